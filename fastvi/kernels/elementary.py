@@ -1,0 +1,170 @@
+"""Logarithm and exponential as arithmetic, so that LLVM can vectorise a loop over them.
+
+A call to the C library's ``log`` stays scalar (4 ns each). Here the exponent is handled in integer
+registers and the rest is a short polynomial, which inlines into the caller's loop.
+
+The functions that look at the bits of a number are plain Python first (so the kernels also run
+uncompiled) with an intrinsic registered for the compiled world. The intrinsic does its integer work in
+the width of the number: numba widens int32 arithmetic to int64, which would halve the lanes of float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from .jit import formula, kernel
+
+LN2 = math.log(2.0)
+
+# ln 2 = LN2_HIGH + LN2_LOW, with 20 trailing zeros in the first: k * LN2_HIGH is exact for |k| < 2**20.
+LN2_HIGH = 6.931471803691238e-01
+LN2_LOW = 1.9082149292705877e-10
+
+_FRACTION = {types.float64: 52, types.float32: 23}
+_WIDTH = {types.float64: 64, types.float32: 32}
+
+
+def exponent_step(p, q):
+    """The power of two that brings `q` next to `p`: ``(b, k)`` with b = q 2**k, p / b in [2/3, 3/2].
+
+    `k` is returned times 2**52 (2**23 in float32), as a float: that saves a shift. Exact for positive
+    normal numbers; zeros, subnormals and special values give a meaningless pair, never a trap.
+
+    The difference of two bit patterns is a piecewise linear log2 of their ratio, off by at most 0.0861;
+    rounded to an integer it leaves a ratio within 2**(0.5 + 0.0861) = 3/2.
+    """
+    fraction, integer = (52, np.int64) if isinstance(p, float) else (23, np.int32)
+    real = np.float64 if fraction == 52 else np.float32
+    i = int(real(p).view(integer))
+    j = int(real(q).view(integer))
+    step = (i - j + (1 << (fraction - 1))) >> fraction << fraction
+    pattern = (j + step) & ((1 << np.iinfo(integer).bits) - 1)
+    unsigned = np.uint64 if fraction == 52 else np.uint32
+    return real(unsigned(pattern).view(real)), real(step)
+
+
+@intrinsic
+def _exponent_step(typing_context, p, q):
+    def generate(context, builder, signature, arguments):
+        real = context.get_value_type(p)
+        integer = ir.IntType(_WIDTH[p])
+        fraction = _FRACTION[p]
+        i = builder.bitcast(arguments[0], integer)
+        j = builder.bitcast(arguments[1], integer)
+        half = ir.Constant(integer, 1 << (fraction - 1))
+        mask = ir.Constant(integer, -(1 << fraction))
+        step = builder.and_(builder.add(builder.sub(i, j), half), mask)
+        scaled = builder.bitcast(builder.add(j, step), real)
+        pair = (scaled, builder.sitofp(step, real))
+        return context.make_tuple(builder, signature.return_type, pair)
+
+    return types.UniTuple(p, 2)(p, q), generate
+
+
+@overload(exponent_step)
+def _overload_exponent_step(p, q):
+    if p in _FRACTION and p == q:
+        return lambda p, q: _exponent_step(p, q)
+    return None
+
+
+def power_of_two(k):
+    """2**k for an integral float k in [-1022, 1023]; anything else gives a meaningless number."""
+    return math.ldexp(1.0, int(k)) if -1023 < k < 1024 else 0.0
+
+
+@intrinsic
+def _power_of_two(typing_context, k):
+    def generate(context, builder, signature, arguments):
+        # k + 1023 sits in the low bits of (k + 1023) + 2**52; shifted up, it is an exponent.
+        integer, real = ir.IntType(64), ir.DoubleType()
+        shifted = builder.fadd(arguments[0], ir.Constant(real, 2.0**52 + 1023))
+        bits = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, 52))
+        return builder.bitcast(bits, real)
+
+    return types.float64(types.float64), generate
+
+
+@overload(power_of_two)
+def _overload_power_of_two(k):
+    return lambda k: _power_of_two(k)
+
+
+@formula
+def atanh_tail(w):
+    """(atanh(s) - s) / s**3 at w = s**2, for |s| <= 1/5: minimax of degree 6, error 1.4e-15.
+
+    It is multiplied by w <= 0.04 in a logarithm, so the logarithm is off by 6e-17 of itself.
+    """
+    r = 0.07559243554362285
+    r = r * w + 0.07641851876201573
+    r = r * w + 0.09092305123147032
+    r = r * w + 0.11111091388337241
+    r = r * w + 0.14285714418022774
+    r = r * w + 0.19999999999667778
+    return r * w + 0.3333333333333347
+
+
+@formula
+def log_ratio(p, q, d):
+    """log(p / q) for positive normal p, q, given d = p - q: correct in the last digits for p near q."""
+    b, k = exponent_step(p, q)
+    s = (d if k == 0.0 else p - b) / (p + b)
+    w = s * s
+    r = 2.0 * s
+    return k * (LN2 * 2.0**-52) + (r + r * w * atanh_tail(w))
+
+
+@formula
+def log(x):
+    """Natural logarithm of a positive normal number."""
+    return log_ratio(x, 1.0, x - 1.0)
+
+
+@kernel
+def _exp_reduced(x):
+    """x = k ln 2 + r with |r| <= 0.35, returned as (k, r)."""
+    # Adding and taking away 1.5 * 2**52 rounds to the nearest integer without a call.
+    k = (x * (1.0 / LN2) + 6755399441055744.0) - 6755399441055744.0
+    return k, (x - k * LN2_HIGH) - k * LN2_LOW
+
+
+@formula
+def _expm1_reduced(r):
+    """exp(r) - 1 for |r| <= 0.35: r + r**2 / 2 + ... + r**14 / 14!, truncation below 1e-19."""
+    s = 1.0 / 87178291200.0
+    s = s * r + 1.0 / 6227020800.0
+    s = s * r + 1.0 / 479001600.0
+    s = s * r + 1.0 / 39916800.0
+    s = s * r + 1.0 / 3628800.0
+    s = s * r + 1.0 / 362880.0
+    s = s * r + 1.0 / 40320.0
+    s = s * r + 1.0 / 5040.0
+    s = s * r + 1.0 / 720.0
+    s = s * r + 1.0 / 120.0
+    s = s * r + 1.0 / 24.0
+    s = s * r + 1.0 / 6.0
+    s = s * r + 0.5
+    return r + r * r * s
+
+
+@formula
+def exp(x):
+    """e**x for x <= 709, -inf included; numbers below -745 give 0. NaN gives NaN."""
+    y = x if x > -760.0 or x != x else -760.0
+    k, r = _exp_reduced(y)
+    # In two steps, so that results below 2**-1022 are reached through a normal number.
+    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
+    e = power_of_two(half)
+    return (e + e * _expm1_reduced(r)) * power_of_two(k - half)
+
+
+@formula
+def expm1_small(x):
+    """e**x - 1 for |x| <= 0.35, with full relative accuracy."""
+    return _expm1_reduced(x)

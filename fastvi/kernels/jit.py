@@ -1,0 +1,70 @@
+"""The one place that sets compiler options, and the one way to specialise a kernel.
+
+Every kernel is compiled lazily and cached on disk, releases the GIL, and divides as the hardware does:
+Python's check for a zero divisor is a branch in the loop, and a loop with that branch is not vectorised.
+
+Fast-math is opened one flag at a time, never ``nnan`` or ``ninf`` (KL meets 0 log 0 and infinity):
+
+``contract``
+    lets the compiler fuse a product and a sum into one rounding. It is allowed in the formulas: a
+    Horner step becomes one instruction instead of two (the KL sum takes 0.64 ns an entry instead of
+    0.83 on an AVX-512 core), and a fused step is never less accurate.
+``reassoc``
+    lets the compiler reorder sums. It is allowed only in functions that add up a loop: without it no
+    reduction is vectorised (the KL sum takes 5.5 ns an entry). The formulas are separate functions that
+    LLVM inlines *with their own flags*, so their exact differences stay as written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
+from typing import Any
+
+from numba import njit
+
+_OPTIONS = {"error_model": "numpy", "nogil": True}
+
+#: For code whose roundings are part of its meaning (error-free sums and products), and for what is called
+#: from outside. Only these are cached on disk: the others are compiled into them, and setting up the cache
+#: of a function takes 0.1 ms at import.
+kernel = njit(cache=True, **_OPTIONS)
+
+#: For formulas: products and sums may be fused.
+formula = njit(fastmath={"contract"}, forceinline=True, **_OPTIONS)
+
+#: For loops that add up: the order of the sums is free as well.
+adder = njit(fastmath={"contract", "reassoc"}, **_OPTIONS)
+
+
+class Lazily(Mapping[str, Any]):
+    """Values by name, each made when it is first asked for: making a hundred kernels takes 30 ms."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = dict(makers)
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def specialise(template: Callable[..., Any], name: str, decorate: Any = kernel, **bindings: Any) -> Any:
+    """Compile `template` as `name`, with some of its global names bound to other kernels.
+
+    A closure over kernels would do the same, but numba keys its disk cache on the pickled closure, and
+    a pickled kernel carries an identifier of its process: such a function is compiled again in every
+    process. Globals are not part of the key; the function's name is, so each specialisation has its own.
+    """
+    function = FunctionType(template.__code__, {**template.__globals__, **bindings}, name)
+    function.__qualname__ = name
+    function.__doc__ = template.__doc__
+    function.__module__ = template.__module__
+    return decorate(function)
