@@ -1,0 +1,73 @@
+"""The command `fastvi`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def info() -> str:
+    """Versions, threads, SIMD width and compile cache of this installation, a line each.
+
+    Examples
+    --------
+    >>> from fastvi.cli import info
+    >>> print(info().split()[0])
+    fastvi
+    """
+    import platform
+    from importlib.metadata import version
+
+    import llvmlite.binding as llvm
+    import numba
+
+    from . import __version__, kernels
+
+    features = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    width = 128
+    for feature, bits in (("+avx2", 256), ("+avx512f", 512)):
+        if feature in features.split(","):
+            width = bits
+    cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
+    cache = getattr(kernels.divergences.KERNELS["kl"].whole, "stats", None)
+    lines = {
+        "fastvi": __version__,
+        "python": platform.python_version(),
+        "numba": version("numba"),
+        "llvmlite": version("llvmlite"),
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+        "threads": f"{numba.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",  # type: ignore[attr-defined]
+        "cpu": f"{cpu}, SIMD registers of {width} bits in use ({width // 64} float64, {width // 32} float32)",
+        "compile cache": cache.cache_path if cache else "none (NUMBA_DISABLE_JIT is set)",
+    }
+    return "\n".join(f"{name:<14} {value}" for name, value in lines.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command with `arguments` (default: those of the process)."""
+    parser = argparse.ArgumentParser(
+        prog="fastvi", description="Variational inference at the speed of a function call."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    tour = commands.add_parser("tour", help="see the library at work on real data")
+    tour.add_argument(
+        "--out",
+        type=Path,
+        default=Path("fastvi-tour"),
+        help="folder for what it writes (default: fastvi-tour)",
+    )
+    commands.add_parser("info", help="versions, threads, SIMD width, compile cache")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "info":
+        print(info())
+        return 0
+    from .tour import run
+
+    try:
+        run(chosen.out)
+    except OSError as error:
+        parser.error(f"cannot write to {chosen.out}: {error}")
+    return 0

@@ -1,0 +1,288 @@
+"""All divergences between two sets of distributions, tile by tile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import kernels, threads
+from .divergences import alpha_order, no_measures, renyi_order
+from .kernels.masses import ANY
+from .validation import explain, float_array, log_unit, mass_code, no_base
+
+_HALVES = (0.5, 0.5)
+
+#: Metric by name: (kernel, whether it has a logarithm, whether the result is the root of the kernel's).
+_METRICS = {
+    "kl": ("kl", True, False),
+    "cross_entropy": ("cross_entropy", True, False),
+    "js": ("js", True, False),
+    "js_distance": ("js", True, True),
+    "jeffreys": ("jeffreys", True, False),
+    "hellinger": ("hellinger", False, True),
+    "total_variation": ("total_variation", False, False),
+    "chi2": ("chi2", False, False),
+    "bhattacharyya": ("bhattacharyya", True, False),
+    "renyi": ("renyi", True, False),
+    "alpha_divergence": ("alpha_divergence", False, False),
+}
+
+#: Bytes of a tile's table of logarithms and of its results: the first stays in the second-level cache.
+_TABLE_BYTES = 1 << 19
+_TILE_BYTES = 1 << 22
+
+
+def _rows(name: str, value: ArrayLike) -> NDArray[Any]:
+    array = float_array(name, value)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions (one distribution a row), not shape {array.shape}")
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} has empty rows: shape {array.shape}")
+    return array
+
+
+def _block(array: NDArray[Any], first: int, last: int, dtype: Any) -> NDArray[Any]:
+    """Some rows, contiguous and read-only: strided arrays are copied a block at a time."""
+    rows = np.ascontiguousarray(array[first:last], dtype=dtype).view()
+    rows.flags.writeable = False
+    return rows
+
+
+def _check(name: str, array: NDArray[Any], dtype: Any, code: int, step: int) -> None:
+    """Raise for the first row that is not a distribution."""
+    for first in range(0, array.shape[0], step):
+        rows = _block(array, first, first + step, dtype)
+        numbers = np.arange(len(rows))
+        out = np.empty(len(rows))
+        kernels.tables.ROWS["total_variation"](rows, rows, numbers, numbers, (0.0, 0.0), code, out)
+        refused = np.isnan(out)
+        if refused.any():
+            k = int(np.argmax(refused))
+            explain([(name, rows[k], (first + k,))], -1, code, False)
+
+
+class _Exact:
+    """Fills a block of the result with the kernel of the metric."""
+
+    def __init__(self, name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -> None:
+        self.loop, self.q, self.theta, self.code = kernels.tables.PAIRS[name], q, theta, code
+
+    def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
+        values = np.empty((len(p), len(self.q)))
+        self.loop(p, self.q, self.theta, self.code, values)
+        return values
+
+
+class _Products:
+    """KL by matrix product with a table of the logarithms of `q`."""
+
+    def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
+        self.q, self.masses, self.code = q, masses, code
+        self.table = np.zeros((_padded(q.shape[1]), len(q)))
+        kernels.tables.surprise(q, masses, self.table)
+
+    def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
+        padded = np.zeros((_padded(len(p)), len(self.table)))
+        padded[: len(p), : p.shape[1]] = p
+        values = np.zeros((len(padded), len(self.q)))
+        kernels.tables.add_products(padded, self.table, values)
+        values = values[: len(p)]
+        kernels.tables.kl_from_products(p, self.q, self.masses, self.code, values)
+        return values
+
+
+class _Entropies:
+    """JS by the entropies of p, q and their mixture."""
+
+    def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
+        self.q, self.code = q, code
+        self.halves, self.entropies = self._prepare(q, masses)
+
+    @staticmethod
+    def _prepare(rows: NDArray[Any], masses: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        halves, entropies = np.empty(rows.shape), np.empty(len(rows))
+        kernels.tables.halves(rows, masses, halves)
+        kernels.tables.entropies(halves, entropies)
+        return halves, entropies
+
+    def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
+        halves, entropies = self._prepare(p, _masses(p))
+        values = np.empty((len(p), len(self.q)))
+        kernels.tables.js_tile(p, self.q, halves, self.halves, entropies, self.entropies, self.code, values)
+        return values
+
+
+def _even(n: int, most: int, multiple: int) -> int:
+    """The size of nearly equal parts of `n`, none above `most` by more than rounding up to a multiple."""
+    parts = -(-n // max(most, multiple))
+    return max(multiple, -(-n // max(parts, 1) // multiple) * multiple)
+
+
+def _padded(n: int) -> int:
+    strip = int(kernels.tables.STRIP)
+    return -(-n // strip) * strip
+
+
+def _masses(rows: NDArray[Any]) -> NDArray[np.float64]:
+    out = np.empty(len(rows))
+    kernels.tables.masses(rows, out)
+    return out
+
+
+def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -> Any:
+    masses = _masses(q)
+    if name == "kl" and masses.all():
+        return _Products(q, masses, code)
+    if name == "js" and code != ANY:
+        return _Entropies(q, masses, code)
+    return _Exact(name, q, theta, code)
+
+
+def _bar(steps: list[tuple[int, int]], show: bool) -> Iterable[tuple[int, int]]:
+    if show:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            pass
+        else:
+            return tqdm(steps, desc="pairwise", unit="tile")  # type: ignore[no-any-return]
+    return steps
+
+
+def pairwise(
+    P: ArrayLike,
+    Q: ArrayLike | None = None,
+    metric: str = "kl",
+    *,
+    alpha: float | None = None,
+    base: float | None = None,
+    mass: str = "unit",
+    out: NDArray[Any] | None = None,
+    progress: bool = False,
+) -> NDArray[Any]:
+    r"""Divergences between all pairs of rows.
+
+    .. math:: \mathrm{out}_{ij} = D(P_i \,\|\, Q_j)
+
+    Parameters
+    ----------
+    P : array_like, shape (n, d)
+        One distribution a row.
+    Q : array_like, shape (m, d), optional
+        Default: `P`.
+    metric : str, optional
+        "kl" (default), "cross_entropy", "js", "js_distance", "jeffreys", "hellinger", "total_variation",
+        "chi2", "bhattacharyya", "renyi" or "alpha_divergence": the functions of those names.
+    alpha : float, optional
+        The order, for "renyi" and "alpha_divergence" (and only there).
+    base, mass
+        As in `kl`.
+    out : ndarray, shape (n, m), optional
+        float64 or float32 array to write to, a `numpy.memmap` for instance. Memory beyond the result stays
+        below 64 MiB for rows of up to 250,000 entries, whatever n and m.
+    progress : bool, optional
+        Whether to show a bar, where tqdm is installed.
+
+    Returns
+    -------
+    ndarray, shape (n, m)
+        `out`, or a new float64 array.
+
+    Raises
+    ------
+    ValueError
+        As in `kl`; an unknown metric, an `out` of another shape, an `alpha` that is missing or has no use.
+    TypeError
+        Arrays that do not hold real numbers, an `out` that is not a float array.
+
+    Notes
+    -----
+    "kl" is a matrix product, "js" a difference of entropies; where these cancel (a small result), the exact
+    kernel computes the entry again, so that results are as right as those of `kl` and `js`.
+
+    References
+    ----------
+    S. Kullback, R. A. Leibler, On Information and Sufficiency, Ann. Math. Statist. 22 (1951), eq. 2.4.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> fv.pairwise([[0.5, 0.5], [0.9, 0.1]], metric="total_variation")
+    array([[0. , 0.4],
+           [0.4, 0. ]])
+    """
+    if metric not in _METRICS:
+        raise ValueError(f"metric must be one of {', '.join(map(repr, _METRICS))}, not {metric!r}")
+    name, logarithmic, rooted = _METRICS[metric]
+    code = mass_code(mass)
+    theta = _theta(name, alpha)
+    if name in ("renyi", "bhattacharyya"):
+        no_measures(name, mass)
+    if name == "renyi" and theta[0] == 1.0:
+        name = "kl"
+    if not logarithmic:
+        no_base(metric, base)
+    unit = log_unit(base)
+
+    p = _rows("P", P)
+    q = p if Q is None else _rows("Q", Q)
+    if p.shape[1] != q.shape[1]:
+        raise ValueError(f"P and Q must have rows of one length: shapes {p.shape} and {q.shape}")
+    result = _result(out, (p.shape[0], q.shape[0]))
+    dtype = np.result_type(p, q)
+    width = p.shape[1]
+    columns = _even(len(q), min(256, _TABLE_BYTES // (8 * width)), 8)
+    height = _even(len(p), min(64, _TABLE_BYTES // (8 * width)), kernels.tables.STRIP)
+    step = max(columns, min(8192, _TILE_BYTES // (8 * width)))
+    _check("P", p, dtype, code, step)
+    if q is not p:
+        _check("Q", q, dtype, code, step)
+
+    # A table belongs to a few columns of the result; blocks of rows of a band are shared out among threads.
+    band = max(height, min(4096, _TILE_BYTES // (8 * width)))
+    bands = list(itertools.product(range(0, len(q), columns), range(0, len(p), band)))
+    for column, first in _bar(bands, progress):
+        if first == 0:
+            fill = _filler(name, _block(q, column, column + columns, dtype), theta, code)
+        last = min(first + band, len(p))
+
+        def block(
+            i: int, fill: Any = fill, column: int = column, first: int = first, last: int = last
+        ) -> None:
+            low = first + i * height
+            high = min(low + height, last)
+            values = fill(_block(p, low, high, dtype))
+            if unit != 1.0:
+                values /= unit
+            if rooted:
+                np.sqrt(values, out=values)
+            result[low:high, column : column + columns] = values
+
+        threads.run(block, -(-(last - first) // height))
+    return result
+
+
+def _theta(name: str, alpha: float | None) -> tuple[float, float]:
+    if name in ("renyi", "alpha_divergence"):
+        if alpha is None:
+            raise ValueError(f"metric {name!r} needs alpha")
+        return (renyi_order(alpha) if name == "renyi" else alpha_order(alpha)), 0.0
+    if alpha is not None:
+        raise ValueError(f"alpha has no use with metric {name!r}: got alpha={alpha!r}")
+    return _HALVES
+
+
+def _result(out: NDArray[Any] | None, shape: tuple[int, int]) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape)
+    if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
+        raise TypeError(f"out must be a float array, not {getattr(out, 'dtype', type(out).__name__)}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, but the result has {shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    return out
