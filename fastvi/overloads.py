@@ -58,22 +58,17 @@ def _pick(name: str, kernel: str, log: Any) -> Any:
     return _constant(name, "log", log, {False: both.whole, True: both.log})
 
 
-def _unit(base: Any) -> Any:
+def _unit(base: Any, rooted: bool = False) -> Any:
     """A function that gives the number of nats in one unit, for the type of `base`."""
     if base is None or isinstance(base, types.NoneType | types.Omitted):
         return kernels.divergences.one
-    return kernels.divergences.log_unit
-
-
-def _root(rooted: bool) -> Any:
-    """A function that makes the result of the kernel's."""
-    return kernels.divergences.root if rooted else kernels.divergences.same
+    return kernels.divergences.root_unit if rooted else kernels.divergences.log_unit
 
 
 _HALVES = (0.5, 0.5)
 
 
-def _overload_pair(name: str, kernel: str, rooted: bool = False, has_base: bool = True) -> None:
+def _overload_pair(name: str, kernel: str, has_base: bool = True) -> None:
     """A divergence of two arrays without parameters."""
 
     def typed(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False):
@@ -81,14 +76,14 @@ def _overload_pair(name: str, kernel: str, rooted: bool = False, has_base: bool 
         _no_keywords(name, axis, keepdims)
         code = _constant(name, "mass", mass, _masses(name))
         run = _pick(name, kernel, log)
-        unit, root = _unit(base), _root(rooted)
+        unit = _unit(base)
         if unit is not kernels.divergences.one and not has_base:
             raise TypingError(f"fastvi.{name} is not a logarithm, so base has no meaning")
 
         def compiled(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0:
                 return math.nan
-            return root(run(p, q, (0.0, 0.0), code) / unit(base))
+            return run(p, q, (0.0, 0.0), code) / unit(base)
 
         return compiled
 
@@ -106,8 +101,8 @@ def _overload_js(name: str, rooted: bool) -> None:
         _check_arrays(name, p, q)
         _no_keywords(name, axis, keepdims)
         code = _constant(name, "mass", mass, MASSES)
-        run = _pick(name, "js", log)
-        unit, root = _unit(base), _root(rooted)
+        run = _pick(name, name, log)
+        unit = _unit(base, rooted)
 
         def compiled(p, q, weights=_HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             u, v = weights
@@ -115,7 +110,7 @@ def _overload_js(name: str, rooted: bool) -> None:
                 return math.nan
             if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= 1e-12):
                 return math.nan
-            return root(run(p, q, (u, v), code) / unit(base))
+            return run(p, q, (u, v), code) / unit(base)
 
         return compiled
 
@@ -130,6 +125,7 @@ def _overload_order(name: str, least: float, most: float) -> None:
         _no_keywords(name, axis, keepdims)
         code = _constant(name, "mass", mass, _masses(name))
         run = _pick(name, name, log)
+        run_one = _pick(name, "kl" if name == "renyi" else name, log)
         unit = _unit(base)
         if unit is not kernels.divergences.one and name == "alpha_divergence":
             raise TypingError(f"fastvi.{name} is not a logarithm, so base has no meaning")
@@ -137,7 +133,10 @@ def _overload_order(name: str, least: float, most: float) -> None:
         def compiled(p, q, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0 or not least <= alpha <= most:
                 return math.nan
-            return run(p, q, (float(alpha), 0.0), code) / unit(base)
+            theta = (float(alpha), 0.0)
+            if alpha == 1.0:
+                return run_one(p, q, theta, code) / unit(base)
+            return run(p, q, theta, code) / unit(base)
 
         return compiled
 
@@ -146,7 +145,7 @@ def _overload_order(name: str, least: float, most: float) -> None:
 
 for _name in ("kl", "cross_entropy", "jeffreys", "bhattacharyya"):
     _overload_pair(_name, _name)
-_overload_pair("hellinger", "hellinger", rooted=True, has_base=False)
+_overload_pair("hellinger", "hellinger", has_base=False)
 _overload_pair("total_variation", "total_variation", has_base=False)
 _overload_pair("chi2", "chi2", has_base=False)
 _overload_js("js", rooted=False)

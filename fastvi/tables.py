@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,20 +17,8 @@ from .validation import explain, float_array, log_unit, mass_code, no_base
 
 _HALVES = (0.5, 0.5)
 
-#: Metric by name: (kernel, whether it has a logarithm, whether the result is the root of the kernel's).
-_METRICS = {
-    "kl": ("kl", True, False),
-    "cross_entropy": ("cross_entropy", True, False),
-    "js": ("js", True, False),
-    "js_distance": ("js", True, True),
-    "jeffreys": ("jeffreys", True, False),
-    "hellinger": ("hellinger", False, True),
-    "total_variation": ("total_variation", False, False),
-    "chi2": ("chi2", False, False),
-    "bhattacharyya": ("bhattacharyya", True, False),
-    "renyi": ("renyi", True, False),
-    "alpha_divergence": ("alpha_divergence", False, False),
-}
+_LOGARITHMIC = ("kl", "cross_entropy", "js", "js_distance", "jeffreys", "bhattacharyya", "renyi")
+_METRICS = (*_LOGARITHMIC, "hellinger", "total_variation", "chi2", "alpha_divergence")
 
 #: Bytes of a tile's table of logarithms and of its results: the first stays in the second-level cache.
 _TABLE_BYTES = 1 << 19
@@ -96,10 +85,10 @@ class _Products:
 
 
 class _Entropies:
-    """JS by the entropies of p, q and their mixture."""
+    """JS, or its root, by the entropies of p, q and their mixture."""
 
-    def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
-        self.q, self.code = q, code
+    def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int, rooted: bool) -> None:
+        self.q, self.code, self.rooted = q, code, rooted
         self.halves, self.entropies = self._prepare(q, masses)
 
     @staticmethod
@@ -112,7 +101,9 @@ class _Entropies:
     def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
         halves, entropies = self._prepare(p, _masses(p))
         values = np.empty((len(p), len(self.q)))
-        kernels.tables.js_tile(p, self.q, halves, self.halves, entropies, self.entropies, self.code, values)
+        kernels.tables.js_tile(
+            p, self.q, halves, self.halves, entropies, self.entropies, self.code, self.rooted, values
+        )
         return values
 
 
@@ -137,8 +128,8 @@ def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -
     masses = _masses(q)
     if name == "kl" and masses.all():
         return _Products(q, masses, code)
-    if name == "js" and code != ANY:
-        return _Entropies(q, masses, code)
+    if name in ("js", "js_distance") and code != ANY:
+        return _Entropies(q, masses, code, rooted=name == "js_distance")
     return _Exact(name, q, theta, code)
 
 
@@ -217,16 +208,16 @@ def pairwise(
     """
     if metric not in _METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, _METRICS))}, not {metric!r}")
-    name, logarithmic, rooted = _METRICS[metric]
+    name = metric
     code = mass_code(mass)
     theta = _theta(name, alpha)
     if name in ("renyi", "bhattacharyya"):
         no_measures(name, mass)
     if name == "renyi" and theta[0] == 1.0:
         name = "kl"
-    if not logarithmic:
+    if metric not in _LOGARITHMIC:
         no_base(metric, base)
-    unit = log_unit(base)
+    unit = math.sqrt(log_unit(base)) if metric == "js_distance" else log_unit(base)
 
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)
@@ -258,8 +249,6 @@ def pairwise(
             values = fill(_block(p, low, high, dtype))
             if unit != 1.0:
                 values /= unit
-            if rooted:
-                np.sqrt(values, out=values)
             result[low:high, column : column + columns] = values
 
         threads.run(block, -(-(last - first) // height))

@@ -1,7 +1,7 @@
 """Everything that is compiled. Kernels check nothing, raise nothing and know nothing of the API.
 
-The modules are loaded when they are first used, as ``kernels.divergences`` and so on: setting up a hundred
-compiled functions takes 60 ms, which `import fastvi` should not.
+The modules that the API calls are loaded when they are first used, as ``kernels.tables`` for instance:
+setting up a hundred compiled functions takes 60 ms, which `import fastvi` should not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-_MODULES = ("divergences", "elementary", "tables")
+_MODULES = ("divergences", "frames", "tables")
 
 
 def __getattr__(name: str) -> ModuleType:

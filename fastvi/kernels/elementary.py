@@ -154,14 +154,31 @@ def _expm1_reduced(r):
 
 
 @formula
-def exp(x):
-    """e**x for x <= 709, -inf included; numbers below -745 give 0. NaN gives NaN."""
-    y = x if x > -760.0 or x != x else -760.0
+def scaled_exp(s, x):
+    """s e**x for x <= 709, -inf included; NaN gives NaN. Only the product must be in range."""
+    y = x if x > -800.0 or x != x else -800.0
     k, r = _exp_reduced(y)
     # In two steps, so that results below 2**-1022 are reached through a normal number.
     half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
-    e = power_of_two(half)
+    e = s * power_of_two(half)
     return (e + e * _expm1_reduced(r)) * power_of_two(k - half)
+
+
+@formula
+def exp(x):
+    """e**x for x <= 709, -inf included; numbers below -745 give 0. NaN gives NaN."""
+    return scaled_exp(1.0, x)
+
+
+@formula
+def times_expm1(p, x):
+    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400: a tiny p can bring it in range."""
+    y = x if x > -760.0 or x != x else -760.0
+    k, r = _exp_reduced(y)
+    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
+    e = p * power_of_two(half)
+    f = power_of_two(k - half)
+    return (e * _expm1_reduced(r)) * f + (e * f - p)
 
 
 @formula

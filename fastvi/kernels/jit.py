@@ -1,6 +1,6 @@
 """The one place that sets compiler options, and the one way to specialise a kernel.
 
-Every kernel is compiled lazily and cached on disk, releases the GIL, and divides as the hardware does:
+Every kernel is compiled lazily, releases the GIL, and divides as the hardware does:
 Python's check for a zero divisor is a branch in the loop, and a loop with that branch is not vectorised.
 
 Fast-math is opened one flag at a time, never ``nnan`` or ``ninf`` (KL meets 0 log 0 and infinity):
@@ -25,10 +25,11 @@ from numba import njit
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 
-#: For code whose roundings are part of its meaning (error-free sums and products), and for what is called
-#: from outside. Only these are cached on disk: the others are compiled into them, and setting up the cache
-#: of a function takes 0.1 ms at import.
-kernel = njit(cache=True, **_OPTIONS)
+#: For code whose roundings are part of its meaning (error-free sums and products), and for control flow.
+kernel = njit(**_OPTIONS)
+
+#: The same, for what is called from outside and cached on disk. The others are compiled into these.
+exported = njit(cache=True, **_OPTIONS)
 
 #: For formulas: products and sums may be fused.
 formula = njit(fastmath={"contract"}, forceinline=True, **_OPTIONS)

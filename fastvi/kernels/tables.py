@@ -6,18 +6,13 @@ import math
 
 import numpy as np
 
-from .divergences import (
-    CHUNK,
-    KERNELS,
-    cross_entropy,
-    js,
-    kl,
-    kl_grad,
-    kl_term,
-)
+from .divergences import KERNELS, js, js_distance, kl, kl_grad
 from .elementary import LN2, atanh_tail, exponent_step, log
-from .jit import Lazily, adder, formula, kernel, specialise
+from .entropies import cross_entropy
+from .frames import CHUNK
+from .jit import Lazily, adder, exported, formula, kernel, specialise
 from .masses import ANY, NORMALIZE
+from .terms import kl_term
 
 #: Stands for -log 0 in a product with probabilities: a pair that meets it adds up to far more than any
 #: true cross-entropy (at most 745), and an entry that is 0 still adds 0.
@@ -47,7 +42,7 @@ def _each(template, prefix, kind, suffix):
     return Lazily(
         {
             name: lambda name=name: specialise(
-                template, f"_{prefix}{name}_{suffix}", whole=getattr(KERNELS[name], kind)
+                template, f"_{prefix}{name}_{suffix}", exported, whole=getattr(KERNELS[name], kind)
             )
             for name in KERNELS
         }
@@ -59,7 +54,7 @@ LOG_ROWS = _each(_rows, "log_", "log", "rows")
 PAIRS = _each(_pairs, "", "whole", "pairs")
 
 
-@kernel
+@exported
 def kl_grad_rows(p, q, ip, iq, out, grad_p, grad_q):
     """The value and the two gradients of each pair of rows."""
     for k in range(out.size):
@@ -74,14 +69,14 @@ def _mass(p):
     return total
 
 
-@kernel
+@exported
 def masses(p, out):
     """out[i] = sum of p[i]."""
     for i in range(p.shape[0]):
         out[i] = _mass(p[i])
 
 
-@kernel
+@exported
 def surprise(q, masses_q, out):
     """out[k, j] = -log(q[j, k] / masses_q[j]), and `_NEVER` for zeros; further rows of `out` stay."""
     for j in range(q.shape[0]):
@@ -111,7 +106,7 @@ def _add_strip(p, s, i, k, out):
         out[i + 3, j] += d0 * w + d1 * x + d2 * y + d3 * z
 
 
-@kernel
+@exported
 def add_products(p, s, out):
     """out += p s, four rows times four rows at a time: 16 products for each four sums stored.
 
@@ -132,7 +127,7 @@ def _smallest(p):
     return least
 
 
-@kernel
+@exported
 def kl_from_products(p, q, masses_q, mass, out):
     """KL of all pairs as cross-entropy - entropy, from the products of `p` and `surprise` in `out`.
 
@@ -160,7 +155,7 @@ def kl_from_products(p, q, masses_q, mass, out):
                 out[i, j] = value
 
 
-@kernel
+@exported
 def halves(p, masses_p, out):
     """out[i] = p[i] / masses_p[i] / 2, plus 1e-300: that has a logarithm, and changes no sum."""
     for i in range(p.shape[0]):
@@ -197,18 +192,19 @@ def mixture_entropy(x, y):
     return total
 
 
-@kernel
+@exported
 def entropies(x, out):
     """The entropy of each distribution, given its `halves`."""
     for i in range(x.shape[0]):
         out[i] = mixture_entropy(x[i], x[i])
 
 
-@kernel
-def js_tile(p, q, x, y, entropies_p, entropies_q, mass, out):
-    """JS of all pairs as a difference of entropies, from the `halves` x of p and y of q.
+@exported
+def js_tile(p, q, x, y, entropies_p, entropies_q, mass, rooted, out):
+    """JS of all pairs as a difference of entropies, from the `halves` x of p and y of q (root: `rooted`).
 
-    This takes one logarithm an entry instead of two. Where the entropies cancel, the exact kernel takes over.
+    This takes one logarithm an entry instead of two. Where the entropies cancel, the exact kernel takes
+    over.
     """
     theta = (0.5, 0.5)
     for i in range(p.shape[0]):
@@ -216,6 +212,8 @@ def js_tile(p, q, x, y, entropies_p, entropies_q, mass, out):
             mixture = mixture_entropy(x[i], y[j])
             value = mixture - 0.5 * (entropies_p[i] + entropies_q[j])
             if value > 5e-3 * mixture:
-                out[i, j] = value
+                out[i, j] = math.sqrt(value) if rooted else value
+            elif rooted:
+                out[i, j] = js_distance(p[i], q[j], theta, mass)
             else:
                 out[i, j] = js(p[i], q[j], theta, mass)

@@ -1,0 +1,188 @@
+"""Rényi divergences and the Bhattacharyya distance: functions of one sum over normalised entries."""
+
+from __future__ import annotations
+
+import math
+
+from .elementary import LN2, exp
+from .exact import add_compensated
+from .frames import (
+    CHUNK,
+    UNLIFT,
+    allowed,
+    entry,
+    make_frame,
+    make_log_frame,
+    masses_of,
+    proportional,
+    read,
+    read_log,
+)
+from .jit import adder, exported, kernel, specialise
+from .terms import alpha_log_term, hellinger_term
+
+
+def _alpha_sums(p, q, frame, theta):
+    """Template (`read`): the alpha-divergence."""
+    a = 0.0
+    for i in range(p.size):
+        x, y, d, r, _ = read(p[i], q[i], frame)
+        a += alpha_log_term(x, y, d, r, theta)
+    return a
+
+
+def _covered(p, q, frame):
+    """Template (`read`): the mass of q outside the support of p, and inside."""
+    outside, inside = 0.0, 0.0
+    for i in range(p.size):
+        _, y, _, r, _ = read(p[i], q[i], frame)
+        outside += y if r == -math.inf else 0.0
+        inside += y if r > -math.inf else 0.0
+    return outside * UNLIFT, inside * UNLIFT
+
+
+def _extremes(p, q, frame, beta):
+    """Template (`read`): the greatest log(p / q) where p > 0, and log(p (p / q)**beta) that is finite."""
+    top, peak = -math.inf, -math.inf
+    for i in range(p.size):
+        _, _, _, r, log_p = read(p[i], q[i], frame)
+        if r > -math.inf:
+            top = max(top, r)
+            if r < math.inf:
+                peak = max(peak, log_p + beta * r)
+    return top, peak
+
+
+def _powers(p, q, frame, beta, peak):
+    """Template (`read`): the sum of p (p / q)**beta / exp(peak), without infinite terms."""
+    total = 0.0
+    for i in range(p.size):
+        _, _, _, r, log_p = read(p[i], q[i], frame)
+        total += exp(log_p + beta * r - peak) if (r > -math.inf) & (r < math.inf) else 0.0
+    return total
+
+
+def _order(p, q, alpha, frame):
+    """Template (`alpha_sums`, `covered`, `extremes`, `powers`): the Rényi divergence of order alpha."""
+    if alpha == math.inf:
+        return max(extremes(p, q, frame, 0.0)[0], 0.0)  # noqa: F821
+    if alpha == 0.0:
+        outside, inside = covered(p, q, frame)  # noqa: F821
+        return -math.log1p(-outside) if outside < 0.5 else -math.log(inside)
+    a, lost = 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        a, lost = add_compensated(a, lost, alpha_sums(x, y, frame, (alpha, 0.0)))  # noqa: F821
+    a += lost
+    beta = alpha - 1.0
+    if alpha == 1.0:
+        return a * UNLIFT
+    # sum p**alpha q**-beta = 1 + alpha beta a, which is good unless the two nearly cancel, or a overflows
+    change = (alpha * beta) * (a * UNLIFT)
+    if -0.5 < change < math.inf:
+        shrink = math.log1p(change) / change if abs(change) > 1e-200 else 1.0
+        return alpha * a * shrink * UNLIFT
+    top, peak = extremes(p, q, frame, beta)  # noqa: F821
+    if peak == -math.inf or (top == math.inf and beta > 0.0):
+        return math.inf
+    total, lost = 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        total, lost = add_compensated(total, lost, powers(x, y, frame, beta, peak))  # noqa: F821
+    return max((peak + math.log(total + lost)) / beta, 0.0)
+
+
+def _orders(name, read):
+    return specialise(
+        _order,
+        f"_{name}",
+        alpha_sums=specialise(_alpha_sums, f"_{name}_alpha_sums", adder, read=read),
+        covered=specialise(_covered, f"_{name}_covered", adder, read=read),
+        extremes=specialise(_extremes, f"_{name}_extremes", read=read),
+        powers=specialise(_powers, f"_{name}_powers", adder, read=read),
+    )
+
+
+_renyi_plain = _orders("renyi_plain", read)
+_renyi_log = _orders("renyi_log", read_log)
+
+
+@exported
+def renyi(p, q, theta, mass):
+    """log(sum p**a q**(1-a)) / (a - 1), a = theta[0] from 0 to inf; KL for a = 1."""
+    mass_p, mass_q = masses_of(p, q)
+    if not allowed(p, mass_p, mass_q, mass):
+        return math.nan
+    frame = make_frame(p, q, mass_p, mass_q)
+    if proportional(p, q, frame):
+        return 0.0
+    return _renyi_plain(p, q, theta[0], frame)
+
+
+@exported
+def log_renyi(p, q, theta, mass):
+    """The same for log-probabilities."""
+    frame, factor = make_log_frame(p, q, mass)
+    if not factor >= 0.0:
+        return math.nan
+    return _renyi_log(p, q, theta[0], frame)
+
+
+@kernel
+def _bhattacharyya(hellinger, overlap):
+    """From the (lifted) squared Hellinger distance and the (lifted) sum of sqrt(p q)."""
+    h = hellinger * UNLIFT
+    return -math.log1p(-h) if h < 0.5 else 54.0 * LN2 - math.log(overlap) if overlap > 0.0 else math.inf
+
+
+@adder
+def _overlap_sums(p, q, frame):
+    h, overlap = 0.0, 0.0
+    for i in range(p.size):
+        x, y, d = entry(p[i], q[i], frame)
+        h += hellinger_term(x, y, d, (0.0, 0.0))
+        overlap += math.sqrt(x) * math.sqrt(y)
+    return h, overlap
+
+
+@exported
+def bhattacharyya(p, q, theta, mass):
+    """-log sum sqrt(p q)."""
+    mass_p, mass_q = masses_of(p, q)
+    if not allowed(p, mass_p, mass_q, mass):
+        return math.nan
+    frame = make_frame(p, q, mass_p, mass_q)
+    if proportional(p, q, frame):
+        return 0.0
+    h, hl, o, ol = 0.0, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = _overlap_sums(p[low : low + CHUNK], q[low : low + CHUNK], frame)
+        h, hl = add_compensated(h, hl, x)
+        o, ol = add_compensated(o, ol, y)
+    return _bhattacharyya(h + hl, o + ol)
+
+
+@exported
+def log_bhattacharyya(p, q, theta, mass):
+    """The same for log-probabilities."""
+    frame, factor = make_log_frame(p, q, mass)
+    if not factor >= 0.0:
+        return math.nan
+    # The sum of sqrt(p q) may lie below the floats: its largest exponent is taken out.
+    h, lost, peak = 0.0, 0.0, -math.inf
+    for i in range(p.size):
+        x, y, d, r, log_p = read_log(p[i], q[i], frame)
+        h, lost = add_compensated(h, lost, hellinger_term(x, y, d, (0.0, 0.0)))
+        if abs(r) < math.inf:
+            peak = max(peak, log_p - 0.5 * r)
+    h += lost
+    if h * UNLIFT < 0.5:
+        return _bhattacharyya(h, 0.0)
+    if peak == -math.inf:
+        return math.inf
+    total = 0.0
+    for i in range(p.size):
+        _, _, _, r, log_p = read_log(p[i], q[i], frame)
+        if abs(r) < math.inf:
+            total += math.exp(log_p - 0.5 * r - peak)
+    return -peak - math.log(total)

@@ -1,0 +1,180 @@
+"""One chunk of two arrays: LIFT times (sum of terms, sum of q - p, sum of p).
+
+A negative entry makes the last NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .elementary import LN2, atanh_tail, exponent_step
+from .exact import difference
+from .frames import LIFT
+from .jit import adder, formula, kernel, specialise
+from .terms import js_term, kl_term
+
+#: Entries per float32 partial sum: 128 additions per lane, off by 4e-8.
+_BLOCK32 = 2048
+
+# Entries below these are left to the slower loops.
+_TINY64 = 2.0**-400
+_TINY32 = np.float32(2.0**-100)
+
+
+def lifted_sums(p, q, theta):
+    """Template (`term`): any finite entries, zeros and subnormals among them."""
+    a, delta, mass, negative = 0.0, 0.0, 0.0, 0
+    for i in range(p.size):
+        x = np.float64(p[i]) * LIFT
+        y = np.float64(q[i]) * LIFT
+        d = difference(x, y)
+        a += term(x, y, d, theta)  # noqa: F821
+        delta -= d
+        mass += x
+        negative += (x < 0.0) | (y < 0.0)
+    if negative:
+        mass = math.nan
+    return a, delta, mass
+
+
+@formula
+def _kl_parts(p, q):
+    b, k = exponent_step(p, q)
+    pb = p - b
+    s = pb / (p + b)
+    w = s * s
+    return pb * s, 1.0 + (s + w) * atanh_tail(w), k, pb, q - b
+
+
+# The fast loops are for positive entries that are not tiny, and say whether all were: this is cheaper
+# inside the loop (0.07 ns an entry) than in a pass of its own (0.2 ns), which reads the arrays once more.
+
+
+@adder
+def _kl_sums64(p, q):
+    # The pieces of kl_term are added up apart: this saves a product and the difference p - q, and costs
+    # at most a factor of 20 in the rounding of a sum that is good to 1e-16.
+    a, pk, qb, pb, mass, tiny = 0.0, 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        tiny |= (p[i] < _TINY64) | (q[i] < _TINY64)
+        g, h, k, dp, dq = _kl_parts(p[i], q[i])
+        a += g * h
+        pk += p[i] * k
+        qb += dq
+        pb += dp
+        mass += p[i]
+    total = a + pk * (LN2 * 2.0**-52) + qb
+    return (total * LIFT, (qb - pb) * LIFT, mass * LIFT), not tiny
+
+
+@formula
+def _kl_parts32(p, q):
+    one = np.float32(1.0)
+    b, k = exponent_step(p, q)
+    pb = p - b
+    s = pb / (p + b)
+    w = s * s
+    # Minimax of atanh_tail, degree 2: an error of 2.4e-7, which (s + w) divides by 4 or more.
+    r = w * np.float32(0.149795983671) + np.float32(0.19989455054)
+    r = w * r + np.float32(0.333333568681)
+    h = one + (s + w) * r
+    rest = p * (k * np.float32(LN2 * 2.0**-23)) + (q - b)
+    return (pb * s) * h + rest, q - p
+
+
+@adder
+def _kl_sums32(p, q):
+    # In a short sum the roundings of single entries (up to 1e-6 each) do not average out.
+    a, delta, mass, tiny = 0.0, 0.0, 0.0, p.size < 64
+    for first in range(0, p.size, _BLOCK32):
+        x, y = p[first : first + _BLOCK32], q[first : first + _BLOCK32]
+        a32, delta32, mass32 = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for i in range(x.size):
+            tiny |= (x[i] < _TINY32) | (y[i] < _TINY32)
+            g, d = _kl_parts32(x[i], y[i])
+            a32 += g
+            delta32 += d
+            mass32 += x[i]
+        a += a32
+        delta += delta32
+        mass += mass32
+    return (a * LIFT, delta * LIFT, mass * LIFT), not tiny
+
+
+def _kl_sums(p, q):
+    return _kl_sums32(p, q) if p.dtype == np.float32 else _kl_sums64(p, q)
+
+
+@overload(_kl_sums)
+def _overload_kl_sums(p, q):
+    sums = _kl_sums32 if p.dtype == types.float32 else _kl_sums64
+    return lambda p, q: sums(p, q)
+
+
+@formula
+def _js_parts(p, q):
+    m = 0.5 * (p + q)
+    d = 0.5 * (p - q)
+    bp, kp = exponent_step(p, m)
+    bq, kq = exponent_step(q, m)
+    near = (kp == 0.0) & (kq == 0.0)
+    dp = d if near else p - bp
+    dq = -d if near else q - bq
+    # Two divisions take 1.31 ns an entry; one division of a product, 1.39 to 1.7 ns.
+    sp = dp / (p + bp)
+    sq = dq / (q + bq)
+    wp, wq = sp * sp, sq * sq
+    hp = 1.0 + (sp + wp) * atanh_tail(wp)
+    hq = 1.0 + (sq + wq) * atanh_tail(wq)
+    return dp * sp, hp, dq * sq, hq, kp, kq, (m - bp) + (m - bq), d
+
+
+@adder
+def _js_sums(p, q):
+    a, k, far, delta, mass, tiny = 0.0, 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        tiny |= (x < _TINY64) | (y < _TINY64)
+        gp, hp, gq, hq, kp, kq, mb, d = _js_parts(x, y)
+        a += gp * hp + gq * hq
+        k += x * kp + y * kq
+        far += mb
+        delta -= d
+        mass += x
+    total = a + k * (LN2 * 2.0**-52) + far
+    return (total * (0.5 * LIFT), delta * (2.0 * LIFT), mass * LIFT), not tiny
+
+
+_kl_lifted = specialise(lifted_sums, "_kl_lifted", adder, term=kl_term)
+_js_lifted = specialise(lifted_sums, "_js_lifted", adder, term=js_term)
+
+
+@kernel
+def _looks_ordinary(p, q):
+    """Whether a few entries are positive: sparse arrays mostly show it, and need not be tried twice."""
+    k = p.size // 2
+    return (p[0] > 0.0) & (q[0] > 0.0) & (p[k] > 0.0) & (q[k] > 0.0)
+
+
+@kernel
+def kl_chunk(p, q, theta):
+    """The chunk of `kl_term`."""
+    if _looks_ordinary(p, q):
+        sums, ordinary = _kl_sums(p, q)
+        if ordinary:
+            return sums
+    return _kl_lifted(p, q, theta)
+
+
+@kernel
+def js_chunk(p, q, theta):
+    """The chunk of `js_term`."""
+    if theta[0] == 0.5 and theta[1] == 0.5 and _looks_ordinary(p, q):
+        sums, ordinary = _js_sums(p, q)
+        if ordinary:
+            return sums
+    return _js_lifted(p, q, theta)
