@@ -28,14 +28,21 @@ _OPTIONS = {"error_model": "numpy", "nogil": True}
 #: For code whose roundings are part of its meaning (error-free sums and products), and for control flow.
 kernel = njit(**_OPTIONS)
 
-#: The same, for what is called from outside and cached on disk. The others are compiled into these.
-exported = njit(cache=True, **_OPTIONS)
-
 #: For formulas: products and sums may be fused.
 formula = njit(fastmath={"contract"}, forceinline=True, **_OPTIONS)
 
 #: For loops that add up: the order of the sums is free as well.
 adder = njit(fastmath={"contract", "reassoc"}, **_OPTIONS)
+
+
+def exported(function: Callable[..., Any]) -> Any:
+    """`kernel` for what is called from outside, and cached on disk. The others are compiled into these."""
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except (
+        RuntimeError
+    ):  # numba finds no place to write to: neither next to the file nor in the home directory
+        return kernel(function)
 
 
 class Lazily(Mapping[str, Any]):

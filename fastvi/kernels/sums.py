@@ -99,9 +99,9 @@ def _kl_sums32(p, q):
             a32 += g
             delta32 += d
             mass32 += x[i]
-        a += a32
-        delta += delta32
-        mass += mass32
+        a += np.float64(a32)
+        delta += np.float64(delta32)
+        mass += np.float64(mass32)
     return (a * LIFT, delta * LIFT, mass * LIFT), not tiny
 
 

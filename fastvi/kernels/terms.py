@@ -46,7 +46,8 @@ def jeffreys_term(p, q, d, theta):
 @formula
 def hellinger_term(p, q, d, theta):
     """(sqrt p - sqrt q)**2 / 2: the square of the distance adds up."""
-    root = d / (math.sqrt(p) + math.sqrt(q))
+    # A negative entry is refused later; in plain Python its root would raise before that.
+    root = d / (math.sqrt(abs(p)) + math.sqrt(abs(q)))
     return 0.0 if d == 0.0 else 0.5 * (root * root)
 
 

@@ -1,0 +1,401 @@
+"""fastvi inside the user's own compiled code, written as a user would: nothing but `import fastvi`."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from numba import njit, prange
+from numba.core.errors import TypingError
+
+import fastvi
+
+pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
+
+
+@njit
+def everything(p, q):
+    return (
+        fastvi.entropy(p),
+        fastvi.cross_entropy(p, q),
+        fastvi.kl(p, q),
+        fastvi.js(p, q),
+        fastvi.js_distance(p, q),
+        fastvi.jeffreys(p, q),
+        fastvi.hellinger(p, q),
+        fastvi.total_variation(p, q),
+        fastvi.chi2(p, q),
+        fastvi.bhattacharyya(p, q),
+        fastvi.renyi(p, q, 0.7),
+        fastvi.alpha_divergence(p, q, 1.7),
+    )
+
+
+@njit
+def some(p, q):
+    return fastvi.entropy(p), fastvi.kl(p, q), fastvi.js(p, q), fastvi.chi2(p, q), fastvi.renyi(p, q, 0.7)
+
+
+@njit
+def with_base(p, q):
+    return (
+        fastvi.entropy(p, base=2),
+        fastvi.kl(p, q, base=10),
+        fastvi.js_distance(p, q, base=2.0),
+        fastvi.bhattacharyya(p, q, base=1.5),
+    )
+
+
+@njit
+def normalised(p, q):
+    return (
+        fastvi.cross_entropy(p, q, mass="normalize"),
+        fastvi.kl(p, q, mass="normalize"),
+        fastvi.js_distance(p, q, mass="normalize"),
+        fastvi.hellinger(p, q, mass="normalize"),
+    )
+
+
+@njit
+def measured(p, q):
+    return fastvi.entropy(p, mass="any"), fastvi.kl(p, q, mass="any"), fastvi.js(p, q, mass="any")
+
+
+@njit
+def from_logs(p, q):
+    return (
+        fastvi.entropy(p, log=True),
+        fastvi.kl(p, q, log=True),
+        fastvi.js(p, q, log=True),
+        fastvi.total_variation(p, q, log=True),
+        fastvi.renyi(p, q, 0.7, log=True),
+    )
+
+
+@njit
+def weighted(p, q, u):
+    return fastvi.js(p, q, weights=(u, 1 - u)), fastvi.js_distance(p, q, weights=(u, 1 - u), base=2)
+
+
+@njit
+def ordered(p, q, alpha):
+    return fastvi.renyi(p, q, alpha), fastvi.alpha_divergence(p, q, min(alpha, 1e3))
+
+
+@njit
+def spelled_out(p, q):
+    return fastvi.kl(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False), fastvi.kl(
+        p, q, axis=0
+    )
+
+
+def pair(seed, n, dtype=np.float64):
+    return np.random.default_rng(seed).dirichlet(np.ones(n), size=2).astype(dtype)
+
+
+# Compiling is what takes time here: not every function for every dtype.
+@pytest.mark.parametrize(
+    ("function", "dtype"),
+    [
+        (everything, np.float64),
+        (some, np.float32),
+        (with_base, np.float64),
+        (normalised, np.float64),
+        (from_logs, np.float64),
+    ],
+    ids=lambda x: x.__name__,
+)
+@pytest.mark.parametrize("n", [1, 5, 200, 40_000])
+def test_the_same_bits_as_in_python(function, dtype, n):
+    p, q = pair(n, n, dtype)
+    if function is from_logs:
+        p, q = np.log(p), np.log(q)
+    if function is normalised:
+        p, q = p * 3.0, q * 7.0
+    compiled, plain = function(p, q), function.py_func(p, q)
+    assert compiled == plain
+    assert all(value >= 0.0 for value in compiled)
+    assert n == 1 or all(value > 0.0 for value in compiled)
+
+
+def test_measures():
+    p, q = np.random.default_rng(1).gamma(1.0, size=(2, 50))
+    assert measured(p, q) == measured.py_func(p, q)
+    assert measured(p, q)[1] > 0.0
+
+
+@pytest.mark.parametrize("u", [0.5, 0.125, 0.9])
+def test_weights(u):
+    p, q = pair(2, 50)
+    assert weighted(p, q, u) == weighted.py_func(p, q, u)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, 0.5, 1, 1.0, 1 + 1e-9, 2, 10.0, math.inf])
+def test_orders(alpha):
+    p, q = pair(3, 50)
+    assert ordered(p, q, alpha) == ordered.py_func(p, q, alpha)
+
+
+def test_keywords_at_their_defaults():
+    p, q = pair(4, 50)
+    assert spelled_out(p, q) == (fastvi.kl(p, q),) * 2
+
+
+def test_zeros_and_infinities():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 0.0])
+    assert everything(p, q) == everything.py_func(p, q)
+    assert everything(p, q)[2] == math.inf
+    assert everything(q, p)[2] == math.log(2.0)
+
+
+def test_read_only_arrays():
+    p, q = pair(5, 50)
+    expected = two(p, q)
+    p.flags.writeable = q.flags.writeable = False
+    assert two(p, q) == expected == fastvi.kl(p, q)
+
+
+def test_gradient():
+    @njit
+    def gradient(p, q):
+        return fastvi.kl_grad(p, q)
+
+    p, q = np.random.default_rng(6).gamma(1.0, size=(2, 50))
+    p[3] = q[5] = 0.0
+    for dtype in (np.float64, np.float32):
+        x, y = p.astype(dtype), q.astype(dtype)
+        got, wanted = gradient(x, y), fastvi.kl_grad(x, y)
+        assert got[0] == wanted[0]
+        assert np.array_equal(got[1], wanted[1])
+        assert np.array_equal(got[2], wanted[2])
+    value, grad_p, _ = gradient(np.ones(3), np.ones(4))
+    assert math.isnan(value)
+    assert grad_p.shape == (3,)
+
+
+BAD = {
+    "nan": ([0.5, math.nan], [0.5, 0.5]),
+    "negative": ([1.5, -0.5], [0.5, 0.5]),
+    "infinite": ([0.5, 0.5], [0.5, math.inf]),
+    "sum": ([0.5, 0.75], [0.5, 0.5]),
+    "sum-of-q": ([0.5, 0.5], [0.5, 0.25]),
+    # valid as far as the shorter one goes
+    "length": ([0.5, 0.5], [0.5, 0.5, 0.0]),
+    "empty": ([], []),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_invalid_input_gives_nan(bad):
+    p, q = map(np.array, BAD[bad])
+    values = everything(p, q)
+    if bad in ("infinite", "sum-of-q", "length"):
+        assert values[0] == math.log(2.0), "q is no concern of the entropy of p"
+        values = values[1:]
+    assert all(math.isnan(value) for value in values)
+
+
+def test_invalid_parameters_give_nan():
+    p, q = pair(7, 5)
+
+    @njit
+    def based(p, q, base):
+        return fastvi.kl(p, q, base=base)
+
+    for base in (1.0, 0.5, -1.0, math.nan, math.inf):
+        assert math.isnan(based(p, q, base))
+    assert based(p, q, 2.0) == fastvi.kl(p, q, base=2.0)
+    for u in (0.0, 1.0, -0.5, math.nan):
+        assert math.isnan(weighted(p, q, u)[0])
+    for alpha in (-0.5, math.nan):
+        assert math.isnan(ordered(p, q, alpha)[0])
+
+    @njit
+    def of_order(p, q, alpha):
+        return fastvi.alpha_divergence(p, q, alpha)
+
+    for alpha in (math.inf, -math.inf, math.nan):
+        assert math.isnan(of_order(p, q, alpha))
+    assert of_order(p, q, -3.0) == fastvi.alpha_divergence(p, q, -3.0)
+
+
+# `parallel=True` starts threads that a fork does not survive; the test process stays free of them.
+PARALLEL = """
+import math, sys
+import numpy as np
+from numba import njit, prange
+import fastvi
+
+@njit(parallel=True)
+def all_rows(p, q):
+    out = np.empty((len(p), 2))
+    for i in prange(len(p)):
+        out[i, 0] = fastvi.kl(p[i], q[i])
+        out[i, 1] = fastvi.js(p[i], q[i], base=2, mass="normalize")
+    return out
+
+p, q = np.random.default_rng(8).dirichlet(np.ones(40), size=(2, 100))
+p[17, 3] = math.nan
+q[60, 0] = -1.0
+got = all_rows(p, q)
+for i in range(100):
+    if i in (17, 60):
+        assert np.isnan(got[i]).all(), i
+    else:
+        assert got[i, 0] == fastvi.kl(p[i], q[i]), i
+        assert got[i, 1] == fastvi.js(p[i], q[i], base=2, mass="normalize"), i
+print("all rows agree")
+"""
+
+CACHED = """
+import numpy as np
+from numba import njit
+import fastvi
+
+@njit(cache=True)
+def information(joint):
+    return fastvi.kl(joint.ravel(), np.outer(joint.sum(axis=1), joint.sum(axis=0)).ravel())
+
+value = information(np.array([[0.5, 0.0], [0.0, 0.5]]))
+assert abs(value / np.log(2.0) - 1.0) < 1e-15, value
+print("hits", sum(information.stats.cache_hits.values()))
+"""
+
+
+def run(script):
+    env = {**os.environ, "PYTHONPATH": str(Path(fastvi.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, script], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_prange_marks_the_bad_items_and_no_other(tmp_path):
+    script = tmp_path / "rows.py"
+    script.write_text(PARALLEL)
+    assert "all rows agree" in run(script)
+
+
+def test_a_cached_function_is_loaded_by_the_next_process(tmp_path):
+    script = tmp_path / "information.py"
+    script.write_text(CACHED)
+    assert "hits 0" in run(script)
+    assert "hits 1" in run(script)
+
+
+def test_serial_prange_in_this_process():
+    @njit
+    def rows(p, q):
+        out = np.empty(len(p))
+        for i in prange(len(p)):
+            out[i] = fastvi.kl(p[i], q[i])
+        return out
+
+    p, q = np.random.default_rng(9).dirichlet(np.ones(40), size=(2, 20))
+    assert np.array_equal(rows(p, q), fastvi.kl(p, q))
+
+
+@njit
+def two(p, q):
+    return fastvi.kl(p, q)
+
+
+@njit
+def one(p):
+    return fastvi.entropy(p)
+
+
+@njit
+def by_order(p, q):
+    return fastvi.renyi(p, q, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "count", "name"), [(two, 2, "kl"), (one, 1, "entropy"), (by_order, 2, "renyi")]
+)
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((2, 2), 0.5),
+        np.full(4, 0.5)[::2],
+        np.array([1, 0]),
+        np.array([True, False]),
+        np.array([0.5, 0.5j]),
+    ],
+    ids=["2-d", "strided", "integer", "bool", "complex"],
+)
+def test_arrays_that_compiled_code_does_not_take(function, count, name, array):
+    with pytest.raises(TypingError, match=rf"fastvi\.{name} .*contiguous 1-D arrays of float64 or float32"):
+        function(*(array,) * count)
+
+
+def test_mixed_dtypes_are_a_typing_error():
+    with pytest.raises(TypingError, match=r"fastvi\.kl .*arrays of one dtype"):
+        two(*[pair(10, 5, d)[0] for d in (np.float64, np.float32)])
+
+
+def test_mass_must_be_constant():
+    @njit
+    def variable(p, q, mass):
+        return fastvi.kl(p, q, mass=mass)
+
+    with pytest.raises(TypingError, match=r"fastvi\.kl: mass must be a constant"):
+        variable(*pair(11, 5), "unit")
+
+
+def test_log_must_be_constant():
+    @njit
+    def variable(p, q, log):
+        return fastvi.js(p, q, log=log)
+
+    with pytest.raises(TypingError, match=r"fastvi\.js: log must be a constant"):
+        variable(*pair(11, 5), True)
+
+
+def test_unknown_mass():
+    @njit
+    def unknown(p, q):
+        return fastvi.chi2(p, q, mass="sum")
+
+    with pytest.raises(TypingError, match=r"fastvi\.chi2: mass must be one of 'unit', 'normalize', 'any'"):
+        unknown(*pair(12, 5))
+
+
+def test_no_renyi_divergence_of_measures():
+    @njit
+    def measures(p, q):
+        return fastvi.renyi(p, q, 2.0, mass="any")
+
+    with pytest.raises(
+        TypingError, match=r"fastvi\.renyi: mass must be one of 'unit', 'normalize', not 'any'"
+    ):
+        measures(*pair(13, 5))
+
+
+def test_axis_and_keepdims():
+    @njit
+    def along(p, q):
+        return fastvi.kl(p, q, axis=1)
+
+    @njit
+    def kept(p, q):
+        return fastvi.kl(p, q, keepdims=True)
+
+    with pytest.raises(TypingError, match=r"fastvi\.kl: axis must be one of"):
+        along(*pair(14, 5))
+    with pytest.raises(TypingError, match=r"fastvi\.kl: keepdims must be one of"):
+        kept(*pair(14, 5))
+
+
+def test_base_without_meaning():
+    @njit
+    def based(p, q):
+        return fastvi.total_variation(p, q, base=2)
+
+    with pytest.raises(TypingError, match=r"fastvi\.total_variation is not a logarithm"):
+        based(*pair(15, 5))
