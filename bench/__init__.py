@@ -1,0 +1,33 @@
+"""Benchmarks: asv suites in bench_*.py, peers side by side in test_peers.py.
+
+This file is imported before all others here, by asv, by pytest and by ``python -m bench.peers``. It holds
+what must be in the environment before NumPy and Numba are imported.
+"""
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+# One thread unless a benchmark says so. BLAS and numexpr read these when they are loaded.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+
+def _source_hash() -> str:
+    """Identifies the source of the fastvi that will be imported, without importing it."""
+    spec = importlib.util.find_spec("fastvi")
+    folders = spec.submodule_search_locations if spec else None
+    digest = hashlib.sha256()
+    for folder in folders or ():
+        for path in sorted(Path(folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# Numba's cache does not notice a change in the *callee* of a cached function, and asv installs one commit
+# over the other: with the usual cache a benchmark could run the previous commit's code. So each state of
+# the source has a directory of its own. It is not simply a new one per process, because asv starts a
+# process per benchmark and parameter, and each would compile everything again.
+_CACHE = Path(__file__).parent.parent / ".asv" / "numba" / _source_hash()
+os.environ["NUMBA_CACHE_DIR"] = str(_CACHE)

@@ -1,0 +1,62 @@
+"""Divergences between all pairs of rows."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+
+import fastvi as fv
+
+from .bench_arrays import use_threads
+from .inputs import pair
+
+
+class Pairwise:
+    params = (
+        ("kl", "js", "hellinger"),
+        ((100, 100, 16), (400, 300, 256), (2_000, 2_000, 64)),
+        (1, 2),
+    )
+    param_names = ("metric", "shape", "threads")
+    timeout = 300
+
+    def setup(self, metric, shape, threads):
+        use_threads(threads)
+        n, m, d = shape
+        self.p, self.q = pair((n, d), (m, d))
+        self.time_pairwise(metric, shape, threads)  # compiles, and starts the threads
+
+    def time_pairwise(self, metric, shape, threads):
+        fv.pairwise(self.p, self.q, metric)
+
+
+class Memory:
+    """A result of 128 MiB in a file. asv runs each benchmark in a temporary directory."""
+
+    params = ("kl", "js", "hellinger")
+    param_names = ("metric",)
+    timeout = 300
+
+    def setup_cache(self):
+        # Compiled in this process, so that the peak of the measured ones is not the compiler's.
+        p, q = pair((8, 64))
+        for metric in self.params:
+            fv.pairwise(p, q, metric)
+
+    def setup(self, metric):
+        self.p, self.q = pair((4_000, 64))
+        self.out = np.memmap("out", mode="w+", dtype=np.float64, shape=(len(self.p), len(self.q)))
+        fv.pairwise(self.p[:8], self.q[:8], metric)
+
+    def peakmem_into_memmap(self, metric):
+        """The whole process, with those pages of the file that the system keeps mapped."""
+        fv.pairwise(self.p, self.q, metric, out=self.out)
+
+    def track_beyond_result(self, metric):
+        """What NumPy allocates meanwhile, to be below 64 MiB. (The kernels allocate nothing.)"""
+        tracemalloc.start()
+        fv.pairwise(self.p, self.q, metric, out=self.out)
+        return tracemalloc.get_traced_memory()[1]
+
+    track_beyond_result.unit = "bytes"

@@ -1,0 +1,130 @@
+"""What a user waits for before the work begins: import, compilation, the call itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numba
+import numpy as np
+
+import fastvi as fv
+
+from .inputs import pair
+
+
+def _seconds(statement):
+    """The time of a whole process, interpreter included."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - start
+
+
+class Import:
+    def time_fastvi(self):
+        _seconds("import fastvi")
+
+    def time_numba(self):
+        _seconds("import numba")
+
+    def track_fastvi_over_numba(self):
+        rounds = [(_seconds("import fastvi"), _seconds("import numba")) for _ in range(8)]
+        ours, theirs = map(min, zip(*rounds, strict=True))
+        return ours / theirs
+
+    track_fastvi_over_numba.unit = "ratio"
+
+
+_FIRST_CALL = """
+import time
+import numpy as np
+import fastvi as fv
+p = np.full(16, 1 / 16)
+start = time.perf_counter()
+fv.kl(p, p[::-1].copy())
+print(time.perf_counter() - start)
+"""
+
+
+class FirstCall:
+    """The first call of kl in a process, which compiles or loads it; import not counted."""
+
+    unit = "seconds"
+    timeout = 300
+
+    def _first_call(self, cache):
+        environment = os.environ | {"NUMBA_CACHE_DIR": cache}
+        command = [sys.executable, "-c", _FIRST_CALL]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return float(done.stdout)
+
+    def track_cold(self):
+        with tempfile.TemporaryDirectory() as cache:
+            return self._first_call(cache)
+
+    def track_cached(self):
+        with tempfile.TemporaryDirectory() as cache:
+            self._first_call(cache)
+            return min(self._first_call(cache) for _ in range(5))
+
+
+@numba.njit
+def _thousand_calls(p, q):
+    total = 0.0
+    for _ in range(1000):
+        total += fv.kl(p, q)
+    return total
+
+
+class Call:
+    """A thousand calls on arrays of 16: almost nothing but the cost of calling."""
+
+    params = ("kl", "js", "entropy", "hellinger")
+    param_names = ("function",)
+    timeout = 300
+
+    def setup(self, function):
+        self.p, self.q = pair(16)
+        self.function = getattr(fv, function)
+        self.time_thousand_calls(function)
+
+    def time_thousand_calls(self, function):
+        arguments = (self.p,) if function == "entropy" else (self.p, self.q)
+        for _ in range(1000):
+            self.function(*arguments)
+
+
+class CallCompiled:
+    """The same from the user's own compiled function."""
+
+    timeout = 300
+
+    def setup(self):
+        self.p, self.q = pair(16)
+        _thousand_calls(self.p, self.q)
+
+    def time_thousand_calls_of_kl(self):
+        _thousand_calls(self.p, self.q)
+
+
+class CallBroadcast:
+    """One call on small arrays that need the general path: shapes, axes, another dtype."""
+
+    timeout = 300
+
+    def setup(self):
+        self.p, self.q = pair((4, 16), 16)
+        self.counts = np.arange(1, 17)
+        self.time_thousand_calls_broadcast()
+        self.time_thousand_calls_counts()
+
+    def time_thousand_calls_broadcast(self):
+        for _ in range(1000):
+            fv.kl(self.p, self.q, axis=-1)
+
+    def time_thousand_calls_counts(self):
+        for _ in range(1000):
+            fv.kl(self.counts, self.q, mass="normalize")

@@ -1,0 +1,276 @@
+"""The registry: which work is compared with which peers, and what the ratio should be.
+
+`test_peers` and `peers` both measure what is listed here. A peer is imported when it is measured, so that a
+missing one costs its own row only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+import fastvi as fv
+
+from . import inputs
+
+# Accurate values. A long double has 64 bits of mantissa on x86: its rounding is lost in the error of any
+# float64 result. (Where it is only a double, errors below 1e-15 mean nothing.)
+
+
+def exact_kl(p, q):
+    p, q = np.asarray(p, np.longdouble), np.asarray(q, np.longdouble)
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    return (p * np.log(p / q)).sum(-1)
+
+
+def exact_js_distance(p, q):
+    p, q = np.asarray(p, np.longdouble), np.asarray(q, np.longdouble)
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    m = (p + q) / 2
+    return np.sqrt(((p * np.log(p / m)).sum(-1) + (q * np.log(q / m)).sum(-1)) / 2)
+
+
+def by_rows(exact):
+    step = 1000
+    return lambda p, q: np.concatenate(
+        [exact(p[i : i + step], q[i : i + step]) for i in range(0, len(p), step)]
+    )
+
+
+def all_pairs(exact):
+    return lambda p, q: np.array([exact(row, q) for row in p])
+
+
+# What is timed. Each loader imports a library and returns a function of (p, q) written in this file, fastvi's
+# too: so everybody pays for one Python frame.
+
+
+def fastvi_kl():
+    return lambda p, q: fv.kl(p, q)
+
+
+def fastvi_js_distance():
+    # The distance, because that is what scipy and numkong compute: the divergence and one square root.
+    return lambda p, q: fv.js_distance(p, q)
+
+
+def fastvi_pairwise(metric):
+    return lambda: lambda p, q: fv.pairwise(p, q, metric)
+
+
+def scipy_rel_entr():
+    from scipy.special import rel_entr
+
+    return lambda p, q: rel_entr(p, q).sum()
+
+
+def scipy_rel_entr_broadcast():
+    from scipy.special import rel_entr
+
+    return lambda p, q: rel_entr(p[:, None], q).sum(axis=-1)
+
+
+def scipy_entropy():
+    from scipy.stats import entropy
+
+    return lambda p, q: entropy(p, q)
+
+
+def scipy_entropy_rows():
+    from scipy.stats import entropy
+
+    return lambda p, q: entropy(p, q, axis=1)
+
+
+def scipy_jensenshannon():
+    from scipy.spatial.distance import jensenshannon
+
+    return lambda p, q: jensenshannon(p, q)
+
+
+def scipy_cdist():
+    from scipy.spatial.distance import cdist
+
+    return lambda p, q: cdist(p, q, "jensenshannon")
+
+
+def numkong_kl():
+    import numkong
+
+    return lambda p, q: numkong.kullbackleibler(p, q)
+
+
+def numkong_js_distance():
+    import numkong
+
+    return lambda p, q: numkong.jensenshannon(p, q)
+
+
+def numexpr_kl():
+    import numexpr
+
+    return lambda p, q: numexpr.evaluate("sum(p * log(p / q))", local_dict={"p": p, "q": q})
+
+
+def numba_log_kl():
+    @numba.njit(fastmath=True, error_model="numpy")
+    def loop(p, q):
+        total = 0.0
+        for i in range(p.size):
+            total += p[i] * math.log(p[i] / q[i])
+        return total
+
+    return lambda p, q: loop(p, q)
+
+
+def numpy_dot():
+    return lambda p, q: np.dot(p, q)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A competitor, and the least ratio of its time to fastvi's, for each of the comparison's `threads`."""
+
+    name: str
+    load: Callable[[], Callable[..., Any]]
+    wanted: tuple[float, ...] = ()
+    same_result: bool = True  #: False for a peer that only marks a limit of the machine
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    load: Callable[[], Callable[..., Any]]
+    threads: int = 1
+    same_result: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    work: str
+    inputs: Callable[[], tuple[Any, ...]]
+    exact: Callable[..., Any]
+    fastvi: Callable[[], Callable[..., Any]]
+    peers: tuple[Peer, ...]
+    threads: tuple[int, ...] = (1,)
+
+    def contenders(self) -> list[Contender]:
+        ours = [Contender(ours_on(threads), self.fastvi, threads) for threads in self.threads]
+        return ours + [Contender(peer.name, peer.load, 1, peer.same_result) for peer in self.peers]
+
+
+def ours_on(threads: int) -> str:
+    return "fastvi" if threads == 1 else f"fastvi, {threads} threads"
+
+
+class UnavailableError(Exception):
+    """A contender cannot run here."""
+
+
+def ready(contender: Contender) -> Callable[..., Any]:
+    """The function to time, with the number of threads set."""
+    try:
+        function = contender.load()
+    except ImportError as error:
+        raise UnavailableError(f"not installed: {error.name}") from None
+    use_threads(contender)
+    return function
+
+
+def use_threads(contender: Contender) -> None:
+    if contender.threads > numba.config.NUMBA_NUM_THREADS:
+        raise UnavailableError(f"this machine has no {contender.threads} threads")
+    numba.set_num_threads(contender.threads)
+
+
+@functools.lru_cache(maxsize=1)
+def prepared(comparison: Comparison) -> tuple[tuple[Any, ...], Any]:
+    """Inputs and their accurate result; kept for the next contender only, because they are large."""
+    arguments = comparison.inputs()
+    return arguments, comparison.exact(*arguments)
+
+
+def relative_error(contender: Contender, value: Any, exact: Any) -> float | None:
+    """The largest relative error of a result."""
+    if not contender.same_result:
+        return None
+    return float(np.max(np.abs(np.asarray(value, np.longdouble) - exact) / exact))
+
+
+COMPARISONS = (
+    Comparison(
+        work="kl, float64, n = 1e6",
+        inputs=lambda: inputs.pair(10**6),
+        exact=exact_kl,
+        fastvi=fastvi_kl,
+        peers=(
+            Peer("scipy rel_entr().sum()", scipy_rel_entr, (22,)),
+            Peer("numkong kullbackleibler", numkong_kl, (1.4,)),
+            Peer("numexpr", numexpr_kl),
+            Peer("numba + math.log", numba_log_kl),
+        ),
+    ),
+    Comparison(
+        work="kl, float64, n = 1e7",
+        inputs=lambda: inputs.pair(10**7),
+        exact=exact_kl,
+        fastvi=fastvi_kl,
+        peers=(Peer("np.dot, the memory floor", numpy_dot, (0.5,), same_result=False),),
+    ),
+    Comparison(
+        work="kl, float32, n = 1e6",
+        inputs=lambda: inputs.pair(10**6, dtype="float32"),
+        exact=exact_kl,
+        fastvi=fastvi_kl,
+        peers=(Peer("numkong kullbackleibler", numkong_kl, (0.9,)),),
+    ),
+    Comparison(
+        work="js distance, float64, n = 1e6",
+        inputs=lambda: inputs.pair(10**6),
+        exact=exact_js_distance,
+        fastvi=fastvi_js_distance,
+        peers=(
+            Peer("scipy jensenshannon", scipy_jensenshannon, (25,)),
+            Peer("numkong jensenshannon", numkong_js_distance, (1.4,)),
+        ),
+    ),
+    Comparison(
+        work="kl, n = 16, from Python",
+        inputs=lambda: inputs.pair(16),
+        exact=exact_kl,
+        fastvi=fastvi_kl,
+        peers=(
+            Peer("scipy.stats.entropy", scipy_entropy, (50,)),
+            Peer("scipy rel_entr().sum()", scipy_rel_entr, (0.8,)),
+        ),
+    ),
+    Comparison(
+        work="kl by rows, 100,000 x 256",
+        inputs=lambda: inputs.pair((100_000, 256)),
+        exact=by_rows(exact_kl),
+        fastvi=fastvi_kl,
+        peers=(Peer("scipy.stats.entropy(axis=1)", scipy_entropy_rows, (30, 50)),),
+        threads=(1, 2),
+    ),
+    Comparison(
+        work="pairwise js distance, 400 x 300 x 256",
+        inputs=lambda: inputs.pair((400, 256), (300, 256)),
+        exact=all_pairs(exact_js_distance),
+        fastvi=fastvi_pairwise("js_distance"),
+        peers=(Peer("scipy cdist jensenshannon", scipy_cdist, (12, 20)),),
+        threads=(1, 2),
+    ),
+    Comparison(
+        work="pairwise kl, 400 x 300 x 256",
+        inputs=lambda: inputs.pair((400, 256), (300, 256)),
+        exact=all_pairs(exact_kl),
+        fastvi=fastvi_pairwise("kl"),
+        peers=(Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),),
+    ),
+)

@@ -1,0 +1,156 @@
+"""The table of fastvi against its peers: ``python -m bench.peers``.
+
+Contenders take turns, a few milliseconds each, so that a change of the clock or of the machine's load meets
+all of them; the minimum of each counts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import platform
+import time
+import timeit
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+
+import fastvi as fv
+
+from .comparisons import (
+    COMPARISONS,
+    Comparison,
+    UnavailableError,
+    ours_on,
+    prepared,
+    ready,
+    relative_error,
+    use_threads,
+)
+
+ROUNDS = 5  #: at least
+SECONDS = 3.0  #: per comparison, if that makes more rounds
+TURN = 0.005  #: seconds: short calls are repeated for so long
+
+
+@dataclass(frozen=True)
+class Measured:
+    seconds: float = 0.0
+    error: float | None = None  #: None if the result is not the same quantity
+    missing: str = ""  #: why there is no measurement
+
+
+#: By (work, name of the contender).
+Measurements = dict[tuple[str, str], Measured]
+
+
+def measure(comparison: Comparison) -> Measurements:
+    arguments, exact = prepared(comparison)
+    results: Measurements = {}
+    racers = []
+    for contender in comparison.contenders():
+        try:
+            function = ready(contender)
+        except UnavailableError as reason:
+            results[comparison.work, contender.name] = Measured(missing=str(reason))
+            continue
+        error = relative_error(contender, function(*arguments), exact)  # this call compiles
+        timer = timeit.Timer(lambda function=function: function(*arguments))
+        once = min(timer.repeat(3, 1))
+        racers.append((contender, error, timer, max(1, int(TURN / once))))
+
+    best = [float("inf")] * len(racers)
+    end = time.perf_counter() + SECONDS
+    for turn in itertools.count(1):
+        for i, (contender, _, timer, number) in enumerate(racers):
+            use_threads(contender)
+            best[i] = min(best[i], timer.timeit(number) / number)
+        if turn >= ROUNDS and time.perf_counter() > end:
+            break
+    for (contender, error, _, _), seconds in zip(racers, best, strict=True):
+        results[comparison.work, contender.name] = Measured(seconds, error)
+    return results
+
+
+def report(results: Measurements) -> str:
+    """A Markdown table of what was measured, and on what."""
+    lines = [
+        "| work | peer | ratio of minima | wanted | fastvi error | peer error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for comparison in COMPARISONS:
+        for peer in comparison.peers:
+            for threads, wanted in itertools.zip_longest(comparison.threads, peer.wanted):
+                ours = results.get((comparison.work, ours_on(threads)))
+                theirs = results.get((comparison.work, peer.name))
+                if ours is None or theirs is None:
+                    continue  # deselected
+                work = comparison.work if threads == 1 else f"{comparison.work}, {threads} threads"
+                cells = (work, peer.name, *_cells(ours, theirs, wanted))
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _circumstances()])
+
+
+def _cells(ours: Measured, theirs: Measured, wanted: float | None) -> tuple[str, ...]:
+    goal = "" if wanted is None else f"{wanted:g}"
+    missing = ours.missing or theirs.missing
+    if missing:
+        return missing, goal, "", ""
+    ratio = theirs.seconds / ours.seconds
+    if wanted is not None and ratio < wanted:
+        goal += " (missed)"
+    times = f"{_time(theirs.seconds)} / {_time(ours.seconds)}"
+    return f"{ratio:.3g} = {times}", goal, _error(ours.error), _error(theirs.error)
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.1e}"
+
+
+def _circumstances() -> str:
+    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr")
+    versions = [f"fastvi {fv.__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {_version(name)}" for name in packages]
+    threads = numba.config.NUMBA_NUM_THREADS
+    return (
+        f"{datetime.date.today()}, {_processor()}, {threads} threads available, one used unless said. "
+        f"{', '.join(versions)}."
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _processor() -> str:
+    """Name of the CPU, with LLVM's for it: that decides which instructions the kernels use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name} ({llvmlite.binding.get_host_cpu_name()})"
+
+
+def main() -> None:
+    results: Measurements = {}
+    for comparison in COMPARISONS:
+        results |= measure(comparison)
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
