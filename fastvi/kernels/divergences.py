@@ -31,6 +31,7 @@ from .frames import (
     UNLIFT,
     allowed,
     entry,
+    is_unit,
     make_frame,
     make_log_frame,
     masses_of,
@@ -42,7 +43,7 @@ from .frames import (
     tolerances,
 )
 from .jit import Lazily, adder, exported, kernel, specialise
-from .masses import ANY, NORMALIZE
+from .masses import ANY, NORMALIZE, UNIT
 from .orders import bhattacharyya, log_bhattacharyya, log_renyi, renyi
 from .sums import js_chunk, kl_chunk, lifted_sums
 from .terms import (
@@ -176,6 +177,11 @@ def _divergence(p, q, theta, mass):
     """Template (`chunk`, `conclude`): the whole computation on one thread."""
     if p.size <= CHUNK:
         x, y, z = chunk(p, q, theta)  # noqa: F821
+        if mass == UNIT and is_unit(z * UNLIFT, p) and abs(y) < 1e-12 * z:
+            # The common case, apart from `conclude`, which is too large to be inlined: rows of 256 gain 5 %.
+            value, settled = settle(x / z * LIFT, y / z, tolerances(p)[1])  # noqa: F821
+            if settled and 1e-200 < value < math.inf:
+                return finish(value, 1.0)  # noqa: F821
         return conclude(p, q, x, y, z, theta, mass)  # noqa: F821
     a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
@@ -289,7 +295,9 @@ def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term
     )
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     return Divergence(
-        whole=specialise(_divergence, name, exported, chunk=chunk, conclude=conclude),
+        whole=specialise(
+            _divergence, name, exported, chunk=chunk, settle=settle, conclude=conclude, finish=finish
+        ),
         log=specialise(
             _log_divergence,
             f"log_{name}",
