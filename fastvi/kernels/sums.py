@@ -14,7 +14,7 @@ from numba.extending import overload
 from .elementary import LN2, atanh_tail, exponent_step
 from .exact import difference
 from .frames import LIFT
-from .jit import adder, formula, kernel, specialise
+from .jit import adder, formula, inlined, specialise
 from .terms import js_term, kl_term
 
 #: Entries per float32 partial sum: 128 additions per lane, off by 4e-8.
@@ -153,14 +153,14 @@ _kl_lifted = specialise(lifted_sums, "_kl_lifted", adder, term=kl_term)
 _js_lifted = specialise(lifted_sums, "_js_lifted", adder, term=js_term)
 
 
-@kernel
+@inlined
 def _looks_ordinary(p, q):
     """Whether a few entries are positive: sparse arrays mostly show it, and need not be tried twice."""
     k = p.size // 2
     return (p[0] > 0.0) & (q[0] > 0.0) & (p[k] > 0.0) & (q[k] > 0.0)
 
 
-@kernel
+@inlined
 def kl_chunk(p, q, theta):
     """The chunk of `kl_term`."""
     if _looks_ordinary(p, q):
@@ -170,7 +170,7 @@ def kl_chunk(p, q, theta):
     return _kl_lifted(p, q, theta)
 
 
-@kernel
+@inlined
 def js_chunk(p, q, theta):
     """The chunk of `js_term`."""
     if theta[0] == 0.5 and theta[1] == 0.5 and _looks_ordinary(p, q):
