@@ -14,7 +14,7 @@ from numba.extending import overload
 from .elementary import LN2, atanh_tail, exponent_step
 from .exact import difference
 from .frames import LIFT
-from .jit import adder, formula, inlined, specialise
+from .jit import adder, formula, inlined, kernel, specialise
 from .terms import js_term, kl_term
 
 #: Entries per float32 partial sum: 128 additions per lane, off by 4e-8.
@@ -170,7 +170,7 @@ def kl_chunk(p, q, theta):
     return _kl_lifted(p, q, theta)
 
 
-@inlined
+@kernel
 def js_chunk(p, q, theta):
     """The chunk of `js_term`."""
     if theta[0] == 0.5 and theta[1] == 0.5 and _looks_ordinary(p, q):
