@@ -8,6 +8,7 @@ _collecting = _gc.isenabled()
 _gc.disable()
 
 from . import overloads as _overloads  # noqa: F401  (makes the functions work in compiled code)
+from .distributions import Gaussian, GaussianMixture, Grid2D
 from .divergences import (
     alpha_divergence,
     bhattacharyya,
@@ -23,6 +24,15 @@ from .divergences import (
     renyi,
     total_variation,
 )
+from .estimates import (
+    Bounds,
+    Estimate,
+    entropy_estimate,
+    kl_bounds,
+    kl_estimate,
+    mixture_entropy_bounds,
+)
+from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
 
 if _collecting:
@@ -31,17 +41,29 @@ if _collecting:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bounds",
+    "Estimate",
+    "Gaussian",
+    "GaussianMixture",
+    "Grid2D",
+    "Projection",
     "alpha_divergence",
     "bhattacharyya",
     "chi2",
     "cross_entropy",
     "entropy",
+    "entropy_estimate",
     "hellinger",
+    "i_projection",
     "jeffreys",
     "js",
     "js_distance",
     "kl",
+    "kl_bounds",
+    "kl_estimate",
     "kl_grad",
+    "m_projection",
+    "mixture_entropy_bounds",
     "pairwise",
     "renyi",
     "total_variation",

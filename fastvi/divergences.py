@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels, threads
+from .distributions import Distribution
+from .estimates import is_distribution, kl_estimate
 from .kernels.masses import ANY
 from .validation import (
     axis_index,
@@ -210,8 +212,8 @@ def _divergence(
 
 
 def kl(
-    p: ArrayLike,
-    q: ArrayLike,
+    p: ArrayLike | Distribution,
+    q: ArrayLike | Distribution,
     *,
     axis: int = -1,
     base: float | None = None,
@@ -227,9 +229,10 @@ def kl(
 
     Parameters
     ----------
-    p, q : array_like
+    p, q : array_like, or two distributions
         Probabilities. A distribution lies along `axis`; the other axes broadcast (without a copy).
-        float32, float64 or integers; float32 is summed in float64.
+        float32, float64 or integers; float32 is summed in float64. Two of `Gaussian`, `GaussianMixture`
+        and `Grid2D` give the integral over densities instead of the sum: the value of `kl_estimate`.
     axis : int, optional
         The axis of the distributions, counted in the array with more dimensions. Default: the last.
     base : float, optional
@@ -276,8 +279,14 @@ def kl(
     0.510825623766
     >>> fv.kl([[3, 1], [2, 2]], [1, 1], mass="normalize", base=2)
     array([0.18872188, 0.        ])
+    >>> fv.kl(fv.Gaussian([0, 0], [[1, 0], [0, 1]]), fv.Gaussian([1, 1], [[1, 0], [0, 1]]))
+    1.0
     """
-    return _divergence("kl", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)
+    if (type(p) is not _ndarray and is_distribution(p)) or (type(q) is not _ndarray and is_distribution(q)):
+        if (axis, mass, log, keepdims) != (-1, "unit", False, False):
+            raise ValueError("axis, mass, log and keepdims are for arrays; p and q are distributions")
+        return kl_estimate(p, q).value / log_unit(base)
+    return _divergence("kl", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)  # type: ignore[arg-type]
 
 
 def entropy(

@@ -148,3 +148,101 @@ def explain(
     for name, row, where in rows:
         _explain_row(name, row, where, axis, code, log)
     raise AssertionError("fastvi refused valid input; please report it with the arrays")
+
+
+#: How far a covariance may be from symmetric, relative to its largest entry, and weights from a sum of 1.
+SYMMETRY_TOLERANCE = 1e-8
+WEIGHTS_TOLERANCE = 1e-6
+
+
+def finite_array(name: str, value: Any, ndim: int, wanted: str) -> NDArray[np.float64]:
+    """A new C-contiguous float64 array of finite numbers with so many dimensions."""
+    array = np.array(float_array(name, value), dtype=np.float64, order="C")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have shape {wanted}, not {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]!s}: it must be finite")
+    return array
+
+
+def cholesky_factor(name: str, cov: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The lower Cholesky factor of a finite square matrix that must be a covariance."""
+    lower, upper = np.tril(cov, -1), np.triu(cov, 1).T
+    gap = np.abs(lower - upper)
+    if gap.max() > SYMMETRY_TOLERANCE * np.abs(cov).max():
+        i, j = (int(k) for k in np.unravel_index(np.argmax(gap), gap.shape))
+        raise ValueError(
+            f"{name} is not symmetric: {name}[{i}, {j}] is {cov[i, j]!s} and {name}[{j}, {i}] is {cov[j, i]!s}"
+        )
+    symmetric = 0.5 * (cov + cov.T)
+    diagonal = np.diag(cov)
+    if not (diagonal > 0.0).all():
+        i = int(np.argmax(~(diagonal > 0.0)))
+        raise ValueError(f"{name} is not positive definite: {name}[{i}, {i}] is {diagonal[i]!s}")
+    try:
+        # Scaled to a correlation matrix, so that units do not matter.
+        scale = np.sqrt(diagonal)
+        factor = np.linalg.cholesky(symmetric / scale[:, None] / scale) * scale[:, None]
+    except np.linalg.LinAlgError:
+        factor = np.zeros(0)
+    if not factor.size or not (np.diag(factor) > 0.0).all():
+        least = float(np.linalg.eigvalsh(symmetric)[0])
+        raise ValueError(f"{name} is not positive definite: its smallest eigenvalue is {least!r}")
+    return np.ascontiguousarray(factor)
+
+
+def mean_and_factor(
+    mean: Any, cov: Any, mean_name: str = "mean", cov_name: str = "cov"
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(mean, covariance, Cholesky factor) of a Gaussian."""
+    location = finite_array(mean_name, np.atleast_1d(mean), 1, "(D,)")
+    dim = location.size
+    spread = finite_array(cov_name, np.atleast_2d(cov), 2, "(D, D)")
+    if spread.shape != (dim, dim):
+        raise ValueError(
+            f"{cov_name} must have shape ({dim}, {dim}) like {mean_name} with shape ({dim},), not {spread.shape}"
+        )
+    return location, spread, cholesky_factor(cov_name, spread)
+
+
+def mixture_weights(value: Any) -> NDArray[np.float64]:
+    """Weights that are not negative and sum to one; rounding is divided out."""
+    weights = finite_array("weights", value, 1, "(K,)")
+    if (weights < 0.0).any():
+        k = int(np.argmax(weights < 0.0))
+        raise ValueError(f"weights[{k}] is {weights[k]!s}: weights must be >= 0")
+    total = float(weights.sum())
+    if abs(total - 1.0) > WEIGHTS_TOLERANCE:
+        raise ValueError(f"weights sum to {total!r}: they must sum to 1 within {WEIGHTS_TOLERANCE:.0e}")
+    return weights / total
+
+
+def increasing(name: str, value: Any) -> NDArray[np.float64]:
+    """At least three strictly increasing finite numbers."""
+    points = finite_array(name, value, 1, "(n,)")
+    if points.size < 3:
+        raise ValueError(f"{name} must have at least 3 points, not {points.size}")
+    steps = np.diff(points)
+    if not (steps > 0.0).all():
+        i = int(np.argmax(~(steps > 0.0)))
+        raise ValueError(
+            f"{name} is not increasing: {name}[{i + 1}] is {points[i + 1]!s} after {name}[{i}] = {points[i]!s}"
+        )
+    return points
+
+
+def same_dimension(p: Any, q: Any) -> None:
+    """Both distributions live in the same space."""
+    if p.dim != q.dim:
+        raise ValueError(f"p and q must have the same dimension: p has {p.dim}, q has {q.dim}")
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value

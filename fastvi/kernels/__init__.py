@@ -9,7 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-_MODULES = ("divergences", "frames", "tables")
+_MODULES = (
+    "divergences",
+    "estimates",
+    "frames",
+    "gaussians",
+    "grids",
+    "mixtures",
+    "products",
+    "projections",
+    "tables",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

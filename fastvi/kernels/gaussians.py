@@ -1,0 +1,148 @@
+"""Gaussians, given by their means and lower Cholesky factors, in any dimension.
+
+`work` is scratch space: at least 2 D numbers. Nothing is checked: a factor has a positive diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .jit import exported, kernel
+from .terms import kl_term
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+@kernel
+def cholesky(matrix, out):
+    """Write the lower factor of a symmetric matrix; False where it is not positive definite.
+
+    Only the lower triangle is read, and `out` may be `matrix`.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            s = matrix[i, j]
+            for k in range(j):
+                s -= out[i, k] * out[j, k]
+            if i > j:
+                out[i, j] = s / out[j, j]
+            elif s > 0.0 and s < math.inf:
+                out[i, i] = math.sqrt(s)
+            else:
+                return False
+    for i in range(n):
+        for j in range(i + 1, n):
+            out[i, j] = 0.0
+    return True
+
+
+@kernel
+def solve_lower(chol, vector):
+    """Solve chol x = vector, in place."""
+    for i in range(vector.size):
+        s = vector[i]
+        for j in range(i):
+            s -= chol[i, j] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def solve_upper(chol, vector):
+    """Solve chol.T x = vector, in place."""
+    for i in range(vector.size - 1, -1, -1):
+        s = vector[i]
+        for j in range(i + 1, vector.size):
+            s -= chol[j, i] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def half_log_det(chol):
+    """log |Sigma| / 2: the logarithms of the diagonal, added up."""
+    s = 0.0
+    for i in range(chol.shape[0]):
+        s += math.log(chol[i, i])
+    return s
+
+
+@kernel
+def squared_distance(z, mean, chol, work):
+    """(z - mean)' Sigma^-1 (z - mean)."""
+    n = mean.size
+    s = 0.0
+    for i in range(n):
+        d = z[i] - mean[i]
+        for j in range(i):
+            d -= chol[i, j] * work[j]
+        work[i] = d / chol[i, i]
+        s += work[i] * work[i]
+    return s
+
+
+@exported
+def gaussian_logpdf(z, mean, chol, work):
+    """log N(z | mean, chol chol')."""
+    return -0.5 * (squared_distance(z, mean, chol, work) + mean.size * LOG_2PI) - half_log_det(chol)
+
+
+@kernel
+def _stretch(e):
+    """r**2 - 1 - log r**2 for r = 1 + e, without cancellation near r = 1."""
+    square = (1.0 + e) * (1.0 + e)
+    if not 2.0**-1000 < square < 2.0**1000:
+        return square - 1.0 - 2.0 * math.log(1.0 + e)
+    return kl_term(1.0, square, -e * (2.0 + e), (0.0, 0.0))
+
+
+@exported
+def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
+    """KL(p ‖ q) of two Gaussians, to full relative accuracy also for p near q.
+
+    With A = chol_q^-1 chol_p and d = chol_q^-1 (mean_p - mean_q) it is half the sum of all d_i**2, of
+    A_ij**2 below the diagonal, and of A_ii**2 - 1 - log A_ii**2 on it. A - I comes from chol_p - chol_q.
+    """
+    n = mean_p.size
+    total = 0.0
+    for j in range(n):
+        for i in range(j, n):
+            d = chol_p[i, j] - chol_q[i, j]
+            for k in range(j, i):
+                d -= chol_q[i, k] * work[k]
+            work[i] = d / chol_q[i, i]
+            total += _stretch(work[i]) if i == j else work[i] * work[i]
+    for i in range(n):
+        work[n + i] = mean_p[i] - mean_q[i]
+    for i in range(n):
+        d = work[n + i]
+        for k in range(i):
+            d -= chol_q[i, k] * work[n + k]
+        work[n + i] = d / chol_q[i, i]
+        total += work[n + i] * work[n + i]
+    return 0.5 * total
+
+
+@kernel
+def log_overlap(mean_p, chol_p, mean_q, chol_q, scale, matrix, work):
+    """(log N(mean_p - mean_q | 0, S), log |S| / 2) for S = scale (Sigma_p + Sigma_q); `matrix` is scratch."""
+    n = mean_p.size
+    for i in range(n):
+        for j in range(i + 1):
+            s = 0.0
+            for k in range(j + 1):
+                s += chol_p[i, k] * chol_p[j, k] + chol_q[i, k] * chol_q[j, k]
+            matrix[i, j] = scale * s
+    if not cholesky(matrix, matrix):
+        return math.nan, math.nan
+    half = half_log_det(matrix)
+    return -0.5 * (squared_distance(mean_p, mean_q, matrix, work) + n * LOG_2PI) - half, half
+
+
+@kernel
+def bhattacharyya(mean_p, chol_p, mean_q, chol_q, matrix, work):
+    """-log of the integral of sqrt(p q)."""
+    n = mean_p.size
+    log_value, half = log_overlap(mean_p, chol_p, mean_q, chol_q, 0.5, matrix, work)
+    # log N = -distance**2 / 2 - half - n log(2 pi) / 2, of which a quarter of the distance is wanted.
+    quarter = -0.25 * (log_value + half + 0.5 * n * LOG_2PI)
+    return quarter + half - 0.5 * (half_log_det(chol_p) + half_log_det(chol_q))

@@ -1,0 +1,271 @@
+"""Log densities tabulated on a rectangular grid: log_p[i, j] at (x[i], y[j]), with trapezoid weights a_i b_j.
+
+A Gaussian q meets such a p in the generalised KL sum over the grid, sum a b (q log(q/p) - q + p): it cannot be
+negative, and q's mass outside the grid counts as if p were nothing but there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import newton
+from .elementary import decay, exp
+from .expectations import MOMENTS
+from .gaussians import LOG_2PI, gaussian_kl
+from .jit import adder, exported, formula, kernel, specialise
+from .newton import dual_length
+from .projections import SAME, insert, restrict
+
+#: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-18.
+REACH = 9.1
+
+
+def workspace():
+    """Scratch space for `grid_projections` and `grid_reverse_kl`: one for each thread."""
+    return (
+        (
+            np.empty(0),
+            np.empty(0),
+            np.empty(0),
+            np.empty(0),
+            np.empty(0),
+            np.empty(0),
+            np.zeros((4, MOMENTS)),
+        ),
+        newton.scratch(2),
+        np.empty((2, 2)),
+        np.empty((4, 2, 2)),
+        np.empty(4),
+    )
+
+
+@exported
+def trapezoid(points, out):
+    """Write the weights of the trapezoid rule."""
+    n = points.size
+    for i in range(n):
+        low = points[i] - points[i - 1] if i > 0 else 0.0
+        high = points[i + 1] - points[i] if i + 1 < n else 0.0
+        out[i] = 0.5 * (low + high)
+
+
+@formula
+def _mass(weight, value):
+    return weight * exp(value)
+
+
+@adder
+def _row(y, b, log_p, top):
+    """Sums of b p, b p y, b p y**2 and b p log p along a row."""
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for j in range(y.size):
+        value = log_p[j] - top
+        p = _mass(b[j], value)
+        s0 += p
+        s1 += p * y[j]
+        s2 += p * (y[j] * y[j])
+        s3 += p * (value if value > -1e300 else 0.0)
+    return s0, s1, s2, s3
+
+
+@exported
+def summary(x, y, a, b, log_p, mean, cov):
+    """Write mean and covariance; (log of the integral, entropy of the normalised density)."""
+    top = -math.inf
+    for i in range(x.size):
+        for j in range(y.size):
+            top = max(top, log_p[i, j])
+    # Moments about the middle of the grid, to lose no digits far from the origin.
+    cx, cy = 0.5 * (x[0] + x[-1]), 0.5 * (y[0] + y[-1])
+    shifted = np.empty(y.size)
+    for j in range(y.size):
+        shifted[j] = y[j] - cy
+    m, mx, my, xx, xy, yy, plogp = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(x.size):
+        s0, s1, s2, s3 = _row(shifted, b, log_p[i], top)
+        u = x[i] - cx
+        m += a[i] * s0
+        mx += a[i] * s0 * u
+        my += a[i] * s1
+        xx += a[i] * s0 * (u * u)
+        xy += a[i] * s1 * u
+        yy += a[i] * s2
+        plogp += a[i] * s3
+    mx, my = mx / m, my / m
+    mean[0], mean[1] = cx + mx, cy + my
+    cov[0, 0] = xx / m - mx * mx
+    cov[1, 0] = xy / m - mx * my
+    cov[0, 1] = cov[1, 0]
+    cov[1, 1] = yy / m - my * my
+    return top + math.log(m), math.log(m) - plogp / m
+
+
+@formula
+def _density(log_q, weight):
+    return weight * decay(log_q)
+
+
+@adder
+def _row_sums(y, b, log_p, first, slope, half, constant):
+    """Sums along a row of b q v**k x, k <= 4, and of b q; x = log q - log p, v the row's coordinate."""
+    s0, s1, s2, s3, s4, mass = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(y.size):
+        v = slope * (y[j] - first)
+        log_q = half - 0.5 * (v * v)
+        q = _density(log_q, b[j])
+        u = q * ((constant + log_q) - log_p[j])
+        square = v * v
+        uv = u * v
+        mass += q
+        s0 += u
+        s1 += uv
+        s2 += u * square
+        s3 += uv * square
+        s4 += u * (square * square)
+    return s0, s1, s2, s3, s4, mass
+
+
+@kernel
+def _first_above(y, value):
+    """The first index with y >= value, by bisection."""
+    low, high = 0, y.size
+    while low < high:
+        middle = (low + high) // 2
+        if y[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def grid_moments(x, y, a, b, log_p, mean, chol, moments):
+    """Write the moments of x = log q - log p under q, in q's frame; the mass of q on the grid."""
+    for i in range(MOMENTS):
+        moments[i] = 0.0
+    l00, l10, l11 = chol[0, 0], chol[1, 0], chol[1, 1]
+    constant = -math.log(l00) - math.log(l11) - LOG_2PI
+    scale = math.exp(constant)
+    total = 0.0
+    low, high = _first_above(x, mean[0] - REACH * l00), _first_above(x, mean[0] + REACH * l00)
+    for i in range(low, high):
+        u = (x[i] - mean[0]) / l00
+        middle = mean[1] + l10 * u
+        reach = l11 * math.sqrt(max(REACH * REACH - u * u, 0.0))
+        j, k = _first_above(y, middle - reach), _first_above(y, middle + reach)
+        s0, s1, s2, s3, s4, mass = _row_sums(
+            y[j:k], b[j:k], log_p[i, j:k], middle, 1.0 / l11, -0.5 * (u * u), constant
+        )
+        w = a[i] * scale
+        total += w * mass
+        for power in range(5):
+            moments[power] += w * s0
+            if power < 4:
+                moments[5 + power] += w * s1
+            if power < 3:
+                moments[10 + power] += w * s2
+            if power < 2:
+                moments[15 + power] += w * s3
+            if power < 1:
+                moments[20] += w * s4
+            w *= u
+    return total
+
+
+@kernel
+def _on_grid(problem, mean, chol, space, moments):
+    """The generalised divergence from a normalised p, and its moments."""
+    x, y, a, b, log_p = problem
+    mass = grid_moments(x, y, a, b, log_p, mean, chol, moments)
+    return moments[0] - mass + 1.0, x.size * y.size
+
+
+_descend = specialise(newton.descend, "_descend_on_grid", evaluate=_on_grid)
+
+
+@exported
+def grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
+    """(KL(q ‖ p) as the grid sees it, the mass of q on the grid) for a normalised log_p; writes the gradient.
+
+    The gradient is the exact one of the generalised sum, in the mean and the lower triangle of the factor.
+    """
+    moments = space[0][6][0]
+    mass = grid_moments(x, y, a, b, log_p, mean, chol, moments)
+    l00, l10, l11 = chol[0, 0], chol[1, 0], chol[1, 1]
+    # In q's frame: E[x xi], and the lower triangle of E[x (xi xi' - 1)].
+    g0, g1 = moments[1], moments[5]
+    t00, t10, t11 = moments[2] - moments[0], moments[6], moments[10] - moments[0]
+    grad_mean[1] = g1 / l11
+    grad_mean[0] = (g0 - l10 * grad_mean[1]) / l00
+    grad_chol[1, 0], grad_chol[1, 1], grad_chol[0, 1] = t10 / l11, t11 / l11, 0.0
+    grad_chol[0, 0] = (t00 - l10 * grad_chol[1, 0]) / l00
+    return moments[0] - mass + 1.0, mass
+
+
+@exported
+def peaks(x, y, log_p, means, most):
+    """Write the highest local maxima of the table, at most so many rows; their number."""
+    count = 0
+    for i in range(x.size):
+        for j in range(y.size):
+            value = log_p[i, j]
+            if value == -math.inf or not _is_peak(log_p, i, j):
+                continue
+            # Insertion by height: means[:, 2] holds it.
+            place = count
+            while place > 0 and means[place - 1, 2] < value:
+                place -= 1
+            if place >= most:
+                continue
+            count = min(count + 1, most)
+            for k in range(count - 1, place, -1):
+                means[k] = means[k - 1]
+            means[place, 0], means[place, 1], means[place, 2] = x[i], y[j], value
+    return count
+
+
+@kernel
+def _is_peak(log_p, i, j):
+    for k in range(max(i - 1, 0), min(i + 2, log_p.shape[0])):
+        for m in range(max(j - 1, 0), min(j + 2, log_p.shape[1])):
+            # Of equal neighbours the first is the peak.
+            if log_p[k, m] > log_p[i, j] or (log_p[k, m] == log_p[i, j] and (k < i or (k == i and m < j))):
+                return False
+    return True
+
+
+@exported
+def grid_projections(x, y, a, b, log_p, family, means, chols, tolerance, space, reports):
+    """All local minima of KL(q ‖ p) from these starts (S, 2), (S, 2, 2), best first: their number.
+
+    log_p is normalised. The starts are overwritten: the first rows are the optima. `reports` is (S, 5): the
+    divergence, 0, the gradient norm, nodes, and 0 for a minimum that was reached.
+    """
+    count, nodes_used = 0, 0
+    moments, parts = space[0][6][0], space[1]
+    problem = (x, y, a, b, log_p)
+    for s in range(means.shape[0]):
+        mean, chol = means[s], chols[s]
+        restrict(family, chol, space[4])
+        nodes, _, minimum = _descend(problem, family, mean, chol, tolerance, space)
+        nodes_used += nodes
+        if not minimum:
+            continue
+        known = False
+        for i in range(count):
+            known = known or gaussian_kl(mean, chol, means[i], chols[i], space[4]) < SAME
+        if known:
+            continue
+        value, _ = _on_grid(problem, mean, chol, space, moments)
+        used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts[0]), parts)
+        reports[count, 0], reports[count, 1], reports[count, 4] = value, 0.0, 0.0
+        reports[count, 2] = dual_length(parts[1], parts[0], family, 2, used)
+        insert(means, chols, reports, s, count, space)
+        count += 1
+    for i in range(count):
+        reports[i, 3] = nodes_used
+    return count
+
+

@@ -1,0 +1,236 @@
+"""Gaussian mixtures, given by log weights (K), means (K, D) and lower Cholesky factors (K, D, D).
+
+For quadrature the mixture is seen in a frame: z = mean + factor xi. There component k has the log density
+``c - |B xi + b|**2 / 2``, and a row of `coefficients` holds c, b (3) and B (9); the frame's dimension is <= 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .elementary import decay, log
+from .gaussians import LOG_2PI, cholesky, half_log_det, solve_lower, solve_upper
+from .jit import exported, formula, kernel
+
+
+#: The constant of a component that is left out.
+DROPPED = -1e300
+
+
+@exported
+def mixture_logpdf(z, log_weights, means, chols, work):
+    """log of the density at z; `work` has D numbers."""
+    dim = z.size
+    top, total = -math.inf, 0.0
+    for k in range(log_weights.size):
+        for i in range(dim):
+            work[i] = z[i] - means[k, i]
+        solve_lower(chols[k], work[:dim])
+        square = 0.0
+        for i in range(dim):
+            square += work[i] * work[i]
+        value = log_weights[k] - half_log_det(chols[k]) - 0.5 * (square + dim * LOG_2PI)
+        if value > top:
+            total = total * math.exp(top - value) + 1.0
+            top = value
+        elif value > -math.inf:
+            total += math.exp(value - top)
+    return top + math.log(total) if total > 0.0 else top
+
+
+@exported
+def mixture_logpdf_many(points, log_weights, means, chols, work, out):
+    """`mixture_logpdf` of each row of points (N, D)."""
+    for i in range(points.shape[0]):
+        out[i] = mixture_logpdf(points[i], log_weights, means, chols, work)
+
+
+@kernel
+def see(log_weights, means, chols, mean, factor, coefficients, work):
+    """Write the coefficients of the mixture in the frame (mean, factor)."""
+    dim = mean.size
+    for k in range(log_weights.size):
+        row = coefficients[k]
+        # A weight of zero becomes a number that can be subtracted from itself.
+        row[0] = max(log_weights[k] - half_log_det(chols[k]) - 0.5 * dim * LOG_2PI, DROPPED)
+        for i in range(dim):
+            work[i] = mean[i] - means[k, i]
+        solve_lower(chols[k], work[:dim])
+        for i in range(dim):
+            row[1 + i] = work[i]
+        for j in range(dim):
+            for i in range(dim):
+                work[i] = factor[i, j]
+            solve_lower(chols[k], work[:dim])
+            for i in range(dim):
+                row[4 + 3 * i + j] = work[i]
+
+
+@formula
+def _square_1(b, b0, x):
+    u = b + b0 * x
+    return u * u
+
+
+@formula
+def _square_2(b, b0, b1, x, y):
+    u = b + b0 * x + b1 * y
+    return u * u
+
+
+@formula
+def _combined(value, top, total):
+    """top and total of log(total) + top with the log density `value` added: total is in [1, K]."""
+    up = value > top
+    e = decay(-abs(value - top))
+    return (value if up else top), (total if up else 1.0) * e + (1.0 if up else total)
+
+
+@formula
+def _log_sum(top, total):
+    return top + log(total)
+
+
+@kernel
+def _values(row, dim, x, y, z, out):
+    """The log density of one component; z is the same for the whole block."""
+    c, b0, b1 = row[0], row[1], row[2]
+    b00, b01, b10, b11 = row[4], row[5], row[7], row[8]
+    if dim == 1:
+        for i in range(x.size):
+            out[i] = c - 0.5 * _square_1(b0, b00, x[i])
+        return
+    if dim == 3:
+        b0 += row[6] * z
+        b1 += row[9] * z
+    for i in range(x.size):
+        out[i] = c - 0.5 * (_square_2(b0, b00, b01, x[i], y[i]) + _square_2(b1, b10, b11, x[i], y[i]))
+    if dim == 3:
+        b2, b20, b21 = row[3] + row[12] * z, row[10], row[11]
+        for i in range(x.size):
+            out[i] -= 0.5 * _square_2(b2, b20, b21, x[i], y[i])
+
+
+@kernel
+def log_density(coefficients, dim, nodes, count, scratch, out):
+    """The mixture's log density at the first `count` nodes of a block: 0 for no components.
+
+    `scratch` is (2, BLOCK). One exponential for each component but the first, and one logarithm.
+    """
+    components = coefficients.shape[0]
+    x, y, z = nodes[0, :count], nodes[1, :count], nodes[2, 0]
+    top, values, total = out[:count], scratch[0, :count], scratch[1, :count]
+    if components == 0:
+        for i in range(count):
+            top[i] = 0.0
+        return
+    _values(coefficients[0], dim, x, y, z, top)
+    if components == 1:
+        return
+    for i in range(count):
+        total[i] = 1.0
+    for k in range(1, components):
+        _values(coefficients[k], dim, x, y, z, values)
+        for i in range(count):
+            top[i], total[i] = _combined(values[i], top[i], total[i])
+    for i in range(count):
+        top[i] = _log_sum(top[i], total[i])
+
+
+@exported
+def mixture_moments(log_weights, means, chols, mean, cov):
+    """Write the mean and the covariance of the mixture."""
+    dim = mean.size
+    mean[:] = 0.0
+    cov[:] = 0.0
+    for k in range(log_weights.size):
+        w = math.exp(log_weights[k])
+        for i in range(dim):
+            mean[i] += w * means[k, i]
+    for k in range(log_weights.size):
+        w = math.exp(log_weights[k])
+        for i in range(dim):
+            for j in range(i + 1):
+                s = (means[k, i] - mean[i]) * (means[k, j] - mean[j])
+                for a in range(j + 1):
+                    s += chols[k, i, a] * chols[k, j, a]
+                cov[i, j] += w * s
+                if i > j:
+                    cov[j, i] = cov[i, j]
+
+
+@kernel
+def pair_moments(log_weights, means, chols, k, m, mean, cov):
+    """`mixture_moments` of the mixture of components k and m alone."""
+    dim = mean.size
+    top = max(log_weights[k], log_weights[m])
+    u, v = math.exp(log_weights[k] - top), math.exp(log_weights[m] - top)
+    u, v = u / (u + v), v / (u + v)
+    for i in range(dim):
+        mean[i] = u * means[k, i] + v * means[m, i]
+        for j in range(i + 1):
+            s = u * v * (means[k, i] - means[m, i]) * (means[k, j] - means[m, j])
+            for a in range(j + 1):
+                s += u * chols[k, i, a] * chols[k, j, a] + v * chols[m, i, a] * chols[m, j, a]
+            cov[i, j] = s
+            cov[j, i] = s
+
+
+@kernel
+def _slopes(log_weights, means, chols, z, gradient, curvature, precision, work):
+    """Write the gradient of log p at z, minus its second derivative, and the mean precision there."""
+    dim = z.size
+    level = mixture_logpdf(z, log_weights, means, chols, work)
+    gradient[:] = 0.0
+    curvature[:] = 0.0
+    precision[:] = 0.0
+    column, slope = work[:dim], work[dim : 2 * dim]
+    for k in range(log_weights.size):
+        for i in range(dim):
+            slope[i] = means[k, i] - z[i]
+        solve_lower(chols[k], slope)
+        square = 0.0
+        for i in range(dim):
+            square += slope[i] * slope[i]
+        value = log_weights[k] - half_log_det(chols[k]) - 0.5 * (square + dim * LOG_2PI)
+        share = math.exp(value - level) if value > -math.inf else 0.0
+        if share == 0.0:
+            continue
+        solve_upper(chols[k], slope)
+        for j in range(dim):
+            for i in range(dim):
+                column[i] = 1.0 if i == j else 0.0
+            solve_lower(chols[k], column)
+            solve_upper(chols[k], column)
+            gradient[j] += share * slope[j]
+            for i in range(dim):
+                precision[i, j] += share * column[i]
+                curvature[i, j] += share * (column[i] - slope[i] * slope[j])
+    for i in range(dim):
+        for j in range(dim):
+            curvature[i, j] += gradient[i] * gradient[j]
+
+
+@kernel
+def climb(log_weights, means, chols, z, gradient, curvature, precision, work):
+    """Move z uphill by mean shifts (Carreira-Perpinan 2000, section 4); False where it found no mode.
+
+    The covariance's inverse at the mode (Laplace) is left in `curvature`. `work` has 2 D numbers.
+    """
+    dim = z.size
+    for _ in range(100):
+        _slopes(log_weights, means, chols, z, gradient, curvature, precision, work)
+        if not cholesky(precision, precision):
+            return False
+        step = gradient
+        solve_lower(precision, step)
+        square = 0.0
+        for i in range(dim):
+            square += step[i] * step[i]
+        solve_upper(precision, step)
+        for i in range(dim):
+            z[i] += step[i]
+        if square < 1e-8:
+            break
+    _slopes(log_weights, means, chols, z, gradient, curvature, precision, work)
+    return cholesky(curvature, precision)

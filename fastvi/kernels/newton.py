@@ -1,0 +1,269 @@
+"""Newton steps for E_q[x], q Gaussian, from the moments of x = log q - log p under q.
+
+The step is taken in the coordinates of q itself: mean + factor delta and factor (I + T), T lower triangular.
+There Fisher's information is diagonal, M = diag(1, ..., 1, 2 for T_aa): a damped step solves
+(H + damping M) step = -gradient, from Newton's (damping 0) to a short one along the natural gradient.
+
+Parameter i is the pair (row, column) of `layout`: T[row, column], or delta[row] for column -1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .jit import kernel
+
+FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
+
+#: A step longer than this, in the metric M, is damped: the quadratic model is not to be trusted so far.
+TRUST = 1.0
+
+#: The least pivot of the Hessian at a minimum, in the coordinates of q.
+LEAST_CURVATURE = 1e-6
+
+#: A dozen steps are usual.
+MOST_STEPS = 60
+
+
+def scratch(dim):
+    """(layout, gradient, Hessian, step, factor of the damped Hessian) for `dim` dimensions."""
+    most = dim + dim * (dim + 1) // 2
+    return (
+        np.empty((most, 2), np.int64),
+        np.empty(most),
+        np.empty((most, most)),
+        np.empty(most),
+        np.empty((most, most)),
+    )
+
+
+@kernel
+def lay_out(family, dim, layout):
+    """Write the parameters of a family (an isotropic T is laid out as a diagonal one); their number."""
+    for a in range(dim):
+        layout[a, 0], layout[a, 1] = a, -1
+    count = dim
+    for a in range(dim):
+        for b in range(a + 1):
+            if a == b or family == FULL:
+                layout[count, 0], layout[count, 1] = a, b
+                count += 1
+    return count
+
+
+@kernel
+def _place(axis):
+    """Where an axis is counted in the number of a moment: 1, 5, 25."""
+    return (1, 5, 25)[axis]
+
+
+@kernel
+def _second_order(moments, a, b, c, d):
+    """E[x (s_i s_j + d2 log q / di dj)] for two parameters (a, b) and (c, d)."""
+    ia, ic = _place(a), _place(c)
+    if b < 0 and d < 0:
+        return moments[ia + ic] - (moments[0] if a == c else 0.0)
+    if b < 0:
+        a, b, c, d = c, d, a, b
+        ia, ic = ic, ia
+    ib = _place(b)
+    if d < 0:
+        value = moments[ia + ib + ic]
+        if a == b:
+            value -= moments[ic]
+        if a == c:
+            value -= moments[ib]
+        if b == c:
+            value -= moments[ia]
+        return value
+    id_ = _place(d)
+    value = moments[ia + ib + ic + id_]
+    if a == b:
+        value -= moments[ic + id_]
+    if c == d:
+        value -= moments[ia + ib]
+    if a == c:
+        value -= moments[ib + id_]
+    if b == c:
+        value -= moments[ia + id_]
+    if a == d:
+        value -= moments[ic + ib]
+    if a == b and c == d:
+        value += moments[0]
+        if a == c:
+            value += moments[0]
+    return value
+
+
+@kernel
+def differentiate(moments, family, dim, count, parts):
+    """Write the gradient and the Hessian of E_q[x]; the number of parameters."""
+    layout, gradient, hessian = parts[0], parts[1], parts[2]
+    for i in range(count):
+        a, b = layout[i]
+        gradient[i] = moments[_place(a)] if b < 0 else moments[_place(a) + _place(b)]
+        if a == b:
+            gradient[i] -= moments[0]
+        for j in range(i + 1):
+            hessian[i, j] = _second_order(moments, a, b, layout[j, 0], layout[j, 1])
+        hessian[i, i] += 2.0 if a == b else 1.0
+    if family != ISOTROPIC:
+        return count
+    for j in range(dim):
+        hessian[dim, j] = _column_sum(hessian, dim, j)
+    corner, slope = 0.0, 0.0
+    for a in range(dim):
+        slope += gradient[dim + a]
+        for b in range(dim):
+            corner += hessian[dim + max(a, b), dim + min(a, b)]
+    hessian[dim, dim], gradient[dim] = corner, slope
+    return dim + 1
+
+
+@kernel
+def _column_sum(hessian, dim, j):
+    total = 0.0
+    for a in range(dim):
+        total += hessian[dim + a, j]
+    return total
+
+
+@kernel
+def metric(layout, family, dim, i):
+    """M_ii."""
+    if i < dim or layout[i, 0] != layout[i, 1]:
+        return 1.0
+    return 2.0 * dim if family == ISOTROPIC else 2.0
+
+
+@kernel
+def length(vector, layout, family, dim, count):
+    """The length of a step in the metric M."""
+    total = 0.0
+    for i in range(count):
+        total += metric(layout, family, dim, i) * vector[i] * vector[i]
+    return math.sqrt(total)
+
+
+@kernel
+def dual_length(vector, layout, family, dim, count):
+    """The length of a gradient in the inverse metric."""
+    total = 0.0
+    for i in range(count):
+        total += vector[i] * vector[i] / metric(layout, family, dim, i)
+    return math.sqrt(total)
+
+
+@kernel
+def factorise(hessian, damping, least, family, dim, count, parts):
+    """Factor H + damping M; False where it has no Cholesky factor with pivots above `least`."""
+    layout, factor = parts[0], parts[4]
+    for i in range(count):
+        for j in range(i + 1):
+            s = hessian[i, j]
+            if i == j:
+                s += damping * metric(layout, family, dim, i)
+            for k in range(j):
+                s -= factor[i, k] * factor[j, k]
+            if i > j:
+                factor[i, j] = s / factor[j, j]
+            elif s > least:
+                factor[i, i] = math.sqrt(s)
+            else:
+                return False
+    return True
+
+
+@kernel
+def solve(count, parts):
+    """Write the step that belongs to the last `factorise`; what it gains to second order."""
+    gradient, step, factor = parts[1], parts[3], parts[4]
+    gain = 0.0
+    for i in range(count):
+        s = -gradient[i]
+        for k in range(i):
+            s -= factor[i, k] * step[k]
+        step[i] = s / factor[i, i]
+        gain += 0.5 * step[i] * step[i]
+    for i in range(count - 1, -1, -1):
+        s = step[i]
+        for k in range(i + 1, count):
+            s -= factor[k, i] * step[k]
+        step[i] = s / factor[i, i]
+    return gain
+
+
+@kernel
+def find_step(damping, family, dim, count, parts):
+    """A step with at least this damping: written; the damping it took, and the gain expected."""
+    for _ in range(60):
+        if factorise(parts[2], damping, 1e-9, family, dim, count, parts):
+            gain = solve(count, parts)
+            if length(parts[3], parts[0], family, dim, count) <= TRUST:
+                return damping, gain
+        damping = max(3.0 * damping, 0.1)
+    return damping, 0.0
+
+
+@kernel
+def move(mean, factor, family, dim, count, parts, new_mean, new_factor):
+    """Take the step: new_mean = mean + factor delta, new_factor = factor (I + T)."""
+    layout, step = parts[0], parts[3]
+    for i in range(dim):
+        new_mean[i] = mean[i]
+        for a in range(dim):
+            new_mean[i] += factor[i, a] * step[a]
+            new_factor[i, a] = factor[i, a]
+            if family == ISOTROPIC:
+                new_factor[i, a] += factor[i, a] * step[dim]
+    if family == ISOTROPIC:
+        return
+    for k in range(dim, count):
+        a, b = layout[k]
+        for i in range(dim):
+            new_factor[i, b] += factor[i, a] * step[k]
+
+
+def descend(problem, family, mean, chol, tolerance, space):
+    """Template (`evaluate`): damped Newton steps until they are shorter than `tolerance`.
+
+    ``evaluate(problem, mean, chol, space, moments)`` gives (value, nodes). Returned: (nodes used, the value
+    before the last step, whether it ended at a minimum).
+    """
+    parts = space[1]
+    dim = mean.size
+    new_mean, new_chol = space[2][0], space[3][0]
+    count = lay_out(family, dim, parts[0])
+    kept, trial = space[0][6][0], space[0][6][1]
+    value, nodes = evaluate(problem, mean, chol, space, kept)  # noqa: F821
+    used = differentiate(kept, family, dim, count, parts)
+    damping = 0.0
+    for _ in range(MOST_STEPS):
+        if not abs(value) < math.inf:
+            break
+        damping, gain = find_step(damping, family, dim, used, parts)
+        size = length(parts[3], parts[0], family, dim, used)
+        move(mean, chol, family, dim, used, parts, new_mean, new_chol)
+        near = size <= 0.1 and damping == 0.0
+        if near and size <= tolerance:
+            minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
+            mean[:] = new_mean
+            chol[:] = new_chol
+            return nodes, value, minimum
+        new_value, n = evaluate(problem, new_mean, new_chol, space, trial)  # noqa: F821
+        nodes += n
+        # The value of a coarse lattice jitters: a short Newton step is taken whatever it says.
+        if near or new_value <= value - 0.1 * gain:
+            value = new_value
+            mean[:] = new_mean
+            chol[:] = new_chol
+            kept[:] = trial
+            used = differentiate(kept, family, dim, count, parts)
+            damping = damping * 0.2 if damping > 0.02 else 0.0
+        else:
+            damping = max(5.0 * damping, 0.1)
+            if not damping < 1e3:
+                break
+    return nodes, value, False

@@ -1,0 +1,390 @@
+"""I-projections of a Gaussian mixture: all local minima of KL(q ‖ p) over Gaussians q, in up to three dimensions.
+
+From each start, damped Newton steps on a coarse lattice, then on one that is refined until the optimum holds.
+A `report` of an optimum is (KL, its error, gradient norm, nodes used, status).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import expectations, newton
+from .expectations import MOST_NODES, STEP, integrate
+from .gaussians import LOG_2PI, cholesky, gaussian_kl, half_log_det, solve_lower
+from .jit import exported, kernel, specialise
+from .mixtures import climb, mixture_moments, pair_moments, see
+from .newton import (
+    FULL,
+    ISOTROPIC,
+    LEAST_CURVATURE,
+    differentiate,
+    dual_length,
+    factorise,
+    find_step,
+    lay_out,
+    length,
+    move,
+    solve,
+)
+from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
+
+# The status of an optimum.
+CONVERGED = 0
+STEPS_EXHAUSTED = 1  #: Newton's steps did not become small
+UNRESOLVED = 2  #: the quadrature would need too many nodes
+NOT_A_MINIMUM = 3  #: the Hessian is not positive definite
+INVALID = 4  #: no finite value
+
+#: The lattice for the way to an optimum, its ball, and the most nodes: 145 in the plane are usual.
+ROUGH_STEP = 0.8
+ROUGH_RADIUS = 5.5
+ROUGH_NODES = 600.0
+
+#: The length of a step that ends the way there.
+APPROACH = 1e-3
+
+#: The length of the last step.
+LAST = 1e-6
+
+#: Newton's steps on the fine lattice: two are usual.
+MOST_ROUNDS = 20
+
+#: Optima with a smaller KL divergence between them are the same.
+SAME = 1e-6
+NEARLY_SAME = 1e-4  #: on the way there
+
+
+def workspace(components, dim):
+    """Scratch space for `i_projection` of mixtures of up to so many components, in `dim` <= 3 dimensions.
+
+    One for each thread; its contents do not matter.
+    """
+    return (
+        expectations.workspace(components, dim),
+        newton.scratch(dim),
+        np.empty((2, dim)),
+        np.empty((4, dim, dim)),
+        np.empty(2 * dim),
+    )
+
+
+@kernel
+def _look(log_weights, means, chols, mean, chol, factor, work):
+    """Write the coefficients of p in the frame (mean, factor) of q, where chol chol' = factor factor'."""
+    first, second = work[3][:0], work[4][: log_weights.size]
+    see(log_weights, means, chols, mean, factor, second, work[7][5, 0])
+    return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
+
+
+@kernel
+def _roughly(problem, mean, chol, space, moments_):
+    """The divergence on a coarse lattice, and its moments."""
+    log_weights, means, chols = problem
+    work = space[0]
+    dim = mean.size
+    steps, shift = work[5][0], work[5][1]
+    shift[:] = 0.0
+    first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
+    set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
+    nodes = integrate(first, second, own, dim, steps, shift, ROUGH_RADIUS, 4, work, moments_)
+    return moments_[0], nodes
+
+
+_descend = specialise(newton.descend, "_descend", evaluate=_roughly)
+
+
+@kernel
+def _rebuild(factor, matrix, chol, dim):
+    """chol = the Cholesky factor of factor factor'; False where rounding leaves none."""
+    for i in range(dim):
+        for j in range(i + 1):
+            s = 0.0
+            for k in range(dim):
+                s += factor[i, k] * factor[j, k]
+            matrix[i, j] = s
+    return cholesky(matrix, chol)
+
+
+@kernel
+def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
+    """Newton steps on a lattice that is refined until the optimum holds to `rtol`; the status.
+
+    `guess` is about the divergence that it will have. After the refinement the steps are small; then the
+    lattice before the last halving serves, with what the halving changed added to its moments. The last
+    step is below 1e-6 and is not followed by another look: Newton's method squares the gradient.
+    """
+    work, parts = space[0], space[1]
+    dim = mean.size
+    factor, new_factor, matrix = space[3][1], space[3][2], space[3][3]
+    new_mean = space[2][1]
+    count = lay_out(family, dim, parts[0])
+    kept, correction = work[6][0], work[6][2]
+    steps, shift = work[5][0], work[5][1]
+    shift[:] = 0.0
+    radius = ball(rtol * max(guess, 1e-6))
+    refined, resolved, settled, minimum = False, True, True, False
+    value, error, slope_error, dropped, floor, used, nodes = guess, math.inf, 0.0, 0.0, 0.0, 0, 0
+    status = STEPS_EXHAUSTED
+    for _ in range(MOST_ROUNDS):
+        if not refined:
+            factor[:] = chol
+        first, second, own = _look(log_weights, means, chols, mean, chol, factor, work)
+        dropped = leave_out(second, dim, work[7][3], work[7][5, 0])
+        if not refined:
+            if family == FULL:
+                turn(first, second, dim, factor, work[7], work[7][5, 0])
+            resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
+            floor = rounding(first, second)
+        nodes += integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
+        if refined:
+            kept += correction
+        size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+        if not refined and size_ <= APPROACH:
+            error, slope_error, n, settled = refine(
+                first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
+            )
+            nodes += n
+            correction[:] = kept - correction
+            steps[:] = work[5][2]
+            value = kept[0]
+            refined = True
+            size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+        if not size_ < math.inf:
+            status = INVALID
+            break
+        if refined:
+            value -= gain
+            if size_ <= LAST:
+                status = CONVERGED if minimum else NOT_A_MINIMUM
+            # Too far for the lattice to be taken for granted?
+            refined = size_ <= 10.0 * APPROACH
+        move(mean, factor, family, dim, used, parts, new_mean, new_factor)
+        if not _rebuild(new_factor, matrix, chol, dim):
+            status = INVALID
+            break
+        mean[:] = new_mean
+        factor[:] = new_factor
+        if status != STEPS_EXHAUSTED:
+            break
+    if status == CONVERGED and not (resolved and settled):
+        status = UNRESOLVED
+    error += floor + dropped + 4.4e-16 * abs(value) + tail(first, second, dim, radius)
+    # The divergence is not negative: what is below zero is the error of a value near zero.
+    report[0] = max(value, 0.0)
+    report[1] = error if resolved else math.inf
+    slope = dual_length(parts[1], parts[0], family, dim, used)
+    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error
+    report[3] += nodes
+    report[4] = status
+    return status
+
+
+@kernel
+def _newton(moments_, family, dim, count, parts):
+    """(length of the step, its gain, number of parameters, whether the Hessian is positive definite)."""
+    used = differentiate(moments_, family, dim, count, parts)
+    if not abs(moments_[0]) < math.inf:
+        return math.inf, 0.0, used, False
+    minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
+    _, gain = find_step(0.0, family, dim, used, parts)
+    return length(parts[3], parts[0], family, dim, used), gain, used, minimum
+
+
+@kernel
+def restrict(family, chol, work):
+    """Replace a covariance by its I-projection onto a family: 1 / Lambda_ii, or D / tr Lambda."""
+    if family == FULL:
+        return
+    dim = chol.shape[0]
+    trace = 0.0
+    for i in range(dim):
+        for j in range(dim):
+            work[j] = 1.0 if i == j else 0.0
+        solve_lower(chol, work[:dim])
+        precision = 0.0
+        for j in range(dim):
+            precision += work[j] * work[j]
+        trace += precision
+        work[dim + i] = 1.0 / math.sqrt(precision)
+    for i in range(dim):
+        for j in range(dim):
+            chol[i, j] = 0.0
+        chol[i, i] = math.sqrt(dim / trace) if family == ISOTROPIC else work[dim + i]
+
+
+@exported
+def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, report):
+    """One local minimum of KL(q ‖ p) from the start (mean, chol), which it overwrites; the status.
+
+    p is a mixture: log weights (K), means (K, D), Cholesky factors (K, D, D), D <= 3. `family` is FULL,
+    DIAGONAL or ISOTROPIC, `space` a `workspace`, and `report` takes five numbers.
+    """
+    restrict(family, chol, space[4])
+    nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, APPROACH, space)
+    report[3] = nodes
+    return _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report)
+
+
+@kernel
+def _known(mean, chol, all_means, all_chols, count, same, work):
+    """Whether (mean, chol) is among the first `count`."""
+    for i in range(count):
+        if gaussian_kl(mean, chol, all_means[i], all_chols[i], work) < same:
+            return True
+    return False
+
+
+@exported
+def starts(log_weights, means, chols, start_means, start_chols, work):
+    """Write starts: the components, the moment match, the merged pairs, the modes; their number.
+
+    There is room for K (K + 3) / 2 + 1 of them. `work` is (2 + 4 D, D).
+    """
+    components, dim = means.shape
+    scratch, gradient = work[:2].reshape(-1), work[2]
+    one, two, three = work[3 : 3 + dim], work[3 + dim : 3 + 2 * dim], work[3 + 2 * dim : 3 + 3 * dim]
+    count = 0
+    for k in range(components):
+        if log_weights[k] > -math.inf:
+            start_means[count] = means[k]
+            start_chols[count] = chols[k]
+            count += 1
+    if components == 1:
+        return count
+    mixture_moments(log_weights, means, chols, start_means[count], one)
+    if cholesky(one, start_chols[count]):
+        count += 1
+    for k in range(components if components > 2 else 0):
+        for m in range(k):
+            if max(log_weights[k], log_weights[m]) == -math.inf:
+                continue
+            pair_moments(log_weights, means, chols, k, m, start_means[count], one)
+            if cholesky(one, start_chols[count]):
+                count += 1
+    for k in range(components):
+        z = start_means[count]
+        z[:] = means[k]
+        if climb(log_weights, means, chols, z, gradient, two, three, scratch):
+            # The covariance is the inverse of what is in `two`: one column at a time.
+            if cholesky(two, two):
+                for j in range(dim):
+                    column = three[j]
+                    for i in range(dim):
+                        column[i] = 1.0 if i == j else 0.0
+                    solve_lower(two, column)
+                for i in range(dim):
+                    for j in range(i + 1):
+                        s = 0.0
+                        for a in range(dim):
+                            s += three[i, a] * three[j, a]
+                        one[i, j] = s
+                if cholesky(one, start_chols[count]) and not _known(
+                    z, start_chols[count], start_means, start_chols, count, 1e-2, scratch
+                ):
+                    count += 1
+    return count
+
+
+@exported
+def i_projections(
+    log_weights, means, chols, family, start_means, start_chols, rtol, space, found, reports
+):
+    """All local minima from these starts, best first: their number.
+
+    The starts are overwritten: the first rows are the optima. `found` is scratch of the starts' shape
+    (S, D + D D), `reports` is (S, 5). Where no start ends in a minimum, the best of what was found is kept.
+    """
+    dim = means.shape[1]
+    count, seen = 0, 0
+    total = 0.0
+    kept_minimum = False
+    for s in range(start_means.shape[0]):
+        mean, chol = start_means[s], start_chols[s]
+        restrict(family, chol, space[4])
+        nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, APPROACH, space)
+        total += nodes
+        if _seen(mean, chol, found, seen, space[4]):
+            continue
+        _remember(mean, chol, found[seen], dim)
+        seen += 1
+        report = reports[count]
+        report[3] = 0.0
+        status = _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report)
+        total += report[3]
+        if status == INVALID:
+            continue
+        minimum = status != NOT_A_MINIMUM
+        if minimum and not kept_minimum and count > 0:
+            reports[0] = report
+            count, kept_minimum = 0, True
+        elif not minimum and (kept_minimum or count > 0):
+            continue
+        kept_minimum = kept_minimum or minimum
+        if _known(mean, chol, start_means, start_chols, count, SAME, space[4]):
+            continue
+        insert(start_means, start_chols, reports, s, count, space)
+        count += 1
+    for i in range(count):
+        reports[i, 3] = total
+    return count
+
+
+@kernel
+def _remember(mean, chol, row, dim):
+    for i in range(dim):
+        row[i] = mean[i]
+        for j in range(dim):
+            row[dim + dim * i + j] = chol[i, j]
+
+
+@kernel
+def _seen(mean, chol, found, seen, work):
+    """Whether a descent has been here before."""
+    dim = mean.size
+    for i in range(seen):
+        other = found[i, dim:].reshape(dim, dim)
+        if gaussian_kl(mean, chol, found[i, :dim], other, work) < NEARLY_SAME:
+            return True
+    return False
+
+
+@kernel
+def insert(all_means, all_chols, reports, s, count, space):
+    """Move optimum `s`, whose report is number `count`, to its place among the better ones."""
+    mean, chol = space[2][0], space[3][0]
+    mean[:] = all_means[s]
+    chol[:] = all_chols[s]
+    report = (reports[count, 0], reports[count, 1], reports[count, 2], reports[count, 4])
+    i = count
+    while i > 0 and reports[i - 1, 0] > report[0]:
+        all_means[i] = all_means[i - 1]
+        all_chols[i] = all_chols[i - 1]
+        reports[i] = reports[i - 1]
+        i -= 1
+    all_means[i] = mean
+    all_chols[i] = chol
+    reports[i, 0], reports[i, 1], reports[i, 2], reports[i, 4] = report
+
+
+
+
+@exported
+def m_projection(log_weights, means, chols, family, mean, chol):
+    """Write the mean and the factor of the M-projection of a mixture; False where it has no factor.
+
+    In any dimension. `family` is FULL, DIAGONAL or ISOTROPIC.
+    """
+    mixture_moments(log_weights, means, chols, mean, chol)
+    dim = mean.size
+    if family == FULL:
+        return cholesky(chol, chol)
+    trace = 0.0
+    for i in range(dim):
+        trace += chol[i, i]
+    for i in range(dim):
+        variance = trace / dim if family == ISOTROPIC else chol[i, i]
+        chol[i, :] = 0.0
+        chol[i, i] = math.sqrt(variance)
+    return trace > 0.0
