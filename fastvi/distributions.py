@@ -32,6 +32,11 @@ def _frozen(array: Array) -> Array:
     return array
 
 
+def _shown(array: Array) -> Array:
+    """A read-only view: the kernels get the writable array, so that each is compiled for one type only."""
+    return _frozen(array.view())
+
+
 def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
     """Points as rows, and the shape of the result."""
     array = float_array("z", z)
@@ -39,7 +44,7 @@ def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
         array = array.reshape(1)
     if array.ndim == 0 or array.shape[-1] != dim:
         raise ValueError(f"z must have shape (..., {dim}), not {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.float64).reshape(-1, dim), array.shape[:-1]
+    return np.array(array, dtype=np.float64, order="C").reshape(-1, dim), array.shape[:-1]
 
 
 def _number(values: Array, shape: tuple[int, ...]) -> Any:
@@ -100,8 +105,8 @@ class Gaussian:
         self._set(location, factor, 0.5 * (spread + spread.T))
 
     def _set(self, mean: Array, factor: Array, cov: Array | None) -> None:
-        object.__setattr__(self, "_mean", _frozen(mean))
-        object.__setattr__(self, "_factor", _frozen(factor))
+        object.__setattr__(self, "_mean", mean)
+        object.__setattr__(self, "_factor", factor)
         object.__setattr__(self, "_cov", None if cov is None else _frozen(cov))
 
     @classmethod
@@ -125,7 +130,7 @@ class Gaussian:
     @property
     def mean(self) -> Array:
         """The mean, shape (D,), read-only."""
-        return self._mean
+        return _shown(self._mean)
 
     @property
     def cov(self) -> Array:
@@ -138,7 +143,7 @@ class Gaussian:
     @property
     def cholesky(self) -> Array:
         """The lower Cholesky factor of the covariance, shape (D, D), read-only."""
-        return self._factor
+        return _shown(self._factor)
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
@@ -237,10 +242,10 @@ class GaussianMixture:
             logs = np.log(w)
         self.__dict__.update(
             _weights=_frozen(w),
-            _means=_frozen(mu),
+            _means=mu,
             _covs=_frozen(0.5 * (sigma + sigma.swapaxes(1, 2))),
-            _factors=_frozen(factors),
-            _log_weights=_frozen(logs),
+            _factors=factors,
+            _log_weights=logs,
         )
 
     _weights: Array
@@ -296,7 +301,7 @@ class GaussianMixture:
     @property
     def means(self) -> Array:
         """The components' means, shape (K, D), read-only."""
-        return self._means
+        return _shown(self._means)
 
     @property
     def covs(self) -> Array:
@@ -311,12 +316,12 @@ class GaussianMixture:
             for m, f, c in zip(self._means, self._factors, self._covs, strict=True)
         )
 
-    @cached_property
+    @property
     def mean(self) -> Array:
         """The mean of the mixture, shape (D,), read-only."""
         return self._moments[0]
 
-    @cached_property
+    @property
     def cov(self) -> Array:
         """The covariance of the mixture, shape (D, D), read-only."""
         return self._moments[1]
@@ -353,7 +358,8 @@ class GaussianMixture:
         rng = np.random.default_rng(seed)
         which = rng.choice(self._weights.size, size=n, p=self._weights)
         noise = rng.standard_normal((n, self.dim))
-        return self._means[which] + np.einsum("nij,nj->ni", self._factors[which], noise)
+        draws: Array = self._means[which] + np.einsum("nij,nj->ni", self._factors[which], noise)
+        return draws
 
     def _triple(self) -> Triple:
         return self._log_weights, self._means, self._factors
@@ -372,9 +378,8 @@ class GaussianMixture:
         return hash((self.weights.tobytes(), self.means.tobytes(), self.covs.tobytes()))
 
     def __repr__(self) -> str:
-        return (
-            f"GaussianMixture(weights={_tidy(self.weights)}, means={_tidy(self.means)}, covs={_tidy(self.covs)})"
-        )
+        parts = _tidy(self.weights), _tidy(self.means), _tidy(self.covs)
+        return "GaussianMixture(weights={}, means={}, covs={})".format(*parts)
 
 
 class Grid2D:
@@ -420,9 +425,7 @@ class Grid2D:
         xs, ys = increasing("x", x), increasing("y", y)
         table = np.array(float_array("logp", logp), dtype=np.float64, order="C")
         if table.shape != (xs.size, ys.size):
-            raise ValueError(
-                f"logp must have shape ({xs.size}, {ys.size}) for {xs.size} x and {ys.size} y, not {table.shape}"
-            )
+            raise ValueError(f"logp must have shape ({xs.size}, {ys.size}), like x and y, not {table.shape}")
         bad = ~(table < math.inf)
         if bad.any():
             i, j = (int(k) for k in np.argwhere(bad)[0])
@@ -436,11 +439,12 @@ class Grid2D:
         kernels.grids.trapezoid(x, a)
         kernels.grids.trapezoid(y, b)
         self.__dict__.update(
-            x=_frozen(x), y=_frozen(y), logp=_frozen(table), _a=_frozen(a), _b=_frozen(b)
+            x=_shown(x), y=_shown(y), logp=_shown(table), _a=a, _b=b, _arrays=(x, y, a, b, table)
         )
 
     _a: Array
     _b: Array
+    _arrays: tuple[Array, Array, Array, Array, Array]
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a Grid2D cannot be changed; make a new one")
@@ -502,7 +506,9 @@ class Grid2D:
         array([1., 2.])
         """
         if not isinstance(p, Gaussian | GaussianMixture):
-            raise TypeError(f"from_distribution takes a Gaussian or a GaussianMixture, not {type(p).__name__}")
+            raise TypeError(
+                f"from_distribution takes a Gaussian or a GaussianMixture, not {type(p).__name__}"
+            )
         if p.dim != 2:
             raise ValueError(f"a Grid2D needs a distribution in 2 dimensions; p has {p.dim}")
         if bounds is None:
@@ -510,7 +516,9 @@ class Grid2D:
             low = np.min([part.mean - 9.0 * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
             high = np.max([part.mean + 9.0 * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
             bounds = [(low[0], high[0]), (low[1], high[1])]
-        return cls.from_function(lambda x, y: p.logpdf(np.stack(np.broadcast_arrays(x, y), -1)), bounds, shape)
+        return cls.from_function(
+            lambda x, y: p.logpdf(np.stack(np.broadcast_arrays(x, y), -1)), bounds, shape
+        )
 
     @property
     def dim(self) -> int:
@@ -520,7 +528,7 @@ class Grid2D:
     @cached_property
     def _summary(self) -> tuple[float, float, Array, Array]:
         mean, cov = np.empty(2), np.empty((2, 2))
-        log_integral, entropy = kernels.grids.summary(self.x, self.y, self._a, self._b, self.logp, mean, cov)
+        log_integral, entropy = kernels.grids.summary(*self._arrays, mean, cov)
         return log_integral, entropy, _frozen(mean), _frozen(cov)
 
     @property

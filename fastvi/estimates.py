@@ -1,4 +1,4 @@
-"""Divergences and entropies of distributions: closed form, quadrature or quasi-Monte Carlo, with their errors."""
+"""Divergences and entropies of distributions, with their errors."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _space(components_p: int, components_q: int, dim: int) -> Any:
 
 def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
     work = np.empty(2 * p.dim)
-    value = kernels.gaussians.gaussian_kl(p.mean, p.cholesky, q.mean, q.cholesky, work)
+    value = kernels.gaussians.gaussian_kl(p._mean, p._factor, q._mean, q._factor, work)
     # Rounding, of a sum of D**2 squares.
     return Estimate(value, 4.4e-16 * p.dim * value, 0, "closed form")
 
@@ -356,8 +356,8 @@ def mixture_entropy_bounds(p: Gaussian | GaussianMixture) -> Bounds:
 
     References
     ----------
-    A. Kolchinsky, B. D. Tracey, Estimating Mixture Entropy with Pairwise Distances, Entropy 19 (2017), eq. 10,
-    15 and 16.
+    A. Kolchinsky, B. D. Tracey, Estimating Mixture Entropy with Pairwise Distances, Entropy 19 (2017), eq.
+    10, 15 and 16.
 
     Examples
     --------
@@ -385,8 +385,8 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
         (lower, upper), in nats. With overlaps :math:`t_{ab} = \int p_a q_b` and the entropy bounds of
         `mixture_entropy_bounds`, E_p[log q] is between
         :math:`\sum_a w_a (\log \sum_b v_b e^{-KL(p_a \| q_b)} - H(p_a))` and
-        :math:`\sum_a w_a \log \sum_b v_b t_{ab}`. The upper bound is the least of this (Durrieu) and of Hershey
-        and Olsen's matching of components.
+        :math:`\sum_a w_a \log \sum_b v_b t_{ab}`. The upper bound is the lesser of this
+        (Durrieu) and of Hershey and Olsen's matching of components.
 
     Raises
     ------
@@ -398,8 +398,8 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     References
     ----------
     J. R. Hershey, P. A. Olsen, Approximating the Kullback Leibler Divergence Between Gaussian Mixture Models,
-    ICASSP 2007, section 8. J.-L. Durrieu, J.-P. Thiran, F. Kelly, Lower and Upper Bounds for Approximation of the
-    Kullback-Leibler Divergence Between Gaussian Mixture Models, ICASSP 2012, eq. 11 and 13.
+    ICASSP 2007, section 8. J.-L. Durrieu, J.-P. Thiran, F. Kelly, Lower and Upper Bounds for Approximation of
+    the Kullback-Leibler Divergence Between Gaussian Mixture Models, ICASSP 2012, eq. 11 and 13.
 
     Examples
     --------

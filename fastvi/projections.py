@@ -1,4 +1,4 @@
-"""Projections: the member of a family that is closest to a distribution, in one direction of KL or the other."""
+"""Projections: the member of a family that is closest to a distribution, in either direction of KL."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
 _STATUS = (
     "converged",
     "Newton's steps did not become small",
-    "the quadrature would need too many nodes to resolve the sharpest component; "
-    "the divergence is only known between bounds",
+    "the quadrature would need too many nodes: the divergence is only known between bounds",
     "not a strict minimum: the Hessian is not positive definite",
     "no finite value",
 )
@@ -146,7 +145,7 @@ def _is_table(p: Any) -> bool:
 def _restricted_cov(cov: Array, family: str) -> Array:
     """The factor of the M-projection of a Gaussian with this covariance."""
     if family == "full":
-        return np.linalg.cholesky(cov)
+        return np.linalg.cholesky(cov)  # type: ignore[return-value]
     diagonal = np.diag(cov)
     scale = np.sqrt(diagonal if family == "diag" else np.full(diagonal.size, diagonal.mean()))
     return np.diag(scale)
@@ -250,24 +249,21 @@ def _buffers(components: int, dim: int) -> tuple[Any, ...]:
             kernels.projections.workspace(components, dim),
             np.empty((most, dim)),
             np.empty((most, dim, dim)),
-            np.empty((2 + 4 * dim, dim)),
         )
     return spaces[components, dim]  # type: ignore[no-any-return]
 
 
 def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
-    space, means, factors, work = _buffers(p._weights.size, p.dim)
+    space, means, factors = _buffers(p._weights.size, p.dim)
     triple = p._triple()
     if starts is None:
-        count = kernels.projections.starts(*triple, means, factors, work)
+        count = kernels.projections.starts(*triple, means, factors, space)
         means, factors = means[:count], factors[:count]
     else:
         means, factors = _starts_of(starts, p.dim)
     reports = np.empty((len(means), 5))
-    found = np.empty((len(means), p.dim * (p.dim + 1)))
-    count = kernels.projections.i_projections(
-        *triple, family, means, factors, rtol, space, found, reports
-    )
+    found = np.empty_like(means), np.empty_like(factors)
+    count = kernels.projections.i_projections(*triple, family, means, factors, rtol, space, found, reports)
     if count == 0:
         raise ValueError("no Gaussian has a finite divergence from p: its numbers are out of range")
     optima = []
@@ -285,11 +281,11 @@ def _ranked(optima: list[Projection]) -> Projection:
     return optima[0]._with(optima[1:])
 
 
-def _grid_starts(p: Grid2D, a: Array, b: Array, table: Array) -> tuple[Array, Array]:
+def _grid_starts(p: Grid2D) -> tuple[Array, Array]:
     """The moment match, and each peak with the covariance of what is near it."""
     means, factors = [p.mean], [np.linalg.cholesky(p.cov)]
     peaks = np.empty((_PEAKS, 3))
-    count = kernels.grids.peaks(p.x, p.y, table, peaks, _PEAKS)
+    count = kernels.grids.peaks(p._arrays[0], p._arrays[1], p._arrays[4], peaks, _PEAKS)
     for k in range(count):
         u, v, _ = peaks[k]
         cov = _curvature(p, u, v)
@@ -320,16 +316,17 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
     if zero.any():
         i, j = (int(k) for k in np.argwhere(zero)[0])
         raise ValueError(
-            f"p is zero at x[{i}] = {p.x[i]!s}, y[{j}] = {p.y[j]!s}: KL(q ‖ p) is infinite for every Gaussian q"
+            f"p is zero at x[{i}] = {p.x[i]!s}, y[{j}] = {p.y[j]!s}: "
+            "KL(q ‖ p) is infinite for every Gaussian q"
         )
-    table = p.normalized().logp
+    x, y, a, b, table = p.normalized()._arrays
     if starts is None:
-        means, factors = _grid_starts(p, p._a, p._b, table)
+        means, factors = _grid_starts(p)
     else:
         means, factors = _starts_of(starts, 2)
     reports = np.empty((len(means), 5))
     count = kernels.grids.grid_projections(
-        p.x, p.y, p._a, p._b, table, family, means, factors, 1e-6, kernels.grids.workspace(), reports
+        x, y, a, b, table, family, means, factors, 1e-6, kernels.grids.workspace(), reports
     )
     if count == 0:
         raise ValueError(
@@ -428,7 +425,7 @@ def i_projection(
         if p._weights.size == 1:
             return _gaussian_projection(p.components[0], name)
         raise ValueError(
-            f"i_projection of a mixture needs quadrature, which stops at {QUADRATURE_DIM} dimensions; p has {p.dim}"
+            f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}"
         )
     return _mixture_optima(p, _FAMILIES[name], starts, wanted)
 
@@ -436,7 +433,9 @@ def i_projection(
 def _table(p: Any) -> NDArray[np.float64]:
     table = np.array(float_array("p", p), dtype=np.float64, order="C")
     if table.ndim < 1 or table.size == 0:
-        raise ValueError(f"p must be a table of probabilities with at least one axis, not of shape {table.shape}")
+        raise ValueError(
+            f"p must be a table of probabilities with at least one axis, not of shape {table.shape}"
+        )
     bad = ~((table >= 0.0) & (table < math.inf))
     if bad.any():
         where = tuple(int(k) for k in np.argwhere(bad)[0])
@@ -493,7 +492,9 @@ def _table_starts(table: Array, starts: Any) -> list[list[Array]]:
     if starts is not None:
         given = []
         for k, start in enumerate(starts):
-            factors = [np.array(float_array(f"starts[{k}][{a}]", f), dtype=float) for a, f in enumerate(start)]
+            factors = [
+                np.array(float_array(f"starts[{k}][{a}]", f), dtype=float) for a, f in enumerate(start)
+            ]
             if tuple(f.shape for f in factors) != tuple((n,) for n in shape):
                 raise ValueError(f"starts[{k}] must have one vector for each axis of p, of lengths {shape}")
             for a, f in enumerate(factors):
@@ -514,8 +515,12 @@ def _table_starts(table: Array, starts: Any) -> list[list[Array]]:
         peak &= table == table.max(axis=a, keepdims=True)
     cells = np.argwhere(peak)
     for cell in cells[np.argsort(-table[peak], kind="stable")][:32]:
-        result.append([np.where(np.arange(n) == c, 1.0 - 0.1 * (n > 1), 0.1 / max(n - 1, 1))
-                       for n, c in zip(shape, cell, strict=True)])
+        result.append(
+            [
+                np.where(np.arange(n) == c, 1.0 - 0.1 * (n > 1), 0.1 / max(n - 1, 1))
+                for n, c in zip(shape, cell, strict=True)
+            ]
+        )
     return result
 
 
@@ -525,7 +530,7 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
     if zero.any():
         where = tuple(int(k) for k in np.argwhere(zero)[0])
         raise ValueError(
-            f"p[{', '.join(map(str, where))}] is 0: KL(q ‖ p) is infinite for every product q that has mass there"
+            f"p[{', '.join(map(str, where))}] is 0: KL(q ‖ p) is infinite for every product q with mass there"
         )
     log_p = np.log(table).ravel()
     shape = np.array(table.shape, np.int64)
@@ -550,6 +555,8 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
         estimate = Estimate(value, 1e-15 * (1.0 + value) + change * change, used * table.size, "closed form")
         optima.append(Projection(factors, estimate, change, 0 if change <= rtol else 1, used * table.size))
     if not optima:
-        raise ValueError("mean field found no minimum: every start ended in a saddle point; give other starts")
+        raise ValueError(
+            "mean field found no minimum: every start ended in a saddle point; give other starts"
+        )
     optima.sort(key=lambda optimum: optimum.kl)
     return _ranked(optima)

@@ -13,14 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.masses import (
-    ANY,
-    LARGEST_MASS,
-    NORMALIZE,
-    UNIT,
-    UNIT_TOLERANCE32,
-    UNIT_TOLERANCE64,
-)
+from .kernels.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 
 MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
 
@@ -176,7 +169,7 @@ def cholesky_factor(name: str, cov: NDArray[np.float64]) -> NDArray[np.float64]:
     if gap.max() > SYMMETRY_TOLERANCE * np.abs(cov).max():
         i, j = (int(k) for k in np.unravel_index(np.argmax(gap), gap.shape))
         raise ValueError(
-            f"{name} is not symmetric: {name}[{i}, {j}] is {cov[i, j]!s} and {name}[{j}, {i}] is {cov[j, i]!s}"
+            f"{name} is not symmetric: [{i}, {j}] is {cov[i, j]!s} and [{j}, {i}] is {cov[j, i]!s}"
         )
     symmetric = 0.5 * (cov + cov.T)
     diagonal = np.diag(cov)
@@ -204,7 +197,7 @@ def mean_and_factor(
     spread = finite_array(cov_name, np.atleast_2d(cov), 2, "(D, D)")
     if spread.shape != (dim, dim):
         raise ValueError(
-            f"{cov_name} must have shape ({dim}, {dim}) like {mean_name} with shape ({dim},), not {spread.shape}"
+            f"{cov_name} must have shape ({dim}, {dim}), as {mean_name} has {dim} entries, not {spread.shape}"
         )
     return location, spread, cholesky_factor(cov_name, spread)
 
@@ -230,7 +223,7 @@ def increasing(name: str, value: Any) -> NDArray[np.float64]:
     if not (steps > 0.0).all():
         i = int(np.argmax(~(steps > 0.0)))
         raise ValueError(
-            f"{name} is not increasing: {name}[{i + 1}] is {points[i + 1]!s} after {name}[{i}] = {points[i]!s}"
+            f"{name} is not increasing: {name}[{i + 1}] is {points[i + 1]!s} after {points[i]!s}"
         )
     return points
 

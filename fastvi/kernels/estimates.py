@@ -11,8 +11,9 @@ import numpy as np
 
 from . import expectations
 from .expectations import MOST_NODES, STEP, integrate
-from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, half_log_det, log_overlap
+from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, log_overlap
 from .jit import exported, kernel
+from .matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from .mixtures import see
 from .newton import differentiate, lay_out, scratch
 from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
@@ -47,11 +48,11 @@ def mixture_kl(p, q, rtol, space):
     work, factor = space[0], space[2][0]
     components, dim = p[1].shape
     steps, shift, kept = work[5][0], work[5][1], work[6][0]
-    shift[:] = 0.0
+    clear_vector(shift)
     # What the whole sum is about says how well each part must be known.
     coarse, floor = 0.0, 0.0
     for k in range(components):
-        factor[:] = p[2][k]
+        copy_matrix(p[2][k], factor)
         first, second, _ = _in_frame(p, q, k, factor, work)
         floor = max(floor, rounding(first, second))
         set_steps(first, second, dim, STEP, 7.0, 1e5, steps)
@@ -63,10 +64,10 @@ def mixture_kl(p, q, rtol, space):
         weight = math.exp(p[0][k])
         if weight == 0.0:
             continue
-        factor[:] = p[2][k]
+        copy_matrix(p[2][k], factor)
         first, second, dropped = _in_frame(p, q, k, factor, work)
         atol = wanted / (weight * components)
-        radius = ball(min(atol, 1.0))
+        radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, 0.0, dim, steps, shift, radius, 0, work, kept)
         left, _, n, settled = refine(
@@ -89,14 +90,14 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     work, parts, factor = space[0], space[1], space[2][0]
     dim = mean.size
     steps, shift, kept = work[5][0], work[5][1], work[6][0]
-    shift[:] = 0.0
+    clear_vector(shift)
     first, second = work[3][:0], work[4][: log_weights.size]
-    factor[:] = chol
+    copy_matrix(chol, factor)
     see(log_weights, means, chols, mean, factor, second, work[7][5, 0])
     own = -half_log_det(chol) - 0.5 * dim * LOG_2PI
     dropped = leave_out(second, dim, work[7][3], work[7][5, 0])
     floor = rounding(first, second)
-    radius = ball(rtol * 0.01)
+    radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
     integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
     error, _, _, settled = refine(
@@ -114,7 +115,7 @@ def slopes(moments, chol, parts, grad_mean, grad_chol):
     count = lay_out(0, dim, parts[0])
     differentiate(moments, 0, dim, count, parts)
     layout, gradient = parts[0], parts[1]
-    grad_chol[:] = 0.0
+    clear_matrix(grad_chol)
     for i in range(count):
         a, b = layout[i]
         if b < 0:
@@ -248,5 +249,3 @@ def matched_bound(p, q, phi, psi, costs, rounds):
                 total += phi[a, b] * (math.log(phi[a, b] / psi[a, b]) + costs[a, b])
                 mass_p += phi[a, b]
     return total if abs(mass_p - 1.0) < 1e-9 else math.inf
-
-

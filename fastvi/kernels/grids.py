@@ -1,7 +1,7 @@
-"""Log densities tabulated on a rectangular grid: log_p[i, j] at (x[i], y[j]), with trapezoid weights a_i b_j.
+"""Log densities tabulated on a rectangular grid: log_p[i, j] at (x[i], y[j]), trapezoid weights a_i b_j.
 
-A Gaussian q meets such a p in the generalised KL sum over the grid, sum a b (q log(q/p) - q + p): it cannot be
-negative, and q's mass outside the grid counts as if p were nothing but there.
+A Gaussian q meets such a p in the generalised KL sum over the grid, sum a b (q log(q/p) - q + p): it cannot
+be negative, and q's mass outside the grid counts as if p were nothing but there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .elementary import decay, exp
 from .expectations import MOMENTS
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import adder, exported, formula, kernel, specialise
+from .matrices import copy_vector
 from .newton import dual_length
 from .projections import SAME, insert, restrict
 
@@ -149,7 +150,7 @@ def grid_moments(x, y, a, b, log_p, mean, chol, moments):
     constant = -math.log(l00) - math.log(l11) - LOG_2PI
     scale = math.exp(constant)
     total = 0.0
-    low, high = _first_above(x, mean[0] - REACH * l00), _first_above(x, mean[0] + REACH * l00)
+    low, high = (_first_above(x, mean[0] - REACH * l00), _first_above(x, mean[0] + REACH * l00))
     for i in range(low, high):
         u = (x[i] - mean[0]) / l00
         middle = mean[1] + l10 * u
@@ -221,7 +222,7 @@ def peaks(x, y, log_p, means, most):
                 continue
             count = min(count + 1, most)
             for k in range(count - 1, place, -1):
-                means[k] = means[k - 1]
+                copy_vector(means[k - 1], means[k])
             means[place, 0], means[place, 1], means[place, 2] = x[i], y[j], value
     return count
 
@@ -267,5 +268,3 @@ def grid_projections(x, y, a, b, log_p, family, means, chols, tolerance, space, 
     for i in range(count):
         reports[i, 3] = nodes_used
     return count
-
-

@@ -1,7 +1,7 @@
 """Gaussian mixtures, given by log weights (K), means (K, D) and lower Cholesky factors (K, D, D).
 
-For quadrature the mixture is seen in a frame: z = mean + factor xi. There component k has the log density
-``c - |B xi + b|**2 / 2``, and a row of `coefficients` holds c, b (3) and B (9); the frame's dimension is <= 3.
+For quadrature the mixture is seen in a frame: z = mean + factor xi, D <= 3. There component k has the log
+density ``c - |B xi + b|**2 / 2``, and a row of `coefficients` holds c, b (3) and B (9).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 from .elementary import decay, log
-from .gaussians import LOG_2PI, cholesky, half_log_det, solve_lower, solve_upper
+from .gaussians import LOG_2PI
 from .jit import exported, formula, kernel
-
+from .matrices import cholesky, clear_matrix, clear_vector, half_log_det, solve_lower, solve_upper
 
 #: The constant of a component that is left out.
 DROPPED = -1e300
@@ -141,8 +141,8 @@ def log_density(coefficients, dim, nodes, count, scratch, out):
 def mixture_moments(log_weights, means, chols, mean, cov):
     """Write the mean and the covariance of the mixture."""
     dim = mean.size
-    mean[:] = 0.0
-    cov[:] = 0.0
+    clear_vector(mean)
+    clear_matrix(cov)
     for k in range(log_weights.size):
         w = math.exp(log_weights[k])
         for i in range(dim):
@@ -181,9 +181,9 @@ def _slopes(log_weights, means, chols, z, gradient, curvature, precision, work):
     """Write the gradient of log p at z, minus its second derivative, and the mean precision there."""
     dim = z.size
     level = mixture_logpdf(z, log_weights, means, chols, work)
-    gradient[:] = 0.0
-    curvature[:] = 0.0
-    precision[:] = 0.0
+    clear_vector(gradient)
+    clear_matrix(curvature)
+    clear_matrix(precision)
     column, slope = work[:dim], work[dim : 2 * dim]
     for k in range(log_weights.size):
         for i in range(dim):

@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from .jit import kernel
+from .matrices import copy_matrix, copy_vector
 
 FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
 
@@ -249,17 +250,17 @@ def descend(problem, family, mean, chol, tolerance, space):
         near = size <= 0.1 and damping == 0.0
         if near and size <= tolerance:
             minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
-            mean[:] = new_mean
-            chol[:] = new_chol
+            copy_vector(new_mean, mean)
+            copy_matrix(new_chol, chol)
             return nodes, value, minimum
         new_value, n = evaluate(problem, new_mean, new_chol, space, trial)  # noqa: F821
         nodes += n
         # The value of a coarse lattice jitters: a short Newton step is taken whatever it says.
         if near or new_value <= value - 0.1 * gain:
             value = new_value
-            mean[:] = new_mean
-            chol[:] = new_chol
-            kept[:] = trial
+            copy_vector(new_mean, mean)
+            copy_matrix(new_chol, chol)
+            copy_vector(trial, kept)
             used = differentiate(kept, family, dim, count, parts)
             damping = damping * 0.2 if damping > 0.02 else 0.0
         else:

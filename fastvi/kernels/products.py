@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from .jit import exported, kernel
+from .matrices import clear_matrix
 
 
 @kernel
@@ -91,7 +92,7 @@ def mean_field(log_p, shape, offsets, q, rtol, most_rounds, index, values, trace
 def second_expectations(log_p, shape, offsets, q, one, two, index, out):
     """out[u, v] = E[log p | axis one = u, axis two = v] under the other factors."""
     axes = shape.size
-    out[:] = 0.0
+    clear_matrix(out)
     for a in range(axes):
         index[a] = 0
     for k in range(log_p.size):

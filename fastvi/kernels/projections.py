@@ -1,4 +1,4 @@
-"""I-projections of a Gaussian mixture: all local minima of KL(q ‖ p) over Gaussians q, in up to three dimensions.
+"""Projections of a Gaussian mixture; in up to three dimensions, all local minima of KL(q ‖ p) over Gaussians.
 
 From each start, damped Newton steps on a coarse lattice, then on one that is refined until the optimum holds.
 A `report` of an optimum is (KL, its error, gradient norm, nodes used, status).
@@ -11,9 +11,10 @@ import math
 import numpy as np
 
 from . import expectations, newton
-from .expectations import MOST_NODES, STEP, integrate
-from .gaussians import LOG_2PI, cholesky, gaussian_kl, half_log_det, solve_lower
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate
+from .gaussians import LOG_2PI, gaussian_kl
 from .jit import exported, kernel, specialise
+from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
 from .mixtures import climb, mixture_moments, pair_moments, see
 from .newton import (
     FULL,
@@ -26,7 +27,6 @@ from .newton import (
     lay_out,
     length,
     move,
-    solve,
 )
 from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
 
@@ -85,7 +85,7 @@ def _roughly(problem, mean, chol, space, moments_):
     work = space[0]
     dim = mean.size
     steps, shift = work[5][0], work[5][1]
-    shift[:] = 0.0
+    clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
     nodes = integrate(first, second, own, dim, steps, shift, ROUGH_RADIUS, 4, work, moments_)
@@ -122,32 +122,35 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     count = lay_out(family, dim, parts[0])
     kept, correction = work[6][0], work[6][2]
     steps, shift = work[5][0], work[5][1]
-    shift[:] = 0.0
-    radius = ball(rtol * max(guess, 1e-6))
+    clear_vector(shift)
+    radius = 0.0
     refined, resolved, settled, minimum = False, True, True, False
-    value, error, slope_error, dropped, floor, used, nodes = guess, math.inf, 0.0, 0.0, 0.0, 0, 0
+    value, error, slope_error, dropped, floor, used, nodes = (guess, math.inf, 0.0, 0.0, 0.0, 0, 0)
     status = STEPS_EXHAUSTED
     for _ in range(MOST_ROUNDS):
         if not refined:
-            factor[:] = chol
+            copy_matrix(chol, factor)
         first, second, own = _look(log_weights, means, chols, mean, chol, factor, work)
         dropped = leave_out(second, dim, work[7][3], work[7][5, 0])
         if not refined:
             if family == FULL:
                 turn(first, second, dim, factor, work[7], work[7][5, 0])
-            resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
             floor = rounding(first, second)
+            radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
+            resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
         if refined:
-            kept += correction
+            for i in range(MOMENTS):
+                kept[i] += correction[i]
         size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
             error, slope_error, n, settled = refine(
                 first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
             )
             nodes += n
-            correction[:] = kept - correction
-            steps[:] = work[5][2]
+            for i in range(MOMENTS):
+                correction[i] = kept[i] - correction[i]
+            copy_vector(work[5][2], steps)
             value = kept[0]
             refined = True
             size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
@@ -164,8 +167,8 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
         if not _rebuild(new_factor, matrix, chol, dim):
             status = INVALID
             break
-        mean[:] = new_mean
-        factor[:] = new_factor
+        copy_vector(new_mean, mean)
+        copy_matrix(new_factor, factor)
         if status != STEPS_EXHAUSTED:
             break
     if status == CONVERGED and not (resolved and settled):
@@ -237,19 +240,19 @@ def _known(mean, chol, all_means, all_chols, count, same, work):
 
 
 @exported
-def starts(log_weights, means, chols, start_means, start_chols, work):
+def starts(log_weights, means, chols, start_means, start_chols, space):
     """Write starts: the components, the moment match, the merged pairs, the modes; their number.
 
-    There is room for K (K + 3) / 2 + 1 of them. `work` is (2 + 4 D, D).
+    There must be room for K (K + 3) / 2 + 1 of them. `space` is a `workspace`.
     """
     components, dim = means.shape
-    scratch, gradient = work[:2].reshape(-1), work[2]
-    one, two, three = work[3 : 3 + dim], work[3 + dim : 3 + 2 * dim], work[3 + 2 * dim : 3 + 3 * dim]
+    scratch, (one, two, three) = space[4], (space[3][1], space[3][2], space[3][3])
+    gradient = space[2][0]
     count = 0
     for k in range(components):
         if log_weights[k] > -math.inf:
-            start_means[count] = means[k]
-            start_chols[count] = chols[k]
+            copy_vector(means[k], start_means[count])
+            copy_matrix(chols[k], start_chols[count])
             count += 1
     if components == 1:
         return count
@@ -265,38 +268,35 @@ def starts(log_weights, means, chols, start_means, start_chols, work):
                 count += 1
     for k in range(components):
         z = start_means[count]
-        z[:] = means[k]
-        if climb(log_weights, means, chols, z, gradient, two, three, scratch):
-            # The covariance is the inverse of what is in `two`: one column at a time.
-            if cholesky(two, two):
-                for j in range(dim):
-                    column = three[j]
-                    for i in range(dim):
-                        column[i] = 1.0 if i == j else 0.0
-                    solve_lower(two, column)
-                for i in range(dim):
-                    for j in range(i + 1):
-                        s = 0.0
-                        for a in range(dim):
-                            s += three[i, a] * three[j, a]
-                        one[i, j] = s
-                if cholesky(one, start_chols[count]) and not _known(
-                    z, start_chols[count], start_means, start_chols, count, 1e-2, scratch
-                ):
-                    count += 1
+        copy_vector(means[k], z)
+        if not climb(log_weights, means, chols, z, gradient, two, three, scratch) or not cholesky(two, two):
+            continue
+        # The covariance is the inverse of what was in `two`: one column at a time.
+        for j in range(dim):
+            column = three[j]
+            for i in range(dim):
+                column[i] = 1.0 if i == j else 0.0
+            solve_lower(two, column)
+        for i in range(dim):
+            for j in range(i + 1):
+                s = 0.0
+                for a in range(dim):
+                    s += three[i, a] * three[j, a]
+                one[i, j] = s
+        if cholesky(one, start_chols[count]) and not _known(
+            z, start_chols[count], start_means, start_chols, count, 1e-2, scratch
+        ):
+            count += 1
     return count
 
 
 @exported
-def i_projections(
-    log_weights, means, chols, family, start_means, start_chols, rtol, space, found, reports
-):
+def i_projections(log_weights, means, chols, family, start_means, start_chols, rtol, space, found, reports):
     """All local minima from these starts, best first: their number.
 
-    The starts are overwritten: the first rows are the optima. `found` is scratch of the starts' shape
-    (S, D + D D), `reports` is (S, 5). Where no start ends in a minimum, the best of what was found is kept.
+    The starts are overwritten: the first rows are the optima. `found` is scratch for two arrays of their
+    shapes, `reports` is (S, 5). Where no start ends in a minimum, the best of what was found is kept.
     """
-    dim = means.shape[1]
     count, seen = 0, 0
     total = 0.0
     kept_minimum = False
@@ -305,9 +305,10 @@ def i_projections(
         restrict(family, chol, space[4])
         nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, APPROACH, space)
         total += nodes
-        if _seen(mean, chol, found, seen, space[4]):
+        if _known(mean, chol, found[0], found[1], seen, NEARLY_SAME, space[4]):
             continue
-        _remember(mean, chol, found[seen], dim)
+        copy_vector(mean, found[0][seen])
+        copy_matrix(chol, found[1][seen])
         seen += 1
         report = reports[count]
         report[3] = 0.0
@@ -317,7 +318,7 @@ def i_projections(
             continue
         minimum = status != NOT_A_MINIMUM
         if minimum and not kept_minimum and count > 0:
-            reports[0] = report
+            copy_vector(report, reports[0])
             count, kept_minimum = 0, True
         elif not minimum and (kept_minimum or count > 0):
             continue
@@ -332,42 +333,21 @@ def i_projections(
 
 
 @kernel
-def _remember(mean, chol, row, dim):
-    for i in range(dim):
-        row[i] = mean[i]
-        for j in range(dim):
-            row[dim + dim * i + j] = chol[i, j]
-
-
-@kernel
-def _seen(mean, chol, found, seen, work):
-    """Whether a descent has been here before."""
-    dim = mean.size
-    for i in range(seen):
-        other = found[i, dim:].reshape(dim, dim)
-        if gaussian_kl(mean, chol, found[i, :dim], other, work) < NEARLY_SAME:
-            return True
-    return False
-
-
-@kernel
 def insert(all_means, all_chols, reports, s, count, space):
     """Move optimum `s`, whose report is number `count`, to its place among the better ones."""
     mean, chol = space[2][0], space[3][0]
-    mean[:] = all_means[s]
-    chol[:] = all_chols[s]
+    copy_vector(all_means[s], mean)
+    copy_matrix(all_chols[s], chol)
     report = (reports[count, 0], reports[count, 1], reports[count, 2], reports[count, 4])
     i = count
     while i > 0 and reports[i - 1, 0] > report[0]:
-        all_means[i] = all_means[i - 1]
-        all_chols[i] = all_chols[i - 1]
-        reports[i] = reports[i - 1]
+        copy_vector(all_means[i - 1], all_means[i])
+        copy_matrix(all_chols[i - 1], all_chols[i])
+        copy_vector(reports[i - 1], reports[i])
         i -= 1
-    all_means[i] = mean
-    all_chols[i] = chol
+    copy_vector(mean, all_means[i])
+    copy_matrix(chol, all_chols[i])
     reports[i, 0], reports[i, 1], reports[i, 2], reports[i, 4] = report
-
-
 
 
 @exported
@@ -385,6 +365,7 @@ def m_projection(log_weights, means, chols, family, mean, chol):
         trace += chol[i, i]
     for i in range(dim):
         variance = trace / dim if family == ISOTROPIC else chol[i, i]
-        chol[i, :] = 0.0
+        for j in range(dim):
+            chol[i, j] = 0.0
         chol[i, i] = math.sqrt(variance)
     return trace > 0.0

@@ -1,4 +1,4 @@
-"""The lattice on which an expectation is taken: turned towards what is sharp in it, and refined until it holds.
+"""The lattice of an expectation: turned towards what is sharp, and refined until it holds.
 
 A mixture has two scales besides that of the Gaussian itself. A component narrower than it would slip through
 a coarse lattice unseen, so the first step is never longer than its width; components that cannot matter
@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate
-from .gaussians import cholesky, half_log_det, solve_lower
 from .jit import kernel
 from .lattices import size
+from .matrices import cholesky, half_log_det, solve_lower
 from .mixtures import DROPPED
 
 #: What leaving out one component may change.
@@ -144,7 +144,7 @@ def _sort(matrix, vectors, dim):
 
 @kernel
 def turn(first, second, dim, factor, matrices, work):
-    """Turn the frame (its factor, and both mixtures' coefficients) to the axes of what is sharp, sharpest first."""
+    """Turn the frame (its factor, both mixtures' coefficients) to what is sharp; the sharpest axis first."""
     if dim < 2:
         return
     matrix, vectors, copy = matrices[0], matrices[1], matrices[2]
@@ -158,7 +158,15 @@ def turn(first, second, dim, factor, matrices, work):
     _times(factor, vectors, dim, copy)
     for coefficients in (first, second):
         for k in range(coefficients.shape[0]):
-            _times(coefficients[k, 4:13].reshape(3, 3), vectors, dim, copy)
+            row = coefficients[k]
+            for i in range(dim):
+                for j in range(dim):
+                    copy[i, j] = 0.0
+                    for e in range(dim):
+                        copy[i, j] += row[4 + 3 * i + e] * vectors[e, j]
+            for i in range(dim):
+                for j in range(dim):
+                    row[4 + 3 * i + j] = copy[i, j]
 
 
 @kernel
@@ -303,9 +311,12 @@ def _left(change, last):
 
 
 @kernel
-def ball(tolerance):
-    """The radius outside of which less than this is expected to lie."""
-    return min(RADIUS, max(5.5, math.sqrt(2.0 * (8.0 - math.log(tolerance)))))
+def ball(first, second, dim, tolerance):
+    """The least radius (in steps of a quarter) outside of which there is less than `tolerance`."""
+    radius = 5.5
+    while radius < RADIUS and tail(first, second, dim, radius) > tolerance:
+        radius += 0.25
+    return radius
 
 
 @kernel
@@ -317,5 +328,3 @@ def rounding(first, second):
             if coefficients[k, 0] > DROPPED:
                 size_ = max(size_, abs(coefficients[k, 0]))
     return 4.4e-16 * size_
-
-

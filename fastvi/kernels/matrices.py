@@ -1,0 +1,94 @@
+"""Small dense matrices: covariances are known by their lower Cholesky factors.
+
+Arrays are copied by loops: numba's slice assignment brings the text of its error message into every function
+that has one, and with it a second of compile time.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .jit import kernel
+
+
+@kernel
+def copy_vector(source, target):
+    """target = source."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@kernel
+def copy_matrix(source, target):
+    """target = source."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@kernel
+def clear_vector(target):
+    """target = 0."""
+    for i in range(target.size):
+        target[i] = 0.0
+
+
+@kernel
+def clear_matrix(target):
+    """target = 0."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = 0.0
+
+
+@kernel
+def cholesky(matrix, out):
+    """Write the lower factor of a symmetric matrix; False where it is not positive definite.
+
+    Only the lower triangle is read, and `out` may be `matrix`.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            s = matrix[i, j]
+            for k in range(j):
+                s -= out[i, k] * out[j, k]
+            if i > j:
+                out[i, j] = s / out[j, j]
+            elif s > 0.0 and s < math.inf:
+                out[i, i] = math.sqrt(s)
+            else:
+                return False
+    for i in range(n):
+        for j in range(i + 1, n):
+            out[i, j] = 0.0
+    return True
+
+
+@kernel
+def solve_lower(chol, vector):
+    """Solve chol x = vector, in place."""
+    for i in range(vector.size):
+        s = vector[i]
+        for j in range(i):
+            s -= chol[i, j] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def solve_upper(chol, vector):
+    """Solve chol.T x = vector, in place."""
+    for i in range(vector.size - 1, -1, -1):
+        s = vector[i]
+        for j in range(i + 1, vector.size):
+            s -= chol[j, i] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def half_log_det(chol):
+    """log |Sigma| / 2: the logarithms of the diagonal, added up."""
+    s = 0.0
+    for i in range(chol.shape[0]):
+        s += math.log(chol[i, i])
+    return s
