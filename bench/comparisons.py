@@ -1,4 +1,4 @@
-"""The registry: which work is compared with which peers, and what the ratio should be.
+"""The comparisons: which work is compared with which peers, and what the ratio should be.
 
 `test_peers` and `peers` both measure what is listed here. A peer is imported when it is measured, so that a
 missing one costs its own row only.
@@ -6,11 +6,7 @@ missing one costs its own row only.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
@@ -18,6 +14,8 @@ import numpy as np
 import fastvi as fv
 
 from . import inputs
+from .projections import PROJECTIONS
+from .registry import Comparison, Peer
 
 # Accurate values. A long double has 64 bits of mantissa on x86: its rounding is lost in the error of any
 # float64 result. (Where it is only a double, errors below 1e-15 mean nothing.)
@@ -133,76 +131,6 @@ def numpy_dot():
     return lambda p, q: np.dot(p, q)
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A competitor, and the least ratio of its time to fastvi's, for each of the comparison's `threads`."""
-
-    name: str
-    load: Callable[[], Callable[..., Any]]
-    wanted: tuple[float, ...] = ()
-    same_result: bool = True  #: False for a peer that only marks a limit of the machine
-
-
-@dataclass(frozen=True)
-class Contender:
-    name: str
-    load: Callable[[], Callable[..., Any]]
-    threads: int = 1
-    same_result: bool = True
-
-
-@dataclass(frozen=True)
-class Comparison:
-    work: str
-    inputs: Callable[[], tuple[Any, ...]]
-    exact: Callable[..., Any]
-    fastvi: Callable[[], Callable[..., Any]]
-    peers: tuple[Peer, ...]
-    threads: tuple[int, ...] = (1,)
-
-    def contenders(self) -> list[Contender]:
-        ours = [Contender(ours_on(threads), self.fastvi, threads) for threads in self.threads]
-        return ours + [Contender(peer.name, peer.load, 1, peer.same_result) for peer in self.peers]
-
-
-def ours_on(threads: int) -> str:
-    return "fastvi" if threads == 1 else f"fastvi, {threads} threads"
-
-
-class UnavailableError(Exception):
-    """A contender cannot run here."""
-
-
-def ready(contender: Contender) -> Callable[..., Any]:
-    """The function to time, with the number of threads set."""
-    try:
-        function = contender.load()
-    except ImportError as error:
-        raise UnavailableError(f"not installed: {error.name}") from None
-    use_threads(contender)
-    return function
-
-
-def use_threads(contender: Contender) -> None:
-    if contender.threads > numba.config.NUMBA_NUM_THREADS:
-        raise UnavailableError(f"this machine has no {contender.threads} threads")
-    numba.set_num_threads(contender.threads)
-
-
-@functools.lru_cache(maxsize=1)
-def prepared(comparison: Comparison) -> tuple[tuple[Any, ...], Any]:
-    """Inputs and their accurate result; kept for the next contender only, because they are large."""
-    arguments = comparison.inputs()
-    return arguments, comparison.exact(*arguments)
-
-
-def relative_error(contender: Contender, value: Any, exact: Any) -> float | None:
-    """The largest relative error of a result."""
-    if not contender.same_result:
-        return None
-    return float(np.max(np.abs(np.asarray(value, np.longdouble) - exact) / exact))
-
-
 COMPARISONS = (
     Comparison(
         work="kl, float64, n = 1e6",
@@ -273,4 +201,5 @@ COMPARISONS = (
         fastvi=fastvi_pairwise("kl"),
         peers=(Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),),
     ),
+    *PROJECTIONS,
 )

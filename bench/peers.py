@@ -20,16 +20,8 @@ import numba
 
 import fastvi as fv
 
-from .comparisons import (
-    COMPARISONS,
-    Comparison,
-    UnavailableError,
-    ours_on,
-    prepared,
-    ready,
-    relative_error,
-    use_threads,
-)
+from .comparisons import COMPARISONS
+from .registry import Comparison, UnavailableError, ours_on, prepared, ready, relative_error, use_threads
 
 ROUNDS = 5  #: at least
 SECONDS = 3.0  #: per comparison, if that makes more rounds
@@ -118,7 +110,7 @@ def _error(error: float | None) -> str:
 
 
 def _circumstances() -> str:
-    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr")
+    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr", "jax")
     versions = [f"fastvi {fv.__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {_version(name)}" for name in packages]
     threads = numba.config.NUMBA_NUM_THREADS

@@ -5,8 +5,9 @@ asv imports every module here, in environments without pytest: nothing is import
 
 from __future__ import annotations
 
-from .comparisons import COMPARISONS, UnavailableError, prepared, ready, relative_error
+from .comparisons import COMPARISONS
 from .peers import Measured, Measurements
+from .registry import UnavailableError, prepared, ready, relative_error
 
 #: What `conftest` prints at the end.
 measured: Measurements = {}

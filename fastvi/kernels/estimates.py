@@ -19,6 +19,7 @@ from .newton import differentiate, lay_out, scratch
 from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
 
 
+@exported
 def workspace(components_p, components_q, dim):
     """Scratch space for `mixture_kl` and `reverse_kl`, dim <= 3: one for each thread."""
     work = expectations.workspace(max(components_p, components_q), dim)

@@ -28,6 +28,7 @@ STEP = 0.7
 MOST_NODES = 4e6
 
 
+@kernel
 def workspace(components, dim):
     """Scratch space for mixtures of up to so many components in `dim` <= 3 dimensions."""
     return (

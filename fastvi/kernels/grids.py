@@ -23,6 +23,7 @@ from .projections import SAME, insert, restrict
 REACH = 9.1
 
 
+@exported
 def workspace():
     """Scratch space for `grid_projections` and `grid_reverse_kl`: one for each thread."""
     return (

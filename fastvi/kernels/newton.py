@@ -28,6 +28,7 @@ LEAST_CURVATURE = 1e-6
 MOST_STEPS = 60
 
 
+@kernel
 def scratch(dim):
     """(layout, gradient, Hessian, step, factor of the damped Hessian) for `dim` dimensions."""
     most = dim + dim * (dim + 1) // 2

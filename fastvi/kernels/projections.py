@@ -37,10 +37,10 @@ UNRESOLVED = 2  #: the quadrature would need too many nodes
 NOT_A_MINIMUM = 3  #: the Hessian is not positive definite
 INVALID = 4  #: no finite value
 
-#: The lattice for the way to an optimum, its ball, and the most nodes: 145 in the plane are usual.
-ROUGH_STEP = 0.8
-ROUGH_RADIUS = 5.5
-ROUGH_NODES = 600.0
+#: The lattice for the way to an optimum, its ball, and the most nodes: 69 in the plane are usual.
+ROUGH_STEP = 1.0
+ROUGH_RADIUS = 4.5
+ROUGH_NODES = 300.0
 
 #: The length of a step that ends the way there.
 APPROACH = 1e-3
@@ -56,6 +56,7 @@ SAME = 1e-6
 NEARLY_SAME = 1e-4  #: on the way there
 
 
+@exported
 def workspace(components, dim):
     """Scratch space for `i_projection` of mixtures of up to so many components, in `dim` <= 3 dimensions.
 

@@ -1,0 +1,95 @@
+"""Projections and divergences of mixtures, and the sums over a grid."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+import fastvi as fv
+from fastvi import kernels
+
+from .projections import exact_optima, mixture, start
+
+
+def ring(components):
+    """So many round components, three apart, around a ring."""
+    angles = 2.0 * np.pi * np.arange(components) / components
+    radius = 1.5 / np.sin(np.pi / components) if components > 1 else 0.0
+    means = radius * np.column_stack([np.cos(angles), np.sin(angles)])
+    weights = 1.0 + np.arange(components)
+    return fv.GaussianMixture(weights / weights.sum(), means, [np.eye(2)] * components)
+
+
+class Projections:
+    params = (1, 2, 4, 8)
+    param_names = ("components",)
+    timeout = 300
+
+    def setup(self, components):
+        numba.set_num_threads(1)
+        self.p = ring(components)
+        self.q = fv.Gaussian(self.p.mean, self.p.cov)
+        self.time_i_projection(components)
+        self.time_kl(components)
+        fv.m_projection(self.p)
+
+    def time_i_projection(self, components):
+        fv.i_projection(self.p)
+
+    def time_hundred_m_projections(self, components):
+        for _ in range(100):
+            fv.m_projection(self.p)
+
+    def time_kl(self, components):
+        fv.kl(self.p, self.q)
+
+
+class Dimensions:
+    """All I-projections of a mixture of two, three standard deviations apart on each axis."""
+
+    params = (1, 2, 3)
+    param_names = ("dim",)
+    timeout = 300
+
+    def setup(self, dim):
+        numba.set_num_threads(1)
+        offset = 3.0 / np.sqrt(dim)
+        self.p = fv.GaussianMixture([0.4, 0.6], [[-offset] * dim, [offset] * dim], [np.eye(dim)] * 2)
+        self.time_i_projection(dim)
+
+    def time_i_projection(self, dim):
+        fv.i_projection(self.p)
+
+
+class Grids:
+    params = (51, 101, 201, 401)
+    param_names = ("points",)
+    timeout = 300
+
+    def setup(self, points):
+        numba.set_num_threads(1)
+        self.grid = fv.Grid2D.from_distribution(mixture(), [(-7, 7), (-7, 7)], (points, points))
+        self.mean, self.chol = start()
+        self.arguments = self.grid._arrays, np.empty(2), np.empty((2, 2)), kernels.grids.workspace()
+        self.time_value_and_gradient(points)
+        self.time_i_projection(points)
+
+    def time_value_and_gradient(self, points):
+        arrays, grad_mean, grad_chol, space = self.arguments
+        kernels.grids.grid_reverse_kl(*arrays, self.mean, self.chol, grad_mean, grad_chol, space)
+
+    def time_i_projection(self, points):
+        fv.i_projection(self.grid)
+
+
+class Errors:
+    """Relative errors, to be below 1e-8."""
+
+    timeout = 300
+
+    def setup(self):
+        self.exact = exact_optima(mixture())
+
+    def track_i_projection(self):
+        found = np.array([optimum.kl for optimum in fv.i_projection(mixture()).optima])
+        return float(np.max(np.abs(found - self.exact) / self.exact))
