@@ -270,7 +270,7 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
     for mean, factor, report in zip(means[:count], factors[:count], reports.tolist(), strict=False):
         value, error, slope, nodes, status = report
         q = Gaussian._from_factor(mean.copy(), factor.copy())
-        if status == 2:
+        if not error < math.inf:
             value, error = _into(kl_bounds(q, p), value)
         optima.append(Projection(q, Estimate(value, error, int(nodes)), slope, int(status), int(nodes)))
     return _ranked(optima)
@@ -407,8 +407,8 @@ def i_projection(
     >>> import fastvi as fv
     >>> p = fv.GaussianMixture([0.3, 0.7], [[-3, 0], [3, 0]], [[[1, 0], [0, 1]]] * 2)
     >>> i = fv.i_projection(p)
-    >>> [round(optimum.kl, 9) for optimum in i.optima]
-    [0.354033949, 1.196682332]
+    >>> [round(optimum.kl, 8) for optimum in i.optima]
+    [0.35403395, 1.19668233]
     >>> i.q.mean.round(6) + 0.0, i.error < 1e-8 * i.kl
     (array([2.99054, 0.     ]), True)
     """

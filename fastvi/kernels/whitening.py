@@ -17,7 +17,7 @@ from .matrices import cholesky, half_log_det, solve_lower
 from .mixtures import DROPPED
 
 #: What leaving out one component may change.
-NEGLIGIBLE = 1e-14
+NEGLIGIBLE = 1e-12
 
 
 @kernel
