@@ -37,6 +37,11 @@ def _shown(array: Array) -> Array:
     return _frozen(array.view())
 
 
+def _bytes(array: Array) -> bytes:
+    """For hashes: -0.0 is equal to 0.0, and its bytes become so."""
+    return (array + 0.0).tobytes()
+
+
 def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
     """Points as rows, and the shape of the result."""
     array = float_array("z", z)
@@ -62,7 +67,26 @@ def _tidy(values: Any) -> str:
     return f"[{', '.join(entries)}]"
 
 
-class Gaussian:
+def _inverse_size(factors: Array) -> float:
+    """D times the largest squared norm of the inverse of a factor, scaled to a correlation matrix."""
+    scaled = factors / np.sqrt((factors**2).sum(axis=-1))[..., None]
+    inverse = np.linalg.inv(scaled)
+    return float(factors.shape[-1] * (inverse**2).sum(axis=(-1, -2)).max())
+
+
+class _Immutable:
+    """Attributes are set once, through `__dict__` or `object`."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
+
+
+class Gaussian(_Immutable):
     r"""A Gaussian (multivariate normal) distribution.
 
     .. math:: \log N(z \mid \mu, \Sigma) = -\tfrac12 (z-\mu)^T \Sigma^{-1} (z-\mu)
@@ -116,11 +140,8 @@ class Gaussian:
         self._set(mean, factor, None)
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_gaussian, (np.array(self._mean), np.array(self._factor), np.array(self.cov))
+        return _restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
 
     @property
     def dim(self) -> int:
@@ -170,25 +191,30 @@ class Gaussian:
     def _triple(self) -> Triple:
         return np.zeros(1), self._mean[None], self._factor[None]
 
+    @property
+    def _condition(self) -> float:
+        return _inverse_size(self._factor)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
             return NotImplemented
         return np.array_equal(self.mean, other.mean) and np.array_equal(self.cov, other.cov)
 
     def __hash__(self) -> int:
-        return hash((self.mean.tobytes(), self.cov.tobytes()))
+        return hash(tuple(_bytes(a) for a in (self.mean, self.cov)))
 
     def __repr__(self) -> str:
         return f"Gaussian(mean={_tidy(self.mean)}, cov={_tidy(self.cov)})"
 
 
-def _restore_gaussian(mean: Array, factor: Array, cov: Array) -> Gaussian:
-    self = Gaussian.__new__(Gaussian)
-    self._set(mean, factor, cov)
+def _restore(kind: Any, *fields: Array) -> Any:
+    """An instance from its checked fields: for copies and pickles."""
+    self = kind.__new__(kind)
+    self._set(*fields)
     return self
 
 
-class GaussianMixture:
+class GaussianMixture(_Immutable):
     r"""A mixture of Gaussians.
 
     .. math:: p(z) = \sum_k w_k \, N(z \mid \mu_k, \Sigma_k)
@@ -225,10 +251,11 @@ class GaussianMixture:
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> None:
         w = mixture_weights(weights)
-        locations, spreads = np.asarray(means), np.asarray(covs)
-        if locations.ndim == 1 and spreads.ndim in (1, 3):
+        locations, spreads = float_array("means", means), float_array("covs", covs)
+        if locations.ndim == 1:
             locations = locations[:, None]
-            spreads = spreads[:, None, None] if spreads.ndim == 1 else spreads
+        if spreads.ndim == 1:
+            spreads = spreads[:, None, None]
         mu = finite_array("means", locations, 2, "(K, D)")
         sigma = finite_array("covs", spreads, 3, "(K, D, D)")
         count, dim = mu.shape
@@ -240,22 +267,26 @@ class GaussianMixture:
         factors = np.stack([cholesky_factor(f"covs[{k}]", sigma[k]) for k in range(count)])
         with np.errstate(divide="ignore"):
             logs = np.log(w)
+        self._set(w, mu, 0.5 * (sigma + sigma.swapaxes(1, 2)), factors, logs)
+
+    def _set(self, weights: Array, means: Array, covs: Array, factors: Array, logs: Array) -> None:
         self.__dict__.update(
-            _weights=_frozen(w),
-            _means=mu,
-            _covs=_frozen(0.5 * (sigma + sigma.swapaxes(1, 2))),
-            _factors=factors,
-            _log_weights=logs,
+            _weights=_frozen(weights), _means=means, _covs=_frozen(covs), _factors=factors, _log_weights=logs
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = self._weights, self._means, self._covs, self._factors, self._log_weights
+        return _restore, (type(self), *(np.array(field) for field in fields))
+
+    @cached_property
+    def _condition(self) -> float:
+        return _inverse_size(self._factors)
 
     _weights: Array
     _means: Array
     _covs: Array
     _factors: Array
     _log_weights: Array
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
 
     @classmethod
     def from_sklearn(cls, fitted: Any) -> GaussianMixture:
@@ -312,7 +343,7 @@ class GaussianMixture:
     def components(self) -> tuple[Gaussian, ...]:
         """The components, without their weights."""
         return tuple(
-            _restore_gaussian(np.array(m), np.array(f), np.array(c))
+            _restore(Gaussian, np.array(m), np.array(f), np.array(c))
             for m, f, c in zip(self._means, self._factors, self._covs, strict=True)
         )
 
@@ -375,14 +406,14 @@ class GaussianMixture:
         )
 
     def __hash__(self) -> int:
-        return hash((self.weights.tobytes(), self.means.tobytes(), self.covs.tobytes()))
+        return hash(tuple(_bytes(a) for a in (self.weights, self.means, self.covs)))
 
     def __repr__(self) -> str:
         parts = _tidy(self.weights), _tidy(self.means), _tidy(self.covs)
         return "GaussianMixture(weights={}, means={}, covs={})".format(*parts)
 
 
-class Grid2D:
+class Grid2D(_Immutable):
     r"""A 2-D density tabulated on a rectangular grid by its logarithm; it need not be normalised.
 
     Integrals are trapezoid sums over the grid, which converge exponentially for a smooth density that has
@@ -446,9 +477,6 @@ class Grid2D:
     _b: Array
     _arrays: tuple[Array, Array, Array, Array, Array]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("a Grid2D cannot be changed; make a new one")
-
     @classmethod
     def from_function(
         cls,
@@ -486,6 +514,9 @@ class Grid2D:
                 f"bounds must be two pairs and shape two integers, not {bounds!r} and {shape!r}"
             ) from None
         ends = [real_number(f"bounds[{k // 2}][{k % 2}]", e) for k, e in enumerate((x0, x1, y0, y1))]
+        for k, end in enumerate(ends):
+            if not math.isfinite(end):
+                raise ValueError(f"bounds[{k // 2}][{k % 2}] is {end}: it must be finite")
         x = increasing("x", np.linspace(ends[0], ends[1], nx))
         y = increasing("y", np.linspace(ends[2], ends[3], ny))
         return cls(x, y, _tabulated(function, x, y))
@@ -559,19 +590,18 @@ class Grid2D:
         """The same density with an integral of one."""
         return self._like(self.logp - self.log_integral)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), np.array(self.x), np.array(self.y), np.array(self.logp))
+
     def _like(self, table: Array) -> Grid2D:
-        other = type(self).__new__(type(self))
-        other._set(self.x, self.y, table)
-        return other
+        return _restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
 
     def _every_second(self) -> Grid2D:
         """The grid of every second point, both ways; the last point stays."""
         rows = np.unique(np.append(np.arange(0, self.x.size, 2), self.x.size - 1))
         columns = np.unique(np.append(np.arange(0, self.y.size, 2), self.y.size - 1))
-        other = type(self).__new__(type(self))
         table = np.ascontiguousarray(self.logp[np.ix_(rows, columns)])
-        other._set(self.x[rows], self.y[columns], table)
-        return other
+        return _restore(type(self), self.x[rows], self.y[columns], table)  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid2D):
@@ -579,7 +609,7 @@ class Grid2D:
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("x", "y", "logp"))
 
     def __hash__(self) -> int:
-        return hash((self.x.tobytes(), self.y.tobytes(), self.logp.tobytes()))
+        return hash(tuple(_bytes(a) for a in (self.x, self.y, self.logp)))
 
     def __repr__(self) -> str:
         x, y = (f"{a[0]:.6g}..{a[-1]:.6g} ({a.size})" for a in (self.x, self.y))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import kernels, threads
 from .distributions import Distribution
-from .estimates import is_distribution, kl_estimate
+from .estimates import is_distribution, kl_value
 from .kernels.masses import ANY
 from .validation import (
     axis_index,
@@ -285,7 +285,7 @@ def kl(
     if (type(p) is not _ndarray and is_distribution(p)) or (type(q) is not _ndarray and is_distribution(q)):
         if (axis, mass, log, keepdims) != (-1, "unit", False, False):
             raise ValueError("axis, mass, log and keepdims are for arrays; p and q are distributions")
-        return kl_estimate(p, q).value / log_unit(base)
+        return kl_value(p, q) / log_unit(base)
     return _divergence("kl", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)  # type: ignore[arg-type]
 
 

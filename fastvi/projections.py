@@ -11,8 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import divergences, kernels
-from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
-from .estimates import QUADRATURE_DIM, Estimate, _into, entropy_estimate, kl_bounds, kl_estimate, tolerance
+from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D, _frozen, _Immutable
+from .estimates import (
+    QUADRATURE_DIM,
+    Estimate,
+    _into,
+    entropy_estimate,
+    kl_bounds,
+    kl_estimate,
+    rounding_of_factors,
+    tolerance,
+)
 from .validation import choice, float_array
 
 _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
@@ -38,7 +47,7 @@ _own = threading.local()
 Factors = tuple[Array, ...]
 
 
-class Projection:
+class Projection(_Immutable):
     """The closest member of a family, and how close it is.
 
     Attributes
@@ -99,8 +108,9 @@ class Projection:
         object.__setattr__(self, "_optima", tuple(others))
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("a Projection cannot be changed")
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = self.q, self.estimate, self.gradient_norm, _STATUS.index(self.status), self.evaluations
+        return _restore_projection, (state, self._optima)
 
     @property
     def estimate(self) -> Estimate:
@@ -128,6 +138,10 @@ class Projection:
         more = f", {len(self._optima)} more optima" if self._optima else ""
         name = self.q if isinstance(self.q, Gaussian) else f"{len(self.q)} marginals"
         return f"Projection(q={name}, kl={self.kl:.6g}, {self.status}{more})"
+
+
+def _restore_projection(state: Any, others: Sequence[Projection]) -> Projection:
+    return Projection(*state)._with(others)
 
 
 def _family(value: Any, of_table: bool) -> str:
@@ -229,7 +243,10 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
 
 
 def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
-    gaussians = list(starts)
+    try:
+        gaussians = list(starts)
+    except TypeError:
+        raise TypeError(f"starts must be a sequence of Gaussians, not {type(starts).__name__}") from None
     for k, start in enumerate(gaussians):
         if not isinstance(start, Gaussian):
             raise TypeError(f"starts[{k}] must be a Gaussian, not {type(start).__name__}")
@@ -272,6 +289,7 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         if not error < math.inf:
             value, error = _into(kl_bounds(q, p), value)
+        error += rounding_of_factors(value + p.dim, p)
         optima.append(Projection(q, Estimate(value, error, int(nodes)), slope, int(status), int(nodes)))
     return _ranked(optima)
 
@@ -416,6 +434,8 @@ def i_projection(
     wanted = tolerance(rtol)
     if name == "product":
         return _mean_field(p, starts, wanted)
+    if starts is not None and not isinstance(p, Grid2D | GaussianMixture):
+        _starts_of(starts, p.dim)  # type: ignore[union-attr]
     if isinstance(p, Gaussian):
         return _gaussian_projection(p, name)
     if isinstance(p, Grid2D):
@@ -456,7 +476,7 @@ def _outer(factors: Sequence[Array]) -> Array:
 def _marginals(p: Any) -> Projection:
     table = _table(p)
     axes = range(table.ndim)
-    factors = tuple(table.sum(axis=tuple(b for b in axes if b != a)) for a in axes)
+    factors = tuple(_frozen(table.sum(axis=tuple(b for b in axes if b != a))) for a in axes)
     value = divergences.kl(table.ravel(), _outer(factors).ravel(), mass="normalize")
     estimate = Estimate(value, 1e-15 * (1.0 + value), table.size, "closed form")
     return Projection(factors, estimate)
@@ -491,7 +511,11 @@ def _table_starts(table: Array, starts: Any) -> list[list[Array]]:
     shape = table.shape
     if starts is not None:
         given = []
-        for k, start in enumerate(starts):
+        try:
+            listed = [list(start) for start in starts]
+        except TypeError:
+            raise TypeError("starts must be a sequence of tuples of probability vectors") from None
+        for k, start in enumerate(listed):
             factors = [
                 np.array(float_array(f"starts[{k}][{a}]", f), dtype=float) for a, f in enumerate(start)
             ]
@@ -544,7 +568,7 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
         _, used, change = kernels.products.mean_field(
             log_p, shape, offsets, q, 1e-3 * rtol, rounds, index, values, trace
         )
-        factors = tuple(q[o : o + n].copy() for o, n in zip(offsets, shape, strict=True))
+        factors = tuple(_frozen(q[o : o + n].copy()) for o, n in zip(offsets, shape, strict=True))
         if any(
             all(np.abs(f - g).max() < 1e-6 for f, g in zip(factors, other.q, strict=True)) for other in optima
         ):

@@ -192,9 +192,9 @@ def mean_and_factor(
     mean: Any, cov: Any, mean_name: str = "mean", cov_name: str = "cov"
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(mean, covariance, Cholesky factor) of a Gaussian."""
-    location = finite_array(mean_name, np.atleast_1d(mean), 1, "(D,)")
+    location = finite_array(mean_name, np.atleast_1d(float_array(mean_name, mean)), 1, "(D,)")
     dim = location.size
-    spread = finite_array(cov_name, np.atleast_2d(cov), 2, "(D, D)")
+    spread = finite_array(cov_name, np.atleast_2d(float_array(cov_name, cov)), 2, "(D, D)")
     if spread.shape != (dim, dim):
         raise ValueError(
             f"{cov_name} must have shape ({dim}, {dim}), as {mean_name} has {dim} entries, not {spread.shape}"

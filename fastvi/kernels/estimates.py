@@ -31,17 +31,17 @@ def _in_frame(p, q, k, factor, work):
     """The coefficients of both in the frame of component k of p; a bound of what was left out."""
     first, second = work[3][: p[0].size], work[4][: q[0].size]
     mean = p[1][k]
-    see(p[0], p[1], p[2], mean, factor, first, work[7][5, 0])
-    see(q[0], q[1], q[2], mean, factor, second, work[7][5, 0])
-    dropped = leave_out(first, mean.size, work[7][3], work[7][5, 0])
-    dropped += leave_out(second, mean.size, work[7][3], work[7][5, 0])
-    turn(first, second, mean.size, factor, work[7], work[7][5, 0])
+    see(p[0], p[1], p[2], mean, factor, first, work[9])
+    see(q[0], q[1], q[2], mean, factor, second, work[9])
+    dropped = leave_out(first, mean.size, work[7][3], work[9])
+    dropped += leave_out(second, mean.size, work[7][3], work[9])
+    turn(first, second, mean.size, factor, work[7], work[9])
     return first, second, dropped
 
 
 @exported
 def mixture_kl(p, q, rtol, space):
-    """(KL(p ‖ q), its error, nodes used, whether all that is sharp was resolved); p, q are triples of arrays.
+    """(KL(p ‖ q), its error, nodes used, whether all that is sharp was seen); p, q are triples of arrays.
 
     The sum over the components of p of w_k E_k[log p - log q], each in the component's own frame. For q
     without components the result is minus the entropy of p.
@@ -71,13 +71,13 @@ def mixture_kl(p, q, rtol, space):
         radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, 0.0, dim, steps, shift, radius, 0, work, kept)
-        left, _, n, settled = refine(
+        left, _, _, n, _ = refine(
             first, second, 0.0, dim, steps, radius, 0, 0.0, atol, math.inf, work, kept
         )
         nodes += n
         total += weight * kept[0]
         error += weight * (left + dropped + tail(first, second, dim, radius) + 4.4e-16 * abs(kept[0]))
-        resolved = resolved and fits and settled
+        resolved = resolved and fits
     return total, error, nodes, resolved
 
 
@@ -94,14 +94,14 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     clear_vector(shift)
     first, second = work[3][:0], work[4][: log_weights.size]
     copy_matrix(chol, factor)
-    see(log_weights, means, chols, mean, factor, second, work[7][5, 0])
+    see(log_weights, means, chols, mean, factor, second, work[9])
     own = -half_log_det(chol) - 0.5 * dim * LOG_2PI
-    dropped = leave_out(second, dim, work[7][3], work[7][5, 0])
+    dropped = leave_out(second, dim, work[7][3], work[9])
     floor = rounding(first, second)
     radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
     integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
-    error, _, _, settled = refine(
+    error, _, _, _, settled = refine(
         first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
     )
     error += floor + dropped + tail(first, second, dim, radius)

@@ -39,8 +39,9 @@ def workspace(components, dim):
         np.empty((components, 13)),
         np.zeros((3, 3)),
         np.zeros((4, MOMENTS)),
-        np.empty((6, 3, 3)),
+        np.empty((4, 3, 3)),
         np.empty(MOST_ACROSS),
+        np.empty(6),
     )
 
 

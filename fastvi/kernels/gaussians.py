@@ -35,12 +35,11 @@ def gaussian_logpdf(z, mean, chol, work):
 
 
 @kernel
-def _stretch(e):
-    """r**2 - 1 - log r**2 for r = 1 + e, without cancellation near r = 1."""
-    square = (1.0 + e) * (1.0 + e)
-    if not 2.0**-1000 < square < 2.0**1000:
-        return square - 1.0 - 2.0 * math.log(1.0 + e)
-    return kl_term(1.0, square, -e * (2.0 + e), (0.0, 0.0))
+def _stretch(e, ratio):
+    """r**2 - 1 - log r**2 for r = 1 + e, without cancellation near r = 1 (from e) and near 0 (from r)."""
+    if abs(e) > 0.5:
+        return (ratio * ratio - 1.0) - 2.0 * math.log(ratio)
+    return kl_term(1.0, (1.0 + e) * (1.0 + e), -e * (2.0 + e), (0.0, 0.0))
 
 
 @exported
@@ -58,7 +57,7 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
             for k in range(j, i):
                 d -= chol_q[i, k] * work[k]
             work[i] = d / chol_q[i, i]
-            total += _stretch(work[i]) if i == j else work[i] * work[i]
+            total += _stretch(work[i], chol_p[i, i] / chol_q[i, i]) if i == j else work[i] * work[i]
     for i in range(n):
         work[n + i] = mean_p[i] - mean_q[i]
     for i in range(n):

@@ -30,6 +30,8 @@ def mixture_logpdf(z, log_weights, means, chols, work):
         for i in range(dim):
             square += work[i] * work[i]
         value = log_weights[k] - half_log_det(chols[k]) - 0.5 * (square + dim * LOG_2PI)
+        if value != value:
+            return math.nan
         if value > top:
             total = total * math.exp(top - value) + 1.0
             top = value

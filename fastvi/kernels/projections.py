@@ -42,8 +42,12 @@ ROUGH_STEP = 1.0
 ROUGH_RADIUS = 4.5
 ROUGH_NODES = 300.0
 
-#: The length of a step that ends the way there.
-APPROACH = 1e-3
+#: The length of a step that ends the way there, and of one that starts the refinement.
+NEAR = 1e-3
+APPROACH = 1e-4
+
+#: The length of a step beyond which a refined lattice is not to be taken for granted.
+FAR = 1e-2
 
 #: The length of the last step.
 LAST = 1e-6
@@ -75,7 +79,7 @@ def workspace(components, dim):
 def _look(log_weights, means, chols, mean, chol, factor, work):
     """Write the coefficients of p in the frame (mean, factor) of q, where chol chol' = factor factor'."""
     first, second = work[3][:0], work[4][: log_weights.size]
-    see(log_weights, means, chols, mean, factor, second, work[7][5, 0])
+    see(log_weights, means, chols, mean, factor, second, work[9])
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
 
@@ -112,8 +116,9 @@ def _rebuild(factor, matrix, chol, dim):
 def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
     """Newton steps on a lattice that is refined until the optimum holds to `rtol`; the status.
 
-    `guess` is about the divergence that it will have. After the refinement the steps are small; then the
-    lattice before the last halving serves, with what the halving changed added to its moments. The last
+    `guess` is about the divergence that it will have. The refinement moves the optimum a little. From there
+    the lattice before the last halving serves, with what that halving changed added to its moments, if the
+    step is so short that this is the same at its end; the value is then that of the quadratic model. The last
     step is below 1e-6 and is not followed by another look: Newton's method squares the gradient.
     """
     work, parts = space[0], space[1]
@@ -125,36 +130,52 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     steps, shift = work[5][0], work[5][1]
     clear_vector(shift)
     radius = 0.0
-    refined, resolved, settled, minimum = False, True, True, False
-    value, error, slope_error, dropped, floor, used, nodes = (guess, math.inf, 0.0, 0.0, 0.0, 0, 0)
+    refined, resolved, settled, minimum, corrected = False, True, True, False, False
+    value, error, slope_error, slope_change, dropped, floor, used, nodes = (
+        guess,
+        math.inf,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0,
+        0,
+    )
     status = STEPS_EXHAUSTED
     for _ in range(MOST_ROUNDS):
         if not refined:
             copy_matrix(chol, factor)
         first, second, own = _look(log_weights, means, chols, mean, chol, factor, work)
-        dropped = leave_out(second, dim, work[7][3], work[7][5, 0])
+        dropped = leave_out(second, dim, work[7][3], work[9])
         if not refined:
             if family == FULL:
-                turn(first, second, dim, factor, work[7], work[7][5, 0])
+                turn(first, second, dim, factor, work[7], work[9])
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
-        if refined:
+        if corrected:
             for i in range(MOMENTS):
                 kept[i] += correction[i]
+        elif refined:
+            value = kept[0]
         size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
-            error, slope_error, n, settled = refine(
+            error, slope_error, slope_change, n, settled = refine(
                 first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
             )
             nodes += n
-            for i in range(MOMENTS):
-                correction[i] = kept[i] - correction[i]
-            copy_vector(work[5][2], steps)
             value = kept[0]
             refined = True
             size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+            drift, cube = 10.0 * size_ * slope_change, 10.0 * size_**3
+            corrected = drift <= 0.3 * rtol and cube <= 0.1 * rtol * abs(value)
+            if corrected:
+                slope_error += drift
+                error += cube
+                for i in range(MOMENTS):
+                    correction[i] = kept[i] - correction[i]
+                copy_vector(work[5][2], steps)
         if not size_ < math.inf:
             status = INVALID
             break
@@ -162,8 +183,8 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
             value -= gain
             if size_ <= LAST:
                 status = CONVERGED if minimum else NOT_A_MINIMUM
-            # Too far for the lattice to be taken for granted?
-            refined = size_ <= 10.0 * APPROACH
+            elif size_ > FAR:
+                refined, corrected = False, False
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
         if not _rebuild(new_factor, matrix, chol, dim):
             status = INVALID
@@ -179,7 +200,7 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     report[0] = max(value, 0.0)
     report[1] = error if resolved else math.inf
     slope = dual_length(parts[1], parts[0], family, dim, used)
-    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error
+    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error + floor
     report[3] += nodes
     report[4] = status
     return status
@@ -226,7 +247,7 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     DIAGONAL or ISOTROPIC, `space` a `workspace`, and `report` takes five numbers.
     """
     restrict(family, chol, space[4])
-    nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, APPROACH, space)
+    nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)
     report[3] = nodes
     return _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report)
 
@@ -304,7 +325,7 @@ def i_projections(log_weights, means, chols, family, start_means, start_chols, r
     for s in range(start_means.shape[0]):
         mean, chol = start_means[s], start_chols[s]
         restrict(family, chol, space[4])
-        nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, APPROACH, space)
+        nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)
         total += nodes
         if _known(mean, chol, found[0], found[1], seen, NEARLY_SAME, space[4]):
             continue

@@ -252,16 +252,19 @@ def _halve(first, second, own, dim, axis, steps, shift, radius, degree, work, mo
 
 @kernel
 def refine(first, second, own, dim, steps, radius, degree, rtol, atol, slope_tolerance, work, moments):
-    """Halve the steps, one axis at a time, until the moments hold; (error, slope error, nodes, settled).
+    """Halve the steps, one axis at a time, until the moments hold.
 
-    `moments` are those of the lattice at the start. The change that halving a step makes is the error before
-    it. Halving squares the error, relative to its size at the start; so with a change before, of size
-    `last`, what remains is about change**3 / last**2. A hundred times that, and at most
-    change**2 / last, is counted. The lattice before the last halving is left in work[5][2], and its
-    moments in work[6][2].
+    Returned: (error, error of the slope, what the last halving changed in it, nodes, settled). `moments` are
+    those of the lattice at the start. The change that halving a step makes is the error before it. A change
+    may be small by accident where a lattice misses what is sharp, so the value alone (degree 0) must hold
+    for two halvings, and their changes are the error. Where the moments are wanted, the lattice fits q and
+    one small change will do, or two that get smaller: halving squares the error, relative to its size at
+    the start, so with a change before, of size `last`, what remains is about change**3 / last**2; a hundred
+    times that, and at most change**2 / last, is counted. The lattice before the last halving is left in
+    work[5][2], and its moments in work[6][2].
     """
-    trial, shift = work[6][3], work[5][1]
-    error, slope_error, nodes, settled = 0.0, 0.0, 0, True
+    trial, again, shift = work[6][3], work[6][1], work[5][1]
+    error, slope_error, slope_change, nodes, settled = 0.0, 0.0, 0.0, 0, True
     _keep(moments, steps, work)
     for axis in range(dim):
         before, slope_before = math.inf, math.inf
@@ -271,25 +274,45 @@ def refine(first, second, own, dim, steps, radius, degree, rtol, atol, slope_tol
                 settled = False
                 break
             nodes += _halve(first, second, own, dim, axis, steps, shift, radius, degree, work, moments, trial)
-            left = abs(trial[0] - moments[0])
-            slope_left = _slope_change(trial, moments, dim) if degree > 0 else 0.0
+            change = abs(trial[0] - moments[0])
+            slope = _slope_change(trial, moments, dim) if degree > 0 else 0.0
             tolerance = (rtol * abs(trial[0]) + atol) / dim
             steps[axis] *= 2.0
-            if left <= tolerance and slope_left <= slope_tolerance:
+            left, slope_left = change, slope
+            if change <= tolerance and slope <= slope_tolerance / dim:
                 # The coarser lattice would have done.
-                break
+                if degree > 0:
+                    break
+                steps[axis] *= 0.5
+                if size(steps, radius, dim) > MOST_NODES:
+                    steps[axis] *= 2.0
+                    left, settled = 4.0 * change, False
+                    break
+                nodes += _halve(
+                    first, second, own, dim, axis, steps, shift, radius, degree, work, trial, again
+                )
+                left = abs(again[0] - trial[0])
+                steps[axis] *= 2.0
+                if left <= tolerance:
+                    # The finer of the two is kept: the axes after this one may need it.
+                    left = 2.0 * max(left, change)
+                    for i in range(MOMENTS):
+                        moments[i] = trial[i]
+                    break
+                steps[axis] *= 2.0
             _keep(moments, steps, work)
+            slope_change = slope
             steps[axis] *= 0.5
             for i in range(MOMENTS):
                 moments[i] = trial[i]
-            change, slope_change = left, slope_left
-            left, slope_left = _left(change, before), _left(slope_change, slope_before)
-            if left <= tolerance and slope_left <= slope_tolerance:
-                break
-            before, slope_before = change, slope_change
+            if degree > 0:
+                left, slope_left = _left(change, before), _left(slope, slope_before)
+                if left <= tolerance and slope_left <= slope_tolerance / dim:
+                    break
+            before, slope_before = change, slope
         error += left
         slope_error += slope_left
-    return error, slope_error, nodes, settled
+    return error, slope_error, slope_change, nodes, settled
 
 
 @kernel
@@ -322,9 +345,9 @@ def ball(first, second, dim, tolerance):
 @kernel
 def rounding(first, second):
     """What rounding may have left in an expectation: a few times 2**-53 of the logarithms' size."""
-    size_ = 4.0
+    size_ = 8.0
     for coefficients in (first, second):
         for k in range(coefficients.shape[0]):
             if coefficients[k, 0] > DROPPED:
                 size_ = max(size_, abs(coefficients[k, 0]))
-    return 4.4e-16 * size_
+    return 8.8e-16 * size_
