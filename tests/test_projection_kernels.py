@@ -264,7 +264,9 @@ def test_one_optimum_from_each_start(family, dim):
             assert expected.converged
             assert np.array_equal(mean, expected.q.mean)
             assert np.array_equal(chol, expected.q.cholesky)
-            assert (report[0], report[1], report[2]) == (expected.kl, expected.error, expected.gradient_norm)
+            assert (report[0], report[2]) == (expected.kl, expected.gradient_norm)
+            # The API adds what the rounding of p's factors may do.
+            assert report[1] < expected.error < report[1] + 1e-12
             assert report[3] == expected.evaluations
 
 
@@ -790,7 +792,7 @@ def test_what_is_left_out_is_bounded(form):
         ratio -= log_normal(nodes[:, None], means[0], given[2][0])
         density = np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi)
         change = np.trapezoid(density * np.logaddexp(0.0, ratio), nodes)
-        assert 0.0 < change <= bound <= 1e-14
+        assert 0.0 < change <= bound <= whitening.NEGLIGIBLE
         assert np.array_equal(coefficients[:, 1:], before[:, 1:])
     assert 3 < seen < 27
 
@@ -908,7 +910,7 @@ def test_turning_changes_no_density(form, dim):
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
     work = expectations.workspace(3, dim)
-    form(whitening.turn)(first, second, dim, factor, work[7], work[7][5].reshape(-1))
+    form(whitening.turn)(first, second, dim, factor, work[7], work[9])
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):
         np.testing.assert_allclose(coefficients, in_frame(mixture, mean, factor), rtol=1e-12, atol=1e-13)
