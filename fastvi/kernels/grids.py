@@ -19,8 +19,8 @@ from .matrices import copy_vector
 from .newton import dual_length
 from .projections import SAME, insert, restrict
 
-#: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-18.
-REACH = 9.1
+#: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-15.
+REACH = 8.3
 
 
 @exported
