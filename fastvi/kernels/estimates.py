@@ -71,9 +71,7 @@ def mixture_kl(p, q, rtol, space):
         radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, 0.0, dim, steps, shift, radius, 0, work, kept)
-        left, _, _, n, _ = refine(
-            first, second, 0.0, dim, steps, radius, 0, 0.0, atol, math.inf, work, kept
-        )
+        left, _, _, n, _ = refine(first, second, 0.0, dim, steps, radius, 0, 0.0, atol, math.inf, work, kept)
         nodes += n
         total += weight * kept[0]
         error += weight * (left + dropped + tail(first, second, dim, radius) + 4.4e-16 * abs(kept[0]))
