@@ -26,14 +26,16 @@ from .validation import choice, float_array
 
 _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
 
-#: What became of an I-projection, by the kernels' status.
+#: What became of an I-projection, by the kernels' status; the last is this module's own.
 _STATUS = (
     "converged",
     "Newton's steps did not become small",
     "the quadrature would need too many nodes: the divergence is only known between bounds",
     "not a strict minimum: the Hessian is not positive definite",
     "no finite value",
+    "the grid is too coarse, or cut off too near, to know the divergence so well",
 )
+_COARSE = len(_STATUS) - 1
 
 #: Pairs of components that are merged for starts are all of them up to so many components.
 _MANY = 16
@@ -355,7 +357,7 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         estimate = kl_estimate(q, p)
         good = estimate.error <= max(rtol * estimate.value, 1e-12)
-        optima.append(Projection(q, estimate, report[2], 0 if good else 2, int(report[3])))
+        optima.append(Projection(q, estimate, report[2], 0 if good else _COARSE, int(report[3])))
     return _ranked(optima)
 
 
