@@ -32,8 +32,22 @@ from .estimates import (
     kl_estimate,
     mixture_entropy_bounds,
 )
+from .inference import (
+    Decomposition,
+    Fit,
+    Gradient,
+    GradientCheck,
+    check_gradient,
+    decompose,
+    elbo,
+    elbo_grad,
+    fit,
+    log_evidence,
+)
+from .models import Model
 from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
+from .variational import TransformedGaussian, TruncatedGaussian
 
 if _collecting:
     _gc.enable()
@@ -42,17 +56,29 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bounds",
+    "Decomposition",
     "Estimate",
+    "Fit",
     "Gaussian",
     "GaussianMixture",
+    "Gradient",
+    "GradientCheck",
     "Grid2D",
+    "Model",
     "Projection",
+    "TransformedGaussian",
+    "TruncatedGaussian",
     "alpha_divergence",
     "bhattacharyya",
+    "check_gradient",
     "chi2",
     "cross_entropy",
+    "decompose",
+    "elbo",
+    "elbo_grad",
     "entropy",
     "entropy_estimate",
+    "fit",
     "hellinger",
     "i_projection",
     "jeffreys",
@@ -62,6 +88,7 @@ __all__ = [
     "kl_bounds",
     "kl_estimate",
     "kl_grad",
+    "log_evidence",
     "m_projection",
     "mixture_entropy_bounds",
     "pairwise",

@@ -40,6 +40,8 @@ class Estimate:
         "closed form", "quadrature", "grid sum" or "quasi-Monte Carlo (standard error)".
     outside : float
         For grids: the mass of the other distribution that lies outside of the grid.
+    note : str
+        For infinite values: why, and what helps.
 
     Examples
     --------
@@ -54,13 +56,15 @@ class Estimate:
     evaluations: int
     method: str = "quadrature"
     outside: float = 0.0
+    note: str = ""
 
     def __float__(self) -> float:
         return self.value
 
     def __repr__(self) -> str:
         text = f"Estimate({self.value:.12g} ± {self.error:.2g}, {self.method}, {self.evaluations} evaluations"
-        return text + (f", {self.outside:.3g} outside the grid)" if self.outside > 0.0 else ")")
+        text += f", {self.outside:.3g} outside the grid)" if self.outside > 0.0 else ")"
+        return f"{text}: {self.note}" if self.note else text
 
 
 class Bounds(NamedTuple):

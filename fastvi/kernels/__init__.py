@@ -10,17 +10,29 @@ from importlib import import_module
 from types import ModuleType
 
 _MODULES = (
+    "callbacks",
     "divergences",
+    "draws",
+    "engine",
     "estimates",
+    "evidence",
+    "fits",
     "frames",
     "gaussians",
     "grids",
+    "laplace",
     "lattices",
     "mixtures",
+    "nested",
     "newton",
     "products",
+    "panels",
     "projections",
+    "steps",
+    "supports",
     "tables",
+    "targets",
+    "truncated",
 )
 
 

@@ -1,0 +1,453 @@
+"""Fits on fixed draws, in any dimension: L-BFGS on the ELBO averaged over draws that stay the same.
+
+With the draws fixed the ELBO is an ordinary smooth function with a real optimum (Giordano, Ingram & Broderick 2024).
+They come in pairs +e, -e whose second moments are exactly the identity, so a quadratic log joint is integrated
+without error.
+
+The parameters are those of q = N(base + root delta, ...) in the coordinates of `root`, the factor of Laplace's
+approximation: delta, then the lower triangle of M in factor = root M (FULL), or the logarithms of the deviations
+in units of `scale` (DIAGONAL, one of them ISOTROPIC), or none (MEAN). The diagonal of M is kept as logarithms.
+In these coordinates the Hessian of a near-Gaussian problem is the identity, and 2 for the logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .gaussians import LOG_2PI
+from .jit import inlined, kernel
+from .newton import DIAGONAL, FULL, ISOTROPIC
+from .panels import BLOCK, FINE, fault, look
+from .supports import is_real, pull_back
+from .targets import tabulate_slopes
+
+MEAN = 3
+
+CONVERGED, STEPS_EXHAUSTED, STUCK, FAULT = 0, 1, 4, 10
+
+#: Pairs of (step, change of gradient) that L-BFGS remembers.
+MEMORY = 12
+
+#: A finite difference's step, in conditional standard deviations: its error is 1e-9, the rounding's 1e-11.
+DIFFERENCE = 1e-4
+
+
+@kernel
+def parameters(family, dim):
+    """How many parameters a family has."""
+    if family == FULL:
+        return dim + dim * (dim + 1) // 2
+    if family == DIAGONAL:
+        return 2 * dim
+    return dim + 1 if family == ISOTROPIC else dim
+
+
+@kernel
+def workspace(family, dim):
+    """Scratch space for `fit_draws` in `dim` latent dimensions."""
+    count = parameters(family, dim)
+    return (
+        np.empty((6, count)),  # point, gradient, trial, its gradient, direction, metric
+        np.empty((2, MEMORY, count)),
+        np.empty((2, MEMORY)),
+        np.empty((BLOCK, dim)),  # gradients at a block of draws
+        np.empty((4, dim)),
+        np.empty((2, dim, dim)),
+    )
+
+
+@kernel
+def _differences(log_joint, problem, count, scale, sheet, points, slopes):
+    """Central differences at `count` points, and the values there; the status."""
+    dim = scale.size
+    each = 2 * dim + 1
+    together = max(sheet[0].shape[0] // each, 1)
+    for low in range(0, count, together):
+        n = min(together, count - low)
+        for k in range(n):
+            for r in range(each):
+                for i in range(dim):
+                    sheet[0][k * each + r, i] = points[low + k, i]
+            for i in range(dim):
+                sheet[0][k * each + 2 * i + 1, i] += DIFFERENCE * scale[i]
+                sheet[0][k * each + 2 * i + 2, i] -= DIFFERENCE * scale[i]
+        status = look(log_joint, problem, n * each, sheet)
+        if status == FINE:
+            status = fault(problem, n * each, sheet)
+        if status != FINE:
+            return status
+        for k in range(n):
+            row = k * each
+            sheet[2][2, low + k] = sheet[2][0, row] + sheet[2][1, row]
+            for i in range(dim):
+                up, down = row + 2 * i + 1, row + 2 * i + 2
+                rise = (sheet[2][0, up] - sheet[2][0, down]) + (sheet[2][1, up] - sheet[2][1, down])
+                slopes[low + k, i] = rise / (2.0 * DIFFERENCE * scale[i])
+    return FINE
+
+
+@kernel
+def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work):
+    """The user's gradients at `count` points, carried to the latent coordinates; the status."""
+    data, kinds, bounds = problem
+    for n in range(count):
+        for i in range(points.shape[1]):
+            sheet[0][n, i] = points[n, i]
+    real = is_real(kinds)
+    if not real:
+        # The log joint itself is not needed, but this maps the points.
+        status = look(log_joint, problem, count, sheet)
+        if status != FINE:
+            return status
+    places = sheet[0] if real else sheet[1]
+    if tabulate_slopes(log_joint_grad, data, places, count, sheet[2][0], sheet[4]) != 0:
+        return 1
+    status = fault(problem, count, sheet)
+    if status != FINE:
+        return status
+    for n in range(count):
+        sheet[2][2, n] = sheet[2][0, n] + (0.0 if real else sheet[2][1, n])
+        if real:
+            for i in range(kinds.size):
+                slopes[n, i] = sheet[4][n, i]
+        else:
+            pull_back(kinds, bounds, points[n], sheet[1][n], sheet[4][n], slopes[n])
+    return FINE
+
+
+def slopes_at(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+    """Write values (panel row 2) and gradients at `count` <= BLOCK points of latent coordinates; the status.
+
+    Without a `log_joint_grad` (None, or the address 0) by central differences.
+    """
+    if log_joint_grad is None:
+        return _differences(log_joint, problem, count, scale, sheet, points, slopes)
+    return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work)
+
+
+@overload(slopes_at)
+def _overload_slopes_at(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+    if isinstance(log_joint_grad, types.NoneType | types.Omitted):
+        return lambda log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work: (
+            _differences(log_joint, problem, count, scale, sheet, points, slopes)
+        )
+    if isinstance(log_joint_grad, types.Integer):
+
+        def by_address(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+            if log_joint_grad == 0:
+                return _differences(log_joint, problem, count, scale, sheet, points, slopes)
+            return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work)
+
+        return by_address
+    return lambda log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work: _given(
+        log_joint, log_joint_grad, problem, count, sheet, points, slopes, work
+    )
+
+
+@kernel
+def unpack(family, point, base, root, scale, mean, factor):
+    """Write mean and factor of the q that has these parameters; log of the factor's determinant."""
+    dim = base.size
+    for i in range(dim):
+        mean[i] = base[i]
+        for j in range(i + 1):
+            mean[i] += root[i, j] * point[j]
+    if family == MEAN:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = root[i, j]
+    elif family == FULL:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = 0.0
+        k = dim
+        for a in range(dim):
+            for b in range(a + 1):
+                m = math.exp(point[k]) if a == b else point[k]
+                k += 1
+                for i in range(a, dim):
+                    factor[i, b] += root[i, a] * m
+    else:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = 0.0
+            factor[i, i] = scale[i] * math.exp(point[dim if family == ISOTROPIC else dim + i])
+    total = 0.0
+    for i in range(dim):
+        total += math.log(factor[i, i])
+    return total
+
+
+@kernel
+def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gradient):
+    """Write the gradient in the parameters, from that in the mean and the factor (lower triangle)."""
+    dim = mean_slope.size
+    for j in range(dim):
+        s = 0.0
+        for i in range(j, dim):
+            s += root[i, j] * mean_slope[i]
+        gradient[j] = s
+    if family == FULL:
+        k = dim
+        for a in range(dim):
+            for b in range(a + 1):
+                s = 0.0
+                for i in range(a, dim):
+                    s += root[i, a] * factor_slope[i, b]
+                gradient[k] = s * math.exp(point[k]) - 1.0 if a == b else s
+                k += 1
+    elif family != MEAN:
+        if family == ISOTROPIC:
+            gradient[dim] = 0.0
+        for i in range(dim):
+            s = factor_slope[i, i] * factor[i, i] - 1.0
+            if family == ISOTROPIC:
+                gradient[dim] += s
+            else:
+                gradient[dim + i] = s
+
+
+@inlined
+def objective(
+    log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
+):
+    """(status, minus the ELBO) over the draws, and its gradient: space[4][0] in the mean, space[5][1] in the factor.
+
+    Those gradients leave out the entropy. Where the factor is `diagonal`, only its diagonal is looked at.
+    """
+    dim = mean.size
+    mean_slope, factor_slope = space[4][0], space[5][1]
+    points, slopes = space[3], sheet[5]
+    for i in range(dim):
+        mean_slope[i] = 0.0
+        for j in range(dim):
+            factor_slope[i, j] = 0.0
+    total = 0.0
+    count = draws.shape[0]
+    for low in range(0, count, BLOCK):
+        n = min(BLOCK, count - low)
+        for s in range(n):
+            e = draws[low + s]
+            for i in range(dim):
+                z = mean[i]
+                if diagonal:
+                    z += factor[i, i] * e[i]
+                else:
+                    for j in range(i + 1):
+                        z += factor[i, j] * e[j]
+                points[s, i] = z
+        status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sheet, points, slopes, space[4])
+        if status != FINE:
+            return status, math.inf
+        for s in range(n):
+            e, g = draws[low + s], slopes[s]
+            total += sheet[2][2, s]
+            for i in range(dim):
+                mean_slope[i] -= g[i]
+                if diagonal:
+                    factor_slope[i, i] -= g[i] * e[i]
+                else:
+                    for j in range(i + 1):
+                        factor_slope[i, j] -= g[i] * e[j]
+    for i in range(dim):
+        mean_slope[i] /= count
+        for j in range(dim):
+            factor_slope[i, j] /= count
+    return FINE, -total / count - log_det - 0.5 * dim * (1.0 + LOG_2PI)
+
+
+@kernel
+def _direction(gradient, metric, memory, used, newest, alphas, out):
+    """L-BFGS's two loops: out = -H gradient (Nocedal & Wright 2006, algorithm 7.4)."""
+    n = gradient.size
+    for i in range(n):
+        out[i] = -gradient[i]
+    for t in range(used):
+        k = (newest - t) % MEMORY
+        a = 0.0
+        for i in range(n):
+            a += memory[0, k, i] * out[i]
+        a *= alphas[1, k]
+        alphas[0, k] = a
+        for i in range(n):
+            out[i] -= a * memory[1, k, i]
+    for i in range(n):
+        out[i] /= metric[i]
+    for t in range(used - 1, -1, -1):
+        k = (newest - t) % MEMORY
+        b = 0.0
+        for i in range(n):
+            b += memory[1, k, i] * out[i]
+        b *= alphas[1, k]
+        for i in range(n):
+            out[i] += memory[0, k, i] * (alphas[0, k] - b)
+
+
+@kernel
+def _norm(gradient, metric):
+    s = 0.0
+    for i in range(gradient.size):
+        s += gradient[i] * gradient[i] / metric[i]
+    return math.sqrt(s)
+
+
+@kernel
+def _set_metric(family, dim, metric):
+    for i in range(metric.size):
+        metric[i] = 1.0
+    if family == DIAGONAL:
+        for i in range(dim):
+            metric[dim + i] = 2.0
+    elif family == ISOTROPIC:
+        metric[dim] = 2.0 * dim
+    elif family == FULL:
+        k = dim
+        for a in range(dim):
+            k += a
+            metric[k] = 2.0
+            k += 1
+
+
+@inlined
+def fit_draws(
+    log_joint,
+    log_joint_grad,
+    problem,
+    family,
+    draws,
+    base,
+    root,
+    scale,
+    tolerance,
+    most_steps,
+    mean,
+    factor,
+    sheet,
+    space,
+    trace,
+    report,
+):
+    """Maximise the ELBO over fixed draws (S, D) from (base, root); writes mean and factor, and returns the status.
+
+    The point in space[0][0] is where it starts: all zeros for (base, root) itself. It ends when the gradient is
+    shorter than `tolerance` in the metric of Fisher's information, or when rounding hides all progress.
+    """
+    dim = base.size
+    vectors, memory, alphas = space[0], space[1], space[2]
+    count = parameters(family, dim)
+    point, gradient = vectors[0, :count], vectors[1, :count]
+    trial, trial_gradient = vectors[2, :count], vectors[3, :count]
+    direction, metric = vectors[4, :count], vectors[5, :count]
+    _set_metric(family, dim, metric)
+    diagonal = family == DIAGONAL or family == ISOTROPIC
+    used, newest, steps, looks, first = 0, -1, 0, 0, True
+    value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
+    status, idle, tries = STEPS_EXHAUSTED, 0, 0
+    for i in range(count):
+        trial[i] = point[i]
+        direction[i] = 0.0
+    while True:
+        log_det = unpack(family, trial, base, root, scale, mean, factor)
+        fault_, new = objective(
+            log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
+        )
+        looks += 1
+        if first and fault_ != FINE:
+            status = FAULT + fault_
+            break
+        slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
+        if not first and not (fault_ == FINE and new <= value + 1e-4 * t * expected + slack):
+            # Backtrack, to the minimum of a parabola where there is one.
+            shrink = 0.1
+            if fault_ == FINE and new < math.inf:
+                curve = new - value - t * expected
+                shrink = min(max(-0.5 * t * expected / curve, 0.1), 0.5) if curve > 0.0 else 0.5
+            t *= shrink
+            tries += 1
+            if tries > 25:
+                if used > 0:
+                    used, tries, t = 0, 0, 1.0  # forget, and go along the gradient
+                else:
+                    status = FAULT + fault_ if fault_ != FINE else STUCK
+                    break
+        else:
+            _pack_slopes(family, trial, root, space[4][0], space[5][1], factor, space[4], trial_gradient)
+            if not first:
+                newest = (newest + 1) % MEMORY
+                ys = 0.0
+                for i in range(count):
+                    memory[0, newest, i] = trial[i] - point[i]
+                    memory[1, newest, i] = trial_gradient[i] - gradient[i]
+                    ys += memory[0, newest, i] * memory[1, newest, i]
+                if ys > 1e-12 * abs(t * expected):
+                    alphas[1, newest] = 1.0 / ys
+                    used = min(used + 1, MEMORY)
+                else:
+                    newest = (newest - 1) % MEMORY
+                idle = idle + 1 if value - new <= 10.0 * slack else 0
+            for i in range(count):
+                point[i] = trial[i]
+                gradient[i] = trial_gradient[i]
+            value, first = new, False
+            if steps < trace.size:
+                trace[steps] = -value
+            steps += 1
+            norm = _norm(gradient, metric)
+            # Where steps no longer change the value, rounding hides what is left of the gradient.
+            if norm <= tolerance or (idle >= 3 and norm <= 1e3 * tolerance + 1e-6):
+                status = CONVERGED
+                break
+            if idle >= 10:
+                status = STUCK
+                break
+            if steps >= most_steps:
+                break
+            t, tries = 1.0, 0
+        if tries == 0:
+            _direction(gradient, metric, memory, used, newest, alphas, direction)
+            expected, size = 0.0, 0.0
+            for i in range(count):
+                expected += direction[i] * gradient[i]
+                size += metric[i] * direction[i] * direction[i]
+            if not expected < 0.0:
+                used = 0
+                _direction(gradient, metric, memory, used, newest, alphas, direction)
+                expected = -norm * norm
+                size = norm * norm
+            # Before anything is known of the curvature, no step is longer than two standard deviations.
+            longest = 2.0 if used == 0 else 10.0
+            if size > longest * longest:
+                t = longest / math.sqrt(size)
+        for i in range(count):
+            trial[i] = point[i] + t * direction[i]
+    unpack(family, point, base, root, scale, mean, factor)
+    each = draws.shape[0]
+    report[0], report[2], report[3], report[4], report[5] = -value, norm, looks * each, status, steps
+    report[6] = norm
+    return status
+
+
+@inlined
+def average(log_joint, problem, draws, mean, factor, sheet, values):
+    """Write log joint + log-Jacobian at mean + factor e for each draw; the status."""
+    dim = mean.size
+    for low in range(0, draws.shape[0], BLOCK):
+        n = min(BLOCK, draws.shape[0] - low)
+        for s in range(n):
+            for i in range(dim):
+                z = mean[i]
+                for j in range(i + 1):
+                    z += factor[i, j] * draws[low + s, j]
+                sheet[0][s, i] = z
+        status = look(log_joint, problem, n, sheet)
+        if status == FINE:
+            status = fault(problem, n, sheet)
+        if status != FINE:
+            return status
+        for s in range(n):
+            values[low + s] = sheet[2][0, s] + sheet[2][1, s]
+    return FINE

@@ -1,0 +1,191 @@
+"""Fits of a Gaussian to a log joint: minimise E_q[log q - log p], which is minus the ELBO.
+
+A `problem` is (data, kinds, bounds) of a log joint, see `panels`. A `report` of a fit is seven numbers: the ELBO, its error,
+the gradient norm, evaluations of the log joint, the status, accepted steps, and the error of the mean and
+factor in units of q's spread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import laplace as laplace_
+from . import nested, newton
+from .expectations import MOMENTS
+from .jit import inlined, kernel
+from .matrices import copy_matrix, copy_vector
+from .nested import expect
+from .panels import FINE, ZERO
+from .newton import (
+    DIAGONAL,
+    FULL,
+    ISOTROPIC,
+    LEAST_CURVATURE,
+    differentiate,
+    dual_length,
+    factorise,
+    find_step,
+    lay_out,
+    length,
+    move,
+)
+
+#: The family whose covariance is held; the others are those of projections.
+MEAN = 3
+
+# The status of a fit; 10 and more is that of a panel, plus 10.
+CONVERGED = 0
+STEPS_EXHAUSTED = 1
+UNRESOLVED = 2  #: the quadrature does not hold
+NOT_A_MAXIMUM = 3  #: the Hessian is not negative definite
+STUCK = 4  #: no step raises the ELBO
+OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
+FAULT = 10
+
+#: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose square is
+#: what it leaves.
+NEAR = 3e-3
+LAST = 1e-4
+
+
+@kernel
+def workspace(latent, dim):
+    """Scratch space for `fit_quadrature` in `latent` <= 2 dimensions of a model of `dim` coordinates."""
+    return (
+        nested.workspace(latent, dim),
+        newton.scratch(latent),
+        np.empty(latent),
+        np.empty((latent, latent)),
+        np.empty((2, MOMENTS)),
+        laplace_.scratch(latent),
+        np.empty(latent),
+    )
+
+
+@kernel
+def restrict(family, chol, scale):
+    """Replace a factor by that of a member of a family; `scale` holds the conditional standard deviations."""
+    if family == FULL or family == MEAN:
+        return
+    dim = scale.size
+    total = 0.0
+    for i in range(dim):
+        total += 1.0 / (scale[i] * scale[i])
+    for i in range(dim):
+        for j in range(dim):
+            chol[i, j] = 0.0
+        chol[i, i] = math.sqrt(dim / total) if family == ISOTROPIC else scale[i]
+
+
+#: What a fit on fixed draws may promise more than fresh draws find, in nats.
+OPTIMISM = 0.01
+
+#: What a point is evaluated for.
+_FIRST, _STEP, _FINE, _LAST = 0, 1, 2, 3
+
+
+@kernel
+def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report):
+    """Newton's method on nested lattices from (mean, chol), which it overwrites; the status.
+
+    In one or two dimensions. The ELBO after each accepted step is written to `trace`, as far as it goes.
+    """
+    board, parts, new_mean, new_chol = space[0], space[1], space[2], space[3]
+    kept, trial = space[4][0], space[4][1]
+    dim = mean.size
+    shape = FULL if family == MEAN else family
+    count = lay_out(shape, dim, parts[0])
+    if family == MEAN:
+        count = dim
+    fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
+    error, slope_error, level = math.inf, math.inf, 1
+    size_, gain, damping, slope = math.inf, 0.0, 0.0, math.inf
+    evaluations, steps, rejected = 0, 0, 0
+    last = min(LAST, math.sqrt(rtol))
+    copy_vector(mean, new_mean)
+    copy_matrix(chol, new_chol)
+    for turn in range(most_steps + 1):
+        fault, new_error, new_slope_error, n, new_level, new_good = expect(
+            log_joint, problem, new_mean, new_chol, level if fine else -1, rtol, board, trial
+        )
+        evaluations += n
+        if fault != FINE and purpose != _STEP:
+            status = FAULT + fault
+            break
+        # A short Newton step is taken whatever the value says: it may be off by its error.
+        if purpose != _STEP or (
+            fault == FINE and (trial[0] <= kept[0] - 0.1 * gain or (damping == 0.0 and size_ <= 0.1))
+        ):
+            copy_vector(new_mean, mean)
+            copy_matrix(new_chol, chol)
+            copy_vector(trial, kept)
+            error, slope_error, level, good = new_error, new_slope_error, max(new_level, 1), new_good
+            used = differentiate(kept, shape, dim, count, parts)
+            slope = dual_length(parts[1], parts[0], shape, dim, used)
+            damping = damping * 0.2 if damping > 0.02 else 0.0
+            rejected = 0
+            if purpose == _LAST:
+                break
+            if purpose == _STEP:
+                if steps < trace.size:
+                    trace[steps] = -kept[0]
+                steps += 1
+        else:
+            damping = max(5.0 * damping, 0.1)
+            rejected += 1
+            if rejected > 12:
+                status = FAULT + fault if fault != FINE else STUCK
+                break
+        damping, gain = find_step(damping, shape, dim, used, parts)
+        size_ = length(parts[3], parts[0], shape, dim, used)
+        move(mean, chol, shape, dim, used, parts, new_mean, new_chol)
+        purpose = _STEP
+        if fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last)):
+            status = NOT_A_MAXIMUM
+            if factorise(parts[2], 0.0, LEAST_CURVATURE, shape, dim, used, parts):
+                status = CONVERGED if good else UNRESOLVED
+                copy_vector(new_mean, mean)
+                copy_matrix(new_chol, chol)
+                kept[0] -= gain
+                slope = 10.0 * slope * slope
+            break
+        if not fine and ((size_ <= NEAR and damping == 0.0) or turn >= most_steps - 1):
+            copy_vector(mean, new_mean)
+            copy_matrix(chol, new_chol)
+            purpose = _FINE if turn < most_steps - 1 else _LAST
+            fine = True
+    value = -kept[0]
+    if status >= FAULT and purpose == _FIRST:
+        value = -math.inf if status == FAULT + ZERO else math.nan
+    if steps < trace.size:
+        trace[steps] = value
+    report[0], report[1], report[2], report[3], report[4] = (
+        value,
+        error,
+        slope + slope_error,
+        evaluations,
+        status,
+    )
+    report[5] = steps + 1
+    report[6] = slope_error + 10.0 * size_ * size_
+    return status
+
+
+@kernel
+def start_and_fit_quadrature(
+    log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
+):
+    """`fit_quadrature`, if asked from Laplace's approximation near `mean`, with `scale` for its deviations."""
+    n = 0
+    if from_laplace:
+        fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])
+        if fault != FINE:
+            report[0] = -math.inf if fault == ZERO else math.nan
+            report[1], report[3], report[4], report[5] = math.nan, n, FAULT + fault, 0.0
+            return FAULT + fault
+        restrict(family, chol, scale)
+    status = fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report)
+    report[3] += n
+    return status

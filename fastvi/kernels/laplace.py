@@ -1,0 +1,218 @@
+"""Laplace's approximation from values of the log joint alone: where a fit starts, and how it is scaled.
+
+Newton's method on finite differences whose steps are found first: along each coordinate one over which the
+second difference is near 1/2, whatever the units. Such a step is about the conditional standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .jit import inlined, kernel
+from .matrices import cholesky, solve_lower, solve_upper
+from .panels import BLOCK, FINE, density, look
+
+#: Dimensions up to which all second derivatives are taken.
+DENSE = 64
+
+MOST_STEPS = 60
+MOST_TRIES = 40
+
+#: Half the squared length of the last step, in standard deviations.
+CLOSE = 1e-3
+
+
+@kernel
+def scratch(dim):
+    """(values at plus and minus a step, gradient, step, trial, precision, its factor)."""
+    side = min(dim, DENSE)
+    return (
+        np.empty((2, dim)),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty((side, side)),
+        np.empty((side, side)),
+    )
+
+
+@inlined
+def _sides(log_joint, problem, centre, scale, sheet, sides):
+    """Write the log density a step away along each coordinate, either side; FINE or RAISED."""
+    dim = centre.size
+    half = BLOCK // 2
+    for low in range(0, dim, half):
+        n = min(half, dim - low)
+        for k in range(n):
+            for i in range(dim):
+                sheet[0][2 * k, i] = centre[i]
+                sheet[0][2 * k + 1, i] = centre[i]
+            sheet[0][2 * k, low + k] += scale[low + k]
+            sheet[0][2 * k + 1, low + k] -= scale[low + k]
+        if look(log_joint, problem, 2 * n, sheet) != FINE:
+            return 1
+        for k in range(n):
+            sides[0, low + k] = sheet[2][0, 2 * k] + sheet[2][1, 2 * k]
+            sides[1, low + k] = sheet[2][0, 2 * k + 1] + sheet[2][1, 2 * k + 1]
+    return FINE
+
+
+@inlined
+def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
+    """Find steps over which the second difference is near 1/2; (status, evaluations)."""
+    used = 0
+    for _ in range(MOST_TRIES):
+        status = _sides(log_joint, problem, centre, scale, sheet, sides)
+        used += 2 * centre.size
+        if status != FINE:
+            return status, used
+        moved = False
+        for i in range(centre.size):
+            drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+            if not drop < math.inf:
+                scale[i] *= 0.1
+                moved = True
+            elif not 0.02 <= drop <= 8.0:
+                scale[i] *= min(max(math.sqrt(0.5 / max(drop, 1e-300)), 1e-4), 10.0)
+                moved = True
+        if not moved:
+            break
+    return FINE, used
+
+
+@inlined
+def _mixed(log_joint, problem, centre, value, scale, sheet, sides, precision):
+    """Write minus the second derivatives off the diagonal, in units of the steps; (status, evaluations)."""
+    dim = centre.size
+    used = 0
+    for a in range(dim):
+        for b in range(a):
+            for i in range(dim):
+                sheet[0][2 * b, i] = centre[i]
+                sheet[0][2 * b + 1, i] = centre[i]
+            sheet[0][2 * b, a] += scale[a]
+            sheet[0][2 * b, b] += scale[b]
+            sheet[0][2 * b + 1, a] -= scale[a]
+            sheet[0][2 * b + 1, b] -= scale[b]
+        if a > 0 and look(log_joint, problem, 2 * a, sheet) != FINE:
+            return 1, used
+        used += 2 * a
+        for b in range(a):
+            s = sheet[2][0, 2 * b] + sheet[2][1, 2 * b] + sheet[2][0, 2 * b + 1] + sheet[2][1, 2 * b + 1]
+            s -= sides[0, a] + sides[1, a] + sides[0, b] + sides[1, b] - 2.0 * value
+            precision[a, b] = -0.5 * s if abs(s) < math.inf else 0.0
+    return FINE, used
+
+
+@kernel
+def _factorise(precision, factor, dim):
+    """Factor the precision with as much added to its diagonal as that takes; what was added."""
+    damping = 0.0
+    for _ in range(40):
+        for i in range(dim):
+            for j in range(i):
+                factor[i, j] = precision[i, j]
+            factor[i, i] = precision[i, i] + damping * (abs(precision[i, i]) + 1e-3)
+        if cholesky(factor, factor):
+            return damping
+        damping = max(4.0 * damping, 1e-3)
+    for i in range(dim):
+        for j in range(dim):
+            factor[i, j] = 1.0 if i == j else 0.0
+    return math.inf
+
+
+@kernel
+def laplace(log_joint, problem, mean, scale, chol, sheet, space):
+    """Move `mean` to a mode and write the Cholesky factor of the covariance there; (status, evaluations).
+
+    `scale` holds first guesses of the standard deviations, and is left with the conditional ones. Up to DENSE
+    dimensions; beyond, only the diagonal is of use.
+    """
+    dim = mean.size
+    sides, gradient, step, trial, precision, factor = space
+    status, value = density(log_joint, problem, mean, sheet)
+    used = 1
+    if status != FINE:
+        return status, used
+    for _ in range(MOST_STEPS):
+        status, n = calibrate(log_joint, problem, mean, value, scale, sheet, sides)
+        used += n
+        if status != FINE:
+            return status, used
+        for i in range(dim):
+            gradient[i] = 0.5 * (sides[0, i] - sides[1, i])
+            precision[i, i] = 2.0 * value - sides[0, i] - sides[1, i]
+            if not abs(gradient[i]) < math.inf:
+                gradient[i], precision[i, i] = 0.0, 1.0
+        status, n = _mixed(log_joint, problem, mean, value, scale, sheet, sides, precision)
+        used += n
+        if status != FINE:
+            return status, used
+        damping = _factorise(precision, factor, dim)
+        for i in range(dim):
+            step[i] = gradient[i]
+        solve_lower(factor, step)
+        solve_upper(factor, step)
+        decrement = 0.0
+        for i in range(dim):
+            decrement += step[i] * gradient[i]
+        if decrement < 2.0 * CLOSE and damping == 0.0:
+            for i in range(dim):
+                mean[i] += scale[i] * step[i]
+            break
+        t, climbed = 1.0, False
+        for _ in range(30):
+            for i in range(dim):
+                trial[i] = mean[i] + t * scale[i] * step[i]
+            status, new = density(log_joint, problem, trial, sheet)
+            used += 1
+            if status == 1:
+                return status, used
+            if status == FINE and new >= value + 1e-4 * t * decrement:
+                climbed = True
+                break
+            t *= 0.3
+        if not climbed:
+            break
+        value = new
+        for i in range(dim):
+            mean[i] = trial[i]
+    _invert(factor, chol, dim)
+    for i in range(dim):
+        for j in range(i + 1):
+            chol[i, j] *= scale[i]
+    conditional(chol, scale, step)
+    return FINE, used
+
+
+@kernel
+def _invert(factor, chol, dim):
+    """Write the Cholesky factor of the inverse of factor factor'."""
+    # The columns of the inverse, then its factor, in place.
+    for j in range(dim):
+        for i in range(dim):
+            chol[i, j] = 1.0 if i == j else 0.0
+        solve_lower(factor, chol[:, j])
+        solve_upper(factor, chol[:, j])
+    if not cholesky(chol, chol):
+        for i in range(dim):
+            for j in range(dim):
+                chol[i, j] = 0.0
+            chol[i, i] = 1.0 / factor[i, i]
+
+
+@kernel
+def conditional(chol, scale, work):
+    """Write the standard deviations of each coordinate given the others: 1 / sqrt(Lambda_ii)."""
+    dim = scale.size
+    for i in range(dim):
+        for j in range(dim):
+            work[j] = 1.0 if i == j else 0.0
+        solve_lower(chol, work)
+        s = 0.0
+        for j in range(dim):
+            s += work[j] * work[j]
+        scale[i] = 1.0 / math.sqrt(s)

@@ -1,0 +1,261 @@
+"""Gaussians truncated to an interval, which may be unbounded: their numbers, and their fit to a log joint.
+
+Integrals by the double-exponential rule: z = low + width / (1 + exp(-pi sinh t)), the trapezoid rule in t. Neither a
+cut density nor a logarithm at the end of the interval slows it down.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .jit import inlined, kernel
+from .matrices import copy_vector
+from .panels import BLOCK, FINE, ZERO
+from .targets import tabulate
+
+#: Nodes to either side: pi sinh(3.4) = 47, where what is left of the interval is 4e-21 of it.
+REACH = 3.4
+STEP = 0.2
+LEVELS = 5
+MOST_STEPS = 300
+
+CONVERGED, STEPS_EXHAUSTED, UNRESOLVED, STUCK, FAULT = 0, 1, 2, 4, 10
+
+
+@kernel
+def span(mu, sigma, low, high):
+    """The part of [low, high] outside of which the density is below exp(-40) of its maximum there."""
+    mode = min(max(mu, low), high)
+    reach = math.hypot(mode - mu, 9.0 * sigma)
+    return max(low, mu - reach), min(high, mu + reach)
+
+
+@kernel
+def _place(t, first, last):
+    """(z, weight) of a node."""
+    s = math.pi * math.sinh(t)
+    e = math.exp(-abs(s))
+    small, large = e / (1.0 + e), 1.0 / (1.0 + e)
+    width = last - first
+    z = first + width * small if s < 0.0 else last - width * small
+    return z, width * math.pi * math.cosh(t) * small * large
+
+
+@kernel
+def log_mass(mu, sigma, low, high):
+    """Logarithm of the mass of N(mu, sigma**2) in [low, high]."""
+    a, b = (low - mu) / sigma, (high - mu) / sigma
+    # On the side where the tails are small numbers.
+    if a > 0.0:
+        a, b = -b, -a
+    if b <= 0.0:
+        return _log_lower(b, a)
+    return math.log1p(-0.5 * math.erfc(-a / math.sqrt(2.0)) - 0.5 * math.erfc(b / math.sqrt(2.0)))
+
+
+@kernel
+def _log_lower(b, a):
+    """log(Phi(b) - Phi(a)) for a < b <= 0."""
+    upper = _log_tail(-b)
+    if a == -math.inf:
+        return upper
+    return upper + math.log(-math.expm1(_log_tail(-a) - upper))
+
+
+@kernel
+def _log_tail(x):
+    """log Phi(-x) for x >= 0."""
+    if x < 25.0:
+        return math.log(0.5 * math.erfc(x / math.sqrt(2.0)))
+    # The asymptotic series, whose first neglected term is 1e-12 here (Abramowitz & Stegun 26.2.12).
+    w = 1.0 / (x * x)
+    series = 1.0 - w * (1.0 - 3.0 * w * (1.0 - 5.0 * w * (1.0 - 7.0 * w * (1.0 - 9.0 * w))))
+    return -0.5 * x * x - math.log(x) - 0.5 * math.log(2.0 * math.pi) + math.log(series)
+
+
+@kernel
+def moments(mu, sigma, low, high, out):
+    """Write E[z], E[(z - E z)**2] and E[((z - mu) / sigma)**2] of the truncated Gaussian; log of its mass."""
+    first, last = span(mu, sigma, low, high)
+    mode = min(max(mu, low), high)
+    top = -0.5 * ((mode - mu) / sigma) ** 2
+    step = STEP / 8.0
+    width = int(REACH / step)
+    for i in range(3):
+        out[i] = 0.0
+    total = 0.0
+    for k in range(-width, width + 1):
+        z, weight = _place(k * step, first, last)
+        square = ((z - mu) / sigma) ** 2
+        w = weight * math.exp(-0.5 * square - top)
+        total += w
+        out[0] += w * (z - mode)
+        out[2] += w * square
+    out[0] = mode + out[0] / total
+    out[2] /= total
+    for k in range(-width, width + 1):
+        z, weight = _place(k * step, first, last)
+        w = weight * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
+        out[1] += w * (z - out[0]) ** 2
+    out[1] /= total
+    return log_mass(mu, sigma, low, high)
+
+
+@kernel
+def workspace():
+    """Scratch space for `fit_truncated`: a panel of one coordinate, and sums."""
+    return (
+        np.empty((BLOCK, 1)),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(12),
+        np.empty(12),
+        np.empty((BLOCK, 1)),
+        np.empty(1),
+    )
+
+
+@inlined
+def _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, space, sums):
+    """Add the nodes of a level to the sums of w, w u .. w u**4, w f, w f u, w f u**2, w |f|; (status, nodes).
+
+    u = (z - centre) / scale, and w is the density of q over its maximum. Shrunk as the step halves.
+    """
+    step = STEP * 0.5**level
+    width = int(REACH / step + 1e-9)
+    nodes, weights, values, where = space[0], space[1], space[2], space[6]
+    for i in range(9):
+        sums[i] = 0.5 * sums[i] if level > 0 else 0.0
+    count, used = 0, 0
+    for k in range(-width, width + 1):
+        if level == 0 or k % 2 != 0:
+            z, w = _place(k * step, first, last)
+            w *= step * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
+            if w > 1e-300 and first < z < last:
+                nodes[count, 0], weights[count] = z, w
+                count += 1
+        if count == BLOCK or (k == width and count > 0):
+            failed = tabulate(log_joint, data, nodes, count, values)
+            if failed:
+                where[0] = nodes[failed - 1, 0]
+                return 1, used
+            for n in range(count):
+                f, w, u = values[n], weights[n], (nodes[n, 0] - centre) / scale
+                if not abs(f) < math.inf:
+                    where[0] = nodes[n, 0]
+                    if f == math.inf:
+                        return 3, used
+                    return (4 if f == -math.inf else 2), used
+                sums[0] += w
+                sums[1] += w * u
+                sums[2] += w * u * u
+                sums[3] += w * u * u * u
+                sums[4] += w * u * u * u * u
+                sums[5] += w * f
+                sums[6] += w * f * u
+                sums[7] += w * f * u * u
+                sums[8] += w * abs(f)
+            used += count
+            count = 0
+    return FINE, used
+
+
+@kernel
+def _elbo(sums, mu, sigma, centre, scale, top):
+    """E[f] - E[log q] from the sums."""
+    total = sums[0]
+    b, a = scale / sigma, (centre - mu) / sigma
+    square = (a * a * total + 2.0 * a * b * sums[1] + b * b * sums[2]) / total
+    return sums[5] / total + 0.5 * square + math.log(total) + top
+
+
+@inlined
+def evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums):
+    """(status, ELBO, its error, nodes) of N(mu, sigma**2) truncated to [low, high]; the sums are left."""
+    first, last = span(mu, sigma, low, high)
+    mode = min(max(mu, low), high)
+    top = -0.5 * ((mode - mu) / sigma) ** 2
+    centre, scale = 0.5 * (first + last), 0.5 * (last - first)
+    value, change, last_change, nodes = math.nan, math.inf, math.inf, 0
+    for level in range(LEVELS):
+        status, n = _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, space, sums)
+        nodes += n
+        if status != FINE:
+            return status, (-math.inf if status == ZERO else math.nan), math.inf, nodes
+        new = _elbo(sums, mu, sigma, centre, scale, top)
+        last_change, change = change, abs(new - value) if level > 0 else math.inf
+        value = new
+        if level > 1 and change <= rtol * (1.0 + abs(value)):
+            break
+    rounding = 4.4e-16 * (8.0 + sums[8] / sums[0])
+    return FINE, value, change + rounding, nodes
+
+
+@inlined
+def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, trace, report):
+    """Fit a Gaussian truncated to [low, high]; `start` (mu, sigma) is overwritten, and the status returned.
+
+    Natural gradient steps: the best quadratic for the log joint under q, in the sense of least squares, is the
+    next q. For a log joint that is quadratic on the interval that is the answer.
+    """
+    mu, sigma = start[0], start[1]
+    sums, trial = space[3], space[4]
+    status, evaluations, steps = STEPS_EXHAUSTED, 0, 0
+    fault_, value, error, n = evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums)
+    evaluations += n
+    norm = math.inf
+    if fault_ != FINE:
+        status = FAULT + fault_
+    for _ in range(most_steps):
+        if status >= FAULT:
+            break
+        first, last = span(mu, sigma, low, high)
+        centre, scale = 0.5 * (first + last), 0.5 * (last - first)
+        # Least squares of f on 1, u, u**2 under q.
+        t = sums[0]
+        m1, m2, m3, m4 = sums[1] / t, sums[2] / t, sums[3] / t, sums[4] / t
+        f0, f1, f2 = sums[5] / t, sums[6] / t, sums[7] / t
+        c11, c12, c22 = m2 - m1 * m1, m3 - m1 * m2, m4 - m2 * m2
+        g1, g2 = f1 - m1 * f0, f2 - m2 * f0
+        det = c11 * c22 - c12 * c12
+        b2 = (c11 * g2 - c12 * g1) / det
+        b1 = (g1 - c12 * b2) / c11
+        old2 = -0.5 * scale * scale / (sigma * sigma)
+        old1 = -2.0 * old2 * (mu - centre) / scale
+        d1, d2 = b1 - old1, b2 - old2
+        norm = math.sqrt(max(c11 * d1 * d1 + 2.0 * c12 * d1 * d2 + c22 * d2 * d2, 0.0))
+        if not norm < math.inf:
+            status = STUCK
+            break
+        if norm <= rtol:
+            status = CONVERGED if error <= rtol * (1.0 + abs(value)) + 1e-12 else UNRESOLVED
+            break
+        rho, moved = 1.0, False
+        for _ in range(30):
+            new2 = old2 + rho * d2
+            new1 = old1 + rho * d1
+            if new2 < 0.02 * old2:
+                new_sigma = scale / math.sqrt(-2.0 * new2)
+                new_mu = centre - scale * new1 / (2.0 * new2)
+                fault_, new_value, new_error, n = evaluate(
+                    log_joint, data, new_mu, new_sigma, low, high, rtol, space, trial
+                )
+                evaluations += n
+                if fault_ == FINE and new_value >= value - 4.0 * (error + new_error):
+                    moved = True
+                    break
+            rho *= 0.5
+        if not moved:
+            status = FAULT + fault_ if fault_ != FINE else STUCK
+            break
+        mu, sigma, value, error = new_mu, new_sigma, new_value, new_error
+        copy_vector(trial, sums)
+        if steps < trace.size:
+            trace[steps] = value
+        steps += 1
+    start[0], start[1] = mu, sigma
+    report[0], report[1], report[2], report[3], report[4] = value, error, norm, evaluations, status
+    report[5], report[6] = steps, norm
+    return status
