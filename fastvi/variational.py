@@ -64,7 +64,8 @@ class TransformedGaussian(_Immutable):
             raise TypeError(f"gaussian must be a Gaussian, not {type(gaussian).__name__}")
         if gaussian.dim != where.latent_dim:
             raise ValueError(
-                f"gaussian has dimension {gaussian.dim}, the support has {where.latent_dim} latent coordinates"
+                f"gaussian has dimension {gaussian.dim}, "
+                f"the support has {where.latent_dim} latent coordinates"
             )
         self._set(gaussian, support, where)
 
@@ -255,7 +256,8 @@ class TruncatedGaussian(_Immutable):
         share = math.exp(float(log_ndtr(a)) - top)
         z = ndtri_exp(top + np.log(share + uniform * (1.0 - share)))
         z = self.mu + self.sigma * (-z if flip else z)
-        return np.clip(z, self.low, self.high)[:, None]
+        draws: Array = np.clip(z, self.low, self.high)[:, None]
+        return draws
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TruncatedGaussian):

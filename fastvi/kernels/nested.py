@@ -1,11 +1,11 @@
-"""Expectations of a log joint under a Gaussian in one or two dimensions: the trapezoid rule on nested lattices.
+"""Expectations of a log joint under a Gaussian in one or two dimensions, on nested lattices.
 
-In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the rule
-on a lattice is exponentially convergent. The nodes are ordered by level, each of which halves the step: the
-levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
+In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the
+trapezoid rule is exponentially convergent. The nodes are ordered by level, each of which halves the step:
+the levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
 
-A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity the moments
-E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the Hessian (`newton`).
+A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity
+the moments E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the Hessian (`newton`).
 """
 
 from __future__ import annotations
@@ -201,7 +201,8 @@ def tail(space, level):
 def left(change, last):
     """The error after a halving that changed so much, when the one before changed `last`.
 
-    The error is squared by each halving of an analytic integrand, and a quarter of the change for one with a kink.
+    The error is squared by each halving of an analytic integrand, and a quarter of the change for one
+    with a kink.
     """
     if change == 0.0:
         return 0.0
@@ -225,10 +226,10 @@ def slope_difference(one, two, dim):
 
 @inlined
 def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
-    """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol` (of at least 1).
+    """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol`.
 
-    Returned: (status, error of the value, error of the slope, nodes, level, whether it holds). At least the
-    levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
+    That is relative to at least 1. Returned: (status, error of the value, error of the slope, nodes, level,
+    whether it holds). At least the levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
     asks for the coarsest lattice and no more.
     """
     dim = mean.size
@@ -255,9 +256,9 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             last, last_slope = change, slope
             change = abs(moments[0] - before[0])
             slope = slope_difference(moments, before, dim)
-            if level >= least_level and left(change, last) <= rtol * (1.0 + abs(moments[0])):
-                if left(slope, last_slope) <= rtol:
-                    break
+            close = left(change, last) <= rtol * (1.0 + abs(moments[0]))
+            if level >= least_level and close and left(slope, last_slope) <= rtol:
+                break
         outside = tail(space, level)
         rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
         error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
