@@ -229,8 +229,8 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
     """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol`.
 
     That is relative to at least 1. Returned: (status, error of the value, error of the slope, nodes, level,
-    whether it holds). At least the levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
-    asks for the coarsest lattice and no more.
+    whether it holds). At least the levels up to `least_level` are used, so that what was learnt at one frame
+    serves the next; a negative one asks for the coarsest lattice and no more.
     """
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI
