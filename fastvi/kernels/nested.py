@@ -50,6 +50,7 @@ def workspace(latent, dim):
         panel(latent, dim),
         np.empty((3, MOMENTS)),
         np.empty((LEVELS, 2)),  # by level: the two outer shells
+        np.zeros((LEVELS, MOMENTS)),  # by level: the lattice's own moments, less those of a standard normal
     )
 
 
@@ -102,7 +103,51 @@ def lay(level, radius, dim, space):
             return False
         starts[k + 1] = end
         starts[LEVELS] = k + 1
+        _measure(k, dim, space)
     return True
+
+
+@kernel
+def _measure(level, dim, space):
+    """Write what the moments of a constant 1 are off by on this lattice: 1e-10 of what is outside of the ball."""
+    lattice, start, end = space[0], space[1][level], space[1][level + 1]
+    volume = math.exp(-0.5 * dim * LOG_2PI) * (STEP * 0.5**level) ** dim
+    defects = space[6][level]
+    defects[:] = 0.0
+    _gather(_moments(lattice[2, start:end], lattice[0, start:end], lattice[1, start:end]), volume, defects)
+    exact = ((0, 1.0), (2, 1.0), (4, 3.0), (10, 1.0), (12, 1.0), (20, 3.0))
+    for i, value in exact:
+        if i < 5 or dim > 1:
+            defects[i] -= value
+    if level > 0:
+        shrink = 0.5**dim
+        for i in range(21):
+            defects[i] += shrink * space[6][level - 1, i]
+        for i, value in exact:
+            if i < 5 or dim > 1:
+                defects[i] += shrink * value
+
+
+@inlined
+def _gather(parts, factor, sums):
+    s0, s1, s2, s3, s4 = parts
+    for a in range(5):
+        sums[a] += factor * s0[a]
+    for a in range(4):
+        sums[5 + a] += factor * s1[a]
+    for a in range(3):
+        sums[10 + a] += factor * s2[a]
+    for a in range(2):
+        sums[15 + a] += factor * s3[a]
+    sums[20] += factor * s4
+
+
+@inlined
+def _correct(level, space, moments):
+    """Take the part of x that is constant exactly: it would put E[x] times the lattice's defects into all moments."""
+    mean, defects = moments[0], space[6][level]
+    for i in range(21):
+        moments[i] -= mean * defects[i]
 
 
 @formula
@@ -166,18 +211,10 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             return RAISED
         values = all_values[:n]
         _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
-        s0, s1, s2, s3, s4 = _moments(values, x, y)
-        if not abs(s0[0]) < math.inf:
+        parts = _moments(values, x, y)
+        if not abs(parts[0][0]) < math.inf:
             return fault(problem, n, sheet)
-        for a in range(5):
-            sums[a] += s0[a]
-        for a in range(4):
-            sums[5 + a] += s1[a]
-        for a in range(3):
-            sums[10 + a] += s2[a]
-        for a in range(2):
-            sums[15 + a] += s3[a]
-        sums[20] += s4
+        _gather(parts, 1.0, sums)
         p, q = _shells(values, squares, (radius - 2.0) ** 2, (radius - 1.0) ** 2)
         one += volume * p
         two += volume * q
@@ -250,6 +287,7 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
             nodes += space[1][level + 1] - space[1][level]
             if status != FINE or least_level < 0:
+                _correct(level, space, moments)
                 return status, math.inf, math.inf, nodes, level, False
             if level == 0:
                 continue
@@ -264,5 +302,6 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
         error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
         tolerance = rtol * (1.0 + abs(moments[0]))
         if outside <= 0.1 * tolerance or radius >= LARGEST_RADIUS or not fits:
+            _correct(level, space, moments)
             return FINE, error, slope_error, nodes, level, fits and error <= tolerance + rounding
         radius += WIDER
