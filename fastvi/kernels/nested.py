@@ -272,11 +272,11 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI
     before = space[4][1]
-    radius = RADIUS
+    radius, widest = RADIUS, LARGEST_RADIUS
     nodes = 0
     while True:
         change, last, slope, last_slope = math.inf, math.inf, math.inf, math.inf
-        level, fits = -1, True
+        level, fits, status = -1, True, FINE
         while True:
             if not lay(level + 1, radius, dim, space):
                 fits = False
@@ -286,6 +286,8 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
                 before[i] = moments[i]
             status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
             nodes += space[1][level + 1] - space[1][level]
+            if status != FINE and radius > RADIUS:
+                break
             if status != FINE or least_level < 0:
                 _correct(level, space, moments)
                 return status, math.inf, math.inf, nodes, level, False
@@ -297,11 +299,19 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             close = left(change, last) <= rtol * (1.0 + abs(moments[0]))
             if level >= least_level and close and left(slope, last_slope) <= rtol:
                 break
+            # What is cut off is no smaller on a finer lattice, and keeps it from converging.
+            if tail(space, level) > 0.1 * rtol * (1.0 + abs(moments[0])) and radius < widest:
+                break
+        if status != FINE:
+            # Something overflows so far out: what was found without is good enough, and its error is known.
+            widest = radius - WIDER
+            radius = widest
+            continue
         outside = tail(space, level)
         rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
         error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
         tolerance = rtol * (1.0 + abs(moments[0]))
-        if outside <= 0.1 * tolerance or radius >= LARGEST_RADIUS or not fits:
+        if outside <= 0.1 * tolerance or radius >= widest or not fits:
             _correct(level, space, moments)
             return FINE, error, slope_error, nodes, level, fits and error <= tolerance + rounding
         radius += WIDER
