@@ -109,7 +109,7 @@ def lay(level, radius, dim, space):
 
 @kernel
 def _measure(level, dim, space):
-    """Write what the moments of a constant 1 are off by on this lattice: 1e-10 of what is outside of the ball."""
+    """Write what the moments of a constant 1 are off by on this lattice: what is outside of the ball."""
     lattice, start, end = space[0], space[1][level], space[1][level + 1]
     volume = math.exp(-0.5 * dim * LOG_2PI) * (STEP * 0.5**level) ** dim
     defects = space[6][level]
@@ -144,7 +144,7 @@ def _gather(parts, factor, sums):
 
 @inlined
 def _correct(level, space, moments):
-    """Take the part of x that is constant exactly: it would put E[x] times the lattice's defects into all moments."""
+    """Take the constant part of x exactly: it puts E[x] times the lattice's defects into all moments."""
     mean, defects = moments[0], space[6][level]
     for i in range(21):
         moments[i] -= mean * defects[i]
@@ -243,7 +243,8 @@ def left(change, last):
     """
     if change == 0.0:
         return 0.0
-    return 2.0 * change * min(1.0, change / last) if last < math.inf else change
+    # Ten times what that leaves: the first change may be the bell's error, the second that of a pole of x.
+    return 2.0 * change * min(1.0, 10.0 * change / last) if last < math.inf else change
 
 
 @kernel
