@@ -1,0 +1,255 @@
+"""Kernels of inference: inside of a user's own compiled code, against plain Python and against differences."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+from scipy import stats
+
+import fastvi as fv
+from fastvi.kernels import draws, fits, nested, newton, steps, supports, truncated
+
+
+@numba.njit
+def log_joint(z, x):
+    """A normal prior and a normal likelihood in each coordinate."""
+    s = 0.0
+    for i in range(z.size):
+        s -= 0.5 * z[i] ** 2 + 0.5 * (x - z[i]) ** 2
+    return s
+
+
+REAL_KINDS, NO_BOUNDS = np.zeros(2, np.int64), np.zeros((2, 2))
+
+
+@numba.njit(parallel=True)
+def fit_each(data, kinds, bounds, means, reports):
+    """What a user's own program does: many fits, one after the other in each thread."""
+    for n in numba.prange(data.size):
+        dim = kinds.size
+        space = fits.workspace(dim, dim)
+        chol, trace = np.eye(dim), np.empty(16)
+        fits.start_and_fit_quadrature(
+            log_joint,
+            ((data[n],), kinds, bounds),
+            fits.FULL,
+            True,
+            means[n],
+            np.ones(dim),
+            chol,
+            1e-8,
+            50,
+            space,
+            trace,
+            reports[n],
+        )
+
+
+def test_fits_in_a_users_prange():
+    data = np.linspace(-5.0, 9.0, 23)
+    means, reports = np.zeros((23, 2)), np.zeros((23, 8))
+    fit_each(data, REAL_KINDS, NO_BOUNDS, means, reports)
+    assert (reports[:, 4] == fits.CONVERGED).all()
+    np.testing.assert_allclose(means, np.column_stack([data, data]) / 2, atol=1e-9)
+    # log of the integral of exp(-z**2/2 - (x - z)**2/2), twice.
+    np.testing.assert_allclose(reports[:, 0], math.log(math.pi) - data**2 / 2, atol=1e-9)
+
+
+@numba.njit
+def fit_on_draws(data, kinds, bounds, noise, mean, factor, report):
+    dim = mean.size
+    sheet, space = nested.panel(dim, dim), draws.workspace(newton.FULL, dim)
+    space[0][0][:] = 0.0
+    return draws.fit_draws(
+        log_joint,
+        None,
+        ((data,), kinds, bounds),
+        newton.FULL,
+        noise,
+        np.zeros(dim),
+        np.eye(dim),
+        np.ones(dim),
+        1e-7,
+        200,
+        mean,
+        factor,
+        sheet,
+        space,
+        np.empty(64),
+        report,
+    )
+
+
+def test_fit_on_draws_in_a_users_function():
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((8, 3))
+    half = np.linalg.solve(np.linalg.cholesky(half.T @ half / 8), half.T).T
+    mean, factor, report = np.empty(3), np.empty((3, 3)), np.zeros(8)
+    status = fit_on_draws(
+        4.0, np.zeros(3, np.int64), np.zeros((3, 2)), np.concatenate([half, -half]), mean, factor, report
+    )
+    assert status == draws.CONVERGED
+    np.testing.assert_allclose(mean, 2.0, atol=1e-6)
+    np.testing.assert_allclose(factor @ factor.T, np.eye(3) / 2, atol=1e-6)
+    assert abs(report[0] - 3 * (0.5 * math.log(math.pi) - 4.0)) <= 1e-9
+
+
+@numba.njit
+def natural(data, kinds, bounds, rho, mean, chol, moments):
+    space = steps.natural_workspace(mean.size, mean.size)
+    problem = ((data,), kinds, bounds)
+    nested.expect(log_joint, problem, mean, chol, 1, 1e-10, space[0], moments)
+    return steps.natural_gradient_step(log_joint, problem, rho, mean, chol, 1e-10, space)
+
+
+def test_a_natural_gradient_step_solves_a_quadratic():
+    start = np.array([1.0, -2.0]), np.array([[1.5, 0.0], [0.4, 0.7]])
+    mean, chol, moments = start[0].copy(), start[1].copy(), np.empty(nested.MOMENTS)
+    status, value = natural(3.0, REAL_KINDS, NO_BOUNDS, 1.0, mean, chol, moments)
+    assert status == 0
+    np.testing.assert_allclose(mean, 1.5, atol=1e-9)
+    np.testing.assert_allclose(chol @ chol.T, np.eye(2) / 2, atol=1e-9)
+    # The ELBO before: minus KL to the posterior, plus the evidence.
+    q, posterior = fv.Gaussian(start[0], start[1] @ start[1].T), fv.Gaussian([1.5, 1.5], np.eye(2) / 2)
+    expected = math.log(math.pi) - 4.5 - fv.kl(q, posterior)
+    assert abs(value - expected) <= 1e-9
+    # The same number is minus the first of the moments.
+    assert abs(moments[0] + expected) <= 1e-9
+    # Half a step: the precision is the mean of both.
+    mean, chol = start[0].copy(), start[1].copy()
+    natural(3.0, REAL_KINDS, NO_BOUNDS, 0.5, mean, chol, moments)
+    precision = 0.5 * np.linalg.inv(start[1] @ start[1].T) + np.eye(2)
+    np.testing.assert_allclose(np.linalg.inv(chol @ chol.T), precision, atol=1e-8)
+    np.testing.assert_allclose(
+        mean - start[0], 0.5 * np.linalg.solve(precision, 2 * (1.5 - start[0])), atol=1e-8
+    )
+
+
+def test_adam_is_that_of_the_paper():
+    rng = np.random.default_rng(1)
+    point, first, second = np.zeros(4), np.zeros(4), np.zeros(4)
+    own, m, v = np.zeros(4), np.zeros(4), np.zeros(4)
+    for t in range(1, 30):
+        gradient = rng.standard_normal(4)
+        steps.adam_step(point, gradient, first, second, t, 0.1)
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        own -= 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(point, own, rtol=1e-13)
+    plain, first, second = np.zeros(4), np.zeros(4), np.zeros(4)
+    compiled, other, third = np.zeros(4), np.zeros(4), np.zeros(4)
+    steps.adam_step.py_func(plain, gradient, first, second, 1, 0.1)
+    steps.adam_step(compiled, gradient, other, third, 1, 0.1)
+    np.testing.assert_allclose(plain, compiled, rtol=1e-15)
+
+
+@numba.njit
+def fit_cut(data, low, high, start, report):
+    return truncated.fit_truncated(
+        log_joint, (data,), low, high, start, 1e-9, 100, truncated.workspace(), np.empty(64), report
+    )
+
+
+@pytest.mark.parametrize("x", [-6.0, 0.0, 3.0])
+def test_truncated_fit_in_a_users_function(x):
+    start, report = np.array([1.0, 0.5]), np.zeros(8)
+    assert fit_cut(x, 0.0, math.inf, start, report) == truncated.CONVERGED
+    np.testing.assert_allclose(start, [x / 2, math.sqrt(0.5)], atol=1e-6)
+    expected = 0.5 * math.log(math.pi) - x * x / 4 + stats.norm.logcdf(x / 2 * math.sqrt(2))
+    assert abs(report[0] - expected) <= 1e-9 * (1 + abs(expected))
+
+
+def test_masses_and_moments_as_in_plain_python():
+    for mu, sigma, low, high in (
+        (0.0, 1.0, 0.0, math.inf),
+        (0.3, 2.0, -1.0, 4.0),
+        (0.0, 1.0, 30.0, math.inf),
+        (5.0, 0.1, -math.inf, 4.0),
+        (0.0, 1.0, 9.0, 9.5),
+    ):
+        a, b = (low - mu) / sigma, (high - mu) / sigma
+        one, two = np.empty(3), np.empty(3)
+        mass = truncated.moments(mu, sigma, low, high, one)
+        assert abs(truncated.moments.py_func(mu, sigma, low, high, two) - mass) <= 1e-13 * abs(mass) + 1e-15
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+        # On the side where the masses are small.
+        if a > 0:
+            a, b = -b, -a
+        upper, lower = stats.norm.logcdf(b), stats.norm.logcdf(a)
+        assert abs(mass - (upper + math.log1p(-math.exp(lower - upper)))) <= 1e-11 * (1 + abs(mass))
+
+
+KINDS = {
+    "all but a simplex": ([0, 1, 2, 3], [[0, 0], [1.5, 0], [0, -0.5], [-1, 2]], 4),
+    "a simplex": ([4, 4, 4], [[3, 0], [2, 0], [1, 0]], 4),
+    "simplexes among others": (
+        [1, 4, 4, 3, 4, 2],
+        [[0, 0], [2, 0], [1, 0], [0, 1], [1, 0], [0, 3]],
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_are_carried_to_latent_coordinates(name):
+    kinds, bounds, dim = KINDS[name]
+    kinds, bounds = np.array(kinds, np.int64), np.array(bounds, float)
+    rng = np.random.default_rng(2)
+    weights = rng.standard_normal(dim)
+
+    def target(latent):
+        """sum(w z + z**2 / 2) + log-Jacobian."""
+        z, log_jacobian = np.empty((1, dim)), np.empty(1)
+        supports.to_support(kinds, bounds, latent[None].copy(), 1, z, log_jacobian)
+        return float((weights * z + 0.5 * z**2).sum() + log_jacobian[0]), z[0]
+
+    for _ in range(10):
+        latent = 1.5 * rng.standard_normal(kinds.size)
+        _, z = target(latent)
+        found, plain = np.empty(kinds.size), np.empty(kinds.size)
+        supports.pull_back(kinds, bounds, latent, z, weights + z, found)
+        supports.pull_back.py_func(kinds, bounds, latent, z, weights + z, plain)
+        np.testing.assert_allclose(found, plain, rtol=1e-12)
+        for i in range(kinds.size):
+            step = 1e-5 * np.eye(kinds.size)[i]
+            expected = (target(latent + step)[0] - target(latent - step)[0]) / 2e-5
+            assert abs(found[i] - expected) <= 1e-7 * (1 + abs(expected))
+
+
+def test_transforms_as_in_plain_python():
+    kinds, bounds, dim = KINDS["simplexes among others"]
+    kinds, bounds = np.array(kinds, np.int64), np.array(bounds, float)
+    latent = 2.0 * np.random.default_rng(3).standard_normal((6, kinds.size))
+    one, two = (np.empty((6, dim)), np.empty(6)), (np.empty((6, dim)), np.empty(6))
+    supports.to_support(kinds, bounds, latent, 6, *one)
+    supports.to_support.py_func(kinds, bounds, latent, 6, *two)
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-13)
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-12)
+    back = np.empty(kinds.size)
+    for n in range(6):
+        assert supports.to_latent.py_func(kinds, bounds, one[0][n], back)
+        np.testing.assert_allclose(back, latent[n], rtol=1e-9)
+
+
+def test_the_lattice_has_the_moments_of_a_standard_normal():
+    """E[c xi**alpha] is c times the exact moment, also where c is large: no part of c leaks into the gradient."""
+
+    for dim in (1, 2):
+        space = nested.workspace(dim, dim)
+        assert nested.lay(1, nested.RADIUS, dim, space)
+        defects = space[6][1]
+        n = space[1][2]
+        weights = space[0][2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * 0.5**dim)
+        x, y = space[0][0, :n], space[0][1, :n]
+        for place, values, exact in (
+            (0, 1.0, 1.0),
+            (1, x, 0.0),
+            (2, x**2, 1.0),
+            (4, x**4, 3.0),
+            (10, y**2, 1.0 if dim == 2 else 0.0),
+            (12, x**2 * y**2, 1.0 if dim == 2 else 0.0),
+        ):
+            off = float((weights * values).sum()) - exact
+            assert abs(defects[place] - off) <= 1e-14
+            assert abs(off) <= 1e-7
