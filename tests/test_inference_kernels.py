@@ -1,4 +1,4 @@
-"""Kernels of inference: inside of a user's own compiled code, against plain Python and against differences."""
+"""Kernels of inference: inside of a user's compiled code, against plain Python and against differences."""
 
 import math
 
@@ -233,8 +233,7 @@ def test_transforms_as_in_plain_python():
 
 
 def test_the_lattice_has_the_moments_of_a_standard_normal():
-    """E[c xi**alpha] is c times the exact moment, also where c is large: no part of c leaks into the gradient."""
-
+    """What a constant would leak into the gradient is known: it is taken out again."""
     for dim in (1, 2):
         space = nested.workspace(dim, dim)
         assert nested.lay(1, nested.RADIUS, dim, space)
