@@ -144,7 +144,7 @@ def exact_regression(model):
 
 
 def gap(q, mean, cov):
-    """How far q is from N(mean, cov), in units of its spread: the larger of the mean's and the covariance's."""
+    """How far q is from N(mean, cov), in units of its spread."""
     factor = np.linalg.cholesky(cov)
     shift = np.linalg.solve(factor, q.mean - mean)
     ratio = np.linalg.solve(factor, np.linalg.solve(factor, q.cov).T) - np.eye(len(mean))
