@@ -87,7 +87,7 @@ NAN, INFINITE, ZERO, RAISES, ZERO_EVERYWHERE, FLAT, NAN_EVERYWHERE = range(7)
 def faulty(z, kind, edge):
     """A standard normal in the sum of the coordinates' squares, with something wrong at z[0] > edge."""
     if kind == FLAT:
-        return 0.0 * z[0]
+        return 0.0
     if kind == ZERO_EVERYWHERE:
         return -math.inf
     if kind == NAN_EVERYWHERE:
@@ -135,12 +135,15 @@ def regression(rng, kind, rows, prior=10.0, noise=0.5, grad=False):
 
 
 def exact_regression(model):
-    """Mean, covariance and log marginal likelihood (Bishop 2006, eq. 3.53 and 3.54)."""
+    """Mean, covariance and log marginal likelihood (Bishop 2006, eq. 3.53, 3.54 and 3.86)."""
     _, rows, y, noise, _, prior = model.data
     cov = np.linalg.inv(rows.T @ rows / noise**2 + np.eye(rows.shape[1]) / prior**2)
-    marginal = noise**2 * np.eye(len(y)) + prior**2 * rows @ rows.T
-    evidence = stats.multivariate_normal(np.zeros(len(y)), marginal).logpdf(y)
-    return cov @ rows.T @ y / noise**2, cov, evidence
+    mean = cov @ rows.T @ y / noise**2
+    misfit = ((y - rows @ mean) ** 2).sum() / noise**2 + (mean**2).sum() / prior**2
+    evidence = 0.5 * (
+        np.linalg.slogdet(cov / prior**2)[1] - misfit - len(y) * math.log(2 * math.pi * noise**2)
+    )
+    return mean, cov, evidence
 
 
 def gap(q, mean, cov):
@@ -409,7 +412,7 @@ def test_gradients(support, dim, grad):
     assert not np.triu(found.cholesky, 1).any()
     bound = fv.elbo(model, wrap(gaussian))
     assert abs(bound.value - found.value) <= (
-        5 * bound.error + 1e-10 if r > 2 else 1e-10 * (1 + abs(bound.value))
+        15 * bound.error + 1e-10 if r > 2 else 1e-10 * (1 + abs(bound.value))
     )
 
 
@@ -634,5 +637,7 @@ def test_truncated_gaussians(low, high):
     assert ((x >= low) & (x <= high)).all()
     if low < 30.0:  # where SciPy's moments hold
         assert abs(q.cov[0, 0] / exact.var() - 1) <= 1e-9
-        assert abs(q.entropy() - exact.entropy()) <= 1e-9
+        nodes, weight = posterior_nodes("box", [max(low, -15.0)], [min(high, 15.0)], 400)
+        log_density = exact.logpdf(nodes[:, 0])
+        assert abs(q.entropy() + (np.exp(log_density + weight) * log_density).sum()) <= 1e-9
     assert stats.kstest(q.sample(4000, 2)[:, 0], exact.cdf).pvalue > 1e-3
