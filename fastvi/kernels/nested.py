@@ -277,7 +277,7 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
     nodes = 0
     while True:
         change, last, slope, last_slope = math.inf, math.inf, math.inf, math.inf
-        level, fits, status = -1, True, FINE
+        level, fits, status, cut = -1, True, FINE, False
         while True:
             if not lay(level + 1, radius, dim, space):
                 fits = False
@@ -300,8 +300,10 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             close = left(change, last) <= rtol * (1.0 + abs(moments[0]))
             if level >= least_level and close and left(slope, last_slope) <= rtol:
                 break
-            # What is cut off is no smaller on a finer lattice, and keeps it from converging.
-            if tail(space, level) > 0.1 * rtol * (1.0 + abs(moments[0])) and radius < widest:
+            # What is cut off is no smaller on a finer lattice, and keeps the slope from converging.
+            most = 0.1 * rtol * (1.0 + abs(moments[0])) if level < 3 else 0.01 * rtol
+            if tail(space, level) > most and radius < widest:
+                cut = True
                 break
         if status != FINE:
             # Something overflows so far out: what was found without is good enough, and its error is known.
@@ -312,7 +314,7 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
         rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
         error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
         tolerance = rtol * (1.0 + abs(moments[0]))
-        if outside <= 0.1 * tolerance or radius >= widest or not fits:
+        if not cut and (outside <= 0.1 * tolerance or radius >= widest or not fits):
             _correct(level, space, moments)
             return FINE, error, slope_error, nodes, level, fits and error <= tolerance + rounding
         radius += WIDER
