@@ -378,6 +378,7 @@ def elbo_quadrature(log_joint, theta, table, kinds, bounds, mean, factor, rtol, 
     """(status, ELBO, its error, evaluations, whether it holds) in up to two dimensions, and its gradient."""
     problem = ((theta, table), kinds, bounds)
     moments = space[4][0]
+    space[0][2][0] = 0
     status, error, _, nodes, _, good = nested.expect(
         log_joint, problem, mean, factor, 1, rtol, space[0], moments
     )

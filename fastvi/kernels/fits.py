@@ -86,7 +86,7 @@ OPTIMISM = 0.01
 _FIRST, _STEP, _FINE, _LAST = 0, 1, 2, 3
 
 
-@kernel
+@inlined
 def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report):
     """Newton's method on nested lattices from (mean, chol), which it overwrites; the status.
 
@@ -104,6 +104,8 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     size_, gain, damping, slope = math.inf, 0.0, 0.0, math.inf
     evaluations, steps, rejected = 0, 0, 0
     last = min(LAST, math.sqrt(rtol))
+    # The smallest ball first, whatever the last fit used: a fit does not depend on what was before it.
+    board[2][0] = 0
     copy_vector(mean, new_mean)
     copy_matrix(chol, new_chol)
     for turn in range(most_steps + 1):
@@ -173,7 +175,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     return status
 
 
-@kernel
+@inlined
 def start_and_fit_quadrature(
     log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
 ):

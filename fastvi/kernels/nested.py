@@ -24,10 +24,10 @@ from .panels import BLOCK, FINE, RAISED, fault, look, panel
 #: The step of level 0. The rule's error for a polynomial is then 3e-9, and 5e-35 with half of it.
 STEP = 1.0
 
-#: The least radius of the ball of nodes, the largest, and between them.
+#: The radius of the ball of nodes, how much wider the next one is, and how many of them there are.
 RADIUS = 7.0
-LARGEST_RADIUS = 15.0
 WIDER = 2.0
+BALLS = 5
 
 #: Levels, and nodes of all of them: in one dimension, in two.
 LEVELS = 9
@@ -44,9 +44,11 @@ def workspace(latent, dim):
     """Scratch space for expectations in `latent` <= 2 dimensions, of a model of `dim` coordinates."""
     most = MOST_NODES_1 if latent == 1 else MOST_NODES_2
     return (
-        np.empty((4, most)),  # x, y, weight, radius**2
-        np.zeros(LEVELS + 1, np.int64),  # where each level starts; the last entry counts those laid out
-        np.zeros(1),  # the radius that they were laid out for
+        np.empty((BALLS, 4, most)),  # x, y, weight, radius**2
+        np.zeros(
+            (BALLS, LEVELS + 1), np.int64
+        ),  # where each level starts; the last entry counts those laid out
+        np.zeros(1, np.int64),  # the ball in use
         panel(latent, dim),
         np.empty((3, MOMENTS)),
         np.empty((LEVELS, 2)),  # by level: the two outer shells
@@ -87,17 +89,15 @@ def _lay_level(level, radius, dim, lattice, start):
 
 
 @inlined
-def lay(level, radius, dim, space):
-    """Make sure that a level is laid out; False where it would have too many nodes."""
-    lattice, starts = space[0], space[1]
-    if space[2][0] != radius:
-        starts[LEVELS] = 0
-        space[2][0] = radius
+def lay(level, dim, space):
+    """Make sure that a level of the ball in use is laid out; False where it would have too many nodes."""
+    ball = space[2][0]
+    lattice, starts = space[0][ball], space[1][ball]
     while starts[LEVELS] <= level:
         k = starts[LEVELS]
         if k + 1 >= LEVELS:
             return False
-        end = _lay_level(k, radius, dim, lattice, starts[k])
+        end = _lay_level(k, RADIUS + WIDER * ball, dim, lattice, starts[k])
         if end < 0:
             return False
         starts[k + 1] = end
@@ -142,9 +142,10 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
 
     `own` is log q at the mean. For level 0 the moments are made anew.
     """
-    lattice, starts, sheet = space[0], space[1], space[3]
+    ball = space[2][0]
+    lattice, starts, sheet = space[0][ball], space[1][ball], space[3]
     dim = mean.size
-    radius = space[2][0]
+    radius = RADIUS + WIDER * ball
     latent, densities, log_jacobian, all_values = sheet[0], sheet[2][0], sheet[2][1], sheet[2][2]
     sums = space[4][2]
     volume = math.exp(-0.5 * dim * LOG_2PI) * (STEP * 0.5**level) ** dim
@@ -229,39 +230,40 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
 
     Returned: (status, error of the value, error of the slope, nodes, level, whether it holds). At least the
     levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
-    asks for the coarsest lattice and no more.
+    asks for the coarsest lattice and no more. The ball starts as the one in use, and grows where what is outside of it
+    matters: the lattice's edge would be seen at all levels.
     """
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI
-    before = space[4][1]
-    radius = RADIUS
-    nodes = 0
+    before, in_use = space[4][1], space[2]
+    nodes, level = 0, -1
+    change, last, slope, last_slope, outside = math.inf, math.inf, math.inf, math.inf, 0.0
+    fits = True
     while True:
-        change, last, slope, last_slope = math.inf, math.inf, math.inf, math.inf
-        level, fits = -1, True
-        while True:
-            if not lay(level + 1, radius, dim, space):
-                fits = False
-                break
-            level += 1
-            for i in range(21):
-                before[i] = moments[i]
-            status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
-            nodes += space[1][level + 1] - space[1][level]
-            if status != FINE or least_level < 0:
-                return status, math.inf, math.inf, nodes, level, False
-            if level == 0:
-                continue
-            last, last_slope = change, slope
-            change = abs(moments[0] - before[0])
-            slope = slope_difference(moments, before, dim)
-            if level >= least_level and left(change, last) <= rtol * (1.0 + abs(moments[0])):
-                if left(slope, last_slope) <= rtol:
-                    break
-        outside = tail(space, level)
-        rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
-        error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
+        if not lay(level + 1, dim, space):
+            fits = False
+            break
+        level += 1
+        for i in range(21):
+            before[i] = moments[i]
+        status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
+        nodes += space[1][in_use[0], level + 1] - space[1][in_use[0], level]
+        if status != FINE or least_level < 0:
+            return status, math.inf, math.inf, nodes, level, False
+        if level == 0:
+            continue
         tolerance = rtol * (1.0 + abs(moments[0]))
-        if outside <= 0.1 * tolerance or radius >= LARGEST_RADIUS or not fits:
-            return FINE, error, slope_error, nodes, level, fits and error <= tolerance + rounding
-        radius += WIDER
+        outside = tail(space, level)
+        if outside > 0.1 * tolerance and in_use[0] + 1 < BALLS:
+            in_use[0] += 1
+            level = -1
+            change, slope = math.inf, math.inf
+            continue
+        last, last_slope = change, slope
+        change = abs(moments[0] - before[0])
+        slope = slope_difference(moments, before, dim)
+        if level >= least_level and left(change, last) <= tolerance and left(slope, last_slope) <= rtol:
+            break
+    rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
+    error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
+    return FINE, error, slope_error, nodes, level, fits and error <= rtol * (1.0 + abs(moments[0])) + rounding
