@@ -32,6 +32,7 @@ from .estimates import (
     kl_estimate,
     mixture_entropy_bounds,
 )
+from .mixture_fits import MixtureFit, fit_mixture
 from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
 
@@ -46,6 +47,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Grid2D",
+    "MixtureFit",
     "Projection",
     "alpha_divergence",
     "bhattacharyya",
@@ -53,6 +55,7 @@ __all__ = [
     "cross_entropy",
     "entropy",
     "entropy_estimate",
+    "fit_mixture",
     "hellinger",
     "i_projection",
     "jeffreys",

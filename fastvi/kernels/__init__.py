@@ -11,6 +11,7 @@ from types import ModuleType
 
 _MODULES = (
     "divergences",
+    "em",
     "estimates",
     "frames",
     "gaussians",
