@@ -347,9 +347,18 @@ def test_the_floor_raises_eigenvalues_only(dim):
 
 def test_a_start_below_the_floor_is_raised_and_reported():
     x = geyser()
-    start = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [1e-9 * np.cov(x.T), np.cov(x.T)])
-    fit = fv.fit_mixture(x, 2, start=start, min_cov=0.01, max_iterations=1)
+    data = np.cov(x.T, bias=True)
+    factor = np.linalg.cholesky(data)
+    thin = factor @ [[0.5, 0.4], [0.4, 0.33]] @ factor.T
+    start = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [thin, data])
+    fit = fv.fit_mixture(x, 2, start=start, min_cov=0.1, max_iterations=1)
     assert fit.floor_steps[0] >= 1
+    assert fit.floor_steps[1] == 0
+    values, vectors = np.linalg.eigh([[0.5, 0.4], [0.4, 0.33]])
+    assert values[0] < 0.1 < values[1]
+    raised = factor @ (vectors * np.maximum(values, 0.1)) @ vectors.T @ factor.T
+    expected = fv.GaussianMixture([0.5, 0.5], start.means, [raised, data]).logpdf(x).sum()
+    assert fit.trace[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_component_without_data():

@@ -533,7 +533,7 @@ def maximise(size, weights, means, factors, floor, floored, space):
     new_weights, new_means, new_factors = space.weights, space.means, space.factors
     components, dim = means.shape
     mean, work = space.vectors[0], space.vectors[1]
-    cov = scratch[2, :dim]
+    cov = scratch[2]
     gain = 0.0
     for k in range(components):
         row = moments[k]
@@ -572,10 +572,10 @@ def maximise(size, weights, means, factors, floor, floored, space):
 
 
 @kernel
-def _raise_start(factors, floor, floored, scratch):
+def _raise_start(factors, floor, floored, space):
     """Covariances of a start that are below the floor are raised to it; False where one is singular."""
     dim = factors.shape[1]
-    cov = scratch[2, :dim]
+    cov, raised = space.matrices[2], space.factors[0]
     good = True
     for k in range(factors.shape[0]):
         floored[0, k], floored[1, k] = 0, 0
@@ -584,9 +584,9 @@ def _raise_start(factors, floor, floored, scratch):
                 cov[i, j] = 0.0
                 for a in range(min(i, j) + 1):
                     cov[i, j] += factors[k, i, a] * factors[k, j, a]
-        acted, positive = floored_factor(cov, floor, scratch[1], scratch)
+        acted, positive = floored_factor(cov, floor, raised, space.matrices)
         if acted:
-            copy_matrix(scratch[1], factors[k])
+            copy_matrix(raised, factors[k])
             floored[0, k], floored[1, k] = 1, 1
         good &= positive
     return good
@@ -615,7 +615,7 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     (2, K) says at the end which components are at the floor, and in how many steps each has been.
     """
     size = columns.shape[1]
-    if not _raise_start(factors, floor, floored, space.matrices):
+    if not _raise_start(factors, floor, floored, space):
         trace[0] = math.nan
         return SINGULAR, 0, math.inf
     last, before, left = 0.0, 0.0, math.inf
