@@ -580,3 +580,33 @@ def test_whitening(dim):
     em.colour(mean, factor, *there)
     np.testing.assert_allclose(there[0], means, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(there[1], factors, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeding(seed):
+    """Centres by squared distance, then clusters with their pooled covariance."""
+    rng = np.random.default_rng(seed)
+    x, uniforms = rng.standard_normal((50, 2)), rng.random(3)
+    centres = [x[int(uniforms[0] * 50)]]
+    for u in uniforms[1:]:
+        square = np.min([((x - c) ** 2).sum(axis=1) for c in centres], axis=0)
+        centres.append(x[np.searchsorted(square.cumsum(), u * square.sum(), side="right")])
+    labels = np.argmin([((x - c) ** 2).sum(axis=1) for c in centres], axis=0)
+    means = np.stack([x[labels == k].mean(axis=0) for k in range(3)])
+    deviations = x - means[labels]
+    found = np.empty(3), np.empty((3, 2)), np.empty((3, 2, 2))
+    scratch = np.empty(50), np.empty(50, np.int64), em.workspace(3, 2)
+    em.seed(np.ascontiguousarray(x.T), uniforms, *found, 1e-6, *scratch)
+    np.testing.assert_allclose(found[0], np.bincount(labels) / 50)
+    np.testing.assert_allclose(found[1], means, rtol=1e-12)
+    for factor in found[2]:
+        np.testing.assert_allclose(factor @ factor.T, deviations.T @ deviations / 50, rtol=1e-12)
+
+
+def test_a_singular_start_has_a_status():
+    x, _ = clouds(15, 40, 2, 2)
+    mixture = np.array([0.5, 0.5]), x[:2].copy(), np.zeros((2, 2, 2))
+    trace, floored = np.empty(4), np.zeros((2, 2), np.int64)
+    columns = np.ascontiguousarray(x.T)
+    status, steps, _ = em.fit(columns, *mixture, 0.0, 1e-6, 3, trace, floored, em.workspace(2, 2))
+    assert (status, steps) == (em.SINGULAR, 0)
