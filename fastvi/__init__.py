@@ -47,6 +47,7 @@ from .inference import (
 )
 from .learning import ThetaFit, maximize_evidence
 from .models import Model
+from .mixture_fits import MixtureFit, fit_mixture
 from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
 from .variational import TransformedGaussian, TruncatedGaussian
@@ -68,6 +69,7 @@ __all__ = [
     "GradientCheck",
     "Grid2D",
     "Model",
+    "MixtureFit",
     "Projection",
     "ThetaFit",
     "TransformedGaussian",
@@ -84,6 +86,7 @@ __all__ = [
     "entropy_estimate",
     "fit",
     "fit_batch",
+    "fit_mixture",
     "hellinger",
     "i_projection",
     "jeffreys",
