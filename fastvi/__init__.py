@@ -46,8 +46,8 @@ from .inference import (
     log_evidence,
 )
 from .learning import ThetaFit, maximize_evidence
-from .models import Model
 from .mixture_fits import MixtureFit, fit_mixture
+from .models import Model
 from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
 from .variational import TransformedGaussian, TruncatedGaussian
@@ -68,8 +68,8 @@ __all__ = [
     "Gradient",
     "GradientCheck",
     "Grid2D",
-    "Model",
     "MixtureFit",
+    "Model",
     "Projection",
     "ThetaFit",
     "TransformedGaussian",

@@ -207,8 +207,9 @@ def fit_batch(
     model : Model
         Its data give the types; their values are not used.
     datasets : sequence of tuples, or tuple of arrays
-        Tuples of data, whose arrays may differ in length. Or a tuple of arrays with a leading batch axis: entry n of
-        each is data set n (numbers from 1-D arrays), with nothing to be done for each of them in Python.
+        Tuples of data, whose arrays may differ in length. Or a tuple of arrays with a leading batch axis:
+        entry n of each is data set n (numbers from 1-D arrays), with nothing to be done for each of them in
+        Python.
     family, start, rtol, max_steps
         As in `fit`; every fit starts from the same place.
     progress : bool, optional
@@ -217,9 +218,9 @@ def fit_batch(
     Returns
     -------
     FitBatch
-        Arrays, with a status for each. A data set that cannot be fitted (NaN, say) does not disturb the others. On
-        as many threads as `numba.set_num_threads` says, with the same bits for any number. In more than two latent
-        dimensions the draws are not increased where they are too few: the status says so.
+        Arrays, with a status for each. A data set that cannot be fitted (NaN, say) does not disturb the
+        others. On as many threads as `numba.set_num_threads` says, with the same bits for any number. In more
+        than two latent dimensions the draws are not increased where they are too few: the status says so.
 
     Raises
     ------

@@ -59,8 +59,8 @@ _FAULTS = {
 }
 
 _CURE = (
-    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): then '
-    'q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
+    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): '
+    'then q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
 )
 
 #: Type of q.
@@ -120,8 +120,9 @@ def _outside(model: Model, q: Any) -> str:
     """Why q has mass outside of the support; empty if it has none."""
     if isinstance(q, Gaussian) and not model._support.is_real:
         return (
-            f"q is a Gaussian on the whole line, the support is {model.support!r}: q has mass where the joint is "
-            "zero, so KL(q ‖ p) is infinite. Use a TransformedGaussian (fit makes one) or a TruncatedGaussian"
+            f"q is a Gaussian on the whole line, the support is {model.support!r}: q has mass where the "
+            "joint is zero, so KL(q ‖ p) is infinite. Use a TransformedGaussian (fit makes one) or a "
+            "TruncatedGaussian"
         )
     if isinstance(q, TruncatedGaussian):
         low, high = model._support.interval
@@ -222,9 +223,10 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
     -------
     Estimate
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, halved until it
-        holds. More: 8 blocks of fixed draws in pairs +e, -e whose second moments are exact, and `error` is the
-        standard error. Where q has mass outside of the support, or where the log joint is -inf, the value is -inf and
-        `note` says why and what helps.
+        holds. More: 8 blocks of fixed draws in pairs +e, -e whose second moments are exact, and `error` is
+        the standard error. Where q has mass outside of the support, or where the log joint is -inf, the value
+        is
+        -inf and `note` says why and what helps.
 
     Raises
     ------
@@ -275,9 +277,9 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     Returns
     -------
     Gradient
-        (value, mean (R,), cholesky (R, R), lower triangle). Up to two latent dimensions from the values of the log
-        joint alone (Stein's identity: expectations of the log joint times Hermite polynomials). More: over 2R, at
-        least 256 fixed draws, with the model's own gradient or central differences.
+        (value, mean (R,), cholesky (R, R), lower triangle). Up to two latent dimensions from the values of
+        the log joint alone (Stein's identity: expectations of the log joint times Hermite polynomials). More:
+        over 2R, at least 256 fixed draws, with the model's own gradient or central differences.
 
     Raises
     ------
@@ -286,8 +288,8 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
 
     References
     ----------
-    M. Opper, C. Archambeau, The Variational Gaussian Approximation Revisited, Neural Computation 21 (2009), eq.
-    7 and 8.
+    M. Opper, C. Archambeau, The Variational Gaussian Approximation Revisited, Neural Computation 21 (2009),
+    eq. 7 and 8.
 
     Examples
     --------
@@ -446,8 +448,8 @@ class Fit(_Immutable):
     def psis_k(self) -> float:
         """Pareto shape k̂ of the importance ratios p / q: above 0.7, q is not to be trusted as p.
 
-        Computed when it is first asked for, from 4,000 seeded draws. A. Vehtari et al., Pareto Smoothed Importance
-        Sampling, JMLR 25 (2024), section 3; J. Zhang, M. A. Stephens, Technometrics 51 (2009).
+        Computed when it is first asked for, from 4,000 seeded draws. A. Vehtari et al., Pareto Smoothed
+        Importance Sampling, JMLR 25 (2024), section 3; J. Zhang, M. A. Stephens, Technometrics 51 (2009).
         """
         if self._psis is None:
             object.__setattr__(self, "_psis", _psis_shape(self.model, self.q))
@@ -547,12 +549,12 @@ def fit(
     ----------
     model : Model
     family : {"full", "diag", "isotropic", "mean", "truncated"}, optional
-        Gaussians in latent coordinates (the model's own where its support is the real line) with any covariance, a
-        diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated to the support
-        (dimension 1).
+        Gaussians in latent coordinates (the model's own where its support is the real line) with any
+        covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
+        to the support (dimension 1).
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
-        A point in the model's coordinates, from which Laplace's approximation is found first, or q itself. Default:
-        the point whose latent coordinates are 0.
+        A point in the model's coordinates, from which Laplace's approximation is found first, or q itself.
+        Default: the point whose latent coordinates are 0.
     method : {"auto", "sgd"}, optional
         "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
         draws in up to 1000; with a line search, so there is no step size. "sgd": stochastic reparameterised
@@ -564,8 +566,8 @@ def fit(
     max_steps : int, optional
         Of "auto".
     draws : int, optional
-        Fixed draws to begin with (rounded up to pairs), or draws for each step of "sgd". Default: as many as the
-        family needs; 10 for "sgd".
+        Fixed draws to begin with (rounded up to pairs), or draws for each step of "sgd". Default: as many as
+        the family needs; 10 for "sgd".
     seed : optional
         For "sgd": anything that `numpy.random.default_rng` takes.
     steps, rate : optional
@@ -581,8 +583,8 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        Arguments that are not what is described above; a start outside of the support, or where the log joint is not
-        finite.
+        Arguments that are not what is described above; a start outside of the support, or where the log joint
+        is not finite.
 
     References
     ----------
@@ -660,7 +662,8 @@ def _fit(
         return _fit_quadrature(model, family, start, rtol, max_steps)
     if model.latent_dim > DRAWS_DIM:
         raise ValueError(
-            f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: use "sgd"'
+            f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
+            'use method="sgd"'
         )
     return _fit_draws(model, family, start, rtol, max_steps, draws)
 
@@ -830,7 +833,8 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
     trace, report = np.empty(_TRACE), np.zeros(8)
     lines: list[Array] = []
     each = 1 if model._gradient_address else 2 * r + 1
-    # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are exact.
+    # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are
+    # exact.
     wanted = max(math.sqrt(rtol), _ROUGH)
     while True:
         kernels.engine.fit_draws(
@@ -919,7 +923,8 @@ def _no_q(dim: int) -> Any:
 def _low_dimension(model: Model, what: str) -> None:
     if model.latent_dim > QUADRATURE_DIM:
         raise ValueError(
-            f"{what} takes quadrature, in up to {QUADRATURE_DIM} latent dimensions; the model has {model.latent_dim}"
+            f"{what} takes quadrature, in up to {QUADRATURE_DIM} latent dimensions; "
+            f"the model has {model.latent_dim}"
         )
 
 
@@ -949,12 +954,13 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
 
     Notes
     -----
-    The trapezoid rule in t, where z = m + L sinh t and (m, L) is Laplace's approximation. A mode far from the one
-    that is found from `start`, with nothing between them, is not seen.
+    The trapezoid rule in t, where z = m + L sinh t and (m, L) is Laplace's approximation. A mode far from the
+    one that is found from `start`, with nothing between them, is not seen.
 
     References
     ----------
-    H. Takahasi, M. Mori, Double Exponential Formulas for Numerical Integration, Publ. RIMS 9 (1974), section 3.
+    H. Takahasi, M. Mori, Double Exponential Formulas for Numerical Integration, Publ. RIMS 9 (1974), section
+    3.
 
     Examples
     --------
@@ -994,7 +1000,7 @@ class Decomposition(NamedTuple):
 
 
 def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposition:
-    r"""The log evidence, the ELBO of q and the divergence of q from the posterior, independently of each other.
+    r"""The log evidence, the ELBO of q and its divergence from the posterior, independently of each other.
 
     .. math:: \log p(x) = \mathrm{ELBO}(q) + \mathrm{KL}(q \,\|\, p(z \mid x))
 
@@ -1009,10 +1015,10 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
     Returns
     -------
     Decomposition
-        (log_evidence, elbo, kl), Estimates, with the `residual` of the identity and its bound `error`. The evidence is
-        integrated in the coordinates of Laplace's approximation. The divergence is a sum of terms that are not
-        negative, q log(q/p) - q + p, in q's coordinates, where p is normalised anew; where p is over 20 times wider
-        than q it is E_q[log q - log p] with the evidence added.
+        (log_evidence, elbo, kl), Estimates, with the `residual` of the identity and its bound `error`. The
+        evidence is integrated in the coordinates of Laplace's approximation. The divergence is a sum of terms
+        that are not negative, q log(q/p) - q + p, in q's coordinates, where p is normalised anew; where p is
+        over 20 times wider than q it is E_q[log q - log p] with the evidence added.
 
     Raises
     ------
@@ -1049,9 +1055,11 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         if model._support.is_real:
             # In coordinates of its own the jump of a truncated density would fall between two nodes.
             raise ValueError("decompose takes a TruncatedGaussian only for a model with the same support")
+        assert isinstance(q, TruncatedGaussian)
         form: Any = (1, np.array([q.mu]), np.array([[q.sigma]]), np.array([q.low, q.high]), q._log_mass)
     else:
-        # The lattice must reach all of p from q. Where p is much wider, E_q[log q - log p] + log p(x) is left.
+        # The lattice must reach all of p from q. Where p is much wider, E_q[log q - log p] + log p(x) is
+        # left.
         reach = float(np.abs(np.linalg.solve(gaussian._factor, factor)).max())
         shift = float(np.abs(np.linalg.solve(gaussian._factor, mean - gaussian._mean)).max())
         form = (0, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
@@ -1078,7 +1086,8 @@ class GradientCheck(NamedTuple):
 
     def __str__(self) -> str:
         i = self.coordinate
-        found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}, at z = {_tidy(self.z)}"
+        found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}"
+        found += f", at z = {_tidy(self.z)}"
         return (
             f"the gradient is right: the worst is {found}" if self.ok else f"the gradient is wrong: {found}"
         )
@@ -1146,7 +1155,8 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any
         expected = float(model.log_density(point))
         if not abs(value - expected) <= 1e-9 * (1.0 + abs(expected)):
             raise ValueError(
-                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, where log_joint returns {expected!r}"
+                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, "
+                f"where log_joint returns {expected!r}"
             )
         numerical = np.empty(model.dim)
         for i in range(model.dim):

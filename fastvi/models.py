@@ -155,7 +155,7 @@ def pack(data: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], NDArray
 
 
 def _jitted(name: str, function: Any) -> Any:
-    if isinstance(function, numba.core.registry.CPUDispatcher):  # type: ignore[attr-defined]
+    if isinstance(function, numba.core.registry.CPUDispatcher):
         return function
     if not inspect.isfunction(function):
         raise TypeError(f"{name} must be a function, plain or jitted, not {type(function).__name__}")
@@ -192,18 +192,18 @@ class Model(_Immutable):
     Parameters
     ----------
     log_joint : callable
-        ``log_joint(z, *data)``, or ``log_joint(z, theta, *data)`` where `theta` is given: a jitted function, or a
-        plain one, which is jitted. `z` is a read-only 1-D float64 array of `dim` entries. The result is a float,
-        the logarithm of the joint density, which need not be normalised; -inf where it is zero.
+        ``log_joint(z, *data)``, or ``log_joint(z, theta, *data)`` where `theta` is given: a jitted function,
+        or a plain one, which is jitted. `z` is a read-only 1-D float64 array of `dim` entries. The result is
+        a float, the logarithm of the joint density, which need not be normalised; -inf where it is zero.
     dim : int
         The number of latent variables.
     data : tuple, optional
         Numbers and numeric arrays. New data of the same types compile nothing.
     support : str or tuple or list of them, optional
         "real" (default), "positive", ("lower", a), ("upper", b), ("interval", a, b) or "simplex"; one for all
-        coordinates, or a list with one for each. Consecutive "simplex" entries are one simplex, whose density is
-        that of all its entries but the last. Gaussians are then put on transformed coordinates: log(z - a),
-        log(b - z), the logit of (z - a) / (b - a), and logits of broken sticks.
+        coordinates, or a list with one for each. Consecutive "simplex" entries are one simplex, whose density
+        is that of all its entries but the last. Gaussians are then put on transformed coordinates: log(z -
+        a), log(b - z), the logit of (z - a) / (b - a), and logits of broken sticks.
     log_joint_grad : callable, optional
         ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value.
     theta : array_like, optional

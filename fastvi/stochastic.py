@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def fit_sgd(
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
     status, kept, taken = 0, np.zeros(count), 0
-    for low, high in _bar(list(zip(edges[:-1], edges[1:], strict=True)), progress, "steps"):
+    for low, high in _bar(list(itertools.pairwise(edges)), progress, "steps"):
         if low < steps // 2 <= high or steps == 1:
             kept, taken = average.copy(), int(low)
         before = state[0].copy()

@@ -48,8 +48,8 @@ class TransformedGaussian(_Immutable):
     --------
     >>> import fastvi as fv
     >>> q = fv.TransformedGaussian(fv.Gaussian(0.0, 0.25), "positive", 1)
-    >>> q.mean.round(9), q.cov.round(9)              # of a log-normal: exp(1/8)
-    (array([1.133148453]), array([[0.364696084]]))
+    >>> q.mean, q.cov                                # of a log-normal: exp(1/8)
+    (array([1.13314845]), array([[0.36469608]]))
     """
 
     __slots__ = ("_moments", "_support", "gaussian", "support")
@@ -64,7 +64,8 @@ class TransformedGaussian(_Immutable):
             raise TypeError(f"gaussian must be a Gaussian, not {type(gaussian).__name__}")
         if gaussian.dim != where.latent_dim:
             raise ValueError(
-                f"gaussian has dimension {gaussian.dim}, the support has {where.latent_dim} latent coordinates"
+                f"gaussian has dimension {gaussian.dim}, "
+                f"the support has {where.latent_dim} latent coordinates"
             )
         self._set(gaussian, support, where)
 
@@ -174,8 +175,8 @@ class TruncatedGaussian(_Immutable):
     --------
     >>> import fastvi as fv
     >>> q = fv.TruncatedGaussian(0.0, 1.0, 0.0)      # half normal
-    >>> q.mean.round(12), q.cov.round(12)
-    (array([0.797884560803]), array([[0.363380227632]]))
+    >>> q.mean, q.cov
+    (array([0.79788456]), array([[0.36338023]]))
     """
 
     __slots__ = ("_log_mass", "_numbers", "high", "low", "mu", "sigma")
@@ -255,7 +256,8 @@ class TruncatedGaussian(_Immutable):
         share = math.exp(float(log_ndtr(a)) - top)
         z = ndtri_exp(top + np.log(share + uniform * (1.0 - share)))
         z = self.mu + self.sigma * (-z if flip else z)
-        return np.clip(z, self.low, self.high)[:, None]
+        inside: Array = np.clip(z, self.low, self.high)[:, None]
+        return inside
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TruncatedGaussian):

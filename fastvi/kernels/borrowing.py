@@ -1,9 +1,9 @@
 """Arrays without reference counts, for the inside of a kernel.
 
-Each function that takes an array out of a tuple counts one more reference to it, and one less at its end: two atomic
-operations. For the dozen arrays of a workspace, at each of the small steps of a fit, that is half of its time (0.6 µs
-instead of 0.2 µs for an expectation on 17 nodes). What is borrowed points to the same memory and counts
-nothing; the caller's own references keep it alive.
+Each function that takes an array out of a tuple counts one more reference to it, and one less at its end: two
+atomic operations. For the dozen arrays of a workspace, at each of the small steps of a fit, that is half of
+its time (0.6 µs instead of 0.2 µs for an expectation on 17 nodes). What is borrowed points to the same memory
+and counts nothing; the caller's own references keep it alive.
 """
 
 from __future__ import annotations

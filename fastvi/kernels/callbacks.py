@@ -33,7 +33,7 @@ def _same(typing_context, array):
 
 
 def _unpacker(kinds: tuple[Any, ...]) -> Any:
-    """An intrinsic that makes a tuple of data out of a table: a number's bits, or an array's address and shape."""
+    """An intrinsic that makes a tuple of data out of a table: numbers' bits, arrays' addresses and shapes."""
 
     @intrinsic
     def unpack(typing_context, table):

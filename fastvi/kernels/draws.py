@@ -1,13 +1,14 @@
 """Fits on fixed draws, in any dimension: L-BFGS on the ELBO averaged over draws that stay the same.
 
-With the draws fixed the ELBO is an ordinary smooth function with a real optimum (Giordano, Ingram & Broderick 2024).
-They come in pairs +e, -e whose second moments are exactly the identity, so a quadratic log joint is integrated
-without error.
+With the draws fixed the ELBO is an ordinary smooth function with a real optimum (Giordano, Ingram & Broderick
+2024). They come in pairs +e, -e whose second moments are exactly the identity, so a quadratic log joint is
+integrated without error.
 
-The parameters are those of q = N(base + root delta, ...) in the coordinates of `root`, the factor of Laplace's
-approximation: delta, then the lower triangle of M in factor = root M (FULL), or the logarithms of the deviations
-in units of `scale` (DIAGONAL, one of them ISOTROPIC), or none (MEAN). The diagonal of M is kept as logarithms.
-In these coordinates the Hessian of a near-Gaussian problem is the identity, and 2 for the logarithms.
+The parameters are those of q = N(base + root delta, ...) in the coordinates of `root`, the factor of
+Laplace's approximation: delta, then the lower triangle of M in factor = root M (FULL), or the logarithms of
+the deviations in units of `scale` (DIAGONAL, one of them ISOTROPIC), or none (MEAN). The diagonal of M is
+kept as logarithms. In these coordinates the Hessian of a near-Gaussian problem is the identity, and 2 for the
+logarithms.
 """
 
 from __future__ import annotations
@@ -215,9 +216,10 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
 def objective(
     log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
 ):
-    """(status, minus the ELBO) over the draws, and its gradient: space[4][0] in the mean, space[5][1] in the factor.
+    """(status, minus the ELBO) over the draws, and its gradient.
 
-    Those gradients leave out the entropy. Where the factor is `diagonal`, only its diagonal is looked at.
+    The gradient in the mean is left in space[4][0], that in the factor in space[5][1]; they leave out the
+    entropy. Where the factor is `diagonal`, only its diagonal is looked at.
     """
     dim = mean.size
     mean_slope, factor_slope = space[4][0], space[5][1]
@@ -331,10 +333,10 @@ def fit_draws(
     trace,
     report,
 ):
-    """Maximise the ELBO over fixed draws (S, D) from (base, root); writes mean and factor, and returns the status.
+    """Maximise the ELBO over fixed draws (S, D) from (base, root), and write mean and factor; the status.
 
-    The point in space[0][0] is where it starts: all zeros for (base, root) itself. It ends when the gradient is
-    shorter than `tolerance` in the metric of Fisher's information, or when rounding hides all progress.
+    The point in space[0][0] is where it starts: all zeros for (base, root) itself. It ends when the gradient
+    is shorter than `tolerance` in the metric of Fisher's information, or when rounding hides all progress.
     """
     dim = base.size
     vectors, memory, alphas = space[0], space[1], space[2]
@@ -343,7 +345,7 @@ def fit_draws(
     trial, trial_gradient = vectors[2, :count], vectors[3, :count]
     direction, metric = vectors[4, :count], vectors[5, :count]
     _set_metric(family, dim, metric)
-    diagonal = family == DIAGONAL or family == ISOTROPIC
+    diagonal = family in (DIAGONAL, ISOTROPIC)
     used, newest, steps, looks, first = 0, -1, 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0

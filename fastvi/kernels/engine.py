@@ -1,7 +1,7 @@
-"""What the API calls: the kernels of fits and expectations, compiled once for models that arrive as addresses.
+"""What the API calls: fits and expectations, compiled once for models that arrive as addresses.
 
-`theta` and a row of `tables` are a model's parameters and packed data, see `targets`. Each function works through
-rows low to high of its arrays, so one fit is a batch of one.
+`theta` and a row of `tables` are a model's parameters and packed data, see `targets`. Each function works
+through rows low to high of its arrays, so one fit is a batch of one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from . import steps as steps_
 from . import supports as supports_
 from . import truncated as truncated_
 from .borrowing import borrow
+from .estimates import slopes
+from .gaussians import LOG_2PI
 from .jit import exported
 from .matrices import copy_vector, half_log_det
 from .panels import FINE, panel
-from .estimates import slopes
-from .gaussians import LOG_2PI
 
 
 @exported
@@ -186,7 +186,7 @@ def fit_draws_batch(
     low,
     high,
 ):
-    """Fits on fixed draws from Laplace's approximation near `means`; the ELBO is that on `fresh` (B, S, R)."""
+    """Fits on fixed draws, begun with Laplace's method near `means`; the ELBO is that on `fresh` ones."""
     dim = means.shape[1]
     base, scale, root = np.empty(dim), np.empty(dim), np.empty((dim, dim))
     for n in range(low, high):
@@ -304,7 +304,7 @@ def unpack(family, point, base, root, scale, mean, factor):
 
 @exported
 def expected_log_joint(log_joint, thetas, table, kinds, bounds, points, weights, sheet, values, out):
-    """Write the weighted sum of the log joint at latent points for each row of thetas; NaN where it is not finite."""
+    """Write the weighted sum of the log joint at latent points for each theta; NaN where it is not finite."""
     dim = points.shape[1]
     zero, unit = np.zeros(dim), np.eye(dim)
     for t in range(thetas.shape[0]):
@@ -452,7 +452,7 @@ def evidence_workspace(latent, dim):
 
 @exported
 def evidence(log_joint, theta, table, kinds, bounds, mean, factor, rtol, q, divergence, total, space):
-    """(status, value, error, evaluations) of the log evidence, or of the divergence of q from the posterior."""
+    """(status, value, error, evaluations) of the log evidence, or of q's divergence from the posterior."""
     problem = ((theta, table), kinds, bounds)
     return evidence_.integrate(log_joint, problem, mean, factor, rtol, q, divergence, total, space)
 

@@ -1,7 +1,7 @@
-"""The log evidence, and the divergence from a posterior, by quadrature over the whole of one or two real axes.
+"""The log evidence, and the divergence from a posterior, by quadrature over one or two whole axes.
 
-Each axis of a frame is run through by xi = sinh t, and the trapezoid rule is taken in t: Gaussian tails are met
-with a few nodes, and tails that fall like a power of xi, exponentially in t, with a few more.
+Each axis of a frame is run through by xi = sinh t, and the trapezoid rule is taken in t: Gaussian tails are
+met with a few nodes, and tails that fall like a power of xi, exponentially in t, with a few more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from .gaussians import LOG_2PI
 from .jit import inlined, kernel
 from .matrices import half_log_det, solve_lower
 from .panels import BLOCK, FINE, INFINITE, NOT_A_NUMBER, look, panel, point_out
-
 
 #: How far t goes at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
@@ -76,7 +75,8 @@ def log_q(family, mean, factor, interval, log_total, row, sheet, work):
 def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, space):
     """One lattice: log of the integral of the joint, or (`divergence`) the KL of q from joint / exp(total).
 
-    The divergence is the sum of q log(q / p) - q + p (1), or of q log(q / p) alone (2): p may lie far outside of q.
+    The divergence is the sum of q log(q / p) - q + p (1), or of q log(q / p) alone (2): p may lie far outside
+    of q.
 
     Returned: (status, value, inner shell, outer shell, nodes). The shells are shares of the sum: what has
     max(|t|) between reach - 1 and reach - 1/2, and more than that.
@@ -132,8 +132,8 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
 def integrate(log_joint, problem, mean, factor, rtol, q, divergence, total, space):
     """(status, value, error, nodes): the log evidence, or the divergence of q, see `_sum`.
 
-    The reach grows until the outer shells are negligible; where they do not shrink, the error is infinite. The
-    step halves until two sums agree. `rtol` is of at least 1.
+    The reach grows until the outer shells are negligible; where they do not shrink, the error is infinite.
+    The step halves until two sums agree. `rtol` is of at least 1.
     """
     reach, step = REACH, STEP
     nodes, value, change, last = 0, math.nan, math.inf, math.inf

@@ -1,8 +1,8 @@
 """Fits of a Gaussian to a log joint: minimise E_q[log q - log p], which is minus the ELBO.
 
-A `problem` is (data, kinds, bounds) of a log joint, see `panels`. A `report` of a fit is seven numbers: the ELBO, its error,
-the gradient norm, evaluations of the log joint, the status, accepted steps, and the error of the mean and
-factor in units of q's spread.
+A `problem` is (data, kinds, bounds) of a log joint, see `panels`. A `report` of a fit is seven numbers: the
+ELBO, its error, the gradient norm, evaluations of the log joint, the status, accepted steps, and the error of
+the mean and factor in units of q's spread.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from .expectations import MOMENTS
 from .jit import inlined, kernel
 from .matrices import copy_matrix, copy_vector
 from .nested import expect
-from .panels import FINE, ZERO
 from .newton import (
-    DIAGONAL,
     FULL,
     ISOTROPIC,
     LEAST_CURVATURE,
@@ -31,6 +29,7 @@ from .newton import (
     length,
     move,
 )
+from .panels import FINE, ZERO
 
 #: The family whose covariance is held; the others are those of projections.
 MEAN = 3
@@ -44,8 +43,8 @@ STUCK = 4  #: no step raises the ELBO
 OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
 FAULT = 10
 
-#: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose square is
-#: what it leaves.
+#: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose
+#: square is what it leaves.
 NEAR = 3e-3
 LAST = 1e-4
 
@@ -67,7 +66,7 @@ def workspace(latent, dim):
 @kernel
 def restrict(family, chol, scale):
     """Replace a factor by that of a member of a family; `scale` holds the conditional standard deviations."""
-    if family == FULL or family == MEAN:
+    if family in (FULL, MEAN):
         return
     dim = scale.size
     total = 0.0
@@ -179,7 +178,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
 def start_and_fit_quadrature(
     log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
 ):
-    """`fit_quadrature`, if asked from Laplace's approximation near `mean`, with `scale` for its deviations."""
+    """`fit_quadrature`, if asked from Laplace's approximation near `mean`; `scale` guesses its deviations."""
     n = 0
     if from_laplace:
         fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])

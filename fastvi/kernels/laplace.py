@@ -23,7 +23,8 @@ MOST_TRIES = 40
 #: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
 DROP = 0.05
 
-#: Half the squared length of the last step, in standard deviations, and of one that is not worth a line search.
+#: Half the squared length of the last step, in standard deviations, and of one that is not worth a line
+#: search.
 CLOSE = 1e-3
 CLOSE_ENOUGH = 0.02
 

@@ -1,11 +1,11 @@
-"""Expectations of a log joint under a Gaussian in one or two dimensions: the trapezoid rule on nested lattices.
+"""Expectations of a log joint under a Gaussian in one or two dimensions, on nested lattices.
 
-In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the rule
-on a lattice is exponentially convergent. The nodes are ordered by level, each of which halves the step: the
-levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
+In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the
+rule on a lattice is exponentially convergent. The nodes are ordered by level, each of which halves the step:
+the levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
 
-A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity the moments
-E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the Hessian (`newton`).
+A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity
+the moments E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the Hessian (`newton`).
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ def tail(space, level):
 def left(change, last):
     """The error after a halving that changed so much, when the one before changed `last`.
 
-    The error is squared by each halving of an analytic integrand, and a quarter of the change for one with a kink.
+    The error is squared by each halving of an analytic integrand, and a quarter of the change for one with a
+    kink.
     """
     if change == 0.0:
         return 0.0
@@ -226,12 +227,12 @@ def slope_difference(one, two, dim):
 
 @inlined
 def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
-    """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol` (of at least 1).
+    """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol`.
 
     Returned: (status, error of the value, error of the slope, nodes, level, whether it holds). At least the
     levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
-    asks for the coarsest lattice and no more. The ball starts as the one in use, and grows where what is outside of it
-    matters: the lattice's edge would be seen at all levels.
+    asks for the coarsest lattice and no more. The ball starts as the one in use, and grows where what is
+    outside of it matters: the lattice's edge would be seen at all levels.
     """
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI

@@ -1,8 +1,8 @@
 """A log joint at many points: the one place where a model is called, and where its faults are found.
 
-A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. A `panel` is scratch space for rows of
-points: (latent coordinates, model coordinates, (log joint, log-Jacobian, values), a point where something was wrong,
-gradients in either coordinates).
+A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. A `panel` is scratch space
+for rows of points: (latent coordinates, model coordinates, (log joint, log-Jacobian, values), a point where
+something was wrong, gradients in either coordinates).
 """
 
 from __future__ import annotations

@@ -40,11 +40,11 @@ def natural_workspace(latent, dim):
 
 @kernel
 def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
-    """One natural-gradient step of length rho in [0, 1] for q = N(mean, chol chol'), in place; (status, ELBO before).
+    """A natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place; (status, old ELBO).
 
     In up to two dimensions. The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by
-    rho times its inverse times E_q[d log p]: rho = 1 is exact for a quadratic log joint (Khan & Rue 2023, eq. 8).
-    Where the new precision is not positive definite rho is halved.
+    rho times its inverse times E_q[d log p]: rho = 1 is exact for a quadratic log joint (Khan & Rue 2023, eq.
+    8). Where the new precision is not positive definite rho is halved.
     """
     moments, matrices, shift = space[1], space[2], space[3]
     dim = mean.size
@@ -93,7 +93,7 @@ def _stick(family, draws_, factor, work, mean_slope, factor_slope):
     """Take the path derivative of log q into the gradients: sticking the landing (Roeder et al. 2017)."""
     dim = factor.shape[0]
     count = draws_.shape[0]
-    diagonal = family == DIAGONAL or family == ISOTROPIC
+    diagonal = family in (DIAGONAL, ISOTROPIC)
     for s in range(count):
         for i in range(dim):
             work[i] = draws_[s, i]
@@ -140,7 +140,7 @@ def sgd_steps(
     point = state[0]
     steps = noise.shape[0] // each
     total = 0.0
-    diagonal = family == DIAGONAL or family == ISOTROPIC
+    diagonal = family in (DIAGONAL, ISOTROPIC)
     for k in range(steps):
         rows = noise[k * each : (k + 1) * each]
         log_det = unpack(family, point, base, root, scale, mean, factor)

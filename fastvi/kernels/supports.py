@@ -1,8 +1,9 @@
 """Between the real line, where q is Gaussian, and the support of a model.
 
-A latent coordinate has a kind and two bounds. On the way to the model's coordinates a row of real numbers becomes
-a row of z, and the log-Jacobian is added up. A simplex of n + 1 entries has n latent coordinates (stick breaking;
-the density is that of its first n entries), each with the number of those that are left in its first bound.
+A latent coordinate has a kind and two bounds. On the way to the model's coordinates a row of real numbers
+becomes a row of z, and the log-Jacobian is added up. A simplex of n + 1 entries has n latent coordinates
+(stick breaking; the density is that of its first n entries), each with the number of those that are left in
+its first bound.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How the kernels call a log joint that they do not know.
 
-`tabulate` has two forms. From Python a model arrives as the address of a compiled function, with its data packed
-into a table of 64-bit words: the kernels are compiled once, whatever the model, and its call costs 0.7 ns more
-than the user's own function. In the user's compiled code it arrives as the function itself, with a tuple of
-data, and is compiled into the kernels.
+`tabulate` has two forms. From Python a model arrives as the address of a compiled function, with its data
+packed into a table of 64-bit words: the kernels are compiled once, whatever the model, and its call costs 0.7
+ns more than the user's own function. In the user's compiled code it arrives as the function itself, with a
+tuple of data, and is compiled into the kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .jit import kernel
 
 
 def tabulate(log_joint, data, nodes, count, out):
-    """Write the log joint at the first `count` rows of nodes (N, D); 0, or the place where it raised, from 1."""
+    """Write the log joint at the first `count` rows of nodes (N, D); 0, or where it raised, from 1."""
     for i in range(count):
         out[i] = log_joint(nodes[i], *data)
     return 0

@@ -1,7 +1,7 @@
 """Gaussians truncated to an interval, which may be unbounded: their numbers, and their fit to a log joint.
 
-Integrals by the double-exponential rule: z = low + width / (1 + exp(-pi sinh t)), the trapezoid rule in t. Neither a
-cut density nor a logarithm at the end of the interval slows it down.
+Integrals by the double-exponential rule: z = low + width / (1 + exp(-pi sinh t)), the trapezoid rule in t.
+Neither a cut density nor a logarithm at the end of the interval slows it down.
 """
 
 from __future__ import annotations
@@ -178,14 +178,14 @@ def evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums):
     mode = min(max(mu, low), high)
     top = -0.5 * ((mode - mu) / sigma) ** 2
     centre, scale = 0.5 * (first + last), 0.5 * (last - first)
-    value, change, last_change, nodes = math.nan, math.inf, math.inf, 0
+    value, change, nodes = math.nan, math.inf, 0
     for level in range(LEVELS):
         status, n = _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, space, sums)
         nodes += n
         if status != FINE:
             return status, (-math.inf if status == ZERO else math.nan), math.inf, nodes
         new = _elbo(sums, mu, sigma, centre, scale, top)
-        last_change, change = change, abs(new - value) if level > 0 else math.inf
+        change = abs(new - value) if level > 0 else math.inf
         value = new
         if level > 1 and change <= rtol * (1.0 + abs(value)):
             break
@@ -197,8 +197,8 @@ def evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums):
 def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, trace, report):
     """Fit a Gaussian truncated to [low, high]; `start` (mu, sigma) is overwritten, and the status returned.
 
-    Natural gradient steps: the best quadratic for the log joint under q, in the sense of least squares, is the
-    next q. For a log joint that is quadratic on the interval that is the answer.
+    Natural gradient steps: the best quadratic for the log joint under q, in the sense of least squares, is
+    the next q. For a log joint that is quadratic on the interval that is the answer.
     """
     mu, sigma = start[0], start[1]
     sums, trial = space[3], space[4]
