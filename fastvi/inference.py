@@ -602,9 +602,9 @@ def fit(
     >>> f = fv.fit(fv.Model(log_joint, 1, data=(5.0,)))
     >>> f.q, round(f.elbo.value, 9)                  # mu* = x - 1, ELBO* = 1/2 - x
     (Gaussian(mean=[4], cov=[[1]]), -4.5)
-    >>> f = fv.fit(fv.Model(log_joint, 1, data=(1.0,), support="positive"), "truncated")
-    >>> f.q, round(f.elbo.value, 9)                  # 1/2 - x + log(1/2)
-    (TruncatedGaussian(mu=0, sigma=1, low=0, high=inf), -1.193147181)
+    >>> f = fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive"), "truncated")
+    >>> f.q, round(f.elbo.value, 9)                  # 1/2 - x + log Phi(x - 1)
+    (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
     _as_model(model)
     name = choice("family", family, (*_FAMILIES, "truncated"))

@@ -49,7 +49,7 @@ class TransformedGaussian(_Immutable):
     >>> import fastvi as fv
     >>> q = fv.TransformedGaussian(fv.Gaussian(0.0, 0.25), "positive", 1)
     >>> q.mean, q.cov                                # of a log-normal: exp(1/8)
-    (array([1.13314845]), array([[0.36469608]]))
+    (array([1.13314845]), array([[0.36469585]]))
     """
 
     __slots__ = ("_moments", "_support", "gaussian", "support")

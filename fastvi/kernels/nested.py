@@ -25,7 +25,7 @@ from .panels import BLOCK, FINE, RAISED, fault, look, panel
 STEP = 1.0
 
 #: The radius of the ball of nodes, how much wider the next one is, and how many of them there are.
-RADIUS = 7.0
+RADIUS = 8.0
 WIDER = 2.0
 BALLS = 5
 
