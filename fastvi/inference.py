@@ -41,6 +41,7 @@ _TRACE = 256
 
 _CONVERGED, _EXHAUSTED, _UNRESOLVED, _SADDLE, _STUCK, _FAULT = 0, 1, 2, 3, 4, 10
 _OVERFITTED = 5
+_UNBOUNDED = 6
 
 _STATUS = {
     _CONVERGED: "converged",
@@ -49,6 +50,7 @@ _STATUS = {
     _SADDLE: "not a strict maximum: the Hessian of the ELBO is not negative definite",
     _STUCK: "no step raises the ELBO further, but the gradient is not small",
     _OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
+    _UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
 }
 
 _FAULTS = {
@@ -675,13 +677,22 @@ def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGau
     return TransformedGaussian._of(gaussian, model.support, model._support)
 
 
+def _numbers(q: Any) -> Array:
+    """Everything that q is made of."""
+    if isinstance(q, TruncatedGaussian):
+        return np.array([q.mu, q.sigma])
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
+
+
 def _made(
     model: Model, family: str, q: Any, report: Sequence[float], trace: Array, where: Array, method: str
 ) -> Fit:
     value, error, norm, evaluations, status, steps = report[:6]
     code = int(status)
     words = _words(code, where)
-    if value != value or value == -math.inf:
+    endless = code == _UNBOUNDED and not (abs(_numbers(q)) < 1e100).all()
+    if value != value or value == -math.inf or endless:
         raise ValueError(f"the fit cannot start: {words}")
     return Fit(
         model=model,

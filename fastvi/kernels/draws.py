@@ -28,7 +28,7 @@ from .targets import tabulate_slopes
 
 MEAN = 3
 
-CONVERGED, STEPS_EXHAUSTED, STUCK, FAULT = 0, 1, 4, 10
+CONVERGED, STEPS_EXHAUSTED, STUCK, UNBOUNDED, FAULT = 0, 1, 4, 6, 10
 
 #: Pairs of (step, change of gradient) that L-BFGS remembers.
 MEMORY = 12
@@ -360,6 +360,9 @@ def fit_draws(
         looks += 1
         if first and fault_ != FINE:
             status = FAULT + fault_
+            break
+        if fault_ == FINE and not new > -1e300:
+            status = UNBOUNDED
             break
         slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
         if not first and not (fault_ == FINE and new <= value + 1e-4 * t * expected + slack):

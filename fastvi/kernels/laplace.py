@@ -23,6 +23,9 @@ MOST_TRIES = 40
 #: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
 DROP = 0.05
 
+#: The least second difference, relative to the values: four digits of it are right.
+NOISE = 1e-12
+
 #: Half the squared length of the last step, in standard deviations, and of one that is not worth a line
 #: search.
 CLOSE = 1e-3
@@ -68,6 +71,8 @@ def _sides(log_joint, problem, centre, scale, sheet, sides):
 def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
     """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
+    # Far from the mode the values are so large that their rounding hides a small difference.
+    wanted = max(DROP, NOISE * abs(value))
     for _ in range(MOST_TRIES):
         status = _sides(log_joint, problem, centre, scale, sheet, sides)
         used += 2 * centre.size
@@ -79,9 +84,9 @@ def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
             if not drop < math.inf:
                 scale[i] *= 0.1
                 moved = True
-            elif not 0.002 <= drop <= 1.0:
+            elif not 0.04 * wanted <= drop <= 20.0 * wanted:
                 # In steps that cannot leap over what is wanted, for an exponential either.
-                scale[i] *= min(max(math.sqrt(DROP / max(drop, 1e-300)), 0.2), 3.0)
+                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0)
                 moved = True
         if not moved:
             break
