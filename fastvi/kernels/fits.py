@@ -14,7 +14,7 @@ import numpy as np
 from . import laplace as laplace_
 from . import nested, newton
 from .expectations import MOMENTS
-from .jit import kernel
+from .jit import inlined, kernel
 from .matrices import copy_matrix, copy_vector
 from .nested import expect
 from .newton import (
