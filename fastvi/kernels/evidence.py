@@ -22,6 +22,9 @@ LARGEST_REACH = 60.0
 #: The first step. It is halved until the sum holds.
 STEP = 0.25
 
+#: q's mass at a node below which it does not matter that the joint is zero there.
+FAR = 1e-13
+
 #: Nodes beyond which nothing is refined: 20 ms.
 MOST_NODES = 2_000_000
 
@@ -104,10 +107,11 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
             if divergence != 0:
                 g = log_q(q[0], q[1], q[2], q[3], q[4], k, sheet, space[2])
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
-                if a > 0.0 and f == -math.inf:
+                # Logarithms of sums underflow far out. The ELBO's lattice does not look where q is so small either.
+                if a > FAR and f == -math.inf:
                     point_out(problem, k, sheet)
                     return FINE, math.inf, 0.0, 0.0, nodes
-                term = a * (g - f + total) if a > 0.0 else 0.0
+                term = a * (g - f + total) if a > 0.0 and f > -math.inf else 0.0
                 if divergence == 1:
                     term += b - a
             else:
