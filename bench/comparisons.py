@@ -14,6 +14,7 @@ import numpy as np
 import fastvi as fv
 
 from . import inputs
+from .inference import INFERENCE
 from .projections import PROJECTIONS
 from .registry import Comparison, Peer
 
@@ -202,4 +203,5 @@ COMPARISONS = (
         peers=(Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),),
     ),
     *PROJECTIONS,
+    *INFERENCE,
 )
