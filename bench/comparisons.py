@@ -14,6 +14,7 @@ import numpy as np
 import fastvi as fv
 
 from . import inputs
+from .inference import INFERENCE
 from .mixture_fits import MIXTURE_FITS
 from .projections import PROJECTIONS
 from .registry import Comparison, Peer
@@ -204,4 +205,5 @@ COMPARISONS = (
     ),
     *PROJECTIONS,
     *MIXTURE_FITS,
+    *INFERENCE,
 )

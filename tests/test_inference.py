@@ -1,19 +1,16 @@
 """ELBO, log evidence, their decomposition, and fits: exact posteriors, independent quadrature, bad input."""
 
-import copy
 import math
-import pickle
 import re
 
 import numba
 import numpy as np
 import pytest
 from reference import posterior_nodes
-from scipy import integrate, optimize, stats
-from scipy.special import gammaln, log_ndtr, logsumexp
+from scipy import stats
+from scipy.special import log_ndtr, logsumexp
 
 import fastvi as fv
-from fastvi import inference
 
 # Log joints are compiled once for this module: what differs from model to model is in their data.
 
