@@ -381,6 +381,8 @@ def em(x, weights, means, covs, steps):
             weights[k] = mass / n
             means[k] = r[:, k] @ x / mass
             covs[k] = sum(r[i, k] * np.outer(x[i] - means[k], x[i] - means[k]) for i in range(n)) / mass
+
+
 def posterior_nodes(support, low, high, count=300):
     """(z, log weight) of a Gauss-Legendre rule over a support of one or two free coordinates.
 

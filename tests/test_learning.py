@@ -96,8 +96,10 @@ def test_draws_in_more_dimensions():
 
 def test_one_dimensional_search_agrees():
     model = fv.Model(variance, 1, data=(2.0,), theta=[3.0])
-    best = minimize_scalar(lambda t: -fv.log_evidence(model.with_theta([t])).value, bounds=(-2, 4), method="bounded",
-                           options={"xatol": 1e-8})  # fmt: skip
+    best = minimize_scalar(
+        lambda t: -fv.log_evidence(model.with_theta([t])).value, bounds=(-2, 4), method="bounded",
+        options={"xatol": 1e-8},
+    )  # fmt: skip
     found = fv.maximize_evidence(model, "mean", fv.Gaussian(0.0, 0.75))
     assert found.trace[-1] <= -best.fun + 1e-9
     free = fv.maximize_evidence(model)

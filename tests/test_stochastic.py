@@ -65,7 +65,7 @@ def test_gradient_by_differences_too():
     plain = fv.Model(skewed, 2, data=(1.0,))
     one = fv.fit(MODEL, "full", method="sgd", seed=3, steps=50)
     two = fv.fit(plain, "full", method="sgd", seed=3, steps=50)
-    # Adam makes steps of one length out of gradients of any size, so the paths differ by more than the gradients.
+    # Adam makes steps of one length out of gradients of any size: the paths differ more than the gradients.
     np.testing.assert_allclose(two.q.mean, one.q.mean, atol=1e-2)
     assert two.evaluations > one.evaluations
 
