@@ -107,7 +107,7 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
             if divergence != 0:
                 g = log_q(q[0], q[1], q[2], q[3], q[4], k, sheet, space[2])
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
-                # Logarithms of sums underflow far out. The ELBO's lattice does not look where q is so small either.
+                # Logarithms of sums underflow far out, where q is so small that the ELBO does not look.
                 if a > FAR and f == -math.inf:
                     point_out(problem, k, sheet)
                     return FINE, math.inf, 0.0, 0.0, nodes
