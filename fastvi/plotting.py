@@ -1,6 +1,7 @@
-"""Pictures of densities, projections and fits, for people. They need matplotlib: ``pip install "fastvi[plot]"``.
+"""Pictures of densities, projections and fits, for people.
 
-No display is needed, and matplotlib's global state is left alone: figures are made without pyplot.
+They need matplotlib: ``pip install "fastvi[plot]"``. No display is needed, and
+matplotlib's global state is left alone: figures are made without pyplot.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
+from matplotlib.ticker import MaxNLocator
 
 from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
 from .estimates import Estimate
@@ -34,7 +36,7 @@ _SHARES = (0.95, 0.8, 0.6, 0.4, 0.2, 0.05)
 
 
 #: Of one q after the other, so that those that agree can both be seen.
-_STYLES = ("-", "--", "-.", ":")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 
 #: Which part of the mass of p and of q a picture shows, along each coordinate.
 _SEEN = (0.004, 0.996)
@@ -288,9 +290,8 @@ def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
     """Points (N, D) around q, and the logarithms of the volumes that they stand for."""
     if isinstance(q, TruncatedGaussian):
         sd = float(np.sqrt(q.cov[0, 0]))
-        ends = np.clip([q.mean[0] - 12.0 * sd, q.mean[0] + 12.0 * sd], q.low, q.high)
-        middles = np.linspace(*ends, 402)
-        return 0.5 * (middles[1:, None] + middles[:-1, None]), np.zeros(401)
+        low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
+        return np.linspace(low, high, 401)[:, None], np.zeros(401)
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
     t = np.linspace(-8.0, 8.0, 401 if gaussian.dim == 1 else 81)
     noise = np.stack(np.meshgrid(*([t] * gaussian.dim), indexing="ij"), axis=-1).reshape(-1, gaussian.dim)
@@ -364,10 +365,9 @@ def plot_posterior(
     Returns
     -------
     matplotlib Axes
-        In one dimension the exact density is a grey curve, each q a coloured one. In two, the exact density is
-        in grey contours, which enclose 5, 20, 40, 60, 80 and 95 % of its mass, and those of each q are
-        coloured. The last coordinate of a simplex is not drawn. The legend tells log p(x), and for each q its
-        ELBO and its divergence from the posterior.
+        In one dimension the exact density is a grey curve, each q a coloured one. In two they are contours,
+        which enclose 5, 20, 40, 60, 80 and 95 % of the mass. The last coordinate of a simplex is not drawn.
+        The legend tells log p(x), and for each q its ELBO and its divergence from the posterior.
 
     Raises
     ------
@@ -417,7 +417,7 @@ def plot_posterior(
         handles += ax.plot(lines[0], exact, color="0.6", linewidth=5.0, label=told)
         ax.set_ylabel("density")
     else:
-        _draw_density(ax, *lines, exact)
+        _draw_density(ax, lines[0], lines[1], exact)
         handles.append(Patch(facecolor="0.7", edgecolor="0.45", label=told))
         ax.set_ylabel(labels[1])
     for k, (one, (_, bound, kl)) in enumerate(zip(fits, parts, strict=True)):
@@ -427,9 +427,8 @@ def plot_posterior(
         if len(window) == 1:
             handles += ax.plot(lines[0], values, color=colour, linestyle=style, linewidth=1.8, label=told)
         else:
-            ax.contour(
-                *lines, values.T, levels=_levels(values), colors=colour, linestyles=style, linewidths=1.3
-            )
+            levels = _levels(values)
+            ax.contour(*lines, values.T, levels=levels, colors=colour, linestyles=style, linewidths=1.3)
             handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.8, label=told))
     ax.set_xlim(*window[0])
     ax.set_ylim(*(window[1] if len(window) == 2 else (0.0, None)))
@@ -484,7 +483,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
         if fit.elbo.method.startswith("draws"):
             end += f" ± {fit.elbo.error:.1g}"
         step = "round" if isinstance(fit, ThetaFit) else "step"
-    handles: list[Artist] = ax.plot(
+    (line,) = ax.plot(
         np.arange(first, first + fit.trace.size),
         fit.trace,
         color=_I_COLOURS[0],
@@ -493,6 +492,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
         linewidth=1.8,
         label=f"{name}, at the end {end}",
     )
+    handles: list[Artist] = [line]
     if not isinstance(fit, MixtureFit):
         one = fit.fit if isinstance(fit, ThetaFit) else fit
         evidence = log_evidence(one.model) if one.model.latent_dim <= QUADRATURE_DIM else None
@@ -501,7 +501,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
             handles.append(ax.axhline(evidence.value, color="0.4", linestyle="--", label=told))
     ax.set_xlabel(step)
     ax.set_ylabel("nats")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:
         ax.set_title(title)
     _legend_below(ax, handles, 1)
