@@ -6,7 +6,8 @@ matplotlib's global state is left alone: figures are made without pyplot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
 from .estimates import Estimate
-from .inference import QUADRATURE_DIM, Fit, Variational, decompose, log_evidence
+from .inference import QUADRATURE_DIM, Fit, Variational, _frame, _q_of, decompose, log_evidence
 from .learning import ThetaFit
 from .mixture_fits import MixtureFit
 from .models import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Model, Support
@@ -302,25 +303,24 @@ def _sight(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
     """Where the posterior and every q have nearly all of their mass, for each free coordinate."""
     support = model._support
     free = _free(support)
+    # The posterior is where Laplace's approximation is; q need not be there.
+    laplace = _q_of(model, *_frame(model, None))
+    densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
+    densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
     ends = []
-    for fit in fits:
-        z, log_volumes = _lattice(support, fit.q)
+    for q, log_density in densities:
+        z, log_volumes = _lattice(support, q)
         z, inside = _completed(support, z[:, free])
-        z, log_volumes = z[inside], log_volumes[inside]
-        for log_density in (model.log_density(z), _log_q(support, fit.q, z)):
-            log_mass = log_density + log_volumes
-            mass = np.exp(log_mass - log_mass.max())
-            for k, i in enumerate(free):
-                order = np.argsort(z[:, i])
-                share = np.cumsum(mass[order])
-                ends.append((k, *z[order, i][np.searchsorted(share, np.array(_SEEN) * share[-1])]))
-    window = []
-    for k in range(len(free)):
-        low = min(end[1] for end in ends if end[0] == k)
-        high = max(end[2] for end in ends if end[0] == k)
-        room = 0.12 * (high - low)
-        window.append((float(low - room), float(high + room)))
-    return window
+        log_mass = log_density(z[inside]) + log_volumes[inside]
+        mass = np.exp(log_mass - log_mass.max())
+        for x in z[inside][:, free].T:
+            order = np.argsort(x)
+            share = np.cumsum(mass[order])
+            ends.append(x[order][np.searchsorted(share, np.array(_SEEN) * share[-1])])
+    each = np.reshape(ends, (len(densities), len(free), 2))
+    low, high = each[..., 0].min(axis=0), each[..., 1].max(axis=0)
+    room = 0.12 * (high - low)
+    return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
 
 
 def _divergence(kl: Estimate) -> str:
@@ -383,7 +383,7 @@ def plot_posterior(
     ...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
     >>> ax = plot_posterior(fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive")))
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['posterior, log p(x) = -1.67275', 'q (full): ELBO = -1.83018, KL = 0.157']
+    ['posterior, log p(x) = -1.67275', 'q (full, transformed): ELBO = -1.83018, KL = 0.157']
     """
     fits = _fits(fit)
     model = fits[0].model
@@ -422,7 +422,8 @@ def plot_posterior(
         ax.set_ylabel(labels[1])
     for k, (one, (_, bound, kl)) in enumerate(zip(fits, parts, strict=True)):
         colour, style = _I_COLOURS[k % len(_I_COLOURS)], _STYLES[k % len(_STYLES)]
-        told = f"q ({one.family}): ELBO = {bound.value:.6g}, KL {_divergence(kl)}"
+        family = one.family + (", transformed" if isinstance(one.q, TransformedGaussian) else "")
+        told = f"q ({family}): ELBO = {bound.value:.6g}, KL {_divergence(kl)}"
         values = density(_log_q(support, one.q, z[inside]))
         if len(window) == 1:
             handles += ax.plot(lines[0], values, color=colour, linestyle=style, linewidth=1.8, label=told)

@@ -318,11 +318,9 @@ def worked_example(tour: Tour) -> None:
     missing = -math.expm1(float(_log_phi(_X - 1.0)))
     truth = 0.5 - _X + float(_log_phi(_X - 1.0))
     tour.say(
-        f"    The hand calculation takes log p(z) = -z at z < 0 too, where p is 0 and q has {missing:.1%} of"
+        f"    The hand calculation takes log p(z) = -z at z < 0 too, where p is 0, and {missing:.1%} of q."
     )
-    tour.say(
-        f"    its mass. What it finds, {0.5 - _X:g}, is no lower bound: log p(x) is {truth:.6f}, below it."
-    )
+    tour.say(f"    Its {0.5 - _X:g} is no lower bound: log p(x) is {truth:.6f}, below it.")
     tour.say()
     tour.say("3. z > 0 with a q that lives there. A truncated Gaussian is exact again:")
     cut = tour.timed('   fit(..., "truncated")', partial(fit, half, "truncated"))
@@ -347,11 +345,11 @@ def batches(tour: Tour) -> None:
     tour.say(f"    {fits.converged.sum():,} converged; none is further than {worst:.0e} from mu* = x - 1")
     fits = tour.timed("fit_batch, z > 0, Gaussian in log z", partial(fit_batch, half, (x,)))
     kl = 0.5 - x + _log_phi(x - 1.0) - fits.elbo
-    least, most, mean = kl.min(), kl.max(), kl.mean()
+    low, high, mean = kl.min(), kl.max(), kl.mean()
     tour.say(
-        f"    {fits.converged.sum():,} converged; KL = log p(x) - ELBO, the first by formula, is {least:.4f}"
+        f"    {fits.converged.sum():,} converged; KL, from log p(x) by formula, is {low:.4f} to {high:.4f},"
     )
-    tour.say(f"    to {most:.4f}, in the mean {mean:.4f}; errors of the ELBO up to {fits.error.max():.0e}")
+    tour.say(f"    in the mean {mean:.4f}; the ELBO's errors are up to {fits.error.max():.0e}")
 
 
 #: Effects of coaching on test scores in eight schools, and their standard errors (Rubin 1981).
