@@ -242,7 +242,7 @@ def projections(tour: Tour) -> None:
     tour.draw("three_optima.png", lambda plotting: plotting.plot_projection(spokes, *pair, title=title))
 
 
-#: The data of the worked example: two standard deviations from z = 0, where the truncation matters.
+#: The data of the worked example: x - 1 is one standard deviation from z = 0, so the truncation matters.
 _X = 2.0
 
 
@@ -316,11 +316,10 @@ def worked_example(tour: Tour) -> None:
     bound = elbo(half, Gaussian(_X - 1.0, 1.0))
     tour.say(textwrap.indent(textwrap.fill(f"ELBO {bound.value}: {bound.note}.", 100), "    "))
     missing = -math.expm1(float(_log_phi(_X - 1.0)))
-    truth = 0.5 - _X + float(_log_phi(_X - 1.0))
-    tour.say(
-        f"    The hand calculation takes log p(z) = -z at z < 0 too, where p is 0, and {missing:.1%} of q."
-    )
-    tour.say(f"    Its {0.5 - _X:g} is no lower bound: log p(x) is {truth:.6f}, below it.")
+    hand = 0.5 - _X
+    truth = hand + float(_log_phi(_X - 1.0))
+    tour.say("    The hand calculation takes log p(z) = -z at z < 0 too, where p(z) is 0")
+    tour.say(f"    and q has {missing:.1%} of its mass. Its {hand:g} is no lower bound: log p(x) is {truth:.6f}.")
     tour.say()
     tour.say("3. z > 0 with a q that lives there. A truncated Gaussian is exact again:")
     cut = tour.timed('   fit(..., "truncated")', partial(fit, half, "truncated"))
@@ -345,11 +344,9 @@ def batches(tour: Tour) -> None:
     tour.say(f"    {fits.converged.sum():,} converged; none is further than {worst:.0e} from mu* = x - 1")
     fits = tour.timed("fit_batch, z > 0, Gaussian in log z", partial(fit_batch, half, (x,)))
     kl = 0.5 - x + _log_phi(x - 1.0) - fits.elbo
-    low, high, mean = kl.min(), kl.max(), kl.mean()
-    tour.say(
-        f"    {fits.converged.sum():,} converged; KL, from log p(x) by formula, is {low:.4f} to {high:.4f},"
-    )
-    tour.say(f"    in the mean {mean:.4f}; the ELBO's errors are up to {fits.error.max():.0e}")
+    low, high, count = kl.min(), kl.max(), fits.converged.sum()
+    tour.say(f"    {count:,} converged; KL, from log p(x) by formula, is {low:.4f} to {high:.4f},")
+    tour.say(f"    in the mean {kl.mean():.4f}; the ELBO's errors are up to {fits.error.max():.0e}")
 
 
 #: Effects of coaching on test scores in eight schools, and their standard errors (Rubin 1981).
