@@ -318,8 +318,8 @@ def worked_example(tour: Tour) -> None:
     missing = -math.expm1(float(_log_phi(_X - 1.0)))
     hand = 0.5 - _X
     truth = hand + float(_log_phi(_X - 1.0))
-    tour.say("    The hand calculation takes log p(z) = -z at z < 0 too, where p(z) is 0")
-    tour.say(f"    and q has {missing:.1%} of its mass. Its {hand:g} is no lower bound: log p(x) is {truth:.6f}.")
+    tour.say("    The hand calculation takes log p(z) = -z at z < 0 too, where p(z) is 0 and q")
+    tour.say(f"    has {missing:.1%} of its mass. Its {hand:g} is no lower bound: log p(x) is {truth:.6f}.")
     tour.say()
     tour.say("3. z > 0 with a q that lives there. A truncated Gaussian is exact again:")
     cut = tour.timed('   fit(..., "truncated")', partial(fit, half, "truncated"))
