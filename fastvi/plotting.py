@@ -1,11 +1,13 @@
-"""Pictures of densities, projections and fits, for people. They need matplotlib: ``pip install "fastvi[plot]"``.
+"""Pictures of densities, projections and fits, for people.
 
-No display is needed, and matplotlib's global state is left alone: figures are made without pyplot.
+They need matplotlib: ``pip install "fastvi[plot]"``. No display is needed, and
+matplotlib's global state is left alone: figures are made without pyplot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
+from matplotlib.ticker import MaxNLocator
 
 from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
 from .estimates import Estimate
-from .inference import QUADRATURE_DIM, Fit, Variational, decompose, log_evidence
+from .inference import QUADRATURE_DIM, Fit, Variational, _frame, _q_of, decompose, log_evidence
 from .learning import ThetaFit
 from .mixture_fits import MixtureFit
 from .models import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Model, Support
@@ -34,7 +37,7 @@ _SHARES = (0.95, 0.8, 0.6, 0.4, 0.2, 0.05)
 
 
 #: Of one q after the other, so that those that agree can both be seen.
-_STYLES = ("-", "--", "-.", ":")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 
 #: Which part of the mass of p and of q a picture shows, along each coordinate.
 _SEEN = (0.004, 0.996)
@@ -288,9 +291,8 @@ def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
     """Points (N, D) around q, and the logarithms of the volumes that they stand for."""
     if isinstance(q, TruncatedGaussian):
         sd = float(np.sqrt(q.cov[0, 0]))
-        ends = np.clip([q.mean[0] - 12.0 * sd, q.mean[0] + 12.0 * sd], q.low, q.high)
-        middles = np.linspace(*ends, 402)
-        return 0.5 * (middles[1:, None] + middles[:-1, None]), np.zeros(401)
+        low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
+        return np.linspace(low, high, 401)[:, None], np.zeros(401)
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
     t = np.linspace(-8.0, 8.0, 401 if gaussian.dim == 1 else 81)
     noise = np.stack(np.meshgrid(*([t] * gaussian.dim), indexing="ij"), axis=-1).reshape(-1, gaussian.dim)
@@ -301,25 +303,24 @@ def _sight(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
     """Where the posterior and every q have nearly all of their mass, for each free coordinate."""
     support = model._support
     free = _free(support)
+    # The posterior is where Laplace's approximation is; q need not be there.
+    laplace = _q_of(model, *_frame(model, None))
+    densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
+    densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
     ends = []
-    for fit in fits:
-        z, log_volumes = _lattice(support, fit.q)
+    for q, log_density in densities:
+        z, log_volumes = _lattice(support, q)
         z, inside = _completed(support, z[:, free])
-        z, log_volumes = z[inside], log_volumes[inside]
-        for log_density in (model.log_density(z), _log_q(support, fit.q, z)):
-            log_mass = log_density + log_volumes
-            mass = np.exp(log_mass - log_mass.max())
-            for k, i in enumerate(free):
-                order = np.argsort(z[:, i])
-                share = np.cumsum(mass[order])
-                ends.append((k, *z[order, i][np.searchsorted(share, np.array(_SEEN) * share[-1])]))
-    window = []
-    for k in range(len(free)):
-        low = min(end[1] for end in ends if end[0] == k)
-        high = max(end[2] for end in ends if end[0] == k)
-        room = 0.12 * (high - low)
-        window.append((float(low - room), float(high + room)))
-    return window
+        log_mass = log_density(z[inside]) + log_volumes[inside]
+        mass = np.exp(log_mass - log_mass.max())
+        for x in z[inside][:, free].T:
+            order = np.argsort(x)
+            share = np.cumsum(mass[order])
+            ends.append(x[order][np.searchsorted(share, np.array(_SEEN) * share[-1])])
+    each = np.reshape(ends, (len(densities), len(free), 2))
+    low, high = each[..., 0].min(axis=0), each[..., 1].max(axis=0)
+    room = 0.12 * (high - low)
+    return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
 
 
 def _divergence(kl: Estimate) -> str:
@@ -364,10 +365,9 @@ def plot_posterior(
     Returns
     -------
     matplotlib Axes
-        In one dimension the exact density is a grey curve, each q a coloured one. In two, the exact density is
-        in grey contours, which enclose 5, 20, 40, 60, 80 and 95 % of its mass, and those of each q are
-        coloured. The last coordinate of a simplex is not drawn. The legend tells log p(x), and for each q its
-        ELBO and its divergence from the posterior.
+        In one dimension the exact density is a grey curve, each q a coloured one. In two they are contours,
+        which enclose 5, 20, 40, 60, 80 and 95 % of the mass. The last coordinate of a simplex is not drawn.
+        The legend tells log p(x), and for each q its ELBO and its divergence from the posterior.
 
     Raises
     ------
@@ -383,7 +383,7 @@ def plot_posterior(
     ...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
     >>> ax = plot_posterior(fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive")))
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['posterior, log p(x) = -1.67275', 'q (full): ELBO = -1.83018, KL = 0.157']
+    ['posterior, log p(x) = -1.67275', 'q (full, transformed): ELBO = -1.83018, KL = 0.157']
     """
     fits = _fits(fit)
     model = fits[0].model
@@ -417,19 +417,19 @@ def plot_posterior(
         handles += ax.plot(lines[0], exact, color="0.6", linewidth=5.0, label=told)
         ax.set_ylabel("density")
     else:
-        _draw_density(ax, *lines, exact)
+        _draw_density(ax, lines[0], lines[1], exact)
         handles.append(Patch(facecolor="0.7", edgecolor="0.45", label=told))
         ax.set_ylabel(labels[1])
     for k, (one, (_, bound, kl)) in enumerate(zip(fits, parts, strict=True)):
         colour, style = _I_COLOURS[k % len(_I_COLOURS)], _STYLES[k % len(_STYLES)]
-        told = f"q ({one.family}): ELBO = {bound.value:.6g}, KL {_divergence(kl)}"
+        family = one.family + (", transformed" if isinstance(one.q, TransformedGaussian) else "")
+        told = f"q ({family}): ELBO = {bound.value:.6g}, KL {_divergence(kl)}"
         values = density(_log_q(support, one.q, z[inside]))
         if len(window) == 1:
             handles += ax.plot(lines[0], values, color=colour, linestyle=style, linewidth=1.8, label=told)
         else:
-            ax.contour(
-                *lines, values.T, levels=_levels(values), colors=colour, linestyles=style, linewidths=1.3
-            )
+            levels = _levels(values)
+            ax.contour(*lines, values.T, levels=levels, colors=colour, linestyles=style, linewidths=1.3)
             handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.8, label=told))
     ax.set_xlim(*window[0])
     ax.set_ylim(*(window[1] if len(window) == 2 else (0.0, None)))
@@ -484,7 +484,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
         if fit.elbo.method.startswith("draws"):
             end += f" ± {fit.elbo.error:.1g}"
         step = "round" if isinstance(fit, ThetaFit) else "step"
-    handles: list[Artist] = ax.plot(
+    (line,) = ax.plot(
         np.arange(first, first + fit.trace.size),
         fit.trace,
         color=_I_COLOURS[0],
@@ -493,6 +493,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
         linewidth=1.8,
         label=f"{name}, at the end {end}",
     )
+    handles: list[Artist] = [line]
     if not isinstance(fit, MixtureFit):
         one = fit.fit if isinstance(fit, ThetaFit) else fit
         evidence = log_evidence(one.model) if one.model.latent_dim <= QUADRATURE_DIM else None
@@ -501,7 +502,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
             handles.append(ax.axhline(evidence.value, color="0.4", linestyle="--", label=told))
     ax.set_xlabel(step)
     ax.set_ylabel("nats")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:
         ax.set_title(title)
     _legend_below(ax, handles, 1)
