@@ -84,6 +84,8 @@ def laplace_workspace(latent, dim):
 @exported
 def laplace(log_joint, theta, table, kinds, bounds, mean, scale, chol, space):
     """Laplace's approximation; (status, evaluations)."""
+    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
+    mean, scale, chol = borrow((mean, scale, chol))
     problem = ((theta, table), kinds, bounds)
     return laplace_.laplace(log_joint, problem, mean, scale, chol, space[0], space[1])
 
@@ -140,6 +142,9 @@ def fit_draws(
     report,
 ):
     """A fit on fixed draws."""
+    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
+    draws, base, root, scale = borrow((draws, base, root, scale))
+    mean, factor, trace, report = borrow((mean, factor, trace, report))
     problem = ((theta, table), kinds, bounds)
     return draws_.fit_draws(
         log_joint,
@@ -360,6 +365,8 @@ def draws_value_and_slopes(
 @exported
 def average(log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values):
     """Write log joint + log-Jacobian at mean + factor e for each draw; the status."""
+    theta, table, kinds, bounds, sheet = borrow((theta, table, kinds, bounds, sheet))
+    draws, mean, factor, values = borrow((draws, mean, factor, values))
     problem = ((theta, table), kinds, bounds)
     return draws_.average(log_joint, problem, draws, mean, factor, sheet, values)
 

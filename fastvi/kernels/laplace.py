@@ -31,6 +31,9 @@ NOISE = 1e-12
 CLOSE = 1e-3
 CLOSE_ENOUGH = 0.02
 
+#: Part of a Newton step below which the way is not followed further.
+LEAST_STEP = 1e-3
+
 
 @kernel
 def scratch(dim):
@@ -145,7 +148,7 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
     dim = mean.size
     sides, gradient, step, trial, precision, factor = space
     status, value = density(log_joint, problem, mean, sheet)
-    used = 1
+    used, damping = 1, 0.0
     if status != FINE:
         return status, used
     for _ in range(MOST_STEPS):
@@ -194,10 +197,15 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
         value = new
         for i in range(dim):
             mean[i] = trial[i]
+        # Differences over whole deviations no longer point uphill: this is as near as they come.
+        if t < LEAST_STEP:
+            break
     _invert(factor, chol, dim)
+    # Damping has made the diagonal so much larger.
+    width = math.sqrt(1.0 + damping) if damping < math.inf else 1.0
     for i in range(dim):
         for j in range(i + 1):
-            chol[i, j] *= scale[i]
+            chol[i, j] *= scale[i] * width
     conditional(chol, scale, step)
     return FINE, used
 
