@@ -239,7 +239,7 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
     before, in_use = space[4][1], space[2]
     nodes, level = 0, -1
     change, last, slope, last_slope, outside = math.inf, math.inf, math.inf, math.inf, 0.0
-    fits = True
+    fits, widest = True, BALLS - 1
     while True:
         if not lay(level + 1, dim, space):
             fits = False
@@ -249,13 +249,18 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             before[i] = moments[i]
         status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
         nodes += space[1][in_use[0], level + 1] - space[1][in_use[0], level]
+        if status != FINE and in_use[0] > 0 and level <= 1:
+            # Something overflows so far out: a smaller ball is good enough, and its error is known.
+            in_use[0] -= 1
+            widest, level = in_use[0], -1
+            continue
         if status != FINE or least_level < 0:
             return status, math.inf, math.inf, nodes, level, False
         if level == 0:
             continue
         tolerance = rtol * (1.0 + abs(moments[0]))
         outside = tail(space, level)
-        if outside > 0.1 * tolerance and in_use[0] + 1 < BALLS:
+        if outside > 0.1 * tolerance and in_use[0] < widest:
             in_use[0] += 1
             level = -1
             change, slope = math.inf, math.inf
