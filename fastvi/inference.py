@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -445,6 +445,9 @@ class Fit(_Immutable):
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_psis", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Fit, **{name: getattr(self, name) for name in self.__slots__ if name != "_psis"}), ()
 
     @property
     def psis_k(self) -> float:

@@ -340,6 +340,11 @@ class Model(_Immutable):
         object.__setattr__(other, "_theta", values)
         return other
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Addresses hold in this process only.
+        theta = self._theta if self._theta.size else None
+        return Model, (self._dispatcher, self.dim, self.data, self.support, self._gradient, theta)
+
     def _copy(self) -> Model:
         other = Model.__new__(Model)
         for name in self.__slots__:
