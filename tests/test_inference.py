@@ -144,7 +144,7 @@ def exact_regression(model):
 
 
 def gap(q, mean, cov):
-    """How far q is from N(mean, cov), in units of its spread: the larger of the mean's and the covariance's."""
+    """How far q is from N(mean, cov), in units of its spread: the larger of mean's and covariance's."""
     factor = np.linalg.cholesky(cov)
     shift = np.linalg.solve(factor, q.mean - mean)
     ratio = np.linalg.solve(factor, np.linalg.solve(factor, q.cov).T) - np.eye(len(mean))
@@ -263,7 +263,8 @@ def test_families_on_a_quadratic(dim):
     }
     for family, cov in covs.items():
         found = fv.fit(model, family, fv.Gaussian(np.zeros(dim), held) if family == "mean" else None)
-        assert found.converged and found.family == family, found
+        assert found.converged, found
+        assert found.family == family
         assert gap(found.q, center, cov) <= accuracy, family
         kl = fv.kl(fv.Gaussian(center, cov), fv.Gaussian(center, np.linalg.inv(precision)))
         assert abs(found.elbo.value - (log_z - kl)) <= found.elbo.error + 1e-9 * (1 + abs(log_z)), family
