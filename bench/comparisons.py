@@ -14,6 +14,8 @@ import numpy as np
 import fastvi as fv
 
 from . import inputs
+from .inference import INFERENCE
+from .mixture_fits import MIXTURE_FITS
 from .projections import PROJECTIONS
 from .registry import Comparison, Peer
 
@@ -202,4 +204,6 @@ COMPARISONS = (
         peers=(Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),),
     ),
     *PROJECTIONS,
+    *MIXTURE_FITS,
+    *INFERENCE,
 )

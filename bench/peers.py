@@ -21,7 +21,7 @@ import numba
 import fastvi as fv
 
 from .comparisons import COMPARISONS
-from .registry import Comparison, UnavailableError, ours_on, prepared, ready, relative_error, use_threads
+from .registry import Comparison, UnavailableError, error_of, ours_on, prepared, ready, use_threads
 
 ROUNDS = 5  #: at least
 SECONDS = 3.0  #: per comparison, if that makes more rounds
@@ -49,7 +49,7 @@ def measure(comparison: Comparison) -> Measurements:
         except UnavailableError as reason:
             results[comparison.work, contender.name] = Measured(missing=str(reason))
             continue
-        error = relative_error(contender, function(*arguments), exact)  # this call compiles
+        error = error_of(comparison, contender, function(*arguments), exact)  # this call compiles
         timer = timeit.Timer(lambda function=function: function(*arguments))
         once = min(timer.repeat(3, 1))
         racers.append((contender, error, timer, max(1, int(TURN / once))))
@@ -110,7 +110,7 @@ def _error(error: float | None) -> str:
 
 
 def _circumstances() -> str:
-    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr", "jax")
+    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr", "jax", "numpyro")
     versions = [f"fastvi {fv.__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {_version(name)}" for name in packages]
     threads = numba.config.NUMBA_NUM_THREADS

@@ -11,6 +11,11 @@ import numba
 import numpy as np
 
 
+def relative_error(value: Any, exact: Any) -> float:
+    """The largest relative error of a result."""
+    return float(np.max(np.abs((np.asarray(value, np.longdouble) - exact) / exact)))
+
+
 @dataclass(frozen=True)
 class Peer:
     """A competitor, and the least ratio of its time to fastvi's, for each of the comparison's `threads`."""
@@ -37,6 +42,7 @@ class Comparison:
     fastvi: Callable[[], Callable[..., Any]]
     peers: tuple[Peer, ...]
     threads: tuple[int, ...] = (1,)
+    error: Callable[[Any, Any], float] = relative_error
 
     def contenders(self) -> list[Contender]:
         ours = [Contender(ours_on(threads), self.fastvi, threads) for threads in self.threads]
@@ -74,8 +80,6 @@ def prepared(comparison: Comparison) -> tuple[tuple[Any, ...], Any]:
     return arguments, comparison.exact(*arguments)
 
 
-def relative_error(contender: Contender, value: Any, exact: Any) -> float | None:
-    """The largest relative error of a result."""
-    if not contender.same_result:
-        return None
-    return float(np.max(np.abs(np.asarray(value, np.longdouble) - exact) / exact))
+def error_of(comparison: Comparison, contender: Contender, value: Any, exact: Any) -> float | None:
+    """What the comparison calls the error of a result."""
+    return comparison.error(value, exact) if contender.same_result else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .comparisons import COMPARISONS
 from .peers import Measured, Measurements
-from .registry import UnavailableError, prepared, ready, relative_error
+from .registry import UnavailableError, error_of, prepared, ready
 
 #: What `conftest` prints at the end.
 measured: Measurements = {}
@@ -30,8 +30,8 @@ def test_peers(benchmark, comparison, contender):
         measured[key] = Measured(missing=str(reason))
         pytest.skip(str(reason))
     arguments, exact = prepared(comparison)
-    error = relative_error(contender, function(*arguments), exact)  # this call compiles
-    benchmark.extra_info["relative error"] = error
+    error = error_of(comparison, contender, function(*arguments), exact)  # this call compiles
+    benchmark.extra_info["error"] = error
     benchmark.extra_info["threads"] = contender.threads
     benchmark(function, *arguments)
     if benchmark.stats is not None:  # --benchmark-disable

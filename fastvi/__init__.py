@@ -8,6 +8,7 @@ _collecting = _gc.isenabled()
 _gc.disable()
 
 from . import overloads as _overloads  # noqa: F401  (makes the functions work in compiled code)
+from .batches import FitBatch, fit_batch
 from .distributions import Gaussian, GaussianMixture, Grid2D
 from .divergences import (
     alpha_divergence,
@@ -44,6 +45,8 @@ from .inference import (
     fit,
     log_evidence,
 )
+from .learning import ThetaFit, maximize_evidence
+from .mixture_fits import MixtureFit, fit_mixture
 from .models import Model
 from .projections import Projection, i_projection, m_projection
 from .tables import pairwise
@@ -59,13 +62,16 @@ __all__ = [
     "Decomposition",
     "Estimate",
     "Fit",
+    "FitBatch",
     "Gaussian",
     "GaussianMixture",
     "Gradient",
     "GradientCheck",
     "Grid2D",
+    "MixtureFit",
     "Model",
     "Projection",
+    "ThetaFit",
     "TransformedGaussian",
     "TruncatedGaussian",
     "alpha_divergence",
@@ -79,6 +85,8 @@ __all__ = [
     "entropy",
     "entropy_estimate",
     "fit",
+    "fit_batch",
+    "fit_mixture",
     "hellinger",
     "i_projection",
     "jeffreys",
@@ -90,6 +98,7 @@ __all__ = [
     "kl_grad",
     "log_evidence",
     "m_projection",
+    "maximize_evidence",
     "mixture_entropy_bounds",
     "pairwise",
     "renyi",

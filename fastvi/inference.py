@@ -41,6 +41,7 @@ _TRACE = 256
 
 _CONVERGED, _EXHAUSTED, _UNRESOLVED, _SADDLE, _STUCK, _FAULT = 0, 1, 2, 3, 4, 10
 _OVERFITTED = 5
+_UNBOUNDED = 6
 
 _STATUS = {
     _CONVERGED: "converged",
@@ -49,6 +50,7 @@ _STATUS = {
     _SADDLE: "not a strict maximum: the Hessian of the ELBO is not negative definite",
     _STUCK: "no step raises the ELBO further, but the gradient is not small",
     _OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
+    _UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
 }
 
 _FAULTS = {
@@ -225,7 +227,8 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, halved until it
         holds. More: 8 blocks of fixed draws in pairs +e, -e whose second moments are exact, and `error` is
         the standard error. Where q has mass outside of the support, or where the log joint is -inf, the value
-        is -inf and `note` says why and what helps.
+        is
+        -inf and `note` says why and what helps.
 
     Raises
     ------
@@ -296,7 +299,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     >>> def log_joint(z, x):
     ...     return -z[0] - 0.5 * (x - z[0]) ** 2
     >>> g = fv.elbo_grad(fv.Model(log_joint, 1, data=(5.0,)), fv.Gaussian(3.0, 1.0))
-    >>> g.mean.round(9), g.cholesky.round(9) + 0.0           # x - 1 - mu
+    >>> g.mean.round(12), g.cholesky.round(12) + 0.0         # x - 1 - mu
     (array([1.]), array([[0.]]))
     """
     _as_model(model)
@@ -664,14 +667,13 @@ def _fit(
     if method == "sgd":
         from .stochastic import fit_sgd
 
-        done: Fit = fit_sgd(model, family, start, draws, seed, steps, rate, progress)
-        return done
+        return fit_sgd(model, family, start, draws, seed, steps, rate, progress)
     if model.latent_dim <= QUADRATURE_DIM:
         return _fit_quadrature(model, family, start, rtol, max_steps)
     if model.latent_dim > DRAWS_DIM:
         raise ValueError(
             f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
-            'use "sgd"'
+            'use method="sgd"'
         )
     return _fit_draws(model, family, start, rtol, max_steps, draws)
 
@@ -683,13 +685,22 @@ def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGau
     return TransformedGaussian._of(gaussian, model.support, model._support)
 
 
+def _numbers(q: Any) -> Array:
+    """Everything that q is made of."""
+    if isinstance(q, TruncatedGaussian):
+        return np.array([q.mu, q.sigma])
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
+
+
 def _made(
     model: Model, family: str, q: Any, report: Sequence[float], trace: Array, where: Array, method: str
 ) -> Fit:
     value, error, norm, evaluations, status, steps = report[:6]
     code = int(status)
     words = _words(code, where)
-    if value != value or value == -math.inf:
+    endless = code == _UNBOUNDED and not (abs(_numbers(q)) < 1e100).all()
+    if value != value or value == -math.inf or endless:
         raise ValueError(f"the fit cannot start: {words}")
     return Fit(
         model=model,
@@ -841,7 +852,8 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
     trace, report = np.empty(_TRACE), np.zeros(8)
     lines: list[Array] = []
     each = 1 if model._gradient_address else 2 * r + 1
-    # Half the gradient's square is what the ELBO lacks; the draws' own error is larger, unless it is 0.
+    # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are
+    # exact.
     wanted = max(math.sqrt(rtol), _ROUGH)
     while True:
         kernels.engine.fit_draws(
@@ -966,8 +978,8 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
 
     References
     ----------
-    H. Takahasi, M. Mori, Double Exponential Formulas for Numerical Integration, Publ. RIMS 9 (1974),
-    section 3.
+    H. Takahasi, M. Mori, Double Exponential Formulas for Numerical Integration, Publ. RIMS 9 (1974), section
+    3.
 
     Examples
     --------
@@ -1058,14 +1070,15 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         return Decomposition(
             evidence, bound, Estimate(math.inf, math.inf, 0, "quadrature", note=evidence.note)
         )
-    if isinstance(q, TruncatedGaussian):
+    if gaussian is None:
         if model._support.is_real:
             # In coordinates of its own the jump of a truncated density would fall between two nodes.
             raise ValueError("decompose takes a TruncatedGaussian only for a model with the same support")
+        assert isinstance(q, TruncatedGaussian)
         form: Any = (1, np.array([q.mu]), np.array([[q.sigma]]), np.array([q.low, q.high]), q._log_mass)
     else:
-        assert gaussian is not None
-        # The lattice must reach all of p from q. Where p is much wider, E_q[log q/p] + log p(x) is left.
+        # The lattice must reach all of p from q. Where p is much wider, E_q[log q - log p] + log p(x) is
+        # left.
         reach = float(np.abs(np.linalg.solve(gaussian._factor, factor)).max())
         shift = float(np.abs(np.linalg.solve(gaussian._factor, mean - gaussian._mean)).max())
         form = (0, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
@@ -1092,8 +1105,8 @@ class GradientCheck(NamedTuple):
 
     def __str__(self) -> str:
         i = self.coordinate
-        found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}, "
-        found += f"at z = {_tidy(self.z)}"
+        found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}"
+        found += f", at z = {_tidy(self.z)}"
         return (
             f"the gradient is right: the worst is {found}" if self.ok else f"the gradient is wrong: {found}"
         )
@@ -1161,8 +1174,8 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any
         expected = float(model.log_density(point))
         if not abs(value - expected) <= 1e-9 * (1.0 + abs(expected)):
             raise ValueError(
-                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, where log_joint returns "
-                f"{expected!r}"
+                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, "
+                f"where log_joint returns {expected!r}"
             )
         numerical = np.empty(model.dim)
         for i in range(model.dim):

@@ -1,22 +1,32 @@
-"""Pictures of densities and projections, for people. They need matplotlib: ``pip install "fastvi[plot]"``.
+"""Pictures of densities, projections and fits, for people.
 
-No display is needed, and matplotlib's global state is left alone: figures are made without pyplot.
+They need matplotlib: ``pip install "fastvi[plot]"``. No display is needed, and
+matplotlib's global state is left alone: figures are made without pyplot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Ellipse, Patch
+from matplotlib.ticker import MaxNLocator
 
 from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
+from .estimates import Estimate
+from .inference import QUADRATURE_DIM, Fit, Variational, _frame, _q_of, decompose, log_evidence
+from .learning import ThetaFit
+from .mixture_fits import MixtureFit
+from .models import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Model, Support
 from .projections import Projection
+from .variational import TransformedGaussian, TruncatedGaussian
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart: M-projections, then I-projections.
 _M_COLOUR = "#d55e00"
@@ -26,12 +36,27 @@ _I_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _SHARES = (0.95, 0.8, 0.6, 0.4, 0.2, 0.05)
 
 
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+#: Of one q after the other, so that those that agree can both be seen.
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
+
+#: Which part of the mass of p and of q a picture shows, along each coordinate.
+_SEEN = (0.004, 0.996)
+
+
+def row_of_axes(count: int, size: tuple[float, float]) -> list[Axes]:
+    """Axes side by side on a figure of that size in inches, which needs no display."""
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return [figure.add_subplot(1, count, k + 1) for k in range(count)]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return row_of_axes(1, (7.0, 5.6))[0] if ax is None else ax
+
+
+def _legend_below(ax: Axes, handles: Sequence[Artist], columns: int) -> None:
+    """Below the axes, where it hides nothing."""
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
 
 
 def _gaussians(p: Distribution) -> list[Gaussian]:
@@ -178,14 +203,7 @@ def plot_projection(
     if title:
         ax.set_title(title)
     if handles:
-        # Below the axes, where it hides nothing.
-        ax.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.12),
-            ncols=min(2, len(handles)),
-            frameon=False,
-        )
+        _legend_below(ax, handles, min(2, len(handles)))
     return ax
 
 
@@ -230,4 +248,262 @@ def plot_grid(grid: Grid2D, ax: Axes | None = None, *, title: str | None = None)
     ax.set_ylabel("y")
     if title:
         ax.set_title(title)
+    return ax
+
+
+def _completed(support: Support, free: Array) -> tuple[Array, Array]:
+    """Points (N, D) from all coordinates but the last of each simplex, and which are in the support."""
+    columns: list[Array] = []
+    inside = np.ones(len(free), bool)
+    left: Any = 1.0
+    for x, kind, (low, high) in zip(free.T, support.kinds, support.bounds, strict=True):
+        columns.append(x)
+        if kind == _SIMPLEX:
+            left = left - x
+            inside &= (x > 0.0) & (left > 0.0)
+            if low == 1.0:
+                columns.append(left)
+                left = 1.0
+        else:
+            inside &= (kind not in (_LOWER, _INTERVAL)) | (x > low)
+            inside &= (kind not in (_UPPER, _INTERVAL)) | (x < high)
+    return np.column_stack(columns), inside
+
+
+def _free(support: Support) -> list[int]:
+    """Which of the model's coordinates `_completed` takes."""
+    where, k = [], 0
+    for kind, (low, _) in zip(support.kinds, support.bounds, strict=True):
+        where.append(k)
+        k += 2 if kind == _SIMPLEX and low == 1.0 else 1
+    return where
+
+
+def _log_q(support: Support, q: Variational, z: Array) -> Array:
+    """log q at points inside of the support: all at once, where `q.logpdf` takes them one by one."""
+    if not isinstance(q, TransformedGaussian):
+        return np.atleast_1d(q.logpdf(z))
+    latent = support.to_latent("z", z)
+    return np.atleast_1d(q.gaussian.logpdf(latent)) - support.to_model(latent)[1]
+
+
+def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
+    """Points (N, D) around q, and the logarithms of the volumes that they stand for."""
+    if isinstance(q, TruncatedGaussian):
+        sd = float(np.sqrt(q.cov[0, 0]))
+        low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
+        return np.linspace(low, high, 401)[:, None], np.zeros(401)
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    t = np.linspace(-8.0, 8.0, 401 if gaussian.dim == 1 else 81)
+    noise = np.stack(np.meshgrid(*([t] * gaussian.dim), indexing="ij"), axis=-1).reshape(-1, gaussian.dim)
+    return support.to_model(gaussian.mean + noise @ gaussian.cholesky.T)
+
+
+def _sight(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
+    """Where the posterior and every q have nearly all of their mass, for each free coordinate."""
+    support = model._support
+    free = _free(support)
+    # The posterior is where Laplace's approximation is; q need not be there.
+    laplace = _q_of(model, *_frame(model, None))
+    densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
+    densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
+    ends = []
+    for q, log_density in densities:
+        z, log_volumes = _lattice(support, q)
+        z, inside = _completed(support, z[:, free])
+        log_mass = log_density(z[inside]) + log_volumes[inside]
+        mass = np.exp(log_mass - log_mass.max())
+        for x in z[inside][:, free].T:
+            order = np.argsort(x)
+            share = np.cumsum(mass[order])
+            ends.append(x[order][np.searchsorted(share, np.array(_SEEN) * share[-1])])
+    each = np.reshape(ends, (len(densities), len(free), 2))
+    low, high = each[..., 0].min(axis=0), each[..., 1].max(axis=0)
+    room = 0.12 * (high - low)
+    return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
+
+
+def _divergence(kl: Estimate) -> str:
+    return f"= {kl.value:.3g}" if kl.value > 10.0 * kl.error else f"< {max(10.0 * kl.error, 1e-15):.0e}"
+
+
+def _fits(fit: Any) -> list[Fit]:
+    given = list(fit) if isinstance(fit, Sequence) else [fit]
+    fits = [one.fit if isinstance(one, ThetaFit) else one for one in given]
+    for k, one in enumerate(fits):
+        if not isinstance(one, Fit):
+            name = "fit" if given[0] is fit else f"fit[{k}]"
+            raise TypeError(f"{name} must be a Fit, not {type(one).__name__}")
+        if one.model is not fits[0].model:
+            raise ValueError(f"fit[{k}] is of another model than fit[0]: they have no posterior in common")
+    if not fits:
+        raise ValueError("fit is empty")
+    return fits
+
+
+def plot_posterior(
+    fit: Fit | ThetaFit | Sequence[Fit],
+    ax: Axes | None = None,
+    *,
+    labels: tuple[str, ...] = ("z₁", "z₂"),
+    title: str | None = None,
+) -> Axes:
+    r"""Draw q over the exact posterior, in the model's own coordinates.
+
+    .. math:: p(z \mid x) = \exp(\log p(x, z) - \log p(x))
+
+    Parameters
+    ----------
+    fit : Fit, ThetaFit or sequence of Fit
+        Of a model in up to two latent dimensions; several are of one model.
+    ax : matplotlib Axes, optional
+        Where to draw. Default: a new figure.
+    labels : tuple of str, optional
+        Names of the coordinates.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+        In one dimension the exact density is a grey curve, each q a coloured one. In two they are contours,
+        which enclose 5, 20, 40, 60, 80 and 95 % of the mass. The last coordinate of a simplex is not drawn.
+        The legend tells log p(x), and for each q its ELBO and its divergence from the posterior.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that are not what is described above; a posterior that is improper.
+
+    Examples
+    --------
+    >>> import math
+    >>> import fastvi as fv
+    >>> from fastvi.plotting import plot_posterior
+    >>> def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
+    >>> ax = plot_posterior(fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive")))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['posterior, log p(x) = -1.67275', 'q (full, transformed): ELBO = -1.83018, KL = 0.157']
+    """
+    fits = _fits(fit)
+    model = fits[0].model
+    support = model._support
+    if support.latent_dim > QUADRATURE_DIM:
+        raise ValueError(
+            f"only posteriors in up to {QUADRATURE_DIM} latent dimensions can be drawn; "
+            f"the model has {support.latent_dim}"
+        )
+    parts = [decompose(model, one.q) for one in fits]
+    evidence = parts[0].log_evidence
+    if not np.isfinite(evidence.value):
+        raise ValueError(f"the posterior cannot be drawn: {evidence.note}")
+    window = _sight(model, fits)
+    lines = [np.linspace(low, high, 1001 if len(window) == 1 else 201) for low, high in window]
+    grid = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(window))
+    z, inside = _completed(support, grid)
+    shape = [line.size for line in lines]
+
+    def density(log_values: Array) -> Array:
+        values = np.zeros(len(z))
+        values[inside] = np.exp(log_values)
+        return values.reshape(shape)
+
+    exact = density(model.log_density(z[inside]) - evidence.value)
+    ax = _axes(ax)
+    handles: list[Artist] = []
+    told = f"posterior, log p(x) = {evidence.value:.6g}"
+    if len(window) == 1:
+        ax.fill_between(lines[0], exact, color="0.88", linewidth=0.0)
+        handles += ax.plot(lines[0], exact, color="0.6", linewidth=5.0, label=told)
+        ax.set_ylabel("density")
+    else:
+        _draw_density(ax, lines[0], lines[1], exact)
+        handles.append(Patch(facecolor="0.7", edgecolor="0.45", label=told))
+        ax.set_ylabel(labels[1])
+    for k, (one, (_, bound, kl)) in enumerate(zip(fits, parts, strict=True)):
+        colour, style = _I_COLOURS[k % len(_I_COLOURS)], _STYLES[k % len(_STYLES)]
+        family = one.family + (", transformed" if isinstance(one.q, TransformedGaussian) else "")
+        told = f"q ({family}): ELBO = {bound.value:.6g}, KL {_divergence(kl)}"
+        values = density(_log_q(support, one.q, z[inside]))
+        if len(window) == 1:
+            handles += ax.plot(lines[0], values, color=colour, linestyle=style, linewidth=1.8, label=told)
+        else:
+            levels = _levels(values)
+            ax.contour(*lines, values.T, levels=levels, colors=colour, linestyles=style, linewidths=1.3)
+            handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=1.8, label=told))
+    ax.set_xlim(*window[0])
+    ax.set_ylim(*(window[1] if len(window) == 2 else (0.0, None)))
+    ax.set_xlabel(labels[0])
+    if title:
+        ax.set_title(title)
+    _legend_below(ax, handles, 1)
+    return ax
+
+
+def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+    """Draw how the ELBO of a fit rose, under the log evidence where that can be had.
+
+    Parameters
+    ----------
+    fit : Fit, ThetaFit or MixtureFit
+        The log evidence is drawn for models in up to two latent dimensions; for a ThetaFit it is that of the
+        parameters found. The ELBO of a MixtureFit is the log evidence, whose q is exact at every iteration.
+    ax : matplotlib Axes, optional
+        Where to draw. Default: a new figure.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        Anything but a fit.
+
+    Examples
+    --------
+    >>> import math
+    >>> import fastvi as fv
+    >>> from fastvi.plotting import plot_trace
+    >>> def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
+    >>> ax = plot_trace(fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive")))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['ELBO, at the end -1.83018', 'log p(x) = -1.67275']
+    """
+    if not isinstance(fit, Fit | ThetaFit | MixtureFit):
+        raise TypeError(f"fit must be a Fit, a ThetaFit or a MixtureFit, not {type(fit).__name__}")
+    ax = _axes(ax)
+    # A mixture's trace begins with its start, the others with their first step.
+    first = 0 if isinstance(fit, MixtureFit) else 1
+    if isinstance(fit, MixtureFit):
+        name, end, step = "log p(x) = ELBO", f"{fit.log_likelihood:.9g}", "iteration of EM"
+    else:
+        name, end = "ELBO", f"{fit.elbo.value:.6g}"
+        if fit.elbo.method.startswith("draws"):
+            end += f" ± {fit.elbo.error:.1g}"
+        step = "round" if isinstance(fit, ThetaFit) else "step"
+    (line,) = ax.plot(
+        np.arange(first, first + fit.trace.size),
+        fit.trace,
+        color=_I_COLOURS[0],
+        marker="o" if fit.trace.size <= 40 else "",
+        markersize=4.0,
+        linewidth=1.8,
+        label=f"{name}, at the end {end}",
+    )
+    handles: list[Artist] = [line]
+    if not isinstance(fit, MixtureFit):
+        one = fit.fit if isinstance(fit, ThetaFit) else fit
+        evidence = log_evidence(one.model) if one.model.latent_dim <= QUADRATURE_DIM else None
+        if evidence is not None and np.isfinite(evidence.value):
+            told = f"log p(x) = {evidence.value:.6g}"
+            handles.append(ax.axhline(evidence.value, color="0.4", linestyle="--", label=told))
+    ax.set_xlabel(step)
+    ax.set_ylabel("nats")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if title:
+        ax.set_title(title)
+    _legend_below(ax, handles, 1)
     return ax

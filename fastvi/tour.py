@@ -6,6 +6,7 @@ A part is a function that takes the `Tour`, says what it finds, and saves what i
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import divergences as fv
+from .batches import FitBatch, fit_batch
 from .data import old_faithful
-from .distributions import Gaussian, GaussianMixture
+from .distributions import Array, Gaussian, GaussianMixture
+from .estimates import Estimate
+from .inference import Fit, decompose, elbo, elbo_grad, fit, log_evidence
+from .mixture_fits import MixtureFit, fit_mixture
+from .models import Model
 from .projections import Projection, i_projection, m_projection
 
 #: Eruptions shorter than this (minutes) are the short kind: the histogram of durations has its gap there.
@@ -25,6 +31,8 @@ SHORT = 3.0
 _DURATION_BINS = np.arange(1.5, 5.51, 0.5)
 _WAITING_BINS = np.arange(40.0, 100.1, 5.0)
 
+#: Seconds after which no further warm call is timed.
+_PATIENCE = 0.5
 
 _Result = TypeVar("_Result")
 
@@ -49,21 +57,20 @@ class Tour:
         self.say(f"    {meaning(value)}")
         return value
 
-    def timed(self, what: str, function: Callable[[], Projection]) -> Projection:
+    def timed(self, what: str, function: Callable[[], _Result]) -> _Result:
         """Say how long the first and a warm call of `function` take, and return its result."""
         result, times = _timed(function)
         self.say(f"{what}   ({times})")
         return result
 
-    def draw(self, name: str, p: GaussianMixture, m: Projection, i: Projection, **words: Any) -> None:
-        """Write a picture of a mixture and its projections into the folder, if matplotlib is there."""
+    def draw(self, name: str, picture: Callable[[Any], Any]) -> None:
+        """Write the figure of the axes that `picture` draws with `plotting`, if matplotlib is there."""
         try:
-            from .plotting import plot_projection
+            from . import plotting
         except ImportError:
             self.say(f"    (no {name}: pictures need matplotlib, pip install matplotlib)")
             return
-        figure: Any = plot_projection(p, m, i, **words).figure
-        figure.savefig(self.folder / name, dpi=150)
+        picture(plotting).figure.savefig(self.folder / name, dpi=150)
 
     def save(self, name: str, header: str, table: np.ndarray) -> None:
         """Write a table as CSV into the folder."""
@@ -84,10 +91,13 @@ def _timed(function: Callable[[], _Result]) -> tuple[_Result, str]:
     result = function()
     first = time.perf_counter() - start
     warm = math.inf
+    end = time.perf_counter() + _PATIENCE
     for _ in range(50):
         start = time.perf_counter()
         function()
         warm = min(warm, time.perf_counter() - start)
+        if time.perf_counter() > end:
+            break
     return result, f"first call {_duration(first)}, warm {_duration(warm)}"
 
 
@@ -165,17 +175,6 @@ def divergences(tour: Tour) -> None:
     )
 
 
-#: Where maximum likelihood puts two Gaussians under (duration, waiting).
-OLD_FAITHFUL_MIXTURE = (
-    (0.35587286, 0.64412714),
-    ((2.03638846, 54.47851644), (4.28966198, 79.96811524)),
-    (
-        ((0.06916768, 0.43516768), (0.43516768, 33.69728242)),
-        ((0.16996843, 0.94060923), (0.94060923, 36.04621032)),
-    ),
-)
-
-
 def _three_spokes() -> GaussianMixture:
     """Three long Gaussians that point to one middle."""
     means, covs = [], []
@@ -205,30 +204,244 @@ def _project(tour: Tour, p: GaussianMixture) -> tuple[Projection, Projection]:
     return m, i
 
 
+def _eruptions(tour: Tour) -> GaussianMixture:
+    """Two Gaussians under (duration, waiting), by maximum likelihood."""
+    x = np.column_stack(old_faithful())
+    # To 1e-18 of the mean log likelihood, which makes eight digits of the parameters right.
+    found: MixtureFit = tour.timed("EM, 10 restarts", partial(fit_mixture, x, 2, tol=1e-18))
+    tour.say(f"    log likelihood {found.log_likelihood:.5f}, {found.status}, {found.iterations} iterations")
+    for weight, part in zip(found.mixture.weights, found.mixture.components, strict=True):
+        tour.say(f"    {weight:.1%} of the eruptions: {_describe(part)}")
+    tour.draw(
+        "em_trace.png",
+        lambda plotting: plotting.plot_trace(found, title="EM on Old Faithful: the likelihood never falls"),
+    )
+    return found.mixture
+
+
 def projections(tour: Tour) -> None:
     """Old Faithful as a mixture, and the one Gaussian that each direction of KL puts under it."""
     tour.say()
     tour.say("Projections: one Gaussian for a mixture of two, Old Faithful's two kinds of eruption")
+    tour.say("The mixture is the maximum-likelihood fit: EM, whose q of the labels is the exact posterior.")
     tour.say("The M-projection must cover both kinds, so it sits between them, where hardly an eruption is.")
     tour.say("The I-projection must not be where no eruption is, so it takes one kind; both are optima.")
     tour.say()
-    p = GaussianMixture(*OLD_FAITHFUL_MIXTURE)
+    p = _eruptions(tour)
     m, i = _project(tour, p)
-    tour.draw(
-        "old_faithful.png",
-        p,
-        m,
-        i,
-        labels=("duration of an eruption, minutes", "wait for the next, minutes"),
-        title="Old Faithful: one Gaussian for two kinds of eruption",
-    )
+    words: dict[str, Any] = {
+        "labels": ("duration of an eruption, minutes", "wait for the next, minutes"),
+        "title": "Old Faithful: one Gaussian for two kinds of eruption",
+    }
+    tour.draw("old_faithful.png", lambda plotting: plotting.plot_projection(p, m, i, **words))
     tour.say()
     tour.say("A mixture of three, whose I-projection has an optimum on each:")
     spokes = _three_spokes()
-    tour.draw("three_optima.png", spokes, *_project(tour, spokes), title="Three places for one Gaussian")
+    pair = _project(tour, spokes)
+    title = "Three places for one Gaussian"
+    tour.draw("three_optima.png", lambda plotting: plotting.plot_projection(spokes, *pair, title=title))
 
 
-PARTS: tuple[Callable[[Tour], None], ...] = (divergences, projections)
+#: The data of the worked example: x - 1 is one standard deviation from z = 0, so the truncation matters.
+_X = 2.0
+
+
+def _worked_log_joint(z: Any, x: Any) -> Any:
+    """log p(x, z) for p(z) = exp(-z), p(x | z) = N(x | z, 1)."""
+    return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2.0 * math.pi)
+
+
+def _log_phi(x: Any) -> Any:
+    """log Phi(x), elementwise."""
+    return np.vectorize(lambda t: math.log(0.5 * math.erfc(-t / math.sqrt(2.0))))(x)
+
+
+def _pm(estimate: Estimate) -> str:
+    return f"{estimate.value:.9f} ± {estimate.error:.0e}"
+
+
+def _say_parts(tour: Tour, found: Fit) -> None:
+    parts = decompose(found.model, found.q)
+    tour.say(f"    {found.q}")
+    tour.say(f"    log p(x) {_pm(parts.log_evidence)}, ELBO {_pm(parts.elbo)}, KL {_pm(parts.kl)}")
+
+
+def _walk(tour: Tour, whole: Model) -> None:
+    """Steps along the gradient of the ELBO in μ, each with its decomposition."""
+    mu, rate = -2.0, 0.5
+    tour.say(f"    steps mu <- mu + {rate} dELBO/dmu; the gradient by quadrature, and x - 1 - mu by hand:")
+    heads = "mu", "gradient", "by hand", "ELBO", "+ KL", "= log p(x)"
+    tour.say("    " + " ".join(f"{head:>10}" for head in heads))
+    for _ in range(8):
+        q = Gaussian(mu, 1.0)
+        gradient = float(elbo_grad(whole, q).mean[0])
+        _, bound, kl = (part.value for part in decompose(whole, q))
+        numbers = mu, gradient, _X - 1.0 - mu, bound, kl, bound + kl
+        tour.say("    " + " ".join(f"{number:10.5f}" for number in numbers))
+        mu += rate * gradient
+
+
+def _three_readings(plotting: Any, whole: Fit, cut: Fit, log: Fit) -> Any:
+    """The exact posterior of each reading in grey, and the q's."""
+    axes = plotting.row_of_axes(3, (15.0, 5.2))
+    plotting.plot_posterior(whole, axes[0], labels=("z",), title="z on the whole line: a Gaussian is exact")
+    z = np.linspace(-2.5, 5.0, 1001)
+    q, exact = whole.q.pdf(z[:, None]), cut.q.pdf(z[:, None])
+    ax = axes[1]
+    ax.fill_between(z, exact, color="0.88", linewidth=0.0)
+    ax.plot(z, exact, color="0.6", linewidth=5.0, label="posterior")
+    ax.plot(z, q, color="#0072b2", label="q = N(x - 1, 1): ELBO = -∞, KL = ∞")
+    ax.fill_between(z[z < 0], q[z < 0], color="#d55e00", alpha=0.6, label="q where p(z) = 0")
+    ax.set(xlabel="z", ylabel="density", xlim=(-2.5, 5.0), ylim=(0.0, None))
+    ax.set_title("z > 0, q on the whole line: infinitely far")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
+    plotting.plot_posterior([cut, log], axes[2], labels=("z",), title="z > 0: cut off, it is exact")
+    return axes[0]
+
+
+def worked_example(tour: Tour) -> None:
+    """p(z) = exp(-z), p(x | z) = N(x | z, 1), q(z) = N(z | mu, 1), in its three readings."""
+    half = Model(_worked_log_joint, 1, data=(_X,), support="positive")
+    whole = Model(_worked_log_joint, 1, data=(_X,))
+    tour.say()
+    tour.say(f"A worked example: p(z) = exp(-z), p(x | z) = N(x | z, 1), q(z) = N(z | mu, 1), x = {_X:g}")
+    tour.say("By hand, dKL/dmu = mu + 1 - x = 0, so mu* = x - 1. Three readings of it:")
+    tour.say()
+    tour.say("1. z on the whole line. The posterior is N(x - 1, 1), and the hand calculation is right:")
+    _walk(tour, whole)
+    found = tour.timed("   fit gets there in one call", partial(fit, whole))
+    _say_parts(tour, found)
+    tour.say()
+    tour.say("2. z > 0, as exp(-z) is a density only there, with the same q:")
+    bound = elbo(half, Gaussian(_X - 1.0, 1.0))
+    tour.say(textwrap.indent(textwrap.fill(f"ELBO {bound.value}: {bound.note}.", 100), "    "))
+    missing = -math.expm1(float(_log_phi(_X - 1.0)))
+    hand = 0.5 - _X
+    truth = hand + float(_log_phi(_X - 1.0))
+    tour.say("    The hand calculation takes log p(z) = -z at z < 0 too, where p(z) is 0 and q")
+    tour.say(f"    has {missing:.1%} of its mass. Its {hand:g} is no lower bound: log p(x) is {truth:.6f}.")
+    tour.say()
+    tour.say("3. z > 0 with a q that lives there. A truncated Gaussian is exact again:")
+    cut = tour.timed('   fit(..., "truncated")', partial(fit, half, "truncated"))
+    _say_parts(tour, cut)
+    tour.say(f"    by formula, log p(x) = 1/2 - x + log Phi(x - 1) = {truth:.9f}")
+    log = tour.timed("   fit, Gaussian in log z: an approximation", partial(fit, half))
+    _say_parts(tour, log)
+    tour.draw("worked_example.png", lambda plotting: _three_readings(plotting, found, cut, log))
+
+
+def batches(tour: Tour) -> None:
+    """The worked example for many x at once, against its formulas."""
+    size = 10_000
+    random = np.random.default_rng(0)
+    x = random.exponential(size=size) + random.standard_normal(size)
+    tour.say()
+    tour.say(f"Many fits at once: {size:,} data sets drawn from the worked example, each with its own q")
+    whole = Model(_worked_log_joint, 1, data=(0.0,))
+    half = Model(_worked_log_joint, 1, data=(0.0,), support="positive")
+    fits: FitBatch = tour.timed("fit_batch, z on the whole line", partial(fit_batch, whole, (x,)))
+    worst = float(np.abs(fits.mean[:, 0] - (x - 1.0)).max())
+    tour.say(f"    {fits.converged.sum():,} converged; none is further than {worst:.0e} from mu* = x - 1")
+    fits = tour.timed("fit_batch, z > 0, Gaussian in log z", partial(fit_batch, half, (x,)))
+    kl = 0.5 - x + _log_phi(x - 1.0) - fits.elbo
+    low, high, count = kl.min(), kl.max(), fits.converged.sum()
+    tour.say(f"    {count:,} converged; KL, from log p(x) by formula, is {low:.4f} to {high:.4f},")
+    tour.say(f"    in the mean {kl.mean():.4f}; the ELBO's errors are up to {fits.error.max():.0e}")
+
+
+#: Effects of coaching on test scores in eight schools, and their standard errors (Rubin 1981).
+_EFFECTS = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
+_ERRORS = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
+
+
+def _schools_log_joint(z: Any, y: Any, sigma: Any) -> Any:
+    """mu ~ N(0, 5), tau ~ half-Cauchy(5), e_j ~ N(0, 1), y_j ~ N(mu + tau e_j, sigma_j); z = mu, tau, e."""
+    mu, tau = z[0], z[1]
+    value = -0.5 * (mu / 5.0) ** 2 - math.log(5.0) - 0.5 * math.log(2.0 * math.pi)
+    value += math.log(2.0 / (5.0 * math.pi)) - math.log1p((tau / 5.0) ** 2)
+    for j in range(y.size):
+        e = z[2 + j]
+        residual = (y[j] - mu - tau * e) / sigma[j]
+        value += -0.5 * (e * e + residual * residual) - math.log(2.0 * math.pi * sigma[j])
+    return value
+
+
+def _collapsed_log_joint(z: Any, y: Any, sigma: Any) -> Any:
+    """The same with the e_j integrated out by hand: y_j ~ N(mu, sigma_j^2 + tau^2); z = mu, tau."""
+    mu, tau = z[0], z[1]
+    value = -0.5 * (mu / 5.0) ** 2 - math.log(5.0) - 0.5 * math.log(2.0 * math.pi)
+    value += math.log(2.0 / (5.0 * math.pi)) - math.log1p((tau / 5.0) ** 2)
+    for j in range(y.size):
+        variance = sigma[j] ** 2 + tau**2
+        value += -0.5 * ((y[j] - mu) ** 2 / variance + math.log(2.0 * math.pi * variance))
+    return value
+
+
+def _exact_means(collapsed: Model) -> Array:
+    """E[theta_j | y], by the trapezoid rule in mu and log tau."""
+    y, sigma = collapsed.data
+    mu, log_tau = np.meshgrid(np.linspace(-25.0, 35.0, 121), np.linspace(-12.0, 8.0, 161), indexing="ij")
+    tau = np.exp(log_tau)
+    log_weights = collapsed.log_density(np.stack([mu, tau], axis=-1)) + log_tau
+    weights = np.exp(log_weights - log_weights.max())[..., None]
+    share = tau[..., None] ** 2 / (sigma**2 + tau[..., None] ** 2)
+    means: Array = (weights * (mu[..., None] * (1.0 - share) + y * share)).sum(axis=(0, 1)) / weights.sum()
+    return means
+
+
+def _shrinkage(plotting: Any, mean: Array, sd: Array, middle: float) -> Any:
+    """What each school measured, and what the posterior makes of it."""
+    (ax,) = plotting.row_of_axes(1, (7.0, 5.6))
+    school = np.arange(len(_EFFECTS))
+    ax.errorbar(school - 0.1, _EFFECTS, _ERRORS, fmt="o", color="0.55", capsize=3, label="measured")
+    label = "posterior"
+    ax.errorbar(school + 0.1, mean, sd, fmt="s", color="#0072b2", capsize=3, linewidth=2.2, label=label)
+    ax.axhline(middle, color="#0072b2", linestyle=":", label="posterior mean of mu")
+    ax.set_xticks(school, list("ABCDEFGH"))
+    ax.set(xlabel="school", ylabel="effect of coaching, points")
+    ax.set_title("Eight schools: each borrows strength from the others")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    return ax
+
+
+def eight_schools(tour: Tour) -> None:
+    """A hierarchical model in ten dimensions."""
+    y, sigma = np.array(_EFFECTS), np.array(_ERRORS)
+    model = Model(_schools_log_joint, 10, data=(y, sigma), support=["real", "positive"] + ["real"] * 8)
+    tour.say()
+    tour.say("A hierarchical posterior: coaching in eight schools (Rubin 1981), 10 latent dimensions")
+    tour.say(
+        "theta_j = mu + tau e_j; mu ~ N(0, 5), tau ~ half-Cauchy(5), e_j ~ N(0, 1); tau through its log."
+    )
+    tour.say()
+    collapsed = Model(_collapsed_log_joint, 2, data=(y, sigma), support=["real", "positive"])
+    evidence = tour.timed("log p(y), mu and tau by quadrature, e by hand", partial(log_evidence, collapsed))
+    tour.say(f"    {_pm(evidence)}")
+    for family in ("diag", "full"):
+        found = tour.timed(f'fit(..., "{family}"), without that help', partial(fit, model, family))
+        bound, k = found.elbo, found.psis_k
+        kl = evidence.value - bound.value
+        tour.say(f"    ELBO {bound.value:.3f} ± {bound.error:.3f}, {found.status}; so KL = {kl:.3f}")
+        verdict = "above 0.7: q misses part of the tails" if k > 0.7 else "below 0.7: no sign of missed tails"
+        tour.say(f"    PSIS k = {k:.2f}, {verdict}")
+    z = found.sample(100_000, seed=0)
+    theta = z[:, :1] + z[:, 1:2] * z[:, 2:]
+    mean, sd = theta.mean(axis=0), theta.std(axis=0)
+    tour.say("    school  measured   theta: q(full), means to ± 0.02   exact mean, by quadrature")
+    exact = _exact_means(collapsed)
+    for j, name in enumerate("ABCDEFGH"):
+        measured, found_mean = f"{y[j]:3.0f} ± {sigma[j]:2.0f}", f"{mean[j]:5.2f} ± {sd[j]:.2f}"
+        tour.say(f"    {name}       {measured}        {found_mean} {exact[j]:24.2f}")
+    tour.draw("eight_schools.png", lambda plotting: _shrinkage(plotting, mean, sd, float(z[:, 0].mean())))
+
+
+PARTS: tuple[Callable[[Tour], None], ...] = (
+    divergences,
+    projections,
+    worked_example,
+    batches,
+    eight_schools,
+)
 
 
 def run(folder: Path) -> None:

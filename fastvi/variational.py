@@ -256,8 +256,8 @@ class TruncatedGaussian(_Immutable):
         share = math.exp(float(log_ndtr(a)) - top)
         z = ndtri_exp(top + np.log(share + uniform * (1.0 - share)))
         z = self.mu + self.sigma * (-z if flip else z)
-        draws: Array = np.clip(z, self.low, self.high)[:, None]
-        return draws
+        inside: Array = np.clip(z, self.low, self.high)[:, None]
+        return inside
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TruncatedGaussian):

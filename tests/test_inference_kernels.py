@@ -233,22 +233,14 @@ def test_transforms_as_in_plain_python():
 
 
 def test_the_lattice_has_the_moments_of_a_standard_normal():
-    """What a constant would leak into the gradient is known: it is taken out again."""
+    """Else a constant in the log joint leaks into the gradient: 45 times 1e-9 with a radius of 7."""
     for dim in (1, 2):
         space = nested.workspace(dim, dim)
-        assert nested.lay(1, nested.RADIUS, dim, space)
-        defects = space[6][1]
-        n = space[1][2]
-        weights = space[0][2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * 0.5**dim)
-        x, y = space[0][0, :n], space[0][1, :n]
-        for place, values, exact in (
-            (0, 1.0, 1.0),
-            (1, x, 0.0),
-            (2, x**2, 1.0),
-            (4, x**4, 3.0),
-            (10, y**2, 1.0 if dim == 2 else 0.0),
-            (12, x**2 * y**2, 1.0 if dim == 2 else 0.0),
-        ):
-            off = float((weights * values).sum()) - exact
-            assert abs(defects[place] - off) <= 1e-14
-            assert abs(off) <= 1e-7
+        assert nested.lay(1, dim, space)
+        n = space[1][0, 2]
+        weights = space[0][0, 2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * 0.5**dim)
+        x, y = space[0][0, 0, :n], space[0][0, 1, :n]
+        for values, exact in ((1.0, 1.0), (x, 0.0), (x**2, 1.0), (x**4, 3.0), (x * y, 0.0)):
+            assert abs(float((weights * values).sum()) - exact) <= 1e-9
+        if dim == 2:
+            assert abs(float((weights * x**2 * y**2).sum()) - 1.0) <= 1e-9

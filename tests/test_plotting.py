@@ -1,5 +1,6 @@
 """Pictures: what is drawn, and that no display is needed. How they look is for people to judge."""
 
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 import fastvi as fv
-from fastvi.plotting import plot_grid, plot_projection
+from fastvi import tour as tours
+from fastvi.plotting import plot_grid, plot_posterior, plot_projection, plot_trace
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,162 @@ def test_bad_arguments_are_named(mixture, projections, call, error, message):
         call(mixture, projections[0])
 
 
+def worked(z, x):
+    return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
+
+
+@pytest.fixture(scope="module")
+def half_line():
+    """p(z) = exp(-z) for z > 0, p(x | z) = N(x | z, 1), at x = 2."""
+    return fv.Model(worked, 1, data=(2.0,), support="positive")
+
+
+@pytest.fixture(scope="module")
+def fits(half_line):
+    return fv.fit(half_line, "truncated"), fv.fit(half_line)
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_posterior_in_one_dimension_is_exact_and_keeps_to_the_support(fits):
+    cut, log = fits
+    ax = plot_posterior([cut, log], labels=("z",), title="T")
+    exact, first, second = ax.lines
+    z = exact.get_xdata()
+    assert z[0] < 0.0 < 4.0 < z[-1]
+    # The truncated Gaussian is the posterior.
+    np.testing.assert_allclose(exact.get_ydata(), cut.q.pdf(z[:, None]), rtol=1e-9)
+    np.testing.assert_allclose(first.get_ydata(), cut.q.pdf(z[:, None]), rtol=1e-12)
+    np.testing.assert_allclose(second.get_ydata(), log.q.pdf(z[:, None]), rtol=1e-12)
+    assert not exact.get_ydata()[z < 0.0].any()
+    assert max(line.get_ydata().max() for line in ax.lines) < ax.get_ylim()[1]
+    assert (ax.get_xlabel(), ax.get_title()) == ("z", "T")
+    assert texts(ax)[0] == "posterior, log p(x) = -1.67275"
+    assert texts(ax)[1].startswith("q (truncated): ELBO = -1.67275, KL < ")
+    assert texts(ax)[2] == "q (full, transformed): ELBO = -1.83018, KL = 0.157"
+
+
+def test_posterior_that_q_misses_is_in_sight(half_line):
+    narrow = as_fit(half_line, fv.TransformedGaussian(fv.Gaussian(0.0, 1e-4), "positive", 1))
+    low, high = plot_posterior(narrow).get_xlim()
+    assert low < 0.05
+    assert high > 3.5
+
+
+def as_fit(model, q):
+    """A fit that never was, so that nothing is compiled for it."""
+    elbo = fv.Estimate(-2.5, 0.25, 1, "draws (standard error)")
+    return fv.Fit(model=model, q=q, family="full", elbo=elbo, trace=np.array([-4.0, -3.0, -2.5]))
+
+
+def standard(dim):
+    return fv.Gaussian(np.zeros(dim), np.eye(dim))
+
+
+def plane(z):
+    return -0.5 * ((z[0] - 1.0) ** 2 / 4.0 + (z[1] + 2.0) ** 2)
+
+
+def test_posterior_in_two_dimensions_has_its_contours_and_those_of_q():
+    q = fv.Gaussian([1.0, -2.0], [[4.0, 0.0], [0.0, 1.0]])
+    ax = plot_posterior(as_fit(fv.Model(plane, 2), q), labels=("a", "b"))
+    _, exact, drawn = ax.collections
+    assert exact.zmax == pytest.approx(1.0 / (4.0 * math.pi), rel=1e-3)
+    np.testing.assert_allclose(drawn.levels, exact.levels, rtol=1e-9)
+    # Where a Gaussian's density is above a share s of its peak, in the plane, there is mass 1 - s.
+    shares = 1.0 - drawn.levels[::-1] * 4.0 * math.pi
+    np.testing.assert_allclose(shares, [0.05, 0.2, 0.4, 0.6, 0.8, 0.95], atol=0.01)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("a", "b")
+    for limits, mean, reach in zip((ax.get_xlim(), ax.get_ylim()), q.mean, (5.0, 2.5), strict=True):
+        assert limits[0] < mean - reach
+        assert mean + reach < limits[1]
+
+
+def dirichlet(z, n):
+    return n[0] * math.log(z[0]) + n[1] * math.log(z[1]) + n[2] * math.log(z[2])
+
+
+def test_posterior_on_a_simplex_is_drawn_over_all_coordinates_but_the_last():
+    model = fv.Model(dirichlet, 3, data=(np.array([3.0, 1.0, 2.0]),), support="simplex")
+    q = fv.TransformedGaussian(fv.Gaussian([0.0, 0.0], [[0.4, 0.0], [0.0, 0.8]]), "simplex", 3)
+    ax = plot_posterior(as_fit(model, q))
+    # Its mode is at n / sum(n), and its constant Gamma(9) / (Gamma(4) Gamma(2) Gamma(3)).
+    peak = math.exp(dirichlet([3 / 6, 1 / 6, 2 / 6], [3, 1, 2])) * math.factorial(8) / (6 * 1 * 2)
+    assert ax.collections[1].zmax == pytest.approx(peak, rel=1e-3)
+
+
+def test_trace_is_drawn_under_the_log_evidence(fits):
+    ax = plot_trace(fits[1], title="T")
+    trace, evidence = ax.lines
+    np.testing.assert_array_equal(trace.get_ydata(), fits[1].trace)
+    np.testing.assert_array_equal(trace.get_xdata(), 1 + np.arange(fits[1].trace.size))
+    # 1/2 - x + log Phi(x - 1)
+    exact = -1.5 + math.log(0.5 * math.erfc(-1.0 / math.sqrt(2.0)))
+    np.testing.assert_allclose(evidence.get_ydata(), exact, rtol=1e-12)
+    assert texts(ax) == ["ELBO, at the end -1.83018", "log p(x) = -1.67275"]
+    assert ax.get_title() == "T"
+
+
+def test_trace_of_many_dimensions_and_of_a_mixture_has_no_other_line():
+    q = standard(3)
+    ax = plot_trace(as_fit(fv.Model(lambda z: -0.5 * (z**2).sum(), 3), q))
+    assert len(ax.lines) == 1
+    assert texts(ax) == ["ELBO, at the end -2.5 ± 0.2"]
+    found = fv.fit_mixture([0, 1, 2, 3, 10, 11, 12, 13], 2)
+    ax = plot_trace(found)
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), found.trace)
+    assert line.get_xdata()[0] == 0
+
+
+def test_trace_of_parameters_ends_at_their_evidence(fits):
+    found = fv.ThetaFit(theta=np.zeros(1), fit=fits[0], elbo=fits[0].elbo, trace=np.array([-3.0, -2.0]))
+    ax = plot_trace(found)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), found.trace)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), fits[0].elbo.value, rtol=1e-9)
+    assert ax.get_xlabel() == "round"
+    assert texts(plot_posterior(found))[1].startswith("q (truncated)")
+
+
+def improper(z):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda f: plot_posterior(f.q), TypeError, "fit must be a Fit, not TruncatedGaussian"),
+        (lambda f: plot_posterior([f, 3]), TypeError, r"fit\[1\] must be a Fit, not int"),
+        (lambda f: plot_posterior([]), ValueError, "fit is empty"),
+        (
+            lambda f: plot_posterior([f, as_fit(fv.Model(worked, 1, data=(2.0,)), f.q)]),
+            ValueError,
+            r"fit\[1\] is of another model",
+        ),
+        (
+            lambda f: plot_posterior(as_fit(fv.Model(plane, 3), standard(3))),
+            ValueError,
+            "the model has 3",
+        ),
+        (
+            lambda f: plot_posterior(as_fit(fv.Model(improper, 1), fv.Gaussian(0.0, 1.0))),
+            ValueError,
+            "improper",
+        ),
+        (
+            lambda f: plot_trace(f.trace),
+            TypeError,
+            "a ThetaFit or a MixtureFit, not ndarray",
+        ),
+    ],
+)
+def test_what_is_no_fit_is_named(fits, call, error, message):
+    with pytest.raises(error, match=message):
+        call(fits[0])
+
+
 def test_no_display_is_needed_and_pyplot_is_left_alone(tmp_path):
     code = (
         "import sys, fastvi as fv\n"
@@ -127,14 +285,45 @@ def test_importing_fastvi_does_not_import_matplotlib_or_scipy_stats():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_tour_projects_old_faithful_and_draws_it(tmp_path, capsys):
-    from fastvi.tour import Tour, projections
-
-    projections(Tour(tmp_path))
+def test_tour_fits_old_faithful_projects_and_draws_it(tmp_path, capsys):
+    tours.projections(tours.Tour(tmp_path))
     said = capsys.readouterr().out
-    assert "0.584631704" in said
-    assert "0.439238674" in said
-    for name in ("old_faithful.png", "three_optima.png"):
+    assert "-1130.26396" in said
+    assert "0.5846317" in said
+    assert "0.4392386" in said
+    for name in ("em_trace.png", "old_faithful.png", "three_optima.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     three = said[said.index("A mixture of three") :]
     assert three.count("±") == 4  # the M-projection, and three optima
+
+
+def test_tour_reads_the_worked_example_in_three_ways(tmp_path, capsys):
+    tours.worked_example(tours.Tour(tmp_path))
+    whole, wrong, right = capsys.readouterr().out.split("\n\n")[1:]
+    rows = np.array([line.split() for line in whole.splitlines()[3:11]], float)
+    mu = rows[:, 0]
+    np.testing.assert_allclose(rows[:, 1], 1.0 - mu, atol=2e-5)
+    np.testing.assert_allclose(mu[1:], mu[:-1] + 0.5 * (1.0 - mu[:-1]), atol=2e-5)
+    np.testing.assert_allclose(rows[:, 4], 0.5 * (mu - 1.0) ** 2, atol=2e-5)
+    np.testing.assert_array_equal(rows[:, 5], -1.5)
+    assert "ELBO -inf: q is a Gaussian on the whole line" in wrong
+    assert "-1.672754" in wrong
+    assert right.count("-1.672753779 ±") == 3  # the evidence twice, and one ELBO
+    assert "KL 0.157428944" in right
+    assert (tmp_path / "worked_example.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tour_integrates_the_schools_out_rightly():
+    y, sigma, mu, tau = np.array([28.0]), np.array([15.0]), 3.0, 7.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    log_density = np.array([tours._schools_log_joint([mu, tau, e], y, sigma) for e in nodes])
+    integral = math.log((weights * np.exp(log_density + 0.5 * nodes**2)).sum())
+    assert tours._collapsed_log_joint([mu, tau], y, sigma) == pytest.approx(integral, rel=1e-12)
+
+
+def test_tour_does_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastvi.plotting", None)
+    monkeypatch.delattr(fv, "plotting")
+    tours.Tour(tmp_path).draw("x.png", lambda plotting: pytest.fail("there is nothing to draw with"))
+    assert "no x.png: pictures need matplotlib" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -28,7 +28,7 @@ from .targets import tabulate_slopes
 
 MEAN = 3
 
-CONVERGED, STEPS_EXHAUSTED, STUCK, FAULT = 0, 1, 4, 10
+CONVERGED, STEPS_EXHAUSTED, STUCK, UNBOUNDED, FAULT = 0, 1, 4, 6, 10
 
 #: Pairs of (step, change of gradient) that L-BFGS remembers.
 MEMORY = 12
@@ -218,8 +218,8 @@ def objective(
 ):
     """(status, minus the ELBO) over the draws, and its gradient.
 
-    That is left in space[4][0] for the mean, in space[5][1] for the factor, without the entropy's part.
-    Where the factor is `diagonal`, only its diagonal is looked at.
+    The gradient in the mean is left in space[4][0], that in the factor in space[5][1]; they leave out the
+    entropy. Where the factor is `diagonal`, only its diagonal is looked at.
     """
     dim = mean.size
     mean_slope, factor_slope = space[4][0], space[5][1]
@@ -333,7 +333,7 @@ def fit_draws(
     trace,
     report,
 ):
-    """Maximise the ELBO over fixed draws (S, D) from (base, root); writes mean and factor; the status.
+    """Maximise the ELBO over fixed draws (S, D) from (base, root), and write mean and factor; the status.
 
     The point in space[0][0] is where it starts: all zeros for (base, root) itself. It ends when the gradient
     is shorter than `tolerance` in the metric of Fisher's information, or when rounding hides all progress.
@@ -360,6 +360,9 @@ def fit_draws(
         looks += 1
         if first and fault_ != FINE:
             status = FAULT + fault_
+            break
+        if fault_ == FINE and not new > -1e300:
+            status = UNBOUNDED
             break
         slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
         if not first and not (fault_ == FINE and new <= value + 1e-4 * t * expected + slack):

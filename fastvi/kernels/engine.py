@@ -84,6 +84,8 @@ def laplace_workspace(latent, dim):
 @exported
 def laplace(log_joint, theta, table, kinds, bounds, mean, scale, chol, space):
     """Laplace's approximation; (status, evaluations)."""
+    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
+    mean, scale, chol = borrow((mean, scale, chol))
     problem = ((theta, table), kinds, bounds)
     return laplace_.laplace(log_joint, problem, mean, scale, chol, space[0], space[1])
 
@@ -140,6 +142,9 @@ def fit_draws(
     report,
 ):
     """A fit on fixed draws."""
+    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
+    draws, base, root, scale = borrow((draws, base, root, scale))
+    mean, factor, trace, report = borrow((mean, factor, trace, report))
     problem = ((theta, table), kinds, bounds)
     return draws_.fit_draws(
         log_joint,
@@ -186,7 +191,7 @@ def fit_draws_batch(
     low,
     high,
 ):
-    """Fits on fixed draws, from Laplace's approximation near `means`; the ELBO is of `fresh` (B, S, R)."""
+    """Fits on fixed draws, begun with Laplace's method near `means`; the ELBO is that on `fresh` ones."""
     dim = means.shape[1]
     base, scale, root = np.empty(dim), np.empty(dim), np.empty((dim, dim))
     for n in range(low, high):
@@ -304,7 +309,7 @@ def unpack(family, point, base, root, scale, mean, factor):
 
 @exported
 def expected_log_joint(log_joint, thetas, table, kinds, bounds, points, weights, sheet, values, out):
-    """Write the weighted sum of the log joint at latent points for each row of thetas, NaN if not finite."""
+    """Write the weighted sum of the log joint at latent points for each theta; NaN where it is not finite."""
     dim = points.shape[1]
     zero, unit = np.zeros(dim), np.eye(dim)
     for t in range(thetas.shape[0]):
@@ -360,6 +365,8 @@ def draws_value_and_slopes(
 @exported
 def average(log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values):
     """Write log joint + log-Jacobian at mean + factor e for each draw; the status."""
+    theta, table, kinds, bounds, sheet = borrow((theta, table, kinds, bounds, sheet))
+    draws, mean, factor, values = borrow((draws, mean, factor, values))
     problem = ((theta, table), kinds, bounds)
     return draws_.average(log_joint, problem, draws, mean, factor, sheet, values)
 
@@ -378,6 +385,7 @@ def elbo_quadrature(log_joint, theta, table, kinds, bounds, mean, factor, rtol, 
     """(status, ELBO, its error, evaluations, whether it holds) in up to two dimensions, and its gradient."""
     problem = ((theta, table), kinds, bounds)
     moments = space[4][0]
+    space[0][2][0] = 0
     status, error, _, nodes, _, good = nested.expect(
         log_joint, problem, mean, factor, 1, rtol, space[0], moments
     )

@@ -1,4 +1,4 @@
-"""The log evidence, and the divergence from a posterior, by quadrature over one or two whole real axes.
+"""The log evidence, and the divergence from a posterior, by quadrature over one or two whole axes.
 
 Each axis of a frame is run through by xi = sinh t, and the trapezoid rule is taken in t: Gaussian tails are
 met with a few nodes, and tails that fall like a power of xi, exponentially in t, with a few more.
@@ -78,8 +78,8 @@ def log_q(family, mean, factor, interval, log_total, row, sheet, work):
 def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, space):
     """One lattice: log of the integral of the joint, or (`divergence`) the KL of q from joint / exp(total).
 
-    The divergence is the sum of q log(q / p) - q + p (1), or of q log(q / p) alone (2): p may
-    lie far outside of q.
+    The divergence is the sum of q log(q / p) - q + p (1), or of q log(q / p) alone (2): p may lie far outside
+    of q.
 
     Returned: (status, value, inner shell, outer shell, nodes). The shells are shares of the sum: what has
     max(|t|) between reach - 1 and reach - 1/2, and more than that.
@@ -107,7 +107,7 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
             if divergence != 0:
                 g = log_q(q[0], q[1], q[2], q[3], q[4], k, sheet, space[2])
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
-                # Logarithms of sums underflow far out, where the ELBO's lattice does not look either.
+                # Logarithms of sums underflow far out, where q is so small that the ELBO does not look.
                 if a > FAR and f == -math.inf:
                     point_out(problem, k, sheet)
                     return FINE, math.inf, 0.0, 0.0, nodes

@@ -14,7 +14,7 @@ import numpy as np
 from . import laplace as laplace_
 from . import nested, newton
 from .expectations import MOMENTS
-from .jit import kernel
+from .jit import inlined, kernel
 from .matrices import copy_matrix, copy_vector
 from .nested import expect
 from .newton import (
@@ -41,6 +41,7 @@ UNRESOLVED = 2  #: the quadrature does not hold
 NOT_A_MAXIMUM = 3  #: the Hessian is not negative definite
 STUCK = 4  #: no step raises the ELBO
 OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
+UNBOUNDED = 6  #: q spreads or wanders off without end: the posterior is improper
 FAULT = 10
 
 #: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose
@@ -81,11 +82,27 @@ def restrict(family, chol, scale):
 #: What a fit on fixed draws may promise more than fresh draws find, in nats.
 OPTIMISM = 0.01
 
+#: How far a mean or a deviation may go before it is taken for infinity.
+ENDLESS = 1e100
+
+#: Steps (in q's deviations) off a saddle point, where symmetry keeps the gradient at zero, and how many.
+NUDGE = 0.3
+NUDGES = 2
+
 #: What a point is evaluated for.
 _FIRST, _STEP, _FINE, _LAST = 0, 1, 2, 3
 
 
 @kernel
+def _within(mean, chol):
+    """Whether a q is still finite."""
+    for i in range(mean.size):
+        if not (abs(mean[i]) < ENDLESS and chol[i, i] < ENDLESS):
+            return False
+    return True
+
+
+@inlined
 def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report):
     """Newton's method on nested lattices from (mean, chol), which it overwrites; the status.
 
@@ -101,8 +118,10 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
     error, slope_error, level = math.inf, math.inf, 1
     size_, gain, damping, slope = math.inf, 0.0, 0.0, math.inf
-    evaluations, steps, rejected = 0, 0, 0
+    evaluations, steps, rejected, nudges = 0, 0, 0, 0
     last = min(LAST, math.sqrt(rtol))
+    # The smallest ball first, whatever the last fit used: a fit does not depend on what was before it.
+    board[2][0] = 0
     copy_vector(mean, new_mean)
     copy_matrix(chol, new_chol)
     for turn in range(most_steps + 1):
@@ -134,29 +153,48 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
         else:
             damping = max(5.0 * damping, 0.1)
             rejected += 1
-            if rejected > 12:
-                status = FAULT + fault if fault != FINE else STUCK
-                break
         damping, gain = find_step(damping, shape, dim, used, parts)
         size_ = length(parts[3], parts[0], shape, dim, used)
         move(mean, chol, shape, dim, used, parts, new_mean, new_chol)
         purpose = _STEP
-        if fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last)):
-            status = NOT_A_MAXIMUM
+        if not _within(new_mean, new_chol):
+            status = UNBOUNDED
+            break
+        if rejected > 12 and not fine:
+            # The coarse lattice may have been wrong.
+            copy_vector(mean, new_mean)
+            copy_matrix(chol, new_chol)
+            purpose, fine, damping, rejected = _FINE, True, 0.0, 0
+            continue
+        if rejected > 12 or (fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last))):
             if factorise(parts[2], 0.0, LEAST_CURVATURE, shape, dim, used, parts):
+                if rejected > 12:
+                    status = FAULT + fault if fault != FINE else STUCK
+                    break
                 status = CONVERGED if good else UNRESOLVED
                 copy_vector(new_mean, mean)
                 copy_matrix(new_chol, chol)
                 kept[0] -= gain
                 slope = 10.0 * slope * slope
-            break
+                break
+            if nudges == NUDGES:
+                status = NOT_A_MAXIMUM
+                break
+            nudges += 1
+            copy_matrix(chol, new_chol)
+            for i in range(dim):
+                new_mean[i] = mean[i]
+                for j in range(i + 1):
+                    new_mean[i] += NUDGE / (1.0 + j) * chol[i, j]
+            purpose, fine, damping, rejected = _FIRST, False, 0.0, 0
+            continue
         if not fine and ((size_ <= NEAR and damping == 0.0) or turn >= most_steps - 1):
             copy_vector(mean, new_mean)
             copy_matrix(chol, new_chol)
             purpose = _FINE if turn < most_steps - 1 else _LAST
             fine = True
     value = -kept[0]
-    if status >= FAULT and purpose == _FIRST:
+    if status >= FAULT and purpose == _FIRST and nudges == 0:
         value = -math.inf if status == FAULT + ZERO else math.nan
     if steps < trace.size:
         trace[steps] = value
@@ -172,11 +210,11 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     return status
 
 
-@kernel
+@inlined
 def start_and_fit_quadrature(
     log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
 ):
-    """`fit_quadrature`, if asked from Laplace's approximation near `mean`, with guesses `scale` for it."""
+    """`fit_quadrature`, if asked from Laplace's approximation near `mean`; `scale` guesses its deviations."""
     n = 0
     if from_laplace:
         fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])

@@ -1,7 +1,7 @@
 """Laplace's approximation from values of the log joint alone: where a fit starts, and how it is scaled.
 
 Newton's method on finite differences whose steps are found first: along each coordinate one over which the
-second difference is near 1/2, whatever the units. Such a step is about the conditional standard deviation.
+second difference is near DROP, whatever the units: a fifth of the conditional standard deviation.
 """
 
 from __future__ import annotations
@@ -20,8 +20,19 @@ DENSE = 64
 MOST_STEPS = 60
 MOST_TRIES = 40
 
-#: Half the squared length of the last step, in standard deviations.
+#: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
+DROP = 0.05
+
+#: The least second difference, relative to the values: four digits of it are right.
+NOISE = 1e-12
+
+#: Half the squared length of the last step, in standard deviations, and of one that is not worth a line
+#: search.
 CLOSE = 1e-3
+CLOSE_ENOUGH = 0.02
+
+#: Part of a Newton step below which the way is not followed further.
+LEAST_STEP = 1e-3
 
 
 @kernel
@@ -61,8 +72,10 @@ def _sides(log_joint, problem, centre, scale, sheet, sides):
 
 @inlined
 def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
-    """Find steps over which the second difference is near 1/2; (status, evaluations)."""
+    """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
+    # Far from the mode the values are so large that their rounding hides a small difference.
+    wanted = max(DROP, NOISE * abs(value))
     for _ in range(MOST_TRIES):
         status = _sides(log_joint, problem, centre, scale, sheet, sides)
         used += 2 * centre.size
@@ -74,8 +87,9 @@ def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
             if not drop < math.inf:
                 scale[i] *= 0.1
                 moved = True
-            elif not 0.02 <= drop <= 8.0:
-                scale[i] *= min(max(math.sqrt(0.5 / max(drop, 1e-300)), 1e-4), 10.0)
+            elif not 0.04 * wanted <= drop <= 20.0 * wanted:
+                # In steps that cannot leap over what is wanted, for an exponential either.
+                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0)
                 moved = True
         if not moved:
             break
@@ -134,7 +148,7 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
     dim = mean.size
     sides, gradient, step, trial, precision, factor = space
     status, value = density(log_joint, problem, mean, sheet)
-    used = 1
+    used, damping = 1, 0.0
     if status != FINE:
         return status, used
     for _ in range(MOST_STEPS):
@@ -177,13 +191,21 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
             t *= 0.3
         if not climbed:
             break
+        if t < 1.0 and decrement < 2.0 * CLOSE_ENOUGH:
+            # The differences' bias points past the mode: for a start that is near enough.
+            break
         value = new
         for i in range(dim):
             mean[i] = trial[i]
+        # Differences over whole deviations no longer point uphill: this is as near as they come.
+        if t < LEAST_STEP:
+            break
     _invert(factor, chol, dim)
+    # Damping has made the diagonal so much larger.
+    width = math.sqrt(1.0 + damping) if damping < math.inf else 1.0
     for i in range(dim):
         for j in range(i + 1):
-            chol[i, j] *= scale[i]
+            chol[i, j] *= scale[i] * width
     conditional(chol, scale, step)
     return FINE, used
 

@@ -92,3 +92,34 @@ def half_log_det(chol):
     for i in range(chol.shape[0]):
         s += math.log(chol[i, i])
     return s
+
+
+@kernel
+def eigenvectors(matrix, vectors):
+    """Turn a symmetric matrix into that of its eigenvalues, and write its eigenvectors as columns.
+
+    Jacobi's rotations; a dozen sweeps make anything diagonal to rounding.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(n):
+            vectors[i, j] = 1.0 if i == j else 0.0
+    for _ in range(30):
+        rotated = False
+        for i in range(n):
+            for j in range(i):
+                if abs(matrix[i, j]) <= 1e-17 * (abs(matrix[i, i]) + abs(matrix[j, j])):
+                    continue
+                rotated = True
+                angle = 0.5 * math.atan2(2.0 * matrix[i, j], matrix[i, i] - matrix[j, j])
+                c, s = math.cos(angle), math.sin(angle)
+                for k in range(n):
+                    x, y = matrix[k, i], matrix[k, j]
+                    matrix[k, i], matrix[k, j] = c * x + s * y, c * y - s * x
+                    x, y = vectors[k, i], vectors[k, j]
+                    vectors[k, i], vectors[k, j] = c * x + s * y, c * y - s * x
+                for k in range(n):
+                    x, y = matrix[i, k], matrix[j, k]
+                    matrix[i, k], matrix[j, k] = c * x + s * y, c * y - s * x
+        if not rotated:
+            return

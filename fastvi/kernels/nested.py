@@ -1,7 +1,7 @@
 """Expectations of a log joint under a Gaussian in one or two dimensions, on nested lattices.
 
 In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the
-trapezoid rule is exponentially convergent. The nodes are ordered by level, each of which halves the step:
+rule on a lattice is exponentially convergent. The nodes are ordered by level, each of which halves the step:
 the levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
 
 A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity
@@ -24,10 +24,10 @@ from .panels import BLOCK, FINE, RAISED, fault, look, panel
 #: The step of level 0. The rule's error for a polynomial is then 3e-9, and 5e-35 with half of it.
 STEP = 1.0
 
-#: The least radius of the ball of nodes, the largest, and between them.
-RADIUS = 7.0
-LARGEST_RADIUS = 15.0
+#: The radius of the ball of nodes, how much wider the next one is, and how many of them there are.
+RADIUS = 8.0
 WIDER = 2.0
+BALLS = 5
 
 #: Levels, and nodes of all of them: in one dimension, in two.
 LEVELS = 9
@@ -44,13 +44,13 @@ def workspace(latent, dim):
     """Scratch space for expectations in `latent` <= 2 dimensions, of a model of `dim` coordinates."""
     most = MOST_NODES_1 if latent == 1 else MOST_NODES_2
     return (
-        np.empty((4, most)),  # x, y, weight, radius**2
-        np.zeros(LEVELS + 1, np.int64),  # where each level starts; the last entry counts those laid out
-        np.zeros(1),  # the radius that they were laid out for
+        np.empty((BALLS, 4, most)),  # x, y, weight, radius**2
+        # By ball: where each level starts; the last entry counts those laid out.
+        np.zeros((BALLS, LEVELS + 1), np.int64),
+        np.zeros(1, np.int64),  # the ball in use
         panel(latent, dim),
         np.empty((3, MOMENTS)),
         np.empty((LEVELS, 2)),  # by level: the two outer shells
-        np.zeros((LEVELS, MOMENTS)),  # by level: the lattice's own moments, less those of a standard normal
     )
 
 
@@ -88,66 +88,20 @@ def _lay_level(level, radius, dim, lattice, start):
 
 
 @inlined
-def lay(level, radius, dim, space):
-    """Make sure that a level is laid out; False where it would have too many nodes."""
-    lattice, starts = space[0], space[1]
-    if space[2][0] != radius:
-        starts[LEVELS] = 0
-        space[2][0] = radius
+def lay(level, dim, space):
+    """Make sure that a level of the ball in use is laid out; False where it would have too many nodes."""
+    ball = space[2][0]
+    lattice, starts = space[0][ball], space[1][ball]
     while starts[LEVELS] <= level:
         k = starts[LEVELS]
         if k + 1 >= LEVELS:
             return False
-        end = _lay_level(k, radius, dim, lattice, starts[k])
+        end = _lay_level(k, RADIUS + WIDER * ball, dim, lattice, starts[k])
         if end < 0:
             return False
         starts[k + 1] = end
         starts[LEVELS] = k + 1
-        _measure(k, dim, space)
     return True
-
-
-@kernel
-def _measure(level, dim, space):
-    """Write what the moments of a constant 1 are off by on this lattice: what is outside of the ball."""
-    lattice, start, end = space[0], space[1][level], space[1][level + 1]
-    volume = math.exp(-0.5 * dim * LOG_2PI) * (STEP * 0.5**level) ** dim
-    defects = space[6][level]
-    defects[:] = 0.0
-    _gather(_moments(lattice[2, start:end], lattice[0, start:end], lattice[1, start:end]), volume, defects)
-    exact = ((0, 1.0), (2, 1.0), (4, 3.0), (10, 1.0), (12, 1.0), (20, 3.0))
-    for i, value in exact:
-        if i < 5 or dim > 1:
-            defects[i] -= value
-    if level > 0:
-        shrink = 0.5**dim
-        for i in range(21):
-            defects[i] += shrink * space[6][level - 1, i]
-        for i, value in exact:
-            if i < 5 or dim > 1:
-                defects[i] += shrink * value
-
-
-@inlined
-def _gather(parts, factor, sums):
-    s0, s1, s2, s3, s4 = parts
-    for a in range(5):
-        sums[a] += factor * s0[a]
-    for a in range(4):
-        sums[5 + a] += factor * s1[a]
-    for a in range(3):
-        sums[10 + a] += factor * s2[a]
-    for a in range(2):
-        sums[15 + a] += factor * s3[a]
-    sums[20] += factor * s4
-
-
-@inlined
-def _correct(level, space, moments):
-    """Take the constant part of x exactly: it puts E[x] times the lattice's defects into all moments."""
-    mean, defects = moments[0], space[6][level]
-    for i in range(21):
-        moments[i] -= mean * defects[i]
 
 
 @formula
@@ -187,9 +141,10 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
 
     `own` is log q at the mean. For level 0 the moments are made anew.
     """
-    lattice, starts, sheet = space[0], space[1], space[3]
+    ball = space[2][0]
+    lattice, starts, sheet = space[0][ball], space[1][ball], space[3]
     dim = mean.size
-    radius = space[2][0]
+    radius = RADIUS + WIDER * ball
     latent, densities, log_jacobian, all_values = sheet[0], sheet[2][0], sheet[2][1], sheet[2][2]
     sums = space[4][2]
     volume = math.exp(-0.5 * dim * LOG_2PI) * (STEP * 0.5**level) ** dim
@@ -211,10 +166,18 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             return RAISED
         values = all_values[:n]
         _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
-        parts = _moments(values, x, y)
-        if not abs(parts[0][0]) < math.inf:
+        s0, s1, s2, s3, s4 = _moments(values, x, y)
+        if not abs(s0[0]) < math.inf:
             return fault(problem, n, sheet)
-        _gather(parts, 1.0, sums)
+        for a in range(5):
+            sums[a] += s0[a]
+        for a in range(4):
+            sums[5 + a] += s1[a]
+        for a in range(3):
+            sums[10 + a] += s2[a]
+        for a in range(2):
+            sums[15 + a] += s3[a]
+        sums[20] += s4
         p, q = _shells(values, squares, (radius - 2.0) ** 2, (radius - 1.0) ** 2)
         one += volume * p
         two += volume * q
@@ -238,8 +201,8 @@ def tail(space, level):
 def left(change, last):
     """The error after a halving that changed so much, when the one before changed `last`.
 
-    The error is squared by each halving of an analytic integrand, and a quarter of the change for one
-    with a kink.
+    The error is squared by each halving of an analytic integrand, and a quarter of the change for one with a
+    kink.
     """
     if change == 0.0:
         return 0.0
@@ -266,55 +229,48 @@ def slope_difference(one, two, dim):
 def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
     """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol`.
 
-    That is relative to at least 1. Returned: (status, error of the value, error of the slope, nodes, level,
-    whether it holds). At least the levels up to `least_level` are used, so that what was learnt at one frame
-    serves the next; a negative one asks for the coarsest lattice and no more.
+    Returned: (status, error of the value, error of the slope, nodes, level, whether it holds). At least the
+    levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
+    asks for the coarsest lattice and no more. The ball starts as the one in use, and grows where what is
+    outside of it matters: the lattice's edge would be seen at all levels.
     """
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI
-    before = space[4][1]
-    radius, widest = RADIUS, LARGEST_RADIUS
-    nodes = 0
+    before, in_use = space[4][1], space[2]
+    nodes, level = 0, -1
+    change, last, slope, last_slope, outside = math.inf, math.inf, math.inf, math.inf, 0.0
+    fits, widest = True, BALLS - 1
     while True:
-        change, last, slope, last_slope = math.inf, math.inf, math.inf, math.inf
-        level, fits, status, cut = -1, True, FINE, False
-        while True:
-            if not lay(level + 1, radius, dim, space):
-                fits = False
-                break
-            level += 1
-            for i in range(21):
-                before[i] = moments[i]
-            status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
-            nodes += space[1][level + 1] - space[1][level]
-            if status != FINE and radius > RADIUS:
-                break
-            if status != FINE or least_level < 0:
-                _correct(level, space, moments)
-                return status, math.inf, math.inf, nodes, level, False
-            if level == 0:
-                continue
-            last, last_slope = change, slope
-            change = abs(moments[0] - before[0])
-            slope = slope_difference(moments, before, dim)
-            close = left(change, last) <= rtol * (1.0 + abs(moments[0]))
-            if level >= least_level and close and left(slope, last_slope) <= rtol:
-                break
-            # What is cut off is no smaller on a finer lattice, and keeps the slope from converging.
-            most = 0.1 * rtol * (1.0 + abs(moments[0])) if level < 3 else 0.01 * rtol
-            if tail(space, level) > most and radius < widest:
-                cut = True
-                break
-        if status != FINE:
-            # Something overflows so far out: what was found without is good enough, and its error is known.
-            widest = radius - WIDER
-            radius = widest
+        if not lay(level + 1, dim, space):
+            fits = False
+            break
+        level += 1
+        for i in range(21):
+            before[i] = moments[i]
+        status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
+        nodes += space[1][in_use[0], level + 1] - space[1][in_use[0], level]
+        if status != FINE and in_use[0] > 0 and level <= 1:
+            # Something overflows so far out: a smaller ball is good enough, and its error is known.
+            in_use[0] -= 1
+            widest, level = in_use[0], -1
             continue
-        outside = tail(space, level)
-        rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
-        error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
+        if status != FINE or least_level < 0:
+            return status, math.inf, math.inf, nodes, level, False
+        if level == 0:
+            continue
         tolerance = rtol * (1.0 + abs(moments[0]))
-        if not cut and (outside <= 0.1 * tolerance or radius >= widest or not fits):
-            _correct(level, space, moments)
-            return FINE, error, slope_error, nodes, level, fits and error <= tolerance + rounding
-        radius += WIDER
+        outside = tail(space, level)
+        # Where the slope has not converged by level 3, it is the edge of the ball that it sees.
+        if outside > (0.1 * tolerance if level < 3 else 0.01 * rtol) and in_use[0] < widest:
+            in_use[0] += 1
+            level = -1
+            change, slope = math.inf, math.inf
+            continue
+        last, last_slope = change, slope
+        change = abs(moments[0] - before[0])
+        slope = slope_difference(moments, before, dim)
+        if level >= least_level and left(change, last) <= tolerance and left(slope, last_slope) <= rtol:
+            break
+    rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
+    error, slope_error = left(change, last) + outside + rounding, left(slope, last_slope) + 10.0 * outside
+    return FINE, error, slope_error, nodes, level, fits and error <= rtol * (1.0 + abs(moments[0])) + rounding

@@ -40,15 +40,15 @@ def natural_workspace(latent, dim):
 
 @kernel
 def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
-    """One natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place; (status, ELBO).
+    """A natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place; (status, old ELBO).
 
-    The ELBO is that before the step. In up to two dimensions. The precision becomes
-    (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by rho times its inverse times E_q[d log p]:
-    rho = 1 is exact for a quadratic log joint (Khan & Rue 2023, eq. 8). Where the new precision is not
-    positive definite rho is halved.
+    In up to two dimensions. The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by
+    rho times its inverse times E_q[d log p]: rho = 1 is exact for a quadratic log joint (Khan & Rue 2023, eq.
+    8). Where the new precision is not positive definite rho is halved.
     """
     moments, matrices, shift = space[1], space[2], space[3]
     dim = mean.size
+    space[0][2][0] = 0
     status, _, _, _, _, _ = nested.expect(log_joint, problem, mean, chol, 1, rtol, space[0], moments)
     if status != FINE:
         return status, math.nan
