@@ -152,9 +152,12 @@ def _writable(draws: Array) -> Array:
 
 
 def _expectation_by_draws(
-    model: Model, mean: Array, factor: Array, first: int
+    model: Model, mean: Array, factor: Array, first: int, promised: float = -math.inf
 ) -> tuple[float, float, int, int]:
-    """(E[log joint + log-Jacobian], its standard error, evaluations, status) from fresh blocks of draws."""
+    """(E[log joint + log-Jacobian], its standard error, evaluations, status) from fresh blocks of draws.
+
+    Half of the blocks will do where they show already that what fixed draws `promised` is not there.
+    """
     dim = mean.size
     pairs = max(_FRESH, 2 * dim)
     sheet = _space("laplace", dim, model.dim)[0]
@@ -166,9 +169,18 @@ def _expectation_by_draws(
         if status:
             return (-math.inf if status == 4 else math.nan), 0.0, (k + 1) * values.size, status
         averages[k] = values.mean()
-    error = float(averages.std(ddof=1) / math.sqrt(_BLOCKS))
-    value = float(averages.mean())
-    return value, error + 1e-15 * abs(value), _BLOCKS * values.size, 0
+        if k + 1 in (_BLOCKS // 2, _BLOCKS):
+            seen = averages[: k + 1]
+            value = float(seen.mean())
+            error = float(seen.std(ddof=1) / math.sqrt(seen.size)) + 1e-15 * abs(value)
+            if _broken(promised, value, error):
+                break
+    return value, error, seen.size * values.size, 0
+
+
+def _broken(promised: float, value: float, error: float) -> bool:
+    """Whether fresh draws find less than the fixed ones promise."""
+    return promised - value > max(3.0 * error, _OPTIMISM)
 
 
 def _elbo(model: Model, q: Any, rtol: float) -> Estimate:
@@ -856,17 +868,20 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if status >= _FAULT and report[5] == 0:
             raise ValueError(f"the fit cannot start: {_words(status, space[0][3])}")
         promised = float(report[0])
-        value, error, more, fault = _expectation_by_draws(model, q_mean, q_factor, 1000)
+        last = draws is not None or 2 * pairs > _MOST_PAIRS
+        entropy = Gaussian._from_factor(q_mean, q_factor).entropy()
+        hoped = -math.inf if last else promised - entropy
+        value, error, more, fault = _expectation_by_draws(model, q_mean, q_factor, 1000, hoped)
         used += more
-        value += Gaussian._from_factor(q_mean, q_factor).entropy()
+        value += entropy
         if fault:
             break
-        if promised - value <= max(3.0 * error, _OPTIMISM):
+        if not _broken(promised, value, error):
             if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status:
                 break
             wanted = rtol
             continue
-        if draws is not None or 2 * pairs > _MOST_PAIRS:
+        if last:
             status = _OVERFITTED
             break
         pairs *= 2
