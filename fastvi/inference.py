@@ -450,9 +450,10 @@ class Fit(_Immutable):
     _psis: float | None
 
     def __init__(self, **fields: Any) -> None:
+        fill = object.__setattr__
         for name, value in fields.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_psis", None)
+            fill(self, name, value)
+        fill(self, "_psis", None)
 
     @property
     def psis_k(self) -> float:
@@ -706,6 +707,12 @@ def _made(
     )
 
 
+@lru_cache(maxsize=8)
+def _unit(dim: int) -> Array:
+    """One unit matrix, to copy: making it takes six times as long."""
+    return np.eye(dim)[None]
+
+
 def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
     r = model.latent_dim
     space = _space("fit", r, model.dim)
@@ -713,8 +720,10 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
     if family == "mean" and factor is None:
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     from_laplace = factor is None
-    chol = np.eye(r) if factor is None else np.ascontiguousarray(_restricted(factor, family))
+    chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
     traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, model.dim))
+    scales = np.empty((1, r))
+    scales.fill(1.0)
     address, theta, table, kinds, bounds = _arguments(model)
     kernels.engine.fit_quadrature(
         address,
@@ -725,8 +734,8 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
         _FAMILIES[family],
         from_laplace,
         mean[None],
-        np.ones((1, r)),
-        chol[None],
+        scales,
+        chols,
         rtol,
         max_steps,
         space,
@@ -737,7 +746,7 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
         1,
     )
     report = reports[0].tolist()
-    return _made(model, family, _q_of(model, mean, chol), report, traces[0], where[0], "quadrature")
+    return _made(model, family, _q_of(model, mean, chols[0]), report, traces[0], where[0], "quadrature")
 
 
 def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
