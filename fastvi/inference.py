@@ -155,9 +155,12 @@ def _writable(draws: Array) -> Array:
 
 
 def _expectation_by_draws(
-    model: Model, mean: Array, factor: Array, first: int
+    model: Model, mean: Array, factor: Array, first: int, promised: float = -math.inf
 ) -> tuple[float, float, int, int]:
-    """(E[log joint + log-Jacobian], its standard error, evaluations, status) from fresh blocks of draws."""
+    """(E[log joint + log-Jacobian], its standard error, evaluations, status) from fresh blocks of draws.
+
+    Half of the blocks will do where they show already that what fixed draws `promised` is not there.
+    """
     dim = mean.size
     pairs = max(_FRESH, 2 * dim)
     sheet = _space("laplace", dim, model.dim)[0]
@@ -169,9 +172,18 @@ def _expectation_by_draws(
         if status:
             return (-math.inf if status == 4 else math.nan), 0.0, (k + 1) * values.size, status
         averages[k] = values.mean()
-    error = float(averages.std(ddof=1) / math.sqrt(_BLOCKS))
-    value = float(averages.mean())
-    return value, error + 1e-15 * abs(value), _BLOCKS * values.size, 0
+        if k + 1 in (_BLOCKS // 2, _BLOCKS):
+            seen = averages[: k + 1]
+            value = float(seen.mean())
+            error = float(seen.std(ddof=1) / math.sqrt(seen.size)) + 1e-15 * abs(value)
+            if _broken(promised, value, error):
+                break
+    return value, error, seen.size * values.size, 0
+
+
+def _broken(promised: float, value: float, error: float) -> bool:
+    """Whether fresh draws find less than the fixed ones promise."""
+    return promised - value > max(3.0 * error, _OPTIMISM)
 
 
 def _elbo(model: Model, q: Any, rtol: float) -> Estimate:
@@ -442,9 +454,10 @@ class Fit(_Immutable):
     _psis: float | None
 
     def __init__(self, **fields: Any) -> None:
+        fill = object.__setattr__
         for name, value in fields.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_psis", None)
+            fill(self, name, value)
+        fill(self, "_psis", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Fit, **{name: getattr(self, name) for name in self.__slots__ if name != "_psis"}), ()
@@ -716,6 +729,12 @@ def _made(
     )
 
 
+@lru_cache(maxsize=8)
+def _unit(dim: int) -> Array:
+    """One unit matrix, to copy: making it takes six times as long."""
+    return np.eye(dim)[None]
+
+
 def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
     r = model.latent_dim
     space = _space("fit", r, model.dim)
@@ -723,8 +742,10 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
     if family == "mean" and factor is None:
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     from_laplace = factor is None
-    chol = np.eye(r) if factor is None else np.ascontiguousarray(_restricted(factor, family))
+    chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
     traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, model.dim))
+    scales = np.empty((1, r))
+    scales.fill(1.0)
     address, theta, table, kinds, bounds = _arguments(model)
     kernels.engine.fit_quadrature(
         address,
@@ -735,8 +756,8 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
         _FAMILIES[family],
         from_laplace,
         mean[None],
-        np.ones((1, r)),
-        chol[None],
+        scales,
+        chols,
         rtol,
         max_steps,
         space,
@@ -747,7 +768,7 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
         1,
     )
     report = reports[0].tolist()
-    return _made(model, family, _q_of(model, mean, chol), report, traces[0], where[0], "quadrature")
+    return _made(model, family, _q_of(model, mean, chols[0]), report, traces[0], where[0], "quadrature")
 
 
 def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -879,17 +900,20 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if status >= _FAULT and report[5] == 0:
             raise ValueError(f"the fit cannot start: {_words(status, space[0][3])}")
         promised = float(report[0])
-        value, error, more, fault = _expectation_by_draws(model, q_mean, q_factor, 1000)
+        last = draws is not None or 2 * pairs > _MOST_PAIRS
+        entropy = Gaussian._from_factor(q_mean, q_factor).entropy()
+        hoped = -math.inf if last else promised - entropy
+        value, error, more, fault = _expectation_by_draws(model, q_mean, q_factor, 1000, hoped)
         used += more
-        value += Gaussian._from_factor(q_mean, q_factor).entropy()
+        value += entropy
         if fault:
             break
-        if promised - value <= max(3.0 * error, _OPTIMISM):
+        if not _broken(promised, value, error):
             if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status:
                 break
             wanted = rtol
             continue
-        if draws is not None or 2 * pairs > _MOST_PAIRS:
+        if last:
             status = _OVERFITTED
             break
         pairs *= 2

@@ -22,8 +22,8 @@ from numba.extending import overload
 from .gaussians import LOG_2PI
 from .jit import inlined, kernel
 from .newton import DIAGONAL, FULL, ISOTROPIC
-from .panels import BLOCK, FINE, fault, look
-from .supports import is_real, pull_back
+from .panels import BLOCK, FINE, RAISED, fault, look, point_out
+from .supports import is_real, pull_back, to_support
 from .targets import tabulate_slopes
 
 MEAN = 3
@@ -100,13 +100,12 @@ def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, wor
             sheet[0][n, i] = points[n, i]
     real = is_real(kinds)
     if not real:
-        # The log joint itself is not needed, but this maps the points.
-        status = look(log_joint, problem, count, sheet)
-        if status != FINE:
-            return status
+        to_support(kinds, bounds, sheet[0], count, sheet[1], sheet[2][1])
     places = sheet[0] if real else sheet[1]
-    if tabulate_slopes(log_joint_grad, data, places, count, sheet[2][0], sheet[4]) != 0:
-        return 1
+    failed = tabulate_slopes(log_joint_grad, data, places, count, sheet[2][0], sheet[4])
+    if failed != 0:
+        point_out(problem, failed - 1, sheet)
+        return RAISED
     status = fault(problem, count, sheet)
     if status != FINE:
         return status
