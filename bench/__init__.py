@@ -9,8 +9,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-# One thread unless a benchmark says so. BLAS and numexpr read these when they are loaded.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+# One thread unless a benchmark says so. BLAS and numexpr read these when they are loaded. XLA reads the last
+# one; with its own flags for that, jax 0.10 still uses several.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC"):
     os.environ[_name] = "1"
 
 

@@ -286,12 +286,13 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
     if count == 0:
         raise ValueError("no Gaussian has a finite divergence from p: its numbers are out of range")
     optima = []
+    rounding = rounding_of_factors(1.0, p)
     for mean, factor, report in zip(means[:count], factors[:count], reports.tolist(), strict=False):
         value, error, slope, nodes, status = report
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         if not error < math.inf:
             value, error = _into(kl_bounds(q, p), value)
-        error += rounding_of_factors(value + p.dim, p)
+        error += rounding * (value + p.dim)
         optima.append(Projection(q, Estimate(value, error, int(nodes)), slope, int(status), int(nodes)))
     return _ranked(optima)
 

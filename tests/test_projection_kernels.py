@@ -558,7 +558,8 @@ def test_without_the_compiler(tmp_path):
 
 def enumerated(steps, shift, radius, dim, form):
     """All nodes (N, 3) and weights that come out of the blocks."""
-    nodes, cursor, bell = np.empty((4, lattices.BLOCK)), np.zeros(6, np.int64), np.empty(lattices.MOST_ACROSS)
+    nodes, cursor = np.empty((4, lattices.BLOCK + lattices.PADDING)), np.zeros(6, np.int64)
+    bell = np.empty(lattices.MOST_ACROSS + lattices.PADDING)
     form(lattices.rewind)(cursor, steps, shift, radius, dim, bell)
     points, weights = [], []
     while count := form(lattices.next_block)(cursor, steps, shift, radius, dim, bell, nodes):
@@ -884,16 +885,13 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients = np.zeros((3, 13))
     form(mixtures.see)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
-    nodes, scratch, out = (
-        np.zeros((4, lattices.BLOCK)),
-        np.empty((4, lattices.BLOCK)),
-        np.empty(lattices.BLOCK),
-    )
-    nodes[:2, :40] = 3.0 * rng.standard_normal((2, 40))
-    nodes[2, 0] = 0.7
-    form(mixtures.log_density)(coefficients, dim, nodes, 40, scratch, out)
+    (x, y), z = 3.0 * rng.standard_normal((2, 40)), 0.7
+    top, total = np.empty(40), np.empty(40)
+    form(mixtures.log_terms)(coefficients, dim, x, y, z, top, total)
+    assert ((total >= 1.0) & (total <= 3.0)).all()
+    out = top + np.log(total)
     for i in range(40):
-        xi = np.array([nodes[0, i], nodes[1, i], nodes[2, 0]])[:dim]
+        xi = np.array([x[i], y[i], z])[:dim]
         exact = exact_log_density(mean + factor @ xi, log_weights, means, factors)
         assert out[i] == pytest.approx(exact, rel=1e-13, abs=1e-13)
         direct = mixtures.mixture_logpdf(mean + factor @ xi, log_weights, means, factors, np.empty(dim))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from .elementary import log_ratio
 from .exact import add_compensated
 from .jit import adder, formula, inlined, kernel
-from .lattices import BLOCK, MOST_ACROSS, cell, next_block, rewind
-from .mixtures import log_density
+from .lattices import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
+from .mixtures import log_sum, log_terms
 
 #: E[x xi_0**a xi_1**b xi_2**c] is moment a + 5 b + 25 c.
 MOMENTS = 125
@@ -32,7 +33,7 @@ MOST_NODES = 4e6
 def workspace(components, dim):
     """Scratch space for mixtures of up to so many components in `dim` <= 3 dimensions."""
     return (
-        np.empty((4, BLOCK)),
+        np.empty((4, BLOCK + PADDING)),
         np.empty((4, BLOCK)),
         np.zeros(6, np.int64),
         np.empty((components, 13)),
@@ -40,26 +41,32 @@ def workspace(components, dim):
         np.zeros((3, 3)),
         np.zeros((4, MOMENTS)),
         np.empty((4, 3, 3)),
-        np.empty(MOST_ACROSS),
+        np.empty(MOST_ACROSS + PADDING),
         np.empty(6),
     )
 
 
-@inlined
-def _weigh(weights, first, second):
-    for i in range(weights.size):
-        second[i] = weights[i] * (first[i] - second[i])
+@formula
+def _difference(weight, first, first_total, second, second_total):
+    """weight (log f - log g) of f = exp(first) first_total and g alike."""
+    return weight * ((first - second) + log_ratio(first_total, second_total, first_total - second_total))
 
 
 @formula
-def _own_difference(x, y, z, own, second):
-    return (own - 0.5 * (x * x + y * y + z * z)) - second
+def _own_difference(x, y, z, own, top, total):
+    return (own - 0.5 * (x * x + y * y + z * z)) - log_sum(top, total)
 
 
 @inlined
-def _weigh_own(weights, x, y, z, own, second):
-    for i in range(x.size):
-        second[i] = weights[i] * _own_difference(x[i], y[i], z, own, second[i])
+def _weigh(weights, f, ft, g, gt):
+    for i in range(weights.size):
+        g[i] = _difference(weights[i], f[i], ft[i], g[i], gt[i])
+
+
+@inlined
+def _weigh_own(weights, x, y, z, own, g, gt):
+    for i in range(weights.size):
+        g[i] = weights[i] * _own_difference(x[i], y[i], z, own, g[i], gt[i])
 
 
 @adder
@@ -105,11 +112,8 @@ def _moments(values, x, y):
 
 
 @kernel
-def _add_moments(values, x, y, z, degree, moments):
-    if degree == 0:
-        moments[0], moments[1] = add_compensated(moments[0], moments[1], _sum(values))
-        return
-    s0, s1, s2, s3, s04 = _moments(values, x, y)
+def _add_moments(sums, z, moments):
+    s0, s1, s2, s3, s04 = sums
     power = 1.0
     for c in range(5):
         for a in range(5 - c):
@@ -144,15 +148,19 @@ def integrate(first, second, own, dim, steps, shift, radius, degree, work, momen
         if n == 0:
             break
         count += n
-        x, y, z, weights = nodes[0, :n], nodes[1, :n], nodes[2, 0], nodes[3, :n]
-        f, g = scratch[2, :n], scratch[3, :n]
-        log_density(second, dim, nodes, n, scratch, g)
+        m = padded(n)
+        x, y, z, weights = nodes[0, :m], nodes[1, :m], nodes[2, 0], nodes[3, :m]
+        f, ft, g, gt = scratch[0, :m], scratch[1, :m], scratch[2, :m], scratch[3, :m]
+        log_terms(second, dim, x, y, z, g, gt)
         if first.shape[0] == 0:
-            _weigh_own(weights, x, y, z, own, g)
+            _weigh_own(weights, x, y, z, own, g, gt)
         else:
-            log_density(first, dim, nodes, n, scratch, f)
-            _weigh(weights, f, g)
-        _add_moments(g, x, y, z, degree, moments)
+            log_terms(first, dim, x, y, z, f, ft)
+            _weigh(weights, f, ft, g, gt)
+        if degree == 0:
+            moments[0], moments[1] = add_compensated(moments[0], moments[1], _sum(g))
+        else:
+            _add_moments(_moments(g, x, y), z, moments)
     if degree == 0:
         moments[0] += moments[1]
         moments[1] = 0.0

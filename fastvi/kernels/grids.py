@@ -15,6 +15,7 @@ from .elementary import decay, exp
 from .expectations import MOMENTS
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import adder, exported, formula, kernel, specialise
+from .lattices import padded
 from .matrices import copy_vector
 from .newton import dual_length
 from .projections import SAME, insert, restrict
@@ -143,6 +144,14 @@ def _first_above(y, value):
 
 
 @kernel
+def _whole_vectors(low, high, size):
+    """A range of entries widened to a multiple of PADDING where there are so many."""
+    count = padded(high - low)
+    low = max(min(low, size - count), 0)
+    return low, min(low + count, size)
+
+
+@kernel
 def grid_moments(x, y, a, b, log_p, mean, chol, moments):
     """Write the moments of x = log q - log p under q, in q's frame; the mass of q on the grid."""
     for i in range(MOMENTS):
@@ -156,7 +165,7 @@ def grid_moments(x, y, a, b, log_p, mean, chol, moments):
         u = (x[i] - mean[0]) / l00
         middle = mean[1] + l10 * u
         reach = l11 * math.sqrt(max(REACH * REACH - u * u, 0.0))
-        j, k = _first_above(y, middle - reach), _first_above(y, middle + reach)
+        j, k = _whole_vectors(_first_above(y, middle - reach), _first_above(y, middle + reach), y.size)
         s0, s1, s2, s3, s4, mass = _row_sums(
             y[j:k], b[j:k], log_p[i, j:k], middle, 1.0 / l11, -0.5 * (u * u), constant
         )

@@ -11,13 +11,17 @@ import math
 
 from .elementary import decay
 from .gaussians import LOG_2PI
-from .jit import formula, kernel
+from .jit import formula, inlined, kernel
 
 #: Nodes per block: a dozen arrays of them are 50 kB.
 BLOCK = 512
 
 #: The most nodes along the first axis.
 MOST_ACROSS = 16384
+
+#: Rows are written to the next multiple of this, over the start of the row to come: no loop has a remainder,
+#: which would take one node at a time.
+PADDING = 32
 
 
 @formula
@@ -29,6 +33,12 @@ def _bell(x):
 def _half(square, step):
     """How many steps from the middle to the edge of a chord whose half length has this square."""
     return int(math.sqrt(max(square, 0.0)) / step)
+
+
+@kernel
+def padded(count):
+    """The next multiple of PADDING."""
+    return (count + PADDING - 1) & -PADDING
 
 
 @kernel
@@ -56,24 +66,36 @@ def _rewind_plane(cursor, steps, shift, radius, dim):
 def rewind(cursor, steps, shift, radius, dim, bell):
     """Before the first node. `cursor` (6 integers): position on the three axes, and where each ends.
 
-    `bell` (MOST_ACROSS) is left with the weights along the first axis.
+    `bell` (MOST_ACROSS + PADDING) is left with the weights along the first axis.
 
     The lattice is shifted by so many steps along each axis: by half a step along one of them, it has the
     nodes that halving that step adds.
     """
     width = _half(radius * radius, steps[0])
-    for i in range(2 * width + 1):
+    for i in range(padded(2 * width + 1)):
         bell[i] = _bell((i - width + shift[0]) * steps[0])
     cursor[5] = _half(radius * radius, steps[2]) if dim > 2 else 0
     cursor[2] = -cursor[5]
     _rewind_plane(cursor, steps, shift, radius, dim)
 
 
+@inlined
+def _write_row(x, y, weights, first, step, height, row_weight, bell):
+    # In one loop the compiler would have to check whether the arrays overlap, for each row.
+    for i in range(x.size):
+        x[i] = first + i * step
+    for i in range(y.size):
+        y[i] = height
+    for i in range(weights.size):
+        weights[i] = row_weight * bell[i]
+
+
 @kernel
 def next_block(cursor, steps, shift, radius, dim, bell, nodes):
-    """Fill `nodes` (4, BLOCK) with x, y, z[0] and weights exp(-|xi|**2 / 2); their number, 0 after the last.
+    """Fill `nodes` (4, BLOCK + PADDING) with x, y, z[0] and weights; their number, 0 after the last.
 
-    The nodes of a block have one z.
+    A weight is exp(-|xi|**2 / 2). The nodes of a block have one z, and up to the next
+    multiple of PADDING there are more, of weight 0.
     """
     if cursor[2] > cursor[5]:
         return 0
@@ -85,12 +107,11 @@ def next_block(cursor, steps, shift, radius, dim, bell, nodes):
     while count < BLOCK and cursor[1] <= cursor[4]:
         take = min(BLOCK - count, cursor[3] + 1 - cursor[0])
         first, height = _at(cursor, 0, steps, shift), _at(cursor, 1, steps, shift)
-        row_weight = _bell(height) * _bell(z)
-        row = bell[cursor[0] + width : cursor[0] + width + take]
-        for i in range(take):
-            x[count + i] = first + i * steps[0]
-            y[count + i] = height
-            weights[count + i] = row_weight * row[i]
+        row_weight = decay(-0.5 * (height * height + z * z))
+        row = slice(count, count + padded(take))
+        _write_row(
+            x[row], y[row], weights[row], first, steps[0], height, row_weight, bell[cursor[0] + width :]
+        )
         count += take
         cursor[0] += take
         if cursor[0] > cursor[3]:
@@ -99,6 +120,8 @@ def next_block(cursor, steps, shift, radius, dim, bell, nodes):
     if cursor[1] > cursor[4]:
         cursor[2] += 1
         _rewind_plane(cursor, steps, shift, radius, dim)
+    rest = slice(count, count + PADDING)
+    _write_row(x[rest], y[rest], weights[rest], 0.0, 0.0, 0.0, 0.0, bell)
     return count
 
 

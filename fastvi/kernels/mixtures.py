@@ -10,7 +10,7 @@ import math
 
 from .elementary import decay, log
 from .gaussians import LOG_2PI
-from .jit import exported, formula, kernel
+from .jit import exported, formula, inlined, kernel
 from .matrices import cholesky, clear_matrix, clear_vector, half_log_det, solve_lower, solve_upper
 
 #: The constant of a component that is left out.
@@ -53,6 +53,7 @@ def see(log_weights, means, chols, mean, factor, coefficients, work):
     dim = mean.size
     for k in range(log_weights.size):
         row = coefficients[k]
+        clear_vector(row)
         # A weight of zero becomes a number that can be subtracted from itself.
         row[0] = max(log_weights[k] - half_log_det(chols[k]) - 0.5 * dim * LOG_2PI, DROPPED)
         for i in range(dim):
@@ -69,15 +70,34 @@ def see(log_weights, means, chols, mean, factor, coefficients, work):
 
 
 @formula
-def _square_1(b, b0, x):
-    u = b + b0 * x
+def _square_2(b, b0, b1, x, y):
+    u = b + b0 * x + b1 * y
     return u * u
 
 
 @formula
-def _square_2(b, b0, b1, x, y):
-    u = b + b0 * x + b1 * y
-    return u * u
+def _plane(row, z):
+    """The coefficients of a component in the plane of this z: c, b (2), B (2 x 2), and the third row."""
+    return (
+        row[0],
+        row[1] + row[6] * z,
+        row[2] + row[9] * z,
+        row[4],
+        row[5],
+        row[7],
+        row[8],
+        row[3] + row[12] * z,
+        row[10],
+        row[11],
+    )
+
+
+@formula
+def _value(plane, flat, x, y):
+    """The log density of a component in a plane; `flat`: in two dimensions at most."""
+    c, b0, b1, b00, b01, b10, b11, b2, b20, b21 = plane
+    square = _square_2(b0, b00, b01, x, y) + _square_2(b1, b10, b11, x, y)
+    return c - 0.5 * (square if flat else square + _square_2(b2, b20, b21, x, y))
 
 
 @formula
@@ -89,54 +109,48 @@ def _combined(value, top, total):
 
 
 @formula
-def _log_sum(top, total):
+def log_sum(top, total):
+    """log of exp(top) total."""
     return top + log(total)
 
 
-@kernel
-def _values(row, dim, x, y, z, out):
-    """The log density of one component; z is the same for the whole block."""
-    c, b0, b1 = row[0], row[1], row[2]
-    b00, b01, b10, b11 = row[4], row[5], row[7], row[8]
-    if dim == 1:
-        for i in range(x.size):
-            out[i] = c - 0.5 * _square_1(b0, b00, x[i])
-        return
-    if dim == 3:
-        b0 += row[6] * z
-        b1 += row[9] * z
+@inlined
+def _one(one, flat, x, y, top, total):
     for i in range(x.size):
-        out[i] = c - 0.5 * (_square_2(b0, b00, b01, x[i], y[i]) + _square_2(b1, b10, b11, x[i], y[i]))
-    if dim == 3:
-        b2, b20, b21 = row[3] + row[12] * z, row[10], row[11]
-        for i in range(x.size):
-            out[i] -= 0.5 * _square_2(b2, b20, b21, x[i], y[i])
+        top[i], total[i] = _value(one, flat, x[i], y[i]), 1.0
+
+
+@inlined
+def _two(one, two, flat, x, y, top, total):
+    for i in range(x.size):
+        top[i], total[i] = _combined(_value(two, flat, x[i], y[i]), _value(one, flat, x[i], y[i]), 1.0)
+
+
+@inlined
+def _another(one, flat, x, y, top, total):
+    for i in range(x.size):
+        top[i], total[i] = _combined(_value(one, flat, x[i], y[i]), top[i], total[i])
 
 
 @kernel
-def log_density(coefficients, dim, nodes, count, scratch, out):
-    """The mixture's log density at the first `count` nodes of a block: 0 for no components.
+def log_terms(coefficients, dim, x, y, z, top, total):
+    """Write the mixture's density at nodes with one z as exp(top) total, with total in [1, K]; 1 for K = 0.
 
-    `scratch` is (2, BLOCK). One exponential for each component but the first, and one logarithm.
+    One exponential for each component but the first. The first two share a loop: what it saves in loads and
+    stores is a fifth.
     """
-    components = coefficients.shape[0]
-    x, y, z = nodes[0, :count], nodes[1, :count], nodes[2, 0]
-    top, values, total = out[:count], scratch[0, :count], scratch[1, :count]
+    components, flat = coefficients.shape[0], dim < 3
     if components == 0:
-        for i in range(count):
-            top[i] = 0.0
+        for i in range(x.size):
+            top[i], total[i] = 0.0, 1.0
         return
-    _values(coefficients[0], dim, x, y, z, top)
+    one = _plane(coefficients[0], z)
     if components == 1:
+        _one(one, flat, x, y, top, total)
         return
-    for i in range(count):
-        total[i] = 1.0
-    for k in range(1, components):
-        _values(coefficients[k], dim, x, y, z, values)
-        for i in range(count):
-            top[i], total[i] = _combined(values[i], top[i], total[i])
-    for i in range(count):
-        top[i] = _log_sum(top[i], total[i])
+    _two(one, _plane(coefficients[1], z), flat, x, y, top, total)
+    for k in range(2, components):
+        _another(_plane(coefficients[k], z), flat, x, y, top, total)
 
 
 @exported

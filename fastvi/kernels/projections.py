@@ -43,7 +43,7 @@ ROUGH_RADIUS = 4.5
 ROUGH_NODES = 300.0
 
 #: The length of a step that ends the way there, and of one that starts the refinement.
-NEAR = 1e-3
+NEAR = 2e-2
 APPROACH = 1e-4
 
 #: The length of a step beyond which a refined lattice is not to be taken for granted.
