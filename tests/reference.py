@@ -17,8 +17,8 @@ QUANTUM = mpf(5e-324)
 
 def _digits(*arrays):
     """Enough to leave 50 digits where terms cancel: in p near q, orders near 1, entries of all sizes."""
-    sizes = [mp.log10(x) for array in arrays for x in array if x > 0]
-    return 100 + (int(max(sizes) - min(sizes)) if sizes else 0)
+    sizes = [mp.mag(x) for array in arrays for x in array if x > 0]  # binary exponents
+    return 100 + (math.ceil((max(sizes) - min(sizes)) * math.log10(2)) if sizes else 0)
 
 
 def _exact(array, log):

@@ -122,7 +122,9 @@ def test_shapes(make, dim):
     for method in (p.logpdf, p.pdf):
         assert type(method(z[2, 3])) is float
         assert type(method(z[2, 3].tolist())) is float
-        assert method(z[2, 3]) == method(z[2])[3]
+        # exp of one number is the C library's, exp of an array NumPy's: they may differ in the last bit
+        same = method(z[2])[3] if method == p.logpdf else pytest.approx(method(z[2])[3], rel=4e-16, abs=0.0)
+        assert method(z[2, 3]) == same
     assert p.logpdf(z[2, 3]) == table[2, 3]
 
 

@@ -199,6 +199,9 @@ def test_kl_grad_writes_both_gradients():
 def test_pairs_and_rows():
     rng = np.random.default_rng(7)
     p, q = rng.dirichlet(np.ones(6), size=4), rng.dirichlet(np.ones(6), size=3)
+    log_p, log_q = np.log(p), np.log(q)
+    for array in (p, q, log_p, log_q):
+        array.flags.writeable = False  # as the API hands them on: any other type is compiled again
     for name, kernel in kernels.KERNELS.items():
         theta, out = theta_of(name), np.full((4, 3), math.nan)
         tables.PAIRS[name](p, q, theta, UNIT, out)
@@ -206,9 +209,9 @@ def test_pairs_and_rows():
         rows = np.full(12, math.nan)
         tables.ROWS[name](p, q, ip, iq, theta, UNIT, rows)
         assert np.array_equal(rows.reshape(4, 3), out)
-        assert out[2, 1] == kernel.whole(p[2], q[1], theta, UNIT)
+        assert out[2, 1] == kernel.whole(p[2].copy(), q[1].copy(), theta, UNIT)
         logs = np.full(12, math.nan)
-        tables.LOG_ROWS[name](np.log(p), np.log(q), ip, iq, theta, UNIT, logs)
+        tables.LOG_ROWS[name](log_p, log_q, ip, iq, theta, UNIT, logs)
         np.testing.assert_allclose(logs, rows, rtol=1e-12)
 
 
