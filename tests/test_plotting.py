@@ -242,7 +242,7 @@ def improper(z):
         (
             lambda f: plot_posterior(as_fit(fv.Model(plane, 3), standard(3))),
             ValueError,
-            "the model has 3",
+            "2 latent dimensions can be drawn; the model has 3",
         ),
         (
             lambda f: plot_posterior(as_fit(fv.Model(improper, 1), fv.Gaussian(0.0, 1.0))),
