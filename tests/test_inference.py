@@ -512,7 +512,8 @@ def test_improper_posteriors():
         assert found.value == math.inf
         assert found.error == math.inf
         assert "the posterior is improper" in found.note
-    assert not fv.fit(fv.Model(faulty, 1, (FLAT, 0.0))).converged
+        with says(ValueError, "the posterior is improper"):
+            fv.fit(flat)
 
 
 def test_what_is_far_wider_than_q():
