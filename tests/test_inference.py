@@ -530,6 +530,13 @@ def test_what_is_far_wider_than_q():
             call(fv.Model(faulty, 3, (NAN, 1.0)))
 
 
+def test_a_joint_that_underflows_far_out():
+    # exp(-9.5**2 / 2) is 1e-20: neither the ELBO nor the divergence minds what is there.
+    parts = fv.decompose(fv.Model(faulty, 1, (ZERO, 9.5)), fv.Gaussian(0.0, 1.0))
+    assert abs(parts.kl.value) <= 1e-10
+    assert abs(parts.residual) <= parts.error <= 1e-8
+
+
 def test_bad_arguments():
     model = fv.Model(row_10, 1, data=(1.0,))
     two = fv.Model(faulty, 2, (NAN, 9.0))
