@@ -135,7 +135,7 @@ def test_nothing_is_compiled_for_new_data():
     fv.Model(worked_example, 1, data=(2.0,), support="positive")
     assert models.compiled_count() == before
     if not numba.config.DISABLE_JIT:
-        assert len(fv.kernels.engine.fit_quadrature.signatures) == signatures == 1
+        assert len(fv.kernels.engine.fit_quadrature.signatures) == signatures
 
 
 @pytest.mark.parametrize("family", ["full", "diag"])

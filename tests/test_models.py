@@ -130,7 +130,6 @@ def test_nothing_is_compiled_again():
     assert fv.fit(fv.Model(shifted, 1, (2,))).converged
     assert models.compiled_count() == count + 2
     assert engine_signatures() == engine
-    assert set(engine.values()) == {1}
     assert len(shifted.signatures) <= 3
 
 

@@ -19,6 +19,7 @@ DENSE = 64
 
 MOST_STEPS = 60
 MOST_TRIES = 40
+QUICK_TRIES = 12
 
 #: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
 DROP = 0.05
@@ -70,13 +71,15 @@ def _sides(log_joint, problem, centre, scale, sheet, sides):
     return FINE
 
 
-@inlined
+@kernel
 def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
     """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
     # Far from the mode the values are so large that their rounding hides a small difference.
     wanted = max(DROP, NOISE * abs(value))
-    for _ in range(MOST_TRIES):
+    for k in range(MOST_TRIES):
+        # In steps that do not leap over what is wanted, and get shorter, lest they leap to and fro for ever.
+        patience = 0.8 ** max(k - QUICK_TRIES, 0)
         status = _sides(log_joint, problem, centre, scale, sheet, sides)
         used += 2 * centre.size
         if status != FINE:
@@ -85,11 +88,10 @@ def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
         for i in range(centre.size):
             drop = abs(2.0 * value - sides[0, i] - sides[1, i])
             if not drop < math.inf:
-                scale[i] *= 0.1
+                scale[i] *= 0.1**patience
                 moved = True
             elif not 0.04 * wanted <= drop <= 20.0 * wanted:
-                # In steps that cannot leap over what is wanted, for an exponential either.
-                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0)
+                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0) ** patience
                 moved = True
         if not moved:
             break
@@ -200,14 +202,22 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
         # Differences over whole deviations no longer point uphill: this is as near as they come.
         if t < LEAST_STEP:
             break
-    _invert(factor, chol, dim)
-    # Damping has made the diagonal so much larger.
-    width = math.sqrt(1.0 + damping) if damping < math.inf else 1.0
+    if damping == 0.0:
+        _invert(factor, chol, dim)
+        for i in range(dim):
+            for j in range(i + 1):
+                chol[i, j] *= scale[i]
+        conditional(chol, scale, step)
+        return FINE, used
+    # The last curvature was not that of a maximum: only the size of it is used, along each coordinate.
+    status, n = calibrate(log_joint, problem, mean, value, scale, sheet, sides)
     for i in range(dim):
-        for j in range(i + 1):
-            chol[i, j] *= scale[i] * width
-    conditional(chol, scale, step)
-    return FINE, used
+        for j in range(dim):
+            chol[i, j] = 0.0
+        drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+        scale[i] /= math.sqrt(drop) if 1e-6 < drop < math.inf else 1.0
+        chol[i, i] = scale[i]
+    return status, used + n
 
 
 @kernel

@@ -206,6 +206,9 @@ def find_step(damping, family, dim, count, parts):
             if length(parts[3], parts[0], family, dim, count) <= TRUST:
                 return damping, gain
         damping = max(3.0 * damping, 0.1)
+    # Not even a tiny step along the gradient is finite: none is taken.
+    for i in range(count):
+        parts[3][i] = 0.0
     return damping, 0.0
 
 
