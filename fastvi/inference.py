@@ -192,7 +192,7 @@ def _elbo(model: Model, q: Any, rtol: float) -> Estimate:
     if note:
         return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
     if gaussian is None:
-        space = kernels.engine.truncated_workspace()
+        space = _space("truncated")
         status, value, error, nodes = kernels.engine.elbo_truncated(
             model._address, model._theta, model._table, q.mu, q.sigma, q.low, q.high, rtol, space
         )
