@@ -7,7 +7,8 @@ import gc as _gc
 _collecting = _gc.isenabled()
 _gc.disable()
 
-from . import overloads as _overloads  # noqa: F401  (makes the functions work in compiled code)
+from . import compiled as _compiled  # noqa: F401  (makes distributions and models work in compiled code)
+from . import overloads as _overloads  # noqa: F401  (makes the functions work there)
 from .batches import FitBatch, fit_batch
 from .distributions import Gaussian, GaussianMixture, Grid2D
 from .divergences import (

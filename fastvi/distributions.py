@@ -274,6 +274,13 @@ class GaussianMixture(_Immutable):
             _weights=_frozen(weights), _means=means, _covs=_frozen(covs), _factors=factors, _log_weights=logs
         )
 
+    @classmethod
+    def _from_factors(cls, logs: Array, means: Array, factors: Array) -> GaussianMixture:
+        """Without checks, for what compiled code has made."""
+        self = cls.__new__(cls)
+        self._set(np.exp(logs), means, factors @ factors.swapaxes(1, 2), factors, logs)
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         fields = self._weights, self._means, self._covs, self._factors, self._log_weights
         return _restore, (type(self), *(np.array(field) for field in fields))

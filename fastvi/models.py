@@ -110,6 +110,23 @@ def _one_support(entry: Any, i: int) -> tuple[int, float, float]:
     )
 
 
+def words_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
+    """What declares a support of these kinds, an entry for each coordinate of the model."""
+    words: list[Any] = []
+    for kind, (low, high) in zip(kinds.tolist(), bounds.tolist(), strict=True):
+        if kind == _LOWER:
+            words.append(("lower", low) if low else "positive")
+        elif kind == _UPPER:
+            words.append(("upper", high))
+        elif kind == _INTERVAL:
+            words.append(("interval", low, high))
+        elif kind == _SIMPLEX:
+            words += ["simplex"] * (2 if low == 1.0 else 1)
+        else:
+            words.append("real")
+    return words
+
+
 def _packed(name: str, value: Any) -> tuple[Any, Any]:
     """One item of data as (numba type, array or number)."""
     if isinstance(value, np.ma.MaskedArray):
@@ -299,6 +316,11 @@ class Model(_Immutable):
         return _frozen(self._theta.copy()) if self._theta.size else None
 
     @property
+    def _arguments(self) -> tuple[Any, ...]:
+        """What the log joint takes after z."""
+        return (self._theta, *self.data) if self._theta.size else self.data
+
+    @property
     def latent_dim(self) -> int:
         """The number of real coordinates that q is Gaussian in: `dim`, less one for each simplex."""
         return self._support.latent_dim
@@ -366,8 +388,7 @@ class Model(_Immutable):
         if points.ndim == 0 or points.shape[-1] != self.dim:
             raise ValueError(f"z must have shape (..., {self.dim}), not {points.shape}")
         rows = points.reshape(-1, self.dim)
-        arguments = (self._theta, *self.data) if self._theta.size else self.data
-        values = np.array([self._dispatcher(row.copy(), *arguments) for row in rows])
+        values = np.array([self._dispatcher(row.copy(), *self._arguments) for row in rows])
         return values.reshape(points.shape[:-1]) if points.ndim > 1 else float(values[0])
 
     def __repr__(self) -> str:

@@ -93,10 +93,12 @@ def _draw_density(ax: Axes, x: Array, y: Array, density: Array) -> None:
     ax.contour(x, y, density.T, levels=levels, colors="0.45", linewidths=0.7)
 
 
-def _draw_ellipses(ax: Axes, q: Gaussian, colour: str, style: Any) -> None:
+def draw_ellipses(ax: Axes, q: Gaussian, colour: str, style: Any, sizes: Sequence[int] = (1, 2)) -> None:
+    """Draw the ellipses so many standard deviations from the mean of a 2-D Gaussian, and its mean."""
     values, vectors = np.linalg.eigh(q.cov)
     angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
-    for k, width in ((1, 2.2), (2, 1.3)):
+    for k in sizes:
+        width = 2.2 if k == 1 else 1.3
         small, large = 2.0 * k * np.sqrt(values)
         ax.add_patch(
             Ellipse(
@@ -194,7 +196,7 @@ def plot_projection(
     _draw_density(ax, *_table(p, window))
     handles = []
     for q, colour, style, label in drawn:
-        _draw_ellipses(ax, q, colour, style)
+        draw_ellipses(ax, q, colour, style)
         handles.append(Line2D([], [], color=colour, linestyle=style, linewidth=2.2, label=label))
     ax.set_xlim(*window[0])
     ax.set_ylim(*window[1])

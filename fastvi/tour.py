@@ -6,9 +6,10 @@ A part is a function that takes the `Tour`, says what it finds, and saves what i
 from __future__ import annotations
 
 import math
+import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +63,17 @@ class Tour:
         result, times = _timed(function)
         self.say(f"{what}   ({times})")
         return result
+
+    def progress(self, what: str) -> Callable[..., Iterator[int]]:
+        """A `range` that shows on the terminal how far it is."""
+
+        def steps(first: int, last: int, step: int) -> Iterator[int]:
+            for i in range(first, last, step):
+                print(f"\r    {what}: {i / last:4.0%}", end="", file=sys.stderr, flush=True)
+                yield i
+            print(f"\r    {what}: done", file=sys.stderr, flush=True)
+
+        return steps
 
     def draw(self, name: str, picture: Callable[[Any], Any]) -> None:
         """Write the figure of the axes that `picture` draws with `plotting`, if matplotlib is there."""
@@ -435,12 +447,91 @@ def eight_schools(tour: Tour) -> None:
     tour.draw("eight_schools.png", lambda plotting: _shrinkage(plotting, mean, sd, float(z[:, 0].mean())))
 
 
+def foragers(tour: Tour) -> None:
+    """Ten thousand agents that update their beliefs inside one compiled function of the user's."""
+    from .examples import agents
+
+    tour.say()
+    tour.say(
+        f"Inside your own simulation: {agents.AGENTS:,} foragers, {agents.STEPS} steps, an ELBO fit in each"
+    )
+    tour.say("    (fastvi/examples/agents.py; compiling it takes some seconds the first time)")
+    agents.simulate(steps=1, agents=agents.BLOCKS)
+    start = time.perf_counter()
+    patch, mean, variance, eaten, failed = agents.simulate(progress=tour.progress("foragers"))
+    seconds = time.perf_counter() - start
+    fits = agents.STEPS * agents.AGENTS
+    tour.say(
+        f"    {fits:,} fits in {_duration(seconds)}, {_duration(seconds / fits)} each; {failed.sum()} failed"
+    )
+    log_rates, _ = agents.world(0)
+    off = np.abs(log_rates[-1, patch] - mean) / np.sqrt(variance)
+    tour.say(
+        f"    the true log rate lies within 1 deviation of the belief for {np.mean(off < 1):.1%} of them,"
+    )
+    tour.say(f"    within 2 for {np.mean(off < 2):.1%}; a forager ate {eaten.mean():.0f} in the mean")
+
+
+_ELLIPSES = 4  #: steps from one ellipse to the next
+
+
+def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], n: int) -> Any:
+    """One track and both filters' beliefs along it, and the error of all tracks by step."""
+    axes = plotting.row_of_axes(3, (16.0, 5.2))
+    words = {"M": "M-projection: covers both modes", "I": "I-projection: takes one of them"}
+    for ax, (name, colour) in zip(axes, (("M", "#0072b2"), ("I", "#d55e00")), strict=False):
+        means, covs = found[name]
+        ax.axvline(0.0, color="0.3", linewidth=1.0)
+        ax.plot(*measured[n].T, ".", color="0.65", markersize=5.0, label="measured, or its echo")
+        ax.plot(*true[n].T, color="black", linewidth=1.2, label="true")
+        for t in range(0, len(true[n]), _ELLIPSES):
+            plotting.draw_ellipses(ax, Gaussian(means[n, t], covs[n, t]), colour, "-", sizes=(1,))
+        ax.plot(*means[n].T, color=colour, linewidth=0.8, label="belief, 1 σ")
+        ax.set(xlabel="x, from the wall", ylabel="y", title=words[name], aspect="equal")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=3)
+        error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))
+        axes[2].plot(error, color=colour, label=f"{name}-projection")
+    axes[2].set(xlabel="step", ylabel="error (root mean square)", ylim=(0.0, None))
+    axes[2].set_title(f"{len(true)} tracks")
+    axes[2].legend(frameon=False)
+    return axes[0]
+
+
+def mirror(tour: Tour) -> None:
+    """A Gaussian-sum filter that collapses its mixture in either direction of KL."""
+    from .examples import tracking
+
+    tour.say()
+    tour.say("A filter with two modes: a target beside a mirroring wall (fastvi/examples/tracking.py)")
+    tracking.simulate(tracks=1, steps=1)
+    start = time.perf_counter()
+    true, found = tracking.simulate(progress=tour.progress("tracks"))
+    seconds = time.perf_counter() - start
+    steps = 2 * true.shape[0] * true.shape[1]
+    tour.say(f"    {steps:,} filter steps in {_duration(seconds)}, {_duration(seconds / steps)} each")
+    offs = {}
+    for name, (means, covs) in found.items():
+        off = means - true
+        square = np.einsum("nti,ntij,ntj->nt", off, np.linalg.inv(covs), off)
+        offs[name] = (off**2).sum(axis=2)
+        tour.say(
+            f"    collapsed by {name}-projection: error {math.sqrt(offs[name].mean()):.3f}, which is "
+            f"{math.sqrt(square.mean() / 2.0):.2f} times what the beliefs say"
+        )
+    tour.say("    The M-projection keeps the other mode in its covariance; the I-projection bets on one.")
+    worst = int(np.argmax((offs["I"] - offs["M"]).mean(axis=1)))
+    _, measured = tracking.world(0)
+    tour.draw("tracking.png", lambda plotting: _tracks(plotting, true, measured, found, worst))
+
+
 PARTS: tuple[Callable[[Tour], None], ...] = (
     divergences,
     projections,
     worked_example,
     batches,
     eight_schools,
+    foragers,
+    mirror,
 )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from . import kernels
 from .distributions import Array, Gaussian, _frozen, _Immutable, _number, _points, _tidy
-from .models import Support
+from .models import Support, words_of
 from .validation import real_number
 
 #: Nodes along each axis of the whitened lattice that moments are taken on, in up to two dimensions.
@@ -79,6 +79,12 @@ class TransformedGaussian(_Immutable):
         self = cls.__new__(cls)
         self._set(gaussian, support, where)
         return self
+
+    @classmethod
+    def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
+        """Without checks, for what compiled code has made."""
+        words = words_of(kinds, bounds)
+        return cls._of(Gaussian._from_factor(mean, factor), words, Support(words, len(words)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.gaussian, self.support, self.dim)

@@ -12,13 +12,12 @@ import numpy as np
 
 from . import draws as draws_
 from . import evidence as evidence_
-from . import fits, nested
+from . import fits
 from . import laplace as laplace_
 from . import steps as steps_
 from . import supports as supports_
 from . import truncated as truncated_
 from .borrowing import borrow
-from .estimates import slopes
 from .gaussians import LOG_2PI
 from .jit import exported
 from .matrices import copy_vector, half_log_det
@@ -384,18 +383,7 @@ def densities(log_joint, theta, table, kinds, bounds, points, sheet, values):
 def elbo_quadrature(log_joint, theta, table, kinds, bounds, mean, factor, rtol, space, grad_mean, grad_chol):
     """(status, ELBO, its error, evaluations, whether it holds) in up to two dimensions, and its gradient."""
     problem = ((theta, table), kinds, bounds)
-    moments = space[4][0]
-    space[0][2][0] = 0
-    status, error, _, nodes, _, good = nested.expect(
-        log_joint, problem, mean, factor, 1, rtol, space[0], moments
-    )
-    if status == FINE:
-        slopes(moments, factor, space[1], grad_mean, grad_chol)
-        for i in range(mean.size):
-            grad_mean[i] = -grad_mean[i]
-            for j in range(mean.size):
-                grad_chol[i, j] = -grad_chol[i, j]
-    return status, -moments[0], error, nodes, good
+    return fits.elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, grad_chol)
 
 
 @exported

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import laplace as laplace_
 from . import nested, newton
+from .estimates import slopes
 from .expectations import MOMENTS
 from .jit import inlined, kernel
 from .matrices import copy_matrix, copy_vector
@@ -226,3 +227,22 @@ def start_and_fit_quadrature(
     status = fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report)
     report[3] += n
     return status
+
+
+@inlined
+def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, grad_chol):
+    """(status, ELBO, its error, evaluations, whether it holds) of N(mean, factor factor'), and its gradient.
+
+    In one or two dimensions; `space` is a `workspace`. The gradient is that in the mean and in the lower
+    triangle of the factor. The status is that of a panel: 0 where nothing was wrong.
+    """
+    moments = space[4][0]
+    space[0][2][0] = 0
+    status, error, _, nodes, _, good = expect(log_joint, problem, mean, factor, 1, rtol, space[0], moments)
+    if status == FINE:
+        slopes(moments, factor, space[1], grad_mean, grad_chol)
+        for i in range(mean.size):
+            grad_mean[i] = -grad_mean[i]
+            for j in range(mean.size):
+                grad_chol[i, j] = -grad_chol[i, j]
+    return status, -moments[0], error, nodes, good
