@@ -330,7 +330,8 @@ def _make_gaussian(mean, cov):
         return from_numbers
     if not (_is_floats(mean, 1) and _is_floats(cov, 2)):
         raise TypingError(
-            f"fastvi.Gaussian in compiled code takes float arrays (D,) and (D, D), or numbers, not {mean}, {cov}"
+            "fastvi.Gaussian in compiled code takes float arrays (D,) and (D, D), or two numbers, "
+            f"not {mean} and {cov}"
         )
 
     def from_arrays(mean, cov):
@@ -508,7 +509,8 @@ def _kl_estimate(p, q, rtol=1e-10):
     for argument, kind in (("p", p), ("q", q)):
         if kind not in (GAUSSIAN, MIXTURE):
             raise TypingError(
-                f"fastvi.kl_estimate in compiled code takes a Gaussian or a GaussianMixture as {argument}, not {kind}"
+                f"fastvi.kl_estimate in compiled code takes a Gaussian or a GaussianMixture as {argument}, "
+                f"not {kind}"
             )
     if p is GAUSSIAN and q is GAUSSIAN:
         closed = kernels.gaussians.gaussian_kl
@@ -631,7 +633,8 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
         )
     if not _is_none(log_joint_grad):
         raise TypingError(
-            "fastvi.Model in compiled code takes no log_joint_grad: fits there are by quadrature, which needs none"
+            "fastvi.Model in compiled code takes no log_joint_grad: fits there are by quadrature, "
+            "which needs none"
         )
     if not isinstance(dim, types.IntegerLiteral) or dim.literal_value < 1:
         raise TypingError("fastvi.Model: dim must be a positive constant in compiled code")

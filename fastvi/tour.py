@@ -486,7 +486,7 @@ def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], 
         ax.plot(*true[n].T, color="black", linewidth=1.2, label="true")
         for t in range(0, len(true[n]), _ELLIPSES):
             plotting.draw_ellipses(ax, Gaussian(means[n, t], covs[n, t]), colour, "-", sizes=(1,))
-        ax.plot(*means[n].T, color=colour, linewidth=0.8, label="belief, 1 σ")
+        ax.plot(*means[n].T, color=colour, linewidth=0.8, label="belief, 1 deviation")
         ax.set(xlabel="x, from the wall", ylabel="y", title=words[name], aspect="equal")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=3)
         error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))

@@ -68,7 +68,7 @@ def world(seed, steps=STEPS, agents=AGENTS, patches=PATCHES):
 
 
 def simulate(seed=0, steps=STEPS, agents=AGENTS, patches=PATCHES, progress=range):
-    """(patch, mean, variance, eaten, failed fits) of each agent after all steps; `progress` may show a bar."""
+    """(patch, mean, variance, eaten, failed fits) of each agent at the end; `progress` may show a bar."""
     log_rates, uniforms = world(seed, steps, agents, patches)
     patch = np.arange(agents) % patches
     mean, variance = np.zeros(agents), np.ones(agents)

@@ -1,7 +1,7 @@
 """A filter that meets two modes: a target beside a wall that mirrors it.
 
-The target walks in the plane. Each measurement is its place, or with probability `ECHO` that of its mirror image
-behind the wall x = 0, with noise either way. So the posterior of a Gaussian belief is a mixture of two
+The target walks in the plane. Each measurement is its place, or with probability `ECHO` that of its mirror
+image behind the wall x = 0, with noise either way. So the posterior of a Gaussian belief is a mixture of two
 Gaussians, which the filter replaces by one: its M-projection covers both, its I-projection takes a side.
 """
 

@@ -49,7 +49,24 @@ def parameters(family, dim):
 
 @kernel
 def workspace(family, dim):
-    """Scratch space for `fit_draws` in `dim` latent dimensions."""
+    """Scratch space for `fit_draws`: one for each thread.
+
+    Parameters
+    ----------
+    family : int
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
+    dim : int
+        The number of latent coordinates.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.draws.workspace(kernels.newton.FULL, 3)
+    """
     count = parameters(family, dim)
     return (
         np.empty((6, count)),  # point, gradient, trial, its gradient, direction, metric
@@ -332,10 +349,72 @@ def fit_draws(
     trace,
     report,
 ):
-    """Maximise the ELBO over fixed draws (S, D) from (base, root), and write mean and factor; the status.
+    """Maximise the ELBO over fixed draws, by L-BFGS, in any dimension.
 
-    The point in space[0][0] is where it starts: all zeros for (base, root) itself. It ends when the gradient
-    is shorter than `tolerance` in the metric of Fisher's information, or when rounding hides all progress.
+    It ends when the gradient is shorter than `tolerance` in the metric of Fisher's information, or when rounding
+    hides all progress.
+
+    Parameters
+    ----------
+    log_joint : jitted function
+        ``log_joint(z, *data) -> float``.
+    log_joint_grad : jitted function or None
+        ``log_joint_grad(z, grad, *data) -> float`` writes the gradient; without it, central differences.
+    problem : tuple
+        (data, kinds, bounds), see `fastvi.kernels`.
+    family : int
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
+    draws : (S, D)
+        Of a standard normal vector. In pairs +e, -e whose second moments are the identity they integrate a
+        quadratic log joint exactly.
+    base, root, scale : (D,), (D, D), (D,)
+        Where the parameters have their zero: N(base, root root'), for families without covariances the
+        deviations `scale`. Laplace's approximation makes the problem easy.
+    tolerance : float
+    most_steps : int
+    mean, factor : (D,), (D, D)
+        The result is written to them.
+    sheet : tuple
+        ``kernels.panels.panel(D, dim)``, scratch space.
+    space : tuple
+        A `workspace`. The point in space[0][0] is where it starts: all zeros for (base, root) itself.
+    trace : (T,)
+        The ELBO over the draws after each accepted step is written to it, as far as it goes.
+    report : (8,)
+        Is written: the ELBO over the draws, (unused), the gradient norm, evaluations, the status, steps.
+
+    Returns
+    -------
+    int
+        0 converged; 1 the steps were used up; 4 no step raises the ELBO; 6 it has no maximum over these draws;
+        12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in sheet[3].
+
+    References
+    ----------
+    R. Giordano, M. Ingram, T. Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR 25
+    (2024).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -0.5 * ((z - x) ** 2).sum()
+    >>> @njit
+    ... def posterior(x, draws):
+    ...     dim, full = x.size, kernels.newton.FULL
+    ...     mean, factor, report = np.empty(dim), np.empty((dim, dim)), np.empty(8)
+    ...     space = kernels.draws.workspace(full, dim)
+    ...     space[0][0][:] = 0.0
+    ...     kernels.draws.fit_draws(log_joint, None, ((x,), np.zeros(dim, np.int64), np.zeros((dim, 2))), full,
+    ...                             draws, np.zeros(dim), np.eye(dim), np.ones(dim), 1e-8, 100, mean, factor,
+    ...                             kernels.panels.panel(dim, dim), space, np.empty(0), report)
+    ...     return mean
+    >>> pairs = 3.0**0.5 * np.vstack([np.eye(3), -np.eye(3)])
+    >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
+    array([1., 2., 3.])
     """
     dim = base.size
     vectors, memory, alphas = space[0], space[1], space[2]

@@ -72,7 +72,21 @@ class Space(NamedTuple):
 
 @exported
 def workspace(components, dim):
-    """Scratch space for a mixture of so many components."""
+    """Scratch space for the EM of a mixture: one for each thread.
+
+    Parameters
+    ----------
+    components, dim : int
+
+    Returns
+    -------
+    Space
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.em.workspace(2, 1)
+    """
     return Space(
         np.empty((components, BLOCK)),
         np.empty(BLOCK),
@@ -608,11 +622,49 @@ def _to_gain(gain, last, before):
 
 @exported
 def fit(columns, weights, means, factors, floor, tol, most, trace, floored, space):
-    """EM from a mixture, which is overwritten: (status, M-steps taken, what is left to gain for each point).
+    """EM from a Gaussian mixture, which is overwritten.
 
-    trace[i] is the log likelihood after i M-steps, for i up to the number taken, at most `most`. It ends
-    when not more than `tol` is left to gain. `floor` is the least eigenvalue of a covariance, and `floored`
-    (2, K) says at the end which components are at the floor, and in how many steps each has been.
+    It ends when not more than `tol` is left to gain.
+
+    Parameters
+    ----------
+    columns : (D, N)
+        The points, a row for each coordinate.
+    weights, means, factors : (K,), (K, D), (K, D, D)
+        The mixture to start from: weights, means, lower Cholesky factors.
+    floor : float
+        The least eigenvalue of a covariance.
+    tol : float
+        In nats for each point.
+    most : int
+        M-steps at most.
+    trace : (most + 1,)
+        trace[i] is the log likelihood, over N, after i M-steps.
+    floored : (2, K)
+        Is written: which components are at the floor at the end, and in how many steps each has been.
+    space : Space
+        A `workspace`.
+
+    Returns
+    -------
+    status, steps, left
+        Status 0 converged; 1 `most` was used up; 2 a covariance is singular; 3 a number out of range. `left` is
+        what may still be gained for each point.
+
+    References
+    ----------
+    C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 9.2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> columns = np.array([[-1.2, -0.9, -0.9, 0.9, 0.9, 1.2]])
+    >>> weights, means, factors = np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> status, steps, left = kernels.em.fit(columns, weights, means, factors, 1e-6, 1e-12, 500, np.empty(501),
+    ...                                      np.empty((2, 2), np.int64), kernels.em.workspace(2, 1))
+    >>> status, means.round(6).ravel()
+    (0, array([-1.,  1.]))
     """
     size = columns.shape[1]
     if not _raise_start(factors, floor, floored, space):

@@ -53,7 +53,25 @@ LAST = 1e-4
 
 @kernel
 def workspace(latent, dim):
-    """Scratch space for `fit_quadrature` in `latent` <= 2 dimensions of a model of `dim` coordinates."""
+    """Scratch space for `fit_quadrature`, `start_and_fit_quadrature` and `elbo_quadrature`.
+
+    Parameters
+    ----------
+    latent : int
+        The number of real coordinates that q is Gaussian in, 1 or 2.
+    dim : int
+        The number of entries of the log joint's z; the same, or one more with a simplex.
+
+    Returns
+    -------
+    tuple
+        One for each thread; what is in it does not matter.
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.fits.workspace(1, 1)
+    """
     return (
         nested.workspace(latent, dim),
         newton.scratch(latent),
@@ -105,9 +123,54 @@ def _within(mean, chol):
 
 @inlined
 def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report):
-    """Newton's method on nested lattices from (mean, chol), which it overwrites; the status.
+    """Newton's method on nested lattices from (mean, chol), which it overwrites.
 
-    In one or two dimensions. The ELBO after each accepted step is written to `trace`, as far as it goes.
+    Parameters
+    ----------
+    log_joint : jitted function
+        ``log_joint(z, *data) -> float``.
+    problem : tuple
+        (data, kinds, bounds), see `fastvi.kernels`; the latent dimension D is 1 or 2.
+    family : int
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or fits.MEAN (the covariance is held).
+    mean, chol : (D,), (D, D)
+        Where to start, and the result.
+    rtol : float
+        Error wanted: of the ELBO relative to 1 + abs(ELBO), and of mean and factor in units of q's spread.
+    most_steps : int
+    space : tuple
+        A `workspace`.
+    trace : (T,)
+        The ELBO after each accepted step is written to it, as far as it goes.
+    report : (8,)
+        Is written: the ELBO, its error, the gradient norm, evaluations of the log joint, the status, accepted
+        steps, and the error of mean and factor in units of q's spread.
+
+    Returns
+    -------
+    int
+        0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 3 not a strict
+        maximum; 4 no step raises the ELBO; 6 q wanders off without end. 12, 13, 14: the log joint was NaN, +inf,
+        -inf where q has mass; the point is in space[0][3][3].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2
+    >>> @njit
+    ... def posterior_mean(x):
+    ...     mean, chol, trace, report = np.zeros(1), np.eye(1), np.empty(0), np.empty(8)
+    ...     problem = (x,), np.zeros(1, np.int64), np.zeros((1, 2))          # one coordinate, on the real line
+    ...     status = kernels.fits.fit_quadrature(log_joint, problem, kernels.newton.FULL, mean, chol, 1e-8, 50,
+    ...                                          kernels.fits.workspace(1, 1), trace, report)
+    ...     return mean[0], status
+    >>> mean, status = posterior_mean(5.0)
+    >>> round(mean, 9), status
+    (4.0, 0)
     """
     board, parts, new_mean, new_chol = space[0], space[1], space[2], space[3]
     kept, trial = space[4][0], space[4][1]
@@ -215,7 +278,26 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
 def start_and_fit_quadrature(
     log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
 ):
-    """`fit_quadrature`, if asked from Laplace's approximation near `mean`; `scale` guesses its deviations."""
+    """`fit_quadrature`, if asked from Laplace's approximation near `mean`.
+
+    Parameters
+    ----------
+    from_laplace : bool
+        Whether to find the mode near `mean` first, and the curvature there. Else `chol` is the start.
+    scale : (D,)
+        A guess of q's standard deviations, for that; is overwritten.
+    log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report
+        As in `fit_quadrature`.
+
+    Returns
+    -------
+    int
+        As `fit_quadrature`.
+
+    Examples
+    --------
+    The README has one: "Inside your own @njit code".
+    """
     n = 0
     if from_laplace:
         fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])
@@ -231,10 +313,44 @@ def start_and_fit_quadrature(
 
 @inlined
 def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, grad_chol):
-    """(status, ELBO, its error, evaluations, whether it holds) of N(mean, factor factor'), and its gradient.
+    """The ELBO of N(mean, factor factor') and its gradient, in one or two latent dimensions.
 
-    In one or two dimensions; `space` is a `workspace`. The gradient is that in the mean and in the lower
-    triangle of the factor. The status is that of a panel: 0 where nothing was wrong.
+    Parameters
+    ----------
+    log_joint, problem : jitted function, tuple
+        As in `fit_quadrature`.
+    mean, factor : (D,), (D, D)
+        q, in latent coordinates.
+    rtol : float
+        Error wanted, relative to 1 + abs(ELBO).
+    space : tuple
+        A `workspace`.
+    grad_mean, grad_chol : (D,), (D, D)
+        The gradient in the mean and in the lower triangle of the factor is written to them.
+
+    Returns
+    -------
+    status, value, error, evaluations, good
+        Status 0, or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass, and nothing else counts.
+        `good`: whether the error is as small as was asked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2
+    >>> @njit
+    ... def slope(mu, x):
+    ...     grad_mean, grad_chol = np.empty(1), np.empty((1, 1))
+    ...     problem = (x,), np.zeros(1, np.int64), np.zeros((1, 2))
+    ...     kernels.fits.elbo_quadrature(log_joint, problem, np.array([mu]), np.eye(1), 1e-10,
+    ...                                  kernels.fits.workspace(1, 1), grad_mean, grad_chol)
+    ...     return grad_mean[0]
+    >>> round(slope(3.0, 5.0), 9)                                            # x - 1 - mu
+    1.0
     """
     moments = space[4][0]
     space[0][2][0] = 0

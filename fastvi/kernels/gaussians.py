@@ -30,7 +30,29 @@ def squared_distance(z, mean, chol, work):
 
 @exported
 def gaussian_logpdf(z, mean, chol, work):
-    """log N(z | mean, chol chol')."""
+    """log N(z | mean, chol chol').
+
+    Parameters
+    ----------
+    z, mean : (D,)
+    chol : (D, D)
+        The lower Cholesky factor of the covariance.
+    work : (D,)
+        Scratch space.
+
+    Returns
+    -------
+    float
+        NaN where an argument is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> z, mean, chol = np.zeros(2), np.array([3.0, 4.0]), np.diag([1.0, 2.0])
+    >>> round(kernels.gaussians.gaussian_logpdf(z, mean, chol, np.empty(2)), 9)
+    -9.031024247
+    """
     return -0.5 * (squared_distance(z, mean, chol, work) + mean.size * LOG_2PI) - half_log_det(chol)
 
 
@@ -48,6 +70,26 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
 
     With A = chol_q^-1 chol_p and d = chol_q^-1 (mean_p - mean_q) it is half the sum of all d_i**2, of
     A_ij**2 below the diagonal, and of A_ii**2 - 1 - log A_ii**2 on it. A - I comes from chol_p - chol_q.
+
+    Parameters
+    ----------
+    mean_p, chol_p, mean_q, chol_q : (D,), (D, D), (D,), (D, D)
+        The factors are lower triangular, their diagonals positive.
+    work : (2 D,)
+        Scratch space.
+
+    Returns
+    -------
+    float
+        Nats; NaN where an argument is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> zero, one = np.zeros(2), np.eye(2)
+    >>> kernels.gaussians.gaussian_kl(zero, one, np.array([3.0, 4.0]), one, np.empty(4))
+    12.5
     """
     n = mean_p.size
     total = 0.0

@@ -19,7 +19,29 @@ DROPPED = -1e300
 
 @exported
 def mixture_logpdf(z, log_weights, means, chols, work):
-    """log of the density at z; `work` has D numbers."""
+    """log of the density of a mixture at z.
+
+    Parameters
+    ----------
+    z : (D,)
+    log_weights, means, chols : (K,), (K, D), (K, D, D)
+        The mixture; -inf for a weight of zero.
+    work : (D,)
+        Scratch space.
+
+    Returns
+    -------
+    float
+        NaN where an argument is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> log_weights, means, chols = np.log([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> round(kernels.mixtures.mixture_logpdf(np.zeros(1), log_weights, means, chols, np.empty(1)), 9)
+    -1.418938533
+    """
     dim = z.size
     top, total = -math.inf, 0.0
     for k in range(log_weights.size):
@@ -42,7 +64,30 @@ def mixture_logpdf(z, log_weights, means, chols, work):
 
 @exported
 def mixture_logpdf_many(points, log_weights, means, chols, work, out):
-    """`mixture_logpdf` of each row of points (N, D)."""
+    """`mixture_logpdf` of each row of points (N, D), written to out (N,).
+
+    Parameters
+    ----------
+    points : (N, D)
+    log_weights, means, chols, work
+        As in `mixture_logpdf`.
+    out : (N,)
+        Is written.
+
+    Returns
+    -------
+    None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> log_weights, means, chols = np.log([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> points, out = np.array([[0.0], [1.0]]), np.empty(2)
+    >>> kernels.mixtures.mixture_logpdf_many(points, log_weights, means, chols, np.empty(1), out)
+    >>> out.round(9)
+    array([-1.41893853, -1.4851577 ])
+    """
     for i in range(points.shape[0]):
         out[i] = mixture_logpdf(points[i], log_weights, means, chols, work)
 
@@ -155,7 +200,28 @@ def log_terms(coefficients, dim, x, y, z, top, total):
 
 @exported
 def mixture_moments(log_weights, means, chols, mean, cov):
-    """Write the mean and the covariance of the mixture."""
+    """Write the mean and the covariance of a mixture.
+
+    Parameters
+    ----------
+    log_weights, means, chols : (K,), (K, D), (K, D, D)
+    mean, cov : (D,), (D, D)
+        Are written.
+
+    Returns
+    -------
+    None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> log_weights, means, chols = np.log([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> mean, cov = np.empty(1), np.empty((1, 1))
+    >>> kernels.mixtures.mixture_moments(log_weights, means, chols, mean, cov)
+    >>> mean, cov
+    (array([0.]), array([[2.]]))
+    """
     dim = mean.size
     clear_vector(mean)
     clear_matrix(cov)

@@ -16,9 +16,35 @@ from .panels import FINE
 
 @kernel
 def adam_step(point, gradient, first, second, t, rate):
-    """One step of Adam (Kingma & Ba 2015, algorithm 1), number t from 1, downhill, in place.
+    """One step of Adam downhill, in place.
 
-    `first` and `second` are the moments of the gradient, zero before step 1.
+    Parameters
+    ----------
+    point, gradient : (P,)
+        The point is overwritten.
+    first, second : (P,)
+        The moments of the gradient: zero before the first step, then as they were left.
+    t : int
+        The number of the step, from 1.
+    rate : float
+
+    Returns
+    -------
+    None
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, Adam: A Method for Stochastic Optimization, ICLR (2015), algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> point, first, second = np.array([1.0]), np.zeros(1), np.zeros(1)
+    >>> for t in range(1, 501):
+    ...     kernels.steps.adam_step(point, 2.0 * point, first, second, t, 0.02)
+    >>> bool(abs(point[0]) < 1e-3)
+    True
     """
     a, b = 1.0 - 0.9**t, 1.0 - 0.999**t
     for i in range(point.size):
@@ -29,7 +55,22 @@ def adam_step(point, gradient, first, second, t, rate):
 
 @kernel
 def natural_workspace(latent, dim):
-    """Scratch space for `natural_gradient_step`."""
+    """Scratch space for `natural_gradient_step`: one for each thread.
+
+    Parameters
+    ----------
+    latent, dim : int
+        As in `fits.workspace`.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.steps.natural_workspace(1, 1)
+    """
     return (
         nested.workspace(latent, dim),
         np.empty(nested.MOMENTS),
@@ -40,11 +81,52 @@ def natural_workspace(latent, dim):
 
 @kernel
 def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
-    """A natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place; (status, old ELBO).
+    """A natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place.
 
-    In up to two dimensions. The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by
-    rho times its inverse times E_q[d log p]: rho = 1 is exact for a quadratic log joint (Khan & Rue 2023, eq.
-    8). Where the new precision is not positive definite rho is halved.
+    The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by rho times its inverse times
+    E_q[d log p]: rho = 1 is exact for a quadratic log joint. Where the new precision is not positive definite rho
+    is halved.
+
+    Parameters
+    ----------
+    log_joint, problem : jitted function, tuple
+        As in `fits.fit_quadrature`.
+    rho : float
+    mean, chol : (D,), (D, D)
+        q, which is overwritten; D is 1 or 2.
+    rtol : float
+        Error wanted of the expectations, relative to 1 + abs(ELBO).
+    space : tuple
+        A `natural_workspace`.
+
+    Returns
+    -------
+    status, elbo
+        Status 0 and the ELBO before the step; or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass, and
+        q is as it was.
+
+    References
+    ----------
+    M. E. Khan, H. Rue, The Bayesian Learning Rule, JMLR 24 (2023), eq. 8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2
+    >>> @njit
+    ... def one_step(x):
+    ...     mean, chol = np.zeros(1), 3.0 * np.eye(1)
+    ...     problem = (x,), np.zeros(1, np.int64), np.zeros((1, 2))
+    ...     kernels.steps.natural_gradient_step(log_joint, problem, 1.0, mean, chol, 1e-10,
+    ...                                         kernels.steps.natural_workspace(1, 1))
+    ...     return mean[0], chol[0, 0]
+    >>> mean, deviation = one_step(5.0)
+    >>> round(mean, 9), round(deviation, 9)
+    (4.0, 1.0)
     """
     moments, matrices, shift = space[1], space[2], space[3]
     dim = mean.size

@@ -105,7 +105,17 @@ def moments(mu, sigma, low, high, out):
 
 @kernel
 def workspace():
-    """Scratch space for `fit_truncated`: a panel of one coordinate, and sums."""
+    """Scratch space for `fit_truncated`: one for each thread.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.truncated.workspace()
+    """
     return (
         np.empty((BLOCK, 1)),
         np.empty(BLOCK),
@@ -195,10 +205,46 @@ def evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums):
 
 @inlined
 def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, trace, report):
-    """Fit a Gaussian truncated to [low, high]; `start` (mu, sigma) is overwritten, and the status returned.
+    """Fit a Gaussian truncated to [low, high] to a log joint of one coordinate.
 
     Natural gradient steps: the best quadratic for the log joint under q, in the sense of least squares, is
     the next q. For a log joint that is quadratic on the interval that is the answer.
+
+    Parameters
+    ----------
+    log_joint : jitted function
+        ``log_joint(z, *data) -> float``.
+    data : tuple
+    low, high : float
+        May be infinite.
+    start : (2,)
+        (mu, sigma) to start from, which is overwritten with those of the fit.
+    rtol, most_steps, trace, report
+        As in `fits.fit_quadrature`.
+    space : tuple
+        A `workspace`.
+
+    Returns
+    -------
+    int
+        0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 4 no step raises
+        the ELBO; 12, 13, 14: the log joint was NaN, +inf, -inf where q has mass, at the point in space[6].
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2
+    >>> start, report = np.array([1.0, 2.0]), np.empty(8)
+    >>> kernels.truncated.fit_truncated(log_joint, (2.0,), 0.0, math.inf, start, 1e-10, 100,
+    ...                                 kernels.truncated.workspace(), np.empty(0), report)
+    0
+    >>> start.round(9)
+    array([1., 1.])
     """
     mu, sigma = start[0], start[1]
     sums, trial = space[3], space[4]
