@@ -351,8 +351,8 @@ def fit_draws(
 ):
     """Maximise the ELBO over fixed draws, by L-BFGS, in any dimension.
 
-    It ends when the gradient is shorter than `tolerance` in the metric of Fisher's information, or when rounding
-    hides all progress.
+    It ends when the gradient is shorter than `tolerance` in the metric of Fisher's information, or when
+    rounding hides all progress.
 
     Parameters
     ----------
@@ -386,13 +386,13 @@ def fit_draws(
     Returns
     -------
     int
-        0 converged; 1 the steps were used up; 4 no step raises the ELBO; 6 it has no maximum over these draws;
-        12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in sheet[3].
+        0 converged; 1 the steps were used up; 4 no step raises the ELBO; 6 it has no maximum over these
+        draws; 12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in sheet[3].
 
     References
     ----------
-    R. Giordano, M. Ingram, T. Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR 25
-    (2024).
+    R. Giordano, M. Ingram, T. Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR
+    25 (2024).
 
     Examples
     --------
@@ -408,8 +408,9 @@ def fit_draws(
     ...     mean, factor, report = np.empty(dim), np.empty((dim, dim)), np.empty(8)
     ...     space = kernels.draws.workspace(full, dim)
     ...     space[0][0][:] = 0.0
-    ...     kernels.draws.fit_draws(log_joint, None, ((x,), np.zeros(dim, np.int64), np.zeros((dim, 2))), full,
-    ...                             draws, np.zeros(dim), np.eye(dim), np.ones(dim), 1e-8, 100, mean, factor,
+    ...     problem = (x,), np.zeros(dim, np.int64), np.zeros((dim, 2))
+    ...     kernels.draws.fit_draws(log_joint, None, problem, full, draws, np.zeros(dim), np.eye(dim),
+    ...                             np.ones(dim), 1e-8, 100, mean, factor,
     ...                             kernels.panels.panel(dim, dim), space, np.empty(0), report)
     ...     return mean
     >>> pairs = 3.0**0.5 * np.vstack([np.eye(3), -np.eye(3)])

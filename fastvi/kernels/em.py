@@ -648,8 +648,8 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     Returns
     -------
     status, steps, left
-        Status 0 converged; 1 `most` was used up; 2 a covariance is singular; 3 a number out of range. `left` is
-        what may still be gained for each point.
+        Status 0 converged; 1 `most` was used up; 2 a covariance is singular; 3 a number out of range. `left`
+        is what may still be gained for each point.
 
     References
     ----------
@@ -661,8 +661,9 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     >>> from fastvi import kernels
     >>> columns = np.array([[-1.2, -0.9, -0.9, 0.9, 0.9, 1.2]])
     >>> weights, means, factors = np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
-    >>> status, steps, left = kernels.em.fit(columns, weights, means, factors, 1e-6, 1e-12, 500, np.empty(501),
-    ...                                      np.empty((2, 2), np.int64), kernels.em.workspace(2, 1))
+    >>> trace, floored, space = np.empty(501), np.empty((2, 2), np.int64), kernels.em.workspace(2, 1)
+    >>> status, steps, left = kernels.em.fit(columns, weights, means, factors, 1e-6, 1e-12, 500, trace, floored,
+    ...                                      space)
     >>> status, means.round(6).ravel()
     (0, array([-1.,  1.]))
     """

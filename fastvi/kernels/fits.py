@@ -150,8 +150,8 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     -------
     int
         0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 3 not a strict
-        maximum; 4 no step raises the ELBO; 6 q wanders off without end. 12, 13, 14: the log joint was NaN, +inf,
-        -inf where q has mass; the point is in space[0][3][3].
+        maximum; 4 no step raises the ELBO; 6 q wanders off without end. 12, 13, 14: the log joint was NaN,
+        +inf, -inf where q has mass; the point is in space[0][3][3].
 
     Examples
     --------
@@ -164,9 +164,10 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     >>> @njit
     ... def posterior_mean(x):
     ...     mean, chol, trace, report = np.zeros(1), np.eye(1), np.empty(0), np.empty(8)
-    ...     problem = (x,), np.zeros(1, np.int64), np.zeros((1, 2))          # one coordinate, on the real line
-    ...     status = kernels.fits.fit_quadrature(log_joint, problem, kernels.newton.FULL, mean, chol, 1e-8, 50,
-    ...                                          kernels.fits.workspace(1, 1), trace, report)
+    ...     problem = (x,), np.zeros(1, np.int64), np.zeros((1, 2))          # one coordinate, on the line
+    ...     space = kernels.fits.workspace(1, 1)
+    ...     status = kernels.fits.fit_quadrature(log_joint, problem, kernels.newton.FULL, mean, chol, 1e-8,
+    ...                                          50, space, trace, report)
     ...     return mean[0], status
     >>> mean, status = posterior_mean(5.0)
     >>> round(mean, 9), status

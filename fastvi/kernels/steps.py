@@ -83,9 +83,9 @@ def natural_workspace(latent, dim):
 def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     """A natural-gradient step of length rho in [0, 1] for N(mean, chol chol'), in place.
 
-    The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by rho times its inverse times
-    E_q[d log p]: rho = 1 is exact for a quadratic log joint. Where the new precision is not positive definite rho
-    is halved.
+    The precision becomes (1 - rho) Lambda - rho E_q[d2 log p], and the mean moves by rho times its inverse
+    times E_q[d log p]: rho = 1 is exact for a quadratic log joint. Where the new precision is not positive
+    definite rho is halved.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     Returns
     -------
     status, elbo
-        Status 0 and the ELBO before the step; or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass, and
-        q is as it was.
+        Status 0 and the ELBO before the step; or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass,
+        and q is as it was.
 
     References
     ----------

@@ -1,0 +1,533 @@
+"""fastvi inside programs of others: nothing here but public names, as a stranger would write it."""
+
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+from numba import njit, prange
+from numba.core.errors import TypingError
+from numba.core.runtime import _nrt_python, rtsys
+
+import fastvi as fv
+from fastvi import kernels
+
+pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
+
+
+def plane(seed):
+    """A mean and a covariance in two dimensions."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((2, 2)) + 2.0 * np.eye(2)
+    return rng.standard_normal(2), root @ root.T
+
+
+P = fv.GaussianMixture([0.3, 0.7], [[-3, 0.5], [3, 0]], [np.eye(2), [[1, 0.3], [0.3, 0.5]]])
+
+
+# Distributions.
+
+
+@njit
+def of_gaussians(mean, cov, z, q):
+    p = fv.Gaussian(mean, cov)
+    return p, p.dim, p.mean, p.cov, p.cholesky, p.logpdf(z), p.pdf(z), p.entropy(), fv.kl(p, q), fv.kl(q, p)
+
+
+def test_gaussians_are_what_they_are_in_python():
+    mean, cov = plane(0)
+    q = fv.Gaussian(*plane(1))
+    z = np.array([[0.1, 0.2], [1.0, -1.0]])
+    p, dim, m, c, factor, logpdf, pdf, entropy, there, back = of_gaussians(mean, cov, z, q)
+    own = fv.Gaussian(mean, cov)
+    assert isinstance(p, fv.Gaussian)
+    assert p == own or np.allclose(p.cov, own.cov, rtol=1e-15)
+    assert dim == 2
+    np.testing.assert_array_equal(m, own.mean)
+    np.testing.assert_allclose(c, cov, rtol=1e-15)
+    np.testing.assert_allclose(factor, own.cholesky, rtol=1e-15)
+    np.testing.assert_allclose(logpdf, own.logpdf(z), rtol=1e-14)
+    np.testing.assert_allclose(pdf, own.pdf(z), rtol=1e-14)
+    assert math.isclose(entropy, own.entropy(), rel_tol=1e-14)
+    assert math.isclose(there, fv.kl(own, q), rel_tol=1e-14)
+    assert math.isclose(back, fv.kl(q, own), rel_tol=1e-14)
+
+
+@njit(parallel=True)
+def divergences_of_many(means, covs, q, out):
+    for i in prange(len(means)):
+        out[i] = fv.kl(fv.Gaussian(means[i], covs[i]), q)
+
+
+def test_one_bad_gaussian_marks_itself_only():
+    pairs = [plane(seed) for seed in range(20)]
+    means, covs = np.stack([m for m, _ in pairs]), np.stack([c for _, c in pairs])
+    q, out, expected = fv.Gaussian([0, 0], np.eye(2)), np.empty(20), np.empty(20)
+    for i, (m, c) in enumerate(pairs):
+        expected[i] = fv.kl(fv.Gaussian(m, c), q)
+    means[3, 1] = np.nan
+    covs[5] = [[1.0, 2.0], [2.0, 1.0]]  # not positive definite
+    covs[7] = [[1.0, 0.5], [0.4, 1.0]]  # not symmetric
+    divergences_of_many(means, covs, q, out)
+    bad = np.isin(np.arange(20), [3, 5, 7])
+    assert np.isnan(out[bad]).all()
+    np.testing.assert_allclose(out[~bad], expected[~bad], rtol=1e-13)
+
+
+@njit
+def of_numbers(mean, variance, z):
+    p = fv.Gaussian(mean, variance)
+    return p, p.logpdf(z)
+
+
+def test_one_dimension_takes_numbers():
+    p, value = of_numbers(1.0, 4.0, 2)
+    assert p == fv.Gaussian(1.0, 4.0)
+    assert math.isclose(value, fv.Gaussian(1.0, 4.0).logpdf(2.0), rel_tol=1e-15)
+    for variance in (0.0, -1.0, math.nan, math.inf):
+        assert math.isnan(of_numbers(1.0, variance, 2)[1])
+
+
+@njit
+def of_mixtures(weights, means, covs, z):
+    p = fv.GaussianMixture(weights, means, covs)
+    return p, p.dim, p.weights, p.mean, p.cov, p.logpdf(z), p.pdf(z)
+
+
+def test_mixtures_are_what_they_are_in_python():
+    z = np.array([0.5, -0.2])
+    p, dim, weights, mean, cov, logpdf, pdf = of_mixtures(P.weights, P.means, P.covs, z)
+    assert isinstance(p, fv.GaussianMixture)
+    assert dim == 2
+    for found, expected in (
+        (p.weights, P.weights),
+        (p.means, P.means),
+        (p.covs, P.covs),
+        (weights, P.weights),
+        (mean, P.mean),
+        (cov, P.cov),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    assert math.isclose(logpdf, P.logpdf(z), rel_tol=1e-14)
+    assert math.isclose(pdf, P.pdf(z), rel_tol=1e-14)
+    for weights in ([0.3, 0.6], [-0.1, 1.1], [np.nan, 1.0], [1.0]):
+        assert math.isnan(of_mixtures(np.array(weights), P.means, P.covs, z)[5])
+
+
+@njit(nogil=True)
+def both_projections(p):
+    m = fv.m_projection(p)
+    return (
+        m,
+        fv.m_projection(p, "diag"),
+        fv.m_projection(p, "isotropic"),
+        fv.kl_estimate(p, m.q),
+        fv.i_projection(p),
+    )
+
+
+def test_projections_are_those_of_python_also_in_threads_without_the_gil():
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(both_projections, [P] * 8))
+    own_m, own_i = fv.m_projection(P), fv.i_projection(P)
+    for m, diagonal, round_, estimate, i in results:
+        for found, expected in (
+            (m.q, own_m.q),
+            (diagonal.q, fv.m_projection(P, "diag").q),
+            (round_.q, fv.m_projection(P, "isotropic").q),
+        ):
+            np.testing.assert_allclose(found.mean, expected.mean, atol=1e-13)
+            np.testing.assert_allclose(found.cov, expected.cov, atol=1e-13)
+        assert m.converged
+        assert abs(estimate.value - own_m.kl) <= estimate.error + own_m.error
+        assert len(i.optima) == len(own_i.optima) == 2
+        for found, expected in zip(i.optima, own_i.optima, strict=True):
+            assert found.converged
+            assert abs(found.kl - expected.kl) <= found.error + expected.error
+            np.testing.assert_allclose(found.q.mean, expected.q.mean, atol=1e-6)
+        assert i.q == i.optima[0].q == results[0][4].q  # the same bits in each thread
+        assert (i.kl, i.error, i.converged) == (i.optima[0].kl, i.optima[0].error, True)
+
+
+def test_what_has_no_projection_is_not_a_number():
+    p, *_ = of_mixtures(np.array([0.3, 0.6]), P.means, P.covs, np.zeros(2))
+    *_, estimate, i = both_projections(p)
+    assert math.isnan(estimate.value)
+    assert math.isnan(i.kl)
+    assert not i.converged
+
+
+# Models.
+
+
+@njit
+def log_joint(z, x):
+    """p(z) = exp(-z), p(x | z) = N(x | z, 1)."""
+    return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2.0 * math.pi)
+
+
+@njit(nogil=True)
+def fits_of_many(xs, mean, sd, elbo, converged):
+    for i in range(xs.size):
+        found = fv.fit(fv.Model(log_joint, 1, (xs[i],), "positive"))
+        mean[i], sd[i] = found.q.gaussian.mean[0], found.q.gaussian.cholesky[0, 0]
+        elbo[i], converged[i] = found.elbo.value, found.converged
+
+
+def test_whole_fits_in_a_users_loop():
+    xs = np.linspace(-2.0, 4.0, 12)
+    xs[4] = np.nan
+    mean, sd, elbo = np.empty(12), np.empty(12), np.empty(12)
+    converged = np.empty(12, bool)
+    fits_of_many(xs, mean, sd, elbo, converged)
+    assert converged.tolist() == [i != 4 for i in range(12)]
+    assert math.isnan(elbo[4])
+    model = fv.Model(log_joint, 1, data=(0.0,), support="positive")
+    for i in np.flatnonzero(converged):
+        own = fv.fit(model.with_data((xs[i],)))
+        assert abs(own.elbo.value - elbo[i]) <= 1e-9
+        assert abs(own.q.gaussian.mean[0] - mean[i]) <= 1e-7
+        assert abs(own.q.gaussian.cholesky[0, 0] - sd[i]) <= 1e-7
+
+
+@njit
+def all_of_a_model(model, q):
+    return q, fv.elbo(model, q), fv.elbo_grad(model, q), fv.log_evidence(model)
+
+
+def test_models_of_python_come_in():
+    model = fv.Model(log_joint, 1, data=(2.0,), support="positive")
+    q = fv.TransformedGaussian(fv.Gaussian(0.2, 0.5), "positive", 1)
+    again, bound, gradient, evidence = all_of_a_model(model, q)
+    assert isinstance(again, fv.TransformedGaussian)
+    assert again.support == ["positive"]
+    assert again.gaussian == q.gaussian
+    assert abs(bound.value - fv.elbo(model, q).value) <= 1e-12
+    expected = fv.elbo_grad(model, q)
+    assert abs(gradient.mean[0] - expected.mean[0]) <= 1e-10
+    assert abs(gradient.cholesky[0, 0] - expected.cholesky[0, 0]) <= 1e-10
+    assert abs(evidence.value - fv.log_evidence(model).value) <= evidence.error + 1e-12
+    # New data of the same type compile nothing.
+    before = len(all_of_a_model.signatures)
+    _, bound, *_ = all_of_a_model(model.with_data((3.0,)), q)
+    assert len(all_of_a_model.signatures) == before
+    assert abs(bound.value - fv.elbo(model.with_data((3.0,)), q).value) <= 1e-12
+
+
+@njit
+def bound_of(q):
+    return fv.elbo(fv.Model(log_joint, 1, (2.0,), ("lower", 0.0)), q).value
+
+
+def test_a_gaussian_on_the_whole_line_has_mass_where_the_joint_is_zero():
+    assert bound_of(fv.Gaussian(1.0, 1.0)) == -math.inf
+
+
+# Nothing but errors of types: their messages name the function, and what it takes.
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (
+            lambda p, q: fv.kl(p, q),
+            (np.arange(3), np.arange(3)),
+            r"fastvi\.kl .*contiguous 1-D arrays of float",
+        ),
+        (
+            lambda p, q: fv.kl(p, q),
+            (np.ones(6)[::2], np.ones(3)),
+            r"fastvi\.kl .*contiguous 1-D arrays of float",
+        ),
+        (lambda p, q: fv.kl(p, q), (P, np.ones(3)), r"fastvi\.kl .*not fastvi\.GaussianMixture"),
+        (
+            lambda p: fv.i_projection(p, "round"),
+            (P,),
+            r"fastvi\.i_projection: family must be one of full, diag",
+        ),
+        (lambda p, f: fv.i_projection(p, f), (P, "full"), r"fastvi\.i_projection: family must be a constant"),
+        (
+            lambda p: fv.i_projection(p),
+            (np.ones(3),),
+            r"fastvi\.i_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (
+            lambda p: fv.m_projection(p),
+            (np.ones(3),),
+            r"fastvi\.m_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (lambda m, c: fv.Gaussian(m, c), (np.ones(2), np.ones(2)), r"fastvi\.Gaussian .*\(D,\) and \(D, D\)"),
+        (lambda w: fv.GaussianMixture(w, w, w), (np.ones(2),), r"fastvi\.GaussianMixture .*\(K,\), \(K, D\)"),
+        (lambda p: p.logpdf(np.arange(2)), (P,), r"logpdf .*a float array \(D,\) or \(N, D\)"),
+        (lambda: fv.Model(3.0, 1), (), r"fastvi\.Model .*jitted log_joint\(z, \*data\)"),
+        (lambda n: fv.Model(log_joint, n, (1.0,)), (1,), r"fastvi\.Model: dim must be a positive constant"),
+        (lambda: fv.Model(log_joint, 1, [1.0]), (), r"fastvi\.Model: data must be a tuple"),
+        (lambda: fv.Model(log_joint, 1, (1.0,), "big"), (), r"fastvi\.Model: support must be one of real"),
+        (
+            lambda: fv.Model(log_joint, 1, (1.0,), "lower"),
+            (),
+            r"fastvi\.Model: support must be .*\('lower', a\)",
+        ),
+        (
+            lambda: fv.fit(fv.Model(log_joint, 3, (1.0,))),
+            (),
+            r"fastvi\.fit .*one or two latent dimensions, not 3",
+        ),
+        (lambda: fv.fit(fv.Model(log_joint, 1, (1.0,)), "mean"), (), r"fastvi\.fit: family='mean' holds"),
+        (lambda p: fv.fit(p), (P,), r"fastvi\.fit .*takes a Model, not fastvi\.GaussianMixture"),
+        (
+            lambda: fv.elbo(fv.Model(log_joint, 1, (1.0,)), 3.0),
+            (),
+            r"fastvi\.elbo .*a Gaussian or a Transformed",
+        ),
+    ],
+)
+def test_errors_of_types_name_the_function_and_what_it_takes(function, arguments, message):
+    with pytest.raises(TypingError, match=message):
+        njit(function)(*arguments)
+
+
+# The user's own cache on disk.
+
+PROGRAM = """
+import numpy as np
+from numba import njit
+import fastvi as fv
+
+@njit(cache=True)
+def distances(p, q, mean, cov):
+    return fv.js(p, q), fv.kl(fv.Gaussian(mean, cov), fv.Gaussian(mean + 1.0, cov))
+
+p = np.array([0.25, 0.75])
+print(distances(p, p[::-1].copy(), np.zeros(2), np.eye(2)))
+print(sum(distances.stats.cache_hits.values()), sum(distances.stats.cache_misses.values()))
+"""
+
+
+def test_a_users_cached_function_is_loaded_by_the_next_process(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, str(program)], env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout.splitlines()
+
+    first, second = run(), run()
+    assert first[0] == second[0]
+    assert [first[1], second[1]] == ["0 1", "1 0"]
+
+
+# Kernels in loops: the same bits on any number of threads, no allocation. `n` rounds of the same work.
+
+REAL, NO_BOUNDS = np.zeros(1, np.int64), np.zeros((1, 2))
+FULL = kernels.newton.FULL
+
+
+@njit(nogil=True)
+def fit_often(n, x, kinds, bounds, mean, chol, space, trace, report):
+    status = 0
+    for _ in range(n):
+        mean[0], chol[0, 0] = 0.0, 1.0
+        status += kernels.fits.fit_quadrature(
+            log_joint, ((x,), kinds, bounds), FULL, mean, chol, 1e-8, 50, space, trace, report
+        )
+    return status, mean[0], chol[0, 0], report[0]
+
+
+@njit(nogil=True)
+def bound_often(n, x, kinds, bounds, mean, chol, space, grad_mean, grad_chol):
+    total = 0.0
+    for _ in range(n):
+        total = kernels.fits.elbo_quadrature(
+            log_joint, ((x,), kinds, bounds), mean, chol, 1e-8, space, grad_mean, grad_chol
+        )[1]
+    return total, grad_mean[0], grad_chol[0, 0]
+
+
+@njit(nogil=True)
+def step_often(n, x, kinds, bounds, mean, chol, space, point, gradient, first, second):
+    value = 0.0
+    for t in range(n):
+        _, value = kernels.steps.natural_gradient_step(
+            log_joint, ((x,), kinds, bounds), 0.5, mean, chol, 1e-8, space
+        )
+        kernels.steps.adam_step(point, gradient, first, second, t + 1, 1e-6)
+    return value, mean[0], chol[0, 0]
+
+
+@njit(nogil=True)
+def cut_often(n, x, start, space, trace, report):
+    status = 0
+    for _ in range(n):
+        start[0], start[1] = 1.0, 1.5
+        status += kernels.truncated.fit_truncated(
+            log_joint, (x,), 0.0, math.inf, start, 1e-3, 100, space, trace, report
+        )
+    return status, start[0], start[1]
+
+
+@njit(nogil=True)
+def draw_often(n, x, kinds, bounds, draws, base, root, scale, mean, factor, sheet, space, trace, report):
+    status = 0
+    for _ in range(n):
+        space[0][0, :] = 0.0
+        status += kernels.draws.fit_draws(
+            log_joint,
+            None,
+            ((x,), kinds, bounds),
+            FULL,
+            draws,
+            base,
+            root,
+            scale,
+            1e-3,
+            50,
+            mean,
+            factor,
+            sheet,
+            space,
+            trace,
+            report,
+        )
+    return status, mean[0], factor[0, 0]
+
+
+@njit(nogil=True)
+def learn_often(n, columns, weights, means, factors, trace, floored, space):
+    steps = 0
+    for _ in range(n):
+        means[0, 0], means[1, 0] = -2.0, 2.0
+        steps = kernels.em.fit(columns, weights, means, factors, 1e-6, 0.0, 3, trace, floored, space)[1]
+    return steps, means[0, 0], means[1, 0]
+
+
+@njit
+def allocate_often(n):
+    total = 0.0
+    for i in range(n):
+        total += np.ones(3)[i % 3]
+    return total
+
+
+def cases():
+    model = 5.0, REAL, NO_BOUNDS
+    trace, report = np.empty(4), np.empty(8)
+    one, matrix = np.zeros(1), np.eye(1)
+    fit_space = kernels.fits.workspace(1, 1)
+    return {
+        "fit": (fit_often, (*model, one, matrix, fit_space, trace, report)),
+        "elbo": (bound_often, (*model, one, matrix, fit_space, np.empty(1), np.empty((1, 1)))),
+        "steps": (
+            step_often,
+            (*model, one, matrix, kernels.steps.natural_workspace(1, 1), *np.zeros((4, 3))),
+        ),
+        "truncated": (cut_often, (5.0, np.empty(2), kernels.truncated.workspace(), trace, report)),
+        "draws": (
+            draw_often,
+            (
+                *model,
+                np.array([[1.0], [-1.0]]),
+                np.array([3.0]),
+                matrix,
+                np.ones(1),
+                np.empty(1),
+                np.empty((1, 1)),
+                kernels.panels.panel(1, 1),
+                kernels.draws.workspace(FULL, 1),
+                trace,
+                report,
+            ),
+        ),
+        "em": (
+            learn_often,
+            (
+                np.array([[-1.2, -0.9, -0.9, 0.9, 0.9, 1.2]]),
+                np.full(2, 0.5),
+                np.empty((2, 1)),
+                np.ones((2, 1, 1)),
+                np.empty(4),
+                np.empty((2, 2), np.int64),
+                kernels.em.workspace(2, 1),
+            ),
+        ),
+    }
+
+
+@pytest.fixture
+def counted():
+    """numba counts allocations only when told to."""
+    was = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    yield
+    if not was:
+        _nrt_python.memsys_disable_stats()
+
+
+def resident():
+    """Bytes of this process in memory, 0 where nothing tells."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def used(function, n, arguments):
+    """(allocations, frees, bytes that the process grew by) of a call."""
+    before, size = rtsys.get_allocation_stats(), resident()
+    assert np.isfinite(function(n, *arguments)).all()
+    after = rtsys.get_allocation_stats()
+    return after.alloc - before.alloc, after.free - before.free, resident() - size
+
+
+ROUNDS = 100_000
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_hundred_thousand_rounds_allocate_nothing(counted, name):
+    function, arguments = cases()[name]
+    used(function, 1, arguments)
+    once, often = used(function, 1, arguments), used(function, ROUNDS, arguments)
+    assert once[:2] == often[:2]  # what passing the arrays in takes
+    assert once[0] == once[1]
+    assert often[2] < 1_000_000
+
+
+def test_allocations_would_be_seen(counted):
+    used(allocate_often, 1, ())
+    assert used(allocate_often, ROUNDS, ())[0] >= ROUNDS
+
+
+def test_kernels_give_the_same_bits_in_threads_of_the_users_own():
+    for name in ("fit", "elbo", "truncated", "em"):
+
+        def run(_, name=name):
+            function, arguments = cases()[name]
+            return function(3, *arguments)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set(pool.map(run, range(8)))) == 1
+
+
+def test_the_kernels_are_right():
+    status, mean, sd, elbo = (lambda f, a: f(1, *a))(*cases()["fit"])
+    assert status == 0
+    np.testing.assert_allclose([mean, sd, elbo], [4.0, 1.0, -4.5], atol=1e-9)
+    value, slope, spread = (lambda f, a: f(1, *a))(*cases()["elbo"])
+    # At N(0, 1): -E[z] - E[(5 - z)**2] / 2 - log(2 pi) / 2 + entropy.
+    np.testing.assert_allclose([value, slope, spread], [-12.5, 4.0, 0.0], atol=1e-9)
+    status, mu, sigma = (lambda f, a: f(1, *a))(*cases()["truncated"])
+    assert status == 0
+    np.testing.assert_allclose([mu, sigma], [4.0, 1.0], atol=1e-6)
+    status, mean, sd = (lambda f, a: f(1, *a))(*cases()["draws"])
+    assert status == 0
+    np.testing.assert_allclose([mean, sd], [4.0, 1.0], atol=1e-3)
+    _, mean, sd = (lambda f, a: f(60, *a))(*cases()["steps"])
+    np.testing.assert_allclose([mean, sd], [4.0, 1.0], atol=1e-9)
