@@ -662,8 +662,8 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     >>> columns = np.array([[-1.2, -0.9, -0.9, 0.9, 0.9, 1.2]])
     >>> weights, means, factors = np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
     >>> trace, floored, space = np.empty(501), np.empty((2, 2), np.int64), kernels.em.workspace(2, 1)
-    >>> status, steps, left = kernels.em.fit(columns, weights, means, factors, 1e-6, 1e-12, 500, trace, floored,
-    ...                                      space)
+    >>> status, steps, left = kernels.em.fit(columns, weights, means, factors, 1e-6, 1e-12, 500, trace,
+    ...                                      floored, space)
     >>> status, means.round(6).ravel()
     (0, array([-1.,  1.]))
     """

@@ -228,7 +228,8 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
     -------
     int
         0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 4 no step
-        raises the ELBO; 12, 13, 14: the log joint was NaN, +inf, -inf where q has mass, at the point in space[6].
+        raises the ELBO; 12, 13, 14: the log joint was NaN, +inf, -inf where q has mass; the point is in
+        space[6].
 
     Examples
     --------
