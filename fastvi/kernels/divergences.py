@@ -42,7 +42,7 @@ from .frames import (
     read_log,
     tolerances,
 )
-from .jit import Lazily, adder, exported, kernel, specialise
+from .jit import Lazily, adder, exported, inlined, kernel, specialise
 from .masses import ANY, NORMALIZE, UNIT
 from .orders import bhattacharyya, log_bhattacharyya, log_renyi, renyi
 from .sums import js_chunk, kl_chunk, lifted_sums
@@ -279,6 +279,7 @@ class Divergence(NamedTuple):
     log: Any  #: the same for log-probabilities
     partial: Any = None  #: (p, q, theta, first, last, parts): some chunks of a long array
     finish: Any = None  #: (p, q, parts, theta, mass) -> float, from all parts
+    inner: Any = None  #: `whole`, inlined into the user's compiled code
 
 
 def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term=None):
@@ -294,10 +295,10 @@ def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term
         _conclude, f"_{name}_conclude", settle=settle, refined=refined, lowered=lowered, finish=finish
     )
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
+    whole = {"chunk": chunk, "settle": settle, "conclude": conclude, "finish": finish}
     return Divergence(
-        whole=specialise(
-            _divergence, name, exported, chunk=chunk, settle=settle, conclude=conclude, finish=finish
-        ),
+        whole=specialise(_divergence, name, exported, **whole),
+        inner=specialise(_divergence, f"_{name}_inner", inlined, **whole),
         log=specialise(
             _log_divergence,
             f"log_{name}",
