@@ -19,6 +19,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from .borrowing import borrow
 from .gaussians import LOG_2PI
 from .jit import inlined, kernel
 from .newton import DIAGONAL, FULL, ISOTROPIC
@@ -417,6 +418,9 @@ def fit_draws(
     >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
     array([1., 2., 3.])
     """
+    problem, draws, base, root, scale = borrow((problem, draws, base, root, scale))
+    mean, factor, sheet, space = borrow((mean, factor, sheet, space))
+    trace, report = borrow((trace, report))
     dim = base.size
     vectors, memory, alphas = space[0], space[1], space[2]
     count = parameters(family, dim)

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import laplace as laplace_
 from . import nested, newton
+from .borrowing import borrow
 from .estimates import slopes
 from .expectations import MOMENTS
 from .jit import inlined, kernel
@@ -173,6 +174,9 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     >>> round(mean, 9), status
     (4.0, 0)
     """
+    # In a user's code they come with reference counts, which take 1.9 of 3.2 µs.
+    problem, mean, chol, space = borrow((problem, mean, chol, space))
+    trace, report = borrow((trace, report))
     board, parts, new_mean, new_chol = space[0], space[1], space[2], space[3]
     kept, trial = space[4][0], space[4][1]
     dim = mean.size
@@ -299,6 +303,7 @@ def start_and_fit_quadrature(
     --------
     The README has one: "Inside your own @njit code".
     """
+    problem, mean, scale, chol, space = borrow((problem, mean, scale, chol, space))
     n = 0
     if from_laplace:
         fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])
@@ -353,6 +358,7 @@ def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, gr
     >>> round(slope(3.0, 5.0), 9)                                            # x - 1 - mu
     1.0
     """
+    problem, mean, factor, space = borrow((problem, mean, factor, space))
     moments = space[4][0]
     space[0][2][0] = 0
     status, error, _, nodes, _, good = expect(log_joint, problem, mean, factor, 1, rtol, space[0], moments)

@@ -135,6 +135,22 @@ def _shells(values, squares, inner, middle):
     return one, two
 
 
+@adder
+def _moments_1(values, x):
+    """Sums of values x**a for a <= 4: the moments in one dimension."""
+    s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(values.size):
+        u, v = values[i], x[i]
+        square = v * v
+        uv = u * v
+        s0 += u
+        s1 += uv
+        s2 += u * square
+        s3 += uv * square
+        s4 += u * (square * square)
+    return s0, s1, s2, s3, s4
+
+
 @inlined
 def add_level(log_joint, problem, level, mean, factor, own, space, moments):
     """Turn the moments of the levels below into those of `level`, and keep what `judge` needs; the status.
@@ -152,7 +168,8 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
     one, two = 0.0, 0.0
     if level > 0:
         one, two = space[5][level - 1, 0] * shrink, space[5][level - 1, 1] * shrink
-    for i in range(MOMENTS):
+    used = 5 if dim == 1 else 21
+    for i in range(used):
         sums[i] = 0.0
     for low in range(starts[level], starts[level + 1], BLOCK):
         n = min(BLOCK, starts[level + 1] - low)
@@ -166,22 +183,27 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             return RAISED
         values = all_values[:n]
         _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
-        s0, s1, s2, s3, s4 = _moments(values, x, y)
+        if dim == 1:
+            s0 = _moments_1(values, x)
+            for a in range(5):
+                sums[a] += s0[a]
+        else:
+            s0, s1, s2, s3, s4 = _moments(values, x, y)
+            for a in range(5):
+                sums[a] += s0[a]
+            for a in range(4):
+                sums[5 + a] += s1[a]
+            for a in range(3):
+                sums[10 + a] += s2[a]
+            for a in range(2):
+                sums[15 + a] += s3[a]
+            sums[20] += s4
         if not abs(s0[0]) < math.inf:
             return fault(problem, n, sheet)
-        for a in range(5):
-            sums[a] += s0[a]
-        for a in range(4):
-            sums[5 + a] += s1[a]
-        for a in range(3):
-            sums[10 + a] += s2[a]
-        for a in range(2):
-            sums[15 + a] += s3[a]
-        sums[20] += s4
         p, q = _shells(values, squares, (radius - 2.0) ** 2, (radius - 1.0) ** 2)
         one += volume * p
         two += volume * q
-    for i in range(21):
+    for i in range(used):
         moments[i] = (shrink * moments[i] if level > 0 else 0.0) + volume * sums[i]
     space[5][level, 0], space[5][level, 1] = one, two
     return FINE
@@ -245,8 +267,9 @@ def expect(log_joint, problem, mean, factor, least_level, rtol, space, moments):
             fits = False
             break
         level += 1
-        for i in range(21):
-            before[i] = moments[i]
+        if level > 0:
+            for i in range(21):
+                before[i] = moments[i]
         status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
         nodes += space[1][in_use[0], level + 1] - space[1][in_use[0], level]
         if status != FINE and in_use[0] > 0 and level <= 1:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from . import draws, nested
+from .borrowing import borrow
 from .draws import objective, parameters, unpack
 from .jit import kernel
 from .matrices import cholesky, solve_lower, solve_upper
@@ -128,6 +129,7 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     >>> round(mean, 9), round(deviation, 9)
     (4.0, 1.0)
     """
+    problem, mean, chol, space = borrow((problem, mean, chol, space))
     moments, matrices, shift = space[1], space[2], space[3]
     dim = mean.size
     space[0][2][0] = 0

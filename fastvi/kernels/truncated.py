@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from .borrowing import borrow
 from .jit import inlined, kernel
 from .matrices import copy_vector
 from .panels import BLOCK, FINE, ZERO
@@ -247,6 +248,7 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
     >>> start.round(9)
     array([1., 1.])
     """
+    data, start, space, trace, report = borrow((data, start, space, trace, report))
     mu, sigma = start[0], start[1]
     sums, trial = space[3], space[4]
     status, evaluations, steps = STEPS_EXHAUSTED, 0, 0
