@@ -38,7 +38,8 @@ Integrands in the form that SciPy takes, for densities packed by `user_data`: `p
 A fit of a Gaussian to a log joint of one coordinate, itself a C function, which is handed `data`. `support`
 is a `Support`, with `low` and `high` where it has them. The start and the result are those of the coordinate
 that q is Gaussian in: z, log(z - low), log(high - z), or the logit in between. A start of 0 and 1 will do.
-`out` has one number for each `FitResult`::
+`out` has one number for each `FitResult`. A log joint that fails returns NaN, which ends the fit with a
+status; an exception would be printed and lost::
 
     double log_joint(const double *z, void *data)
     int fit_1d(fastvi_log_joint log_joint, void *data, int support, double low, double high,
@@ -127,6 +128,7 @@ class Status(IntEnum):
     INVALID = _foreign.INVALID
     #: A size, code or parameter out of its range.
     BAD_ARGUMENT = _foreign.BAD_ARGUMENT
+    NO_MEMORY = _foreign.NO_MEMORY
     STEPS_EXHAUSTED = kernels.fits.STEPS_EXHAUSTED
     #: The quadrature does not resolve the log joint as well as was asked.
     UNRESOLVED = kernels.fits.UNRESOLVED
@@ -143,7 +145,7 @@ class Status(IntEnum):
 
 
 class Mass(IntEnum):
-    """What to do about sums other than 1, as in Python. The Rényi and Bhattacharyya divergences refuse ANY."""
+    """What to do about sums other than 1, as in Python; `renyi` and `bhattacharyya` refuse ANY."""
 
     UNIT = _foreign.UNIT
     NORMALIZE = _foreign.NORMALIZE

@@ -26,6 +26,7 @@ from .supports import INTERVAL, LOWER, REAL, UPPER
 FINE = 0
 INVALID = -1  #: entries that no distribution has, or a sum that `mass` does not allow
 BAD_ARGUMENT = -2  #: a size, a code or a parameter out of its range
+NO_MEMORY = -3
 
 #: What `fit_1d` writes.
 FIT_MEAN = 0
@@ -176,20 +177,20 @@ def _logpdf(z, words, start, work):
 def log_density(n, z, packed):
     """The log density at z; NaN where its dimension is not n."""
     words = carray(packed, _end(carray(packed, 2, np.float64), 0), np.float64)
-    return _logpdf(carray(z, n), words, 0, np.empty(n))
+    return _logpdf(carray(z, n), words, 0, np.empty(max(n, 0)))
 
 
 def density(n, z, packed):
     """The density at z; NaN where its dimension is not n."""
     words = carray(packed, _end(carray(packed, 2, np.float64), 0), np.float64)
-    return math.exp(_logpdf(carray(z, n), words, 0, np.empty(n)))
+    return math.exp(_logpdf(carray(z, n), words, 0, np.empty(max(n, 0))))
 
 
 def kl_integrand(n, z, packed):
     """p log(p / q) - p + q of two packed densities, one after the other; NaN where a dimension is not n."""
     second = _end(carray(packed, 2, np.float64), 0)
     words = carray(packed, _end(carray(packed, second + 2, np.float64), second), np.float64)
-    point, work = carray(z, n), np.empty(n)
+    point, work = carray(z, n), np.empty(max(n, 0))
     log_p, log_q = _logpdf(point, words, 0, work), _logpdf(point, words, second, work)
     p, q = math.exp(log_p), math.exp(log_q)
     if p == 0.0:
@@ -224,7 +225,11 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
     kinds[0], bounds[0, 0], bounds[0, 1] = support, low, high
     mean, scale, chol = np.empty(1), np.empty(1), np.empty((1, 1))
     mean[0], scale[0] = start_mean, start_scale
-    space, report = fits.workspace(1, 1), np.empty(7)
+    report = np.empty(7)
+    try:
+        space = fits.workspace(1, 1)  # 1.4 MB, of which little is touched
+    except Exception:
+        return NO_MEMORY
     status = fits.start_and_fit_quadrature(
         log_joint,
         (data, kinds, bounds),
