@@ -18,6 +18,7 @@ _MODULES = (
     "estimates",
     "evidence",
     "fits",
+    "foreign",
     "frames",
     "gaussians",
     "grids",

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 
@@ -45,6 +45,18 @@ def exported(function: Callable[..., Any]) -> Any:
     except RuntimeError:
         # numba finds no place to write to, neither next to the file nor in the home directory.
         return kernel(function)
+
+
+def foreign(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A C function of this signature, compiled at once and cached on disk like what is `exported`."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return cfunc(signature, cache=True, **_OPTIONS)(function)
+        except RuntimeError:
+            return cfunc(signature, **_OPTIONS)(function)
+
+    return decorate
 
 
 class Lazily(Mapping[str, Any]):

@@ -1,9 +1,10 @@
 """How the kernels call a log joint that they do not know.
 
-`tabulate` has two forms. From Python a model arrives as the address of a compiled function, with its data
+`tabulate` has three forms. From Python a model arrives as the address of a compiled function, with its data
 packed into a table of 64-bit words: the kernels are compiled once, whatever the model, and its call costs 0.7
 ns more than the user's own function. In the user's compiled code it arrives as the function itself, with a
-tuple of data, and is compiled into the kernels.
+tuple of data, and is compiled into the kernels. From C it arrives as a pointer to a function, ``double (const
+double *z, void *data)``, and a pointer to its data.
 """
 
 from __future__ import annotations
@@ -68,6 +69,20 @@ def _call_slopes(typing_context, address, nodes, count, dim, theta, size, table,
     return types.int64(*wanted), generate
 
 
+@intrinsic
+def _call_pointer(typing_context, function, nodes, row, data):
+    """function(&nodes[row, 0], data)."""
+
+    def generate(context, builder, signature, arguments):
+        function, nodes, row, data = arguments
+        array = context.make_array(signature.args[1])(context, builder, nodes)
+        z = builder.gep(array.data, [builder.mul(row, builder.extract_value(array.shape, 1))])
+        kind = ir.FunctionType(ir.DoubleType(), [z.type, data.type])
+        return builder.call(builder.bitcast(function, kind.as_pointer()), [z, data])
+
+    return types.float64(types.voidptr, nodes, types.int64, types.voidptr), generate
+
+
 @kernel
 def _through_address(log_joint, data, nodes, count, out):
     theta, table = data
@@ -86,6 +101,14 @@ def _slopes_through_address(log_joint_grad, data, nodes, count, out, gradients):
 def _overload_tabulate(log_joint, data, nodes, count, out):
     if isinstance(log_joint, types.Integer):
         return lambda log_joint, data, nodes, count, out: _through_address(log_joint, data, nodes, count, out)
+    if log_joint == types.voidptr:
+
+        def each_from_c(log_joint, data, nodes, count, out):
+            for i in range(count):
+                out[i] = _call_pointer(log_joint, nodes, i, data)
+            return 0
+
+        return each_from_c
     _check(log_joint, "log_joint(z, *data)")
 
     def each(log_joint, data, nodes, count, out):

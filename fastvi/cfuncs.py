@@ -1,0 +1,394 @@
+r"""The kernels as C functions, for C, ctypes, SciPy and every language that can call a function pointer.
+
+Each attribute is a `CFunction`: an ``address``, the same as a ctypes function, and the declaration in C. It
+is compiled when it is first asked for (a second or two; `fit_1d` twenty) and cached on disk. The functions
+need no GIL, hold no state and may be called by any thread. They raise nothing: they return a `Status`, which
+is below 0 for input that is not valid, and write NaN there.
+
+Divergences of arrays, as the functions of the same names in `fastvi`; `mass` is a `Mass`, and the result is
+written to `out`::
+
+    int entropy(const double *p, int64_t n, int mass, double *out)
+    int kl(const double *p, const double *q, int64_t n, int mass, double *out)
+    int renyi(const double *p, const double *q, int64_t n, double alpha, int mass, double *out)
+
+Like `kl`: `cross_entropy`, `js`, `js_distance`, `jeffreys`, `hellinger`, `total_variation`, `chi2`,
+`bhattacharyya`. Like `renyi`: `alpha_divergence`.
+
+What one entry of two measures adds (for the Hellinger distance: to its square), NaN for an entry that is
+negative or not finite::
+
+    double kl_element(double p, double q)
+    double alpha_divergence_element(double p, double q, double alpha)
+
+Like `kl_element`: `js_element`, `jeffreys_element`, `hellinger_element`, `total_variation_element`,
+`chi2_element`.
+
+Gaussians, given by means and lower Cholesky factors, row by row::
+
+    int gaussian_kl(const double *mean_p, const double *chol_p, const double *mean_q, const double *chol_q,
+                    int64_t dim, double *out)
+    int gaussian_logpdf(const double *z, const double *mean, const double *chol, int64_t dim, double *out)
+
+Integrands in the form that SciPy takes, for densities packed by `user_data`: `pdf` and `logpdf` of one, and
+`kl_integrand`, which is p log(p/q) - p + q, of two::
+
+    double pdf(int n, const double *z, void *packed)
+
+A fit of a Gaussian to a log joint of one coordinate, itself a C function, which is handed `data`. `support`
+is a `Support`, with `low` and `high` where it has them. The start and the result are those of the coordinate
+that q is Gaussian in: z, log(z - low), log(high - z), or the logit in between. A start of 0 and 1 will do.
+`out` has one number for each `FitResult`. A log joint that fails returns NaN, which ends the fit with a
+status; an exception would be printed and lost::
+
+    double log_joint(const double *z, void *data)
+    int fit_1d(fastvi_log_joint log_joint, void *data, int support, double low, double high,
+               double start_mean, double start_scale, double rtol, double *out)
+
+From ctypes, an array is ``numpy.ctypeslib.as_ctypes(array)``:
+
+>>> import numpy as np
+>>> from fastvi import cfuncs
+>>> p, q, out = np.array([0.36, 0.48, 0.16]), np.array([0.30, 0.50, 0.20]), np.zeros(1)
+>>> c = np.ctypeslib.as_ctypes
+>>> cfuncs.kl.ctypes(c(p), c(q), 3, cfuncs.Mass.UNIT, c(out)), round(float(out[0]), 12)
+(0, 0.010338234866)
+>>> cfuncs.Status(cfuncs.kl.ctypes(c(2 * p), c(q), 3, cfuncs.Mass.UNIT, c(out))).name, float(out[0])
+('INVALID', nan)
+
+From SciPy, which then takes no step through Python at each point:
+
+>>> from scipy import LowLevelCallable, integrate
+>>> import fastvi as fv
+>>> p = fv.GaussianMixture([0.3, 0.7], [-1.0, 1.0], [1.0, 0.5])
+>>> packed = cfuncs.user_data(p, fv.Gaussian(p.mean, p.cov))
+>>> integrand = LowLevelCallable(cfuncs.kl_integrand.ctypes, packed)
+>>> round(integrate.quad(integrand, -12.0, 12.0)[0], 9)       # KL of p from its M-projection
+0.073645049
+
+The log joint of a fit is the address of a function, of numba's `cfunc` for instance, or a ctypes callback:
+
+>>> import math, numba
+>>> @numba.cfunc("float64(CPointer(float64), voidptr)")
+... def log_joint(z, data):                          # p(z) = exp(-z), p(x | z) = N(x | z, 1)
+...     x = numba.carray(data, 1, np.float64)[0]
+...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
+>>> x, fit = np.array([2.0]), np.zeros(len(cfuncs.FitResult))
+>>> cfuncs.fit_1d.ctypes(log_joint.address, x.ctypes.data, cfuncs.Support.REAL, 0, 0, 0, 1, 1e-8, c(fit))
+0
+>>> fit[[cfuncs.FitResult.MEAN, cfuncs.FitResult.DEVIATION, cfuncs.FitResult.ELBO]].round(9)
+array([ 1. ,  1. , -1.5])
+
+From C, `header` has the types of all functions and the names of all numbers::
+
+    python -c "from fastvi import cfuncs; print(cfuncs.header())" > fastvi.h
+
+A library that Python calls is handed addresses. A program that embeds Python gets the functions with a macro
+of the header, and can then call them from any thread, for as long as Python is not finalised::
+
+    #include <Python.h>
+    #include "fastvi.h"
+
+    int main(void)
+    {
+        const double p[] = {0.36, 0.48, 0.16}, q[] = {0.30, 0.50, 0.20};
+        double out;
+        Py_Initialize();
+        fastvi_kl kl = FASTVI_GET(kl);               /* NULL, and a Python exception, where it fails */
+        PyThreadState *state = PyEval_SaveThread();  /* lets go of the GIL */
+        if (kl(p, q, 3, FASTVI_UNIT, &out) == FASTVI_FINE)
+            printf("%.12f\n", out);
+        PyEval_RestoreThread(state);
+        return Py_FinalizeEx();
+    }
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import threading
+from enum import IntEnum
+from typing import Any
+
+import numba
+import numpy as np
+
+from . import kernels
+from .distributions import Gaussian, GaussianMixture, _Immutable
+
+_foreign = kernels.foreign
+
+
+class Status(IntEnum):
+    """What a function returns: below 0, the input is not valid; above 0, what became of a fit."""
+
+    FINE = _foreign.FINE
+    #: Entries that are negative or not finite, a sum that `mass` does not allow, a factor that is none.
+    INVALID = _foreign.INVALID
+    #: A size, code or parameter out of its range.
+    BAD_ARGUMENT = _foreign.BAD_ARGUMENT
+    NO_MEMORY = _foreign.NO_MEMORY
+    STEPS_EXHAUSTED = kernels.fits.STEPS_EXHAUSTED
+    #: The quadrature does not resolve the log joint as well as was asked.
+    UNRESOLVED = kernels.fits.UNRESOLVED
+    #: The Hessian of the ELBO is not negative definite.
+    NOT_A_MAXIMUM = kernels.fits.NOT_A_MAXIMUM
+    #: No step raises the ELBO further, but the gradient is not small.
+    STUCK = kernels.fits.STUCK
+    #: q spreads or wanders off without end: the posterior is improper.
+    UNBOUNDED = kernels.fits.UNBOUNDED
+    #: The log joint is NaN, +inf or -inf where q has mass: at `FitResult.FAULT_AT`.
+    NOT_A_NUMBER = kernels.fits.FAULT + kernels.panels.NOT_A_NUMBER
+    INFINITE = kernels.fits.FAULT + kernels.panels.INFINITE
+    ZERO = kernels.fits.FAULT + kernels.panels.ZERO
+
+
+class Mass(IntEnum):
+    """What to do about sums other than 1, as in Python; `renyi` and `bhattacharyya` refuse ANY."""
+
+    UNIT = _foreign.UNIT
+    NORMALIZE = _foreign.NORMALIZE
+    ANY = _foreign.ANY
+
+
+class Support(IntEnum):
+    """The support of z in `fit_1d`: everything, z > low, z < high, or low < z < high."""
+
+    REAL = _foreign.REAL
+    LOWER = _foreign.LOWER
+    UPPER = _foreign.UPPER
+    INTERVAL = _foreign.INTERVAL
+
+
+class FitResult(IntEnum):
+    """What `fit_1d` writes where. NaN is what is not known."""
+
+    MEAN = _foreign.FIT_MEAN
+    DEVIATION = _foreign.FIT_DEVIATION
+    ELBO = _foreign.FIT_ELBO
+    ERROR = _foreign.FIT_ERROR  #: of the ELBO
+    GRADIENT_NORM = _foreign.FIT_GRADIENT_NORM
+    EVALUATIONS = _foreign.FIT_EVALUATIONS
+    STEPS = _foreign.FIT_STEPS
+    FAULT_AT = _foreign.FIT_FAULT_AT  #: the z of a fault, in the coordinate of the log joint
+
+
+class CFunction(_Immutable):
+    """A compiled C function.
+
+    Attributes
+    ----------
+    name : str
+    declaration : str
+        In C.
+    address : int
+        In this process, for as long as it lives.
+    ctypes : ctypes function
+        The same, with its types; it lets go of the GIL. ``scipy.LowLevelCallable`` takes it.
+
+    Examples
+    --------
+    >>> from fastvi import cfuncs
+    >>> cfuncs.kl_element
+    <C function double kl_element(double p, double q)>
+    >>> cfuncs.kl_element.ctypes(0.5, 0.5)
+    0.0
+    """
+
+    __slots__ = ("_compiled", "address", "ctypes", "declaration", "name")
+    name: str
+    declaration: str
+    address: int
+    ctypes: Any
+    _compiled: Any
+
+    def __init__(self, name: str, compiled: Any) -> None:
+        fill = object.__setattr__
+        fill(self, "name", name)
+        fill(self, "declaration", _declaration(name))
+        fill(self, "address", int(compiled.address))
+        fill(self, "ctypes", compiled.ctypes)
+        fill(self, "_compiled", compiled)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Addresses hold in this process only.
+        return _load, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<C function {self.declaration}>"
+
+
+entropy: CFunction
+cross_entropy: CFunction
+kl: CFunction
+js: CFunction
+js_distance: CFunction
+jeffreys: CFunction
+hellinger: CFunction
+total_variation: CFunction
+chi2: CFunction
+bhattacharyya: CFunction
+renyi: CFunction
+alpha_divergence: CFunction
+kl_element: CFunction
+js_element: CFunction
+jeffreys_element: CFunction
+hellinger_element: CFunction
+total_variation_element: CFunction
+chi2_element: CFunction
+alpha_divergence_element: CFunction
+gaussian_kl: CFunction
+gaussian_logpdf: CFunction
+pdf: CFunction
+logpdf: CFunction
+kl_integrand: CFunction
+fit_1d: CFunction
+
+_lock = threading.Lock()
+_loaded: dict[str, CFunction] = {}
+
+
+def _load(name: str) -> CFunction:
+    """The one function of this name: an address that was handed out is that of a function which is kept."""
+    with _lock:
+        if name not in _loaded:
+            if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+                raise RuntimeError("NUMBA_DISABLE_JIT is set: there are no compiled functions")
+            _loaded[name] = CFunction(name, _foreign.make(name))
+        return _loaded[name]
+
+
+def __getattr__(name: str) -> CFunction:
+    if name not in _foreign.FUNCTIONS:
+        raise AttributeError(f"module 'fastvi.cfuncs' has no attribute {name!r}")
+    return _load(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_foreign.FUNCTIONS})
+
+
+# In C.
+
+_TYPES = {
+    _foreign.INT: "int ",
+    _foreign.SIZE: "int64_t ",
+    _foreign.DOUBLE: "double ",
+    _foreign.NUMBERS: "const double *",
+    _foreign.ANYTHING: "void *",
+}
+
+
+def _parameter(name: str, kind: Any) -> str:
+    if name == "log_joint":
+        return "fastvi_log_joint log_joint"
+    return f"{'double *' if name == 'out' else _TYPES[kind]}{name}"
+
+
+def _declaration(name: str, prefix: str = "", suffix: str = "") -> str:
+    template, signature, _ = _foreign.FUNCTIONS[name]
+    names = inspect.signature(template).parameters
+    parameters = ", ".join(map(_parameter, names, signature.args))
+    return f"{_TYPES[signature.return_type]}{prefix}{name}{suffix}({parameters})"
+
+
+_HEADER = """\
+/* The functions of fastvi {version}, by fastvi.cfuncs.header(); help("fastvi.cfuncs") explains them. */
+#ifndef FASTVI_H
+#define FASTVI_H
+
+#include <stdint.h>
+
+{constants}
+
+/* The log joint of a fit, with the data that it was handed. */
+typedef double (*fastvi_log_joint)(const double *z, void *data);
+
+/* Function pointers. Statuses are returned, numbers are written to out. */
+{types}
+
+#ifdef Py_PYTHON_H
+/* FASTVI_GET(kl) is of type fastvi_kl: NULL, and a Python exception, where it fails. It needs the GIL. */
+#define FASTVI_GET(name) ((fastvi_##name)fastvi_address(#name))
+
+static inline void *fastvi_address(const char *name)
+{{
+    PyObject *module = PyImport_ImportModule("fastvi.cfuncs");
+    PyObject *function = module ? PyObject_GetAttrString(module, name) : NULL;
+    PyObject *number = function ? PyObject_GetAttrString(function, "address") : NULL;
+    void *address = number ? PyLong_AsVoidPtr(number) : NULL;
+    Py_XDECREF(number);
+    Py_XDECREF(function);
+    Py_XDECREF(module);
+    return address;
+}}
+#endif
+
+#endif
+"""
+
+
+def _enumeration(comment: str, prefix: str, members: type[IntEnum]) -> str:
+    lines = ",\n".join(f"    {prefix}{member.name} = {member.value}" for member in members)
+    return f"/* {comment} */\nenum {{\n{lines}\n}};"
+
+
+def header() -> str:
+    """The text of a C header: types of all functions, and names of all numbers that they know.
+
+    Compiles nothing. Where ``Python.h`` was included before it, it also defines ``FASTVI_GET``.
+
+    Examples
+    --------
+    >>> from fastvi import cfuncs
+    >>> [line for line in cfuncs.header().splitlines() if "fastvi_kl)" in line]
+    ['typedef int (*fastvi_kl)(const double *p, const double *q, int64_t n, int mass, double *out);']
+    """
+    from . import __version__
+
+    constants = [
+        _enumeration("What functions return: above 0, what became of a fit.", "FASTVI_", Status),
+        _enumeration("What to do about sums other than 1.", "FASTVI_", Mass),
+        _enumeration("Supports of fit_1d.", "FASTVI_", Support),
+        _enumeration("What fit_1d writes where.", "FASTVI_FIT_", FitResult),
+        f"#define FASTVI_FIT_SIZE {len(FitResult)}",
+    ]
+    types = [f"typedef {_declaration(name, '(*fastvi_', ')')};" for name in _foreign.FUNCTIONS]
+    return _HEADER.format(version=__version__, constants="\n\n".join(constants), types="\n".join(types))
+
+
+def user_data(*densities: Gaussian | GaussianMixture) -> ctypes.c_void_p:
+    """Gaussians and mixtures as the last argument of an integrand, one after the other.
+
+    For each, as doubles: the number of components K, of dimensions D, K log weights, K·D numbers of means,
+    and K·D·D of lower Cholesky factors. The pointer keeps them alive, and so does a ``LowLevelCallable``
+    that has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastvi as fv
+    >>> from fastvi import cfuncs
+    >>> z = np.array([1.0, 2.0])
+    >>> packed = cfuncs.user_data(fv.Gaussian([0.0, 0.0], np.eye(2)))
+    >>> round(cfuncs.logpdf.ctypes(2, np.ctypeslib.as_ctypes(z), packed), 12)
+    -4.337877066409
+    """
+    if not densities:
+        raise TypeError("user_data takes one density or more")
+    words: list[Any] = []
+    for k, density in enumerate(densities):
+        if not isinstance(density, Gaussian | GaussianMixture):
+            raise TypeError(
+                f"densities[{k}] must be a Gaussian or a GaussianMixture, not {type(density).__name__}"
+            )
+        if density.dim != densities[0].dim:
+            raise ValueError(
+                f"densities must have one dimension: densities[0] has {densities[0].dim}, "
+                f"densities[{k}] has {density.dim}"
+            )
+        logs, means, factors = density._triple()
+        words += [[logs.size, density.dim], logs, means.ravel(), factors.ravel()]
+    pointer: ctypes.c_void_p = np.concatenate(words, dtype=np.float64).ctypes.data_as(ctypes.c_void_p)
+    return pointer
