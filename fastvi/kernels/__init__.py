@@ -13,6 +13,7 @@ _MODULES = (
     "callbacks",
     "divergences",
     "draws",
+    "elementary",
     "em",
     "engine",
     "estimates",
