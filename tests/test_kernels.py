@@ -373,6 +373,23 @@ def test_exp_of_small_and_special_arguments():
         assert elementary.exp(x) == 0.0
     assert elementary.exp(0.0) == 1.0
     assert math.isnan(elementary.exp(math.nan))
+    for x in (709.7, 709.78):
+        with mp.workdps(50):
+            assert abs(elementary.exp(x) / mp.exp(mpf(x)) - 1) <= 2 * ULP
+    for x in (709.79, 710.0, 711.0, 800.0, 1e300, math.inf):
+        assert elementary.exp(x) == math.inf
+
+
+def test_logarithm_of_anything():
+    subnormal = [5e-324, 1e-310, 2.0**-1022, 2.0**-1000, 2.0**-999]
+    for x in itertools.chain(positive_numbers(), subnormal):
+        with mp.workdps(50):
+            expected = mp.log(mpf(x))
+            assert abs(elementary.logarithm(x) - expected) <= 2 * ULP * abs(expected), x
+    assert elementary.logarithm(0.0) == elementary.logarithm(-0.0) == -math.inf
+    assert elementary.logarithm(math.inf) == math.inf
+    for x in (-5e-324, -1.0, -math.inf, math.nan):
+        assert math.isnan(elementary.logarithm(x))
 
 
 def test_expm1_small():
