@@ -189,7 +189,9 @@ def scipy_track(points, weights, moving):
         for w, m, c in zip(p.weights, p.means, p.covs, strict=True):
             precision, (u, v) = np.linalg.inv(c), (x - m[0], y - m[1])
             square = precision[0, 0] * u * u + 2.0 * precision[0, 1] * u * v + precision[1, 1] * v * v
-            terms.append(math.log(max(w, 1e-300) / (2.0 * math.pi * math.sqrt(np.linalg.det(c)))) - 0.5 * square)
+            terms.append(
+                math.log(max(w, 1e-300) / (2.0 * math.pi * math.sqrt(np.linalg.det(c)))) - 0.5 * square
+            )
         return np.logaddexp(*terms)
 
     def collapse(p):

@@ -302,16 +302,15 @@ def _symmetric_factor(cov, factor):
 @overload(_symmetric_factor)
 def _overload_symmetric_factor(cov, factor):
     """Write the factor, NaN where there is none; whether there is one."""
-    from .kernels.matrices import cholesky
 
     def compiled(cov, factor):
-        good = cholesky(cov, factor)
+        good = kernels.matrices.cholesky(cov, factor)
         for i in range(cov.shape[0]):
             for j in range(i):
                 gap = abs(cov[i, j] - cov[j, i])
                 good = good and gap <= 1e-8 * math.sqrt(cov[i, i] * cov[j, j])
         if not good:
-            factor[:] = math.nan
+            kernels.matrices.fill_matrix(math.nan, factor)
         return good
 
     return compiled
@@ -322,7 +321,10 @@ def _make_gaussian(mean, cov):
     if isinstance(mean, types.Float | types.Integer) and isinstance(cov, types.Float | types.Integer):
 
         def from_numbers(mean, cov):
-            location, factor = np.full(1, float(mean)), np.full((1, 1), math.nan)
+            location, factor = (
+                kernels.matrices.filled_vector(1, float(mean)),
+                kernels.matrices.filled_matrix(1, 1, math.nan),
+            )
             if 0.0 < cov < math.inf:
                 factor[0, 0] = math.sqrt(cov)
             return _gaussian((location, factor))
@@ -336,7 +338,7 @@ def _make_gaussian(mean, cov):
 
     def from_arrays(mean, cov):
         dim = mean.size
-        location, factor = np.empty(dim), np.full((dim, dim), math.nan)
+        location, factor = np.empty(dim), kernels.matrices.filled_matrix(dim, dim, math.nan)
         for i in range(dim):
             location[i] = mean[i]
         if cov.shape == (dim, dim):
@@ -356,9 +358,11 @@ def _make_mixture(weights, means, covs):
 
     def from_arrays(weights, means, covs):
         count, dim = means.shape
-        logs, locations = np.full(count, math.nan), np.empty((count, dim))
-        factors = np.full((count, dim, dim), math.nan)
-        locations[:] = means
+        logs, locations = kernels.matrices.filled_vector(count, math.nan), np.empty((count, dim))
+        factors = np.empty((count, dim, dim))
+        kernels.matrices.copy_matrix(means, locations)
+        for k in range(count):
+            kernels.matrices.fill_matrix(math.nan, factors[k])
         if weights.size == count and covs.shape == (count, dim, dim):
             total, good = 0.0, True
             for k in range(count):
@@ -473,7 +477,7 @@ def _logpdf(p, z):
             weights, means, factors = _triple(p)
             if means.shape[1] != 1:
                 return math.nan
-            return one(np.full(1, float(z)), weights, means, factors, np.empty(1))
+            return one(kernels.matrices.filled_vector(1, float(z)), weights, means, factors, np.empty(1))
 
         return of_number
     if _is_floats(z, 1):
@@ -489,7 +493,7 @@ def _logpdf(p, z):
 
         def of_points(p, z):
             weights, means, factors = _triple(p)
-            out = np.full(z.shape[0], math.nan)
+            out = kernels.matrices.filled_vector(z.shape[0], math.nan)
             if means.shape[1] == z.shape[1]:
                 many(z, weights, means, factors, np.empty(z.shape[1]), out)
             return out
@@ -559,7 +563,7 @@ def _m_projection(p, family="full"):
         mean, factor = np.empty(dim), np.empty((dim, dim))
         good = project(weights, means, factors, code, mean, factor)
         if not good:
-            factor[:] = math.nan
+            kernels.matrices.fill_matrix(math.nan, factor)
         return CompiledMatch(_gaussian((mean, factor)), good)
 
     return compiled
@@ -584,8 +588,8 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         log_weights, means, factors = _triple(p)
         count, dim = means.shape
         most = count * (count + 3) // 2 + 1
-        start_means, start_factors = np.full((most, dim), math.nan), np.full((most, dim, dim), math.nan)
-        reports = np.full((most, 5), math.nan)
+        start_means, start_factors = np.empty((most, dim)), np.empty((most, dim, dim))
+        reports = kernels.matrices.filled_matrix(most, 5, math.nan)
         found = 0
         if dim <= 3 and math.isfinite(log_weights.max()):
             space = workspace(count, dim)
@@ -604,12 +608,15 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
                 reports,
             )
         if found == 0:
-            start_means[0] = math.nan
-            start_factors[0] = math.nan
-            reports[0] = math.nan
+            kernels.matrices.fill_vector(math.nan, start_means[0])
+            kernels.matrices.fill_matrix(math.nan, start_factors[0])
+            kernels.matrices.fill_vector(math.nan, reports[0])
         optima = []
         for i in range(max(found, 1)):
-            q = _gaussian((start_means[i].copy(), start_factors[i].copy()))
+            mean, factor = np.empty(dim), np.empty((dim, dim))
+            kernels.matrices.copy_vector(start_means[i], mean)
+            kernels.matrices.copy_matrix(start_factors[i], factor)
+            q = _gaussian((mean, factor))
             kl, error, slope, status = reports[i, 0], reports[i, 1], reports[i, 2], reports[i, 4]
             optima.append(Optimum(q, kl, error, slope, status == 0.0))
         best = optima[0]
@@ -669,8 +676,9 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
         log_joint_grad=None,
         theta=None,
     ):
-        kinds, bounds = np.full(latent, code), np.zeros((latent, 2))
+        kinds, bounds = np.empty(latent, np.int64), kernels.matrices.filled_matrix(latent, 2, 0.0)
         for i in range(latent):
+            kinds[i] = code
             if simplex:
                 bounds[i, 0] = latent - i
             bounds[i, 0], bounds[i, 1] = _ends(support, bounds[i, 0])
@@ -747,9 +755,15 @@ def _same_support(model, q):
 def _overload_same_support(model, q):
     if q is GAUSSIAN:
         return lambda model, q: True
-    return lambda model, q: (
-        np.array_equal(model._kinds, q._kinds) and np.array_equal(model._bounds, q._bounds)
-    )
+
+    def compiled(model, q):
+        same = model._kinds.size == q._kinds.size
+        for i in range(model._kinds.size if same else 0):
+            same = same and model._kinds[i] == q._kinds[i]
+            same = same and model._bounds[i, 0] == q._bounds[i, 0] and model._bounds[i, 1] == q._bounds[i, 1]
+        return same
+
+    return compiled
 
 
 def _expectation(model, q, rtol, grad_mean, grad_chol):
@@ -769,8 +783,8 @@ def _overload_expectation(model, q, rtol, grad_mean, grad_chol):
     outside = q is GAUSSIAN and not model.real
 
     def compiled(model, q, rtol, grad_mean, grad_chol):
-        grad_mean[:] = math.nan
-        grad_chol[:] = math.nan
+        kernels.matrices.fill_vector(math.nan, grad_mean)
+        kernels.matrices.fill_matrix(math.nan, grad_chol)
         gaussian = _gaussian_of(q)
         if gaussian.mean.size != latent or not _same_support(model, q):
             return CompiledEstimate(math.nan, math.inf, 0)
@@ -837,7 +851,7 @@ def _fit(
     if not _is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
     latent, dim = model.latent, model.dim
-    workspace, run = kernels.fits.workspace, kernels.fits.start_and_fit_quadrature
+    workspace = kernels.fits.workspace
     if not _is_none(start) and start not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
@@ -846,9 +860,11 @@ def _fit(
         raise TypingError(
             "fastvi.fit: family='mean' holds the covariance of the start: give a Gaussian as start"
         )
-    from_laplace = _is_none(start)
+    # Two functions: Laplace's approximation takes as long to compile as the rest, and what calls either is
+    # compiled with it once more.
+    fit_from, fit_near = kernels.fits.fit_quadrature, kernels.fits.start_and_fit_quadrature
 
-    def compiled(
+    def near_zero(
         model,
         family="full",
         start=None,
@@ -857,50 +873,65 @@ def _fit(
         rtol=1e-8,
         max_steps=500,
     ):
-        mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)
-        trace, report = np.empty(0), np.full(8, math.nan)
-        good = _begin(start, code, mean, scale, factor)
-        problem = model.data, model._kinds, model._bounds
-        status = INVALID_START
-        if good:
-            status = run(
-                log_joint,
-                problem,
-                code,
-                from_laplace,
-                mean,
-                scale,
-                factor,
-                rtol,
-                max_steps,
-                workspace(latent, dim),
-                trace,
-                report,
-            )
-        estimate = CompiledEstimate(report[0], report[1], int(report[3]) if good else 0)
-        q = _q_of(model, _gaussian((mean, factor)))
-        return CompiledFit(q, estimate, report[2], status == 0, status)
+        mean, scale = kernels.matrices.filled_vector(latent, 0.0), kernels.matrices.filled_vector(latent, 1.0)
+        factor, report = np.empty((latent, latent)), kernels.matrices.filled_vector(8, math.nan)
+        problem, trace, space = (model.data, model._kinds, model._bounds), np.empty(0), workspace(latent, dim)
+        status = fit_near(
+            log_joint, problem, code, True, mean, scale, factor, rtol, max_steps, space, trace, report
+        )
+        return _made(model, mean, factor, report, status)
+
+    def from_start(
+        model,
+        family="full",
+        start=None,
+        method="auto",
+        starts=None,
+        rtol=1e-8,
+        max_steps=500,
+    ):
+        mean, factor = np.empty(latent), np.empty((latent, latent))
+        report = kernels.matrices.filled_vector(8, math.nan)
+        problem, trace, status = (model.data, model._kinds, model._bounds), np.empty(0), INVALID_START
+        if _begin(start, code, mean, factor):
+            space = workspace(latent, dim)
+            status = fit_from(log_joint, problem, code, mean, factor, rtol, max_steps, space, trace, report)
+        return _made(model, mean, factor, report, status)
+
+    return near_zero if _is_none(start) else from_start
+
+
+def _made(model, mean, factor, report, status):
+    raise NotImplementedError
+
+
+@overload(_made)
+def _overload_made(model, mean, factor, report, status):
+    def compiled(model, mean, factor, report, status):
+        evaluations = int(report[3]) if report[3] >= 0.0 else 0
+        estimate = CompiledEstimate(report[0], report[1], evaluations)
+        return CompiledFit(_q_of(model, _gaussian((mean, factor))), estimate, report[2], status == 0, status)
 
     return compiled
 
 
-def _begin(start, family, mean, scale, factor):
+def _begin(start, family, mean, factor):
     raise NotImplementedError
 
 
 @overload(_begin)
-def _overload_begin(start, family, mean, scale, factor):
+def _overload_begin(start, family, mean, factor):
     """Write where to start; False for a start that is none."""
-    if _is_none(start):
-        return lambda start, family, mean, scale, factor: True
     restrict = kernels.projections.restrict
 
-    def compiled(start, family, mean, scale, factor):
+    def compiled(start, family, mean, factor):
         gaussian = _gaussian_of(start)
+        kernels.matrices.fill_vector(math.nan, mean)
+        kernels.matrices.fill_matrix(math.nan, factor)
         if gaussian.mean.size != mean.size or not math.isfinite(gaussian.cholesky[0, 0]):
             return False
-        mean[:] = gaussian.mean
-        factor[:] = gaussian.cholesky
+        kernels.matrices.copy_vector(gaussian.mean, mean)
+        kernels.matrices.copy_matrix(gaussian.cholesky, factor)
         if family != FAMILY_MEAN:
             restrict(family, factor, np.empty(2 * mean.size))
         return True

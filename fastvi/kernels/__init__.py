@@ -1,7 +1,50 @@
-"""Everything that is compiled. Kernels check nothing, raise nothing and know nothing of the API.
+"""Everything that is compiled, and the layer to call from compiled code of your own.
 
-The modules that the API calls are loaded when they are first used, as ``kernels.tables`` for instance:
-setting up a hundred compiled functions takes 60 ms, which `import fastvi` should not.
+Kernels check nothing, raise nothing, need no GIL, and know nothing of the API. They allocate nothing either,
+but for the functions named ``workspace``: a kernel is handed its scratch space, and writes its results to
+arrays that it is handed.
+
+Conventions
+-----------
+arrays
+    Of float64, in C order. What a kernel does not write may be read-only.
+``log_weights, means, chols``
+    A mixture: (K,), (K, D), (K, D, D), with lower Cholesky factors.
+``space``
+    From the ``workspace`` of the same module. What is in it does not matter before or after.
+``log_joint, problem``
+    A jitted function ``log_joint(z, *data) -> float``, and (data, kinds, bounds): a tuple of its data; the
+    kind of each latent coordinate, int64 (R,): 0 real, 1 above bounds[i, 0], 2 below bounds[i, 1], 3 between
+    the two, 4 one of a simplex (bounds[i, 0] counts down to 1); and bounds, (R, 2). Gaussians live in the
+    latent coordinates: z, log(z - a), log(b - z), the logit of (z - a) / (b - a), logits of broken sticks.
+status
+    0: it is as good as was asked. Other numbers say what is not, see each kernel; results are then the best
+    there are, or NaN. NaN in the data ends in such a status and disturbs nothing else.
+``prange``
+    All kernels are safe there, and in threads without the GIL, as long as no two threads share a space, or
+    an array that is written to. The result has the same bits on any number of threads.
+
+The kernels
+-----------
+divergences of arrays
+    `fastvi.kl` and its kin, which work in compiled code by those names
+Gaussians, mixtures
+    gaussians.gaussian_logpdf, gaussians.gaussian_kl, mixtures.mixture_logpdf, mixtures.mixture_logpdf_many,
+    mixtures.mixture_moments
+quadrature
+    estimates.workspace, estimates.mixture_kl, estimates.reverse_kl, grids.workspace, grids.grid_reverse_kl
+projections
+    projections.workspace, projections.m_projection, projections.i_projection
+whole fits
+    fits.workspace, fits.fit_quadrature, fits.start_and_fit_quadrature, truncated.workspace,
+    truncated.fit_truncated, draws.workspace, draws.fit_draws, em.workspace, em.fit
+steps
+    fits.elbo_quadrature, steps.natural_workspace, steps.natural_gradient_step, steps.adam_step
+for log joints
+    elementary.exp, elementary.logarithm
+
+The modules are loaded when they are first used, as ``kernels.tables`` for instance: setting up a hundred
+compiled functions takes 60 ms, which `import fastvi` should not.
 """
 
 from __future__ import annotations
@@ -25,6 +68,7 @@ _MODULES = (
     "grids",
     "laplace",
     "lattices",
+    "matrices",
     "mixtures",
     "nested",
     "newton",

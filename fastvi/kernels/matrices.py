@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .jit import kernel
 
 
@@ -24,6 +26,37 @@ def copy_matrix(source, target):
     for i in range(target.shape[0]):
         for j in range(target.shape[1]):
             target[i, j] = source[i, j]
+
+
+@kernel
+def fill_vector(value, target):
+    """target = value. Compiling numpy's assignment takes ten times as long."""
+    for i in range(target.size):
+        target[i] = value
+
+
+@kernel
+def fill_matrix(value, target):
+    """target = value."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = value
+
+
+@kernel
+def filled_vector(size, value):
+    """A new vector."""
+    target = np.empty(size)
+    fill_vector(value, target)
+    return target
+
+
+@kernel
+def filled_matrix(rows, columns, value):
+    """A new matrix."""
+    target = np.empty((rows, columns))
+    fill_matrix(value, target)
+    return target
 
 
 @kernel
