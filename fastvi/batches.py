@@ -20,7 +20,6 @@ from .inference import (
     QUADRATURE_DIM,
     Variational,
     _as_model,
-    _bar,
     _draws,
     _q_of,
     _space,
@@ -29,6 +28,7 @@ from .inference import (
     _writable,
 )
 from .models import Model, pack
+from .progress import bar
 from .validation import choice
 from .variational import TruncatedGaussian
 
@@ -213,7 +213,7 @@ def fit_batch(
     family, start, rtol, max_steps
         As in `fit`; every fit starts from the same place.
     progress : bool, optional
-        Show a bar (tqdm).
+        Show a bar, where tqdm is installed.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def fit_batch(
         run(i * _PIECE, min((i + 1) * _PIECE, count))
 
     if progress:
-        for low in _bar(range(0, pieces, _BAR), True, f"{count} fits"):
+        for low in bar(range(0, pieces, _BAR), True, f"{count} fits"):
             threads.run(lambda i, low=low: piece(low + i), min(_BAR, pieces - low))  # type: ignore[misc]
     elif pieces:
         threads.run(piece, pieces)

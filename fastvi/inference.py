@@ -14,6 +14,7 @@ from . import kernels
 from .distributions import Array, Gaussian, _Immutable, _tidy
 from .estimates import Estimate, tolerance
 from .models import Model
+from .progress import bar
 from .validation import choice, float_array
 from .variational import TransformedGaussian, TruncatedGaussian
 
@@ -596,7 +597,7 @@ def fit(
     steps, rate : optional
         Number and size of the steps of "sgd", the size in units of the start's standard deviations.
     progress : bool, optional
-        Show a bar (tqdm) for "sgd" and for `starts`.
+        Show a bar, where tqdm is installed, for "sgd" and for `starts`.
 
     Returns
     -------
@@ -642,7 +643,7 @@ def fit(
         if not listed:
             raise ValueError("starts is empty")
         fits = []
-        for k, one in enumerate(_bar(listed, progress, "starts")):
+        for k, one in enumerate(bar(listed, progress, "starts")):
             _start_of(model, one, f"starts[{k}]")
             fits.append(_fit(model, name, one, method, wanted, max_steps, draws, seed, steps, rate, False))
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
@@ -650,14 +651,6 @@ def fit(
         object.__setattr__(best, "starts", tuple(f.elbo.value for f in fits))
         return best
     return _fit(model, name, start, method, wanted, max_steps, draws, seed, steps, rate, progress)
-
-
-def _bar(items: Any, progress: bool, what: str) -> Any:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, desc=what)
 
 
 def _fit(

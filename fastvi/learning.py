@@ -24,6 +24,7 @@ from .inference import (
     _writable,
 )
 from .models import Model
+from .progress import bar
 from .validation import choice
 from .variational import TransformedGaussian
 
@@ -186,7 +187,7 @@ def maximize_evidence(
         log joint).
     max_rounds : int, optional
     progress : bool, optional
-        Show a bar (tqdm).
+        Show a bar, where tqdm is installed.
 
     Returns
     -------
@@ -226,11 +227,6 @@ def maximize_evidence(
     wanted = tolerance(rtol)
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
-    bar = None
-    if progress:
-        from tqdm import tqdm
-
-        bar = tqdm(total=max_rounds, desc="rounds")
 
     def expect(theta: Array, from_: Any) -> Fit:
         return _fit(
@@ -244,7 +240,7 @@ def maximize_evidence(
     scale = np.ones(theta.size)
     status = "the rounds were used up before theta stood still"
     rounds: list[Array] = [theta]
-    for _ in range(max_rounds):
+    for _ in bar(range(max_rounds), progress, "rounds"):
         new, scale = _newton_step(_expected(model.with_theta(theta), current), theta, scale)
         found = expect(new, current.q if warm is None else warm)
         slack = 1e-12 * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
@@ -268,13 +264,9 @@ def maximize_evidence(
         moved = float(np.abs((new - theta) / (10.0 * scale)).max())
         theta, current = new, found
         trace.append(found.elbo.value)
-        if bar is not None:
-            bar.update()
         if moved <= 10.0 * wanted:
             status = "converged" if current.converged else current.status
             break
-    if bar is not None:
-        bar.close()
     return ThetaFit(
         theta=_frozen(theta),
         fit=current,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import divergences, kernels, threads
 from .distributions import Array, GaussianMixture, _frozen, _Immutable, _restore
+from .progress import bar
 from .validation import finite_array, float_array, real_number
 
 _STATUS = (
@@ -549,24 +549,13 @@ def _from_seeds(
 
     worthwhile = count * components * size * dim * _SWEEPS >= threads.WORTHWHILE
     together = (numba.get_num_threads() if progress else count) if worthwhile else 1
-    for first in _bar(range(0, count, together), progress):
+    for first in bar(range(0, count, together), progress, "fit_mixture", "batch"):
 
         def climb_from(i: int, first: int = first) -> None:
             climb(first + i)
 
         threads.run(climb_from, min(together, count - first))
     return runs
-
-
-def _bar(steps: range, show: bool) -> Iterable[int]:
-    if show:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            pass
-        else:
-            return tqdm(steps, desc="fit_mixture", unit="batch")  # type: ignore[no-any-return]
-    return steps
 
 
 def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixture:

@@ -70,7 +70,7 @@ _HALVES = (0.5, 0.5)
 
 #: Of a call with 16 entries, 31 ns in all, not spent: 8 ns each for the call of the overload, the call of the
 #: kernel (`Divergence.inner`), and, by `borrow`, for reference counts; Python's check for a division by zero.
-_INLINED = {"forceinline": True, "error_model": "numpy"}
+_INLINED: Any = {"forceinline": True, "error_model": "numpy"}
 
 
 def _overload_pair(name: str, kernel: str, has_base: bool = True) -> None:

@@ -15,7 +15,6 @@ from .inference import (
     _FAULT,
     Fit,
     _arguments,
-    _bar,
     _elbo,
     _laplace_start,
     _q_of,
@@ -24,6 +23,7 @@ from .inference import (
     _words,
 )
 from .models import Model
+from .progress import bar
 
 #: Groups that the steps are cut into: one number of the trace, and one move of the progress bar, for each.
 _GROUPS = 100
@@ -67,7 +67,7 @@ def fit_sgd(
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
     status, kept, taken = 0, np.zeros(count), 0
-    for low, high in _bar(list(itertools.pairwise(edges)), progress, "steps"):
+    for low, high in bar(list(itertools.pairwise(edges)), progress, "steps"):
         if low < steps // 2 <= high or steps == 1:
             kept, taken = average.copy(), int(low)
         before = state[0].copy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import kernels, threads
 from .divergences import alpha_order, no_measures, renyi_order
 from .kernels.masses import ANY
+from .progress import bar
 from .validation import explain, float_array, log_unit, mass_code, no_base
 
 _HALVES = (0.5, 0.5)
@@ -133,17 +133,6 @@ def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -
     return _Exact(name, q, theta, code)
 
 
-def _bar(steps: list[tuple[int, int]], show: bool) -> Iterable[tuple[int, int]]:
-    if show:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            pass
-        else:
-            return tqdm(steps, desc="pairwise", unit="tile")  # type: ignore[no-any-return]
-    return steps
-
-
 def pairwise(
     P: ArrayLike,
     Q: ArrayLike | None = None,
@@ -236,7 +225,7 @@ def pairwise(
     # A table belongs to a few columns of the result; blocks of rows of a band are shared out among threads.
     band = max(height, min(4096, _TILE_BYTES // (8 * width)))
     bands = list(itertools.product(range(0, len(q), columns), range(0, len(p), band)))
-    for column, first in _bar(bands, progress):
+    for column, first in bar(bands, progress, "pairwise", "tile"):
         if first == 0:
             fill = _filler(name, _block(q, column, column + columns, dtype), theta, code)
         last = min(first + band, len(p))
