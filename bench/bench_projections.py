@@ -8,6 +8,7 @@ import numpy as np
 import fastvi as fv
 from fastvi import kernels
 
+from . import sizes
 from .projections import exact_optima, mixture, start
 
 
@@ -21,7 +22,7 @@ def ring(components):
 
 
 class Projections:
-    params = (1, 2, 4, 8)
+    params = sizes(1, 2, 4, 8)
     param_names = ("components",)
     timeout = 300
 
@@ -47,7 +48,7 @@ class Projections:
 class Dimensions:
     """All I-projections of a mixture of two, three standard deviations apart on each axis."""
 
-    params = (1, 2, 3)
+    params = sizes(1, 2, 3)
     param_names = ("dim",)
     timeout = 300
 
@@ -62,7 +63,7 @@ class Dimensions:
 
 
 class Grids:
-    params = (51, 101, 201, 401)
+    params = sizes(51, 101, 201, 401)
     param_names = ("points",)
     timeout = 300
 
@@ -80,6 +81,27 @@ class Grids:
 
     def time_i_projection(self, points):
         fv.i_projection(self.grid)
+
+
+class Products:
+    """Projections of a joint table of three axes onto products."""
+
+    params = sizes(4, 10, 30)
+    param_names = ("values",)
+    timeout = 300
+
+    def setup(self, values):
+        numba.set_num_threads(1)
+        rng = np.random.default_rng(20240229)
+        self.table = rng.dirichlet(np.ones(values**3)).reshape(values, values, values)
+        self.time_i_projection(values)
+        self.time_m_projection(values)
+
+    def time_i_projection(self, values):
+        fv.i_projection(self.table, "product")
+
+    def time_m_projection(self, values):
+        fv.m_projection(self.table, "product")
 
 
 class Errors:

@@ -13,7 +13,11 @@ import numpy as np
 
 import fastvi as fv
 
+from . import SMOKE
 from .inputs import pair
+
+#: Processes that are started for a minimum.
+ROUNDS = 1 if SMOKE else 8
 
 
 def _seconds(statement):
@@ -31,7 +35,7 @@ class Import:
         _seconds("import numba")
 
     def track_fastvi_over_numba(self):
-        rounds = [(_seconds("import fastvi"), _seconds("import numba")) for _ in range(8)]
+        rounds = [(_seconds("import fastvi"), _seconds("import numba")) for _ in range(ROUNDS)]
         ours, theirs = map(min, zip(*rounds, strict=True))
         return ours / theirs
 
@@ -68,7 +72,7 @@ class FirstCall:
     def track_cached(self):
         with tempfile.TemporaryDirectory() as cache:
             self._first_call(cache)
-            return min(self._first_call(cache) for _ in range(5))
+            return min(self._first_call(cache) for _ in range(ROUNDS))
 
 
 @numba.njit
