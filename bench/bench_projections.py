@@ -9,16 +9,7 @@ import fastvi as fv
 from fastvi import kernels
 
 from . import sizes
-from .projections import exact_optima, mixture, start
-
-
-def ring(components):
-    """So many round components, three apart, around a ring."""
-    angles = 2.0 * np.pi * np.arange(components) / components
-    radius = 1.5 / np.sin(np.pi / components) if components > 1 else 0.0
-    means = radius * np.column_stack([np.cos(angles), np.sin(angles)])
-    weights = 1.0 + np.arange(components)
-    return fv.GaussianMixture(weights / weights.sum(), means, [np.eye(2)] * components)
+from .projections import exact_optima, mixture, ring, start
 
 
 class Projections:
