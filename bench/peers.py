@@ -76,7 +76,7 @@ def measure(comparison: Comparison) -> Measurements:
 def report(results: Measurements) -> str:
     """A Markdown table of what was measured, and on what; ratios are of minima."""
     lines = [
-        "| work | peer | ratio | wanted | fastvi: minimum (median) | error | peer: minimum (median) | error |",
+        "| work | peer | ratio | wanted | fastvi: min (median) | error | peer: min (median) | error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for comparison in COMPARISONS:
@@ -105,10 +105,10 @@ def _cells(ours: Measured, theirs: Measured, wanted: float | None) -> tuple[str,
 def _time_and_error(measured: Measured) -> tuple[str, str]:
     if measured.missing:
         return measured.missing, ""
-    return f"{_time(measured.seconds)} ({_time(measured.median)})", _error(measured.error)
+    return f"{in_words(measured.seconds)} ({in_words(measured.median)})", _error(measured.error)
 
 
-def _time(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
