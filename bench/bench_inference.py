@@ -35,7 +35,7 @@ def regression_model(dim):
 class Bounds:
     """What a fit is made of: on quadrature up to dimension 2, then on draws."""
 
-    params = sizes(1, 2, 5, 20, 100)
+    params = sizes(1, 2, 5, 20)
     param_names = ("dim",)
     timeout = 300
 
