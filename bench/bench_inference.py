@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 
@@ -25,11 +27,20 @@ def regression(z, x, y):
     return total
 
 
+# Models are kept: asv repeats `setup` before each timing, and they compile.
+
+
+@functools.cache
 def regression_model(dim):
     """Its posterior is Gaussian."""
     rng = np.random.default_rng(20240229)
     x = rng.standard_normal((40, dim))
     return fv.Model(regression, dim, data=(x, x.sum(axis=1) + rng.standard_normal(40)))
+
+
+@functools.cache
+def worked_model(x, support):
+    return fv.Model(worked, 1, data=(x,), support=support)
 
 
 class Bounds:
@@ -116,7 +127,7 @@ class Worked:
 
     def setup(self, support):
         numba.set_num_threads(1)
-        self.model = fv.Model(worked, 1, data=(5.0,), support=support)
+        self.model = worked_model(5.0, support)
         self.q = fv.fit(self.model).q
         for method in (self.time_fit, self.time_elbo, self.time_log_evidence, self.time_decompose):
             method(support)
@@ -141,7 +152,7 @@ class Batches:
 
     def setup(self, count, threads):
         use_threads(threads)
-        self.model = fv.Model(worked, 1, data=(1.0,), support="positive")
+        self.model = worked_model(1.0, "positive")
         self.x = observations()[0][:count]
         self.time_fit_batch(count, threads)
 
@@ -162,7 +173,7 @@ class Memory:
 
     def setup(self, count):
         numba.set_num_threads(1)
-        self.model = fv.Model(worked, 1, data=(1.0,), support="positive")
+        self.model = worked_model(1.0, "positive")
         self.x = np.resize(observations()[0], count)
         fv.fit_batch(self.model, (self.x[:2],), "diag")
 
@@ -175,6 +186,12 @@ def random_effects(z, theta, x):
     return -0.5 * (z[0] - theta[0]) ** 2 - 0.5 * ((x - z[0]) ** 2).sum()
 
 
+@functools.cache
+def random_effects_model(n):
+    x = np.random.default_rng(20240229).normal(2.0, 1.5, n)
+    return fv.Model(random_effects, 1, data=(x,), theta=[0.0])
+
+
 class Learning:
     """Maximum likelihood by raising q and theta in turn."""
 
@@ -184,8 +201,7 @@ class Learning:
 
     def setup(self, n):
         numba.set_num_threads(1)
-        x = np.random.default_rng(20240229).normal(2.0, 1.5, n)
-        self.model = fv.Model(random_effects, 1, data=(x,), theta=[0.0])
+        self.model = random_effects_model(n)
         self.time_maximize_evidence(n)
 
     def time_maximize_evidence(self, n):
