@@ -4,15 +4,27 @@ This file is imported before all others here, by asv, by pytest and by ``python 
 what must be in the environment before NumPy and Numba are imported.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 # One thread unless a benchmark says so. BLAS and numexpr read these when they are loaded. XLA reads the last
 # one; with its own flags for that, jax 0.10 still uses several.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC"):
     os.environ[_name] = "1"
+
+
+#: ``FASTVI_BENCH=smoke``: only errors matter. Each suite keeps its smallest size and numba its usual cache.
+SMOKE = os.environ.get("FASTVI_BENCH") == "smoke"
+
+
+def sizes(*values: Any) -> tuple[Any, ...]:
+    """The values of a parameter, smallest first."""
+    return values[:1] if SMOKE else values
 
 
 def _source_hash() -> str:
@@ -30,5 +42,6 @@ def _source_hash() -> str:
 # over the other: with the usual cache a benchmark could run the previous commit's code. So each state of
 # the source has a directory of its own. It is not simply a new one per process, because asv starts a
 # process per benchmark and parameter, and each would compile everything again.
-_CACHE = Path(__file__).parent.parent / ".asv" / "numba" / _source_hash()
-os.environ["NUMBA_CACHE_DIR"] = str(_CACHE)
+if not SMOKE:
+    _CACHE = Path(__file__).parent.parent / ".asv" / "numba" / _source_hash()
+    os.environ["NUMBA_CACHE_DIR"] = str(_CACHE)

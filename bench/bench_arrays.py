@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numba
+import numpy as np
 
 import fastvi as fv
 
+from . import sizes
 from .inputs import pair
 
 #: Calls by name. `js_distance` is the root of `js`.
@@ -31,7 +33,7 @@ class Vectors:
     asv runs `setup` before every single timing, so short calls have to be repeated in here.
     """
 
-    params = (tuple(CALLS), ("float64", "float32"), (16, 1_000, 1_000_000, 10_000_000))
+    params = (tuple(CALLS), ("float64", "float32"), sizes(16, 1_000, 1_000_000, 10_000_000))
     param_names = ("function", "dtype", "n")
     timeout = 300
 
@@ -46,22 +48,54 @@ class Vectors:
             call(p, q)
 
 
+class Threads:
+    """One long array, in chunks."""
+
+    params = (sizes(100_000, 1_000_000, 10_000_000), sizes(1, 2))
+    param_names = ("n", "threads")
+    timeout = 300
+
+    def setup(self, n, threads):
+        use_threads(threads)
+        self.p, self.q = pair(n)
+        self.time_kl(n, threads)
+
+    def time_kl(self, n, threads):
+        fv.kl(self.p, self.q)
+
+
+class Logarithms:
+    """Arrays of log-probabilities."""
+
+    params = (("kl", "js", "renyi"), sizes(1_000, 1_000_000))
+    param_names = ("function", "n")
+    timeout = 300
+
+    def setup(self, function, n):
+        numba.set_num_threads(1)
+        self.arguments = [np.log(a) for a in pair(n)] + ([2.5] if function == "renyi" else [])
+        self.time_whole(function, n)
+
+    def time_whole(self, function, n):
+        getattr(fv, function)(*self.arguments, log=True)
+
+
 class Rows:
     """Paired rows, and rows against one distribution that is not copied for each."""
 
-    params = (("kl", "js", "hellinger"), (1, 2))
-    param_names = ("function", "threads")
+    params = (("kl", "js", "hellinger"), sizes(100, 2_000, 20_000), sizes(1, 2))
+    param_names = ("function", "rows", "threads")
     timeout = 300
 
-    def setup(self, function, threads):
+    def setup(self, function, rows, threads):
         use_threads(threads)
-        self.p, self.q = pair((100_000, 256))
-        self.time_paired(function, threads)
+        self.p, self.q = pair((rows, 256))
+        self.time_paired(function, rows, threads)
 
-    def time_paired(self, function, threads):
+    def time_paired(self, function, rows, threads):
         CALLS[function](self.p, self.q)
 
-    def time_against_one(self, function, threads):
+    def time_against_one(self, function, rows, threads):
         CALLS[function](self.p, self.q[0])
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 
 import fastvi as fv
+from fastvi.kernels import steps
 
+from . import sizes
+from .bench_arrays import use_threads
 from .inference import EFFECTS, ERRORS, observations, schools_model, worked, worst_of_worked
 
 
@@ -22,18 +27,77 @@ def regression(z, x, y):
     return total
 
 
-class Fits:
-    """A linear regression, whose posterior is Gaussian."""
+# Models are kept: asv repeats `setup` before each timing, and they compile.
 
-    params = (["full", "diag", "isotropic"], [1, 2, 5, 20])
+
+@functools.cache
+def regression_model(dim):
+    """Its posterior is Gaussian."""
+    rng = np.random.default_rng(20240229)
+    x = rng.standard_normal((40, dim))
+    return fv.Model(regression, dim, data=(x, x.sum(axis=1) + rng.standard_normal(40)))
+
+
+@functools.cache
+def worked_model(x, support):
+    return fv.Model(worked, 1, data=(x,), support=support)
+
+
+class Bounds:
+    """What a fit is made of: on quadrature up to dimension 2, then on draws."""
+
+    params = sizes(1, 2, 5, 20)
+    param_names = ("dim",)
+    timeout = 300
+
+    def setup(self, dim):
+        numba.set_num_threads(1)
+        self.model = regression_model(dim)
+        self.q = fv.Gaussian(np.zeros(dim), 0.1 * np.eye(dim))
+        for method in (self.time_elbo, self.time_elbo_grad, self.time_one_step):
+            method(dim)
+
+    def time_elbo(self, dim):
+        fv.elbo(self.model, self.q)
+
+    def time_elbo_grad(self, dim):
+        fv.elbo_grad(self.model, self.q)
+
+    def time_one_step(self, dim):
+        fv.fit(self.model, "diag", start=self.q, max_steps=1)
+
+
+quartic = numba.njit(lambda z, x: -0.5 * (z * z).sum() - 0.1 * ((z - x) ** 4).sum())
+
+
+@numba.njit
+def _hundred_steps(x, kinds, bounds, mean, chol, space):
+    for _ in range(100):
+        steps.natural_gradient_step(quartic, ((x,), kinds, bounds), 0.1, mean, chol, 1e-8, space)
+
+
+class NaturalGradient:
+    """A hundred steps in the user's own compiled code, in two dimensions."""
+
+    timeout = 300
+
+    def setup(self):
+        self.support = np.zeros(2, np.int64), np.zeros((2, 2))
+        self.space = steps.natural_workspace(2, 2)
+        self.time_hundred_steps()
+
+    def time_hundred_steps(self):
+        _hundred_steps(1.0, *self.support, np.zeros(2), np.eye(2), self.space)
+
+
+class Fits:
+    params = (("full", "diag", "isotropic"), sizes(1, 2, 5, 20))
     param_names = ("family", "dim")
     timeout = 300
 
     def setup(self, family, dim):
         numba.set_num_threads(1)
-        rng = np.random.default_rng(20240229)
-        x = rng.standard_normal((40, dim))
-        self.model = fv.Model(regression, dim, data=(x, x.sum(axis=1) + rng.standard_normal(40)))
+        self.model = regression_model(dim)
         self.time_fit(family, dim)
 
     def time_fit(self, family, dim):
@@ -41,13 +105,13 @@ class Fits:
 
 
 class Schools:
-    params = (True, False)
+    params = ("with", "without")
     param_names = ("gradient",)
     timeout = 300
 
     def setup(self, gradient):
         numba.set_num_threads(1)
-        self.model = schools_model(gradient).with_data((EFFECTS, ERRORS))
+        self.model = schools_model(gradient == "with").with_data((EFFECTS, ERRORS))
         self.time_fit(gradient)
 
     def time_fit(self, gradient):
@@ -63,7 +127,7 @@ class Worked:
 
     def setup(self, support):
         numba.set_num_threads(1)
-        self.model = fv.Model(worked, 1, data=(5.0,), support=support)
+        self.model = worked_model(5.0, support)
         self.q = fv.fit(self.model).q
         for method in (self.time_fit, self.time_elbo, self.time_log_evidence, self.time_decompose):
             method(support)
@@ -82,20 +146,66 @@ class Worked:
 
 
 class Batches:
-    params = ([1, 100, 10_000], [1, 2])
+    params = (sizes(1, 100, 10_000), sizes(1, 2))
     param_names = ("data sets", "threads")
     timeout = 300
 
     def setup(self, count, threads):
-        if not hasattr(fv, "fit_batch") or threads > numba.config.NUMBA_NUM_THREADS:
-            raise NotImplementedError
-        numba.set_num_threads(threads)
-        self.model = fv.Model(worked, 1, data=(1.0,), support="positive")
+        use_threads(threads)
+        self.model = worked_model(1.0, "positive")
         self.x = observations()[0][:count]
         self.time_fit_batch(count, threads)
 
     def time_fit_batch(self, count, threads):
         fv.fit_batch(self.model, (self.x,), "diag")
+
+
+class Memory:
+    """Many fits at once, each with a trace of its own."""
+
+    params = sizes(100, 10_000, 100_000)
+    param_names = ("data sets",)
+    timeout = 300
+
+    def setup_cache(self):
+        # Compiled in this process, so that the peak of the measured ones is not the compiler's.
+        self.setup(100)
+
+    def setup(self, count):
+        numba.set_num_threads(1)
+        self.model = worked_model(1.0, "positive")
+        self.x = np.resize(observations()[0], count)
+        fv.fit_batch(self.model, (self.x[:2],), "diag")
+
+    def peakmem_fit_batch(self, count):
+        fv.fit_batch(self.model, (self.x,), "diag")
+
+
+def random_effects(z, theta, x):
+    """z ~ N(theta, 1) and x ~ N(z, 1)."""
+    return -0.5 * (z[0] - theta[0]) ** 2 - 0.5 * ((x - z[0]) ** 2).sum()
+
+
+@functools.cache
+def random_effects_model(n):
+    x = np.random.default_rng(20240229).normal(2.0, 1.5, n)
+    return fv.Model(random_effects, 1, data=(x,), theta=[0.0])
+
+
+class Learning:
+    """Maximum likelihood by raising q and theta in turn."""
+
+    params = sizes(10, 1_000)
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        numba.set_num_threads(1)
+        self.model = random_effects_model(n)
+        self.time_maximize_evidence(n)
+
+    def time_maximize_evidence(self, n):
+        fv.maximize_evidence(self.model)
 
 
 class Accuracy:

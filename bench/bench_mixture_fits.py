@@ -7,13 +7,14 @@ import numpy as np
 
 import fastvi as fv
 
+from . import sizes
 from .mixture_fits import clouds, geyser, plain_em
 
 
 class Steps:
     """Ten M-steps of a mixture in three dimensions."""
 
-    params = ((100, 10_000, 1_000_000), (1, 2, 5, 10))
+    params = (sizes(100, 10_000, 1_000_000), sizes(1, 2, 5, 10))
     param_names = ("n", "k")
     timeout = 300
 
@@ -27,7 +28,7 @@ class Steps:
 
 
 class Dimensions:
-    params = (1, 2, 3, 4, 8)
+    params = sizes(1, 2, 3, 4, 8)
     param_names = ("d",)
     timeout = 300
 

@@ -8,6 +8,7 @@ import numpy as np
 
 import fastvi as fv
 
+from . import sizes
 from .bench_arrays import use_threads
 from .inputs import pair
 
@@ -15,8 +16,8 @@ from .inputs import pair
 class Pairwise:
     params = (
         ("kl", "js", "hellinger"),
-        ((100, 100, 16), (400, 300, 256), (2_000, 2_000, 64)),
-        (1, 2),
+        sizes((100, 100, 16), (400, 300, 256), (2_000, 2_000, 64)),
+        sizes(1, 2),
     )
     param_names = ("metric", "shape", "threads")
     timeout = 300
@@ -32,28 +33,28 @@ class Pairwise:
 
 
 class Memory:
-    """A result of 128 MiB in a file. asv runs each benchmark in a temporary directory."""
+    """A result of 128 MiB in a file, at most. asv runs each benchmark in a temporary directory."""
 
-    params = ("kl", "js", "hellinger")
-    param_names = ("metric",)
+    params = (("kl", "js", "hellinger"), sizes(1_000, 4_000))
+    param_names = ("metric", "rows")
     timeout = 300
 
     def setup_cache(self):
         # Compiled in this process, so that the peak of the measured ones is not the compiler's.
         p, q = pair((8, 64))
-        for metric in self.params:
+        for metric in self.params[0]:
             fv.pairwise(p, q, metric)
 
-    def setup(self, metric):
-        self.p, self.q = pair((4_000, 64))
+    def setup(self, metric, rows):
+        self.p, self.q = pair((rows, 64))
         self.out = np.memmap("out", mode="w+", dtype=np.float64, shape=(len(self.p), len(self.q)))
         fv.pairwise(self.p[:8], self.q[:8], metric)
 
-    def peakmem_into_memmap(self, metric):
+    def peakmem_into_memmap(self, metric, rows):
         """The whole process, with those pages of the file that the system keeps mapped."""
         fv.pairwise(self.p, self.q, metric, out=self.out)
 
-    def track_beyond_result(self, metric):
+    def track_beyond_result(self, metric, rows):
         """What NumPy allocates meanwhile, to be below 64 MiB. (The kernels allocate nothing.)"""
         tracemalloc.start()
         fv.pairwise(self.p, self.q, metric, out=self.out)

@@ -8,20 +8,12 @@ import numpy as np
 import fastvi as fv
 from fastvi import kernels
 
-from .projections import exact_optima, mixture, start
-
-
-def ring(components):
-    """So many round components, three apart, around a ring."""
-    angles = 2.0 * np.pi * np.arange(components) / components
-    radius = 1.5 / np.sin(np.pi / components) if components > 1 else 0.0
-    means = radius * np.column_stack([np.cos(angles), np.sin(angles)])
-    weights = 1.0 + np.arange(components)
-    return fv.GaussianMixture(weights / weights.sum(), means, [np.eye(2)] * components)
+from . import sizes
+from .projections import exact_optima, mixture, ring, start
 
 
 class Projections:
-    params = (1, 2, 4, 8)
+    params = sizes(1, 2, 4, 8)
     param_names = ("components",)
     timeout = 300
 
@@ -47,7 +39,7 @@ class Projections:
 class Dimensions:
     """All I-projections of a mixture of two, three standard deviations apart on each axis."""
 
-    params = (1, 2, 3)
+    params = sizes(1, 2, 3)
     param_names = ("dim",)
     timeout = 300
 
@@ -62,7 +54,7 @@ class Dimensions:
 
 
 class Grids:
-    params = (51, 101, 201, 401)
+    params = sizes(51, 101, 201, 401)
     param_names = ("points",)
     timeout = 300
 
@@ -80,6 +72,27 @@ class Grids:
 
     def time_i_projection(self, points):
         fv.i_projection(self.grid)
+
+
+class Products:
+    """Projections of a joint table of three axes onto products."""
+
+    params = sizes(4, 10, 30)
+    param_names = ("values",)
+    timeout = 300
+
+    def setup(self, values):
+        numba.set_num_threads(1)
+        rng = np.random.default_rng(20240229)
+        self.table = rng.dirichlet(np.ones(values**3)).reshape(values, values, values)
+        self.time_i_projection(values)
+        self.time_m_projection(values)
+
+    def time_i_projection(self, values):
+        fv.i_projection(self.table, "product")
+
+    def time_m_projection(self, values):
+        fv.m_projection(self.table, "product")
 
 
 class Errors:

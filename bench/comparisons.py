@@ -129,6 +129,37 @@ def numba_log_kl():
     return lambda p, q: loop(p, q)
 
 
+def torch_kl():
+    import torch
+
+    torch.set_num_threads(1)
+    kl_div = torch.nn.functional.kl_div
+
+    def divergence(p, q):
+        return float(kl_div(torch.from_numpy(q).log(), torch.from_numpy(p), reduction="sum"))
+
+    return divergence
+
+
+def torch_pairwise_kl():
+    import torch
+
+    torch.set_num_threads(1)
+
+    def pairwise(p, q):
+        p, q = torch.from_numpy(p), torch.from_numpy(q)
+        return ((p * p.log()).sum(1, keepdim=True) - p @ q.log().T).numpy()
+
+    return pairwise
+
+
+def numpy_pairwise_kl():
+    def pairwise(p, q):
+        return (p * np.log(p)).sum(axis=1, keepdims=True) - p @ np.log(q).T
+
+    return pairwise
+
+
 def numpy_dot():
     return lambda p, q: np.dot(p, q)
 
@@ -144,6 +175,7 @@ COMPARISONS = (
             Peer("numkong kullbackleibler", numkong_kl, (1.4,)),
             Peer("numexpr", numexpr_kl),
             Peer("numba + math.log", numba_log_kl),
+            Peer("torch kl_div", torch_kl),
         ),
     ),
     Comparison(
@@ -158,7 +190,7 @@ COMPARISONS = (
         inputs=lambda: inputs.pair(10**6, dtype="float32"),
         exact=exact_kl,
         fastvi=fastvi_kl,
-        peers=(Peer("numkong kullbackleibler", numkong_kl, (0.9,)),),
+        peers=(Peer("numkong kullbackleibler", numkong_kl, (0.9,)), Peer("torch kl_div", torch_kl)),
     ),
     Comparison(
         work="js distance, float64, n = 1e6",
@@ -201,7 +233,11 @@ COMPARISONS = (
         inputs=lambda: inputs.pair((400, 256), (300, 256)),
         exact=all_pairs(exact_kl),
         fastvi=fastvi_pairwise("kl"),
-        peers=(Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),),
+        peers=(
+            Peer("scipy rel_entr, broadcast", scipy_rel_entr_broadcast, (150,)),
+            Peer("NumPy, entropy and a matrix product", numpy_pairwise_kl),
+            Peer("torch, entropy and a matrix product", torch_pairwise_kl),
+        ),
     ),
     *PROJECTIONS,
     *MIXTURE_FITS,

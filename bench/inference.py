@@ -197,6 +197,7 @@ def schools_grad(z, grad, y, s):
     return total
 
 
+@functools.cache
 def schools_model(gradient):
     return fv.Model(
         schools, 10, (EFFECTS, ERRORS), SUPPORT, log_joint_grad=schools_grad if gradient else None

@@ -1,14 +1,18 @@
-"""The table of fastvi against its peers: ``python -m bench.peers``.
+"""The table of fastvi against its peers: ``python -m bench.peers``, or with parts of the names of rows.
 
 Contenders take turns, a few milliseconds each, so that a change of the clock or of the machine's load meets
-all of them; the minimum of each counts.
+all of them; the minimum of each counts, and the median says how steady it was.
+
+For a CPU without AVX-512: ``NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= python -m bench.peers``.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import itertools
 import platform
+import statistics
 import time
 import timeit
 from dataclasses import dataclass
@@ -30,7 +34,8 @@ TURN = 0.005  #: seconds: short calls are repeated for so long
 
 @dataclass(frozen=True)
 class Measured:
-    seconds: float = 0.0
+    seconds: float = 0.0  #: the minimum
+    median: float = 0.0
     error: float | None = None  #: None if the result is not the same quantity
     missing: str = ""  #: why there is no measurement
 
@@ -54,24 +59,25 @@ def measure(comparison: Comparison) -> Measurements:
         once = min(timer.repeat(3, 1))
         racers.append((contender, error, timer, max(1, int(TURN / once))))
 
-    best = [float("inf")] * len(racers)
+    times: list[list[float]] = [[] for _ in racers]
     end = time.perf_counter() + SECONDS
     for turn in itertools.count(1):
         for i, (contender, _, timer, number) in enumerate(racers):
             use_threads(contender)
-            best[i] = min(best[i], timer.timeit(number) / number)
+            times[i].append(timer.timeit(number) / number)
         if turn >= ROUNDS and time.perf_counter() > end:
             break
-    for (contender, error, _, _), seconds in zip(racers, best, strict=True):
-        results[comparison.work, contender.name] = Measured(seconds, error)
+    for (contender, error, _, _), seconds in zip(racers, times, strict=True):
+        measured = Measured(min(seconds), statistics.median(seconds), error)
+        results[comparison.work, contender.name] = measured
     return results
 
 
 def report(results: Measurements) -> str:
-    """A Markdown table of what was measured, and on what."""
+    """A Markdown table of what was measured, and on what; ratios are of minima."""
     lines = [
-        "| work | peer | ratio of minima | wanted | fastvi error | peer error |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| work | peer | ratio | wanted | fastvi: min (median) | error | peer: min (median) | error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for comparison in COMPARISONS:
         for peer in comparison.peers:
@@ -83,22 +89,26 @@ def report(results: Measurements) -> str:
                 work = comparison.work if threads == 1 else f"{comparison.work}, {threads} threads"
                 cells = (work, peer.name, *_cells(ours, theirs, wanted))
                 lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _circumstances()])
+    return "\n".join([*lines, "", circumstances()])
 
 
 def _cells(ours: Measured, theirs: Measured, wanted: float | None) -> tuple[str, ...]:
     goal = "" if wanted is None else f"{wanted:g}"
-    missing = ours.missing or theirs.missing
-    if missing:
-        return missing, goal, "", ""
+    if ours.missing or theirs.missing:
+        return "", goal, *_time_and_error(ours), *_time_and_error(theirs)
     ratio = theirs.seconds / ours.seconds
     if wanted is not None and ratio < wanted:
         goal += " (missed)"
-    times = f"{_time(theirs.seconds)} / {_time(ours.seconds)}"
-    return f"{ratio:.3g} = {times}", goal, _error(ours.error), _error(theirs.error)
+    return f"{ratio:.3g}", goal, *_time_and_error(ours), *_time_and_error(theirs)
 
 
-def _time(seconds: float) -> str:
+def _time_and_error(measured: Measured) -> tuple[str, str]:
+    if measured.missing:
+        return measured.missing, ""
+    return f"{in_words(measured.seconds)} ({in_words(measured.median)})", _error(measured.error)
+
+
+def in_words(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -109,10 +119,25 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:.1e}"
 
 
-def _circumstances() -> str:
-    packages = ("numba", "llvmlite", "numpy", "scipy", "numkong", "numexpr", "jax", "numpyro")
+#: Whose versions a report names.
+PACKAGES = (
+    "numba",
+    "llvmlite",
+    "numpy",
+    "scipy",
+    "numkong",
+    "numexpr",
+    "scikit-learn",
+    "jax",
+    "numpyro",
+    "torch",
+)
+
+
+def circumstances() -> str:
+    """Date, CPU, threads and versions."""
     versions = [f"fastvi {fv.__version__}", f"Python {platform.python_version()}"]
-    versions += [f"{name} {_version(name)}" for name in packages]
+    versions += [f"{name} {_version(name)}" for name in PACKAGES]
     threads = numba.config.NUMBA_NUM_THREADS
     return (
         f"{datetime.date.today()}, {_processor()}, {threads} threads available, one used unless said. "
@@ -128,19 +153,23 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """Name of the CPU, with LLVM's for it: that decides which instructions the kernels use."""
+    """Name of the CPU, and of that which the kernels are compiled for."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    return f"{name} ({llvmlite.binding.get_host_cpu_name()})"
+    return f"{name} ({numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()})"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("work", nargs="*", help="part of the name of the work in a row (default: all)")
+    parts = parser.parse_args().work
     results: Measurements = {}
     for comparison in COMPARISONS:
-        results |= measure(comparison)
+        if not parts or any(part in comparison.work for part in parts):
+            results |= measure(comparison)
     print(report(results))
 
 

@@ -30,9 +30,18 @@ def mixture():
     )
 
 
+def ring(components):
+    """So many round components, three apart, around a ring."""
+    angles = 2.0 * np.pi * np.arange(components) / components
+    radius = 1.5 / np.sin(np.pi / components) if components > 1 else 0.0
+    means = radius * np.column_stack([np.cos(angles), np.sin(angles)])
+    weights = 1.0 + np.arange(components)
+    return fv.GaussianMixture(weights / weights.sum(), means, [np.eye(2)] * components)
+
+
 @functools.cache
-def grid():
-    return fv.Grid2D.from_distribution(mixture(), [(-7, 7), (-7, 7)])
+def grid(points=201):
+    return fv.Grid2D.from_distribution(mixture(), [(-7, 7), (-7, 7)], (points, points))
 
 
 def exact_optima(p):
@@ -80,20 +89,19 @@ def scipy_optima():
     return lambda p: sorted(minimize(divergence, start, method="BFGS").fun for start in starts)
 
 
-def jax_divergence():
+def jax_divergence(g):
     import jax
 
     jax.config.update("jax_enable_x64", True)
     import jax.numpy as jnp
 
-    g = grid()
     cell = float((g.x[1] - g.x[0]) * (g.y[1] - g.y[0]))
     x, y, log_p = jnp.asarray(g.x)[:, None], jnp.asarray(g.y)[None, :], jnp.asarray(g.logp)
     return jax, grid_divergence(jnp, x, y, log_p, cell)
 
 
 def jax_optima():
-    jax, divergence = jax_divergence()
+    jax, divergence = jax_divergence(grid())
     from jax.scipy.optimize import minimize
 
     solve = jax.jit(lambda start: minimize(divergence, start, method="BFGS").fun)
@@ -116,8 +124,8 @@ def exact_value(mean, chol):
     return divergence([*mean, math.log(chol[0, 0]), chol[1, 0], math.log(chol[1, 1])])
 
 
-def fastvi_value_and_gradient():
-    g = grid()
+def fastvi_value_and_gradient(points=201):
+    g = grid(points)
     arrays = g._arrays
     grad_mean, grad_chol, space = np.empty(2), np.empty((2, 2)), kernels.grids.workspace()
     run = kernels.grids.grid_reverse_kl
@@ -128,8 +136,8 @@ def fastvi_value_and_gradient():
     return value
 
 
-def jax_value_and_gradient():
-    jax, divergence = jax_divergence()
+def jax_value_and_gradient(points=201):
+    jax, divergence = jax_divergence(grid(points))
     run = jax.jit(jax.value_and_grad(divergence))
     mean, chol = start()
     theta = jax.numpy.asarray([*mean, math.log(chol[0, 0]), chol[1, 0], math.log(chol[1, 1])])

@@ -35,4 +35,4 @@ def test_peers(benchmark, comparison, contender):
     benchmark.extra_info["threads"] = contender.threads
     benchmark(function, *arguments)
     if benchmark.stats is not None:  # --benchmark-disable
-        measured[key] = Measured(benchmark.stats.stats.min, error)
+        measured[key] = Measured(benchmark.stats.stats.min, benchmark.stats.stats.median, error)

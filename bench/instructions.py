@@ -1,0 +1,174 @@
+"""What the compiler made of the hot loops: ``python -m bench.instructions``.
+
+Counts the instructions of each one's innermost loop in the assembly. Seconds differ from run to run; these
+figures are the same on every machine with the same instruction set, and tests/test_vectorised.py holds them.
+
+Only from Numba and fastvi's kernels: the test loads this file by itself, without this package's environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+from numba import types
+
+from fastvi.kernels import (
+    divergences,
+    em,
+    entropies,
+    expectations,
+    frames,
+    grids,
+    mixtures,
+    nested,
+    orders,
+    sums,
+    tables,
+)
+
+_X = types.float64
+_ROW = types.Array(_X, 1, "C")
+_ROW32 = types.Array(types.float32, 1, "C")
+_TABLE = types.Array(_X, 2, "C")
+_THETA = types.UniTuple(_X, 2)
+_FRAME = numba.typeof(frames.plain_frame.py_func())
+_PLANE = types.UniTuple(_X, 10)
+
+
+def _chunk(name: str) -> tuple[Any, tuple[Any, ...]]:
+    """The loop that a divergence was assembled from."""
+    return divergences.KERNELS[name].whole.py_func.__globals__["chunk"], (_ROW, _ROW, _THETA)
+
+
+#: The loops that the time goes into: compiled functions with the types of their arguments.
+HOT = {
+    "kl": (sums._kl_sums64, (_ROW, _ROW)),
+    "kl, float32": (sums._kl_sums32, (_ROW32, _ROW32)),
+    "kl, with zeros": (sums._kl_lifted, (_ROW, _ROW, _THETA)),
+    "js": (sums._js_sums, (_ROW, _ROW)),
+    "js, float32": (sums._js_sums, (_ROW32, _ROW32)),
+    "jeffreys": _chunk("jeffreys"),
+    "hellinger": _chunk("hellinger"),
+    "total_variation": _chunk("total_variation"),
+    "chi2": _chunk("chi2"),
+    "alpha_divergence": _chunk("alpha_divergence"),
+    "renyi": (orders._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),
+    "bhattacharyya": (orders._overlap_sums, (_ROW, _ROW, _FRAME)),
+    "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
+    "masses": (frames._masses, (_ROW, _ROW)),
+    "logarithms' mass": (frames._exp_sum, (_ROW, _X)),
+    "pairwise kl": (tables._add_strip, (_TABLE, _TABLE, types.intp, types.intp, _TABLE)),
+    "pairwise js": (tables._mixture_sum, (_ROW, _ROW)),
+    "grid, kl and gradient": (grids._row_sums, (_ROW, _ROW, _ROW, _X, _X, _X, _X)),
+    "grid, moments": (grids._row, (_ROW, _ROW, _ROW, _X)),
+    "mixture, one component": (mixtures._one, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
+    "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
+    "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
+    "projection, kl of a node": (expectations._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
+    "projection, moments": (expectations._moments, (_ROW, _ROW, _ROW)),
+    "elbo, kl of a node": (nested._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
+    "elbo, tails": (nested._shells, (_ROW, _ROW, _X, _X)),
+    "em, densities in 1-D": (em._values_1, (_ROW, _X, _X, _X, _ROW)),
+    "em, densities in 2-D": (em._values_2, (_ROW, _ROW, *[_X] * 6, _ROW)),
+    "em, densities in 3-D": (em._values_3, (_ROW, _ROW, _ROW, *[_X] * 10, _ROW)),
+    "em, shares of two": (em._share_two, (_ROW, _ROW, _ROW, _ROW)),
+    "em, shares": (em._share, (_ROW, _ROW, _ROW)),
+    "em, evidence": (em._sum_of_logs, (_ROW,)),
+    "em, moments in 1-D": (em._moments_1, (_ROW, _X, _ROW, _ROW)),
+    "em, moments in 2-D": (em._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
+    "em, moments in 3-D": (em._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
+}
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How many instructions of each kind one round of a loop executes, at most."""
+
+    bits: int  #: of the widest registers that it computes in
+    packed: int  #: arithmetic on whole such registers
+    scalar: int  #: arithmetic on one floating-point number
+    divisions: int  #: divisions and roots among the packed
+    calls: int
+    total: int
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether it computes on whole registers and nothing else."""
+        return self.packed > 0 and self.scalar == 0 and self.calls == 0
+
+
+_ARITHMETIC = re.compile(r"v?(add|sub|mul|div|sqrt|min|max|fn?m(?:add|sub)(?:132|213|231))([ps])[sd]")
+_LABEL = re.compile(r"([.\w$]+):")
+_JUMP = re.compile(r"j[a-z]+\s+([.\w$]+)")
+_BITS = {"%xmm": 128, "%ymm": 256, "%zmm": 512}
+
+
+def _innermost(assembly: str) -> Iterator[list[str]]:
+    """The instructions from each label to a jump back to it, where there is no such pair in between."""
+    lines = [line.strip() for line in assembly.splitlines()]
+    labels = {found[1]: i for i, line in enumerate(lines) if (found := _LABEL.match(line))}
+    spans = []
+    for end, line in enumerate(lines):
+        jump = _JUMP.match(line)
+        if jump and labels.get(jump[1], end) < end:
+            spans.append((labels[jump[1]], end))
+    for start, end in spans:
+        if not any((a, b) != (start, end) and start <= a and b <= end for a, b in spans):
+            yield [line for line in lines[start : end + 1] if line[:1].isalpha() and not line.endswith(":")]
+
+
+def _count(instructions: list[str]) -> Loop:
+    scalar, calls = 0, 0
+    packed: dict[int, int] = {}
+    divisions: dict[int, int] = {}
+    for instruction in instructions:
+        calls += instruction.startswith("call")
+        found = _ARITHMETIC.match(instruction)
+        if not found:
+            continue
+        if found[2] == "s":
+            scalar += 1
+            continue
+        bits = max(size for name, size in _BITS.items() if name in instruction)
+        packed[bits] = packed.get(bits, 0) + 1
+        divisions[bits] = divisions.get(bits, 0) + (found[1] in ("div", "sqrt"))
+    bits = max(packed, default=0)
+    return Loop(bits, packed.get(bits, 0), scalar, divisions.get(bits, 0), calls, len(instructions))
+
+
+def hot_loop(function: Any, arguments: tuple[Any, ...]) -> Loop:
+    """The loop of a compiled function that does most at once."""
+    function.compile(arguments)
+    loops = map(_count, _innermost(function.inspect_asm(arguments)))
+    return max(loops, key=lambda loop: (loop.vectorised, loop.bits, loop.packed, loop.scalar))
+
+
+def register_bits() -> int:
+    """The width of the registers that LLVM uses here for as simple a loop as there is; 0 if not x86."""
+
+    @numba.njit(fastmath=True)
+    def plain(x):
+        total = 0.0
+        for i in range(x.size):
+            total += x[i] * x[i]
+        return total
+
+    return hot_loop(plain, (_ROW,)).bits
+
+
+def main() -> None:
+    """A Markdown table."""
+    print("| loop | bits | packed | divisions, roots | scalar | calls | instructions |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, (function, arguments) in HOT.items():
+        loop = hot_loop(function, arguments)
+        counts = (loop.bits, loop.packed, loop.divisions, loop.scalar, loop.calls, loop.total)
+        print(f"| {name} | {' | '.join(map(str, counts))} |")
+
+
+if __name__ == "__main__":
+    main()
