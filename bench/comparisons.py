@@ -14,6 +14,7 @@ import numpy as np
 import fastvi as fv
 
 from . import inputs
+from .embedding import EMBEDDING
 from .inference import INFERENCE
 from .mixture_fits import MIXTURE_FITS
 from .projections import PROJECTIONS
@@ -242,4 +243,5 @@ COMPARISONS = (
     *PROJECTIONS,
     *MIXTURE_FITS,
     *INFERENCE,
+    *EMBEDDING,
 )
