@@ -63,7 +63,7 @@ def fastvi_worked_anew():
     return lambda x: fv.fit(fv.Model(worked, 1, data=(x,)))
 
 
-def svi_fit(model, sites, compiled):
+def svi_fit(model, sites, compiled, seed=20240229):
     """(*data) -> mean and deviations of the sites."""
     import jax
 
@@ -89,7 +89,7 @@ def svi_fit(model, sites, compiled):
         return gather(svi.run(key, STEPS, *data, progress_bar=False).params)
 
     run = jax.jit(loop) if compiled else library
-    key = jax.random.PRNGKey(20240229)
+    key = jax.random.PRNGKey(seed)
     # Arrays, so that new numbers are not new constants.
     return lambda *data: jax.block_until_ready(run(key, *map(jax.numpy.asarray, data)))
 
@@ -175,11 +175,13 @@ def schools(z, y, s):
     mu, tau = z[0], z[1]
     total = _NORMAL - math.log(5.0) - 0.5 * (mu / 5.0) ** 2
     total += math.log(2.0 / (math.pi * 5.0)) - math.log1p((tau / 5.0) ** 2)
+    product = 1.0
     for j in range(y.size):
         e = z[2 + j]
         r = (y[j] - mu - tau * e) / s[j]
-        total += 2.0 * _NORMAL - math.log(s[j]) - 0.5 * (e * e + r * r)
-    return total
+        total += 2.0 * _NORMAL - 0.5 * (e * e + r * r)
+        product *= s[j]
+    return total - math.log(product)
 
 
 def schools_grad(z, grad, y, s):
@@ -187,14 +189,17 @@ def schools_grad(z, grad, y, s):
     total = _NORMAL - math.log(5.0) - 0.5 * (mu / 5.0) ** 2
     total += math.log(2.0 / (math.pi * 5.0)) - math.log1p((tau / 5.0) ** 2)
     grad[0], grad[1] = -mu / 25.0, -2.0 * tau / (25.0 + tau * tau)
+    product = 1.0
     for j in range(y.size):
-        e = z[2 + j]
-        r = (y[j] - mu - tau * e) / s[j]
-        total += 2.0 * _NORMAL - math.log(s[j]) - 0.5 * (e * e + r * r)
-        grad[0] += r / s[j]
-        grad[1] += e * r / s[j]
-        grad[2 + j] = tau * r / s[j] - e
-    return total
+        e, inverse = z[2 + j], 1.0 / s[j]
+        r = (y[j] - mu - tau * e) * inverse
+        total += 2.0 * _NORMAL - 0.5 * (e * e + r * r)
+        product *= s[j]
+        slope = r * inverse
+        grad[0] += slope
+        grad[1] += e * slope
+        grad[2 + j] = tau * slope - e
+    return total - math.log(product)
 
 
 @functools.cache
@@ -236,7 +241,7 @@ def fastvi_schools(gradient):
     return load
 
 
-def numpyro_schools(compiled):
+def numpyro_schools(compiled, seed=20240229):
     import numpyro
     import numpyro.distributions as dist
 
@@ -247,7 +252,7 @@ def numpyro_schools(compiled):
             e = numpyro.sample("e", dist.Normal(0.0, 1.0))
             numpyro.sample("y", dist.Normal(mu + tau * e, s), obs=y)
 
-    return svi_fit(model, ["mu", "tau", "e"], compiled)
+    return svi_fit(model, ["mu", "tau", "e"], compiled, seed)
 
 
 # The first fit of a new process: from its start to its end.
@@ -371,14 +376,13 @@ def worst_of_worked():
 
 
 def main() -> None:
-    """Both ELBOs of eight schools, on the same 100,000 draws."""
+    """The ELBOs of eight schools, on the same 100,000 draws: fastvi's, and that of ten runs of NumPyro."""
     numba.set_num_threads(1)
-    print(f"best known {exact_schools(EFFECTS, ERRORS):.4f}")
-    for name, load in {
-        "fastvi": fastvi_schools(True),
-        "NumPyro": functools.partial(numpyro_schools, True),
-    }.items():
-        print(f"{name} {schools_elbo(load()(EFFECTS, ERRORS)):.4f}")
+    ours = schools_elbo(fastvi_schools(True)()(EFFECTS, ERRORS))
+    theirs = [schools_elbo(numpyro_schools(True, seed)(EFFECTS, ERRORS)) for seed in range(10)]
+    print(f"best known       {exact_schools(EFFECTS, ERRORS):.4f}")
+    print(f"fastvi           {ours:.4f}")
+    print(f"NumPyro, 10 runs {min(theirs):.4f} to {max(theirs):.4f}")
 
 
 if __name__ == "__main__":
