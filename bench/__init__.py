@@ -1,7 +1,7 @@
-"""Benchmarks: asv suites in bench_*.py, peers side by side in test_peers.py.
+"""Benchmarks: asv suites in bench_*.py; ``python -m bench.`` peers, growth, limits and instructions.
 
-This file is imported before all others here, by asv, by pytest and by ``python -m bench.peers``. It holds
-what must be in the environment before NumPy and Numba are imported.
+This file is imported before all others here, by asv, by pytest and by those commands. It holds what must be
+in the environment before NumPy and Numba are imported.
 """
 
 from __future__ import annotations
