@@ -1,0 +1,38 @@
+"""Test processes wait for each other's compiled kernels.
+
+Kernels are cached on disk, but processes that start together would all compile the same ones: that is a third
+of their time. So whoever compiles one holds a lock on it, and the next finds it in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numba
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_LOCKS = Path(numba.config.CACHE_DIR or tempfile.gettempdir()) / "fastvi-locks"
+_compile = Dispatcher.compile
+
+
+def _compile_alone(self, signature):
+    if isinstance(self._cache, NullCache):
+        return _compile(self, signature)
+    name = f"{self.py_func.__module__}.{self.py_func.__qualname__}{signature}"
+    path = _LOCKS / hashlib.sha256(name.encode()).hexdigest()
+    _LOCKS.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return _compile(self, signature)
+
+
+if fcntl is not None:
+    Dispatcher.compile = _compile_alone
