@@ -114,6 +114,7 @@ def test_mixtures_are_what_they_are_in_python():
         np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
     assert math.isclose(logpdf, P.logpdf(z), rel_tol=1e-14)
     assert math.isclose(pdf, P.pdf(z), rel_tol=1e-14)
+    assert math.isnan(of_mixtures(P.weights, P.means, P.covs, np.zeros(3))[5])  # of another dimension
     for weights in ([0.3, 0.6], [-0.1, 1.1], [np.nan, 1.0], [1.0]):
         assert math.isnan(of_mixtures(np.array(weights), P.means, P.covs, z)[5])
 
@@ -212,6 +213,8 @@ def test_models_of_python_come_in():
     assert abs(gradient.mean[0] - expected.mean[0]) <= 1e-10
     assert abs(gradient.cholesky[0, 0] - expected.cholesky[0, 0]) <= 1e-10
     assert abs(evidence.value - fv.log_evidence(model).value) <= evidence.error + 1e-12
+    other = fv.TransformedGaussian(fv.Gaussian(0.2, 0.5), ("lower", 1.0), 1)  # on another support
+    assert math.isnan(all_of_a_model(model, other)[1].value)
     # New data of the same type compile nothing.
     before = len(all_of_a_model.signatures)
     _, bound, *_ = all_of_a_model(model.with_data((3.0,)), q)
