@@ -92,7 +92,7 @@ class Projection(_Immutable):
     def __init__(
         self,
         q: Any,
-        divergence: Estimate | Callable[[], Estimate],
+        divergence: Estimate | tuple[float, float, int] | Callable[[], Estimate],
         gradient_norm: float = 0.0,
         status: int = 0,
         evaluations: int = 0,
@@ -117,8 +117,10 @@ class Projection(_Immutable):
     @property
     def estimate(self) -> Estimate:
         """The divergence with its error; of an M-projection it is computed when it is first asked for."""
-        if not isinstance(self._divergence, Estimate):
-            object.__setattr__(self, "_divergence", self._divergence())
+        given = self._divergence
+        if not isinstance(given, Estimate):
+            estimate = Estimate(*given) if isinstance(given, tuple) else given()
+            object.__setattr__(self, "_divergence", estimate)
         return self._divergence  # type: ignore[no-any-return]
 
     @property
@@ -266,34 +268,37 @@ def _buffers(components: int, dim: int) -> tuple[Any, ...]:
         most = components * (components + 3) // 2 + 1
         spaces[components, dim] = (
             kernels.projections.workspace(components, dim),
-            np.empty((most, dim)),
-            np.empty((most, dim, dim)),
+            *_room_for(np.empty((most, dim)), np.empty((most, dim, dim))),
         )
     return spaces[components, dim]  # type: ignore[no-any-return]
 
 
+def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
+    """Starts, and what the kernel needs beside them."""
+    return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), 5))
+
+
 def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
-    space, means, factors = _buffers(p._weights.size, p.dim)
-    triple = p._triple()
-    if starts is None:
-        count = kernels.projections.starts(*triple, means, factors, space)
-        means, factors = means[:count], factors[:count]
-    else:
-        means, factors = _starts_of(starts, p.dim)
-    reports = np.empty((len(means), 5))
-    found = np.empty_like(means), np.empty_like(factors)
-    count = kernels.projections.i_projections(*triple, family, means, factors, rtol, space, found, reports)
+    dim = p._means.shape[1]
+    space, means, factors, found, reports = _buffers(p._weights.size, dim)
+    given = 0
+    if starts is not None:
+        means, factors, found, reports = _room_for(*_starts_of(starts, dim))
+        given = len(means)
+    count = kernels.projections.i_projections(
+        *p._triple(), family, given, means, factors, rtol, space, found, reports
+    )
     if count == 0:
         raise ValueError("no Gaussian has a finite divergence from p: its numbers are out of range")
     optima = []
     rounding = rounding_of_factors(1.0, p)
-    for mean, factor, report in zip(means[:count], factors[:count], reports.tolist(), strict=False):
-        value, error, slope, nodes, status = report
-        q = Gaussian._from_factor(mean.copy(), factor.copy())
+    means, factors = means[:count].copy(), factors[:count].copy()
+    for k, (value, error, slope, nodes, status) in enumerate(reports[:count].tolist()):
+        q = Gaussian._from_factor(means[k], factors[k])
         if not error < math.inf:
             value, error = _into(kl_bounds(q, p), value)
-        error += rounding * (value + p.dim)
-        optima.append(Projection(q, Estimate(value, error, int(nodes)), slope, int(status), int(nodes)))
+        error += rounding * (value + dim)
+        optima.append(Projection(q, (value, error, int(nodes)), slope, int(status), int(nodes)))
     return _ranked(optima)
 
 

@@ -27,6 +27,9 @@ from fastvi.kernels import (
     projections,
     whitening,
 )
+from fastvi.kernels import (
+    rows as by_rows,
+)
 
 dims = pytest.mark.parametrize("dim", [1, 2, 3])
 
@@ -232,6 +235,30 @@ def test_reverse_divergence_from_a_grid(shape, seed):
             slope = (at(mean, chol + change) - at(mean, chol - change)) / (2.0 * step)
             assert grad_chol[i, j] == pytest.approx(slope, abs=1e-6)
     assert grad_chol[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 30.0])
+@pytest.mark.parametrize("even", [True, False])
+def test_divergence_from_a_wide_grid(even, tilt):
+    """Rows longer than are done at a time, and rows of which no two are alike."""
+    rng = np.random.default_rng(4)
+    x, y = np.linspace(-7.0, 6.0, 45), np.linspace(-90.0, 95.0, 1300)
+    if not even:
+        x = np.sort(rng.uniform(-7.0, 6.0, 45))
+    a, b = np.empty(45), np.empty(1300)
+    grids.trapezoid(x, a)
+    grids.trapezoid(y, b)
+    log_p = -0.5 * (x[:, None] ** 2 + (y / 10.0) ** 2) + rng.uniform(-1.0, 1.0, (45, 1300))
+    cells = np.multiply.outer(a, b)
+    log_p -= np.log((cells * np.exp(log_p)).sum())
+    mean, chol = np.array([0.3, -2.0]), np.array([[1.1, 0.0], [tilt, 8.0]])
+    points = np.stack(np.broadcast_arrays(x[:, None], y[None, :]), axis=-1).reshape(-1, 2)
+    log_q = log_normal(points, mean, chol).reshape(log_p.shape)
+    q = cells * np.exp(log_q)
+    out = np.empty(2), np.empty((2, 2))
+    value, mass = use_grid(1, *frozen(x, y, a, b, log_p, mean, chol), *out, grids.workspace())
+    assert mass == pytest.approx(q.sum(), rel=1e-13)
+    assert value == pytest.approx((q * (log_q - log_p)).sum() - q.sum() + 1.0, rel=1e-12)
 
 
 @njit
@@ -649,6 +676,56 @@ def test_moments(form, dim, own):
         first, in_frame(p, mean, factor), constant, dim, steps, shift, radius, 0, work, moments
     )
     assert moments[0] == pytest.approx(wanted[0], rel=1e-13)
+
+
+def wide_lattice(dim):
+    """A shifted one whose rows are long."""
+    return np.array([0.22, 0.6, 0.9]), 0.5 * np.eye(3)[dim - 1], 5.0
+
+
+@both
+@dims
+@pytest.mark.parametrize("components", [1, 2, 4])
+def test_moments_by_rows(form, dim, components):
+    p = random_mixture(1, dim, components)
+    rng = np.random.default_rng(dim)
+    mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
+    coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
+    work = expectations.workspace(components, dim)
+    assert form(by_rows.fits)(coefficients, steps, radius, work[10]) == components
+    moments, wanted = np.empty((2, expectations.MOMENTS))
+    count = form(expectations.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+    nodes = expectations.integrate(
+        coefficients[:0], coefficients, 0.7, dim, steps, shift, radius, 4, work, wanted
+    )
+    assert count == nodes
+    np.testing.assert_allclose(moments, wanted, rtol=1e-12, atol=1e-13 * np.abs(wanted).max())
+
+
+@dims
+@pytest.mark.parametrize("size", [1.0, 4.0, 16.0, 64.0])
+def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
+    """Whether by rows or not: it is the same to rounding, and nothing overflows."""
+    rng = np.random.default_rng(int(size))
+    ways = set()
+    work = expectations.workspace(3, dim)
+    steps, shift, radius = wide_lattice(dim)
+    for _ in range(30):
+        coefficients = np.zeros((3, 13))
+        coefficients[:, 0] = 3.0 * rng.standard_normal(3)
+        coefficients[:, 1 : 1 + dim] = rng.standard_normal((3, dim)) * size ** rng.uniform(0, 1, (3, 1))
+        for k in range(3):
+            matrix = rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
+            coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
+        ways.add(by_rows.fits(coefficients, steps, radius, work[10]) > 0)
+        moments, wanted = np.empty((2, expectations.MOMENTS))
+        expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+        expectations.integrate(
+            coefficients[:0], coefficients, 0.7, dim, steps, shift, radius, 4, work, wanted
+        )
+        np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
+    assert True in ways
+    assert size == 1.0 or False in ways
 
 
 @both

@@ -10,13 +10,13 @@ import math
 import numpy as np
 
 from . import expectations
-from .expectations import MOST_NODES, STEP, integrate
+from .expectations import MOST_NODES, STEP, integrate, integrate_own
 from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, log_overlap
 from .jit import exported, kernel
 from .matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from .mixtures import see
 from .newton import differentiate, lay_out, scratch
-from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
+from .whitening import ball, leave_out, refine, refine_own, rounding, set_steps, tail, turn
 
 
 @exported
@@ -71,7 +71,7 @@ def mixture_kl(p, q, rtol, space):
         radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate(first, second, 0.0, dim, steps, shift, radius, 0, work, kept)
-        left, _, _, n, _ = refine(first, second, 0.0, dim, steps, radius, 0, 0.0, atol, math.inf, work, kept)
+        left, n = refine(first, second, dim, steps, radius, atol, work, kept)
         nodes += n
         total += weight * kept[0]
         error += weight * (left + dropped + tail(first, second, dim, radius) + 4.4e-16 * abs(kept[0]))
@@ -98,9 +98,9 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     floor = rounding(first, second)
     radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-    integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
-    error, _, _, _, settled = refine(
-        first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
+    integrate_own(second, own, dim, steps, shift, radius, work, kept)
+    error, _, _, _, settled = refine_own(
+        second, own, dim, steps, radius, rtol, floor, max(rtol, 100.0 * floor), work, kept
     )
     error += floor + dropped + tail(first, second, dim, radius)
     slopes(kept, chol, parts, grad_mean, grad_chol)

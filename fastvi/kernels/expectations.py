@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import rows
 from .elementary import log_ratio
 from .exact import add_compensated
 from .jit import adder, formula, inlined, kernel
 from .lattices import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
 from .mixtures import log_sum, log_terms
+from .rows import add_moments, fits, integrate_rows
 
 #: E[x xi_0**a xi_1**b xi_2**c] is moment a + 5 b + 25 c.
 MOMENTS = 125
@@ -43,6 +45,7 @@ def workspace(components, dim):
         np.empty((4, 3, 3)),
         np.empty(MOST_ACROSS + PADDING),
         np.empty(6),
+        rows.workspace(components),
     )
 
 
@@ -112,26 +115,6 @@ def _moments(values, x, y):
 
 
 @kernel
-def _add_moments(sums, z, moments):
-    s0, s1, s2, s3, s04 = sums
-    power = 1.0
-    for c in range(5):
-        for a in range(5 - c):
-            moments[25 * c + a] += power * s0[a]
-        for a in range(4 - c):
-            moments[25 * c + 5 + a] += power * s1[a]
-        for a in range(3 - c):
-            moments[25 * c + 10 + a] += power * s2[a]
-        for a in range(2 - c):
-            moments[25 * c + 15 + a] += power * s3[a]
-        if c == 0:
-            moments[20] += s04
-        if z == 0.0:
-            break
-        power *= z
-
-
-@kernel
 def integrate(first, second, own, dim, steps, shift, radius, degree, work, moments):
     """Write the moments of x = log first - log second; the number of nodes.
 
@@ -160,10 +143,38 @@ def integrate(first, second, own, dim, steps, shift, radius, degree, work, momen
         if degree == 0:
             moments[0], moments[1] = add_compensated(moments[0], moments[1], _sum(g))
         else:
-            _add_moments(_moments(g, x, y), z, moments)
+            add_moments(_moments(g, x, y), z, moments)
     if degree == 0:
         moments[0] += moments[1]
         moments[1] = 0.0
+    volume = cell(steps, dim)
+    for i in range(MOMENTS):
+        moments[i] *= volume
+    return count
+
+
+@kernel
+def integrate_own(second, own, dim, steps, shift, radius, work, moments):
+    """`integrate` without `first`, to degree 4: by rows where that is faster."""
+    for i in range(MOMENTS):
+        moments[i] = 0.0
+    used = fits(second, steps, radius, work[10])
+    if used > 0:
+        return integrate_rows(used, own, dim, steps, shift, radius, work[10], moments)
+    nodes, scratch, cursor, bell = work[0], work[1], work[2], work[8]
+    rewind(cursor, steps, shift, radius, dim, bell)
+    count = 0
+    while True:
+        n = next_block(cursor, steps, shift, radius, dim, bell, nodes)
+        if n == 0:
+            break
+        count += n
+        m = padded(n)
+        x, y, z, weights = nodes[0, :m], nodes[1, :m], nodes[2, 0], nodes[3, :m]
+        g, gt = scratch[2, :m], scratch[3, :m]
+        log_terms(second, dim, x, y, z, g, gt)
+        _weigh_own(weights, x, y, z, own, g, gt)
+        add_moments(_moments(g, x, y), z, moments)
     volume = cell(steps, dim)
     for i in range(MOMENTS):
         moments[i] *= volume

@@ -19,9 +19,14 @@ BLOCK = 512
 #: The most nodes along the first axis.
 MOST_ACROSS = 16384
 
-#: Rows are written to the next multiple of this, over the start of the row to come: no loop has a remainder,
-#: which would take one node at a time.
+#: Blocks end at a multiple of this: no loop over one has a remainder, which would take one node at a time.
 PADDING = 32
+
+#: Rows are written to the next multiple of this, over the start of the row to come.
+LANES = 8
+
+#: Weights and lengths of so many rows are computed together: one row at a time takes three times as long.
+ROWS = 64
 
 
 @formula
@@ -30,7 +35,7 @@ def _bell(x):
 
 
 @kernel
-def _half(square, step):
+def half_chord(square, step):
     """How many steps from the middle to the edge of a chord whose half length has this square."""
     return int(math.sqrt(max(square, 0.0)) / step)
 
@@ -47,19 +52,23 @@ def _at(cursor, axis, steps, shift):
     return (cursor[axis] + shift[axis]) * steps[axis]
 
 
-@kernel
-def _rewind_row(cursor, steps, shift, radius):
-    y, z = _at(cursor, 1, steps, shift), _at(cursor, 2, steps, shift)
-    cursor[3] = _half(radius * radius - y * y - z * z, steps[0])
-    cursor[0] = -cursor[3]
+@inlined
+def next_rows(rows, count, first, height, z, width, radius):
+    """Write the weights and the half lengths (in steps) of the next rows."""
+    square = radius * radius
+    for j in range((min(count, ROWS) + LANES - 1) & -LANES):
+        y = (first + j) * height
+        rows[j] = decay(-0.5 * (y * y + z * z))
+        rows[ROWS + j] = math.sqrt(max(square - y * y - z * z, 0.0)) / width
 
 
 @kernel
 def _rewind_plane(cursor, steps, shift, radius, dim):
     z = _at(cursor, 2, steps, shift)
-    cursor[4] = _half(radius * radius - z * z, steps[1]) if dim > 1 else 0
+    cursor[4] = half_chord(radius * radius - z * z, steps[1]) if dim > 1 else 0
     cursor[1] = -cursor[4]
-    _rewind_row(cursor, steps, shift, radius)
+    # The row is yet to be rewound.
+    cursor[0], cursor[3] = 1, 0
 
 
 @kernel
@@ -71,22 +80,19 @@ def rewind(cursor, steps, shift, radius, dim, bell):
     The lattice is shifted by so many steps along each axis: by half a step along one of them, it has the
     nodes that halving that step adds.
     """
-    width = _half(radius * radius, steps[0])
+    width, step, offset = half_chord(radius * radius, steps[0]), steps[0], shift[0]
     for i in range(padded(2 * width + 1)):
-        bell[i] = _bell((i - width + shift[0]) * steps[0])
-    cursor[5] = _half(radius * radius, steps[2]) if dim > 2 else 0
+        bell[i] = _bell((i - width + offset) * step)
+    cursor[5] = half_chord(radius * radius, steps[2]) if dim > 2 else 0
     cursor[2] = -cursor[5]
     _rewind_plane(cursor, steps, shift, radius, dim)
 
 
 @inlined
 def _write_row(x, y, weights, first, step, height, row_weight, bell):
-    # In one loop the compiler would have to check whether the arrays overlap, for each row.
     for i in range(x.size):
         x[i] = first + i * step
-    for i in range(y.size):
         y[i] = height
-    for i in range(weights.size):
         weights[i] = row_weight * bell[i]
 
 
@@ -95,29 +101,43 @@ def next_block(cursor, steps, shift, radius, dim, bell, nodes):
     """Fill `nodes` (4, BLOCK + PADDING) with x, y, z[0] and weights; their number, 0 after the last.
 
     A weight is exp(-|xi|**2 / 2). The nodes of a block have one z, and up to the next
-    multiple of PADDING there are more, of weight 0.
+    multiple of PADDING there are more, of weight 0. Behind z there is what `next_rows` writes.
     """
     if cursor[2] > cursor[5]:
         return 0
     count = 0
-    x, y, weights = nodes[0], nodes[1], nodes[3]
+    x, y, weights, rows = nodes[0], nodes[1], nodes[3], nodes[2, LANES:]
+    # Read once: the compiler does not know that writing nodes leaves them alone.
+    i, j, half, last = cursor[0], cursor[1], cursor[3], cursor[4]
+    step, offset, height, offset_y = steps[0], shift[0], steps[1], shift[1]
     z = _at(cursor, 2, steps, shift)
     nodes[2, 0] = z
-    width = _half(radius * radius, steps[0])
-    while count < BLOCK and cursor[1] <= cursor[4]:
-        take = min(BLOCK - count, cursor[3] + 1 - cursor[0])
-        first, height = _at(cursor, 0, steps, shift), _at(cursor, 1, steps, shift)
-        row_weight = decay(-0.5 * (height * height + z * z))
-        row = slice(count, count + padded(take))
+    width = half_chord(radius * radius, step)
+    while count < BLOCK and j <= last:
+        k = (j + last) & (ROWS - 1)
+        if i > half:
+            if k == 0:
+                next_rows(rows, last - j + 1, j + offset_y, height, z, step, radius)
+            half = int(rows[ROWS + k])
+            i = -half
+        take = min(BLOCK - count, half + 1 - i)
+        row = slice(count, count + ((take + LANES - 1) & -LANES))
         _write_row(
-            x[row], y[row], weights[row], first, steps[0], height, row_weight, bell[cursor[0] + width :]
+            x[row],
+            y[row],
+            weights[row],
+            (i + offset) * step,
+            step,
+            (j + offset_y) * height,
+            rows[k],
+            bell[i + width :],
         )
         count += take
-        cursor[0] += take
-        if cursor[0] > cursor[3]:
-            cursor[1] += 1
-            _rewind_row(cursor, steps, shift, radius)
-    if cursor[1] > cursor[4]:
+        i += take
+        if i > half:
+            j += 1
+    cursor[0], cursor[1], cursor[3] = i, j, half
+    if j > last:
         cursor[2] += 1
         _rewind_plane(cursor, steps, shift, radius, dim)
     rest = slice(count, count + PADDING)

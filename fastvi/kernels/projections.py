@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from . import expectations, newton
-from .expectations import MOMENTS, MOST_NODES, STEP, integrate
+from .borrowing import borrow
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import exported, kernel, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
@@ -28,7 +29,7 @@ from .newton import (
     length,
     move,
 )
-from .whitening import ball, leave_out, refine, rounding, set_steps, tail, turn
+from .whitening import ball, leave_out, refine_own, rounding, set_steps, tail, turn
 
 # The status of an optimum.
 CONVERGED = 0
@@ -46,7 +47,7 @@ ROUGH_NODES = 300.0
 NEAR = 2e-2
 APPROACH = 1e-4
 
-#: The length of a step beyond which a refined lattice is not to be taken for granted.
+#: The length of a step beyond which a lattice is not to be taken for granted.
 FAR = 1e-2
 
 #: The length of the last step.
@@ -93,7 +94,7 @@ def _roughly(problem, mean, chol, space, moments_):
     clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate(first, second, own, dim, steps, shift, ROUGH_RADIUS, 4, work, moments_)
+    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
     return moments_[0], nodes
 
 
@@ -130,7 +131,7 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     steps, shift = work[5][0], work[5][1]
     clear_vector(shift)
     radius = 0.0
-    refined, resolved, settled, minimum, corrected = False, True, True, False, False
+    framed, refined, corrected, resolved, settled, minimum = False, False, False, True, True, False
     value, error, slope_error, slope_change, dropped, floor, used, nodes = (
         guess,
         math.inf,
@@ -143,17 +144,17 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     )
     status = STEPS_EXHAUSTED
     for _ in range(MOST_ROUNDS):
-        if not refined:
+        if not framed:
             copy_matrix(chol, factor)
         first, second, own = _look(log_weights, means, chols, mean, chol, factor, work)
         dropped = leave_out(second, dim, work[7][3], work[9])
-        if not refined:
+        if not framed:
             if family == FULL:
                 turn(first, second, dim, factor, work[7], work[9])
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate(first, second, own, dim, steps, shift, radius, 4, work, kept)
+        nodes += integrate_own(second, own, dim, steps, shift, radius, work, kept)
         if corrected:
             for i in range(MOMENTS):
                 kept[i] += correction[i]
@@ -161,8 +162,8 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
             value = kept[0]
         size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
-            error, slope_error, slope_change, n, settled = refine(
-                first, second, own, dim, steps, radius, 4, rtol, floor, max(rtol, 100.0 * floor), work, kept
+            error, slope_error, slope_change, n, settled = refine_own(
+                second, own, dim, steps, radius, rtol, floor, max(rtol, 100.0 * floor), work, kept
             )
             nodes += n
             value = kept[0]
@@ -185,6 +186,7 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
                 status = CONVERGED if minimum else NOT_A_MINIMUM
             elif size_ > FAR:
                 refined, corrected = False, False
+        framed = size_ <= FAR
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
         if not _rebuild(new_factor, matrix, chol, dim):
             status = INVALID
@@ -246,6 +248,8 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     p is a mixture: log weights (K), means (K, D), Cholesky factors (K, D, D), D <= 3. `family` is FULL,
     DIAGONAL or ISOTROPIC, `space` a `workspace`, and `report` takes five numbers.
     """
+    log_weights, means, chols, mean, chol = borrow((log_weights, means, chols, mean, chol))
+    space, report = borrow((space, report))
     restrict(family, chol, space[4])
     nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)
     report[3] = nodes
@@ -267,6 +271,8 @@ def starts(log_weights, means, chols, start_means, start_chols, space):
 
     There must be room for K (K + 3) / 2 + 1 of them. `space` is a `workspace`.
     """
+    log_weights, means, chols, space = borrow((log_weights, means, chols, space))
+    start_means, start_chols = borrow((start_means, start_chols))
     components, dim = means.shape
     scratch, (one, two, three) = space[4], (space[3][1], space[3][2], space[3][3])
     gradient = space[2][0]
@@ -313,16 +319,24 @@ def starts(log_weights, means, chols, start_means, start_chols, space):
 
 
 @exported
-def i_projections(log_weights, means, chols, family, start_means, start_chols, rtol, space, found, reports):
-    """All local minima from these starts, best first: their number.
+def i_projections(
+    log_weights, means, chols, family, given, start_means, start_chols, rtol, space, found, reports
+):
+    """All local minima from the `given` starts, or else (0) from those of `starts`, best first: their number.
 
     The starts are overwritten: the first rows are the optima. `found` is scratch for two arrays of their
     shapes, `reports` is (S, 5). Where no start ends in a minimum, the best of what was found is kept.
     """
+    log_weights, means, chols = borrow((log_weights, means, chols))
+    start_means, start_chols, space, found, reports = borrow(
+        (start_means, start_chols, space, found, reports)
+    )
     count, seen = 0, 0
     total = 0.0
     kept_minimum = False
-    for s in range(start_means.shape[0]):
+    if given == 0:
+        given = starts(log_weights, means, chols, start_means, start_chols, space)
+    for s in range(given):
         mean, chol = start_means[s], start_chols[s]
         restrict(family, chol, space[4])
         nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)

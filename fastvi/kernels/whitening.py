@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 
-from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate
+from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate, integrate_own
 from .jit import kernel
 from .lattices import size
-from .matrices import cholesky, half_log_det, solve_lower
+from .matrices import cholesky, copy_vector, half_log_det, solve_lower
 from .mixtures import DROPPED
 
 #: What leaving out one component may change.
@@ -239,10 +239,54 @@ def _slope_change(one, two, dim):
 
 
 @kernel
-def _halve(first, second, own, dim, axis, steps, shift, radius, degree, work, moments, trial):
+def _halve(first, second, own, dim, axis, steps, shift, radius, work, moments, trial):
+    """Write to `trial` the value for half the step along an axis; the nodes that this adds."""
+    shift[axis] = 0.5
+    nodes = integrate(first, second, own, dim, steps, shift, radius, 0, work, trial)
+    shift[axis] = 0.0
+    steps[axis] *= 0.5
+    trial[0] = 0.5 * (trial[0] + moments[0])
+    return nodes
+
+
+@kernel
+def refine(first, second, dim, steps, radius, atol, work, moments):
+    """Halve the steps, one axis at a time, until the value holds; it is the first of `moments`.
+
+    Returned: (error, nodes). `moments` are those of the lattice at the start. The change that halving a step
+    makes is the error before it. A change may be small by accident where a lattice misses what is sharp, so
+    the value must hold for two halvings, and their changes are the error.
+    """
+    trial, again, shift = work[6][3], work[6][1], work[5][1]
+    error, nodes, tolerance = 0.0, 0, atol / dim
+    for axis in range(dim):
+        left = math.inf
+        while size(steps, radius, dim) <= MOST_NODES:
+            nodes += _halve(first, second, 0.0, dim, axis, steps, shift, radius, work, moments, trial)
+            left = abs(trial[0] - moments[0])
+            if left <= tolerance:
+                if size(steps, radius, dim) > MOST_NODES:
+                    left *= 4.0
+                    steps[axis] *= 2.0
+                    break
+                nodes += _halve(first, second, 0.0, dim, axis, steps, shift, radius, work, trial, again)
+                again_left = abs(again[0] - trial[0])
+                steps[axis] *= 2.0
+                if again_left <= tolerance:
+                    # The finer of the two is kept: the axes after this one may need it.
+                    left = 2.0 * max(again_left, left)
+                    moments[0] = trial[0]
+                    break
+            moments[0] = trial[0]
+        error += left
+    return error, nodes
+
+
+@kernel
+def _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial):
     """Write to `trial` the moments for half the step along an axis; the nodes that this adds."""
     shift[axis] = 0.5
-    nodes = integrate(first, second, own, dim, steps, shift, radius, degree, work, trial)
+    nodes = integrate_own(second, own, dim, steps, shift, radius, work, trial)
     shift[axis] = 0.0
     steps[axis] *= 0.5
     for i in range(MOMENTS):
@@ -251,19 +295,16 @@ def _halve(first, second, own, dim, axis, steps, shift, radius, degree, work, mo
 
 
 @kernel
-def refine(first, second, own, dim, steps, radius, degree, rtol, atol, slope_tolerance, work, moments):
-    """Halve the steps, one axis at a time, until the moments hold.
+def refine_own(second, own, dim, steps, radius, rtol, atol, slope_tolerance, work, moments):
+    """Halve the steps, one axis at a time, until the moments of log q - log p hold.
 
-    Returned: (error, error of the slope, what the last halving changed in it, nodes, settled). `moments` are
-    those of the lattice at the start. The change that halving a step makes is the error before it. A change
-    may be small by accident where a lattice misses what is sharp, so the value alone (degree 0) must hold
-    for two halvings, and their changes are the error. Where the moments are wanted, the lattice fits q and
-    one small change will do, or two that get smaller: halving squares the error, relative to its size at
-    the start, so with a change before, of size `last`, what remains is about change**3 / last**2; a hundred
-    times that, and at most change**2 / last, is counted. The lattice before the last halving is left in
-    work[5][2], and its moments in work[6][2].
+    Returned: (error, error of the slope, what the last halving changed in it, nodes, settled). The lattice
+    fits q, so one small change will do, or two that get smaller: halving squares the error, relative to its
+    size at the start, so with a change before, of size `last`, what remains is about change**3 / last**2; a
+    hundred times that, and at most change**2 / last, is counted. The lattice before the last halving is left
+    in work[5][2], and its moments in work[6][2].
     """
-    trial, again, shift = work[6][3], work[6][1], work[5][1]
+    trial, shift = work[6][3], work[5][1]
     error, slope_error, slope_change, nodes, settled = 0.0, 0.0, 0.0, 0, True
     _keep(moments, steps, work)
     for axis in range(dim):
@@ -273,42 +314,21 @@ def refine(first, second, own, dim, steps, radius, degree, rtol, atol, slope_tol
             if size(steps, radius, dim) > MOST_NODES:
                 settled = False
                 break
-            nodes += _halve(first, second, own, dim, axis, steps, shift, radius, degree, work, moments, trial)
-            change = abs(trial[0] - moments[0])
-            slope = _slope_change(trial, moments, dim) if degree > 0 else 0.0
+            nodes += _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial)
+            change, slope = abs(trial[0] - moments[0]), _slope_change(trial, moments, dim)
             tolerance = (rtol * abs(trial[0]) + atol) / dim
             steps[axis] *= 2.0
             left, slope_left = change, slope
             if change <= tolerance and slope <= slope_tolerance / dim:
                 # The coarser lattice would have done.
-                if degree > 0:
-                    break
-                steps[axis] *= 0.5
-                if size(steps, radius, dim) > MOST_NODES:
-                    steps[axis] *= 2.0
-                    left, settled = 4.0 * change, False
-                    break
-                nodes += _halve(
-                    first, second, own, dim, axis, steps, shift, radius, degree, work, trial, again
-                )
-                left = abs(again[0] - trial[0])
-                steps[axis] *= 2.0
-                if left <= tolerance:
-                    # The finer of the two is kept: the axes after this one may need it.
-                    left = 2.0 * max(left, change)
-                    for i in range(MOMENTS):
-                        moments[i] = trial[i]
-                    break
-                steps[axis] *= 2.0
+                break
             _keep(moments, steps, work)
             slope_change = slope
             steps[axis] *= 0.5
-            for i in range(MOMENTS):
-                moments[i] = trial[i]
-            if degree > 0:
-                left, slope_left = _left(change, before), _left(slope, slope_before)
-                if left <= tolerance and slope_left <= slope_tolerance / dim:
-                    break
+            copy_vector(trial, moments)
+            left, slope_left = _left(change, before), _left(slope, slope_before)
+            if left <= tolerance and slope_left <= slope_tolerance / dim:
+                break
             before, slope_before = change, slope
         error += left
         slope_error += slope_left
@@ -318,10 +338,8 @@ def refine(first, second, own, dim, steps, radius, degree, rtol, atol, slope_tol
 @kernel
 def _keep(moments, steps, work):
     """Keep the last lattice but one, and its moments."""
-    for i in range(MOMENTS):
-        work[6][2, i] = moments[i]
-    for a in range(3):
-        work[5][2, a] = steps[a]
+    copy_vector(moments, work[6][2])
+    copy_vector(steps, work[5][2])
 
 
 @kernel
