@@ -17,7 +17,7 @@ from . import SMOKE
 from .inputs import pair
 
 #: Processes that are started for a minimum.
-ROUNDS = 1 if SMOKE else 5
+ROUNDS = 1 if SMOKE else 3
 
 
 def _seconds(statement):
