@@ -34,6 +34,7 @@ _HALVES = (0.5, 0.5)
 _ndarray = np.ndarray
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
+_FIRST = np.zeros(1, np.intp)  #: the row numbers of a single pair
 
 
 class _Pairing(NamedTuple):
@@ -160,12 +161,12 @@ def _shaped(values: NDArray[np.float64], pair: _Pairing, keepdims: bool) -> Resu
     return result if pair.shape else float(result)
 
 
-def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> float:
-    """The result for two plain 1-D arrays, or NaN for anything else.
+def _plain(p: Any, q: Any) -> bool:
+    """Whether p and q are 1-D arrays that the kernels take as they are.
 
-    The general path takes 12 µs to look at shapes and axes; this one adds 1 µs to the kernel's call.
+    The general path takes 12 µs to look at shapes and axes; these need 1 µs beside the kernel's call.
     """
-    if (
+    return (
         type(p) is _ndarray
         and type(q) is _ndarray
         and p.ndim == 1
@@ -175,7 +176,12 @@ def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> 
         and (p.dtype is _FLOAT64 or p.dtype is _FLOAT32)
         and p.flags.carray
         and q.flags.carray
-    ):
+    )
+
+
+def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> float:
+    """The result for two plain 1-D arrays, or NaN for anything else."""
+    if _plain(p, q):
         if p.size < threads.WORTHWHILE:
             return kernels.divergences.KERNELS[name].whole(p, q, theta, code)  # type: ignore[no-any-return]
         p, q = p.view(), q.view()
@@ -890,10 +896,18 @@ def kl_grad(
     >>> grad_q
     array([-1.        ,  0.33333333])
     """
+    if axis == -1 and _plain(p, q):
+        rows_p, rows_q = p.reshape(1, -1), q.reshape(1, -1)  # type: ignore[union-attr]
+        rows_p.flags.writeable = rows_q.flags.writeable = False
+        values, gradients = np.empty(1), np.empty((2, 1, p.size))  # type: ignore[union-attr]
+        kernels.tables.kl_grad_rows(rows_p, rows_q, _FIRST, _FIRST, values, *gradients)
+        if values[0] == values[0]:
+            return float(values[0]), gradients[0, 0], gradients[1, 0]
     pair = _pair_up(p, q, axis)
     count, width = pair.rows_p.size, pair.p.shape[1]
     values = np.empty(count)
-    grad_p, grad_q = np.empty((count, width)), np.empty((count, width))
+    # One array: of two, glibc returns the memory to the system each time (1e6 entries: 5.6 ms, not 2.3).
+    grad_p, grad_q = np.empty((2, count, width))
     size, pieces = _blocks(count, width)
 
     def block(i: int) -> None:

@@ -66,6 +66,12 @@ class _Exact:
         return values
 
 
+def _product(padded: NDArray[np.float64], table: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    values = np.zeros((len(padded), table.shape[1]))
+    kernels.tables.add_products(padded, table, values)
+    return values[:rows]
+
+
 class _Products:
     """KL by matrix product with a table of the logarithms of `q`."""
 
@@ -77,10 +83,30 @@ class _Products:
     def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
         padded = np.zeros((_padded(len(p)), len(self.table)))
         padded[: len(p), : p.shape[1]] = p
-        values = np.zeros((len(padded), len(self.q)))
-        kernels.tables.add_products(padded, self.table, values)
-        values = values[: len(p)]
+        values = _product(padded, self.table, len(p))
         kernels.tables.kl_from_products(p, self.q, self.masses, self.code, values)
+        return values
+
+
+class _Overlaps:
+    """The Hellinger and the Bhattacharyya distance by matrix product of the roots of `p` and `q`."""
+
+    def __init__(self, name: str, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
+        self.name, self.q, self.masses, self.code = name, q, masses, code
+        self.table = np.ascontiguousarray(self._roots(q, masses, len(q)).T)
+
+    def _roots(self, rows: NDArray[Any], masses: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        out = np.zeros((count, _padded(rows.shape[1])))
+        kernels.tables.roots(rows, masses, self.code, out)
+        return out
+
+    def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
+        masses = _masses(p)
+        values = _product(self._roots(p, masses, _padded(len(p))), self.table, len(p))
+        if self.name == "hellinger":
+            kernels.tables.hellinger_from_overlaps(p, self.q, masses, self.masses, self.code, values)
+        else:
+            kernels.tables.bhattacharyya_from_overlaps(p, self.q, self.code, values)
         return values
 
 
@@ -128,6 +154,8 @@ def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -
     masses = _masses(q)
     if name == "kl" and masses.all():
         return _Products(q, masses, code)
+    if name in ("hellinger", "bhattacharyya"):
+        return _Overlaps(name, q, masses, code)
     if name in ("js", "js_distance") and code != ANY:
         return _Entropies(q, masses, code, rooted=name == "js_distance")
     return _Exact(name, q, theta, code)
@@ -181,8 +209,9 @@ def pairwise(
 
     Notes
     -----
-    "kl" is a matrix product, "js" a difference of entropies; where these cancel (a small result), the exact
-    kernel computes the entry again, so that results are as right as those of `kl` and `js`.
+    "kl", "hellinger" and "bhattacharyya" are matrix products, "js" is a difference of entropies; where these
+    cancel (a small result), the exact kernel computes the entry again, so that results are as right as
+    those of `kl`, `hellinger` and so on.
 
     References
     ----------

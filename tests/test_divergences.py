@@ -474,6 +474,21 @@ def test_kl_grad_along_an_axis(axis):
     assert np.array_equal(np.moveaxis(grad_q, axis, -1)[2, 1], one[2])
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_kl_grad_of_plain_arrays_is_that_of_rows(dtype):
+    """Plain arrays take a short cut, here with zeros, and one of them negative."""
+    p, q = np.random.default_rng(37).gamma(1.0, size=(2, 50)).astype(dtype)
+    p[3] = p[4] = q[4] = q[5] = 0.0
+    value, *grads = fv.kl_grad(p, q)
+    rows = fv.kl_grad(p[None], q[None])
+    assert type(value) is float
+    assert value == rows[0][0] == math.inf
+    assert all(g.shape == p.shape and np.array_equal(g, r[0]) for g, r in zip(grads, rows[1:], strict=True))
+    p[7] = -1.0  # the caller's arrays stay writable
+    with pytest.raises(ValueError, match=r"p\[7\]"):
+        fv.kl_grad(p, q)
+
+
 def test_kl_grad_broadcasts():
     p, q = np.random.default_rng(36).gamma(1.0, size=(2, 3, 5))
     value, grad_p, grad_q = fv.kl_grad(p[:, None], q)

@@ -74,6 +74,20 @@ def across_orders(seed, n, d):
     return table / table.sum(axis=1, keepdims=True)
 
 
+def between(seed, n, d):
+    """Rows on the way from one row to another, in steps that reach from far to near."""
+    one, other = rows(seed, 2, d)
+    share = np.logspace(0, -3, n)[:, None]
+    table = (1.0 - share) * one + share * other
+    return table / table.sum(axis=1, keepdims=True)
+
+
+def barely_overlapping():
+    """Two rows of a pair share one entry, and less than 1e-290 of each other or nothing."""
+    shared = np.repeat([0.0, 5e-324, 1e-310, 1e-295, 1e-200], 2)[:, None]
+    return np.hstack([np.tile(np.eye(2), (5, 1)), shared])
+
+
 KINDS = {
     "random": rows(0, 13, 31),
     "concentrated": rows(1, 11, 40, 100.0),
@@ -82,6 +96,8 @@ KINDS = {
     "zeros": with_zeros(4, 12, 6),
     "subnormals": with_subnormals(5, 11, 9),
     "orders": across_orders(6, 11, 29),
+    "between": between(29, 24, 37),
+    "barely-overlapping": barely_overlapping(),
     "one-hots": np.eye(7),
     "one-column": np.ones((5, 1)),
 }

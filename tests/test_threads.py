@@ -120,7 +120,7 @@ def test_same_bits_for_gradients(with_threads):
         assert x.tobytes() == y.tobytes()
 
 
-@pytest.mark.parametrize("metric", ["kl", "js", "hellinger", "chi2"])
+@pytest.mark.parametrize("metric", ["kl", "js", "hellinger", "bhattacharyya", "chi2"])
 def test_same_bits_for_tables(metric, with_threads):
     P, Q = np.random.default_rng(3).dirichlet(np.ones(33), size=(2, 310))
     one, two = (with_threads(k, fv.pairwise, P, Q, metric) for k in (1, 2))

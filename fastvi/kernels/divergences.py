@@ -336,3 +336,4 @@ KERNELS = Lazily(
 kl = KERNELS["kl"].whole
 js = KERNELS["js"].whole
 js_distance = KERNELS["js_distance"].whole
+hellinger = KERNELS["hellinger"].whole

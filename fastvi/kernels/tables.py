@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from .divergences import KERNELS, js, js_distance, kl, kl_grad
+from .divergences import KERNELS, hellinger, js, js_distance, kl, kl_grad
 from .elementary import LN2, atanh_tail, exponent_step, log
 from .entropies import cross_entropy
 from .frames import CHUNK
 from .jit import Lazily, adder, exported, formula, kernel, specialise
-from .masses import ANY, NORMALIZE
+from .masses import ANY, NORMALIZE, UNIT
+from .orders import bhattacharyya
 from .terms import kl_term
 
 #: Stands for -log 0 in a product with probabilities: a pair that meets it adds up to far more than any
@@ -20,6 +21,8 @@ _NEVER = 1e300
 
 #: Cross-entropies above this have met `_NEVER`, unless an entry is below 1e-290.
 _MET = 1e6
+
+_NO_THETA = (0.0, 0.0)
 
 #: Rows and inner length that `add_products` wants are multiples of this.
 STRIP = 4
@@ -127,16 +130,21 @@ def _smallest(p):
     return least
 
 
+@kernel
+def _lost(n):
+    """The least part of two sums over n entries that may be left of them, for a result good to 1e-13."""
+    # The rounding of a product of length n is at most (6 + sqrt(n)) 2**-53 of itself (in tests).
+    return 1.1e-3 * (6.0 + math.sqrt(n))
+
+
 @exported
 def kl_from_products(p, q, masses_q, mass, out):
     """KL of all pairs as cross-entropy - entropy, from the products of `p` and `surprise` in `out`.
 
-    Where the two cancel, the exact kernel takes over. The rounding of a product of length n is at most
-    (6 + sqrt(n)) 2**-53 of 1 + the cross-entropy (in tests): a result above 1.1e-3 (6 + sqrt(n)) of that
-    is good to 1e-13.
+    Where little is left of 1 + the cross-entropy, the exact kernel takes over.
     """
     theta = (0.0, 0.0)
-    lost = 1.1e-3 * (6.0 + math.sqrt(p.shape[1]))
+    lost = _lost(p.shape[1])
     for i in range(p.shape[0]):
         mass_p = _mass(p[i])
         entropy = cross_entropy(p[i], p[i], theta, NORMALIZE)
@@ -153,6 +161,54 @@ def kl_from_products(p, q, masses_q, mass, out):
                 out[i, j] = mass_p * value + kl_term(mass_p, masses_q[j], gap, theta)
             else:
                 out[i, j] = value
+
+
+# Overlaps: the sums of sqrt(p q) of all pairs are a matrix product of roots.
+
+
+@exported
+def roots(p, masses_p, mass, out):
+    """out[i, k] = sqrt(p[i, k]), over that of the mass unless `mass` is `ANY`; the rest of `out` stays."""
+    for i in range(p.shape[0]):
+        scale = 1.0 if mass == ANY else 1.0 / math.sqrt(masses_p[i])
+        for k in range(p.shape[1]):
+            out[i, k] = math.sqrt(np.float64(p[i, k])) * scale
+
+
+@exported
+def hellinger_from_overlaps(p, q, masses_p, masses_q, mass, out):
+    """The Hellinger distance of all pairs, from the products of their `roots` in `out`.
+
+    Where little is left of the masses without the overlap, the exact kernel takes over.
+    """
+    lost = _lost(p.shape[1])
+    for i in range(p.shape[0]):
+        for j in range(q.shape[0]):
+            middle = 0.5 * (masses_p[i] + masses_q[j]) if mass == ANY else 1.0
+            square = middle - out[i, j]
+            if square > lost * middle and middle > 1e-290:
+                out[i, j] = math.sqrt(square)
+            else:
+                out[i, j] = hellinger(p[i], q[j], _NO_THETA, mass)
+
+
+@exported
+def bhattacharyya_from_overlaps(p, q, mass, out):
+    """The Bhattacharyya distance of all pairs, from the products of their `roots` in `out`.
+
+    Where it is small the exact kernel takes over, and where the overlap is, which may have lost digits.
+    """
+    lost = _lost(p.shape[1])
+    # Unit masses are too close to 1 to round a product to zero.
+    unit = mass == UNIT
+    for i in range(p.shape[0]):
+        row = out[i]
+        for j in range(row.size):
+            overlap = row[j]
+            row[j] = math.inf if unit & (overlap == 0.0) else -log(max(overlap, 1e-305))
+        for j in range(row.size):
+            if not lost < row[j] < 660.0 and row[j] < math.inf:
+                row[j] = bhattacharyya(p[i], q[j], _NO_THETA, mass)
 
 
 @exported
