@@ -581,8 +581,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             "call fastvi.kernels.projections.i_projection"
         )
     code = _word("i_projection", "family", family, _FAMILIES)
-    workspace, begin = kernels.projections.workspace, kernels.projections.starts
-    project = kernels.projections.i_projections
+    workspace, project = kernels.projections.workspace, kernels.projections.i_projections
 
     def compiled(p, family="full", starts=None, rtol=1e-8):
         log_weights, means, factors = _triple(p)
@@ -592,16 +591,15 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         reports = kernels.matrices.filled_matrix(most, 5, math.nan)
         found = 0
         if dim <= 3 and math.isfinite(log_weights.max()):
-            space = workspace(count, dim)
-            n = begin(log_weights, means, factors, start_means, start_factors, space)
-            scratch = np.empty((n, dim)), np.empty((n, dim, dim))
+            scratch, space = (np.empty((most, dim)), np.empty((most, dim, dim))), workspace(count, dim)
             found = project(
                 log_weights,
                 means,
                 factors,
                 code,
-                start_means[:n],
-                start_factors[:n],
+                0,
+                start_means,
+                start_factors,
                 rtol,
                 space,
                 scratch,

@@ -29,7 +29,17 @@ FRESH, WIDE = 16, 512
 
 @exported
 def workspace():
-    """Scratch space for `grid_projections` and `grid_reverse_kl`: one for each thread."""
+    """Scratch space for `grid_reverse_kl`: one for each thread.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.grids.workspace()
+    """
     return (
         (
             np.empty(0),
@@ -264,9 +274,43 @@ _descend = specialise(newton.descend, "_descend_on_grid", evaluate=_on_grid)
 
 @exported
 def grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
-    """(KL(q ‖ p) as the grid sees it, the mass of q on the grid) for a normalised log_p; writes the gradient.
+    """KL(q ‖ p) for q = N(mean, chol chol') and a density p on a rectangular grid, with its gradient.
 
-    The gradient is the exact one of the generalised sum, in the mean and the lower triangle of the factor.
+    The generalised sum q log(q / p) - q + p over the grid, and its exact gradient.
+
+    Parameters
+    ----------
+    x, y : (X,), (Y,)
+        The axes, increasing.
+    a, b : (X,), (Y,)
+        The weights of the trapezoid rule along them.
+    log_p : (X, Y)
+        Normalised: the sum of a b exp(log_p) is 1. -inf where p is zero.
+    mean, chol : (2,), (2, 2)
+    grad_mean, grad_chol : (2,), (2, 2)
+        The gradient in the mean and in the lower triangle of the factor is written to them.
+    space : tuple
+        A `workspace`.
+
+    Returns
+    -------
+    value, mass
+        The divergence as the grid sees it, and how much of q is on the grid.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> x = np.linspace(-8.0, 8.0, 81)
+    >>> a = np.full(81, 0.2)
+    >>> log_p = -0.5 * (x[:, None] ** 2 + x[None, :] ** 2) - math.log(2.0 * math.pi)
+    >>> grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
+    >>> mean, chol, space = np.array([1.0, 0.0]), np.eye(2), kernels.grids.workspace()
+    >>> grid = x, x, a, a, log_p
+    >>> value, mass = kernels.grids.grid_reverse_kl(*grid, mean, chol, grad_mean, grad_chol, space)
+    >>> round(value, 9), round(mass, 9), grad_mean.round(9) + 0.0
+    (0.5, 1.0, array([1., 0.]))
     """
     moments = space[0][6][0]
     mass = grid_moments(x, y, a, b, log_p, mean, chol, space[0][7], moments)

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import expectations, newton
 from .borrowing import borrow
-from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate_few, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import exported, kernel, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
@@ -63,9 +63,23 @@ NEARLY_SAME = 1e-4  #: on the way there
 
 @exported
 def workspace(components, dim):
-    """Scratch space for `i_projection` of mixtures of up to so many components, in `dim` <= 3 dimensions.
+    """Scratch space for I-projections: one for each thread.
 
-    One for each thread; its contents do not matter.
+    Parameters
+    ----------
+    components : int
+        As many as the mixtures have, or more.
+    dim : int
+        At most 3.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.projections.workspace(2, 2)
     """
     return (
         expectations.workspace(components, dim),
@@ -94,7 +108,8 @@ def _roughly(problem, mean, chol, space, moments_):
     clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
+    # Lattices this coarse have short rows, and half of the code to compile.
+    nodes = integrate_few(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
     return moments_[0], nodes
 
 
@@ -243,10 +258,40 @@ def restrict(family, chol, work):
 
 @exported
 def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, report):
-    """One local minimum of KL(q ‖ p) from the start (mean, chol), which it overwrites; the status.
+    """One local minimum of KL(q ‖ p) from the start (mean, chol), which it overwrites; p is a mixture.
 
-    p is a mixture: log weights (K), means (K, D), Cholesky factors (K, D, D), D <= 3. `family` is FULL,
-    DIAGONAL or ISOTROPIC, `space` a `workspace`, and `report` takes five numbers.
+    Parameters
+    ----------
+    log_weights, means, chols : (K,), (K, D), (K, D, D)
+        D is at most 3.
+    family : int
+        newton.FULL, newton.DIAGONAL or newton.ISOTROPIC.
+    mean, chol : (D,), (D, D)
+        Where to start, and the result.
+    rtol : float
+        How well the divergence and the parameters, in units of q's spread, are to be known.
+    space : tuple
+        A `workspace`.
+    report : (5,)
+        Is written: the divergence, its error, the gradient norm, nodes used, the status.
+
+    Returns
+    -------
+    int
+        0 converged; 1 the steps were used up; 2 the quadrature would need too many nodes; 3 not a minimum; 4
+        no finite value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> p = np.log([0.3, 0.7]), np.array([[-3.0, 0.0], [3.0, 0.0]]), np.array([np.eye(2), np.eye(2)])
+    >>> mean, chol, report = p[1][1].copy(), np.eye(2), np.empty(5)
+    >>> kernels.projections.i_projection(*p, kernels.newton.FULL, mean, chol, 1e-8,
+    ...                                  kernels.projections.workspace(2, 2), report)
+    0
+    >>> round(mean[0], 6), round(report[0], 8)
+    (2.99054, 0.35403395)
     """
     log_weights, means, chols, mean, chol = borrow((log_weights, means, chols, mean, chol))
     space, report = borrow((space, report))
@@ -388,9 +433,31 @@ def insert(all_means, all_chols, reports, s, count, space):
 
 @exported
 def m_projection(log_weights, means, chols, family, mean, chol):
-    """Write the mean and the factor of the M-projection of a mixture; False where it has no factor.
+    """Write the mean and the factor of the M-projection of a mixture, in any dimension.
 
-    In any dimension. `family` is FULL, DIAGONAL or ISOTROPIC.
+    Parameters
+    ----------
+    log_weights, means, chols : (K,), (K, D), (K, D, D)
+    family : int
+        newton.FULL, newton.DIAGONAL or newton.ISOTROPIC.
+    mean, chol : (D,), (D, D)
+        Are written.
+
+    Returns
+    -------
+    bool
+        False where the covariance has no factor: then `chol` is not one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> log_weights, means, chols = np.log([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> mean, chol = np.empty(1), np.empty((1, 1))
+    >>> kernels.projections.m_projection(log_weights, means, chols, kernels.newton.FULL, mean, chol)
+    True
+    >>> mean, chol.round(9)
+    (array([0.]), array([[1.41421356]]))
     """
     mixture_moments(log_weights, means, chols, mean, chol)
     dim = mean.size
