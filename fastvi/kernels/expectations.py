@@ -154,13 +154,10 @@ def integrate(first, second, own, dim, steps, shift, radius, degree, work, momen
 
 
 @kernel
-def integrate_own(second, own, dim, steps, shift, radius, work, moments):
-    """`integrate` without `first`, to degree 4: by rows where that is faster."""
+def integrate_few(second, own, dim, steps, shift, radius, work, moments):
+    """`integrate` without `first`, to degree 4: for coarse lattices."""
     for i in range(MOMENTS):
         moments[i] = 0.0
-    used = fits(second, steps, radius, work[10])
-    if used > 0:
-        return integrate_rows(used, own, dim, steps, shift, radius, work[10], moments)
     nodes, scratch, cursor, bell = work[0], work[1], work[2], work[8]
     rewind(cursor, steps, shift, radius, dim, bell)
     count = 0
@@ -179,3 +176,14 @@ def integrate_own(second, own, dim, steps, shift, radius, work, moments):
     for i in range(MOMENTS):
         moments[i] *= volume
     return count
+
+
+@kernel
+def integrate_own(second, own, dim, steps, shift, radius, work, moments):
+    """`integrate` without `first`, to degree 4: by rows where that is faster."""
+    used = fits(second, steps, radius, work[10])
+    if used == 0:
+        return integrate_few(second, own, dim, steps, shift, radius, work, moments)
+    for i in range(MOMENTS):
+        moments[i] = 0.0
+    return integrate_rows(used, own, dim, steps, shift, radius, work[10], moments)

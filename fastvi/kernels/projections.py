@@ -12,7 +12,7 @@ import numpy as np
 
 from . import expectations, newton
 from .borrowing import borrow
-from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate_few, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import exported, kernel, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
@@ -94,7 +94,8 @@ def _roughly(problem, mean, chol, space, moments_):
     clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
+    # Lattices this coarse have short rows, and half of the code to compile.
+    nodes = integrate_few(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
     return moments_[0], nodes
 
 
