@@ -420,9 +420,12 @@ def test_the_oracle_knows_textbook_values():
         assert abs(reference.exact("js", array(1, 0), array(0, 1)) - mp.log(2)) < mpf(10) ** -35
 
 
-@pytest.mark.parametrize("function", [("hellinger", {}), ("bhattacharyya", {})], ids=label)
+@over(
+    [("hellinger", {}), ("bhattacharyya", {})]
+    + [("alpha_divergence", {"alpha": a}) for a in (-1, 0.3, 1 + 1e-9, 2.5, 10)]
+)
 def test_from_far_to_near(function):
-    """The overlap alone gives a large distance, and no digits of a small one; neither does a part tell."""
+    """A sum of powers alone gives a large distance, and no digits of a small one; nor does a part tell."""
     p, other = dirichlet(61, 700, 1.0)
     for share in np.logspace(0, -6, 13):
         q = (1.0 - share) * p + share * other

@@ -11,11 +11,11 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .elementary import LN2, atanh_tail, exponent_step
+from .elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
 from .exact import difference
 from .frames import LIFT
 from .jit import adder, formula, inlined, kernel, specialise
-from .terms import hellinger_term, js_term, kl_term
+from .terms import alpha_term, hellinger_term, js_term, kl_term
 
 #: Entries per float32 partial sum: 128 additions per lane, off by 4e-8.
 _BLOCK32 = 2048
@@ -172,8 +172,33 @@ def _hellinger_sums(p, q):
     return (a * LIFT, (other - mass) * LIFT, mass * LIFT), (not tiny) & (a > _LEFT * middle)
 
 
+@formula
+def _power(p, q, beta):
+    """p (p / q)**beta and the exponent in it."""
+    y = beta * log_ratio(p, q, p - q)
+    return p * decay(y), y
+
+
+@adder
+def _alpha_sums(p, q, alpha):
+    # From sum p**a q**(1-a), which takes neither the series near p = q nor a choice: 1.9 ns instead of 4.2.
+    beta = alpha - 1.0
+    power, mass, other, wild = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        z, exponent = _power(x, y, beta)
+        wild |= (x < _TINY64) | (y < _TINY64) | (abs(exponent) > 690.0)
+        power += z
+        mass += x
+        other += y
+    left = power - alpha * mass + beta * other
+    good = left / (alpha * beta) * abs(alpha * beta) > _LEFT * (power + abs(alpha) * mass + abs(beta) * other)
+    return (left / (alpha * beta) * LIFT, (other - mass) * LIFT, mass * LIFT), (not wild) & good
+
+
 _kl_lifted = specialise(lifted_sums, "_kl_lifted", adder, term=kl_term)
 _js_lifted = specialise(lifted_sums, "_js_lifted", adder, term=js_term)
+_alpha_lifted = specialise(lifted_sums, "_alpha_lifted", adder, term=alpha_term)
 _hellinger_lifted = specialise(lifted_sums, "_hellinger_lifted", adder, term=hellinger_term)
 
 
@@ -215,3 +240,15 @@ def hellinger_chunk(p, q, theta):
         if good:
             return sums
     return _hellinger_lifted(p, q, theta)
+
+
+@kernel
+def alpha_chunk(p, q, theta):
+    """The chunk of `alpha_term`."""
+    if _looks_ordinary(p, q) and theta[0] != 0.0 and theta[0] != 1.0:
+        sums, good = _alpha_sums(p[:_FIRST], q[:_FIRST], theta[0])
+        if good and p.size > _FIRST:
+            sums, good = _alpha_sums(p, q, theta[0])
+        if good:
+            return sums
+    return _alpha_lifted(p, q, theta)
