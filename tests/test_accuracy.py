@@ -418,3 +418,22 @@ def test_the_oracle_knows_textbook_values():
             assert abs(got - value) < mpf(10) ** -35, name
         assert abs(reference.exact("renyi", half, other, alpha=2) - mp.log(mpf(4) / 3)) < mpf(10) ** -35
         assert abs(reference.exact("js", array(1, 0), array(0, 1)) - mp.log(2)) < mpf(10) ** -35
+
+
+@over(
+    [("hellinger", {}), ("bhattacharyya", {})]
+    + [("alpha_divergence", {"alpha": a}) for a in (-1, 0.3, 1 + 1e-9, 2.5, 10)]
+)
+def test_from_far_to_near(function):
+    """A sum of powers alone gives a large distance, and no digits of a small one; nor does a part tell."""
+    p, other = dirichlet(61, 700, 1.0)
+    for share in np.logspace(0, -6, 13):
+        q = (1.0 - share) * p + share * other
+        assert_right(function, p, q / q.sum())
+        assert_right(function, p, q * 1.01, mass="normalize")
+    for part in (slice(0, 512), slice(512, 700)):
+        q = p.copy()
+        q[part] = other[part]
+        assert_right(function, p, q / q.sum())
+        q[part] = p[part] * (1.0 + 1e-9 * other[part])
+        assert_right(function, p, q / q.sum())

@@ -45,7 +45,7 @@ from .frames import (
 from .jit import Lazily, adder, exported, inlined, kernel, specialise
 from .masses import ANY, NORMALIZE, UNIT
 from .orders import bhattacharyya, log_bhattacharyya, log_renyi, renyi
-from .sums import js_chunk, kl_chunk, lifted_sums
+from .sums import alpha_chunk, hellinger_chunk, js_chunk, kl_chunk, lifted_sums
 from .terms import (
     LOW,
     alpha_log_term,
@@ -317,10 +317,10 @@ _MADE = {
     "js": (js_term, js_log_term, _settle_quadratic, _unlift, js_chunk),
     "js_distance": (js_term, js_log_term, _settle_quadratic, _unlift_root, js_chunk),
     "jeffreys": (jeffreys_term, jeffreys_log_term, _settle_quadratic),
-    "hellinger": (hellinger_term, hellinger_log_term, _settle_quadratic, _unlift_root),
+    "hellinger": (hellinger_term, hellinger_log_term, _settle_quadratic, _unlift_root, hellinger_chunk),
     "total_variation": (total_variation_term, total_variation_log_term, _settle_linear),
     "chi2": (chi2_term, chi2_log_term, _settle_quadratic, _unlift, None, chi2_low),
-    "alpha_divergence": (alpha_term, alpha_log_term, _settle_quadratic, _unlift, None, alpha_low),
+    "alpha_divergence": (alpha_term, alpha_log_term, _settle_quadratic, _unlift, alpha_chunk, alpha_low),
 }
 
 #: The kernels of each divergence, by the name of its function.

@@ -11,14 +11,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .elementary import LN2, atanh_tail, exponent_step
+from .elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
 from .exact import difference
 from .frames import LIFT
 from .jit import adder, formula, inlined, kernel, specialise
-from .terms import js_term, kl_term
+from .terms import alpha_term, hellinger_term, js_term, kl_term
 
 #: Entries per float32 partial sum: 128 additions per lane, off by 4e-8.
 _BLOCK32 = 2048
+
+#: Entries that show whether a chunk's sum is a good difference.
+_FIRST = 512
 
 # Entries below these are left to the slower loops.
 _TINY64 = 2.0**-400
@@ -149,8 +152,54 @@ def _js_sums(p, q):
     return (total * (0.5 * LIFT), delta * (2.0 * LIFT), mass * LIFT), not tiny
 
 
+# A sum that is the difference of others keeps its digits where this part of them is left: the rounding of a
+# chunk's sums is near 5e-16.
+_LEFT = 1.0 / 32.0
+
+
+@adder
+def _hellinger_sums(p, q):
+    # As the masses less the overlap it takes one root, instead of two and a division.
+    overlap, mass, other, tiny = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        tiny |= (x < _TINY64) | (y < _TINY64)
+        overlap += math.sqrt(abs(x * y))
+        mass += x
+        other += y
+    middle = 0.5 * (mass + other)
+    a = middle - overlap
+    return (a * LIFT, (other - mass) * LIFT, mass * LIFT), (not tiny) & (a > _LEFT * middle)
+
+
+@formula
+def _power(p, q, beta):
+    """p (p / q)**beta and the exponent in it."""
+    y = beta * log_ratio(p, q, p - q)
+    return p * decay(y), y
+
+
+@adder
+def _alpha_sums(p, q, alpha):
+    # From sum p**a q**(1-a), which takes neither the series near p = q nor a choice: 1.9 ns instead of 4.2.
+    beta = alpha - 1.0
+    power, mass, other, wild = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        z, exponent = _power(x, y, beta)
+        wild |= (x < _TINY64) | (y < _TINY64) | (abs(exponent) > 690.0)
+        power += z
+        mass += x
+        other += y
+    left = power - alpha * mass + beta * other
+    good = left / (alpha * beta) * abs(alpha * beta) > _LEFT * (power + abs(alpha) * mass + abs(beta) * other)
+    return (left / (alpha * beta) * LIFT, (other - mass) * LIFT, mass * LIFT), (not wild) & good
+
+
 _kl_lifted = specialise(lifted_sums, "_kl_lifted", adder, term=kl_term)
 _js_lifted = specialise(lifted_sums, "_js_lifted", adder, term=js_term)
+_alpha_lifted = specialise(lifted_sums, "_alpha_lifted", adder, term=alpha_term)
+_hellinger_lifted = specialise(lifted_sums, "_hellinger_lifted", adder, term=hellinger_term)
 
 
 @inlined
@@ -178,3 +227,28 @@ def js_chunk(p, q, theta):
         if ordinary:
             return sums
     return _js_lifted(p, q, theta)
+
+
+@kernel
+def hellinger_chunk(p, q, theta):
+    """The chunk of `hellinger_term`."""
+    if _looks_ordinary(p, q):
+        # A first part tells near distributions, which are not worth a second pass.
+        sums, good = _hellinger_sums(p[:_FIRST], q[:_FIRST])
+        if good and p.size > _FIRST:
+            sums, good = _hellinger_sums(p, q)
+        if good:
+            return sums
+    return _hellinger_lifted(p, q, theta)
+
+
+@kernel
+def alpha_chunk(p, q, theta):
+    """The chunk of `alpha_term`."""
+    if _looks_ordinary(p, q) and theta[0] != 0.0 and theta[0] != 1.0:
+        sums, good = _alpha_sums(p[:_FIRST], q[:_FIRST], theta[0])
+        if good and p.size > _FIRST:
+            sums, good = _alpha_sums(p, q, theta[0])
+        if good:
+            return sums
+    return _alpha_lifted(p, q, theta)
