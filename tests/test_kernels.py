@@ -521,7 +521,8 @@ def test_what_the_api_calls_is_cached_under_its_own_name():
     """The disk cache goes by the name: two kernels of one name would be one kernel in the next process."""
     seen = {}
     cached = [f for f in DISPATCHERS if type(f._cache).__name__ == "FunctionCache"]
-    assert {id(f) for f in ENTRY_POINTS} <= {id(f) for f in cached}
+    inlined = {id(entry.inner) for entry in kernels.KERNELS.values()}  # into the code of users
+    assert {id(f) for f in ENTRY_POINTS} - inlined <= {id(f) for f in cached}
     for function in cached:
         key = (function.__module__, function.__qualname__)
         assert seen.setdefault(key, function) is function, key

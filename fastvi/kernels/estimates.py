@@ -150,7 +150,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     >>> mean, chol, space = np.array([3.0, 0.0]), np.eye(2), kernels.estimates.workspace(2, 2, 2)
     >>> value, error = kernels.estimates.reverse_kl(*p, mean, chol, 1e-8, grad_mean, grad_chol, space)
     >>> round(value, 6), grad_mean.round(6) + 0.0
-    (0.354302, array([0.006545, 0.      ]))
+    (0.354256, array([0.008087, 0.      ]))
     """
     work, parts, factor = space[0], space[1], space[2][0]
     dim = mean.size
