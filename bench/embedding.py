@@ -93,8 +93,8 @@ def gauss_hermite(count):
     return nodes, weights / weights.sum()
 
 
-#: A longer step diverges for the forager that found most; with this one 1e-6 takes so many.
-RATE, STEPS = 0.05, 400
+#: The rate that takes the fewest steps to 1e-6 on these data, found by trial; longer ones soon diverge.
+RATE, STEPS = 0.13, 90
 
 
 def numpy_gradient():
