@@ -32,18 +32,22 @@ from numba.extending import (
 
 from . import divergences, estimates, inference, kernels, projections
 from .distributions import Gaussian, GaussianMixture
-from .models import Model
+from .models import _INTERVAL, _LOWER, _REAL, _SIMPLEX, _UPPER, Model
 from .variational import TransformedGaussian
 
 _VECTOR = types.Array(types.float64, 1, "C")
 _MATRIX = types.Array(types.float64, 2, "C")
 _MATRICES = types.Array(types.float64, 3, "C")
 
-_FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
-_FIT_FAMILIES = _FAMILIES | {"mean": 3}
-
-#: Kinds of a latent coordinate, as in kernels.supports, by the word that declares them.
-_KINDS = {"real": 0, "positive": 1, "lower": 1, "upper": 2, "interval": 3, "simplex": 4}
+#: Kinds of a latent coordinate by the word that declares them.
+_KINDS = {
+    "real": _REAL,
+    "positive": _LOWER,
+    "lower": _LOWER,
+    "upper": _UPPER,
+    "interval": _INTERVAL,
+    "simplex": _SIMPLEX,
+}
 
 
 class CompiledEstimate(NamedTuple):
@@ -122,7 +126,7 @@ TRANSFORMED = _TransformedType()
 #: The status of a fit in compiled code whose start is none.
 INVALID_START = -1
 
-FAMILY_MEAN = _FIT_FAMILIES["mean"]
+FAMILY_MEAN = inference._FAMILIES["mean"]
 
 _SUPPORT = [("kinds", types.Array(types.int64, 1, "C")), ("bounds", _MATRIX)]
 
@@ -133,29 +137,26 @@ _FIELDS: dict[Any, list[tuple[str, Any]]] = {
 }
 
 #: Where the Python object keeps these fields.
-_PLACES = {
+_PLACES: dict[Any, tuple[str, ...]] = {
     _GaussianType: ("_mean", "_factor"),
     _MixtureType: ("_log_weights", "_means", "_factors"),
     _TransformedType: ("gaussian._mean", "gaussian._factor", "_support.kinds", "_support.bounds"),
+    _ModelType: ("_arguments", "_support.kinds", "_support.bounds"),
 }
+
+
+def _fields(kind):
+    """(name, type) of each member of a value of this type."""
+    return [("data", kind.data), *_SUPPORT] if isinstance(kind, _ModelType) else _FIELDS[type(kind)]
 
 
 @register_model(_GaussianType)
 @register_model(_MixtureType)
 @register_model(_TransformedType)
-class _DistributionModel(models.StructModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _FIELDS[type(fe_type)])
-
-
-def _model_fields(kind):
-    return [("data", kind.data), *_SUPPORT]
-
-
 @register_model(_ModelType)
-class _ModelModel(models.StructModel):
+class _Struct(models.StructModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _model_fields(fe_type))
+        super().__init__(dmm, fe_type, _fields(fe_type))
 
 
 make_attribute_wrapper(_GaussianType, "mean", "mean")
@@ -194,11 +195,14 @@ def _typeof_model(value, context):
     )
 
 
-def _unboxed(c, kind, obj, parts):
-    """A struct from attributes of a Python object: (field, its type, path of the attribute)."""
+@unbox(_GaussianType)
+@unbox(_MixtureType)
+@unbox(_TransformedType)
+@unbox(_ModelType)
+def _unboxed(kind, obj, c):
     struct = cgutils.create_struct_proxy(kind)(c.context, c.builder)
     failed = cgutils.alloca_once_value(c.builder, cgutils.false_bit)
-    for field, part, path in parts:
+    for (field, part), path in zip(_fields(kind), _PLACES[type(kind)], strict=True):
         owner, held = obj, []
         for name in path.split("."):
             owner = c.pyapi.object_getattr_string(owner, name)
@@ -211,24 +215,9 @@ def _unboxed(c, kind, obj, parts):
     return NativeValue(struct._getvalue(), is_error=c.builder.load(failed))
 
 
-@unbox(_GaussianType)
-@unbox(_MixtureType)
-@unbox(_TransformedType)
-def _unbox_distribution(kind, obj, c):
-    fields, places = _FIELDS[type(kind)], _PLACES[type(kind)]
-    return _unboxed(c, kind, obj, [(*field, place) for field, place in zip(fields, places, strict=True)])
-
-
-@unbox(_ModelType)
-def _unbox_model(kind, obj, c):
-    places = ("_arguments", "_support.kinds", "_support.bounds")
-    fields = _model_fields(kind)
-    return _unboxed(c, kind, obj, [(*field, place) for field, place in zip(fields, places, strict=True)])
-
-
 def _boxed(c, kind, value, make):
     struct = cgutils.create_struct_proxy(kind)(c.context, c.builder, value=value)
-    arguments = [c.box(part, getattr(struct, field)) for field, part in _FIELDS[type(kind)]]
+    arguments = [c.box(part, getattr(struct, field)) for field, part in _fields(kind)]
     function = c.pyapi.unserialize(c.pyapi.serialize_object(make))
     result = c.pyapi.call_function_objargs(function, arguments)
     for each in (*arguments, function):
@@ -256,7 +245,7 @@ def _maker(kind):
 
     @intrinsic
     def make(typing_context, fields):
-        names = [name for name, _ in (_FIELDS[type(kind)] if type(kind) in _FIELDS else _model_fields(kind))]
+        names = [name for name, _ in _fields(kind)]
 
         def generate(context, builder, signature, arguments):
             struct = cgutils.create_struct_proxy(kind)(context, builder)
@@ -554,7 +543,7 @@ def _m_projection(p, family="full"):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
-    code = _word("m_projection", "family", family, _FAMILIES)
+    code = _word("m_projection", "family", family, projections._FAMILIES)
     project = kernels.projections.m_projection
 
     def compiled(p, family="full"):
@@ -580,7 +569,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "
             "call fastvi.kernels.projections.i_projection"
         )
-    code = _word("i_projection", "family", family, _FAMILIES)
+    code = _word("i_projection", "family", family, projections._FAMILIES)
     workspace, project = kernels.projections.workspace, kernels.projections.i_projections
 
     def compiled(p, family="full", starts=None, rtol=1e-8):
@@ -653,10 +642,10 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
             f"('interval', a, b) in compiled code, for all coordinates, not {support}"
         )
     size = dim.literal_value
-    latent = size - 1 if code == _KINDS["simplex"] else size
+    simplex = code == _SIMPLEX
+    latent = size - 1 if simplex else size
     if latent < 1:
         raise TypingError("fastvi.Model: a simplex has at least two coordinates")
-    simplex = code == _KINDS["simplex"]
     has_theta = not _is_none(theta)
     held = () if isinstance(data, types.Omitted) else data.types
     if has_theta:
@@ -664,7 +653,7 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
             raise TypingError(f"fastvi.Model: theta must be a 1-D float array in compiled code, not {theta}")
         held = (theta, *held)
     held = tuple(types.unliteral(kind) for kind in held)
-    make = _maker(_ModelType(log_joint, size, latent, code == 0, types.BaseTuple.from_types(held)))
+    make = _maker(_ModelType(log_joint, size, latent, code == _REAL, types.BaseTuple.from_types(held)))
 
     def compiled(
         log_joint,
@@ -844,7 +833,7 @@ def _fit(
     max_steps=500,
 ):
     log_joint = _check_model("fit", model)
-    code = _word("fit", "family", family, _FIT_FAMILIES)
+    code = _word("fit", "family", family, inference._FAMILIES)
     _word("fit", "method", method, {"auto": 0})
     if not _is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
@@ -854,7 +843,7 @@ def _fit(
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
         )
-    if code == _FIT_FAMILIES["mean"] and _is_none(start):
+    if code == FAMILY_MEAN and _is_none(start):
         raise TypingError(
             "fastvi.fit: family='mean' holds the covariance of the start: give a Gaussian as start"
         )

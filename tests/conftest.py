@@ -1,4 +1,4 @@
-"""Test processes wait for each other's compiled kernels.
+"""What all tests share: a fixture, and the compiled kernels, for which test processes wait for each other.
 
 Kernels are cached on disk, but processes that start together would all compile the same ones: that is a third
 of their time. So whoever compiles one holds a lock on it, and the next finds it in the cache.
@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 import numba
+import pytest
 from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import _nrt_python
 
 try:
     import fcntl
@@ -36,3 +38,13 @@ def _compile_alone(self, signature):
 
 if fcntl is not None:
     Dispatcher.compile = _compile_alone
+
+
+@pytest.fixture
+def counted():
+    """numba counts allocations only when told to."""
+    was = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    yield
+    if not was:
+        _nrt_python.memsys_disable_stats()

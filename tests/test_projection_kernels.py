@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory import used
 from mpmath import mp, mpf
 from numba import njit
-from numba.core.runtime import _nrt_python, rtsys
 
 import fastvi as fv
 from fastvi.kernels import (
@@ -330,7 +330,7 @@ def test_a_workspace_keeps_nothing():
     assert np.isfinite(fresh).all()
 
 
-# What must not allocate: the functions above, called once or thirty times in a loop of compiled code. The
+# What must not allocate: the functions above, called once or often in a loop of compiled code. The
 # arrays are read-only like the ones above, because another type would be compiled again, which takes longest.
 
 
@@ -344,33 +344,6 @@ def use_small(n, z, mean, chol, log_weights, means, chols, work, out_mean, out_c
         projections.m_projection(log_weights, means, chols, 0, out_mean, out_chol)
         total += out_chol[0, 0]
     return total
-
-
-def allocations(function, n, *arguments):
-    before = rtsys.get_allocation_stats()
-    value = function(n, *arguments)
-    after = rtsys.get_allocation_stats()
-    assert np.isfinite(value).all()
-    return after.alloc - before.alloc, after.mi_alloc - before.mi_alloc
-
-
-def resident():
-    """Bytes of this process in memory, 0 where nothing tells."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-@pytest.fixture
-def counted():
-    """numba counts allocations only when told to."""
-    was = _nrt_python.memsys_stats_enabled()
-    _nrt_python.memsys_enable_stats()
-    yield
-    if not was:
-        _nrt_python.memsys_disable_stats()
 
 
 @njit
@@ -412,18 +385,18 @@ CHEAP = ("small 1", "small 2", "reverse 1", "divergence 1", "projection 1 full",
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_allocated(counted, name):
     function, arguments = cases()[name]
-    allocations(function, 1, *arguments)
-    once = allocations(function, 1, *arguments)
+    used(function, 1, *arguments)
+    once = used(function, 1, *arguments)
     # In more dimensions a round takes long, and the code is the same.
     often = 100_000 if name in CHEAP else 30
-    before = resident()
-    assert allocations(function, often, *arguments) == once
-    assert resident() - before < 1_000_000
+    many = used(function, often, *arguments)
+    assert many[:3] == once[:3]
+    assert many.grown < 1_000_000
 
 
 def test_allocations_are_counted(counted):
-    allocations(repeat_empty, 1)
-    assert allocations(repeat_empty, 30)[0] - allocations(repeat_empty, 1)[0] == 29
+    used(repeat_empty, 1)
+    assert used(repeat_empty, 30).allocations - used(repeat_empty, 1).allocations == 29
 
 
 # In other processes: threads that a fork does not survive, and numba switched off

@@ -185,12 +185,8 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
         _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
         if dim == 1:
             s0 = _moments_1(values, x)
-            for a in range(5):
-                sums[a] += s0[a]
         else:
             s0, s1, s2, s3, s4 = _moments(values, x, y)
-            for a in range(5):
-                sums[a] += s0[a]
             for a in range(4):
                 sums[5 + a] += s1[a]
             for a in range(3):
@@ -198,6 +194,8 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             for a in range(2):
                 sums[15 + a] += s3[a]
             sums[20] += s4
+        for a in range(5):
+            sums[a] += s0[a]
         if not abs(s0[0]) < math.inf:
             return fault(problem, n, sheet)
         p, q = _shells(values, squares, (radius - 2.0) ** 2, (radius - 1.0) ** 2)
