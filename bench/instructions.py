@@ -74,7 +74,7 @@ HOT = {
     "projection, kl of a node": (expectations._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
     "projection, moments of a row": (rows._row_sums, (_ROW, _ROW, _ROW, _X, _X, _X)),
     "projection, moments": (expectations._moments, (_ROW, _ROW, _ROW)),
-    "elbo, moments in 1-D": (nested._moments_1, (_ROW, _ROW)),
+    "elbo, moments in 1-D": (nested._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (nested._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
     "elbo, tails": (nested._shells, (_ROW, _ROW, _X, _X)),
     "em, densities in 1-D": (em._values_1, (_ROW, _X, _X, _X, _ROW)),

@@ -99,13 +99,14 @@ def test_fit_on_draws_in_a_users_function():
 def natural(data, kinds, bounds, rho, mean, chol, moments):
     space = steps.natural_workspace(mean.size, mean.size)
     problem = ((data,), kinds, bounds)
-    nested.expect(log_joint, problem, mean, chol, 1, 1e-10, space[0], moments)
+    for known, least, row in ((-1, 1, 0), (-1, -1, 1), (0, 1, 1)):
+        nested.expect(log_joint, problem, mean, chol, known, least, 1e-10, space[0], moments[row])
     return steps.natural_gradient_step(log_joint, problem, rho, mean, chol, 1e-10, space)
 
 
 def test_a_natural_gradient_step_solves_a_quadratic():
     start = np.array([1.0, -2.0]), np.array([[1.5, 0.0], [0.4, 0.7]])
-    mean, chol, moments = start[0].copy(), start[1].copy(), np.empty(nested.MOMENTS)
+    mean, chol, moments = start[0].copy(), start[1].copy(), np.zeros((2, nested.MOMENTS))
     status, value = natural(3.0, REAL_KINDS, NO_BOUNDS, 1.0, mean, chol, moments)
     assert status == 0
     np.testing.assert_allclose(mean, 1.5, atol=1e-9)
@@ -114,8 +115,9 @@ def test_a_natural_gradient_step_solves_a_quadratic():
     q, posterior = fv.Gaussian(start[0], start[1] @ start[1].T), fv.Gaussian([1.5, 1.5], np.eye(2) / 2)
     expected = math.log(math.pi) - 4.5 - fv.kl(q, posterior)
     assert abs(value - expected) <= 1e-9
-    # The same number is minus the first of the moments.
-    assert abs(moments[0] + expected) <= 1e-9
+    # The same number is minus the first of the moments, also when the coarsest lattice was there before.
+    assert abs(moments[0, 0] + expected) <= 1e-9
+    np.testing.assert_array_equal(moments[0], moments[1])
     # Half a step: the precision is the mean of both.
     mean, chol = start[0].copy(), start[1].copy()
     natural(3.0, REAL_KINDS, NO_BOUNDS, 0.5, mean, chol, moments)
@@ -238,9 +240,23 @@ def test_the_lattice_has_the_moments_of_a_standard_normal():
         space = nested.workspace(dim, dim)
         assert nested.lay(1, dim, space)
         n = space[1][0, 2]
-        weights = space[0][0, 2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * 0.5**dim)
+        step = (nested.STEP_1, nested.STEP_2)[dim - 1] / 2
+        weights = space[0][0, 2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * step**dim)
         x, y = space[0][0, 0, :n], space[0][0, 1, :n]
         for values, exact in ((1.0, 1.0), (x, 0.0), (x**2, 1.0), (x**4, 3.0), (x * y, 0.0)):
             assert abs(float((weights * values).sum()) - exact) <= 1e-9
-        if dim == 2:
+        if dim == 1:
+            # What a fit begins with are the same nodes as constants.
+            assert n == 2 * nested.QUICK
+            np.testing.assert_allclose(nested._NODES.ravel(), x, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(nested._WEIGHTS.ravel(), space[0][0, 2, :n], rtol=1e-14, atol=0)
+        else:
             assert abs(float((weights * x**2 * y**2).sum()) - 1.0) <= 1e-9
+
+
+def test_a_fit_in_one_dimension_takes_few_evaluations():
+    """Newton's steps on the coarsest lattice, and one more level that confirms the last."""
+    model = fv.Model(log_joint, 1, data=(3.0,))
+    found = fv.fit(model, start=fv.Gaussian(1.0, 1.0))
+    assert found.converged
+    assert found.evaluations <= 5 * nested.QUICK

@@ -28,7 +28,6 @@ from .newton import (
     factorise,
     find_step,
     lay_out,
-    length,
     move,
 )
 from .panels import FINE, ZERO
@@ -48,7 +47,7 @@ FAULT = 10
 
 #: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose
 #: square is what it leaves.
-NEAR = 3e-3
+NEAR = 1e-2
 LAST = 1e-4
 
 
@@ -185,9 +184,9 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     if family == MEAN:
         count = dim
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
-    error, slope_error, level = math.inf, math.inf, 1
-    size_, gain, damping, slope = math.inf, 0.0, 0.0, math.inf
-    evaluations, steps, rejected, nudges = 0, 0, 0, 0
+    error, slope_error, level, known = math.inf, math.inf, 1, -1
+    best, size_, gain, damping, slope = math.inf, math.inf, 0.0, 0.0, math.inf
+    evaluations, steps, rejected, nudges, used = 0, 0, 0, 0, 0
     last = min(LAST, math.sqrt(rtol))
     # The smallest ball first, whatever the last fit used: a fit does not depend on what was before it.
     board[2][0] = 0
@@ -195,35 +194,35 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     copy_matrix(chol, new_chol)
     for turn in range(most_steps + 1):
         fault, new_error, new_slope_error, n, new_level, new_good = expect(
-            log_joint, problem, new_mean, new_chol, level if fine else -1, rtol, board, trial
+            log_joint, problem, new_mean, new_chol, known, level if fine else -1, rtol, board, trial
         )
+        known = -1
         evaluations += n
         if fault != FINE and purpose != _STEP:
             status = FAULT + fault
             break
         # A short Newton step is taken whatever the value says: it may be off by its error.
         if purpose != _STEP or (
-            fault == FINE and (trial[0] <= kept[0] - 0.1 * gain or (damping == 0.0 and size_ <= 0.1))
+            fault == FINE and (trial[0] <= best - 0.1 * gain or (damping == 0.0 and size_ <= 0.1))
         ):
             copy_vector(new_mean, mean)
             copy_matrix(new_chol, chol)
-            copy_vector(trial, kept)
+            kept, trial = trial, kept
+            best = kept[0]
             error, slope_error, level, good = new_error, new_slope_error, max(new_level, 1), new_good
             used = differentiate(kept, shape, dim, count, parts)
-            slope = dual_length(parts[1], parts[0], shape, dim, used)
             damping = damping * 0.2 if damping > 0.02 else 0.0
             rejected = 0
             if purpose == _LAST:
                 break
             if purpose == _STEP:
                 if steps < trace.size:
-                    trace[steps] = -kept[0]
+                    trace[steps] = -best
                 steps += 1
         else:
             damping = max(5.0 * damping, 0.1)
             rejected += 1
-        damping, gain = find_step(damping, shape, dim, used, parts)
-        size_ = length(parts[3], parts[0], shape, dim, used)
+        damping, gain, size_ = find_step(damping, shape, dim, used, parts)
         move(mean, chol, shape, dim, used, parts, new_mean, new_chol)
         purpose = _STEP
         if not _within(new_mean, new_chol):
@@ -243,8 +242,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                 status = CONVERGED if good else UNRESOLVED
                 copy_vector(new_mean, mean)
                 copy_matrix(new_chol, chol)
-                kept[0] -= gain
-                slope = 10.0 * slope * slope
+                best -= gain
                 break
             if nudges == NUDGES:
                 status = NOT_A_MAXIMUM
@@ -257,12 +255,24 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                     new_mean[i] += NUDGE / (1.0 + j) * chol[i, j]
             purpose, fine, damping, rejected = _FIRST, False, 0.0, 0
             continue
-        if not fine and ((size_ <= NEAR and damping == 0.0) or turn >= most_steps - 1):
+        if not fine and damping == 0.0 and last < size_ <= NEAR:
+            # The next step is the last, if what this one leaves is its square.
+            fine = True
+        elif not fine and ((size_ <= last and damping == 0.0) or turn >= most_steps - 1):
             copy_vector(mean, new_mean)
             copy_matrix(chol, new_chol)
             purpose = _FINE if turn < most_steps - 1 else _LAST
             fine = True
-    value = -kept[0]
+            if rejected == 0:
+                # This is where the coarse lattice has just been: it is part of the finer one.
+                kept, trial = trial, kept
+                known = 0
+    value = -best
+    if used > 0:
+        slope = dual_length(parts[1], parts[0], shape, dim, used)
+        if status in (CONVERGED, UNRESOLVED):
+            # What the last step leaves.
+            slope = 10.0 * slope * slope
     if status >= FAULT and purpose == _FIRST and nudges == 0:
         value = -math.inf if status == FAULT + ZERO else math.nan
     if steps < trace.size:
@@ -361,7 +371,9 @@ def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, gr
     problem, mean, factor, space = borrow((problem, mean, factor, space))
     moments = space[4][0]
     space[0][2][0] = 0
-    status, error, _, nodes, _, good = expect(log_joint, problem, mean, factor, 1, rtol, space[0], moments)
+    status, error, _, nodes, _, good = expect(
+        log_joint, problem, mean, factor, -1, 1, rtol, space[0], moments
+    )
     if status == FINE:
         slopes(moments, factor, space[1], grad_mean, grad_chol)
         for i in range(mean.size):

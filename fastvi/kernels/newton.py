@@ -227,27 +227,32 @@ def _solve_1(damping, count, parts):
 
 @kernel
 def find_step(damping, family, dim, count, parts):
-    """A step with at least this damping: written; the damping it took, and the gain expected."""
+    """A step with at least this damping: written; the damping it took, the gain expected, and its length."""
     for _ in range(60):
         if dim == 1:
             gain, square = _solve_1(damping, count, parts)
             if square <= TRUST * TRUST:
-                return damping, gain
+                return damping, gain, math.sqrt(square)
         elif factorise(parts[2], damping, LEAST_PIVOT, family, dim, count, parts):
             gain = solve(count, parts)
-            if length(parts[3], parts[0], family, dim, count) <= TRUST:
-                return damping, gain
+            size_ = length(parts[3], parts[0], family, dim, count)
+            if size_ <= TRUST:
+                return damping, gain, size_
         damping = max(3.0 * damping, 0.1)
     # Not even a tiny step along the gradient is finite: none is taken.
     for i in range(count):
         parts[3][i] = 0.0
-    return damping, 0.0
+    return damping, 0.0, 0.0
 
 
 @kernel
 def move(mean, factor, family, dim, count, parts, new_mean, new_factor):
     """Take the step: new_mean = mean + factor delta, new_factor = factor (I + T)."""
     layout, step = parts[0], parts[3]
+    if dim == 1:
+        new_mean[0] = mean[0] + factor[0, 0] * step[0]
+        new_factor[0, 0] = factor[0, 0] + factor[0, 0] * step[1] if count > 1 else factor[0, 0]
+        return
     for i in range(dim):
         new_mean[i] = mean[i]
         for a in range(dim):
@@ -280,8 +285,7 @@ def descend(problem, family, mean, chol, tolerance, space):
     for _ in range(MOST_STEPS):
         if not abs(value) < math.inf:
             break
-        damping, gain = find_step(damping, family, dim, used, parts)
-        size = length(parts[3], parts[0], family, dim, used)
+        damping, gain, size = find_step(damping, family, dim, used, parts)
         move(mean, chol, family, dim, used, parts, new_mean, new_chol)
         near = size <= 0.1 and damping == 0.0
         if near and size <= tolerance:

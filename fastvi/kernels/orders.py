@@ -19,7 +19,7 @@ from .frames import (
     read_log,
 )
 from .jit import adder, exported, kernel, specialise
-from .sums import hellinger_chunk
+from .sums import alpha_chunk, hellinger_chunk
 from .terms import alpha_log_term, hellinger_term
 
 
@@ -108,9 +108,44 @@ _renyi_plain = _orders("renyi_plain", read)
 _renyi_log = _orders("renyi_log", read_log)
 
 
+def _measures(p, q, theta):
+    """Template (`chunk`): the sum of terms, of q - p, and of p, in one pass."""
+    a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y, z = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
+        a, al = add_compensated(a, al, x)
+        d, dl = add_compensated(d, dl, y)
+        m, ml = add_compensated(m, ml, z)
+    return a + al, d + dl, m + ml
+
+
+_alpha_measures = specialise(_measures, "_alpha_measures", chunk=alpha_chunk)
+_hellinger_measures = specialise(_measures, "_hellinger_measures", chunk=hellinger_chunk)
+
+
+@kernel
+def _normalised_renyi(p, q, theta, mass):
+    """The divergence of p and q over their masses, in one pass; NaN for want of digits."""
+    a, delta, mass_p = _alpha_measures(p, q, theta)
+    if not allowed(p, mass_p, mass_p + delta, mass):
+        return math.nan
+    # sum p**alpha q**-beta = mass_p (1 + beta (alpha a / mass_p - change)), change = mass_q / mass_p - 1. An
+    # error of `change` is multiplied by the result: only its rounding counts.
+    alpha, beta, change = theta[0], theta[0] - 1.0, delta / mass_p
+    growth = beta * (alpha * (a / mass_p) - change)
+    if not (-0.5 < growth < math.inf and abs(change) < 0.5):
+        return math.nan
+    value = math.log1p(growth) / beta + math.log1p(change)
+    return value if value > 1e-290 and abs(change) <= 10.0 * value else math.nan
+
+
 @exported
 def renyi(p, q, theta, mass):
     """log(sum p**a q**(1-a)) / (a - 1), a = theta[0] from 0 to inf; KL for a = 1."""
+    if 0.0 < theta[0] < math.inf and theta[0] != 1.0:
+        value = _normalised_renyi(p, q, theta, mass)
+        if value > 0.0:
+            return value
     mass_p, mass_q = masses_of(p, q)
     if not allowed(p, mass_p, mass_q, mass):
         return math.nan
@@ -149,20 +184,14 @@ def _overlap_sums(p, q, frame):
 @kernel
 def _normalised_hellinger(p, q, mass):
     """The squared Hellinger distance of p and q over their masses, in one pass; NaN for want of digits."""
-    a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y, z = hellinger_chunk(p[low : low + CHUNK], q[low : low + CHUNK], (0.0, 0.0))
-        a, al = add_compensated(a, al, x)
-        d, dl = add_compensated(d, dl, y)
-        m, ml = add_compensated(m, ml, z)
-    delta, mass_p = d + dl, m + ml
+    a, delta, mass_p = _hellinger_measures(p, q, (0.0, 0.0))
     mass_q = mass_p + delta
     if not (abs(delta) <= 0.5 * mass_p and allowed(p, mass_p, mass_q, mass)):
         return math.nan
     # sum (sqrt p - sqrt q)**2 / 2 = (the same of the two masses) + sqrt(their product) * (what is wanted)
     root_p, root_q = math.sqrt(mass_p), math.sqrt(mass_q)
     between = delta / (root_p + root_q)
-    rest = (a + al) - 0.5 * between * between
+    rest = a - 0.5 * between * between
     # The difference of the masses is good to 1e-15 of them.
     good = rest > 1e-290 and abs(delta) <= 10.0 * rest
     return rest / (root_p * root_q) if good else math.nan

@@ -26,7 +26,6 @@ from .newton import (
     factorise,
     find_step,
     lay_out,
-    length,
     move,
 )
 from .whitening import ball, leave_out, refine_own, rounding, set_steps, tail, turn
@@ -230,8 +229,8 @@ def _newton(moments_, family, dim, count, parts):
     if not abs(moments_[0]) < math.inf:
         return math.inf, 0.0, used, False
     minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
-    _, gain = find_step(0.0, family, dim, used, parts)
-    return length(parts[3], parts[0], family, dim, used), gain, used, minimum
+    _, gain, size_ = find_step(0.0, family, dim, used, parts)
+    return size_, gain, used, minimum
 
 
 @kernel

@@ -133,7 +133,7 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     moments, matrices, shift = space[1], space[2], space[3]
     dim = mean.size
     space[0][2][0] = 0
-    status, _, _, _, _, _ = nested.expect(log_joint, problem, mean, chol, 1, rtol, space[0], moments)
+    status, _, _, _, _, _ = nested.expect(log_joint, problem, mean, chol, -1, 1, rtol, space[0], moments)
     if status != FINE:
         return status, math.nan
     places = (1, 5)
