@@ -128,6 +128,18 @@ def test_a_natural_gradient_step_solves_a_quadratic():
     )
 
 
+def test_moments_of_a_quadratic_in_one_dimension():
+    mean, chol, moments = np.array([1.0]), np.array([[1.5]]), np.zeros((2, nested.MOMENTS))
+    natural(3.0, REAL_KINDS[:1], NO_BOUNDS[:1], 1.0, mean, chol, moments)
+    # log q - log p = a + b xi + c xi**2.
+    b, c = 1.5 * (2.0 * 1.0 - 3.0), 1.5**2 - 0.5
+    a = 0.5 * (1.0 + 4.0) - math.log(1.5) - 0.5 * math.log(2.0 * math.pi)
+    for row in moments:
+        np.testing.assert_allclose(row[:5], [a + c, b, a + 3 * c, 3 * b, 3 * a + 15 * c], rtol=1e-9)
+    assert abs(mean[0] - 1.5) <= 1e-9
+    assert abs(chol[0, 0] - math.sqrt(0.5)) <= 1e-9
+
+
 def test_adam_is_that_of_the_paper():
     rng = np.random.default_rng(1)
     point, first, second = np.zeros(4), np.zeros(4), np.zeros(4)
@@ -260,3 +272,6 @@ def test_a_fit_in_one_dimension_takes_few_evaluations():
     found = fv.fit(model, start=fv.Gaussian(1.0, 1.0))
     assert found.converged
     assert found.evaluations <= 5 * nested.QUICK
+    again = fv.fit(model, start=found.q)
+    assert again.evaluations == 2 * nested.QUICK
+    assert abs(again.elbo.value - found.elbo.value) <= 1e-12
