@@ -16,11 +16,11 @@ from .estimates import tolerance
 from .inference import (
     _FAMILIES,
     _FAULT,
-    _FRESH,
     QUADRATURE_DIM,
     Variational,
     _as_model,
     _draws,
+    _fresh,
     _q_of,
     _space,
     _start_of,
@@ -322,7 +322,7 @@ def _runner(
         code = _FAMILIES[family]
         pairs = max(64, (4 if family == "full" else 2) * r)
         draws = _writable(_draws(0, pairs, r))
-        fresh = np.stack([_draws(1000 + b, max(_FRESH, 2 * r), r) for b in range(8)])
+        fresh = _writable(_fresh(r))
 
         def by_draws(low: int, high: int) -> None:
             kernels.engine.fit_draws_batch(

@@ -24,7 +24,7 @@ from .gaussians import LOG_2PI
 from .jit import inlined, kernel
 from .newton import DIAGONAL, FULL, ISOTROPIC
 from .panels import BLOCK, FINE, RAISED, fault, look, point_out
-from .supports import is_real, pull_back, to_support
+from .supports import is_real, pull_back_rows, to_support
 from .targets import tabulate_slopes
 
 MEAN = 3
@@ -129,11 +129,12 @@ def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, wor
         return status
     for n in range(count):
         sheet[2][2, n] = sheet[2][0, n] + (0.0 if real else sheet[2][1, n])
-        if real:
+    if real:
+        for n in range(count):
             for i in range(kinds.size):
                 slopes[n, i] = sheet[4][n, i]
-        else:
-            pull_back(kinds, bounds, points[n], sheet[1][n], sheet[4][n], slopes[n])
+    else:
+        pull_back_rows(kinds, bounds, points, sheet[1], sheet[4], count, slopes)
     return FINE
 
 
@@ -229,6 +230,22 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
                 gradient[dim + i] = s
 
 
+@kernel
+def _place(mean, factor, diagonal, draws, low, count, points):
+    """Write mean + factor e for `count` draws e from `low`; of a diagonal factor only the diagonal is read."""
+    dim = mean.size
+    for s in range(count):
+        if diagonal:
+            for i in range(dim):
+                points[s, i] = mean[i] + factor[i, i] * draws[low + s, i]
+        else:
+            for i in range(dim):
+                z = mean[i]
+                for j in range(i + 1):
+                    z += factor[i, j] * draws[low + s, j]
+                points[s, i] = z
+
+
 @inlined
 def objective(
     log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
@@ -239,26 +256,17 @@ def objective(
     entropy. Where the factor is `diagonal`, only its diagonal is looked at.
     """
     dim = mean.size
-    mean_slope, factor_slope = space[4][0], space[5][1]
+    mean_slope, factor_slope, along = space[4][0], space[5][1], space[4][3]
     points, slopes = space[3], sheet[5]
     for i in range(dim):
-        mean_slope[i] = 0.0
+        mean_slope[i] = along[i] = 0.0
         for j in range(dim):
             factor_slope[i, j] = 0.0
     total = 0.0
     count = draws.shape[0]
     for low in range(0, count, BLOCK):
         n = min(BLOCK, count - low)
-        for s in range(n):
-            e = draws[low + s]
-            for i in range(dim):
-                z = mean[i]
-                if diagonal:
-                    z += factor[i, i] * e[i]
-                else:
-                    for j in range(i + 1):
-                        z += factor[i, j] * e[j]
-                points[s, i] = z
+        _place(mean, factor, diagonal, draws, low, n, points)
         status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sheet, points, slopes, space[4])
         if status != FINE:
             return status, math.inf
@@ -267,13 +275,17 @@ def objective(
             total += sheet[2][2, s]
             for i in range(dim):
                 mean_slope[i] -= g[i]
-                if diagonal:
-                    factor_slope[i, i] -= g[i] * e[i]
-                else:
+            if diagonal:
+                for i in range(dim):
+                    along[i] -= g[i] * e[i]
+            else:
+                for i in range(dim):
                     for j in range(i + 1):
                         factor_slope[i, j] -= g[i] * e[j]
     for i in range(dim):
         mean_slope[i] /= count
+        if diagonal:
+            factor_slope[i, i] = along[i]
         for j in range(dim):
             factor_slope[i, j] /= count
     return FINE, -total / count - log_det - 0.5 * dim * (1.0 + LOG_2PI)
@@ -519,23 +531,29 @@ def fit_draws(
     return status
 
 
+@kernel
+def _is_diagonal(factor):
+    for i in range(factor.shape[0]):
+        for j in range(i):
+            if factor[i, j] != 0.0:
+                return False
+    return True
+
+
 @inlined
 def average(log_joint, problem, draws, mean, factor, sheet, values):
-    """Write log joint + log-Jacobian at mean + factor e for each draw; the status."""
-    dim = mean.size
+    """Write log joint + log-Jacobian at mean + factor e for each draw; (status, their mean)."""
+    diagonal = _is_diagonal(factor)
+    total = 0.0
     for low in range(0, draws.shape[0], BLOCK):
         n = min(BLOCK, draws.shape[0] - low)
-        for s in range(n):
-            for i in range(dim):
-                z = mean[i]
-                for j in range(i + 1):
-                    z += factor[i, j] * draws[low + s, j]
-                sheet[0][s, i] = z
+        _place(mean, factor, diagonal, draws, low, n, sheet[0])
         status = look(log_joint, problem, n, sheet)
         if status == FINE:
             status = fault(problem, n, sheet)
         if status != FINE:
-            return status
+            return status, math.nan
         for s in range(n):
             values[low + s] = sheet[2][0, s] + sheet[2][1, s]
-    return FINE
+            total += values[low + s]
+    return FINE, total / draws.shape[0]

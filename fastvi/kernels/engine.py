@@ -238,15 +238,11 @@ def fit_draws_batch(
                 continue
         mean, square, blocks = 0.0, 0.0, fresh.shape[0]
         for b in range(blocks):
-            status = draws_.average(log_joint, problem, fresh[b], means[n], chols[n], space[0], values)
+            status, each = draws_.average(log_joint, problem, fresh[b], means[n], chols[n], space[0], values)
             if status != FINE:
                 report[1], report[4] = math.inf, fits.FAULT + status
                 copy_vector(space[0][3], where)
                 break
-            each = 0.0
-            for k in range(fresh.shape[1]):
-                each += values[k]
-            each /= fresh.shape[1]
             mean += each / blocks
             square += each * each / blocks
         if status != FINE:
@@ -314,7 +310,7 @@ def expected_log_joint(log_joint, thetas, table, kinds, bounds, points, weights,
     for t in range(thetas.shape[0]):
         problem = ((thetas[t], table), kinds, bounds)
         total = 0.0
-        if draws_.average(log_joint, problem, points, zero, unit, sheet, values) != FINE:
+        if draws_.average(log_joint, problem, points, zero, unit, sheet, values)[0] != FINE:
             total = math.nan
         for n in range(points.shape[0]):
             total += weights[n] * values[n]
@@ -362,12 +358,18 @@ def draws_value_and_slopes(
 
 
 @exported
-def average(log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values):
-    """Write log joint + log-Jacobian at mean + factor e for each draw; the status."""
+def averages(
+    log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values, first, last, out
+):
+    """Write the means of log joint + log-Jacobian over the blocks first to last of draws (B, N, D)."""
     theta, table, kinds, bounds, sheet = borrow((theta, table, kinds, bounds, sheet))
-    draws, mean, factor, values = borrow((draws, mean, factor, values))
+    draws, mean, factor, values, out = borrow((draws, mean, factor, values, out))
     problem = ((theta, table), kinds, bounds)
-    return draws_.average(log_joint, problem, draws, mean, factor, sheet, values)
+    for b in range(first, last):
+        status, out[b] = draws_.average(log_joint, problem, draws[b], mean, factor, sheet, values)
+        if status != FINE:
+            return status, b + 1
+    return FINE, last
 
 
 @exported
@@ -376,7 +378,7 @@ def densities(log_joint, theta, table, kinds, bounds, points, sheet, values):
     problem = ((theta, table), kinds, bounds)
     dim = points.shape[1]
     zero, unit = np.zeros(dim), np.eye(dim)
-    return draws_.average(log_joint, problem, points, zero, unit, sheet, values)
+    return draws_.average(log_joint, problem, points, zero, unit, sheet, values)[0]
 
 
 @exported
