@@ -843,7 +843,7 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
         if status:
             return status, used
         report, work = np.zeros(8), _space("draws", 3, r, model.dim)
-        work[1][0][0] = 0.0
+        work[1][0][0] = work[1][6][0] = 0
         kernels.engine.fit_draws(
             model._address,
             model._gradient_address,
@@ -874,8 +874,7 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     code = _FAMILIES[family]
     space = _space("draws", code, r, model.dim)
-    point = space[1][0][0]
-    point[:] = 0.0
+    space[1][0][0] = space[1][6][0] = 0
     if family == "isotropic":
         scale = np.full(r, math.sqrt(r / (1.0 / scale**2).sum()))
     pairs = max(_LEAST_PAIRS, (4 if family == "full" else 1) * r)

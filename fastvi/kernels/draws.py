@@ -76,6 +76,7 @@ def workspace(family, dim):
         np.empty((BLOCK, dim)),  # gradients at a block of draws
         np.empty((4, dim)),
         np.empty((2, dim, dim)),
+        np.zeros(2, np.int64),  # pairs that L-BFGS remembers, and where the newest is
     )
 
 
@@ -430,6 +431,47 @@ def fit_draws(
     >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
     array([1., 2., 3.])
     """
+    space[6][0] = 0
+    return resume(
+        log_joint,
+        log_joint_grad,
+        problem,
+        family,
+        draws,
+        base,
+        root,
+        scale,
+        tolerance,
+        most_steps,
+        mean,
+        factor,
+        sheet,
+        space,
+        trace,
+        report,
+    )
+
+
+@inlined
+def resume(
+    log_joint,
+    log_joint_grad,
+    problem,
+    family,
+    draws,
+    base,
+    root,
+    scale,
+    tolerance,
+    most_steps,
+    mean,
+    factor,
+    sheet,
+    space,
+    trace,
+    report,
+):
+    """`fit_draws` with what the workspace remembers of the curvature, from other draws of the same problem."""
     problem, draws, base, root, scale = borrow((problem, draws, base, root, scale))
     mean, factor, sheet, space = borrow((mean, factor, sheet, space))
     trace, report = borrow((trace, report))
@@ -441,7 +483,7 @@ def fit_draws(
     direction, metric = vectors[4, :count], vectors[5, :count]
     _set_metric(family, dim, metric)
     diagonal = family in (DIAGONAL, ISOTROPIC)
-    used, newest, steps, looks, first = 0, -1, 0, 0, True
+    used, newest, steps, looks, first = space[6][0], space[6][1], 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
     for i in range(count):
@@ -525,6 +567,7 @@ def fit_draws(
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
     unpack(family, point, base, root, scale, mean, factor)
+    space[6][0], space[6][1] = used, newest
     each = draws.shape[0]
     report[0], report[2], report[3], report[4], report[5] = -value, norm, looks * each, status, steps
     report[6] = norm

@@ -140,12 +140,12 @@ def fit_draws(
     trace,
     report,
 ):
-    """A fit on fixed draws."""
+    """A fit on fixed draws, with what the workspace remembers."""
     theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
     draws, base, root, scale = borrow((draws, base, root, scale))
     mean, factor, trace, report = borrow((mean, factor, trace, report))
     problem = ((theta, table), kinds, bounds)
-    return draws_.fit_draws(
+    return draws_.resume(
         log_joint,
         log_joint_grad,
         problem,
