@@ -21,7 +21,7 @@ from numba.extending import overload
 
 from .borrowing import borrow
 from .gaussians import LOG_2PI
-from .jit import inlined, kernel
+from .jit import adder, formula, inlined, kernel
 from .newton import DIAGONAL, FULL, ISOTROPIC
 from .panels import BLOCK, FINE, RAISED, fault, look, point_out
 from .supports import is_real, pull_back_rows, to_support
@@ -261,7 +261,7 @@ def objective(
     points, slopes = space[3], sheet[5]
     for i in range(dim):
         mean_slope[i] = along[i] = 0.0
-        for j in range(dim):
+        for j in range(0 if diagonal else i + 1):
             factor_slope[i, j] = 0.0
     total = 0.0
     count = draws.shape[0]
@@ -286,10 +286,26 @@ def objective(
     for i in range(dim):
         mean_slope[i] /= count
         if diagonal:
-            factor_slope[i, i] = along[i]
-        for j in range(dim):
-            factor_slope[i, j] /= count
+            factor_slope[i, i] = along[i] / count
+        else:
+            for j in range(i + 1):
+                factor_slope[i, j] /= count
     return FINE, -total / count - log_det - 0.5 * dim * (1.0 + LOG_2PI)
+
+
+@adder
+def _dot(a, b):
+    """Added up in any order: vectorised, L-BFGS takes half of the time."""
+    s = 0.0
+    for i in range(a.size):
+        s += a[i] * b[i]
+    return s
+
+
+@formula
+def _add(scale, vector, out):
+    for i in range(out.size):
+        out[i] += scale * vector[i]
 
 
 @kernel
@@ -300,23 +316,13 @@ def _direction(gradient, metric, memory, used, newest, alphas, out):
         out[i] = -gradient[i]
     for t in range(used):
         k = (newest - t) % MEMORY
-        a = 0.0
-        for i in range(n):
-            a += memory[0, k, i] * out[i]
-        a *= alphas[1, k]
-        alphas[0, k] = a
-        for i in range(n):
-            out[i] -= a * memory[1, k, i]
+        alphas[0, k] = alphas[1, k] * _dot(memory[0, k, :n], out)
+        _add(-alphas[0, k], memory[1, k, :n], out)
     for i in range(n):
         out[i] /= metric[i]
     for t in range(used - 1, -1, -1):
         k = (newest - t) % MEMORY
-        b = 0.0
-        for i in range(n):
-            b += memory[1, k, i] * out[i]
-        b *= alphas[1, k]
-        for i in range(n):
-            out[i] += memory[0, k, i] * (alphas[0, k] - b)
+        _add(alphas[0, k] - alphas[1, k] * _dot(memory[1, k, :n], out), memory[0, k, :n], out)
 
 
 @kernel
