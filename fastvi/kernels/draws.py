@@ -114,12 +114,13 @@ def _differences(log_joint, problem, count, scale, sheet, points, slopes):
 def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work):
     """The user's gradients at `count` points, carried to the latent coordinates; the status."""
     data, kinds, bounds = problem
-    for n in range(count):
-        for i in range(points.shape[1]):
-            sheet[0][n, i] = points[n, i]
     real = is_real(kinds)
-    if not real:
-        to_support(kinds, bounds, sheet[0], count, sheet[1], sheet[2][1])
+    if real:
+        for n in range(count):
+            for i in range(points.shape[1]):
+                sheet[0][n, i] = points[n, i]
+    else:
+        to_support(kinds, bounds, points, count, sheet[1], sheet[2][1])
     places = sheet[0] if real else sheet[1]
     failed = tabulate_slopes(log_joint_grad, data, places, count, sheet[2][0], sheet[4])
     if failed != 0:
@@ -231,20 +232,23 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
                 gradient[dim + i] = s
 
 
-@kernel
-def _place(mean, factor, diagonal, draws, low, count, points):
+@formula
+def _place(mean, factor, diagonal, draws, low, count, points, work):
     """Write mean + factor e for `count` draws e from `low`; of a diagonal factor only the diagonal is read."""
     dim = mean.size
+    if diagonal:
+        for i in range(dim):
+            work[i] = factor[i, i]
+        for s in range(count):
+            for i in range(dim):
+                points[s, i] = mean[i] + work[i] * draws[low + s, i]
+        return
     for s in range(count):
-        if diagonal:
-            for i in range(dim):
-                points[s, i] = mean[i] + factor[i, i] * draws[low + s, i]
-        else:
-            for i in range(dim):
-                z = mean[i]
-                for j in range(i + 1):
-                    z += factor[i, j] * draws[low + s, j]
-                points[s, i] = z
+        for i in range(dim):
+            z = mean[i]
+            for j in range(i + 1):
+                z += factor[i, j] * draws[low + s, j]
+            points[s, i] = z
 
 
 @inlined
@@ -267,7 +271,7 @@ def objective(
     count = draws.shape[0]
     for low in range(0, count, BLOCK):
         n = min(BLOCK, count - low)
-        _place(mean, factor, diagonal, draws, low, n, points)
+        _place(mean, factor, diagonal, draws, low, n, points, slopes[0])
         status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sheet, points, slopes, space[4])
         if status != FINE:
             return status, math.inf
@@ -596,7 +600,7 @@ def average(log_joint, problem, draws, mean, factor, sheet, values):
     total = 0.0
     for low in range(0, draws.shape[0], BLOCK):
         n = min(BLOCK, draws.shape[0] - low)
-        _place(mean, factor, diagonal, draws, low, n, sheet[0])
+        _place(mean, factor, diagonal, draws, low, n, sheet[0], sheet[5][0])
         status = look(log_joint, problem, n, sheet)
         if status == FINE:
             status = fault(problem, n, sheet)
