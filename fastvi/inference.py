@@ -885,7 +885,6 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
     base, q_mean, q_factor = mean.copy(), np.empty(r), np.empty((r, r))
     trace, report = np.empty(_TRACE), np.zeros(8)
     lines: list[Array] = []
-    each = 1 if model._gradient_address else 2 * r + 1
     # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are
     # exact.
     wanted = max(math.sqrt(rtol), _ROUGH)
@@ -907,7 +906,8 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
             trace,
             report,
         )
-        used += int(report[3]) * each
+        sides = 1 if wanted >= kernels.draws.ROUGH else 2
+        used += int(report[3]) * (1 if model._gradient_address else sides * r + 1)
         lines.append(trace[: int(report[5])].copy())
         status = int(report[4])
         if status >= _FAULT and report[5] == 0:

@@ -37,6 +37,11 @@ MEMORY = 12
 #: A finite difference's step, in conditional standard deviations: its error is 1e-9, the rounding's 1e-11.
 DIFFERENCE = 1e-4
 
+#: Tolerance from which on differences to one side will do, which are half as many, and their step: their error
+#: is 2e-6, and stays below such a tolerance where a log joint of 1e9 is rounded.
+ROUGH = 1e-3
+ONE_SIDED = 4e-6
+
 
 @kernel
 def parameters(family, dim):
@@ -81,20 +86,23 @@ def workspace(family, dim):
 
 
 @kernel
-def _differences(log_joint, problem, count, scale, sheet, points, slopes):
-    """Central differences at `count` points, and the values there; the status."""
+def _differences(log_joint, problem, count, scale, sides, sheet, points, slopes):
+    """Differences to one side or to both at `count` points, and the values there; the status."""
     dim = scale.size
-    each = 2 * dim + 1
+    each = sides * dim + 1
+    step = DIFFERENCE if sides == 2 else ONE_SIDED
     together = max(sheet[0].shape[0] // each, 1)
     for low in range(0, count, together):
         n = min(together, count - low)
         for k in range(n):
-            for r in range(each):
+            row = k * each
+            for r in range(row, row + each):
                 for i in range(dim):
-                    sheet[0][k * each + r, i] = points[low + k, i]
+                    sheet[0][r, i] = points[low + k, i]
             for i in range(dim):
-                sheet[0][k * each + 2 * i + 1, i] += DIFFERENCE * scale[i]
-                sheet[0][k * each + 2 * i + 2, i] -= DIFFERENCE * scale[i]
+                sheet[0][row + 1 + i, i] += step * scale[i]
+                if sides == 2:
+                    sheet[0][row + 1 + dim + i, i] -= step * scale[i]
         status = look(log_joint, problem, n * each, sheet)
         if status == FINE:
             status = fault(problem, n * each, sheet)
@@ -104,14 +112,15 @@ def _differences(log_joint, problem, count, scale, sheet, points, slopes):
             row = k * each
             sheet[2][2, low + k] = sheet[2][0, row] + sheet[2][1, row]
             for i in range(dim):
-                up, down = row + 2 * i + 1, row + 2 * i + 2
+                up = row + 1 + i
+                down = up + dim if sides == 2 else row
                 rise = (sheet[2][0, up] - sheet[2][0, down]) + (sheet[2][1, up] - sheet[2][1, down])
-                slopes[low + k, i] = rise / (2.0 * DIFFERENCE * scale[i])
+                slopes[low + k, i] = rise / (sides * step * scale[i])
     return FINE
 
 
 @kernel
-def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work):
+def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes):
     """The user's gradients at `count` points, carried to the latent coordinates; the status."""
     data, kinds, bounds = problem
     real = is_real(kinds)
@@ -140,32 +149,33 @@ def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, wor
     return FINE
 
 
-def slopes_at(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+def slopes_at(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
     """Write values (panel row 2) and gradients at `count` <= BLOCK points of latent coordinates; the status.
 
-    Without a `log_joint_grad` (None, or the address 0) by central differences.
+    Without a `log_joint_grad` (None, or the address 0) by differences to one side or to both: `sides` is 1
+    or 2.
     """
     if log_joint_grad is None:
-        return _differences(log_joint, problem, count, scale, sheet, points, slopes)
-    return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work)
+        return _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
+    return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes)
 
 
 @overload(slopes_at)
-def _overload_slopes_at(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+def _overload_slopes_at(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
     if isinstance(log_joint_grad, types.NoneType | types.Omitted):
-        return lambda log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work: (
-            _differences(log_joint, problem, count, scale, sheet, points, slopes)
+        return lambda log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes: (
+            _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
         )
     if isinstance(log_joint_grad, types.Integer):
 
-        def by_address(log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work):
+        def by_address(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
             if log_joint_grad == 0:
-                return _differences(log_joint, problem, count, scale, sheet, points, slopes)
-            return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes, work)
+                return _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
+            return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes)
 
         return by_address
-    return lambda log_joint, log_joint_grad, problem, count, scale, sheet, points, slopes, work: _given(
-        log_joint, log_joint_grad, problem, count, sheet, points, slopes, work
+    return lambda log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes: _given(
+        log_joint, log_joint_grad, problem, count, sheet, points, slopes
     )
 
 
@@ -234,7 +244,7 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
 
 @formula
 def _place(mean, factor, diagonal, draws, low, count, points, work):
-    """Write mean + factor e for `count` draws e from `low`; of a diagonal factor only the diagonal is read."""
+    """Write mean + factor e for `count` draws e from `low`; of a `diagonal` factor only that is read."""
     dim = mean.size
     if diagonal:
         for i in range(dim):
@@ -253,7 +263,7 @@ def _place(mean, factor, diagonal, draws, low, count, points, work):
 
 @inlined
 def objective(
-    log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
+    log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sides, sheet, space
 ):
     """(status, minus the ELBO) over the draws, and its gradient.
 
@@ -272,7 +282,7 @@ def objective(
     for low in range(0, count, BLOCK):
         n = min(BLOCK, count - low)
         _place(mean, factor, diagonal, draws, low, n, points, slopes[0])
-        status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sheet, points, slopes, space[4])
+        status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sides, sheet, points, slopes)
         if status != FINE:
             return status, math.inf
         for s in range(n):
@@ -383,7 +393,8 @@ def fit_draws(
     log_joint : jitted function
         ``log_joint(z, *data) -> float``.
     log_joint_grad : jitted function or None
-        ``log_joint_grad(z, grad, *data) -> float`` writes the gradient; without it, central differences.
+        ``log_joint_grad(z, grad, *data) -> float`` writes the gradient; without it, finite differences, to
+        both sides for a `tolerance` below ROUGH.
     problem : tuple
         (data, kinds, bounds), see `fastvi.kernels`.
     family : int
@@ -481,7 +492,7 @@ def resume(
     trace,
     report,
 ):
-    """`fit_draws` with what the workspace remembers of the curvature, from other draws of the same problem."""
+    """`fit_draws` with what the workspace remembers of the curvature: for more draws of the same problem."""
     problem, draws, base, root, scale = borrow((problem, draws, base, root, scale))
     mean, factor, sheet, space = borrow((mean, factor, sheet, space))
     trace, report = borrow((trace, report))
@@ -493,6 +504,7 @@ def resume(
     direction, metric = vectors[4, :count], vectors[5, :count]
     _set_metric(family, dim, metric)
     diagonal = family in (DIAGONAL, ISOTROPIC)
+    sides = 1 if tolerance >= ROUGH else 2
     used, newest, steps, looks, first = space[6][0], space[6][1], 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
@@ -502,7 +514,18 @@ def resume(
     while True:
         log_det = unpack(family, trial, base, root, scale, mean, factor)
         fault_, new = objective(
-            log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sheet, space
+            log_joint,
+            log_joint_grad,
+            problem,
+            draws,
+            mean,
+            factor,
+            log_det,
+            diagonal,
+            scale,
+            sides,
+            sheet,
+            space,
         )
         looks += 1
         if first and fault_ != FINE:

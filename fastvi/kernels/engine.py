@@ -345,6 +345,7 @@ def draws_value_and_slopes(
         half_log_det(factor),
         False,
         scale,
+        2,
         space[0],
         space[1],
     )
@@ -358,9 +359,7 @@ def draws_value_and_slopes(
 
 
 @exported
-def averages(
-    log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values, first, last, out
-):
+def averages(log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values, first, last, out):
     """Write the means of log joint + log-Jacobian over the blocks first to last of draws (B, N, D)."""
     theta, table, kinds, bounds, sheet = borrow((theta, table, kinds, bounds, sheet))
     draws, mean, factor, values, out = borrow((draws, mean, factor, values, out))

@@ -229,7 +229,7 @@ def sgd_steps(
         rows = noise[k * each : (k + 1) * each]
         log_det = unpack(family, point, base, root, scale, mean, factor)
         status, value = objective(
-            log_joint, log_joint_grad, problem, rows, mean, factor, log_det, diagonal, scale, sheet, space
+            log_joint, log_joint_grad, problem, rows, mean, factor, log_det, diagonal, scale, 2, sheet, space
         )
         if status != FINE:
             return status, math.nan

@@ -162,7 +162,7 @@ def pull_back_rows(kinds, bounds, latent, z, slopes, count, latent_slopes):
             latent_slopes[n, i] = slopes[n, i]
     for i in range(size):
         kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
-        if kind == LOWER or kind == UPPER:
+        if kind in (LOWER, UPPER):
             end = low if kind == LOWER else high
             for n in range(count):
                 latent_slopes[n, i] = slopes[n, i] * (z[n, i] - end) + 1.0
