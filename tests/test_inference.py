@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import log_ndtr, logsumexp
 
 import fastvi as fv
-from fastvi import inference
+from fastvi import inference, kernels
 
 # Log joints are compiled once for this module: what differs from model to model is in their data.
 
@@ -434,6 +434,69 @@ def test_given_gradients_and_differences_find_the_same():
     assert "the gradient is wrong: grad[" in str(fv.check_gradient(wrong))
     with says(ValueError, "model has no log_joint_grad"):
         fv.check_gradient(model)
+
+
+def test_fixed_draws_are_spread_evenly():
+    pairs, dim = 256, 3
+    draws = inference._pairs(3, pairs, dim)
+    np.testing.assert_array_equal(draws[:pairs], -draws[pairs:])
+    np.testing.assert_allclose(draws.T @ draws / (2 * pairs), np.eye(dim), atol=1e-12)
+    assert not np.array_equal(draws, inference._pairs(4, pairs, dim))
+    # Means are nearer to the expectation than those of independent draws: 0.007, not 0.015.
+    gaps = [np.cos(inference._pairs(k, 64, 5)).mean(axis=0) - math.exp(-0.5) for k in range(20)]
+    assert np.sqrt(np.square(gaps).mean()) <= 0.01
+    assert ((draws[:pairs] > 0).mean(axis=0) > 0.2).all()
+    assert ((draws[:pairs] < 0).mean(axis=0) > 0.2).all()
+
+
+def skewed(grad=True):
+    """A posterior for whose diagonal fit the first draws are too few."""
+    rows = np.random.default_rng(2).standard_normal((4, 6))
+    return regression(np.random.default_rng(2), POISSON, rows, prior=2.0, grad=grad)
+
+
+def test_a_fit_does_not_remember_another():
+    model = skewed()
+    one = fv.fit(model, "diag")
+    fv.fit(regression(np.random.default_rng(6), LOGISTIC, np.eye(6), prior=2.0, grad=True), "diag")
+    two = fv.fit(model, "diag")
+    assert one.elbo == two.elbo
+    assert one.evaluations == two.evaluations
+    np.testing.assert_array_equal(one.trace, two.trace)
+    np.testing.assert_array_equal(one.q.cov, two.q.cov)
+
+
+def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
+    """With what is known of the curvature, and from a few draws to begin with."""
+    model, fixed = skewed(), kernels.engine.fit_draws
+    counts = []
+
+    def counting(*arguments):
+        counts.append(len(arguments[7]))
+        return fixed(*arguments)
+
+    def forgetting(*arguments):
+        arguments[15][1][6][0] = 0
+        return counting(*arguments)
+
+    monkeypatch.setattr(kernels.engine, "fit_draws", counting)
+    found = fv.fit(model, "diag")
+    assert found.converged
+    assert counts == [24, 64, 128, 256]
+    monkeypatch.setattr(kernels.engine, "fit_draws", forgetting)
+    assert found.evaluations < fv.fit(model, "diag").evaluations
+    monkeypatch.setattr(kernels.engine, "fit_draws", fixed)
+    monkeypatch.setattr(inference, "_FEW_PAIRS", 32)
+    assert found.evaluations < fv.fit(model, "diag").evaluations
+
+
+def test_a_diagonal_covariance_is_one_among_all():
+    model, mean, deviations = skewed(), np.linspace(-0.2, 0.3, 6), np.linspace(0.1, 0.6, 6)
+    almost = np.diag(deviations**2)
+    almost[3, 1] = almost[1, 3] = 1e-100
+    one, two = (fv.elbo(model, fv.Gaussian(mean, cov)) for cov in (np.diag(deviations**2), almost))
+    assert abs(one.value - two.value) <= 1e-12 * abs(one.value)
+    assert abs(one.error - two.error) <= 1e-9 * one.error
 
 
 # Badly scaled posteriors, from the default start.

@@ -37,8 +37,8 @@ MEMORY = 12
 #: A finite difference's step, in conditional standard deviations: its error is 1e-9, the rounding's 1e-11.
 DIFFERENCE = 1e-4
 
-#: Tolerance from which on differences to one side will do, which are half as many, and their step: their error
-#: is 2e-6, and stays below such a tolerance where a log joint of 1e9 is rounded.
+#: Tolerance from which on differences to one side will do, which are half as many; and their step: their
+#: error is 2e-6, and below such a tolerance even where a log joint of 1e7 is rounded.
 ROUGH = 1e-3
 ONE_SIDED = 4e-6
 
@@ -309,7 +309,6 @@ def objective(
 
 @adder
 def _dot(a, b):
-    """Added up in any order: vectorised, L-BFGS takes half of the time."""
     s = 0.0
     for i in range(a.size):
         s += a[i] * b[i]

@@ -44,7 +44,7 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
     """Write the rows of z (N, D) for the first `count` rows of latent (N, R), and the log-Jacobians."""
     for n in range(count):
         log_jacobian[n] = 0.0
-    # Rows are copied in one piece where columns stay in their places: that takes a third of the time.
+    # Rows are copied in one piece where columns stay in their places.
     plain = kinds.size == z.shape[1]
     if plain:
         for n in range(count):
@@ -151,7 +151,7 @@ def pull_back(kinds, bounds, latent, z, slope, latent_slope):
 
 @kernel
 def pull_back_rows(kinds, bounds, latent, z, slopes, count, latent_slopes):
-    """The same for the first `count` rows: coordinate by coordinate, which takes half as long."""
+    """The same for the first `count` rows: coordinate by coordinate where there is no simplex."""
     size = kinds.size
     if size < z.shape[1]:
         for n in range(count):
