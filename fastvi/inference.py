@@ -920,8 +920,7 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
             trace,
             report,
         )
-        sides = 1 if goal >= kernels.draws.ROUGH else 2
-        used += int(report[3]) * (1 if model._gradient_address else sides * r + 1)
+        used += int(report[3]) * (1 if model._gradient_address else int(report[1]) * r + 1)
         lines.append(trace[: int(report[5])].copy())
         status = int(report[4])
         if status >= _FAULT and report[5] == 0:
@@ -941,9 +940,10 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if fault:
             break
         if not _broken(promised, value, error):
-            if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status:
+            if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status not in (_CONVERGED, _STUCK):
                 break
-            wanted = rtol
+            # What rough differences have taught of the curvature does not hold so near to the optimum.
+            wanted, space[1][6][0] = rtol, 0
             continue
         if last:
             status = _OVERFITTED
