@@ -126,7 +126,8 @@ class Projection(_Immutable):
     @property
     def kl(self) -> float:
         """The divergence in nats."""
-        return self.estimate.value
+        given = self._divergence
+        return given[0] if isinstance(given, tuple) else self.estimate.value
 
     @property
     def error(self) -> float:
