@@ -16,6 +16,7 @@ from .jit import exported, kernel
 from .matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from .mixtures import see
 from .newton import differentiate, lay_out, scratch
+from .rows import left_out
 from .whitening import ball, leave_out, refine, refine_own, rounding, set_steps, tail, turn
 
 
@@ -168,7 +169,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     error, _, _, _, settled = refine_own(
         second, own, dim, steps, radius, rtol, floor, max(rtol, 100.0 * floor), work, kept
     )
-    error += floor + dropped + tail(first, second, dim, radius)
+    error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
     slopes(kept, chol, parts, grad_mean, grad_chol)
     return kept[0], error if fits and settled else math.inf
 

@@ -181,7 +181,7 @@ def integrate_few(second, own, dim, steps, shift, radius, work, moments):
 @kernel
 def integrate_own(second, own, dim, steps, shift, radius, work, moments):
     """`integrate` without `first`, to degree 4: by rows where that is faster."""
-    used = fits(second, steps, radius, work[10])
+    used = fits(second, steps, radius, work[10][0])
     if used == 0:
         return integrate_few(second, own, dim, steps, shift, radius, work, moments)
     for i in range(MOMENTS):

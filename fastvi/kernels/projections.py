@@ -12,22 +12,26 @@ import numpy as np
 
 from . import expectations, newton
 from .borrowing import borrow
-from .expectations import MOMENTS, MOST_NODES, STEP, integrate_few, integrate_own
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
-from .jit import exported, kernel, specialise
+from .jit import exported, inlined, kernel, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
 from .mixtures import climb, mixture_moments, pair_moments, see
 from .newton import (
     FULL,
     ISOTROPIC,
     LEAST_CURVATURE,
+    TRUST,
     differentiate,
     dual_length,
     factorise,
     find_step,
     lay_out,
+    length,
     move,
+    solve,
 )
+from .rows import left_out
 from .whitening import ball, leave_out, refine_own, rounding, set_steps, tail, turn
 
 # The status of an optimum.
@@ -43,7 +47,7 @@ ROUGH_RADIUS = 4.5
 ROUGH_NODES = 300.0
 
 #: The length of a step that ends the way there, and of one that starts the refinement.
-NEAR = 2e-2
+NEAR = 5e-2
 APPROACH = 1e-4
 
 #: The length of a step beyond which a lattice is not to be taken for granted.
@@ -89,7 +93,7 @@ def workspace(components, dim):
     )
 
 
-@kernel
+@inlined
 def _look(log_weights, means, chols, mean, chol, factor, work):
     """Write the coefficients of p in the frame (mean, factor) of q, where chol chol' = factor factor'."""
     first, second = work[3][:0], work[4][: log_weights.size]
@@ -107,8 +111,7 @@ def _roughly(problem, mean, chol, space, moments_):
     clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    # Lattices this coarse have short rows, and half of the code to compile.
-    nodes = integrate_few(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
+    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
     return moments_[0], nodes
 
 
@@ -211,7 +214,8 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
             break
     if status == CONVERGED and not (resolved and settled):
         status = UNRESOLVED
-    error += floor + dropped + 4.4e-16 * abs(value) + tail(first, second, dim, radius)
+    error += floor + dropped + 4.4e-16 * abs(value)
+    error += tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
     # The divergence is not negative: what is below zero is the error of a value near zero.
     report[0] = max(value, 0.0)
     report[1] = error if resolved else math.inf
@@ -229,7 +233,12 @@ def _newton(moments_, family, dim, count, parts):
     if not abs(moments_[0]) < math.inf:
         return math.inf, 0.0, used, False
     minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
-    _, gain, size_ = find_step(0.0, family, dim, used, parts)
+    gain, size_ = 0.0, math.inf
+    if minimum:
+        gain = solve(used, parts)
+        size_ = length(parts[3], parts[0], family, dim, used)
+    if size_ > TRUST:
+        _, gain, size_ = find_step(0.0, family, dim, used, parts)
     return size_, gain, used, minimum
 
 

@@ -1,10 +1,14 @@
 """Moments of log q - log p on a lattice, row by row, without an exponential for each node.
 
 With f_m the component that is largest where q is, log p = log f_m + log(1 + sum_k r_k), r_k = f_k / f_m. Both
-log f_m and log r_k are quadratic in (x, y, z). From one row to the next r_k is multiplied by exp(a x) and a
-number, so one row of exp(a x) serves for all rows; r_k itself is computed afresh every few of them, which
-keeps its rounding at 1e-15. What is left for each node is one logarithm: 1.6 ns on a fine lattice, where
-`expectations.integrate` takes 3.0.
+log f_m and log r_k are quadratic in (x, y, z), so the moments of log q - log f_m are known: only the last
+logarithm needs a sum. It is at most sum_k r_k, and the weight times r_k is a Gaussian: each row is cut to
+where one of these is larger than the weight at the edge of the ball, which leaves half of the nodes,
+and `left_out` says what that may change.
+
+From one row to the next r_k is multiplied by exp(a x) and a number, so one row of exp(a x) serves for all
+rows; r_k itself is computed afresh every few of them, which keeps its rounding at 1e-15. What is left for
+each node is one logarithm.
 
 Polynomials lose digits where a component is far narrower than q, and exponentials overflow: `fits` says where
 all this may be used.
@@ -12,24 +16,36 @@ all this may be used.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .elementary import decay, log_ratio
+from .gaussians import LOG_2PI
 from .jit import adder, formula, inlined, kernel
-from .lattices import ROWS, _bell, cell, half_chord, next_rows
+from .lattices import _bell, cell, half_chord
 from .mixtures import DROPPED
 
-#: The least and the most nodes along a row: each row takes 50 ns by itself.
-LEAST, ACROSS = 36, 1024
+#: The most nodes along a row.
+ACROSS = 1024
 
-#: Rows are cut at multiples of this.
-LANES = 8
+#: Rows are filled up to multiples of this: a loop over what is left of a row would take as long.
+LANES = 16
 
 #: Rows between two that are computed afresh.
 FRESH = 16
 
+#: Weights and ends of so many rows are computed together.
+ROWS = 64
+
 #: Exponents below which a component does not matter, and beyond which rounding does: at 600 it is 1e-13.
 NOTHING, LARGEST = -60.0, 600.0
+
+#: Where a row without nodes begins; it ends before that.
+NOWHERE = 1e9
+
+#: Curvature along a row above which a Gaussian is taken to have no end: its ends would lose digits.
+FLAT = -1e-2
 
 
 @kernel
@@ -39,8 +55,8 @@ def workspace(components):
         np.empty((components, 10)),
         np.empty((components, ACROSS + LANES)),
         np.empty((components, ACROSS + LANES)),
-        np.empty((4, ACROSS + LANES)),
-        np.empty(2 * ROWS),
+        np.empty((3, ACROSS + LANES)),
+        np.empty((4, ROWS)),
         np.empty((components, FRESH)),
     )
 
@@ -79,10 +95,9 @@ def _extent(row, step, radius):
 
 
 @kernel
-def fits(coefficients, steps, radius, space):
+def fits(coefficients, steps, radius, table):
     """Write the polynomials of log f_m and then of each log r_k; their number, 0 where this is no use."""
-    table = space[0]
-    if not LEAST < 2.0 * radius / steps[0] < ACROSS - 2:
+    if not 2.0 * radius / steps[0] < ACROSS - 2:
         return 0
     best, top = -1, DROPPED
     for k in range(coefficients.shape[0]):
@@ -116,7 +131,7 @@ def _exp_quadratic(a, b, c, x):
     return decay(a + x * (b + c * x))
 
 
-@kernel
+@inlined
 def _fresh(a, b, c, x, out):
     """out = exp(a + b x + c x**2)."""
     for i in range(x.size):
@@ -141,17 +156,17 @@ def _advance(kept, scale, ratios, growth, total):
 
 
 @formula
-def _term(weight, a, b, c, x, r):
-    return weight * ((a + x * (b + c * x)) - log_ratio(1.0 + r, 1.0, r))
+def _term(weight, r):
+    return weight * log_ratio(1.0 + r, 1.0, r)
 
 
 @adder
-def _row_sums(x, weights, ratios, a, b, c):
-    """Sums along a row of w x**k (a + b x + c x**2 - log(1 + r)), k <= 4."""
+def _row_sums(x, weights, ratios):
+    """Sums along a row of w x**k log(1 + r), k <= 4."""
     s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
         v = x[i]
-        u = _term(weights[i], a, b, c, v, ratios[i])
+        u = _term(weights[i], ratios[i])
         square = v * v
         uv = u * v
         s0 += u
@@ -162,28 +177,43 @@ def _row_sums(x, weights, ratios, a, b, c):
     return s0, s1, s2, s3, s4
 
 
-@kernel
-def _across(width, step, offset, x, bell, masked):
-    """Write the coordinates and weights along a row, and no weights yet for the first."""
+@inlined
+def _across(width, step, offset, radius, x, bell):
+    """Write the coordinates and weights along a row; outside of the ball they are its edge and 0."""
     for i in range(x.size):
-        v = (i - width + offset) * step
+        v = min((i - width + offset) * step, radius)
         x[i] = v
-        bell[i] = _bell(v)
-        masked[i] = 0.0
+        bell[i] = _bell(v) if v < radius else 0.0
 
 
 @inlined
-def _mask(masked, bell, width, before, half):
-    """Change the weights from those of a chord to those of another."""
-    for i in range(before + 1, half + 1):
-        masked[width - i] = bell[width - i]
-        masked[width + i] = bell[width + i]
-    for i in range(half + 1, before + 1):
-        masked[width - i] = 0.0
-        masked[width + i] = 0.0
+def _chords(rows, count, first, height, z, radius):
+    """Write the weights of rows and half their chords; they have no nodes yet."""
+    for j in range(count):
+        y = (first + j) * height
+        rows[0, j] = decay(-0.5 * (y * y + z * z))
+        rows[1, j], rows[2, j] = NOWHERE, -NOWHERE
+        rows[3, j] = math.sqrt(max(radius * radius - y * y - z * z, 0.0))
 
 
-@kernel
+@inlined
+def _widen(rows, count, first, height, z, level, row):
+    """Move the ends of rows to where the weight times this ratio falls below exp(level)."""
+    curve = row[4] - 0.5
+    for j in range(count):
+        y, chord = (first + j) * height, rows[3, j]
+        a = row[0] + y * (row[2] + row[7] * y) + z * (row[3] + row[8] * y + row[9] * z)
+        b = row[1] + row[5] * y + row[6] * z
+        square = b * b - 4.0 * curve * (a - 0.5 * (y * y + z * z) - level)
+        root, middle = math.sqrt(max(square, 0.0)), -b
+        low, high = (middle + root) / (2.0 * curve), (middle - root) / (2.0 * curve)
+        low, high = (low, high) if curve < FLAT else (-chord, chord)
+        some = curve >= FLAT or square > 0.0
+        rows[1, j] = min(rows[1, j], max(low, -chord) if some else NOWHERE)
+        rows[2, j] = max(rows[2, j], min(high, chord) if some else -NOWHERE)
+
+
+@inlined
 def add_moments(sums, z, moments):
     """Add what `_moments` of the nodes with one z gives."""
     s0, s1, s2, s3, s04 = sums
@@ -205,19 +235,52 @@ def add_moments(sums, z, moments):
 
 
 @kernel
+def _normal(n):
+    """E x**n of a standard normal x, n <= 6."""
+    return (1.0, 0.0, 1.0, 0.0, 3.0, 0.0, 15.0)[n]
+
+
+@inlined
+def _add_polynomial(main, own, dim, moments):
+    """Add the moments of log q - log f_m: those of a polynomial."""
+    for c in range(5 if dim > 2 else 1):
+        z0, z1, z2 = _normal(c), _normal(c + 1), _normal(c + 2) if dim > 2 else 0.0
+        for b in range(5 - c if dim > 1 else 1):
+            y0, y1, y2 = _normal(b), _normal(b + 1), _normal(b + 2) if dim > 1 else 0.0
+            # The polynomial's expectation in y and z: what multiplies 1, x and x**2.
+            one = (own - main[0]) * (y0 * z0) - main[2] * (y1 * z0) - main[3] * (y0 * z1)
+            one -= (0.5 + main[7]) * (y2 * z0) + main[8] * (y1 * z1) + (0.5 + main[9]) * (y0 * z2)
+            linear = -main[1] * (y0 * z0) - main[5] * (y1 * z0) - main[6] * (y0 * z1)
+            square = -(0.5 + main[4]) * (y0 * z0)
+            for a in range(5 - c - b):
+                x0, x1, x2 = _normal(a), _normal(a + 1), _normal(a + 2)
+                moments[25 * c + 5 * b + a] += one * x0 + linear * x1 + square * x2
+
+
+@inlined
+def _ends(rows, count, width, step, offset):
+    """Turn the ends of rows into nodes: the first, and the one after the last of whole lanes."""
+    for j in range(count):
+        low = max(math.ceil(rows[1, j] / step - offset + width), 0.0)
+        nodes = math.floor(rows[2, j] / step - offset + width) + 1.0 - low
+        rows[1, j] = low
+        rows[2, j] = low + LANES * math.ceil(nodes / LANES)
+
+
+@kernel
 def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
     """`expectations.integrate` of log q - log p to degree 4, after `fits` has returned `count`."""
     table, ratios, growths, columns, rows, scales = space
     step, height, depth = steps[0], steps[1], steps[2]
     width = half_chord(radius * radius, step)
-    size = (2 * width + LANES) & -LANES
-    x, bell, masked, total = columns[0, :size], columns[1, :size], columns[2, :size], columns[3, :size]
-    _across(width, step, shift[0], x, bell, masked)
+    size = (2 * width + 2 * LANES) & -LANES
+    level = -0.5 * radius * radius
+    x, bell, total = columns[0, :size], columns[1, :size], columns[2, :size]
+    _across(width, step, shift[0], radius, x, bell)
     for k in range(1, count):
         _fresh(0.0, table[k, 5] * height, 0.0, x, growths[k, :size])
     for i in range(size):
         total[i] = 0.0
-    main = table[0]
     nodes = 0
     planes = half_chord(radius * radius, depth) if dim > 2 else 0
     for plane in range(-planes, planes + 1):
@@ -227,39 +290,42 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
         s01, s11, s21, s31 = 0.0, 0.0, 0.0, 0.0
         s02, s12, s22 = 0.0, 0.0, 0.0
         s03, s13, s04 = 0.0, 0.0, 0.0
-        before, low, high = -1, 0, 0
+        low, high, fresh = 0, 0, 0
         for j in range(2 * last + 1):
             k = j & (ROWS - 1)
             y = (j - last + shift[1]) * height
             if k == 0:
-                next_rows(rows, 2 * last + 1 - j, j - last + shift[1], height, z, step, radius)
-            if j & (FRESH - 1) == 0:
+                fresh = 0
+                some = (min(ROWS, 2 * last + 1 - j) + 7) & -8
+                _chords(rows, some, j - last + shift[1], height, z, radius)
+                for c in range(1, count):
+                    _widen(rows, some, j - last + shift[1], height, z, level, table[c])
+                _ends(rows, some, width, step, shift[0])
+            near, far = int(rows[1, k]), int(rows[2, k])
+            if fresh == 0:
+                if near >= far:
+                    continue
                 # All that the rows up to the next fresh ones need.
-                most = 0.0
-                for i in range(k, min(k + FRESH, k + 2 * last + 1 - j)):
-                    most = max(most, rows[ROWS + i])
-                low = (width - int(most)) & -LANES
-                high = (width + int(most) + LANES) & -LANES
+                fresh = min(FRESH, ROWS - k, 2 * last + 1 - j)
+                low, high = near, far
+                for i in range(k, k + fresh):
+                    low, high = min(low, int(rows[1, i])), max(high, int(rows[2, i]))
                 for c in range(1, count):
                     row = table[c]
                     a = row[0] + y * (row[2] + row[7] * y) + z * (row[3] + row[8] * y + row[9] * z)
                     b = row[1] + row[5] * y + row[6] * z
                     _fresh(a, b, row[4], x[low:high], ratios[c, low:high])
                     _scale(row[2] + row[8] * z, row[7], y, height, scales[c])
+                first = j
             for c in range(1, count):
-                kept, scale = 0.0 if c == 1 else 1.0, scales[c, j & (FRESH - 1)]
+                kept, scale = 0.0 if c == 1 else 1.0, scales[c, j - first]
                 _advance(kept, scale, ratios[c, low:high], growths[c, low:high], total[low:high])
-            half = int(rows[ROWS + k])
-            _mask(masked, bell, width, before, half)
-            before = half
-            nodes += 2 * half + 1
-            near, far = (width - half) & -LANES, (width + half + LANES) & -LANES
-            a = own - 0.5 * (y * y + z * z)
-            a -= main[0] + y * (main[2] + main[7] * y) + z * (main[3] + main[8] * y + main[9] * z)
-            b = -(main[1] + main[5] * y + main[6] * z)
-            c = -0.5 - main[4]
-            u0, u1, u2, u3, u4 = _row_sums(x[near:far], masked[near:far], total[near:far], a, b, c)
-            w = rows[k]
+            fresh -= 1
+            if near >= far:
+                continue
+            nodes += far - near
+            u0, u1, u2, u3, u4 = _row_sums(x[near:far], bell[near:far], total[near:far])
+            w = rows[0, k]
             u0, u1, u2, u3, u4 = w * u0, w * u1, w * u2, w * u3, w * u4
             s00 += u0
             s10 += u1
@@ -277,7 +343,6 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
             s03 += u0 * (y2 * y)
             s13 += u1 * (y2 * y)
             s04 += u0 * (y2 * y2)
-        _mask(masked, bell, width, before, -1)
         add_moments(
             (
                 (s00, s10, s20, s30, s40),
@@ -289,7 +354,15 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
             z,
             moments,
         )
-    volume = cell(steps, dim)
+    volume = -cell(steps, dim)
     for i in range(moments.size):
         moments[i] *= volume
+    _add_polynomial(table[0], own, dim, moments)
     return nodes
+
+
+@kernel
+def left_out(components, dim, radius):
+    """A bound of what the rows leave out of the ball: there the weight times each r_k is below that level."""
+    volume = (2.0 * radius, math.pi * radius**2, 4.0 / 3.0 * math.pi * radius**3)[dim - 1]
+    return (components - 1) * volume * math.exp(-0.5 * (radius * radius + dim * LOG_2PI))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate, integrate_own
-from .jit import kernel
+from .jit import inlined, kernel
 from .lattices import size
 from .matrices import cholesky, copy_vector, half_log_det, solve_lower
 from .mixtures import DROPPED
@@ -203,13 +203,17 @@ def set_steps(first, second, dim, step, radius, most, steps):
 
 @kernel
 def tail(first, second, dim, radius):
-    """A bound of what lies outside the ball."""
+    """A bound of what lies outside the ball.
+
+    Without `first` it holds for log p - log f_m as well, which is what `rows` sums: that is the larger of the
+    two where q is wide and f_m is narrow.
+    """
     # P(|xi| > r) < r exp(-r**2 / 2) in up to three dimensions, and |xi|**2 is r**2 + 2 on average there.
     mass = max(radius, 1.0) * math.exp(-0.5 * radius * radius)
     square = radius * radius + 2.0
     extent = 0.0
     for coefficients in (first, second):
-        least, most = math.inf, -math.inf
+        least, most, main, top = math.inf, -math.inf, 0.0, -math.inf
         for k in range(coefficients.shape[0]):
             row = coefficients[k]
             if row[0] == DROPPED:
@@ -218,14 +222,19 @@ def tail(first, second, dim, radius):
             for a in range(dim):
                 sharp += _column(row, a, dim) ** 2
                 offset += row[1 + a] * row[1 + a]
-            least = min(least, 0.5 * (math.sqrt(sharp * square) + math.sqrt(offset)) ** 2 - row[0])
-            most = max(most, row[0])
+            low = 0.5 * (math.sqrt(sharp * square) + math.sqrt(offset)) ** 2 - row[0]
+            least, most = min(least, low), max(most, row[0])
+            if row[0] - 0.5 * offset > top:
+                main, top = low, row[0] - 0.5 * offset
         if coefficients.shape[0] > 0:
-            extent += max(least, abs(most) + math.log(coefficients.shape[0]))
+            many = math.log(coefficients.shape[0])
+            extent += max(least, abs(most) + many)
+            if first.shape[0] == 0:
+                extent = max(extent, main + most + many)
     return mass * extent
 
 
-@kernel
+@inlined
 def _slope_change(one, two, dim):
     """How much the gradient differs between two sets of moments."""
     s = 0.0
@@ -282,7 +291,7 @@ def refine(first, second, dim, steps, radius, atol, work, moments):
     return error, nodes
 
 
-@kernel
+@inlined
 def _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial):
     """Write to `trial` the moments for half the step along an axis; the nodes that this adds."""
     shift[axis] = 0.5
@@ -335,14 +344,14 @@ def refine_own(second, own, dim, steps, radius, rtol, atol, slope_tolerance, wor
     return error, slope_error, slope_change, nodes, settled
 
 
-@kernel
+@inlined
 def _keep(moments, steps, work):
     """Keep the last lattice but one, and its moments."""
     copy_vector(moments, work[6][2])
     copy_vector(steps, work[5][2])
 
 
-@kernel
+@inlined
 def _left(change, last):
     """The error after a halving that changed so much, when the one before changed `last`."""
     if change == 0.0:
