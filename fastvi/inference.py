@@ -160,14 +160,12 @@ def _pairs(block: int, pairs: int, dim: int) -> Array:
     sizes = np.interp((slices + rng.random((pairs, dim))) / pairs, *_half_normal())
     half = np.where(rng.random((pairs, dim)) < 0.5, -sizes, sizes)
     half = np.linalg.solve(np.linalg.cholesky(half.T @ half / pairs), half.T).T
-    return np.concatenate([half, -half])
+    return np.ascontiguousarray(np.concatenate([half, -half]))
 
 
 @lru_cache(maxsize=32)
 def _draws(block: int, pairs: int, dim: int) -> Array:
-    draws = _pairs(block, pairs, dim)
-    draws.flags.writeable = False
-    return draws.view()
+    return _read_only(_pairs(block, pairs, dim))
 
 
 @lru_cache(maxsize=8)
@@ -177,8 +175,13 @@ def _fresh(dim: int) -> Array:
     draws = np.empty((_BLOCKS, 2 * pairs, dim))
     for block in range(_BLOCKS):
         draws[block] = _pairs(1000 + block, pairs, dim)
-    draws.flags.writeable = False
-    return draws.view()
+    return _read_only(draws)
+
+
+def _read_only(draws: Array) -> Array:
+    view = draws.view()
+    view.flags.writeable = False
+    return view
 
 
 def _writable(draws: Array) -> Array:
@@ -852,7 +855,7 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
         if status:
             return status, used
         report, work = np.zeros(8), _space("draws", 3, r, model.dim)
-        work[1][0][0] = work[1][6][0] = 0
+        work[1][0][0] = 0.0
         kernels.engine.fit_draws(
             model._address,
             model._gradient_address,
@@ -883,7 +886,8 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     code = _FAMILIES[family]
     space = _space("draws", code, r, model.dim)
-    space[1][0][0] = space[1][6][0] = 0
+    point, memory = space[1][0][0], space[1][6]
+    point[:] = 0.0
     if family == "isotropic":
         scale = np.full(r, math.sqrt(r / (1.0 / scale**2).sum()))
     pairs = max(_LEAST_PAIRS, (4 if family == "full" else 1) * r)
@@ -926,9 +930,11 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if status >= _FAULT and report[5] == 0:
             raise ValueError(f"the fit cannot start: {_words(status, space[0][3])}")
         if pairs < enough:
-            if status:
-                space[1][0][0] = space[1][6][0] = 0
             pairs = enough
+            if status:
+                point[:] = 0.0
+            else:
+                memory[0] = memory[1]
             continue
         promised = float(report[0])
         last = draws is not None or 2 * pairs > _MOST_PAIRS
@@ -942,13 +948,14 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if not _broken(promised, value, error):
             if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status not in (_CONVERGED, _STUCK):
                 break
-            # What rough differences have taught of the curvature does not hold so near to the optimum.
-            wanted, space[1][6][0] = rtol, 0
+            # What is known of the curvature is left behind: it is too rough so near to the optimum.
+            wanted = rtol
             continue
         if last:
             status = _OVERFITTED
             break
         pairs *= 2
+        memory[0] = memory[1]
     if fault:
         status, value, error = _FAULT + fault, promised, math.inf
     report[0], report[1], report[3], report[4] = value, error, used, status

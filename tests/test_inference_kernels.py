@@ -238,13 +238,6 @@ def test_gradients_are_carried_to_latent_coordinates(name):
             step = 1e-5 * np.eye(kinds.size)[i]
             expected = (target(latent + step)[0] - target(latent - step)[0]) / 2e-5
             assert abs(found[i] - expected) <= 1e-7 * (1 + abs(expected))
-    latent = 1.5 * rng.standard_normal((5, kinds.size))
-    z, rows, each = np.empty((5, dim)), np.empty((5, kinds.size)), np.empty((5, kinds.size))
-    supports.to_support(kinds, bounds, latent, 5, z, np.empty(5))
-    supports.pull_back_rows(kinds, bounds, latent, z, weights + z, 5, rows)
-    for n in range(5):
-        supports.pull_back(kinds, bounds, latent[n], z[n], weights + z[n], each[n])
-    np.testing.assert_allclose(rows, each, rtol=1e-12)
 
 
 def test_transforms_as_in_plain_python():

@@ -24,7 +24,7 @@ from .gaussians import LOG_2PI
 from .jit import adder, formula, inlined, kernel
 from .newton import DIAGONAL, FULL, ISOTROPIC
 from .panels import BLOCK, FINE, RAISED, fault, look, point_out
-from .supports import is_real, pull_back_rows, to_support
+from .supports import is_real, pull_back, to_support
 from .targets import tabulate_slopes
 
 MEAN = 3
@@ -80,12 +80,12 @@ def workspace(family, dim):
         np.empty((BLOCK, dim)),  # gradients at a block of draws
         np.empty((4, dim)),
         np.empty((2, dim, dim)),
-        np.zeros(2, np.int64),  # pairs that L-BFGS remembers, and where the newest is
+        np.zeros(3, np.int64),  # pairs that L-BFGS begins with; that it knows at the end, and the newest
     )
 
 
 @kernel
-def _sides(tolerance, root, scale):
+def sides_for(tolerance, root, scale):
     """1 where the error of differences to one side is less than a hundredth of the tolerance, else 2."""
     widest = 0.0
     for i in range(scale.size):
@@ -151,12 +151,11 @@ def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes):
         return status
     for n in range(count):
         sheet[2][2, n] = sheet[2][0, n] + (0.0 if real else sheet[2][1, n])
-    if real:
-        for n in range(count):
+        if real:
             for i in range(kinds.size):
                 slopes[n, i] = sheet[4][n, i]
-    else:
-        pull_back_rows(kinds, bounds, points, sheet[1], sheet[4], count, slopes)
+        else:
+            pull_back(kinds, bounds, points[n], sheet[1][n], sheet[4][n], slopes[n])
     return FINE
 
 
@@ -253,7 +252,7 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
                 gradient[dim + i] = s
 
 
-@formula
+@kernel
 def _place(mean, factor, diagonal, draws, low, count, points, work):
     """Write mean + factor e for `count` draws e from `low`; of a `diagonal` factor only that is read."""
     dim = mean.size
@@ -422,7 +421,9 @@ def fit_draws(
     sheet : tuple
         ``kernels.panels.panel(D, dim)``, scratch space.
     space : tuple
-        A `workspace`. The point in space[0][0] is where it starts: all zeros for (base, root) itself.
+        A `workspace`. The point in space[0][0] is where it starts: all zeros for (base, root) itself. It is
+        left at the end, and space[6][0] = space[6][1] keeps what is known of the curvature for one more fit
+        of the same problem, on other draws.
     trace : (T,)
         The ELBO over the draws after each accepted step is written to it, as far as it goes.
     report : (8,)
@@ -463,47 +464,6 @@ def fit_draws(
     >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
     array([1., 2., 3.])
     """
-    space[6][0] = 0
-    return resume(
-        log_joint,
-        log_joint_grad,
-        problem,
-        family,
-        draws,
-        base,
-        root,
-        scale,
-        tolerance,
-        most_steps,
-        mean,
-        factor,
-        sheet,
-        space,
-        trace,
-        report,
-    )
-
-
-@inlined
-def resume(
-    log_joint,
-    log_joint_grad,
-    problem,
-    family,
-    draws,
-    base,
-    root,
-    scale,
-    tolerance,
-    most_steps,
-    mean,
-    factor,
-    sheet,
-    space,
-    trace,
-    report,
-):
-    """`fit_draws` with what the workspace remembers of the curvature: for more draws of the same problem."""
     problem, draws, base, root, scale = borrow((problem, draws, base, root, scale))
     mean, factor, sheet, space = borrow((mean, factor, sheet, space))
     trace, report = borrow((trace, report))
@@ -515,8 +475,9 @@ def resume(
     direction, metric = vectors[4, :count], vectors[5, :count]
     _set_metric(family, dim, metric)
     diagonal = family in (DIAGONAL, ISOTROPIC)
-    sides = _sides(tolerance, root, scale)
-    used, newest, steps, looks, first = space[6][0], space[6][1], 0, 0, True
+    sides = sides_for(tolerance, root, scale)
+    used, newest, steps, looks, first = space[6][0], space[6][2], 0, 0, True
+    space[6][0] = 0
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
     for i in range(count):
@@ -611,7 +572,7 @@ def resume(
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
     unpack(family, point, base, root, scale, mean, factor)
-    space[6][0], space[6][1] = used, newest
+    space[6][1], space[6][2] = used, newest
     each = draws.shape[0]
     report[0], report[2], report[3], report[4], report[5] = -value, norm, looks * each, status, steps
     report[1], report[6] = sides, norm

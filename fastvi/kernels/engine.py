@@ -140,12 +140,12 @@ def fit_draws(
     trace,
     report,
 ):
-    """A fit on fixed draws, with what the workspace remembers."""
+    """A fit on fixed draws."""
     theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
     draws, base, root, scale = borrow((draws, base, root, scale))
     mean, factor, trace, report = borrow((mean, factor, trace, report))
     problem = ((theta, table), kinds, bounds)
-    return draws_.resume(
+    return draws_.fit_draws(
         log_joint,
         log_joint_grad,
         problem,
@@ -335,6 +335,8 @@ def draws_value_and_slopes(
 ):
     """(status, the ELBO over fixed draws), and its gradient in the mean and the factor's lower triangle."""
     problem = ((theta, table), kinds, bounds)
+    # False, but no literal, for which numba would compile the objective once more.
+    diagonal = draws.shape[0] == 0
     status, value = draws_.objective(
         log_joint,
         log_joint_grad,
@@ -343,9 +345,9 @@ def draws_value_and_slopes(
         mean,
         factor,
         half_log_det(factor),
-        False,
+        diagonal,
         scale,
-        2,
+        draws_.sides_for(0.0, factor, scale),
         space[0],
         space[1],
     )

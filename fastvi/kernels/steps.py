@@ -8,7 +8,7 @@ import numpy as np
 
 from . import draws, nested
 from .borrowing import borrow
-from .draws import objective, parameters, unpack
+from .draws import objective, parameters, sides_for, unpack
 from .jit import kernel
 from .matrices import cholesky, solve_lower, solve_upper
 from .newton import DIAGONAL, FULL, ISOTROPIC
@@ -225,11 +225,23 @@ def sgd_steps(
     steps = noise.shape[0] // each
     total = 0.0
     diagonal = family in (DIAGONAL, ISOTROPIC)
+    sides = sides_for(0.0, root, scale)
     for k in range(steps):
         rows = noise[k * each : (k + 1) * each]
         log_det = unpack(family, point, base, root, scale, mean, factor)
         status, value = objective(
-            log_joint, log_joint_grad, problem, rows, mean, factor, log_det, diagonal, scale, 2, sheet, space
+            log_joint,
+            log_joint_grad,
+            problem,
+            rows,
+            mean,
+            factor,
+            log_det,
+            diagonal,
+            scale,
+            sides,
+            sheet,
+            space,
         )
         if status != FINE:
             return status, math.nan

@@ -44,17 +44,11 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
     """Write the rows of z (N, D) for the first `count` rows of latent (N, R), and the log-Jacobians."""
     for n in range(count):
         log_jacobian[n] = 0.0
-    # Rows are copied in one piece where columns stay in their places.
-    plain = kinds.size == z.shape[1]
-    if plain:
-        for n in range(count):
-            for i in range(kinds.size):
-                z[n, i] = latent[n, i]
     j, inside = 0, False
     for i in range(kinds.size):
         kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
         if kind == REAL:
-            for n in range(0 if plain else count):
+            for n in range(count):
                 z[n, j] = latent[n, i]
         elif kind == LOWER:
             for n in range(count):
@@ -147,26 +141,3 @@ def pull_back(kinds, bounds, latent, z, slope, latent_slope):
             own = slope[j] * z[j]
             latent_slope[i] = (1.0 - u) * (own + 1.0) - u * (behind + 1.0)
             behind += own + 1.0
-
-
-@kernel
-def pull_back_rows(kinds, bounds, latent, z, slopes, count, latent_slopes):
-    """The same for the first `count` rows: coordinate by coordinate where there is no simplex."""
-    size = kinds.size
-    if size < z.shape[1]:
-        for n in range(count):
-            pull_back(kinds, bounds, latent[n], z[n], slopes[n], latent_slopes[n])
-        return
-    for n in range(count):
-        for i in range(size):
-            latent_slopes[n, i] = slopes[n, i]
-    for i in range(size):
-        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
-        if kind in (LOWER, UPPER):
-            end = low if kind == LOWER else high
-            for n in range(count):
-                latent_slopes[n, i] = slopes[n, i] * (z[n, i] - end) + 1.0
-        elif kind == INTERVAL:
-            for n in range(count):
-                u = _logistic(latent[n, i])
-                latent_slopes[n, i] = slopes[n, i] * (high - low) * u * (1.0 - u) + (1.0 - 2.0 * u)
