@@ -72,7 +72,7 @@ HOT = {
     "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "projection, kl of a node": (expectations._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
-    "projection, moments of a row": (rows._row_sums, (_ROW, _ROW, _ROW, _X, _X, _X)),
+    "projection, moments of a row": (rows._row_sums, (_ROW, _ROW, _ROW)),
     "projection, moments": (expectations._moments, (_ROW, _ROW, _ROW)),
     "elbo, moments in 1-D": (nested._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (nested._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
