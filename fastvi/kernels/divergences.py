@@ -45,7 +45,7 @@ from .frames import (
 from .jit import Lazily, adder, exported, inlined, kernel, specialise
 from .masses import ANY, NORMALIZE, UNIT
 from .orders import bhattacharyya, log_bhattacharyya, log_renyi, renyi
-from .sums import alpha_chunk, hellinger_chunk, js_chunk, kl_chunk, lifted_sums
+from .sums import alpha_chunk, hellinger_chunk, js_chunk, kl_chunk, lifted_sums, whole_sums
 from .terms import (
     LOW,
     alpha_log_term,
@@ -174,7 +174,7 @@ def _conclude(p, q, a, delta, mass_p, theta, mass):
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`chunk`, `conclude`): the whole computation on one thread."""
+    """Template (`chunk`, `all_chunks`, `conclude`): the whole computation on one thread."""
     if p.size <= CHUNK:
         x, y, z = chunk(p, q, theta)  # noqa: F821
         if mass == UNIT and is_unit(z * UNLIFT, p) and abs(y) < 1e-12 * z:
@@ -183,13 +183,8 @@ def _divergence(p, q, theta, mass):
             if settled and 1e-200 < value < math.inf:
                 return finish(value, 1.0)  # noqa: F821
         return conclude(p, q, x, y, z, theta, mass)  # noqa: F821
-    a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y, z = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
-        a, al = add_compensated(a, al, x)
-        d, dl = add_compensated(d, dl, y)
-        m, ml = add_compensated(m, ml, z)
-    return conclude(p, q, a + al, d + dl, m + ml, theta, mass)  # noqa: F821
+    a, delta, mass_p = all_chunks(p, q, theta)  # noqa: F821
+    return conclude(p, q, a, delta, mass_p, theta, mass)  # noqa: F821
 
 
 def _partial(p, q, theta, first, last, parts):
@@ -295,7 +290,14 @@ def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term
         _conclude, f"_{name}_conclude", settle=settle, refined=refined, lowered=lowered, finish=finish
     )
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
-    whole = {"chunk": chunk, "settle": settle, "conclude": conclude, "finish": finish}
+    all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
+    whole = {
+        "chunk": chunk,
+        "all_chunks": all_chunks,
+        "settle": settle,
+        "conclude": conclude,
+        "finish": finish,
+    }
     return Divergence(
         whole=specialise(_divergence, name, exported, **whole),
         inner=specialise(_divergence, f"_{name}_inner", inlined, **whole),

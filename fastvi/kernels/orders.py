@@ -19,7 +19,7 @@ from .frames import (
     read_log,
 )
 from .jit import adder, exported, kernel, specialise
-from .sums import alpha_chunk, hellinger_chunk
+from .sums import alpha_chunk, hellinger_chunk, whole_sums
 from .terms import alpha_log_term, hellinger_term
 
 
@@ -108,25 +108,14 @@ _renyi_plain = _orders("renyi_plain", read)
 _renyi_log = _orders("renyi_log", read_log)
 
 
-def _measures(p, q, theta):
-    """Template (`chunk`): the sum of terms, of q - p, and of p, in one pass."""
-    a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y, z = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
-        a, al = add_compensated(a, al, x)
-        d, dl = add_compensated(d, dl, y)
-        m, ml = add_compensated(m, ml, z)
-    return a + al, d + dl, m + ml
-
-
-_alpha_measures = specialise(_measures, "_alpha_measures", chunk=alpha_chunk)
-_hellinger_measures = specialise(_measures, "_hellinger_measures", chunk=hellinger_chunk)
+_renyi_sums = specialise(whole_sums, "_renyi_sums", chunk=alpha_chunk)
+_bhattacharyya_sums = specialise(whole_sums, "_bhattacharyya_sums", chunk=hellinger_chunk)
 
 
 @kernel
 def _normalised_renyi(p, q, theta, mass):
     """The divergence of p and q over their masses, in one pass; NaN for want of digits."""
-    a, delta, mass_p = _alpha_measures(p, q, theta)
+    a, delta, mass_p = _renyi_sums(p, q, theta)
     if not allowed(p, mass_p, mass_p + delta, mass):
         return math.nan
     # sum p**alpha q**-beta = mass_p (1 + beta (alpha a / mass_p - change)), change = mass_q / mass_p - 1. An
@@ -184,7 +173,7 @@ def _overlap_sums(p, q, frame):
 @kernel
 def _normalised_hellinger(p, q, mass):
     """The squared Hellinger distance of p and q over their masses, in one pass; NaN for want of digits."""
-    a, delta, mass_p = _hellinger_measures(p, q, (0.0, 0.0))
+    a, delta, mass_p = _bhattacharyya_sums(p, q, (0.0, 0.0))
     mass_q = mass_p + delta
     if not (abs(delta) <= 0.5 * mass_p and allowed(p, mass_p, mass_q, mass)):
         return math.nan

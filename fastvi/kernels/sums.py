@@ -1,4 +1,4 @@
-"""One chunk of two arrays: LIFT times (sum of terms, sum of q - p, sum of p).
+"""One chunk of two arrays, and all of them: LIFT times (sum of terms, sum of q - p, sum of p).
 
 A negative entry makes the last NaN.
 """
@@ -12,8 +12,8 @@ from numba import types
 from numba.extending import overload
 
 from .elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
-from .exact import difference
-from .frames import LIFT
+from .exact import add_compensated, difference
+from .frames import CHUNK, LIFT
 from .jit import adder, formula, inlined, kernel, specialise
 from .terms import alpha_term, hellinger_term, js_term, kl_term
 
@@ -22,6 +22,18 @@ _BLOCK32 = 2048
 
 #: Entries that show whether a chunk's sum is a good difference.
 _FIRST = 512
+
+
+def whole_sums(p, q, theta):
+    """Template (`chunk`): the chunks in order, with a compensated sum."""
+    a, al, d, dl, m, ml = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y, z = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
+        a, al = add_compensated(a, al, x)
+        d, dl = add_compensated(d, dl, y)
+        m, ml = add_compensated(m, ml, z)
+    return a + al, d + dl, m + ml
+
 
 # Entries below these are left to the slower loops.
 _TINY64 = 2.0**-400
