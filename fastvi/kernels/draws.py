@@ -21,7 +21,8 @@ from numba.extending import overload
 
 from .borrowing import borrow
 from .gaussians import LOG_2PI
-from .jit import adder, formula, inlined, kernel
+from .jit import inlined, kernel
+from .matrices import add_scaled, dot
 from .newton import DIAGONAL, FULL, ISOTROPIC
 from .panels import BLOCK, FINE, RAISED, fault, look, point_out
 from .supports import is_real, pull_back, to_support
@@ -317,20 +318,6 @@ def objective(
     return FINE, -total / count - log_det - 0.5 * dim * (1.0 + LOG_2PI)
 
 
-@adder
-def _dot(a, b):
-    s = 0.0
-    for i in range(a.size):
-        s += a[i] * b[i]
-    return s
-
-
-@formula
-def _add(scale, vector, out):
-    for i in range(out.size):
-        out[i] += scale * vector[i]
-
-
 @kernel
 def _direction(gradient, metric, memory, used, newest, alphas, out):
     """L-BFGS's two loops: out = -H gradient (Nocedal & Wright 2006, algorithm 7.4)."""
@@ -339,13 +326,13 @@ def _direction(gradient, metric, memory, used, newest, alphas, out):
         out[i] = -gradient[i]
     for t in range(used):
         k = (newest - t) % MEMORY
-        alphas[0, k] = alphas[1, k] * _dot(memory[0, k, :n], out)
-        _add(-alphas[0, k], memory[1, k, :n], out)
+        alphas[0, k] = alphas[1, k] * dot(memory[0, k, :n], out)
+        add_scaled(-alphas[0, k], memory[1, k, :n], out)
     for i in range(n):
         out[i] /= metric[i]
     for t in range(used - 1, -1, -1):
         k = (newest - t) % MEMORY
-        _add(alphas[0, k] - alphas[1, k] * _dot(memory[1, k, :n], out), memory[0, k, :n], out)
+        add_scaled(alphas[0, k] - alphas[1, k] * dot(memory[1, k, :n], out), memory[0, k, :n], out)
 
 
 @kernel

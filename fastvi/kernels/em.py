@@ -22,6 +22,7 @@ from .matrices import (
     clear_vector,
     copy_matrix,
     copy_vector,
+    dot,
     eigenvectors,
     half_log_det,
     solve_lower,
@@ -354,14 +355,6 @@ def _weigh(x, weights, out):
 
 
 @adder
-def _product(x, y):
-    s = 0.0
-    for n in range(x.size):
-        s += x[n] * y[n]
-    return s
-
-
-@adder
 def _two_products(x, y, z):
     s, t = 0.0, 0.0
     for n in range(x.size):
@@ -383,7 +376,7 @@ def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_tota
             out[place + j] += s
             out[place + j + 1] += t
         if i % 2 == 0:
-            out[place + i] += _product(row[:count], block[i, :count])
+            out[place + i] += dot(row[:count], block[i, :count])
         place += i + 1
 
 
@@ -755,11 +748,11 @@ def whiten(x, columns, mean, factor):
     for i in range(dim):
         out = columns[i]
         mean[i] = _shift(x, i, out)
-        spread = math.sqrt(_product(out, out) / size)
+        spread = math.sqrt(dot(out, out) / size)
         for j in range(i):
-            factor[i, j] = _product(out, columns[j]) / size
+            factor[i, j] = dot(out, columns[j]) / size
             _subtract(columns[j], factor[i, j], out)
-        factor[i, i] = math.sqrt(_product(out, out) / size)
+        factor[i, i] = math.sqrt(dot(out, out) / size)
         # Rounding leaves 1e-16 of the column.
         if not factor[i, i] > 1e-12 * spread or not factor[i, i] < math.inf:
             return i

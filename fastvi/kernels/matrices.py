@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .jit import kernel
+from .jit import adder, formula, kernel
 
 
 @kernel
@@ -26,6 +26,22 @@ def copy_matrix(source, target):
     for i in range(target.shape[0]):
         for j in range(target.shape[1]):
             target[i, j] = source[i, j]
+
+
+@adder
+def dot(x, y):
+    """The inner product of two vectors."""
+    s = 0.0
+    for i in range(x.size):
+        s += x[i] * y[i]
+    return s
+
+
+@formula
+def add_scaled(scale, vector, target):
+    """target += scale vector."""
+    for i in range(target.size):
+        target[i] += scale * vector[i]
 
 
 @kernel

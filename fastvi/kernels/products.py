@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from .jit import adder, exported, formula, kernel
-from .matrices import clear_matrix
+from .jit import adder, exported, kernel
+from .matrices import add_scaled, clear_matrix
 
 
 @adder
@@ -19,12 +19,6 @@ def _weighted_sum(weights, values):
     for i in range(values.size):
         total += weights[i] * values[i] if weights[i] > 0.0 else 0.0
     return total
-
-
-@formula
-def _add_weighted(weight, values, out):
-    for i in range(values.size):
-        out[i] += weight * values[i]
 
 
 @kernel
@@ -48,7 +42,7 @@ def _expectations(log_p, shape, offsets, q, axis, index, out):
                 weight *= q[offsets[a] + index[a]]
         if weight > 0.0:
             if axis == last:
-                _add_weighted(weight, row, out)
+                add_scaled(weight, row, out)
             else:
                 out[index[axis]] += weight * _weighted_sum(inner, row)
         for a in range(last - 1, -1, -1):
