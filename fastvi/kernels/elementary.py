@@ -154,17 +154,6 @@ def _expm1_reduced(r):
 
 
 @formula
-def scaled_exp(s, x):
-    """s e**x for x <= 709, -inf included; NaN gives NaN. Only the product must be in range."""
-    y = x if x > -800.0 or x != x else -800.0
-    k, r = _exp_reduced(y)
-    # In two steps, so that results below 2**-1022 are reached through a normal number.
-    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
-    e = s * power_of_two(half)
-    return (e + e * _expm1_reduced(r)) * power_of_two(k - half)
-
-
-@formula
 def _exp_polynomial(r):
     """exp(r) for |r| <= 0.35, in pairs (Estrin), which wait less for each other."""
     r2 = r * r
@@ -173,6 +162,21 @@ def _exp_polynomial(r):
     middle = (1.0 / 24.0 + r * (1.0 / 120.0)) + r2 * (1.0 / 720.0 + r * (1.0 / 5040.0))
     high = (1.0 / 40320.0 + r * (1.0 / 362880.0)) + r2 * (1.0 / 3628800.0 + r * (1.0 / 39916800.0))
     return low + r4 * (middle + r4 * (high + r4 * (1.0 / 479001600.0)))
+
+
+@formula
+def _two_powers(k):
+    """Two powers of two with the product 2**k: results below 2**-1022 are reached through a normal number."""
+    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
+    return power_of_two(half), power_of_two(k - half)
+
+
+@formula
+def scaled_exp(s, x):
+    """s e**x for x <= 709, -inf included; NaN gives NaN. Only the product must be in range."""
+    k, r = _exp_reduced(-800.0 if x < -800.0 else x)
+    one, two = _two_powers(k)
+    return (s * one) * _exp_polynomial(r) * two
 
 
 @formula
@@ -196,11 +200,11 @@ def exp(x):
     >>> kernels.elementary.exp(0.0), kernels.elementary.exp(1000.0)
     (1.0, inf)
     """
+    # Not through `scaled_exp`: a fit whose log joint has one takes 5 % longer then.
     y = 710.0 if x > 710.0 else x
     k, r = _exp_reduced(-800.0 if y < -800.0 else y)
-    # In two steps, as `scaled_exp`.
-    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
-    return (_exp_polynomial(r) * power_of_two(half)) * power_of_two(k - half)
+    one, two = _two_powers(k)
+    return (_exp_polynomial(r) * one) * two
 
 
 @formula
@@ -233,7 +237,7 @@ def logarithm(x):
 def decay(x):
     """e**x for x <= 709, and 3e-308 below -708. The relative error is 4e-16.
 
-    One power of two is enough: 1.0 ns instead of the 1.7 of `scaled_exp`.
+    One power of two is enough, which makes it faster than `exp`.
     """
     k, r = _exp_reduced(x if x > -708.0 else -708.0)
     return _exp_polynomial(r) * power_of_two(k)
@@ -242,11 +246,9 @@ def decay(x):
 @formula
 def times_expm1(p, x):
     """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400: a tiny p can bring it in range."""
-    y = x if x > -760.0 or x != x else -760.0
-    k, r = _exp_reduced(y)
-    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
-    e = p * power_of_two(half)
-    f = power_of_two(k - half)
+    k, r = _exp_reduced(-760.0 if x < -760.0 else x)
+    one, f = _two_powers(k)
+    e = p * one
     return (e * _expm1_reduced(r)) * f + (e * f - p)
 
 
