@@ -29,6 +29,8 @@ from .newton import (
     find_step,
     lay_out,
     move,
+    relaxed,
+    stiffened,
 )
 from .panels import FINE, ZERO
 
@@ -211,7 +213,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
             best = kept[0]
             error, slope_error, level, good = new_error, new_slope_error, max(new_level, 1), new_good
             used = differentiate(kept, shape, dim, count, parts)
-            damping = damping * 0.2 if damping > 0.02 else 0.0
+            damping = relaxed(damping)
             rejected = 0
             if purpose == _LAST:
                 break
@@ -220,7 +222,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                     trace[steps] = -best
                 steps += 1
         else:
-            damping = max(5.0 * damping, 0.1)
+            damping = stiffened(damping)
             rejected += 1
         damping, gain, size_ = find_step(damping, shape, dim, used, parts)
         move(mean, chol, shape, dim, used, parts, new_mean, new_chol)
@@ -255,10 +257,12 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                     new_mean[i] += NUDGE / (1.0 + j) * chol[i, j]
             purpose, fine, damping, rejected = _FIRST, False, 0.0, 0
             continue
-        if not fine and damping == 0.0 and last < size_ <= NEAR:
+        if fine:
+            continue
+        if damping == 0.0 and last < size_ <= NEAR:
             # The next step is the last, if what this one leaves is its square.
             fine = True
-        elif not fine and ((size_ <= last and damping == 0.0) or turn >= most_steps - 1):
+        elif (damping == 0.0 and size_ <= last) or turn >= most_steps - 1:
             copy_vector(mean, new_mean)
             copy_matrix(chol, new_chol)
             purpose = _FINE if turn < most_steps - 1 else _LAST

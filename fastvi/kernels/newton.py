@@ -234,6 +234,18 @@ def find_step(damping, family, dim, count, parts):
 
 
 @kernel
+def relaxed(damping):
+    """The damping after a step that was taken; a twentieth is not worth a step of its own."""
+    return damping * 0.2 if damping > 0.05 else 0.0
+
+
+@kernel
+def stiffened(damping):
+    """The damping after a step that was not."""
+    return max(5.0 * damping, 0.1)
+
+
+@kernel
 def move(mean, factor, family, dim, count, parts, new_mean, new_factor):
     """Take the step: new_mean = mean + factor delta, new_factor = factor (I + T)."""
     layout, step = parts[0], parts[3]
@@ -290,9 +302,9 @@ def descend(problem, family, mean, chol, tolerance, space):
             copy_matrix(new_chol, chol)
             copy_vector(trial, kept)
             used = differentiate(kept, family, dim, count, parts)
-            damping = damping * 0.2 if damping > 0.05 else 0.0
+            damping = relaxed(damping)
         else:
-            damping = max(5.0 * damping, 0.1)
+            damping = stiffened(damping)
             if not damping < 1e3:
                 break
     return nodes, value, False
