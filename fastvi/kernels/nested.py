@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .elementary import decay, power_of_two
+from .elementary import decay
 from .expectations import MOMENTS, _moments
 from .gaussians import LOG_2PI
 from .jit import adder, formula, inlined, kernel
@@ -72,7 +72,7 @@ def workspace(latent, dim):
 @kernel
 def _step(level, dim):
     """The step of the lattice of all levels up to this one."""
-    return (STEP_1 if dim == 1 else STEP_2) * power_of_two(-1.0 * level)
+    return (STEP_1 if dim == 1 else STEP_2) * 0.5**level
 
 
 @formula
@@ -182,6 +182,12 @@ def _sums_1(x, weights, squares, own, log_joint, log_jacobian, inner, middle):
 
 
 @inlined
+def _refined(level, before, added):
+    """A sum in one dimension, with what was there before where this is not the first level."""
+    return added if level == 0 else 0.5 * before + added
+
+
+@inlined
 def _add_quick(log_joint, problem, level, mean, factor, own, space, moments):
     """`add_level` for the constant nodes."""
     sheet, before, shells = space[3], space[4][1], space[5]
@@ -195,17 +201,14 @@ def _add_quick(log_joint, problem, level, mean, factor, own, space, moments):
     )
     if not abs(s0) < math.inf:
         return fault(problem, QUICK, sheet)
-    if level == 0:
-        volume = STEP_1 * BELL
-        moments[0], moments[1], moments[2] = volume * s0, volume * s1, volume * s2
-        moments[3], moments[4] = volume * s3, volume * s4
-        shells[0, 0], shells[0, 1] = volume * one, volume * two
-    else:
-        volume = 0.5 * STEP_1 * BELL
-        moments[0], moments[1] = 0.5 * before[0] + volume * s0, 0.5 * before[1] + volume * s1
-        moments[2], moments[3] = 0.5 * before[2] + volume * s2, 0.5 * before[3] + volume * s3
-        moments[4] = 0.5 * before[4] + volume * s4
-        shells[1, 0], shells[1, 1] = 0.5 * shells[0, 0] + volume * one, 0.5 * shells[0, 1] + volume * two
+    volume = (STEP_1 if level == 0 else 0.5 * STEP_1) * BELL
+    moments[0] = _refined(level, before[0], volume * s0)
+    moments[1] = _refined(level, before[1], volume * s1)
+    moments[2] = _refined(level, before[2], volume * s2)
+    moments[3] = _refined(level, before[3], volume * s3)
+    moments[4] = _refined(level, before[4], volume * s4)
+    shells[level, 0] = _refined(level, shells[0, 0], volume * one)
+    shells[level, 1] = _refined(level, shells[0, 1], volume * two)
     return FINE
 
 
@@ -221,6 +224,7 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
     radius = RADIUS + WIDER * ball
     latent, densities, log_jacobian, all_values = sheet[0], sheet[2][0], sheet[2][1], sheet[2][2]
     sums = space[4][2]
+    inner, middle = (radius - 2.0) ** 2, (radius - 1.0) ** 2
     side = _step(level, dim) * BELL
     volume = side if dim == 1 else side * side
     shrink = 0.0 if level == 0 else (0.5 if dim == 1 else 0.25)
@@ -240,7 +244,6 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             _to_latent_2(x, y, latent, mean, factor)
         if look(log_joint, problem, n, sheet) != FINE:
             return RAISED
-        inner, middle = (radius - 2.0) ** 2, (radius - 1.0) ** 2
         if dim == 1:
             s0, p, q = _sums_1(x, weights, squares, own, densities[:n], log_jacobian[:n], inner, middle)
         else:
@@ -255,13 +258,9 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             for a in range(2):
                 sums[15 + a] += s3[a]
             sums[20] += s4
-        m0, m1, m2, m3, m4 = s0
-        sums[0] += m0
-        sums[1] += m1
-        sums[2] += m2
-        sums[3] += m3
-        sums[4] += m4
-        if not abs(m0) < math.inf:
+        for a in range(5):
+            sums[a] += s0[a]
+        if not abs(s0[0]) < math.inf:
             return fault(problem, n, sheet)
         one += volume * p
         two += volume * q

@@ -23,7 +23,7 @@ import numpy as np
 from .elementary import decay, log_ratio
 from .gaussians import LOG_2PI
 from .jit import adder, formula, inlined, kernel
-from .lattices import _bell, cell, half_chord
+from .lattices import ROWS, _bell, cell, half_chord
 from .mixtures import DROPPED
 
 #: The most nodes along a row.
@@ -34,9 +34,6 @@ LANES = 16
 
 #: Rows between two that are computed afresh.
 FRESH = 16
-
-#: Weights and ends of so many rows are computed together.
-ROWS = 64
 
 #: Exponents below which a component does not matter, and beyond which rounding does: at 600 it is 1e-13.
 NOTHING, LARGEST = -60.0, 600.0
