@@ -69,7 +69,7 @@ class Projection(_Immutable):
     status : str
         The same in words.
     evaluations : int
-        Points at which the densities were evaluated, for all optima together.
+        Nodes of the quadrature, for all optima together: points, or places on a contour.
 
     Examples
     --------
@@ -419,10 +419,12 @@ def i_projection(
     Notes
     -----
     Damped Newton steps on E_q[log q - log p], whose derivatives in mean and factor are expectations of
-    log q - log p times Hermite polynomials (Stein's identity). They are taken by the trapezoid rule in
-    coordinates whitened on q; its lattice is turned to the sharpest direction and halved until the optimum
-    holds. Only minima are kept: their Hessian is positive definite. Tables: coordinate ascent, where each
-    update is the exact minimum over one factor, so that the divergence falls.
+    log q - log p times Hermite polynomials (Stein's identity). In the plane, where two components of p matter
+    for q, these are sums along a contour in the complex plane: by the Mellin transform of log(1 + x) they are
+    integrals over powers of the components' ratio, whose expectations are known. Otherwise they are taken by
+    the trapezoid rule in coordinates whitened on q; its lattice is turned to the sharpest direction and
+    halved until the optimum holds. Only minima are kept: their Hessian is positive definite. Tables:
+    coordinate ascent, where each update is the exact minimum over one factor, so that the divergence falls.
 
     References
     ----------

@@ -403,6 +403,17 @@ def test_expm1_small():
     assert elementary.expm1_small(0.0) == 0.0
 
 
+def test_cos_sin():
+    rng = np.random.default_rng(5)
+    near = [(k / 2 + d) * math.pi for k in range(-9, 10) for d in (-1e-9, 0.0, 1e-9)]
+    with mp.workdps(40):
+        for x in [*near, *rng.uniform(-30.0, 30.0, 300), *rng.uniform(-1e6, 1e6, 300)]:
+            cos, sin = elementary.cos_sin(float(x))
+            assert abs(cos - mp.cos(mpf(float(x)))) <= 2 * ULP
+            assert abs(sin - mp.sin(mpf(float(x)))) <= 2 * ULP
+    assert elementary.cos_sin(0.0) == (1.0, 0.0)
+
+
 def test_atanh_tail():
     for s in np.linspace(1e-4, 0.2, 200):
         with mp.workdps(50):

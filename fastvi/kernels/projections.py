@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from . import expectations, newton
+from . import contours, expectations, newton
 from .borrowing import borrow
 from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
@@ -45,6 +45,9 @@ INVALID = 4  #: no finite value
 ROUGH_STEP = 1.0
 ROUGH_RADIUS = 4.5
 ROUGH_NODES = 300.0
+
+#: What sums along a contour may be off by on that way.
+ROUGH_ERROR = 1e-2
 
 #: The length of a step that ends the way there, and of one that starts the refinement.
 NEAR = 5e-2
@@ -103,19 +106,61 @@ def _look(log_weights, means, chols, mean, chol, factor, work):
 
 @kernel
 def _roughly(problem, mean, chol, space, moments_):
-    """The divergence on a coarse lattice, and its moments."""
+    """The divergence along a contour or on a coarse lattice, and its moments."""
     log_weights, means, chols = problem
     work = space[0]
     dim = mean.size
     steps, shift = work[5][0], work[5][1]
     clear_vector(shift)
     first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
+    table = work[10][0]
+    error, nodes = contours.expect(second, own, dim, ROUGH_ERROR, contours.ROUGH, table, moments_)
+    if error <= ROUGH_ERROR:
+        return moments_[0], nodes
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
     nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
     return moments_[0], nodes
 
 
 _descend = specialise(newton.descend, "_descend", evaluate=_roughly)
+
+
+@kernel
+def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
+    """`_polish` by contours; False where they do not serve, and the last mean and factor are kept."""
+    work, parts = space[0], space[1]
+    new_mean, new_chol = space[2][1], space[3][1]
+    dim = mean.size
+    count = lay_out(family, dim, parts[0])
+    kept, table = work[6][0], work[10][0]
+    for _ in range(MOST_ROUNDS):
+        first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
+        floor = rounding(first, second)
+        tolerance = max(0.5 * rtol * min(abs(guess), 1.0), 2.0 * floor)
+        error, nodes = contours.expect(second, own, dim, tolerance, contours.USUAL, table, kept)
+        report[3] += nodes
+        guess = kept[0]
+        size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+        if not (error <= tolerance and size_ < math.inf):
+            return False
+        move(mean, chol, family, dim, used, parts, new_mean, new_chol)
+        copy_vector(new_mean, mean)
+        copy_matrix(new_chol, chol)
+        if size_ <= LAST:
+            slope = dual_length(parts[1], parts[0], family, dim, used)
+            _write(guess - gain, error + floor, slope, error + floor, minimum, report)
+            return True
+    return False
+
+
+@kernel
+def _write(value, error, slope, slope_error, minimum, report):
+    """Report an optimum after a last step, which squares the gradient."""
+    # The divergence is not negative: what is below zero is the error of a value near zero.
+    report[0] = max(value, 0.0)
+    report[1] = error + 4.4e-16 * abs(value)
+    report[2] = (10.0 * slope * slope if minimum else slope) + slope_error
+    report[4] = CONVERGED if minimum else NOT_A_MINIMUM
 
 
 @kernel
@@ -139,6 +184,8 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     step is so short that this is the same at its end; the value is then that of the quadratic model. The last
     step is below 1e-6 and is not followed by another look: Newton's method squares the gradient.
     """
+    if _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
+        return int(report[4])
     work, parts = space[0], space[1]
     dim = mean.size
     factor, new_factor, matrix = space[3][1], space[3][2], space[3][3]

@@ -61,41 +61,44 @@ def workspace(components):
 @kernel
 def _expand(row, out):
     """Write the log density as a polynomial: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
-    for i in range(10):
-        out[i] = 0.0
-    out[0] = row[0]
-    for e in range(3):
-        b, x, y, z = row[1 + e], row[4 + 3 * e], row[5 + 3 * e], row[6 + 3 * e]
-        out[0] -= 0.5 * b * b
-        out[1] -= b * x
-        out[2] -= b * y
-        out[3] -= b * z
-        out[4] -= 0.5 * x * x
-        out[5] -= x * y
-        out[6] -= x * z
-        out[7] -= 0.5 * y * y
-        out[8] -= y * z
-        out[9] -= 0.5 * z * z
+    b0, b1, b2 = row[1], row[2], row[3]
+    x0, y0, z0, x1, y1, z1 = row[4], row[5], row[6], row[7], row[8], row[9]
+    x2, y2, z2 = row[10], row[11], row[12]
+    out[0] = row[0] - 0.5 * (b0 * b0 + b1 * b1 + b2 * b2)
+    out[1] = -(b0 * x0 + b1 * x1 + b2 * x2)
+    out[2] = -(b0 * y0 + b1 * y1 + b2 * y2)
+    out[3] = -(b0 * z0 + b1 * z1 + b2 * z2)
+    out[4] = -0.5 * (x0 * x0 + x1 * x1 + x2 * x2)
+    out[5] = -(x0 * y0 + x1 * y1 + x2 * y2)
+    out[6] = -(x0 * z0 + x1 * z1 + x2 * z2)
+    out[7] = -0.5 * (y0 * y0 + y1 * y1 + y2 * y2)
+    out[8] = -(y0 * z0 + y1 * z1 + y2 * z2)
+    out[9] = -0.5 * (z0 * z0 + z1 * z1 + z2 * z2)
 
 
 @kernel
-def _extent(row, step, radius):
-    """(bound of a polynomial without its constant, in the ball; of what happens on the way, in the box)."""
+def _extent(row, radius):
+    """A bound of what a polynomial without its constant is in the ball."""
     square = radius * radius
     linear = radius * (abs(row[1]) + abs(row[2]) + abs(row[3]))
     pure = square * (abs(row[4]) + abs(row[7]) + abs(row[9]))
     mixed = square * (abs(row[5]) + abs(row[6]) + abs(row[8]))
-    # How far the rows go from a fresh one, and what they are multiplied by until then.
-    way = min(FRESH * step, 2.0 * radius)
-    steady = way * (abs(row[2]) + radius * (2.0 * abs(row[7]) + abs(row[8]) + abs(row[5])))
-    return linear + pure + 0.5 * mixed, max(row[0] + linear + pure + mixed, 0.0) + steady
+    return linear + pure + 0.5 * mixed
 
 
 @kernel
-def fits(coefficients, steps, radius, table):
-    """Write the polynomials of log f_m and then of each log r_k; their number, 0 where this is no use."""
-    if not 2.0 * radius / steps[0] < ACROSS - 2:
-        return 0
+def _on_the_way(row, step, radius):
+    """A bound of the exponents that rows go through, in the box around the ball."""
+    mixed = radius * radius * (abs(row[5]) + abs(row[6]) + abs(row[8]))
+    # How far the rows go from a fresh one, and what they are multiplied by until then.
+    way = min(FRESH * step, 2.0 * radius)
+    steady = way * (abs(row[2]) + radius * (2.0 * abs(row[7]) + abs(row[8]) + abs(row[5])))
+    return max(row[0] + _extent(row, radius) + 0.5 * mixed, 0.0) + steady
+
+
+@kernel
+def ratios(coefficients, radius, table):
+    """Write the polynomials of log f_m and then of each log r_k that matters in the ball; their number."""
     best, top = -1, DROPPED
     for k in range(coefficients.shape[0]):
         row = coefficients[k]
@@ -114,12 +117,23 @@ def fits(coefficients, steps, radius, table):
         _expand(coefficients[k], row)
         for i in range(10):
             row[i] -= main[i]
-        size, most = _extent(row, steps[1], radius)
-        if row[0] + size < NOTHING:
-            continue
-        if not (abs(row[0]) + size < LARGEST and most < LARGEST):
+        if not row[0] + _extent(row, radius) < NOTHING:
+            count += 1
+    return count
+
+
+@kernel
+def fits(coefficients, steps, radius, table):
+    """`ratios`; 0 where this is no use."""
+    if not 2.0 * radius / steps[0] < ACROSS - 2:
+        return 0
+    count = ratios(coefficients, radius, table)
+    for k in range(1, count):
+        row = table[k]
+        if not abs(row[0]) + _extent(row, radius) < LARGEST:
             return 0
-        count += 1
+        if not _on_the_way(row, steps[1], radius) < LARGEST:
+            return 0
     return count
 
 
@@ -238,7 +252,7 @@ def _normal(n):
 
 
 @inlined
-def _add_polynomial(main, own, dim, moments):
+def add_polynomial(main, own, dim, moments):
     """Add the moments of log q - log f_m: those of a polynomial."""
     for c in range(5 if dim > 2 else 1):
         z0, z1, z2 = _normal(c), _normal(c + 1), _normal(c + 2) if dim > 2 else 0.0
@@ -354,7 +368,7 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
     volume = -cell(steps, dim)
     for i in range(moments.size):
         moments[i] *= volume
-    _add_polynomial(table[0], own, dim, moments)
+    add_polynomial(table[0], own, dim, moments)
     return nodes
 
 
