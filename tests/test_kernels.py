@@ -528,6 +528,21 @@ def test_every_kernel_releases_the_gil_and_divides_as_the_hardware():
 
 
 @compiled_only
+def test_constants_do_not_make_other_kernels():
+    @jit.kernel
+    def power(x, n):
+        return x**n
+
+    @numba.njit
+    def use(x, n):
+        return power(x, 2) + power(x, 3) + power(x, n)
+
+    assert use(2.0, 4) == 28.0
+    assert power(2.0, 5) == 32.0
+    assert power.signatures == [(numba.types.float64, numba.types.int64)]
+
+
+@compiled_only
 def test_what_the_api_calls_is_cached_under_its_own_name():
     """The disk cache goes by the name: two kernels of one name would be one kernel in the next process."""
     seen = {}

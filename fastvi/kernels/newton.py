@@ -28,7 +28,7 @@ LEAST_CURVATURE = 1e-6
 LEAST_PIVOT = 1e-9
 
 #: A dozen steps are usual.
-MOST_STEPS = 300
+MOST_STEPS = 60
 
 
 @kernel

@@ -14,7 +14,7 @@ from . import contours, expectations, newton
 from .borrowing import borrow
 from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
-from .jit import exported, inlined, kernel, specialise
+from .jit import exported, kernel, merged, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
 from .mixtures import climb, mixture_moments, pair_moments, see
 from .newton import (
@@ -96,7 +96,7 @@ def workspace(components, dim):
     )
 
 
-@inlined
+@merged
 def _look(log_weights, means, chols, mean, chol, factor, work):
     """Write the coefficients of p in the frame (mean, factor) of q, where chol chol' = factor factor'."""
     first, second = work[3][:0], work[4][: log_weights.size]
@@ -104,7 +104,7 @@ def _look(log_weights, means, chols, mean, chol, factor, work):
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
 
-@kernel
+@merged
 def _roughly(problem, mean, chol, space, moments_):
     """The divergence along a contour or on a coarse lattice, and its moments."""
     log_weights, means, chols = problem
@@ -122,10 +122,10 @@ def _roughly(problem, mean, chol, space, moments_):
     return moments_[0], nodes
 
 
-_descend = specialise(newton.descend, "_descend", evaluate=_roughly)
+_descend = specialise(newton.descend, "_descend", merged, evaluate=_roughly)
 
 
-@kernel
+@merged
 def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
     """`_polish` by contours; False where they do not serve, and the last mean and factor are kept."""
     work, parts = space[0], space[1]
@@ -153,7 +153,7 @@ def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     return False
 
 
-@kernel
+@merged
 def _write(value, error, slope, slope_error, minimum, report):
     """Report an optimum after a last step, which squares the gradient."""
     # The divergence is not negative: what is below zero is the error of a value near zero.
@@ -175,7 +175,7 @@ def _rebuild(factor, matrix, chol, dim):
     return cholesky(matrix, chol)
 
 
-@kernel
+@merged
 def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
     """Newton steps on a lattice that is refined until the optimum holds to `rtol`; the status.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate, integrate_own
-from .jit import inlined, kernel
+from .jit import inlined, kernel, merged
 from .lattices import size
 from .matrices import cholesky, copy_vector, half_log_det, solve_lower
 from .mixtures import DROPPED
@@ -291,7 +291,7 @@ def refine(first, second, dim, steps, radius, atol, work, moments):
     return error, nodes
 
 
-@inlined
+@merged
 def _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial):
     """Write to `trial` the moments for half the step along an axis; the nodes that this adds."""
     shift[axis] = 0.5
@@ -303,7 +303,7 @@ def _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, tria
     return nodes
 
 
-@kernel
+@merged
 def refine_own(second, own, dim, steps, radius, rtol, atol, slope_tolerance, work, moments):
     """Halve the steps, one axis at a time, until the moments of log q - log p hold.
 
@@ -344,7 +344,7 @@ def refine_own(second, own, dim, steps, radius, rtol, atol, slope_tolerance, wor
     return error, slope_error, slope_change, nodes, settled
 
 
-@inlined
+@merged
 def _keep(moments, steps, work):
     """Keep the last lattice but one, and its moments."""
     copy_vector(moments, work[6][2])
