@@ -17,6 +17,7 @@ import numba
 from numba import types
 
 from fastvi.kernels import (
+    contours,
     divergences,
     em,
     entropies,
@@ -38,6 +39,7 @@ _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
 _FRAME = numba.typeof(frames.plain_frame.py_func())
 _PLANE = types.UniTuple(_X, 10)
+_SIX = types.UniTuple(_X, 6)
 
 
 def _chunk(name: str) -> tuple[Any, tuple[Any, ...]]:
@@ -71,6 +73,7 @@ HOT = {
     "mixture, one component": (mixtures._one, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
+    "projection, contour": (contours._sums, (_ROW, _ROW, _ROW, _X, types.UniTuple(_X, 2), _SIX)),
     "projection, kl of a node": (expectations._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
     "projection, moments of a row": (rows._row_sums, (_ROW, _ROW, _ROW)),
     "projection, moments": (expectations._moments, (_ROW, _ROW, _ROW)),

@@ -202,9 +202,12 @@ def grids() -> list[Loop]:
 
 
 def mixtures() -> list[Loop]:
-    """A mixture of K takes K - 1 exponentials at a node, and the sum one logarithm."""
+    """A node of a lattice takes K - 1 exponentials and one logarithm; one on a contour does for the plane.
+
+    That has two exponentials, a cosine and a sine as long as these, two roots and three divisions.
+    """
     loops = []
-    for count in (2, 8):
+    for count in (2, 3, 8):
         p = projections.ring(count)
         arguments = np.log(p.weights), p.means, np.linalg.cholesky(p.covs), kernels.newton.FULL
         space, report = kernels.projections.workspace(count, 2), np.empty(5)
@@ -215,8 +218,9 @@ def mixtures() -> list[Loop]:
             kernels.projections.i_projection(*arguments, mean, factor, 1e-8, space, report)
 
         project()
-        needs = {"exp": count - 1.0, "log": 1.0}
-        loops.append(Loop(f"one I-projection, K = {count}, nodes", project, int(report[3]), needs))
+        needs = {"exp": count - 1.0, "log": 1.0} if count > 2 else {"exp": 4, "root": 2, "division": 3}
+        what = "nodes" if count > 2 else "nodes on contours"
+        loops.append(Loop(f"one I-projection, K = {count}, {what}", project, int(report[3]), needs))
     return loops
 
 
