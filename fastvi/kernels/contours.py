@@ -89,7 +89,7 @@ def _inverse_root(z):
 def _node(sinh, c, edge, ratio):
     """At s = c (1 + i sinh u): E exp(s l) c / (s sin(pi s)), and the mean and covariance it goes with.
 
-    `edge` is (cos, sin) of pi c. `l` is its constant, slopes (2) and minus its second derivatives (3).
+    `edge` is (cos, sin) of pi c; `ratio` is that of `integrate`.
     """
     constant, b0, b1, b00, b01, b11 = ratio
     t = c * sinh
