@@ -7,7 +7,7 @@ import pytest
 from mpmath import mp
 
 import fastvi as fv
-from fastvi.kernels import contours, expectations, gaussians, mixtures
+from fastvi.kernels import contours, estimates, expectations, gaussians, mixtures
 from fastvi.kernels import rows as by_rows
 
 LOW = [0, 1, 2, 5, 6, 10]
@@ -223,3 +223,34 @@ def test_numbers_out_of_range_have_no_small_error():
     assert within > 100
     moments = np.zeros(expectations.MOMENTS)
     assert not contours.integrate((math.nan, 0.0, 0.0, 0.0, 0.0, 0.0), 1e-9, 1, moments)[0] <= 1.0
+
+
+def reverse(p, q, rtol):
+    """KL(q ‖ p), its error, and its gradient."""
+    triple = np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
+    grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
+    space = estimates.workspace(p.weights.size, p.weights.size, 2)
+    given = np.array(q.mean), np.array(q.cholesky), rtol, grad_mean, grad_chol, space
+    value, error = estimates.reverse_kl(*triple, *given)
+    return value, error, np.append(grad_mean, grad_chol)
+
+
+@pytest.mark.parametrize("rtol", [1e-6, 1e-12])
+def test_a_component_in_two_halves_is_the_same_mixture(rtol):
+    """Three components go by lattices; of two, those that a contour knows well enough do not."""
+    rng = np.random.default_rng(5)
+    for trial in range(10):
+        p = random_pair(rng, 0.6 * trial, 4.0)
+        (v, w), (m, n), (a, b) = p.weights, p.means, p.covs
+        halves = fv.GaussianMixture([v, 0.5 * w, 0.5 * w], [m, n, n], [a, b, b])
+        for q in frames(p)[:4]:
+            (value, error, slopes), (other, other_error, other_slopes) = (
+                reverse(mixture, q, rtol) for mixture in (p, halves)
+            )
+            assert max(error, other_error) <= 2.0 * rtol * (1.0 + abs(value)) + 1e-13
+            assert abs(value - other) <= error + other_error
+            scale = 1.0 + np.abs(slopes).max()
+            np.testing.assert_allclose(slopes, other_slopes, rtol=0, atol=10.0 * scale * (rtol + 1e-13))
+        one, two = fv.kl_estimate(p, q, rtol=rtol), fv.kl_estimate(halves, q, rtol=rtol)
+        assert abs(one.value - two.value) <= one.error + two.error
+        assert one.evaluations < two.evaluations
