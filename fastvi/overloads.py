@@ -131,14 +131,15 @@ def _overload_order(name: str, least: float, most: float) -> None:
         code = _constant(name, "mass", mass, _masses(name))
         run = _pick(name, name, log)
         run_one = _pick(name, "kl" if name == "renyi" else name, log)
-        unit = _unit(base)
+        unit, opaque = _unit(base), kernels.elementary.opaque
         if unit is not kernels.divergences.one and name == "alpha_divergence":
             raise TypingError(f"fastvi.{name} is not a logarithm, so base has no meaning")
 
         def compiled(p, q, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0 or not least <= alpha <= most:
                 return math.nan
-            theta = (float(alpha), 0.0)
+            # In Python it is no constant either, and the bits are the same.
+            theta = (opaque(float(alpha)), 0.0)
             if alpha == 1.0:
                 return run_one(borrow(p), borrow(q), theta, code) / unit(base)
             return run(borrow(p), borrow(q), theta, code) / unit(base)
