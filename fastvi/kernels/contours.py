@@ -86,12 +86,21 @@ def _inverse_root(z):
 
 
 @formula
+def _matrix(c, t, ratio):
+    """The entries of I + s B at s = c + i t, and its determinant."""
+    m00, m11 = (1.0 + c * ratio[3], t * ratio[3]), (1.0 + c * ratio[5], t * ratio[5])
+    m01 = (c * ratio[4], t * ratio[4])
+    product, square = _times(m00, m11), _times(m01, m01)
+    return m00, m11, m01, (product[0] - square[0], product[1] - square[1])
+
+
+@formula
 def _node(sinh, c, edge, ratio):
     """At s = c (1 + i sinh u): E exp(s l) c / (s sin(pi s)), and the mean and covariance it goes with.
 
     `edge` is (cos, sin) of pi c; `ratio` is that of `integrate`.
     """
-    constant, b0, b1, b00, b01, b11 = ratio
+    constant, b0, b1 = ratio[0], ratio[1], ratio[2]
     t = c * sinh
     s = (c, t)
     # c / (s sin(pi s)), where sin(pi s) = exp(pi t) / 2 (sin(pi c) (1 + q) + i cos(pi c) (1 - q)).
@@ -100,10 +109,8 @@ def _node(sinh, c, edge, ratio):
     re, im = edge[1] * (1.0 + q), edge[0] * (1.0 - q)
     below = _times(s, (re, im))
     scale = (2.0 * c) * half / (below[0] * below[0] + below[1] * below[1])
-    # The matrix I + s B, its determinant and its inverse.
-    m00, m11, m01 = (1.0 + c * b00, t * b00), (1.0 + c * b11, t * b11), (c * b01, t * b01)
-    product, square = _times(m00, m11), _times(m01, m01)
-    det = (product[0] - square[0], product[1] - square[1])
+    m00, m11, m01, det = _matrix(c, t, ratio)
+    # The covariance V is the inverse.
     root, inverse = _inverse_root(det)
     over = (det[0] * inverse, -det[1] * inverse)
     v00, v11, v01 = _times(m11, over), _times(m00, over), _times(m01, over)
@@ -169,10 +176,8 @@ def _sums(sinh, weights, signs, c, edge, ratio):
 @kernel
 def _exponent(t, c, ratio):
     """The logarithm of about how large a node is: the real part of the exponent, less pi t."""
-    constant, b0, b1, b00, b01, b11 = ratio
-    m00, m11, m01 = (1.0 + c * b00, t * b00), (1.0 + c * b11, t * b11), (c * b01, t * b01)
-    product, square = _times(m00, m11), _times(m01, m01)
-    re, im = product[0] - square[0], product[1] - square[1]
+    constant, b0, b1 = ratio[0], ratio[1], ratio[2]
+    m00, m11, m01, (re, im) = _matrix(c, t, ratio)
     # b' V b = b' adj(M) b / det
     above = b0 * b0 * m11[0] + b1 * b1 * m00[0] - 2.0 * b0 * b1 * m01[0]
     beside = b0 * b0 * m11[1] + b1 * b1 * m00[1] - 2.0 * b0 * b1 * m01[1]

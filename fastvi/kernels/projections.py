@@ -148,19 +148,20 @@ def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
         copy_matrix(new_chol, chol)
         if size_ <= LAST:
             slope = dual_length(parts[1], parts[0], family, dim, used)
-            _write(guess - gain, error + floor, slope, error + floor, minimum, report)
+            status = CONVERGED if minimum else NOT_A_MINIMUM
+            _write(guess - gain, error + floor, slope, error + floor, status, report)
             return True
     return False
 
 
 @merged
-def _write(value, error, slope, slope_error, minimum, report):
-    """Report an optimum after a last step, which squares the gradient."""
+def _write(value, error, slope, slope_error, status, report):
+    """Report an optimum; the last step to one that converged squares the gradient."""
     # The divergence is not negative: what is below zero is the error of a value near zero.
     report[0] = max(value, 0.0)
     report[1] = error + 4.4e-16 * abs(value)
-    report[2] = (10.0 * slope * slope if minimum else slope) + slope_error
-    report[4] = CONVERGED if minimum else NOT_A_MINIMUM
+    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error
+    report[4] = status
 
 
 @kernel
@@ -177,7 +178,7 @@ def _rebuild(factor, matrix, chol, dim):
 
 @merged
 def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
-    """Newton steps on a lattice that is refined until the optimum holds to `rtol`; the status.
+    """Newton steps by contours, or on a lattice that is refined until the optimum holds; the status.
 
     `guess` is about the divergence that it will have. The refinement moves the optimum a little. From there
     the lattice before the last halving serves, with what that halving changed added to its moments, if the
@@ -261,15 +262,10 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
             break
     if status == CONVERGED and not (resolved and settled):
         status = UNRESOLVED
-    error += floor + dropped + 4.4e-16 * abs(value)
-    error += tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    # The divergence is not negative: what is below zero is the error of a value near zero.
-    report[0] = max(value, 0.0)
-    report[1] = error if resolved else math.inf
+    error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
     slope = dual_length(parts[1], parts[0], family, dim, used)
-    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error + floor
+    _write(value, error if resolved else math.inf, slope, slope_error + floor, status, report)
     report[3] += nodes
-    report[4] = status
     return status
 
 
