@@ -438,7 +438,9 @@ means = 3.0 * rng.standard_normal((n, COMPONENTS, DIM))
 a = rng.standard_normal((n, COMPONENTS, DIM, DIM))
 covs = a @ a.swapaxes(-1, -2) + 0.3 * np.eye(DIM)
 chols = np.linalg.cholesky(covs)
-given = np.log(weights), means, chols  # not read-only: as elsewhere, so that the kernel is compiled once
+given = np.log(weights), means, chols
+for g in given:
+    g.flags.writeable = False
 results = []
 for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
     numba.set_num_threads(threads)
