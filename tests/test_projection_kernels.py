@@ -795,12 +795,12 @@ def test_gradient_and_hessian_in_the_coordinates_of_q(form, family, dim):
     moments = np.zeros(expectations.MOMENTS)
     for (a, b, c), power in powers(points).items():
         moments[a + 5 * b + 25 * c] = (weights * x) @ power
-    parts = newton.scratch(dim)
-    count = form(newton.lay_out)(family, dim, parts[0])
+    parts = newton.workspace(dim)
+    count = form(newton.lay_out)(family, dim, parts.layout)
     used = form(newton.differentiate)(moments, family, dim, count, parts)
     assert used == {0: dim + dim * (dim + 1) // 2, 1: 2 * dim, 2: dim + 1}[family]
-    gradient = parts[1][:used]
-    hessian = np.tril(parts[2][:used, :used])
+    gradient = parts.gradient[:used]
+    hessian = np.tril(parts.hessian[:used, :used])
     hessian = hessian + np.tril(hessian, -1).T
     step, unit = 2e-3, np.eye(used)
     zero = value(np.zeros(used))
@@ -819,10 +819,10 @@ def test_gradient_and_hessian_in_the_coordinates_of_q(form, family, dim):
 def test_a_move_is_what_the_parameters_mean(family, dim):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
-    parts = newton.scratch(dim)
-    count = newton.lay_out(family, dim, parts[0])
+    parts = newton.workspace(dim)
+    count = newton.lay_out(family, dim, parts.layout)
     used = dim + 1 if family == newton.ISOTROPIC else count
-    parts[3][:used] = step = 0.1 * rng.standard_normal(used)
+    parts.step[:used] = step = 0.1 * rng.standard_normal(used)
     new_mean, new_factor = np.empty(dim), np.empty((dim, dim))
     newton.move(mean, factor, family, dim, used, parts, new_mean, new_factor)
     t = np.zeros((dim, dim))

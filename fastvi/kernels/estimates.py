@@ -15,7 +15,8 @@ from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, log_overlap
 from .jit import exported, kernel
 from .matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from .mixtures import see
-from .newton import differentiate, lay_out, scratch
+from .newton import differentiate, lay_out
+from .newton import workspace as newton_workspace
 from .rows import left_out
 from .whitening import ball, leave_out, refine, refine_own, rounding, set_steps, tail, turn
 
@@ -41,7 +42,7 @@ def workspace(components_p, components_q, dim):
     >>> space = kernels.estimates.workspace(2, 1, 2)
     """
     work = expectations.workspace(max(components_p, components_q), dim)
-    return work, scratch(dim), np.empty((2, dim, dim))
+    return work, newton_workspace(dim), np.empty((2, dim, dim))
 
 
 @kernel
@@ -218,9 +219,9 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
 def slopes(moments, chol, parts, grad_mean, grad_chol):
     """Write the gradient in (mean, factor), from the moments in the frame of the factor itself."""
     dim = grad_mean.size
-    count = lay_out(0, dim, parts[0])
+    count = lay_out(0, dim, parts.layout)
     differentiate(moments, 0, dim, count, parts)
-    layout, gradient = parts[0], parts[1]
+    layout, gradient = parts.layout, parts.gradient
     clear_matrix(grad_chol)
     for i in range(count):
         a, b = layout[i]

@@ -76,7 +76,7 @@ def workspace(latent, dim):
     """
     return (
         nested.workspace(latent, dim),
-        newton.scratch(latent),
+        newton.workspace(latent),
         np.empty(latent),
         np.empty((latent, latent)),
         np.empty((2, MOMENTS)),
@@ -182,7 +182,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     kept, trial = space[4][0], space[4][1]
     dim = mean.size
     shape = FULL if family == MEAN else family
-    count = lay_out(shape, dim, parts[0])
+    count = lay_out(shape, dim, parts.layout)
     if family == MEAN:
         count = dim
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
@@ -237,7 +237,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
             purpose, fine, damping, rejected = _FINE, True, 0.0, 0
             continue
         if rejected > 12 or (fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last))):
-            if factorise(parts[2], 0.0, LEAST_CURVATURE, shape, dim, used, parts):
+            if factorise(parts.hessian, 0.0, LEAST_CURVATURE, shape, dim, used, parts):
                 if rejected > 12:
                     status = FAULT + fault if fault != FINE else STUCK
                     break
@@ -273,7 +273,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                 known = 0
     value = -best
     if used > 0:
-        slope = dual_length(parts[1], parts[0], shape, dim, used)
+        slope = dual_length(parts.gradient, parts.layout, shape, dim, used)
         if status in (CONVERGED, UNRESOLVED):
             # What the last step leaves.
             slope = 10.0 * slope * slope

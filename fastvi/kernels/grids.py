@@ -51,7 +51,7 @@ def workspace():
             np.zeros((4, MOMENTS)),
             np.zeros((2, WIDE)),
         ),
-        newton.scratch(2),
+        newton.workspace(2),
         np.empty((2, 2)),
         np.empty((4, 2, 2)),
         np.empty(4),
@@ -380,9 +380,9 @@ def grid_projections(x, y, a, b, log_p, family, means, chols, tolerance, space, 
         if known:
             continue
         value, _ = _on_grid(problem, mean, chol, space, moments)
-        used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts[0]), parts)
+        used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts.layout), parts)
         reports[count, 0], reports[count, 1], reports[count, 4] = value, 0.0, 0.0
-        reports[count, 2] = dual_length(parts[1], parts[0], family, 2, used)
+        reports[count, 2] = dual_length(parts.gradient, parts.layout, family, 2, used)
         insert(means, chols, reports, s, count, space)
         count += 1
     for i in range(count):

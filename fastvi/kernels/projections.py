@@ -89,7 +89,7 @@ def workspace(components, dim):
     """
     return (
         expectations.workspace(components, dim),
-        newton.scratch(dim),
+        newton.workspace(dim),
         np.empty((2, dim)),
         np.empty((4, dim, dim)),
         np.empty(2 * dim),
@@ -131,7 +131,7 @@ def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     work, parts = space[0], space[1]
     new_mean, new_chol = space[2][1], space[3][1]
     dim = mean.size
-    count = lay_out(family, dim, parts[0])
+    count = lay_out(family, dim, parts.layout)
     kept, table = work[6][0], work[10][0]
     for _ in range(MOST_ROUNDS):
         first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
@@ -147,7 +147,7 @@ def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
         copy_vector(new_mean, mean)
         copy_matrix(new_chol, chol)
         if size_ <= LAST:
-            slope = dual_length(parts[1], parts[0], family, dim, used)
+            slope = dual_length(parts.gradient, parts.layout, family, dim, used)
             status = CONVERGED if minimum else NOT_A_MINIMUM
             _write(guess - gain, error + floor, slope, error + floor, status, report)
             return True
@@ -191,7 +191,7 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     dim = mean.size
     factor, new_factor, matrix = space[3][1], space[3][2], space[3][3]
     new_mean = space[2][1]
-    count = lay_out(family, dim, parts[0])
+    count = lay_out(family, dim, parts.layout)
     kept, correction = work[6][0], work[6][2]
     steps, shift = work[5][0], work[5][1]
     clear_vector(shift)
@@ -263,7 +263,7 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
     if status == CONVERGED and not (resolved and settled):
         status = UNRESOLVED
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    slope = dual_length(parts[1], parts[0], family, dim, used)
+    slope = dual_length(parts.gradient, parts.layout, family, dim, used)
     _write(value, error if resolved else math.inf, slope, slope_error + floor, status, report)
     report[3] += nodes
     return status
@@ -275,11 +275,11 @@ def _newton(moments_, family, dim, count, parts):
     used = differentiate(moments_, family, dim, count, parts)
     if not abs(moments_[0]) < math.inf:
         return math.inf, 0.0, used, False
-    minimum = factorise(parts[2], 0.0, LEAST_CURVATURE, family, dim, used, parts)
+    minimum = factorise(parts.hessian, 0.0, LEAST_CURVATURE, family, dim, used, parts)
     gain, size_ = 0.0, math.inf
     if minimum:
         gain = solve(used, parts)
-        size_ = length(parts[3], parts[0], family, dim, used)
+        size_ = length(parts.step, parts.layout, family, dim, used)
     if size_ > TRUST:
         _, gain, size_ = find_step(0.0, family, dim, used, parts)
     return size_, gain, used, minimum
