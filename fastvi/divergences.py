@@ -1,6 +1,6 @@
 """Divergences of discrete distributions held in arrays.
 
-All functions share their keywords; they are described once, in `kl`.
+Each has a row in `kernels.registry`, which says what checks its arguments need and which kernels compute it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels, threads
+from .discrete_docstrings import documented
 from .distributions import Distribution
 from .estimates import is_distribution, kl_value
 from .kernels.masses import ANY
+from .kernels.registry import HALVES, NO_THETA, ROWS, kernel_of
 from .validation import (
     axis_index,
     explain,
     float_array,
     log_unit,
     mass_code,
-    no_base,
-    real_number,
+    order_of,
+    unit_of,
     weight_pair,
 )
 
 Result = Any  #: a float for 1-D input, an array otherwise
 
-_NO_THETA = (0.0, 0.0)
-_HALVES = (0.5, 0.5)
 _ndarray = np.ndarray
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
@@ -193,30 +193,34 @@ def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> 
 def _divergence(
     name: str,
     theta: tuple[float, float],
-    unit: float,
     p: ArrayLike,
     q: ArrayLike,
     axis: int,
+    base: float | None,
     mass: str,
     log: bool,
     keepdims: bool,
-    names: tuple[str, ...] = ("p", "q"),
 ) -> Result:
-    code = mass_code(mass)
+    """The divergence of a row, for valid parameters `theta`."""
+    row = ROWS[name]
+    code = mass_code(row, mass)
+    unit = 1.0 if base is None else unit_of(row, base)
+    kernel = kernel_of(row, theta)
     if not log and not keepdims and axis == -1:
-        value = _quick(name, theta, p, q, code)
+        value = _quick(kernel, theta, p, q, code)
         if value == value:
             return value / unit
     pair = _pair_up(p, q, axis)
-    values = _compute(name, pair, theta, code, bool(log))
+    values = _compute(kernel, pair, theta, code, bool(log))
     refused = np.isnan(values)
     if refused.any():
-        _explain_pair(pair, int(np.argmax(refused)), code, bool(log), names)
+        _explain_pair(pair, int(np.argmax(refused)), code, bool(log), ("p", "q")[: row.arrays])
     if unit != 1.0:
         values /= unit
     return _shaped(values, pair, keepdims)
 
 
+@documented
 def kl(
     p: ArrayLike | Distribution,
     q: ArrayLike | Distribution,
@@ -239,35 +243,22 @@ def kl(
         Probabilities. A distribution lies along `axis`; the other axes broadcast (without a copy).
         float32, float64 or integers; float32 is summed in float64. Two of `Gaussian`, `GaussianMixture`
         and `Grid2D` give the integral over densities instead of the sum: the value of `kl_estimate`.
-    axis : int, optional
-        The axis of the distributions, counted in the array with more dimensions. Default: the last.
-    base : float, optional
-        Base of the logarithm, above 1. Default: e, for a result in nats.
-    mass : {"unit", "normalize", "any"}, optional
-        What to do about sums other than 1. "unit": they are an error beyond rounding (1e-6; 1e-3 for
-        float32), and rounding is divided out. "normalize": divide by the sum. "any": the arrays are
-        measures, and the result is the generalised divergence sum p log(p/q) - p + q >= 0.
-    log : bool, optional
-        Whether `p` and `q` are natural logarithms of probabilities; -inf is welcome.
-    keepdims : bool, optional
-        Whether `axis` stays in the result with length one.
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
-        The divergence, in nats unless `base` says otherwise: a float if there is one distribution on
-        each side (and not `keepdims`), else a float64 array of the broadcast shape without `axis`.
+        The divergence, in nats unless `base` says otherwise.
+        %(returned)s
 
     Raises
     ------
-    ValueError
-        Negative, infinite or NaN entries (the first is named), sums that `mass` does not allow, an empty
-        axis, shapes that do not broadcast, an unknown keyword value.
-    TypeError
-        Arrays that do not hold real numbers.
+    %(raises)s
 
     Notes
     -----
+    With ``mass="any"`` it is the generalised divergence sum p log(p/q) - p + q >= 0.
+
     The relative error is below 1e-13 (1e-6 for float32) also for p close to q; the sum has no negative
     terms: p log(p/q) - p + q = (p + q) s**2 (1 + (1 + s)(s/3 + s**3/5 + ...)), s = (p - q)/(p + q).
     Inside a function compiled with `numba.njit` the same call works on 1-D arrays; invalid input gives NaN
@@ -292,9 +283,10 @@ def kl(
         if (axis, mass, log, keepdims) != (-1, "unit", False, False):
             raise ValueError("axis, mass, log and keepdims are for arrays; p and q are distributions")
         return kl_value(p, q) / log_unit(base)
-    return _divergence("kl", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)  # type: ignore[arg-type]
+    return _divergence("kl", NO_THETA, p, q, axis, base, mass, log, keepdims)  # type: ignore[arg-type]
 
 
+@documented
 def entropy(
     p: ArrayLike,
     *,
@@ -310,20 +302,22 @@ def entropy(
 
     Parameters
     ----------
-    p : array_like
-        Probabilities along `axis`.
-    axis, base, mass, log, keepdims
-        As in `kl`. With ``mass="any"`` the sum is taken as it stands, and can be negative where p > 1.
+    %(p)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The entropy, in nats unless `base` says otherwise.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
+
+    Notes
+    -----
+    With ``mass="any"`` the sum is taken as it stands, and can be negative where p > 1.
 
     References
     ----------
@@ -335,11 +329,10 @@ def entropy(
     >>> fv.entropy([0.5, 0.25, 0.25], base=2)
     1.5
     """
-    return _divergence(
-        "cross_entropy", _NO_THETA, log_unit(base), p, p, axis, mass, log, keepdims, names=("p",)
-    )
+    return _divergence("entropy", NO_THETA, p, p, axis, base, mass, log, keepdims)
 
 
+@documented
 def cross_entropy(
     p: ArrayLike,
     q: ArrayLike,
@@ -356,20 +349,22 @@ def cross_entropy(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    axis, base, mass, log, keepdims
-        As in `kl`. With ``mass="any"`` the sum is taken as it stands.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The cross-entropy, in nats unless `base` says otherwise; infinite where some p_i > 0 = q_i.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
+
+    Notes
+    -----
+    With ``mass="any"`` the sum is taken as it stands.
 
     References
     ----------
@@ -381,14 +376,15 @@ def cross_entropy(
     >>> round(fv.cross_entropy([0.5, 0.5], [0.25, 0.75], base=2), 12)
     1.207518749639
     """
-    return _divergence("cross_entropy", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)
+    return _divergence("cross_entropy", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def js(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    weights: tuple[float, float] = _HALVES,
+    weights: tuple[float, float] = HALVES,
     axis: int = -1,
     base: float | None = None,
     mass: str = "unit",
@@ -402,25 +398,25 @@ def js(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
+    %(p_q)s
     weights : tuple of float, optional
         Two positive weights that sum to one. Default: one half each.
-    axis, base, mass, log, keepdims
-        As in `kl`. With ``mass="any"`` the formula is taken as it stands; it is >= 0 for measures too.
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The divergence, in nats unless `base` says otherwise: from 0 to the entropy of the weights (log 2).
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`, and for weights that are not positive or do not sum to one.
+    %(raises)s
 
     Notes
     -----
+    With ``mass="any"`` the formula is taken as it stands; it is >= 0 for measures too.
+
     Lecture notes often write p + q for m. That un-halved sum is JSD - log 2, and negative.
 
     `scipy.spatial.distance.jensenshannon` gives the square root, `js_distance`.
@@ -435,14 +431,15 @@ def js(
     >>> fv.js([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    return _divergence("js", weight_pair(weights), log_unit(base), p, q, axis, mass, log, keepdims)
+    return _divergence("js", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def js_distance(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    weights: tuple[float, float] = _HALVES,
+    weights: tuple[float, float] = HALVES,
     axis: int = -1,
     base: float | None = None,
     mass: str = "unit",
@@ -455,20 +452,20 @@ def js_distance(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    weights, axis, base, mass, log, keepdims
-        As in `js`. It is a metric for equal weights.
+    %(p_q)s
+    weights : tuple of float, optional
+        Two positive weights that sum to one. Default: one half each, for which it is a metric.
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The distance: the square root of the divergence in the units of `base`.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `js`.
+    %(raises)s
 
     References
     ----------
@@ -481,10 +478,10 @@ def js_distance(
     >>> fv.js_distance([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    root = math.sqrt(log_unit(base))
-    return _divergence("js_distance", weight_pair(weights), root, p, q, axis, mass, log, keepdims)
+    return _divergence("js_distance", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def jeffreys(
     p: ArrayLike,
     q: ArrayLike,
@@ -502,20 +499,18 @@ def jeffreys(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    axis, base, mass, log, keepdims
-        As in `kl`.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The divergence, in nats unless `base` says otherwise; infinite where exactly one of p_i, q_i is 0.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------
@@ -528,9 +523,10 @@ def jeffreys(
     >>> round(fv.jeffreys([0.5, 0.5], [0.9, 0.1]), 12)
     0.878889830934
     """
-    return _divergence("jeffreys", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)
+    return _divergence("jeffreys", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def hellinger(
     p: ArrayLike,
     q: ArrayLike,
@@ -547,22 +543,18 @@ def hellinger(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    base : None
-        The distance has no logarithm: anything but None is an error.
-    axis, mass, log, keepdims
-        As in `kl`.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The distance, from 0 to 1 for distributions.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------
@@ -574,10 +566,10 @@ def hellinger(
     >>> fv.hellinger([1.0, 0.0], [0.0, 1.0])
     1.0
     """
-    no_base("hellinger", base)
-    return _divergence("hellinger", _NO_THETA, 1.0, p, q, axis, mass, log, keepdims)
+    return _divergence("hellinger", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def total_variation(
     p: ArrayLike,
     q: ArrayLike,
@@ -594,22 +586,18 @@ def total_variation(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    base : None
-        The distance has no logarithm: anything but None is an error.
-    axis, mass, log, keepdims
-        As in `kl`.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The distance, from 0 to 1 for distributions.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------
@@ -621,10 +609,10 @@ def total_variation(
     >>> fv.total_variation([0.5, 0.5], [0.75, 0.25])
     0.25
     """
-    no_base("total_variation", base)
-    return _divergence("total_variation", _NO_THETA, 1.0, p, q, axis, mass, log, keepdims)
+    return _divergence("total_variation", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def chi2(
     p: ArrayLike,
     q: ArrayLike,
@@ -641,22 +629,18 @@ def chi2(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    base : None
-        The divergence has no logarithm: anything but None is an error.
-    axis, mass, log, keepdims
-        As in `kl`.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The divergence; infinite where some p_i > 0 = q_i, or where the sum exceeds the largest float.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------
@@ -668,10 +652,10 @@ def chi2(
     >>> round(fv.chi2([0.5, 0.5], [0.75, 0.25]), 12)
     0.333333333333
     """
-    no_base("chi2", base)
-    return _divergence("chi2", _NO_THETA, 1.0, p, q, axis, mass, log, keepdims)
+    return _divergence("chi2", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def bhattacharyya(
     p: ArrayLike,
     q: ArrayLike,
@@ -688,22 +672,18 @@ def bhattacharyya(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
-    axis, base, log, keepdims
-        As in `kl`.
-    mass : {"unit", "normalize"}, optional
-        As in `kl`. "any" is an error: for measures the formula depends on the masses and can be negative.
+    %(p_q)s
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The distance, in nats unless `base` says otherwise; infinite where p and q have no common support.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------
@@ -716,10 +696,10 @@ def bhattacharyya(
     >>> round(fv.bhattacharyya([0.5, 0.5], [0.9, 0.1]), 12)
     0.111571775657
     """
-    no_measures("bhattacharyya", mass)
-    return _divergence("bhattacharyya", _NO_THETA, log_unit(base), p, q, axis, mass, log, keepdims)
+    return _divergence("bhattacharyya", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def renyi(
     p: ArrayLike,
     q: ArrayLike,
@@ -740,25 +720,21 @@ def renyi(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
+    %(p_q)s
     alpha : float
         The order, from 0 to infinity, both included.
-    axis, base, log, keepdims
-        As in `kl`.
-    mass : {"unit", "normalize"}, optional
-        As in `kl`. "any" is an error: for measures the formula depends on the masses and can be negative.
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The divergence, in nats unless `base` says otherwise. It grows with alpha; twice the Bhattacharyya
         distance for alpha = 1/2.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`, and for a negative order.
+    %(raises)s
 
     References
     ----------
@@ -773,12 +749,11 @@ def renyi(
     >>> fv.renyi([0.5, 0.5], [0.75, 0.25], float("inf"), base=2)
     1.0
     """
-    no_measures("renyi", mass)
-    order = renyi_order(alpha)
-    name = "kl" if order == 1.0 else "renyi"
-    return _divergence(name, (order, 0.0), log_unit(base), p, q, axis, mass, log, keepdims)
+    theta = order_of(ROWS["renyi"], alpha), 0.0
+    return _divergence("renyi", theta, p, q, axis, base, mass, log, keepdims)
 
 
+@documented
 def alpha_divergence(
     p: ArrayLike,
     q: ArrayLike,
@@ -799,25 +774,21 @@ def alpha_divergence(
 
     Parameters
     ----------
-    p, q : array_like
-        Probabilities along `axis`.
+    %(p_q)s
     alpha : float
         The order, any finite number. 1/2 gives four times the squared Hellinger distance, 2 and -1 half the
         chi-square divergence in the two directions.
-    base : None
-        The divergence has no logarithm: anything but None is an error.
-    axis, mass, log, keepdims
-        As in `kl`.
+    %(keywords)s
 
     Returns
     -------
     float or ndarray
         The divergence.
+        %(returned)s
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`, and for an infinite order.
+    %(raises)s
 
     References
     ----------
@@ -829,30 +800,11 @@ def alpha_divergence(
     >>> round(fv.alpha_divergence([0.5, 0.5], [0.75, 0.25], 2), 12)
     0.166666666667
     """
-    no_base("alpha_divergence", base)
-    order = alpha_order(alpha)
-    return _divergence("alpha_divergence", (order, 0.0), 1.0, p, q, axis, mass, log, keepdims)
+    theta = order_of(ROWS["alpha_divergence"], alpha), 0.0
+    return _divergence("alpha_divergence", theta, p, q, axis, base, mass, log, keepdims)
 
 
-def no_measures(name: str, mass: Any) -> None:
-    if mass_code(mass) == ANY:
-        raise ValueError(f"{name} compares distributions: mass must be 'unit' or 'normalize', not 'any'")
-
-
-def renyi_order(alpha: Any) -> float:
-    order = real_number("alpha", alpha)
-    if order < 0.0:
-        raise ValueError(f"alpha must be >= 0, not {alpha!r}")
-    return order
-
-
-def alpha_order(alpha: Any) -> float:
-    order = real_number("alpha", alpha)
-    if math.isinf(order):
-        raise ValueError(f"alpha must be finite, not {alpha!r}")
-    return order
-
-
+@documented
 def kl_grad(
     p: ArrayLike, q: ArrayLike, *, axis: int = -1
 ) -> tuple[Result, NDArray[np.float64], NDArray[np.float64]]:
@@ -882,8 +834,7 @@ def kl_grad(
 
     Raises
     ------
-    ValueError, TypeError
-        As in `kl`.
+    %(raises)s
 
     References
     ----------

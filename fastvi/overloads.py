@@ -18,6 +18,8 @@ from numba.extending import overload
 from . import divergences as api
 from . import kernels
 from .kernels.borrowing import borrow
+from .kernels.masses import ANY
+from .kernels.registry import HALVES, NO_THETA, ROWS, Row
 from .validation import MASSES
 
 
@@ -54,62 +56,63 @@ def _no_keywords(name: str, axis: Any, keepdims: Any) -> None:
     _constant(name, "keepdims", keepdims, {False: None})
 
 
-def _pick(name: str, kernel: str, log: Any) -> Any:
+def _inner(row: Row, kernel: str, log: Any) -> Any:
+    """The kernel to compile into the user's code."""
     both = kernels.divergences.KERNELS[kernel]
-    return _constant(name, "log", log, {False: both.inner or both.whole, True: both.log})
+    return _constant(row.name, "log", log, {False: both.inner or both.whole, True: both.log})
 
 
-def _unit(base: Any, rooted: bool = False) -> Any:
-    """A function that gives the number of nats in one unit, for the type of `base`."""
+def _code(row: Row, mass: Any) -> int:
+    """The number that the kernels know a `mass` keyword by."""
+    allowed = {word: code for word, code in MASSES.items() if row.measures or code != ANY}
+    return int(_constant(row.name, "mass", mass, allowed))
+
+
+def _unit(row: Row, base: Any) -> Any:
+    """A function that gives what the result is divided by, for the type of `base`."""
     if base is None or isinstance(base, types.NoneType | types.Omitted):
         return kernels.divergences.one
-    return kernels.divergences.root_unit if rooted else kernels.divergences.log_unit
+    if not row.base:
+        raise TypingError(f"fastvi.{row.name} is not a logarithm, so base has no meaning")
+    return kernels.divergences.root_unit if row.root else kernels.divergences.log_unit
 
-
-_HALVES = (0.5, 0.5)
 
 #: Of a call with 16 entries, 31 ns in all, not spent: 8 ns each for the call of the overload, the call of the
 #: kernel (`Divergence.inner`), and, by `borrow`, for reference counts; Python's check for a division by zero.
 _INLINED: Any = {"forceinline": True, "error_model": "numpy"}
 
+# One overload for each signature that the functions have.
 
-def _overload_pair(name: str, kernel: str, has_base: bool = True) -> None:
-    """A divergence of two arrays without parameters."""
+
+def _of_two(row: Row) -> Any:
+    """Two arrays and no parameter."""
 
     def typed(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-        _check_arrays(name, p, q)
-        _no_keywords(name, axis, keepdims)
-        code = _constant(name, "mass", mass, _masses(name))
-        run = _pick(name, kernel, log)
-        unit = _unit(base)
-        if unit is not kernels.divergences.one and not has_base:
-            raise TypingError(f"fastvi.{name} is not a logarithm, so base has no meaning")
+        _check_arrays(row.name, p, q)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run = _inner(row, row.name, log)
 
         def compiled(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0:
                 return math.nan
-            return run(borrow(p), borrow(q), (0.0, 0.0), code) / unit(base)
+            return run(borrow(p), borrow(q), NO_THETA, code) / unit(base)
 
         return compiled
 
-    overload(getattr(api, name), prefer_literal=True, jit_options=_INLINED)(typed)
+    return typed
 
 
-def _masses(name: str) -> dict[str, int]:
-    measures = name not in ("renyi", "bhattacharyya")
-    return {word: code for word, code in MASSES.items() if measures or word != "any"}
+def _of_weights(row: Row) -> Any:
+    """Two arrays and two weights."""
 
+    def typed(p, q, weights=HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+        _check_arrays(row.name, p, q)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run = _inner(row, row.name, log)
 
-def _overload_js(name: str, rooted: bool) -> None:
-
-    def typed(p, q, weights=_HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-        _check_arrays(name, p, q)
-        _no_keywords(name, axis, keepdims)
-        code = _constant(name, "mass", mass, MASSES)
-        run = _pick(name, name, log)
-        unit = _unit(base, rooted)
-
-        def compiled(p, q, weights=_HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+        def compiled(p, q, weights=HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             u, v = weights
             if p.size != q.size or p.size == 0:
                 return math.nan
@@ -119,24 +122,22 @@ def _overload_js(name: str, rooted: bool) -> None:
 
         return compiled
 
-    overload(getattr(api, name), prefer_literal=True, jit_options=_INLINED)(typed)
+    return typed
 
 
-def _overload_order(name: str, least: float, most: float) -> None:
-    """A divergence with an order alpha, valid from `least` to `most`."""
+def _of_order(row: Row) -> Any:
+    """Two arrays and an order alpha."""
+    low, high = row.orders or (0.0, 0.0)
 
     def typed(p, q, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-        _check_arrays(name, p, q)
-        _no_keywords(name, axis, keepdims)
-        code = _constant(name, "mass", mass, _masses(name))
-        run = _pick(name, name, log)
-        run_one = _pick(name, "kl" if name == "renyi" else name, log)
-        unit, opaque = _unit(base), kernels.elementary.opaque
-        if unit is not kernels.divergences.one and name == "alpha_divergence":
-            raise TypingError(f"fastvi.{name} is not a logarithm, so base has no meaning")
+        _check_arrays(row.name, p, q)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run, run_one = _inner(row, row.name, log), _inner(row, row.kernel_at_one or row.name, log)
+        opaque = kernels.elementary.opaque
 
         def compiled(p, q, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-            if p.size != q.size or p.size == 0 or not least <= alpha <= most:
+            if p.size != q.size or p.size == 0 or not low <= alpha <= high:
                 return math.nan
             # In Python it is no constant either, and the bits are the same.
             theta = (opaque(float(alpha)), 0.0)
@@ -146,34 +147,38 @@ def _overload_order(name: str, least: float, most: float) -> None:
 
         return compiled
 
-    overload(getattr(api, name), prefer_literal=True, jit_options=_INLINED)(typed)
+    return typed
 
 
-for _name in ("kl", "cross_entropy", "jeffreys", "bhattacharyya"):
-    _overload_pair(_name, _name)
-_overload_pair("hellinger", "hellinger", has_base=False)
-_overload_pair("total_variation", "total_variation", has_base=False)
-_overload_pair("chi2", "chi2", has_base=False)
-_overload_js("js", rooted=False)
-_overload_js("js_distance", rooted=True)
-_overload_order("renyi", 0.0, math.inf)
-_overload_order("alpha_divergence", -1.797e308, 1.797e308)
+def _of_one(row: Row) -> Any:
+    """One array, whose kernel is given it twice."""
+
+    def typed(p, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+        _check_arrays(row.name, p)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run = _inner(row, row.kernel or row.name, log)
+
+        def compiled(p, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+            if p.size == 0:
+                return math.nan
+            return run(borrow(p), borrow(p), NO_THETA, code) / unit(base)
+
+        return compiled
+
+    return typed
 
 
-@overload(api.entropy, prefer_literal=True)
-def _entropy(p, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-    _check_arrays("entropy", p)
-    _no_keywords("entropy", axis, keepdims)
-    code = _constant("entropy", "mass", mass, MASSES)
-    run = _pick("entropy", "cross_entropy", log)
-    unit = _unit(base)
+def _overload(row: Row) -> None:
+    """Make the public function of a row work in compiled code."""
+    signature = _of_weights if row.weights else _of_order if row.orders else _of_two
+    if row.arrays == 1:
+        signature = _of_one
+    overload(getattr(api, row.name), prefer_literal=True, jit_options=_INLINED)(signature(row))
 
-    def compiled(p, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-        if p.size == 0:
-            return math.nan
-        return run(borrow(p), borrow(p), (0.0, 0.0), code) / unit(base)
 
-    return compiled
+for _row in ROWS.values():
+    _overload(_row)
 
 
 @overload(api.kl_grad, prefer_literal=True)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels, threads
-from .divergences import alpha_order, no_measures, renyi_order
+from .discrete_docstrings import documented
 from .kernels.masses import ANY
+from .kernels.registry import METRICS, Row, default_theta, kernel_of
 from .progress import bar
-from .validation import explain, float_array, log_unit, mass_code, no_base
-
-_HALVES = (0.5, 0.5)
-
-_LOGARITHMIC = ("kl", "cross_entropy", "js", "js_distance", "jeffreys", "bhattacharyya", "renyi")
-_METRICS = (*_LOGARITHMIC, "hellinger", "total_variation", "chi2", "alpha_divergence")
+from .validation import choice, explain, float_array, mass_code, order_of, unit_of
 
 #: Bytes of a tile's table of logarithms and of its results: the first stays in the second-level cache.
 _TABLE_BYTES = 1 << 19
@@ -161,6 +156,7 @@ def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -
     return _Exact(name, q, theta, code)
 
 
+@documented
 def pairwise(
     P: ArrayLike,
     Q: ArrayLike | None = None,
@@ -183,12 +179,14 @@ def pairwise(
     Q : array_like, shape (m, d), optional
         Default: `P`.
     metric : str, optional
-        "kl" (default), "cross_entropy", "js", "js_distance", "jeffreys", "hellinger", "total_variation",
-        "chi2", "bhattacharyya", "renyi" or "alpha_divergence": the functions of those names.
+        The function of that name, by default `kl`. One of
+        %(metrics)s.
     alpha : float, optional
-        The order, for "renyi" and "alpha_divergence" (and only there).
-    base, mass
-        As in `kl`.
+        The order, for %(metrics_of_order)s (and only there).
+    %(base)s
+        For %(metrics_with_base)s.
+    %(mass)s
+        Not with %(metrics_of_distributions)s.
     out : ndarray, shape (n, m), optional
         float64 or float32 array to write to, a `numpy.memmap` for instance. Memory beyond the result stays
         below 64 MiB for rows of up to 250,000 entries, whatever n and m.
@@ -202,10 +200,10 @@ def pairwise(
 
     Raises
     ------
-    ValueError
-        As in `kl`; an unknown metric, an `out` of another shape, an `alpha` that is missing or has no use.
-    TypeError
-        Arrays that do not hold real numbers, an `out` that is not a float array.
+    %(raises)s
+
+    They are raised for an unknown metric as well, an `out` of another shape or type, and an `alpha` that is
+    missing or has no use.
 
     Notes
     -----
@@ -224,18 +222,9 @@ def pairwise(
     array([[0. , 0.4],
            [0.4, 0. ]])
     """
-    if metric not in _METRICS:
-        raise ValueError(f"metric must be one of {', '.join(map(repr, _METRICS))}, not {metric!r}")
-    name = metric
-    code = mass_code(mass)
-    theta = _theta(name, alpha)
-    if name in ("renyi", "bhattacharyya"):
-        no_measures(name, mass)
-    if name == "renyi" and theta[0] == 1.0:
-        name = "kl"
-    if metric not in _LOGARITHMIC:
-        no_base(metric, base)
-    unit = math.sqrt(log_unit(base)) if metric == "js_distance" else log_unit(base)
+    row = METRICS[choice("metric", metric, tuple(METRICS))]
+    code, theta, unit = mass_code(row, mass), _theta(row, alpha), unit_of(row, base)
+    name = kernel_of(row, theta)
 
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)
@@ -273,14 +262,15 @@ def pairwise(
     return result
 
 
-def _theta(name: str, alpha: float | None) -> tuple[float, float]:
-    if name in ("renyi", "alpha_divergence"):
+def _theta(row: Row, alpha: float | None) -> tuple[float, float]:
+    if row.orders:
         if alpha is None:
-            raise ValueError(f"metric {name!r} needs alpha")
-        return (renyi_order(alpha) if name == "renyi" else alpha_order(alpha)), 0.0
+            raise ValueError(f"metric {row.name!r} needs alpha")
+        return order_of(row, alpha), 0.0
     if alpha is not None:
-        raise ValueError(f"alpha has no use with metric {name!r}: got alpha={alpha!r}")
-    return _HALVES
+        raise ValueError(f"alpha has no use with metric {row.name!r}: got alpha={alpha!r}")
+    theta: tuple[float, float] = default_theta(row)
+    return theta
 
 
 def _result(out: NDArray[Any] | None, shape: tuple[int, int]) -> NDArray[Any]:

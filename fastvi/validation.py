@@ -1,6 +1,6 @@
 """What counts as valid input, and what to say when it is not.
 
-Arrays are looked at twice only when something is wrong: the kernels notice invalid input at no cost (their
+Arrays are examined twice only when something is wrong: the kernels notice invalid input at no cost (their
 result is NaN, which no valid input gives), and `explain` then finds out what to tell the user.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .kernels.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
+from .kernels.registry import FINITE, Row
 
 MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
 
@@ -36,12 +37,15 @@ def float_array(name: str, value: Any) -> NDArray[Any]:
     raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers (float32, float64 or integers)")
 
 
-def mass_code(mass: Any) -> int:
+def mass_code(row: Row, mass: Any) -> int:
     """The number that the kernels know a `mass` keyword by."""
     try:
-        return int(MASSES[mass])
+        code = int(MASSES[mass])
     except (KeyError, TypeError):
         raise ValueError(f"mass must be one of {', '.join(map(repr, MASSES))}, not {mass!r}") from None
+    if code == ANY and not row.measures:
+        raise ValueError(f"{row.name} compares distributions: mass must be 'unit' or 'normalize', not 'any'")
+    return code
 
 
 def log_unit(base: Any) -> float:
@@ -54,10 +58,25 @@ def log_unit(base: Any) -> float:
     return math.log(value)
 
 
-def no_base(name: str, base: Any) -> None:
-    """Raise if a base is given to a function without a logarithm."""
-    if base is not None:
-        raise ValueError(f"{name} is not a logarithm, so base has no meaning: got base={base!r}")
+def unit_of(row: Row, base: Any) -> float:
+    """What a divergence in nats is divided by."""
+    if base is None:
+        return 1.0
+    if not row.base:
+        raise ValueError(f"{row.name} is not a logarithm, so base has no meaning: got base={base!r}")
+    return math.sqrt(log_unit(base)) if row.root else log_unit(base)
+
+
+def order_of(row: Row, alpha: Any) -> float:
+    """The order of a divergence, in the range that its row allows."""
+    order = real_number("alpha", alpha)
+    low, high = row.orders or FINITE
+    if not low <= order <= high:
+        wanted = "finite" if (low, high) == FINITE else f">= {low:g}"
+        if high < FINITE[1]:
+            wanted += f" and <= {high:g}"
+        raise ValueError(f"alpha must be {wanted}, not {alpha!r}")
+    return order
 
 
 def real_number(name: str, value: Any) -> float:
@@ -66,6 +85,8 @@ def real_number(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, not {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} is an integer beyond the floats") from None
     if math.isnan(number):
         raise ValueError(f"{name} is nan")
     return number

@@ -7,22 +7,25 @@ not allow), raises nothing and needs no GIL. It is assembled from a term (`terms
 1.  The array is cut into chunks (`sums`). Each gives (sum of terms, sum of q - p, sum of p). They are
     combined in order with a compensated sum: the result depends neither on the number of threads nor, beyond
     the last digits, on n.
-2.  For distributions that do not sum to exactly one, `settle` turns the sums for the measures into the
-    divergence of the normalised distributions, or says that the digits are not there.
+2.  For distributions that do not sum to exactly one, `normalise` turns the sums for the measures into the
+    divergence of the normalised distributions, or reports that too few digits survive.
 3.  Then `refined` runs again over entries normalised in twice the precision (`frames`). This is rare: p
     close to proportional to q, or masses that differ.
+
+Which divergences there are, and from which term each is made, is in `registry`.
 """
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import sums, terms
 from .elementary import log_ratio
-from .entropies import cross_entropy, log_cross_entropy
 from .exact import add_compensated
 from .frames import (
     CHUNK,
@@ -42,29 +45,11 @@ from .frames import (
     read_log,
     tolerances,
 )
-from .jit import Lazily, adder, exported, inlined, kernel, specialise
+from .jit import Lazily, adder, exported, formula, inlined, kernel, specialise
 from .masses import ANY, NORMALIZE, UNIT
-from .orders import bhattacharyya, log_bhattacharyya, log_renyi, renyi
-from .sums import alpha_chunk, hellinger_chunk, js_chunk, kl_chunk, lifted_sums, whole_sums
-from .terms import (
-    LOW,
-    alpha_log_term,
-    alpha_low,
-    alpha_term,
-    chi2_log_term,
-    chi2_low,
-    chi2_term,
-    hellinger_log_term,
-    hellinger_term,
-    jeffreys_log_term,
-    jeffreys_term,
-    js_log_term,
-    js_term,
-    kl_log_term,
-    kl_term,
-    total_variation_log_term,
-    total_variation_term,
-)
+from .registry import METRICS, NO_THETA
+from .sums import lifted_sums, whole_sums
+from .terms import LOW, kl_term
 
 # How the result comes from the (lifted) sum, times a factor.
 
@@ -85,23 +70,23 @@ def _unlift_root(a, factor):
 
 
 @kernel
-def _settle_kl(a, delta, loss):
+def _normalise_kl(a, delta, loss):
     # Grouping: sum of terms = (mass of p) * KL(normalised) + (term of the two masses), exactly. The first
     # is good to loss / 16 (float32: loss / 2), and that much may cancel.
     if delta * delta * LIFT <= 1e-17 * a:
         return a, True
-    value = a - kl_term(LIFT, LIFT * (1.0 + delta), -delta * LIFT, (0.0, 0.0))
+    value = a - kl_term(LIFT, LIFT * (1.0 + delta), -delta * LIFT, NO_THETA)
     return value, a <= (16.0 if loss == LOSS64 else 2.0) * value
 
 
 @kernel
-def _settle_quadratic(a, delta, loss):
+def _normalise_quadratic(a, delta, loss):
     # Near p = q a change of mass by delta changes a sum of squares by delta a and by delta**2.
     return a, delta == 0.0 or (abs(delta) <= loss and delta * delta * LIFT <= loss * a)
 
 
 @kernel
-def _settle_linear(a, delta, loss):
+def _normalise_linear(a, delta, loss):
     return a, delta == 0.0 or abs(delta) * LIFT <= loss * min(a, LIFT)
 
 
@@ -134,6 +119,11 @@ def _lowered(p, q, frame, theta):
     return (total + lost) * (UNLIFT / LOW)
 
 
+def _log_term(p, q, d, x, theta):
+    """Template (`term`): a term for log-probabilities, where an underflow of p or q is harmless."""
+    return term(p, q, d, theta)  # noqa: F821
+
+
 @kernel
 def _infinite(p, q, frame, theta):
     """For divergences that are infinite only where p > 0 = q."""
@@ -152,9 +142,9 @@ def _total(parts):
 
 
 def _conclude(p, q, a, delta, mass_p, theta, mass):
-    """Template (`settle`, `refined`, `lowered`, `finish`): the result from the (lifted) sums."""
+    """Template (`normalise`, `refined`, `lowered`, `finish`): the result from the (lifted) sums."""
     mass_q = mass_p + delta
-    settled = mass == ANY
+    normalised = mass == ANY
     if mass == NORMALIZE and not abs(delta) <= 0.5 * mass_p:
         # One mass may have been lost in the difference to the other.
         mass_p, mass_q = masses_of(p, q)
@@ -164,8 +154,8 @@ def _conclude(p, q, a, delta, mass_p, theta, mass):
         if not allowed(p, mass_p, mass_q, mass):
             return math.nan
         if mass != ANY and a < math.inf:
-            a, settled = settle(over_mass(a, mass_p), delta / mass_p, tolerances(p)[1])  # noqa: F821
-    if settled and a < math.inf:
+            a, normalised = normalise(over_mass(a, mass_p), delta / mass_p, tolerances(p)[1])  # noqa: F821
+    if normalised and a < math.inf:
         return finish(a, 1.0)  # noqa: F821
     frame = plain_frame() if mass == ANY else make_frame(p, q, mass_p, mass_q)
     if a < math.inf:
@@ -179,8 +169,8 @@ def _divergence(p, q, theta, mass):
         x, y, z = chunk(p, q, theta)  # noqa: F821
         if mass == UNIT and is_unit(z * UNLIFT, p) and abs(y) < 1e-12 * z:
             # The common case, apart from `conclude`, which is too large to be inlined: rows of 256 gain 5 %.
-            value, settled = settle(x / z * LIFT, y / z, tolerances(p)[1])  # noqa: F821
-            if settled and 1e-200 < value < math.inf:
+            value, normalised = normalise(x / z * LIFT, y / z, tolerances(p)[1])  # noqa: F821
+            if normalised and 1e-200 < value < math.inf:
                 return finish(value, 1.0)  # noqa: F821
         return conclude(p, q, x, y, z, theta, mass)  # noqa: F821
     a, delta, mass_p = all_chunks(p, q, theta)  # noqa: F821
@@ -261,7 +251,7 @@ def kl_grad(p, q, grad_p, grad_q):
             grad_p[i], grad_q[i] = -math.inf, 1.0
         else:
             grad_p[i], grad_q[i] = 0.0, 0.0
-    return kl(p, q, (0.0, 0.0), ANY)
+    return kl(p, q, NO_THETA, ANY)
 
 
 # Assembly: one divergence from its parts.
@@ -277,7 +267,23 @@ class Divergence(NamedTuple):
     inner: Any = None  #: `whole`, inlined into the user's compiled code
 
 
-def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term=None):
+#: How the sum over two measures becomes that of the normalised distributions, by `Row.normalise`.
+NORMALISE = {"kl": _normalise_kl, "quadratic": _normalise_quadratic, "linear": _normalise_linear}
+
+
+def _assemble(row):
+    """The kernels of a row: from its term, or as its module has them."""
+    name = row.name
+    if row.module:
+        module = import_module(f".{row.module}", __package__)
+        return Divergence(getattr(module, name), getattr(module, f"log_{name}"))
+    term = getattr(terms, f"{row.term}_term")
+    log_term = getattr(terms, f"{row.term}_log_term", None)
+    low_term = getattr(terms, f"{row.term}_low", None)
+    chunk = getattr(sums, f"{row.term}_chunk", None)
+    normalise, finish = NORMALISE[row.normalise], _unlift_root if row.root else _unlift
+    if log_term is None:
+        log_term = specialise(_log_term, f"_{name}_log_term", formula, term=term)
     if chunk is None:
         chunk = specialise(lifted_sums, f"_{name}_chunk", adder, term=term)
     refined_sums = specialise(_refined_sums, f"_{name}_refined_sums", adder, term=term)
@@ -287,53 +293,29 @@ def _assemble(name, term, log_term, settle, finish=_unlift, chunk=None, low_term
         lowered = specialise(_lowered, f"_{name}_lowered", read=read, term=low_term)
         log_lowered = specialise(_lowered, f"_log_{name}_lowered", read=read_log, term=low_term)
     conclude = specialise(
-        _conclude, f"_{name}_conclude", settle=settle, refined=refined, lowered=lowered, finish=finish
+        _conclude, f"_{name}_conclude", normalise=normalise, refined=refined, lowered=lowered, finish=finish
     )
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
-    whole = {
+    parts = {
         "chunk": chunk,
         "all_chunks": all_chunks,
-        "settle": settle,
+        "normalise": normalise,
         "conclude": conclude,
         "finish": finish,
     }
+    log_parts = {"log_sums": log_sums, "lowered": log_lowered, "finish": finish}
     return Divergence(
-        whole=specialise(_divergence, name, exported, **whole),
-        inner=specialise(_divergence, f"_{name}_inner", inlined, **whole),
-        log=specialise(
-            _log_divergence,
-            f"log_{name}",
-            exported,
-            log_sums=log_sums,
-            lowered=log_lowered,
-            finish=finish,
-        ),
+        whole=specialise(_divergence, name, exported, **parts),
+        inner=specialise(_divergence, f"_{name}_inner", inlined, **parts),
+        log=specialise(_log_divergence, f"log_{name}", exported, **log_parts),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, conclude=conclude),
     )
 
 
-_MADE = {
-    "kl": (kl_term, kl_log_term, _settle_kl, _unlift, kl_chunk),
-    "js": (js_term, js_log_term, _settle_quadratic, _unlift, js_chunk),
-    "js_distance": (js_term, js_log_term, _settle_quadratic, _unlift_root, js_chunk),
-    "jeffreys": (jeffreys_term, jeffreys_log_term, _settle_quadratic),
-    "hellinger": (hellinger_term, hellinger_log_term, _settle_quadratic, _unlift_root, hellinger_chunk),
-    "total_variation": (total_variation_term, total_variation_log_term, _settle_linear),
-    "chi2": (chi2_term, chi2_log_term, _settle_quadratic, _unlift, None, chi2_low),
-    "alpha_divergence": (alpha_term, alpha_log_term, _settle_quadratic, _unlift, alpha_chunk, alpha_low),
-}
-
 #: The kernels of each divergence, by the name of its function.
-KERNELS = Lazily(
-    {name: partial(_assemble, name, *parts) for name, parts in _MADE.items()}
-    | {
-        "renyi": lambda: Divergence(renyi, log_renyi),
-        "bhattacharyya": lambda: Divergence(bhattacharyya, log_bhattacharyya),
-        "cross_entropy": lambda: Divergence(cross_entropy, log_cross_entropy),
-    }
-)
+KERNELS = Lazily({name: partial(_assemble, row) for name, row in METRICS.items()})
 
 kl = KERNELS["kl"].whole
 js = KERNELS["js"].whole

@@ -20,6 +20,7 @@ from .frames import LIFT, UNLIFT
 from .jit import foreign, inlined, specialise
 from .masses import ANY, LARGEST_MASS, NORMALIZE, UNIT
 from .newton import FULL
+from .registry import BY_TERM, NO_THETA, ROWS, default_theta
 from .supports import INTERVAL, LOWER, REAL, UPPER
 
 #: Statuses that all functions share. Those of a fit that are above 0 are in `fits`.
@@ -39,9 +40,6 @@ FIT_STEPS = 6
 FIT_FAULT_AT = 7
 FIT_SIZE = 8
 
-#: No finite order is beyond these.
-LARGEST_ORDER = 1.797e308
-
 #: Accepted steps of a fit at most.
 _MOST_STEPS = 100
 
@@ -59,7 +57,7 @@ def _conclude(value, out):
 
 
 def _pair(p, q, n, mass, out):
-    """Template (`whole`, `theta`, `most`): a divergence without parameters."""
+    """Template (`whole`, `theta`, `most`): for a fixed theta; `most` is the last code of a mass."""
     if n < 1 or not UNIT <= mass <= most:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
@@ -67,17 +65,17 @@ def _pair(p, q, n, mass, out):
 
 
 def _one(p, n, mass, out):
-    """Template (`whole`): of one array."""
-    if n < 1 or not UNIT <= mass <= ANY:
+    """Template (`whole`, `theta`, `most`): of one array."""
+    if n < 1 or not UNIT <= mass <= most:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
     row = carray(p, n)
-    return _conclude(whole(row, row, (0.0, 0.0), np.int64(mass)), out)  # noqa: F821
+    return _conclude(whole(row, row, theta, np.int64(mass)), out)  # noqa: F821
 
 
 def _order(p, q, n, alpha, mass, out):
-    """Template (`whole`, `at_one`, `least`, `largest`, `most`): of an order alpha."""
-    if n < 1 or not UNIT <= mass <= most or not least <= alpha <= largest:  # noqa: F821
+    """Template (`whole`, `at_one`, `low`, `high`, `most`): of an order alpha from `low` to `high`."""
+    if n < 1 or not UNIT <= mass <= most or not low <= alpha <= high:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
     x, y, theta, code = carray(p, n), carray(q, n), (alpha, 0.0), np.int64(mass)
@@ -103,8 +101,8 @@ def _element(p, q):
 
 
 def _element_order(p, q, alpha):
-    """Template (`term`): the same with an order."""
-    if not (_is_entry(p) and _is_entry(q) and abs(alpha) < math.inf):
+    """Template (`term`, `low`, `high`): the same with an order."""
+    if not (_is_entry(p) and _is_entry(q) and low <= alpha <= high):  # noqa: F821
         return math.nan
     x, y = p * LIFT, q * LIFT
     return term(x, y, difference(x, y), (alpha, 0.0)) * UNLIFT  # noqa: F821
@@ -195,7 +193,7 @@ def kl_integrand(n, z, packed):
     p, q = math.exp(log_p), math.exp(log_q)
     if p == 0.0:
         return q
-    return terms.kl_log_term(p, q, p - q, log_p - log_q, (0.0, 0.0))
+    return terms.kl_log_term(p, q, p - q, log_p - log_q, NO_THETA)
 
 
 # One fit.
@@ -269,29 +267,31 @@ class Foreign(NamedTuple):
     bindings: Callable[[], dict[str, Any]] = dict
 
 
-_PAIR = INT(NUMBERS, NUMBERS, SIZE, INT, NUMBERS)
-_HALVES, _NONE = (0.5, 0.5), (0.0, 0.0)
+def _bindings(row):
+    """What the templates of a divergence refer to, as far as its row has it."""
+    whole = KERNELS[row.kernel or row.name].whole
+    low, high = row.orders or (0.0, 0.0)
+    return {
+        "whole": whole,
+        "at_one": KERNELS[row.kernel_at_one].whole if row.kernel_at_one else whole,
+        "term": getattr(terms, f"{row.term}_term", None),
+        "theta": default_theta(row),
+        "most": ANY if row.measures else NORMALIZE,
+        "low": low,
+        "high": high,
+    }
 
 
-def _divergence(name, theta=_NONE, most=ANY):
-    return Foreign(_pair, _PAIR, lambda: {"whole": KERNELS[name].whole, "theta": theta, "most": most})
+def _divergence(row):
+    template = _order if row.orders else _one if row.arrays == 1 else _pair
+    order = (DOUBLE,) if row.orders else ()
+    signature = INT(*(row.arrays * (NUMBERS,)), SIZE, *order, INT, NUMBERS)
+    return Foreign(template, signature, lambda: _bindings(row))
 
 
-def _divergence_of_order(name, at_one, least, largest, most):
-    def bindings():
-        return {
-            "whole": KERNELS[name].whole,
-            "at_one": KERNELS[at_one].whole,
-            "least": least,
-            "largest": largest,
-            "most": most,
-        }
-
-    return Foreign(_order, INT(NUMBERS, NUMBERS, SIZE, DOUBLE, INT, NUMBERS), bindings)
-
-
-def _of_one_entry(term, theta=_NONE):
-    return Foreign(_element, DOUBLE(DOUBLE, DOUBLE), lambda: {"term": term, "theta": theta})
+def _of_one_entry(row):
+    template, order = (_element_order, (DOUBLE,)) if row.orders else (_element, ())
+    return Foreign(template, DOUBLE(DOUBLE, DOUBLE, *order), lambda: _bindings(row))
 
 
 _GAUSSIANS = INT(NUMBERS, NUMBERS, NUMBERS, NUMBERS, SIZE, NUMBERS)
@@ -300,31 +300,8 @@ _INTEGRAND = DOUBLE(INT, NUMBERS, ANYTHING)
 _FIT = INT(ANYTHING, ANYTHING, INT, *(5 * (DOUBLE,)), NUMBERS)
 
 FUNCTIONS = {
-    "entropy": Foreign(
-        _one, INT(NUMBERS, SIZE, INT, NUMBERS), lambda: {"whole": KERNELS["cross_entropy"].whole}
-    ),
-    "cross_entropy": _divergence("cross_entropy"),
-    "kl": _divergence("kl"),
-    "js": _divergence("js", _HALVES),
-    "js_distance": _divergence("js_distance", _HALVES),
-    "jeffreys": _divergence("jeffreys"),
-    "hellinger": _divergence("hellinger"),
-    "total_variation": _divergence("total_variation"),
-    "chi2": _divergence("chi2"),
-    "bhattacharyya": _divergence("bhattacharyya", most=NORMALIZE),
-    "renyi": _divergence_of_order("renyi", "kl", 0.0, math.inf, NORMALIZE),
-    "alpha_divergence": _divergence_of_order(
-        "alpha_divergence", "alpha_divergence", -LARGEST_ORDER, LARGEST_ORDER, ANY
-    ),
-    "kl_element": _of_one_entry(terms.kl_term),
-    "js_element": _of_one_entry(terms.js_term, _HALVES),
-    "jeffreys_element": _of_one_entry(terms.jeffreys_term),
-    "hellinger_element": _of_one_entry(terms.hellinger_term),
-    "total_variation_element": _of_one_entry(terms.total_variation_term),
-    "chi2_element": _of_one_entry(terms.chi2_term),
-    "alpha_divergence_element": Foreign(
-        _element_order, DOUBLE(DOUBLE, DOUBLE, DOUBLE), lambda: {"term": terms.alpha_term}
-    ),
+    **{name: _divergence(row) for name, row in ROWS.items()},
+    **{f"{row.name}_element": _of_one_entry(row) for row in BY_TERM.values()},
     "gaussian_kl": Foreign(gaussian_kl, _GAUSSIANS),
     "gaussian_logpdf": Foreign(gaussian_logpdf, _POINT),
     "pdf": Foreign(density, _INTEGRAND),

@@ -19,8 +19,13 @@ from .frames import (
     read_log,
 )
 from .jit import adder, exported, kernel, specialise
+from .registry import NO_THETA
 from .sums import alpha_chunk, hellinger_chunk, whole_sums
 from .terms import alpha_log_term, hellinger_term
+
+#: An order above this gives the value of the order inf: the two differ by at most |log p_i| / alpha.
+#: (Above 1e305, a product of the order with log(p / q) would overflow.)
+_AS_INFINITE = 1e300
 
 
 def _alpha_sums(p, q, frame, theta):
@@ -65,7 +70,7 @@ def _powers(p, q, frame, beta, peak):
 
 def _order(p, q, alpha, frame):
     """Template (`alpha_sums`, `covered`, `extremes`, `powers`): the Rényi divergence of order alpha."""
-    if alpha == math.inf:
+    if alpha > _AS_INFINITE:
         return max(extremes(p, q, frame, 0.0)[0], 0.0)  # noqa: F821
     if alpha == 0.0:
         outside, inside = covered(p, q, frame)  # noqa: F821
@@ -114,7 +119,7 @@ _bhattacharyya_sums = specialise(whole_sums, "_bhattacharyya_sums", chunk=hellin
 
 @kernel
 def _normalised_renyi(p, q, theta, mass):
-    """The divergence of p and q over their masses, in one pass; NaN for want of digits."""
+    """The divergence of p and q over their masses, in one pass; NaN where too few digits survive."""
     a, delta, mass_p = _renyi_sums(p, q, theta)
     if not allowed(p, mass_p, mass_p + delta, mass):
         return math.nan
@@ -165,15 +170,18 @@ def _overlap_sums(p, q, frame):
     h, overlap = 0.0, 0.0
     for i in range(p.size):
         x, y, d = entry(p[i], q[i], frame)
-        h += hellinger_term(x, y, d, (0.0, 0.0))
+        h += hellinger_term(x, y, d, NO_THETA)
         overlap += math.sqrt(x) * math.sqrt(y)
     return h, overlap
 
 
 @kernel
 def _normalised_hellinger(p, q, mass):
-    """The squared Hellinger distance of p and q over their masses, in one pass; NaN for want of digits."""
-    a, delta, mass_p = _bhattacharyya_sums(p, q, (0.0, 0.0))
+    """The squared Hellinger distance of p and q over their masses, in one pass.
+
+    NaN where too few digits survive.
+    """
+    a, delta, mass_p = _bhattacharyya_sums(p, q, NO_THETA)
     mass_q = mass_p + delta
     if not (abs(delta) <= 0.5 * mass_p and allowed(p, mass_p, mass_q, mass)):
         return math.nan
@@ -216,7 +224,7 @@ def log_bhattacharyya(p, q, theta, mass):
     h, lost, peak = 0.0, 0.0, -math.inf
     for i in range(p.size):
         x, y, d, r, log_p = read_log(p[i], q[i], frame)
-        h, lost = add_compensated(h, lost, hellinger_term(x, y, d, (0.0, 0.0)))
+        h, lost = add_compensated(h, lost, hellinger_term(x, y, d, NO_THETA))
         if abs(r) < math.inf:
             peak = max(peak, log_p - 0.5 * r)
     h += lost

@@ -13,6 +13,7 @@ from .frames import CHUNK
 from .jit import Lazily, adder, exported, formula, kernel, specialise
 from .masses import ANY, NORMALIZE, UNIT
 from .orders import bhattacharyya
+from .registry import HALVES, METRICS, NO_THETA
 from .terms import kl_term
 
 #: Stands for -log 0 in a product with probabilities: a pair that meets it adds up to far more than any
@@ -21,8 +22,6 @@ _NEVER = 1e300
 
 #: Cross-entropies above this have met `_NEVER`, unless an entry is below 1e-290.
 _MET = 1e6
-
-_NO_THETA = (0.0, 0.0)
 
 #: Rows and inner length that `add_products` wants are multiples of this.
 STRIP = 4
@@ -47,7 +46,7 @@ def _each(template, prefix, kind, suffix):
             name: lambda name=name: specialise(
                 template, f"_{prefix}{name}_{suffix}", exported, whole=getattr(KERNELS[name], kind)
             )
-            for name in KERNELS
+            for name in METRICS
         }
     )
 
@@ -143,22 +142,21 @@ def kl_from_products(p, q, masses_q, mass, out):
 
     Where little is left of 1 + the cross-entropy, the exact kernel takes over.
     """
-    theta = (0.0, 0.0)
     lost = _lost(p.shape[1])
     for i in range(p.shape[0]):
         mass_p = _mass(p[i])
-        entropy = cross_entropy(p[i], p[i], theta, NORMALIZE)
+        entropy = cross_entropy(p[i], p[i], NO_THETA, NORMALIZE)
         tiny = _smallest(p[i]) < 1e-290
         for j in range(q.shape[0]):
             cross = out[i, j] / mass_p
             value = cross - entropy
             if not value > lost * (cross + 1.0) or tiny:
-                out[i, j] = kl(p[i], q[j], theta, mass)
+                out[i, j] = kl(p[i], q[j], NO_THETA, mass)
             elif cross > _MET:
                 out[i, j] = math.inf
             elif mass == ANY:
                 gap = mass_p - masses_q[j]
-                out[i, j] = mass_p * value + kl_term(mass_p, masses_q[j], gap, theta)
+                out[i, j] = mass_p * value + kl_term(mass_p, masses_q[j], gap, NO_THETA)
             else:
                 out[i, j] = value
 
@@ -189,7 +187,7 @@ def hellinger_from_overlaps(p, q, masses_p, masses_q, mass, out):
             if square > lost * middle and middle > 1e-290:
                 out[i, j] = math.sqrt(square)
             else:
-                out[i, j] = hellinger(p[i], q[j], _NO_THETA, mass)
+                out[i, j] = hellinger(p[i], q[j], NO_THETA, mass)
 
 
 @exported
@@ -208,7 +206,7 @@ def bhattacharyya_from_overlaps(p, q, mass, out):
             row[j] = math.inf if unit & (overlap == 0.0) else -log(max(overlap, 1e-305))
         for j in range(row.size):
             if not lost < row[j] < 660.0 and row[j] < math.inf:
-                row[j] = bhattacharyya(p[i], q[j], _NO_THETA, mass)
+                row[j] = bhattacharyya(p[i], q[j], NO_THETA, mass)
 
 
 @exported
@@ -262,7 +260,6 @@ def js_tile(p, q, x, y, entropies_p, entropies_q, mass, rooted, out):
     This takes one logarithm an entry instead of two. Where the entropies cancel, the exact kernel takes
     over.
     """
-    theta = (0.5, 0.5)
     for i in range(p.shape[0]):
         for j in range(q.shape[0]):
             mixture = mixture_entropy(x[i], y[j])
@@ -270,6 +267,6 @@ def js_tile(p, q, x, y, entropies_p, entropies_q, mass, rooted, out):
             if value > 8e-3 * (mixture + 1.0):
                 out[i, j] = math.sqrt(value) if rooted else value
             elif rooted:
-                out[i, j] = js_distance(p[i], q[j], theta, mass)
+                out[i, j] = js_distance(p[i], q[j], HALVES, mass)
             else:
-                out[i, j] = js(p[i], q[j], theta, mass)
+                out[i, j] = js(p[i], q[j], HALVES, mass)

@@ -3,7 +3,8 @@
 A term is that for two measures. It is >= 0 and is given the exact difference ``d = p - q``, so that it
 keeps its relative accuracy as p approaches q, and no sum of terms can be negative. All terms are homogeneous:
 scaling p, q and d scales the term. p and q are finite, >= 0, and zero or normal numbers; `theta` holds the
-parameters of the divergence as two floats: the weights of `js_term`, the order of `alpha_term`.
+parameters of the divergence as two floats: the weights of `js_term`, the order of `alpha_term`. Which terms a
+divergence needs, and by which names they are found, is in `registry.Row`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def alpha_term(p, q, d, theta):
 
 
 # The same given x = log(p / q), for log-probabilities: there p or q may be rounded to zero when x is
-# finite. Those that x cannot help keep their term.
+# finite. A divergence without a `*_log_term` keeps its term.
 
 
 @kernel
@@ -95,24 +96,6 @@ def chi2_log_term(p, q, d, x, theta):
         return d * (d / q)
     half = math.exp(0.5 * x)
     return q if p == 0.0 else max(p * half * half - 2.0 * p + q, 0.0)
-
-
-@formula
-def js_log_term(p, q, d, x, theta):
-    """`js_term`: an underflow of p or q is harmless."""
-    return js_term(p, q, d, theta)
-
-
-@formula
-def hellinger_log_term(p, q, d, x, theta):
-    """`hellinger_term`: an underflow of p or q is harmless."""
-    return hellinger_term(p, q, d, theta)
-
-
-@formula
-def total_variation_log_term(p, q, d, x, theta):
-    """`total_variation_term`: an underflow of p or q is harmless."""
-    return total_variation_term(p, q, d, theta)
 
 
 @formula
