@@ -6,25 +6,29 @@ import numba
 import numpy as np
 
 import fastvi as fv
+from fastvi.kernels.registry import BY_TERM, ROWS, Row
 
 from . import sizes
 from .inputs import pair
 
-#: Calls by name. `js_distance` is the root of `js`.
-CALLS = {
-    "entropy": lambda p, q: fv.entropy(p),
-    "cross_entropy": fv.cross_entropy,
-    "kl": fv.kl,
-    "js": fv.js,
-    "jeffreys": fv.jeffreys,
-    "hellinger": fv.hellinger,
-    "total_variation": fv.total_variation,
-    "chi2": fv.chi2,
-    "bhattacharyya": fv.bhattacharyya,
-    "renyi": lambda p, q: fv.renyi(p, q, 2.5),
-    "alpha_divergence": lambda p, q: fv.alpha_divergence(p, q, 2.5),
-    "kl_grad": fv.kl_grad,
-}
+#: The order of the divergences that have one.
+ALPHA = 2.5
+
+
+def _call(row: Row):
+    function = getattr(fv, row.name)
+    if row.arrays == 1:
+        return lambda p, q: function(p)
+    if row.orders:
+        return lambda p, q: function(p, q, ALPHA)
+    return function
+
+
+#: What is measured of the registry: not the roots of sums that other rows have as well.
+NAMES = tuple(name for name, row in ROWS.items() if BY_TERM.get(row.term, row) is row)
+
+#: Calls by name.
+CALLS = {name: _call(ROWS[name]) for name in NAMES} | {"kl_grad": fv.kl_grad}
 
 
 class Vectors:

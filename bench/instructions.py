@@ -31,6 +31,7 @@ from fastvi.kernels import (
     sums,
     tables,
 )
+from fastvi.kernels.registry import BY_TERM
 
 _X = types.float64
 _ROW = types.Array(_X, 1, "C")
@@ -42,9 +43,13 @@ _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
 
-def _chunk(name: str) -> tuple[Any, tuple[Any, ...]]:
-    """The loop that a divergence was assembled from."""
-    return divergences.KERNELS[name].whole.py_func.__globals__["chunk"], (_ROW, _ROW, _THETA)
+def _chunks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """The loops of the divergences that have none of their own in `sums`."""
+    names = [row.name for row in BY_TERM.values() if not hasattr(sums, f"{row.term}_chunk")]
+    return {
+        name: (divergences.KERNELS[name].whole.py_func.__globals__["chunk"], (_ROW, _ROW, _THETA))
+        for name in names
+    }
 
 
 #: The loops that the time goes into: compiled functions with the types of their arguments.
@@ -54,11 +59,9 @@ HOT = {
     "kl, with zeros": (sums._kl_lifted, (_ROW, _ROW, _THETA)),
     "js": (sums._js_sums, (_ROW, _ROW)),
     "js, float32": (sums._js_sums, (_ROW32, _ROW32)),
-    "jeffreys": _chunk("jeffreys"),
+    **_chunks(),
     "hellinger": (sums._hellinger_sums, (_ROW, _ROW)),
     "hellinger, near": (sums._hellinger_lifted, (_ROW, _ROW, _THETA)),
-    "total_variation": _chunk("total_variation"),
-    "chi2": _chunk("chi2"),
     "alpha_divergence": (sums._alpha_sums, (_ROW, _ROW, _X)),
     "alpha_divergence, near": (sums._alpha_lifted, (_ROW, _ROW, _THETA)),
     "renyi": (orders._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),

@@ -125,7 +125,8 @@ def reading(*arrays: Any) -> Callable[[], Any]:
     return lambda: np.dot(*flat)
 
 
-#: What the terms of the divergences need. A logarithm contains a division.
+#: What the terms of the divergences need; one that is not listed needs its entries. A logarithm contains a
+#: division.
 TERMS = {
     "entropy": {"log": 1},
     "cross_entropy": {"log": 1},
@@ -144,7 +145,8 @@ TERMS = {
 
 def arrays() -> list[Loop]:
     loops = []
-    for name, needs in TERMS.items():
+    for name, call in CALLS.items():
+        needs = TERMS.get(name, {})
         for n, dtype in ((10_000, "float64"), (1_000_000, "float64"), (1_000_000, "float32")):
             p, q = inputs.pair(n, dtype=dtype)
             read = reading(p) if name == "entropy" else reading(p, q)
@@ -153,7 +155,7 @@ def arrays() -> list[Loop]:
             loops.append(
                 Loop(
                     f"{name}, {dtype}, n = {n:,}",
-                    partial(CALLS[name], p, q),
+                    partial(call, p, q),
                     n,
                     needs if dtype == "float64" else single,
                     read,

@@ -12,8 +12,8 @@ written to `out`::
     int kl(const double *p, const double *q, int64_t n, int mass, double *out)
     int renyi(const double *p, const double *q, int64_t n, double alpha, int mass, double *out)
 
-Like `kl`: `cross_entropy`, `js`, `js_distance`, `jeffreys`, `hellinger`, `total_variation`, `chi2`,
-`bhattacharyya`. Like `renyi`: `alpha_divergence`.
+Like `kl`: LIKE_KL.
+Like `renyi`: LIKE_RENYI.
 
 What one entry of two measures adds (for the Hellinger distance: to its square), NaN for an entry that is
 negative or not finite::
@@ -21,8 +21,7 @@ negative or not finite::
     double kl_element(double p, double q)
     double alpha_divergence_element(double p, double q, double alpha)
 
-Like `kl_element`: `js_element`, `jeffreys_element`, `hellinger_element`, `total_variation_element`,
-`chi2_element`.
+Like `kl_element`: LIKE_ELEMENT.
 
 Gaussians, given by means and lower Cholesky factors, row by row::
 
@@ -107,7 +106,9 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import textwrap
 import threading
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -116,8 +117,25 @@ import numpy as np
 
 from . import kernels
 from .distributions import Gaussian, GaussianMixture, _Immutable
+from .kernels.registry import BY_TERM, METRICS
 
 _foreign = kernels.foreign
+
+
+def _list(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(f"`{name}`" for name in names), 100)
+
+
+_likewise = {
+    "LIKE_KL": _list(name for name, row in METRICS.items() if name != "kl" and not row.orders),
+    "LIKE_RENYI": _list(name for name, row in METRICS.items() if name != "renyi" and row.orders),
+    "LIKE_ELEMENT": _list(
+        f"{row.name}_element" for row in BY_TERM.values() if row.name != "kl" and not row.orders
+    ),
+}
+if __doc__:  # not under python -OO
+    for _mark, _names in _likewise.items():
+        __doc__ = __doc__.replace(_mark, _names)
 
 
 class Status(IntEnum):
@@ -218,32 +236,6 @@ class CFunction(_Immutable):
     def __repr__(self) -> str:
         return f"<C function {self.declaration}>"
 
-
-entropy: CFunction
-cross_entropy: CFunction
-kl: CFunction
-js: CFunction
-js_distance: CFunction
-jeffreys: CFunction
-hellinger: CFunction
-total_variation: CFunction
-chi2: CFunction
-bhattacharyya: CFunction
-renyi: CFunction
-alpha_divergence: CFunction
-kl_element: CFunction
-js_element: CFunction
-jeffreys_element: CFunction
-hellinger_element: CFunction
-total_variation_element: CFunction
-chi2_element: CFunction
-alpha_divergence_element: CFunction
-gaussian_kl: CFunction
-gaussian_logpdf: CFunction
-pdf: CFunction
-logpdf: CFunction
-kl_integrand: CFunction
-fit_1d: CFunction
 
 _lock = threading.Lock()
 _loaded: dict[str, CFunction] = {}

@@ -119,25 +119,6 @@ def alpha_divergence(p, q, alpha):
     return mp.fsum(_power(x, y, a) - a * x + (a - 1) * y for x, y in zip(p, q, strict=True)) / (a * (a - 1))
 
 
-FORMULAS = {
-    f.__name__: f
-    for f in (
-        entropy,
-        cross_entropy,
-        kl,
-        js,
-        js_distance,
-        jeffreys,
-        hellinger,
-        total_variation,
-        chi2,
-        bhattacharyya,
-        renyi,
-        alpha_divergence,
-    )
-}
-
-
 def exact(name, *arrays, mass="unit", log=False, **parameters):
     """The value of the divergence `name` for exactly these floats."""
     with mp.workdps(50):
@@ -147,7 +128,7 @@ def exact(name, *arrays, mass="unit", log=False, **parameters):
         if mass != "any":
             sums = [mp.fsum(m) for m in measures]
             measures = [[x / s for x in m] for m, s in zip(measures, sums, strict=True)]
-        return FORMULAS[name](*measures, **parameters)
+        return globals()[name](*measures, **parameters)
 
 
 def relative_error(value, expected):

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 import pytest
 import reference
+from divergence_rows import parameters, theta
 from mpmath import mp, mpf
 
 import fastvi
@@ -74,17 +75,11 @@ def pair(seed, n, dtype=np.float64):
     return p, q
 
 
-THETA = {"js": (0.5, 0.5), "js_distance": (0.5, 0.5), "renyi": (0.7, 0.0), "alpha_divergence": (1.7, 0.0)}
-PARAMETERS = {"renyi": {"alpha": 0.7}, "alpha_divergence": {"alpha": 1.7}}
 every = pytest.mark.parametrize("name", kernels.KERNELS)
 
 
-def theta_of(name):
-    return THETA.get(name, (0.0, 0.0))
-
-
 def truth(name, p, q, **keywords):
-    return reference.exact(name, p, q, **PARAMETERS.get(name, {}), **keywords)
+    return reference.exact(name, p, q, **parameters(name), **keywords)
 
 
 @every
@@ -92,7 +87,7 @@ def truth(name, p, q, **keywords):
 @pytest.mark.parametrize("n", [1, 5, 70, 300])
 def test_against_the_reference(name, dtype, tolerance, n):
     p, q = pair(n, n, dtype)
-    value = kernels.KERNELS[name].whole(p, q, theta_of(name), UNIT)
+    value = kernels.KERNELS[name].whole(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q)) <= tolerance
     assert isinstance(value, float), "float32 is summed in float64"
 
@@ -100,7 +95,7 @@ def test_against_the_reference(name, dtype, tolerance, n):
 @every
 def test_logarithms_against_the_reference(name):
     p, q = np.log(pair(1, 40))
-    value = kernels.KERNELS[name].log(p, q, theta_of(name), UNIT)
+    value = kernels.KERNELS[name].log(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q, log=True)) <= 1e-13
 
 
@@ -116,51 +111,51 @@ def test_compiled_and_plain_agree(name, kind):
         (kernels.KERNELS[name].whole, p, q),
         (kernels.KERNELS[name].log, np.log(p + 1e-3), np.log(q + 1e-3)),
     ]:
-        value = kernel(x, y, theta_of(name), NORMALIZE)
-        other = plain(kernel)(x, y, theta_of(name), NORMALIZE)
+        value = kernel(x, y, theta(name), NORMALIZE)
+        other = plain(kernel)(x, y, theta(name), NORMALIZE)
         assert value > 0.0
         assert value == pytest.approx(other, rel=1e-13, abs=0.0)
 
 
 @every
 def test_invalid_input_gives_nan(name):
-    kernel, theta = kernels.KERNELS[name].whole, theta_of(name)
+    kernel, parameter = kernels.KERNELS[name].whole, theta(name)
     p, q = pair(3, 40)
     for value in (math.nan, math.inf, -math.inf, -1e-9, -1.0):
         for k in (0, 5, 39):
             bad = p.copy()
             bad[k] = value
             for mass in (UNIT, NORMALIZE, ANY):
-                assert math.isnan(kernel(bad, q, theta, mass)), (value, k, mass)
-                assert math.isnan(kernel(q, bad, theta, mass)), (value, k, mass)
-    assert math.isnan(kernel(2.0 * p, q, theta, UNIT))
-    assert math.isnan(kernel(p, 2.0 * q, theta, UNIT))
-    assert math.isnan(kernel(np.zeros(3), np.ones(3), theta, NORMALIZE))
-    assert math.isnan(kernel(np.ones(3), np.zeros(3), theta, NORMALIZE))
+                assert math.isnan(kernel(bad, q, parameter, mass)), (value, k, mass)
+                assert math.isnan(kernel(q, bad, parameter, mass)), (value, k, mass)
+    assert math.isnan(kernel(2.0 * p, q, parameter, UNIT))
+    assert math.isnan(kernel(p, 2.0 * q, parameter, UNIT))
+    assert math.isnan(kernel(np.zeros(3), np.ones(3), parameter, NORMALIZE))
+    assert math.isnan(kernel(np.ones(3), np.zeros(3), parameter, NORMALIZE))
 
 
 @every
 def test_invalid_logarithms_give_nan(name):
-    kernel, theta = kernels.KERNELS[name].log, theta_of(name)
+    kernel, parameter = kernels.KERNELS[name].log, theta(name)
     p, q = np.log(pair(4, 40))
     for value in (math.nan, math.inf):
         bad = p.copy()
         bad[7] = value
-        assert math.isnan(kernel(bad, q, theta, NORMALIZE))
-        assert math.isnan(kernel(q, bad, theta, NORMALIZE))
-    assert math.isnan(kernel(p + 1.0, q, theta, UNIT))
+        assert math.isnan(kernel(bad, q, parameter, NORMALIZE))
+        assert math.isnan(kernel(q, bad, parameter, NORMALIZE))
+    assert math.isnan(kernel(p + 1.0, q, parameter, UNIT))
 
 
 @every
 def test_zeros_and_infinities_survive_the_compiler(name):
     """What a fast-math flag too many would break: 0 log 0, p > 0 = q, and telling NaN from numbers."""
-    kernel, theta = kernels.KERNELS[name].whole, theta_of(name)
+    kernel, parameter = kernels.KERNELS[name].whole, theta(name)
     for dtype in (np.float64, np.float32):
         p = np.zeros(100, dtype)
         p[::2] = 0.02
         unlike_entropy = 0.0 if name != "cross_entropy" else math.log(50)
-        assert kernel(p, p.copy(), theta, UNIT) == pytest.approx(unlike_entropy, abs=0.0, rel=1e-6)
-        infinite = kernel(p, p[::-1].copy(), theta, UNIT)
+        assert kernel(p, p.copy(), parameter, UNIT) == pytest.approx(unlike_entropy, abs=0.0, rel=1e-6)
+        infinite = kernel(p, p[::-1].copy(), parameter, UNIT)
         wanted = {
             "js": math.log(2),
             "js_distance": math.sqrt(math.log(2)),
@@ -169,20 +164,20 @@ def test_zeros_and_infinities_survive_the_compiler(name):
         }.get(name, math.inf)
         assert infinite == pytest.approx(wanted, rel=1e-6)
         p[2] = math.nan
-        assert math.isnan(kernel(p, p[::-1].copy(), theta, UNIT))
+        assert math.isnan(kernel(p, p[::-1].copy(), parameter, UNIT))
 
 
 @pytest.mark.parametrize("name", [n for n, k in kernels.KERNELS.items() if k.partial is not None])
 def test_chunks_add_up_to_the_whole(name):
-    kernel, theta = kernels.KERNELS[name], theta_of(name)
+    kernel, parameter = kernels.KERNELS[name], theta(name)
     n = 2 * CHUNK + 17 if JIT else CHUNK + 3
     p, q = pair(5, n)
     chunks = -(-n // CHUNK)
     parts = np.full((chunks, 3), math.nan)
     for i in reversed(range(chunks)):
-        kernel.partial(p, q, theta, i, i + 1, parts)
-    value = kernel.finish(p, q, parts, theta, UNIT)
-    assert value == kernel.whole(p, q, theta, UNIT)
+        kernel.partial(p, q, parameter, i, i + 1, parts)
+    value = kernel.finish(p, q, parts, parameter, UNIT)
+    assert value == kernel.whole(p, q, parameter, UNIT)
     assert value > 0.0
 
 
@@ -203,15 +198,15 @@ def test_pairs_and_rows():
     for array in (p, q, log_p, log_q):
         array.flags.writeable = False  # as the API hands them on: any other type is compiled again
     for name, kernel in kernels.KERNELS.items():
-        theta, out = theta_of(name), np.full((4, 3), math.nan)
-        tables.PAIRS[name](p, q, theta, UNIT, out)
+        parameter, out = theta(name), np.full((4, 3), math.nan)
+        tables.PAIRS[name](p, q, parameter, UNIT, out)
         ip, iq = np.divmod(np.arange(12), 3)
         rows = np.full(12, math.nan)
-        tables.ROWS[name](p, q, ip, iq, theta, UNIT, rows)
+        tables.ROWS[name](p, q, ip, iq, parameter, UNIT, rows)
         assert np.array_equal(rows.reshape(4, 3), out)
-        assert out[2, 1] == kernel.whole(p[2].copy(), q[1].copy(), theta, UNIT)
+        assert out[2, 1] == kernel.whole(p[2].copy(), q[1].copy(), parameter, UNIT)
         logs = np.full(12, math.nan)
-        tables.LOG_ROWS[name](log_p, log_q, ip, iq, theta, UNIT, logs)
+        tables.LOG_ROWS[name](log_p, log_q, ip, iq, parameter, UNIT, logs)
         np.testing.assert_allclose(logs, rows, rtol=1e-12)
 
 

@@ -8,23 +8,11 @@ import types
 
 import numpy as np
 import pytest
+from divergence_rows import OF_MEASURES, PAIRED, WITH_BASE, parameters
 
 import fastvi as fv
 
-METRICS = {
-    "kl": {},
-    "cross_entropy": {},
-    "js": {},
-    "js_distance": {},
-    "jeffreys": {},
-    "hellinger": {},
-    "total_variation": {},
-    "chi2": {},
-    "bhattacharyya": {},
-    "renyi": {"alpha": 0.7},
-    "alpha_divergence": {"alpha": 1.7},
-}
-OF_MEASURES = [m for m in METRICS if m not in ("renyi", "bhattacharyya")]
+METRICS = {name: parameters(name) for name in PAIRED}
 every = pytest.mark.parametrize("metric", METRICS)
 
 
@@ -149,7 +137,7 @@ def test_normalised_counts(metric):
     assert_pairs(metric, P, Q, mass="normalize")
 
 
-@pytest.mark.parametrize("metric", OF_MEASURES)
+@pytest.mark.parametrize("metric", [name for name in PAIRED if name in OF_MEASURES])
 def test_measures(metric):
     rng = np.random.default_rng(9)
     P, Q = rng.gamma(1.0, 3.0, size=(7, 20)), rng.gamma(1.0, 0.5, size=(5, 20))
@@ -221,9 +209,7 @@ def test_no_rows(metric):
     assert fv.pairwise(P[:0], metric=metric, **METRICS[metric]).shape == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "metric", ["kl", "cross_entropy", "js", "js_distance", "jeffreys", "bhattacharyya", "renyi"]
-)
+@pytest.mark.parametrize("metric", [name for name in PAIRED if name in WITH_BASE])
 def test_base(metric):
     assert_pairs(metric, rows(17, 7, 20), rows(18, 5, 20), base=2)
 

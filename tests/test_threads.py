@@ -10,6 +10,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from divergence_rows import PAIRED, parameters
 
 import fastvi as fv
 from fastvi import threads
@@ -17,19 +18,7 @@ from fastvi import threads
 ROOT = Path(fv.__file__).parents[1]
 
 paired = pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("cross_entropy", ()),
-        ("kl", ()),
-        ("js", ()),
-        ("jeffreys", ()),
-        ("hellinger", ()),
-        ("total_variation", ()),
-        ("chi2", ()),
-        ("bhattacharyya", ()),
-        ("renyi", (0.7,)),
-        ("alpha_divergence", (1.7,)),
-    ],
+    ("name", "parameters"), [(name, tuple(parameters(name).values())) for name in PAIRED], ids=PAIRED
 )
 
 

@@ -7,14 +7,13 @@ exactly, and the result is brought back by `UNLIFT` at the very end.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from .elementary import LN2, exp, expm1_small, log, log_ratio, scaled_exp
 from .exact import add_compensated, cross_difference
-from .jit import adder, formula, kernel
+from .jit import adder, formula, inlined, kernel
 from .masses import ANY, LARGEST_MASS, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 
 #: Entries per chunk. 1000 additions per vector lane leave a rounding near 5e-16 in a chunk's sum, and what is
@@ -30,17 +29,35 @@ LIFT = 2.0**54
 UNLIFT = 2.0**-54
 
 
+class Scale(NamedTuple):
+    """What brings the entries of one array to a mass from LIFT / 2 to LIFT."""
+
+    first: float  #: a power of two
+    second: float  #: another: their product may be beyond the floats
+    mass: float  #: the mass so scaled
+
+
+class Frame(NamedTuple):
+    """What `entry` needs to normalise the entries of two arrays."""
+
+    p: Scale
+    q: Scale
+    correction: float  #: of the difference of two entries, for the rounding of the masses
+
+
+class LogFrame(NamedTuple):
+    """What `read_log` needs to normalise log-probabilities."""
+
+    p: float  #: taken away from those of p
+    q: float
+    offset: float  #: taken away from their difference
+
+
+@inlined
 def tolerances(p):
-    """(how far a mass may be from one, the loss allowed to `settle`) for the item size of `p`."""
-    single = p.dtype == np.float32
+    """(how far a mass may be from one, the loss allowed to `normalise`) for the item size of `p`."""
+    single = p.itemsize == 4
     return (UNIT_TOLERANCE32, LOSS32) if single else (UNIT_TOLERANCE64, LOSS64)
-
-
-@overload(tolerances)
-def _overload_tolerances(p):
-    if p.dtype == types.float32:
-        return lambda p: (UNIT_TOLERANCE32, LOSS32)
-    return lambda p: (UNIT_TOLERANCE64, LOSS64)
 
 
 @kernel
@@ -90,28 +107,27 @@ def over_mass(a, mass):
 
 
 @kernel
-def _scales(mass):
-    """Two powers of two that bring an unlifted mass to [LIFT / 2, LIFT), and the mass so scaled."""
+def _scale(mass):
+    """The scale for an unlifted mass."""
     fraction, exponent = math.frexp(mass)
     k = 108 - exponent
-    return math.ldexp(1.0, k // 2), math.ldexp(1.0, k - k // 2), fraction * LIFT
+    return Scale(math.ldexp(1.0, k // 2), math.ldexp(1.0, k - k // 2), fraction * LIFT)
 
 
 @formula
-def _place(p, scales):
-    return np.float64(p) * scales[0] * scales[1]
+def _scaled(p, scale):
+    return np.float64(p) * scale.first * scale.second
 
 
 @kernel
 def entry(p, q, frame):
     """LIFT times: p and q over their masses, and the difference of the two to full relative accuracy."""
-    scales_p, scales_q, correction = frame
-    x, y = _place(p, scales_p), _place(q, scales_q)
-    sp, sq = scales_p[2], scales_q[2]
+    x, y = _scaled(p, frame.p), _scaled(q, frame.q)
+    sp, sq = frame.p.mass, frame.q.mass
     inverse_p, inverse_q = LIFT / sp, LIFT / sq
     d = cross_difference(x, sq, y, sp) * (inverse_p * inverse_q * UNLIFT)
     y *= inverse_q
-    return x * inverse_p, y, d - correction * y
+    return x * inverse_p, y, d - frame.correction * y
 
 
 @adder
@@ -125,29 +141,29 @@ def _excess(p, q, frame):
 
 @kernel
 def make_frame(p, q, mass_p, mass_q):
-    """What `entry` needs. The (lifted) masses are sums with rounding; the last number makes up for it."""
-    frame = (_scales(mass_p), _scales(mass_q), 0.0)
+    """The frame for two (lifted) masses, which are sums with rounding: its correction makes up for it."""
+    frame = Frame(_scale(mass_p), _scale(mass_q), 0.0)
     total, lost = 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         part = _excess(p[low : low + CHUNK], q[low : low + CHUNK], frame)
         total, lost = add_compensated(total, lost, part)
-    return frame[0], frame[1], (total + lost) * UNLIFT
+    return Frame(frame.p, frame.q, (total + lost) * UNLIFT)
 
 
 @kernel
 def plain_frame():
     """The frame that leaves the entries as they are."""
-    scales = (LIFT, 1.0, LIFT)
-    return scales, scales, 0.0
+    scale = Scale(LIFT, 1.0, LIFT)
+    return Frame(scale, scale, 0.0)
 
 
 @kernel
 def proportional(p, q, frame):
     """Whether p and q are exact multiples of each other."""
     k = np.argmax(p)
-    u, v = _place(p[k], frame[0]), _place(q[k], frame[1])
+    u, v = _scaled(p[k], frame.p), _scaled(q[k], frame.q)
     for i in range(p.size):
-        if cross_difference(_place(p[i], frame[0]), v, _place(q[i], frame[1]), u) != 0.0:
+        if cross_difference(_scaled(p[i], frame.p), v, _scaled(q[i], frame.q), u) != 0.0:
             return False
     return True
 
@@ -188,13 +204,12 @@ def log_mass(p):
 @formula
 def read_log(p, q, frame):
     """The same for log-probabilities, where `frame` is from `make_log_frame`."""
-    cp, cq, offset = frame
     u, v = np.float64(p), np.float64(q)
-    x, y = scaled_exp(LIFT, u - cp), scaled_exp(LIFT, v - cq)
-    r = (u - v) - offset
+    x, y = scaled_exp(LIFT, u - frame.p), scaled_exp(LIFT, v - frame.q)
+    r = (u - v) - frame.offset
     near = abs(r) < 0.3
     small = expm1_small(r) if near else 0.0
-    return x, y, (y * small if near else x - y), r, u - cp
+    return x, y, (y * small if near else x - y), r, u - frame.p
 
 
 @adder
@@ -210,22 +225,22 @@ def make_log_frame(p, q, mass):
     """What `read_log` needs, and what its sums are to be multiplied by: NaN for refused input."""
     top_p, sum_p = log_mass(p)
     top_q, sum_q = log_mass(q)
-    refused = (0.0, 0.0, 0.0), math.nan
+    refused = LogFrame(0.0, 0.0, 0.0), math.nan
     if not (sum_p >= 0.0 and sum_q >= 0.0):
         return refused
     if mass == ANY:
         top = max(top_p, top_q)
         if top == -math.inf:
             top = 0.0
-        return (top, top, 0.0), math.exp(top)
+        return LogFrame(top, top, 0.0), math.exp(top)
     if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
         return refused
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
     lp, lq = math.log(sum_p), math.log(sum_q)
-    frame = (top_p + lp, top_q + lq, (top_p - top_q) + (lp - lq))
+    frame = LogFrame(top_p + lp, top_q + lq, (top_p - top_q) + (lp - lq))
     excess, lost = 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         part = _log_excess(p[low : low + CHUNK], q[low : low + CHUNK], frame)
         excess, lost = add_compensated(excess, lost, part)
-    return (frame[0], frame[1], frame[2] + (excess + lost) * UNLIFT), 1.0
+    return LogFrame(frame.p, frame.q, frame.offset + (excess + lost) * UNLIFT), 1.0

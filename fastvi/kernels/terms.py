@@ -98,6 +98,10 @@ def chi2_log_term(p, q, d, x, theta):
     return q if p == 0.0 else max(p * half * half - 2.0 * p + q, 0.0)
 
 
+#: The largest coefficient of the series in `alpha_log_term`: times any entry, it is finite.
+LARGEST = 1e300
+
+
 @formula
 def alpha_log_term(p, q, d, x, theta):
     """`alpha_term` from x, which is inf where q = 0 < p and -inf where p = 0."""
@@ -108,18 +112,18 @@ def alpha_log_term(p, q, d, x, theta):
     d, x = (-d, -x) if swap else (d, x)
     beta = a - 1.0
     # Near p = q: q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j, where nothing cancels. The
-    # coefficients do not depend on the entry.
+    # coefficients do not depend on the entry. They stay finite: an infinite one times x**2 = 0 would be NaN.
     c3 = 1.0 + a
-    c4 = 1.0 + a * c3
-    c5 = 1.0 + a * c4
-    c6 = 1.0 + a * c5
-    c7 = 1.0 + a * c6
-    c8 = 1.0 + a * c7
-    c9 = 1.0 + a * c8
-    c10 = 1.0 + a * c9
-    c11 = 1.0 + a * c10
-    c12 = 1.0 + a * c11
-    c13 = 1.0 + a * c12
+    c4 = min(1.0 + a * c3, LARGEST)
+    c5 = min(1.0 + a * c4, LARGEST)
+    c6 = min(1.0 + a * c5, LARGEST)
+    c7 = min(1.0 + a * c6, LARGEST)
+    c8 = min(1.0 + a * c7, LARGEST)
+    c9 = min(1.0 + a * c8, LARGEST)
+    c10 = min(1.0 + a * c9, LARGEST)
+    c11 = min(1.0 + a * c10, LARGEST)
+    c12 = min(1.0 + a * c11, LARGEST)
+    c13 = min(1.0 + a * c12, LARGEST)
     s = c13 * (1.0 / 6227020800.0)
     s = s * x + c12 * (1.0 / 479001600.0)
     s = s * x + c11 * (1.0 / 39916800.0)
@@ -159,6 +163,8 @@ def chi2_low(p, q, d, x, theta):
 @formula
 def alpha_low(p, q, d, x, theta):
     """LOW times `alpha_term`."""
-    if abs(x) == math.inf:
+    # The entry that is raised to a power above 1 must not be rounded to zero.
+    raised = q if theta[0] < 0.5 else p
+    if abs(x) == math.inf or raised < 2.0**-800:
         return alpha_log_term(p, q, d, x, theta) * LOW
     return alpha_log_term(p * LOW, q * LOW, d * LOW, x, theta)
