@@ -519,10 +519,11 @@ def _kl_estimate(p, q, rtol=1e-10):
 
     def by_quadrature(p, q, rtol=1e-10):
         one, two = _triple(p), _triple(q)
-        dim = one[1].shape[1]
-        if dim != two[1].shape[1] or dim > 3:
+        (_, means_p, _), (_, means_q, _) = one, two
+        components, dim = means_p.shape
+        if dim != means_q.shape[1] or dim > 3:
             return CompiledEstimate(math.nan, math.inf, 0)
-        space = workspace(one[0].size, two[0].size, dim)
+        space = workspace(components, means_q.shape[0], dim)
         value, error, nodes, resolved = mixture_kl(one, two, rtol, space)
         return CompiledEstimate(value if resolved else math.nan, error if resolved else math.inf, nodes)
 

@@ -15,6 +15,9 @@ from .jit import adder, formula, kernel
 #: Sweeps of Jacobi's rotations that end without a rotation: a dozen are usual.
 MOST_SWEEPS = 30
 
+#: What is left beside the diagonal, relative to it: less than rounding.
+DIAGONAL = 1e-17
+
 
 @kernel
 def copy_vector(source, target):
@@ -178,7 +181,7 @@ def eigenvectors(matrix, vectors):
         rotated = False
         for i in range(n):
             for j in range(i):
-                if abs(matrix[i, j]) <= 1e-17 * (abs(matrix[i, i]) + abs(matrix[j, j])):
+                if abs(matrix[i, j]) <= DIAGONAL * (abs(matrix[i, i]) + abs(matrix[j, j])):
                     continue
                 rotated = True
                 rotate_pair(matrix, vectors, i, j, n)
