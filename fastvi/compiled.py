@@ -519,10 +519,11 @@ def _kl_estimate(p, q, rtol=1e-10):
 
     def by_quadrature(p, q, rtol=1e-10):
         one, two = _triple(p), _triple(q)
-        dim = one[1].shape[1]
-        if dim != two[1].shape[1] or dim > 3:
+        (_, means_p, _), (_, means_q, _) = one, two
+        components, dim = means_p.shape
+        if dim != means_q.shape[1] or dim > 3:
             return CompiledEstimate(math.nan, math.inf, 0)
-        space = workspace(one[0].size, two[0].size, dim)
+        space = workspace(components, means_q.shape[0], dim)
         value, error, nodes, resolved = mixture_kl(one, two, rtol, space)
         return CompiledEstimate(value if resolved else math.nan, error if resolved else math.inf, nodes)
 
@@ -571,6 +572,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         )
     code = _word("i_projection", "family", family, projections._FAMILIES)
     workspace, project = kernels.projections.workspace, kernels.projections.i_projections
+    read = kernels.projections.read
 
     def compiled(p, family="full", starts=None, rtol=1e-8):
         log_weights, means, factors = _triple(p)
@@ -581,19 +583,8 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         found = 0
         if dim <= 3 and math.isfinite(log_weights.max()):
             scratch, space = (np.empty((most, dim)), np.empty((most, dim, dim))), workspace(count, dim)
-            found = project(
-                log_weights,
-                means,
-                factors,
-                code,
-                0,
-                start_means,
-                start_factors,
-                rtol,
-                space,
-                scratch,
-                reports,
-            )
+            mixture = log_weights, means, factors
+            found = project(mixture, code, 0, start_means, start_factors, rtol, space, scratch, reports)
         if found == 0:
             kernels.matrices.fill_vector(math.nan, start_means[0])
             kernels.matrices.fill_matrix(math.nan, start_factors[0])
@@ -604,8 +595,8 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             kernels.matrices.copy_vector(start_means[i], mean)
             kernels.matrices.copy_matrix(start_factors[i], factor)
             q = _gaussian((mean, factor))
-            kl, error, slope, status = reports[i, 0], reports[i, 1], reports[i, 2], reports[i, 4]
-            optima.append(Optimum(q, kl, error, slope, status == 0.0))
+            known = read(reports[i])
+            optima.append(Optimum(q, known.kl, known.error, known.gradient_norm, known.status == 0.0))
         best = optima[0]
         return CompiledProjection(best.q, best.kl, best.error, best.gradient_norm, best.converged, optima)
 

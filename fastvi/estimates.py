@@ -84,8 +84,8 @@ def _space(components_p: int, components_q: int, dim: int) -> Any:
 
 
 def _gaussian_kl(p: Gaussian, q: Gaussian) -> float:
-    work = np.empty(2 * p.dim)
-    return float(kernels.gaussians.gaussian_kl(p._mean, p._factor, q._mean, q._factor, work))
+    space = np.empty(2 * p.dim)
+    return float(kernels.gaussians.gaussian_kl(p._mean, p._factor, q._mean, q._factor, space))
 
 
 def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
@@ -105,7 +105,8 @@ def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
 
 
 def _quadrature(p: Triple, q: Triple, rtol: float) -> tuple[float, float, int, bool]:
-    space = _space(p[0].size, q[0].size, p[1].shape[1])
+    (_, means_p, _), (_, means_q, _) = p, q
+    space = _space(len(means_p), len(means_q), means_p.shape[1])
     return kernels.estimates.mixture_kl(p, q, rtol, space)  # type: ignore[no-any-return]
 
 
@@ -400,8 +401,8 @@ def mixture_entropy_bounds(p: Gaussian | GaussianMixture) -> Bounds:
     (1.8309, 2.101)
     """
     weights, means, factors = _as_mixture("p", p)._triple()
-    scratch = np.empty(2 * weights.size), np.empty((p.dim, p.dim)), np.empty(2 * p.dim)
-    return Bounds(*kernels.estimates.entropy_bounds(weights, means, factors, *scratch))
+    space = np.empty(2 * weights.size), np.empty((p.dim, p.dim)), np.empty(2 * p.dim)
+    return Bounds(*kernels.estimates.entropy_bounds(weights, means, factors, *space))
 
 
 def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> Bounds:
@@ -446,12 +447,13 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     same_dimension(p, q)
     if p == q:
         return Bounds(0.0, 0.0)
-    m, n = one[0].size, two[0].size
-    work = np.empty(2 * p.dim)
+    (_, means_p, _), (_, means_q, _) = one, two
+    m, n = len(means_p), len(means_q)
+    space = np.empty(2 * p.dim)
     lower, upper = kernels.estimates.kl_bounds(
-        one, two, np.empty(2 * max(m, n)), np.empty((p.dim, p.dim)), work
+        one, two, np.empty(2 * max(m, n)), np.empty((p.dim, p.dim)), space
     )
     costs = np.empty((m, n))
-    kernels.estimates.all_kl(one, two, costs, work)
+    kernels.estimates.all_kl(one, two, costs, space)
     matched = kernels.estimates.matched_bound(one, two, np.empty((m, n)), np.empty((m, n)), costs, 20)
     return Bounds(lower, max(lower, min(upper, matched)))

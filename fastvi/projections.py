@@ -27,26 +27,20 @@ from .validation import choice, float_array
 _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
 
 #: What became of an I-projection, by the kernels' status; the last is this module's own.
-_STATUS = (
-    "converged",
-    "Newton's steps did not become small",
-    "the quadrature would need too many nodes: the divergence is only known between bounds",
-    "not a strict minimum: the Hessian is not positive definite",
-    "no finite value",
-    "the grid is too coarse, or cut off too near, to know the divergence so well",
-)
-_COARSE = len(_STATUS) - 1
-
-#: Pairs of components that are merged for starts are all of them up to so many components.
-_MANY = 16
+_COARSE = 8
+_STATUS = {
+    0: "converged",
+    1: "Newton's steps did not become small",
+    2: "the quadrature would need too many nodes: the divergence is only known between bounds",
+    3: "not a strict minimum: the Hessian is not positive definite",
+    7: "no finite value",
+    _COARSE: "the grid is too coarse, or cut off too near, to know the divergence so well",
+}
 
 #: Local maxima of a grid that are taken as starts.
 _PEAKS = 16
 
 _own = threading.local()
-
-#: A product distribution: one probability vector for each axis of a table.
-Factors = tuple[Array, ...]
 
 
 class Projection(_Immutable):
@@ -79,15 +73,14 @@ class Projection(_Immutable):
     Projection(q=Gaussian(mean=[1.2], cov=[[8.56]]), kl=0.466189, converged)
     """
 
-    __slots__ = ("_divergence", "_optima", "converged", "evaluations", "gradient_norm", "q", "status")
+    __slots__ = ("_divergence", "_others", "_status", "evaluations", "gradient_norm", "q")
 
     q: Any
     gradient_norm: float
-    converged: bool
-    status: str
     evaluations: int
     _divergence: Any
-    _optima: tuple[Projection, ...]
+    _status: int
+    _others: tuple[Projection, ...]
 
     def __init__(
         self,
@@ -96,23 +89,35 @@ class Projection(_Immutable):
         gradient_norm: float = 0.0,
         status: int = 0,
         evaluations: int = 0,
+        others: Sequence[Projection] = (),
     ) -> None:
         fill = object.__setattr__
         fill(self, "q", q)
         fill(self, "_divergence", divergence)
         fill(self, "gradient_norm", gradient_norm)
-        fill(self, "status", _STATUS[status])
-        fill(self, "converged", status == 0)
+        fill(self, "_status", status)
         fill(self, "evaluations", evaluations)
-        fill(self, "_optima", ())
+        fill(self, "_others", tuple(others))
 
     def _with(self, others: Sequence[Projection]) -> Projection:
-        object.__setattr__(self, "_optima", tuple(others))
-        return self
+        """The same, as the best of several optima."""
+        return Projection(
+            self.q, self._divergence, self.gradient_norm, self._status, self.evaluations, others
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = self.q, self.estimate, self.gradient_norm, _STATUS.index(self.status), self.evaluations
-        return _restore_projection, (state, self._optima)
+        state = self.q, self.estimate, self.gradient_norm, self._status, self.evaluations, self._others
+        return Projection, state
+
+    @property
+    def converged(self) -> bool:
+        """Whether q and kl are as good as they were asked to be."""
+        return self._status == 0
+
+    @property
+    def status(self) -> str:
+        """The same in words."""
+        return _STATUS[self._status]
 
     @property
     def estimate(self) -> Estimate:
@@ -137,16 +142,12 @@ class Projection(_Immutable):
     @property
     def optima(self) -> tuple[Projection, ...]:
         """Every local optimum that was found, best first."""
-        return (self, *self._optima)
+        return (self, *self._others)
 
     def __repr__(self) -> str:
-        more = f", {len(self._optima)} more optima" if self._optima else ""
+        more = f", {len(self._others)} more optima" if self._others else ""
         name = self.q if isinstance(self.q, Gaussian) else f"{len(self.q)} marginals"
         return f"Projection(q={name}, kl={self.kl:.6g}, {self.status}{more})"
-
-
-def _restore_projection(state: Any, others: Sequence[Projection]) -> Projection:
-    return Projection(*state)._with(others)
 
 
 def _family(value: Any, of_table: bool) -> str:
@@ -287,25 +288,21 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
         means, factors, found, reports = _room_for(*_starts_of(starts, dim))
         given = len(means)
     count = kernels.projections.i_projections(
-        *p._triple(), family, given, means, factors, rtol, space, found, reports
+        p._triple(), family, given, means, factors, rtol, space, found, reports
     )
     if count == 0:
         raise ValueError("no Gaussian has a finite divergence from p: its numbers are out of range")
     optima = []
     rounding = rounding_of_factors(1.0, p)
     means, factors = means[:count].copy(), factors[:count].copy()
-    for k, (value, error, slope, nodes, status) in enumerate(reports[:count].tolist()):
+    for k, (value, error, gradient_norm, nodes, status) in enumerate(reports[:count].tolist()):
         q = Gaussian._from_factor(means[k], factors[k])
         if not error < math.inf:
             value, error = _into(kl_bounds(q, p), value)
         error += rounding * (value + dim)
-        optima.append(Projection(q, (value, error, int(nodes)), slope, int(status), int(nodes)))
-    return _ranked(optima)
-
-
-def _ranked(optima: list[Projection]) -> Projection:
-    """The best, with all optima, each knowing the others' order."""
-    return optima[0]._with(optima[1:])
+        optima.append((q, (value, error, int(nodes)), gradient_norm, int(status), int(nodes)))
+    best, *others = optima
+    return Projection(*best, [Projection(*other) for other in others])
 
 
 def _grid_starts(p: Grid2D) -> tuple[Array, Array]:
@@ -346,26 +343,27 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
             f"p is zero at x[{i}] = {p.x[i]!s}, y[{j}] = {p.y[j]!s}: "
             "KL(q ‖ p) is infinite for every Gaussian q"
         )
-    x, y, a, b, table = p.normalized()._arrays
+    grid = p.normalized()._arrays
     if starts is None:
         means, factors = _grid_starts(p)
     else:
         means, factors = _starts_of(starts, 2)
     reports = np.empty((len(means), 5))
     count = kernels.grids.grid_projections(
-        x, y, a, b, table, family, means, factors, 1e-6, kernels.grids.workspace(), reports
+        grid, family, means, factors, 1e-6, kernels.grids.workspace(), reports
     )
     if count == 0:
         raise ValueError(
             "the grid is too coarse or too small for a Gaussian: every descent of KL(q ‖ p) left it"
         )
     optima = []
-    for mean, factor, report in zip(means, factors, reports[:count].tolist(), strict=False):
+    for mean, factor, row in zip(means, factors, reports[:count].tolist(), strict=False):
+        _, _, gradient_norm, evaluations, _ = row
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         estimate = kl_estimate(q, p)
         good = estimate.error <= max(rtol * estimate.value, 1e-12)
-        optima.append(Projection(q, estimate, report[2], 0 if good else _COARSE, int(report[3])))
-    return _ranked(optima)
+        optima.append(Projection(q, estimate, gradient_norm, 0 if good else _COARSE, int(evaluations)))
+    return optima[0]._with(optima[1:])
 
 
 def _gaussian_projection(p: Gaussian, family: str) -> Projection:
@@ -422,7 +420,7 @@ def i_projection(
     log q - log p times Hermite polynomials (Stein's identity). In the plane, where two components of p matter
     for q, these are sums along a contour in the complex plane: by the Mellin transform of log(1 + x) they are
     integrals over powers of the components' ratio, whose expectations are known. Otherwise they are taken by
-    the trapezoid rule in coordinates whitened on q; its lattice is turned to the sharpest direction and
+    the trapezoid rule in coordinates whitened on q; its lattice is rotated to the sharpest direction and
     halved until the optimum holds. Only minima are kept: their Hessian is positive definite. Tables:
     coordinate ascent, where each update is the exact minimum over one factor, so that the divergence falls.
 
@@ -594,4 +592,4 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
             "mean field found no minimum: every start ended in a saddle point; give other starts"
         )
     optima.sort(key=lambda optimum: optimum.kl)
-    return _ranked(optima)
+    return optima[0]._with(optima[1:])

@@ -41,7 +41,7 @@ def in_frame(p, q):
     """The coefficients of p in the frame of q, and log q at its mean."""
     coefficients, dim = np.empty((p.weights.size, 13)), q.dim
     triple = np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
-    mixtures.see(*triple, np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6))
+    mixtures.see(mixtures.Mixture(*triple), np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6))
     return coefficients, -np.log(np.diag(q.cholesky)).sum() - 0.5 * dim * gaussians.LOG_2PI
 
 
@@ -162,9 +162,9 @@ def test_expectations_of_a_mixture(form):
         coefficients, own = in_frame(mixture, q)
         moments, wanted = np.empty((2, expectations.MOMENTS))
         error, nodes = form(contours.expect)(
-            coefficients, own, 2, 1e-12, contours.USUAL, work[10][0], moments
+            coefficients, own, 2, 1e-12, contours.USUAL, work.by_rows.polynomials, moments
         )
-        expectations.integrate(coefficients[:0], coefficients, own, 2, steps, shift, 9.0, 4, work, wanted)
+        expectations.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, work, wanted)
         assert error <= 1e-12
         assert 0 < nodes <= 3 * contours.MOST
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())

@@ -628,7 +628,7 @@ def powers(points):
 
 def in_frame(p, mean, factor, form=lambda f: f):
     coefficients = np.zeros((len(p.weights), 13))
-    form(mixtures.see)(*arrays(p), mean, factor, coefficients, np.empty(3))
+    form(mixtures.see)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
     return coefficients
 
 
@@ -638,33 +638,37 @@ def embed(points, mean, factor):
 
 @both
 @dims
-@pytest.mark.parametrize("own", [True, False])
-def test_moments(form, dim, own):
+def test_moments(form, dim):
     p, q = random_mixture(1, dim, 3), random_mixture(2, dim, 2)
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     steps, shift, radius = np.array([0.6, 0.7, 0.8]), np.zeros(3), 5.0
     shift[dim - 1] = 0.5
-    first = in_frame(q, mean, factor)[: 0 if own else 2]
     constant = -np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2.0 * math.pi)
-    moments = np.empty(expectations.MOMENTS)
-    work = expectations.workspace(3, dim)
-    count = form(expectations.integrate)(
-        first, in_frame(p, mean, factor), constant, dim, steps, shift, radius, 4, work, moments
+    moments, coefficients = np.empty(expectations.MOMENTS), in_frame(p, mean, factor)
+    space = expectations.workspace(3, dim)
+    count = form(expectations.integrate_nodes)(
+        coefficients, constant, dim, steps, shift, radius, space, moments
     )
     points, weights = enumerated(steps, shift, radius, dim, lambda f: f)
     assert count == len(points)
     z = embed(points, mean, factor)
-    other = log_normal(z, mean, factor) if own else log_mixture(z, *arrays(q))
-    terms = weights * (other - log_mixture(z, *arrays(p))) * lattices.cell(steps, dim)
+    weights = weights * lattices.cell(steps, dim)
+    terms = weights * (log_normal(z, mean, factor) - log_mixture(z, *arrays(p)))
     wanted = np.zeros(expectations.MOMENTS)
     for (a, b, c), power in powers(points).items():
         wanted[a + 5 * b + 25 * c] = terms @ power
     np.testing.assert_allclose(moments, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
-    form(expectations.integrate)(
-        first, in_frame(p, mean, factor), constant, dim, steps, shift, radius, 0, work, moments
+    value, count = form(expectations.integrate_difference)(
+        in_frame(q, mean, factor), coefficients, dim, steps, shift, radius, space
     )
-    assert moments[0] == pytest.approx(wanted[0], rel=1e-13)
+    assert count == len(points)
+    difference = log_mixture(z, *arrays(q)) - log_mixture(z, *arrays(p))
+    assert value == pytest.approx(weights @ difference, rel=1e-13)
+    value, _ = form(expectations.integrate_difference)(
+        coefficients, coefficients[:0], dim, steps, shift, radius, space
+    )
+    assert value == pytest.approx(weights @ log_mixture(z, *arrays(p)), rel=1e-13)
 
 
 def wide_lattice(dim):
@@ -681,12 +685,10 @@ def test_moments_by_rows(form, dim, components):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
     work = expectations.workspace(components, dim)
-    assert form(by_rows.fits)(coefficients, steps, radius, work[10][0]) == components
+    assert form(by_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
     moments, wanted = np.empty((2, expectations.MOMENTS))
     count = form(expectations.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-    nodes = expectations.integrate(
-        coefficients[:0], coefficients, 0.7, dim, steps, shift, radius, 4, work, wanted
-    )
+    nodes = expectations.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
     # Of one Gaussian everything is known; rows are filled up to sixteen.
     assert count < 2 * nodes if components > 1 else count == 0
     np.testing.assert_allclose(moments, wanted, rtol=1e-13, atol=1e-14 * np.abs(wanted).max())
@@ -707,12 +709,10 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
         for k in range(3):
             matrix = 0.5 * rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
-        ways.add(by_rows.fits(coefficients, steps, radius, work[10][0]) > 0)
+        ways.add(by_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
         moments, wanted = np.empty((2, expectations.MOMENTS))
         expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-        expectations.integrate(
-            coefficients[:0], coefficients, 0.7, dim, steps, shift, radius, 4, work, wanted
-        )
+        expectations.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
     assert True in ways
     assert size == 1.0 or False in ways
@@ -732,7 +732,7 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
         weights, scale = [0.6, 0.4 - 1e-6, 1e-6], np.array([1.0, 1.0, 1.0 + 99.0 * (seed % 3 == 0)])
         p = fv.GaussianMixture(weights, p.means, scale[:, None, None] * p.covs)
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
-        if by_rows.fits(coefficients, steps, large, work[10][0]) == 0:
+        if by_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
             continue
         expectations.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
         for radius in (3.0, 4.5):
@@ -757,7 +757,7 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     work, (_, shift, large) = expectations.workspace(3, dim), wide_lattice(dim)
     few, all_ = np.empty((2, expectations.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
-    assert by_rows.fits(coefficients, steps, large, work[10][0]) == 2
+    assert by_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
     expectations.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
     expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
     assert 0.0 < few[0] - all_[0] <= whitening.tail(coefficients[:0], coefficients, dim, radius)
@@ -844,13 +844,13 @@ def test_eigenvectors(form, dim, seed):
     symmetric = (rotation * spectrum) @ rotation.T
     symmetric = 0.5 * (symmetric + symmetric.T)
     matrix, vectors = symmetric.copy(), np.empty((dim, dim))
-    form(whitening._rotate)(matrix, vectors, dim)
+    form(whitening._diagonalise)(matrix, vectors, dim)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-14)
-    turned = vectors.T @ symmetric @ vectors
-    np.testing.assert_allclose(turned - np.diag(np.diag(turned)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
-    np.testing.assert_allclose(np.diag(matrix), np.diag(turned), rtol=0, atol=1e-13 * spectrum.max())
+    rotated = vectors.T @ symmetric @ vectors
+    np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
+    np.testing.assert_allclose(np.diag(matrix), np.diag(rotated), rtol=0, atol=1e-13 * spectrum.max())
     np.testing.assert_allclose(
-        np.sort(np.diag(turned)), np.sort(spectrum), rtol=0, atol=1e-13 * spectrum.max()
+        np.sort(np.diag(rotated)), np.sort(spectrum), rtol=0, atol=1e-13 * spectrum.max()
     )
 
 
@@ -862,9 +862,9 @@ def test_what_is_left_out_is_bounded(form):
         means = np.array([[0.0], [mean]])
         given = np.array([0.0, log_weight]), means, np.array([[[1.2]], [[sd]]])
         coefficients = np.zeros((2, 13))
-        mixtures.see(*given, np.zeros(1), np.eye(1), coefficients, np.empty(3))
+        mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
         before = coefficients.copy()
-        bound = form(whitening.leave_out)(coefficients, 1, np.empty((3, 3)), np.empty(9))
+        bound = form(whitening.leave_out)(coefficients, 1, expectations.workspace(2, 1))
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -984,15 +984,15 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
 
 @both
 @dims
-def test_turning_changes_no_density(form, dim):
-    """The frame and the coefficients of both mixtures turn together."""
+def test_rotating_changes_no_density(form, dim):
+    """The frame and the coefficients of both mixtures rotate together."""
     p, q = random_mixture(1, dim, 3), random_mixture(2, dim, 2)
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
     work = expectations.workspace(3, dim)
-    form(whitening.turn)(first, second, dim, factor, work[7], work[9])
+    form(whitening.rotate)(first, second, dim, factor, work)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):
         np.testing.assert_allclose(coefficients, in_frame(mixture, mean, factor), rtol=1e-12, atol=1e-13)

@@ -458,6 +458,14 @@ def test_the_order_of_the_components_does_not_matter(family, seed):
         assert abs(a.kl - b.kl) <= a.error + b.error
 
 
+def test_a_projection_that_becomes_the_best_of_several_is_a_new_one():
+    one, two = (fv.m_projection(fv.Gaussian(mean, 1.0)) for mean in (0.0, 1.0))
+    best = one._with([two])
+    assert best.optima == (best, two)
+    assert one.optima == (one,)
+    assert best.q is one.q
+
+
 def test_three_components_apart_give_three_optima():
     p = three_bumps()
     result = fv.i_projection(p)

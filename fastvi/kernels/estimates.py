@@ -6,19 +6,35 @@ A mixture is its log weights (K), means (K, D) and Cholesky factors (K, D, D).
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import contours, expectations
-from .expectations import MOST_NODES, STEP, integrate, integrate_own
+from . import contours, expectations, newton
+from .borrowing import borrow, named, plain
+from .expectations import MOMENTS, MOST_NODES, STEP, integrate_difference, integrate_own
 from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, log_overlap
 from .jit import exported, kernel
 from .matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
-from .mixtures import see
-from .newton import differentiate, lay_out
-from .newton import workspace as newton_workspace
+from .mixtures import Mixture, see
+from .newton import FULL, differentiate, lay_out
 from .rows import left_out
-from .whitening import ball, leave_out, refine, refine_own, rounding, set_steps, tail, turn
+from .whitening import ball, leave_out, refine, refine_own, rotate, rounding, set_steps, tail
+
+#: The ball and the most nodes of the first look at a divergence of mixtures.
+ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
+
+#: Rounding of a value, relative to it.
+ROUNDING = 4.4e-16
+
+
+class Workspace(NamedTuple):
+    """Scratch space for `mixture_kl` and `reverse_kl` in D dimensions."""
+
+    quadrature: expectations.Workspace
+    newton: newton.Workspace
+    factor: Any  #: (D, D) of the frame, rotated to what is sharp
+    moments: Any  #: (MOMENTS,)
 
 
 @exported
@@ -41,53 +57,64 @@ def workspace(components_p, components_q, dim):
     >>> from fastvi import kernels
     >>> space = kernels.estimates.workspace(2, 1, 2)
     """
-    work = expectations.workspace(max(components_p, components_q), dim)
-    return work, newton_workspace(dim), np.empty((2, dim, dim))
+    return plain(
+        Workspace(
+            quadrature=expectations.workspace(max(components_p, components_q), dim),
+            newton=newton.workspace(dim),
+            factor=np.empty((dim, dim)),
+            moments=np.zeros(MOMENTS),
+        )
+    )
 
 
 @kernel
-def _in_frame(p, q, k, factor, work):
-    """The coefficients of both in the frame of component k of p; a bound of what was left out."""
-    first, second = work[3][: p[0].size], work[4][: q[0].size]
-    mean = p[1][k]
-    see(p[0], p[1], p[2], mean, factor, first, work[9])
-    see(q[0], q[1], q[2], mean, factor, second, work[9])
-    dropped = leave_out(first, mean.size, work[7][3], work[9])
-    dropped += leave_out(second, mean.size, work[7][3], work[9])
-    turn(first, second, mean.size, factor, work[7], work[9])
+def _in_frame(p, q, k, factor, space):
+    """The coefficients of both in the frame of component k of p."""
+    first, second = space.first[: p.log_weights.size], space.second[: q.log_weights.size]
+    see(p, p.means[k], factor, first, space.vectors)
+    see(q, p.means[k], factor, second, space.vectors)
+    return first, second
+
+
+@kernel
+def _in_rotated_frame(p, q, k, factor, space):
+    """`_in_frame` of component k, its factor rotated to what is sharp; and a bound of what was left out."""
+    copy_matrix(p.chols[k], factor)
+    first, second = _in_frame(p, q, k, factor, space)
+    dim = factor.shape[0]
+    dropped = leave_out(first, dim, space) + leave_out(second, dim, space)
+    rotate(first, second, dim, factor, space)
     return first, second, dropped
 
 
 @kernel
 def _by_contours(p, q, rtol, space):
     """`mixture_kl` by sums along contours: (value, error, nodes); an infinite error where not."""
-    work = space[0]
-    components, dim = p[1].shape
-    kept, table = work[6][0], work[10][0]
+    quadrature, moments = space.quadrature, space.moments
+    components, dim = p.means.shape
+    table = quadrature.by_rows.polynomials
     level = contours.USUAL if rtol > 1e-8 else contours.FINEST
     total, error, floor, nodes = 0.0, 0.0, 0.0, 0
     for k in range(components):
-        weight = math.exp(p[0][k])
+        weight = math.exp(p.log_weights[k])
         if weight == 0.0:
             continue
-        first, second = work[3][:components], work[4][: q[0].size]
-        see(p[0], p[1], p[2], p[1][k], p[2][k], first, work[9])
-        see(q[0], q[1], q[2], p[1][k], p[2][k], second, work[9])
+        first, second = _in_frame(p, q, k, p.chols[k], quadrature)
         floor = max(floor, rounding(first, second))
         # E[-|xi|**2 / 2] - E[log p], and the same for q.
-        one, n = contours.expect(first, 0.0, dim, 1e-3 * rtol, level, table, kept)
-        value, left = -kept[0], one
+        one, n = contours.expect(first, 0.0, dim, 1e-3 * rtol, level, table, moments)
+        value, left = -moments[0], one
         nodes += n
         if second.shape[0] > 0:
-            two, n = contours.expect(second, 0.0, dim, 1e-3 * rtol, level, table, kept)
-            value, left = value + kept[0], left + two
+            two, n = contours.expect(second, 0.0, dim, 1e-3 * rtol, level, table, moments)
+            value, left = value + moments[0], left + two
             nodes += n
         else:
             value -= 0.5 * dim
         if not left < math.inf:
             return 0.0, math.inf, nodes
         total += weight * value
-        error += weight * (left + 4.4e-16 * abs(value))
+        error += weight * (left + ROUNDING * abs(value))
     return total, error + floor, nodes
 
 
@@ -123,38 +150,42 @@ def mixture_kl(p, q, rtol, space):
     >>> round(value, 9), error < 1e-9, resolved
     (0.466188952, True, True)
     """
+    log_weights, means, chols = borrow(p)
+    p = Mixture(log_weights, means, chols)
+    log_weights, means, chols = borrow(q)
+    q = Mixture(log_weights, means, chols)
+    space = borrow(named(Workspace, space))
     total, error, nodes = _by_contours(p, q, rtol, space)
     if error <= rtol * abs(total) + 1e-14:
         return total, error, nodes, True
-    work, factor = space[0], space[2][0]
-    components, dim = p[1].shape
-    steps, shift, kept = work[5][0], work[5][1], work[6][0]
+    factor, space = space.factor, space.quadrature
+    components, dim = p.means.shape
+    steps, shift = space.steps, space.shift
     clear_vector(shift)
     # What the whole sum is about says how well each part must be known.
     coarse, floor = 0.0, 0.0
     for k in range(components):
-        copy_matrix(p[2][k], factor)
-        first, second, _ = _in_frame(p, q, k, factor, work)
+        first, second, _ = _in_rotated_frame(p, q, k, factor, space)
         floor = max(floor, rounding(first, second))
-        set_steps(first, second, dim, STEP, 7.0, 1e5, steps)
-        integrate(first, second, 0.0, dim, steps, shift, 7.0, 0, work, kept)
-        coarse += math.exp(p[0][k]) * kept[0]
+        set_steps(first, second, dim, STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
+        value, _ = integrate_difference(first, second, dim, steps, shift, ROUGH_RADIUS, space)
+        coarse += math.exp(p.log_weights[k]) * value
     wanted = max(rtol * abs(coarse), floor)
     total, error, nodes, resolved = 0.0, floor, 0, True
     for k in range(components):
-        weight = math.exp(p[0][k])
+        weight = math.exp(p.log_weights[k])
         if weight == 0.0:
             continue
-        copy_matrix(p[2][k], factor)
-        first, second, dropped = _in_frame(p, q, k, factor, work)
+        first, second, dropped = _in_rotated_frame(p, q, k, factor, space)
         atol = wanted / (weight * components)
         radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate(first, second, 0.0, dim, steps, shift, radius, 0, work, kept)
-        left, n = refine(first, second, dim, steps, radius, atol, work, kept)
+        value, n = integrate_difference(first, second, dim, steps, shift, radius, space)
         nodes += n
-        total += weight * kept[0]
-        error += weight * (left + dropped + tail(first, second, dim, radius) + 4.4e-16 * abs(kept[0]))
+        value, left, n = refine(first, second, dim, radius, atol, space, value)
+        nodes += n
+        total += weight * value
+        error += weight * (left + dropped + tail(first, second, dim, radius) + ROUNDING * abs(value))
         resolved = resolved and fits
     return total, error, nodes, resolved
 
@@ -190,37 +221,39 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     >>> round(value, 6), grad_mean.round(6) + 0.0
     (0.354256, array([0.008087, 0.      ]))
     """
-    work, parts, factor = space[0], space[1], space[2][0]
+    space = borrow(named(Workspace, space))
+    quadrature, factor, moments = space.quadrature, space.factor, space.moments
     dim = mean.size
-    steps, shift, kept = work[5][0], work[5][1], work[6][0]
+    steps, shift = quadrature.steps, quadrature.shift
     clear_vector(shift)
-    first, second = work[3][:0], work[4][: log_weights.size]
+    first, second = quadrature.first[:0], quadrature.second[: log_weights.size]
     copy_matrix(chol, factor)
-    see(log_weights, means, chols, mean, factor, second, work[9])
+    see(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
     own = -half_log_det(chol) - 0.5 * dim * LOG_2PI
     floor = rounding(first, second)
-    error, _ = contours.expect(second, own, dim, max(0.1 * rtol, floor), contours.USUAL, work[10][0], kept)
-    if error <= rtol * min(abs(kept[0]), 1.0) + floor:
-        slopes(kept, chol, parts, grad_mean, grad_chol)
-        return kept[0], error + floor
-    dropped = leave_out(second, dim, work[7][3], work[9])
+    table = quadrature.by_rows.polynomials
+    error, _ = contours.expect(second, own, dim, max(0.1 * rtol, floor), contours.USUAL, table, moments)
+    if error <= rtol * min(abs(moments[0]), 1.0) + floor:
+        slopes(moments, chol, space.newton, grad_mean, grad_chol)
+        return moments[0], error + floor
+    dropped = leave_out(second, dim, quadrature)
     radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-    integrate_own(second, own, dim, steps, shift, radius, work, kept)
-    error, _, _, _, settled = refine_own(
-        second, own, dim, steps, radius, rtol, floor, max(rtol, 100.0 * floor), work, kept
+    integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
+    error, _, _, _, holds = refine_own(
+        second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
     )
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    slopes(kept, chol, parts, grad_mean, grad_chol)
-    return kept[0], error if fits and settled else math.inf
+    slopes(moments, chol, space.newton, grad_mean, grad_chol)
+    return moments[0], error if fits and holds else math.inf
 
 
 @kernel
 def slopes(moments, chol, parts, grad_mean, grad_chol):
     """Write the gradient in (mean, factor), from the moments in the frame of the factor itself."""
     dim = grad_mean.size
-    count = lay_out(0, dim, parts.layout)
-    differentiate(moments, 0, dim, count, parts)
+    count = lay_out(FULL, dim, parts.layout)
+    differentiate(moments, FULL, dim, count, parts)
     layout, gradient = parts.layout, parts.gradient
     clear_matrix(grad_chol)
     for i in range(count):
@@ -268,10 +301,10 @@ def _gaussian_entropy(chol):
 
 
 @exported
-def entropy_bounds(log_weights, means, chols, values, matrix, work):
+def entropy_bounds(log_weights, means, chols, values, matrix, space):
     """(lower, upper) for the entropy of a mixture, Kolchinsky & Tracey 2017, eq. 10 with Chernoff 1/2 and KL.
 
-    `values` has 2 K numbers, `matrix` is (D, D), `work` has 2 D numbers: scratch.
+    `values` has 2 K numbers, `matrix` is (D, D), `space` has 2 D numbers: scratch.
     """
     components = log_weights.size
     lower, upper = 0.0, 0.0
@@ -281,8 +314,8 @@ def entropy_bounds(log_weights, means, chols, values, matrix, work):
         if weight == 0.0:
             continue
         for j in range(components):
-            near[j] = -bhattacharyya(means[i], chols[i], means[j], chols[j], matrix, work) if i != j else 0.0
-            far[j] = -gaussian_kl(means[i], chols[i], means[j], chols[j], work) if i != j else 0.0
+            near[j] = -bhattacharyya(means[i], chols[i], means[j], chols[j], matrix, space) if i != j else 0.0
+            far[j] = -gaussian_kl(means[i], chols[i], means[j], chols[j], space) if i != j else 0.0
         own = _gaussian_entropy(chols[i])
         lower += weight * (own - _log_mean(log_weights, near))
         upper += weight * (own - _log_mean(log_weights, far))
@@ -290,38 +323,49 @@ def entropy_bounds(log_weights, means, chols, values, matrix, work):
 
 
 @exported
-def kl_bounds(p, q, values, matrix, work):
+def kl_bounds(p, q, values, matrix, space):
     """(lower, upper) for KL(p ‖ q) of two mixtures, from pairs of components; see `fastvi.kl_bounds`.
 
-    `values` has 2 max(K_p, K_q) numbers, `matrix` is (D, D), `work` has 2 D numbers: scratch.
+    `values` has 2 max(K_p, K_q) numbers, `matrix` is (D, D), `space` has 2 D numbers: scratch.
     """
-    lower_entropy, upper_entropy = entropy_bounds(p[0], p[1], p[2], values, matrix, work)
+    log_weights, means, chols = p
+    p = Mixture(log_weights, means, chols)
+    lower_entropy, upper_entropy = entropy_bounds(log_weights, means, chols, values, matrix, space)
+    log_weights, means, chols = q
+    q = Mixture(log_weights, means, chols)
     cross_least, cross_most, own_most = 0.0, 0.0, 0.0
-    for a in range(p[0].size):
-        weight = math.exp(p[0][a])
+    for a in range(p.log_weights.size):
+        weight = math.exp(p.log_weights[a])
         if weight == 0.0:
             continue
-        mean, chol = p[1][a], p[2][a]
-        overlaps, distances = values[: q[0].size], values[q[0].size : 2 * q[0].size]
-        for b in range(q[0].size):
-            overlaps[b] = log_overlap(mean, chol, q[1][b], q[2][b], 1.0, matrix, work)[0]
-            distances[b] = -gaussian_kl(mean, chol, q[1][b], q[2][b], work)
+        mean, chol = p.means[a], p.chols[a]
+        overlaps, distances = (
+            values[: q.log_weights.size],
+            values[q.log_weights.size : 2 * q.log_weights.size],
+        )
+        for b in range(q.log_weights.size):
+            overlaps[b], _ = log_overlap(mean, chol, q.means[b], q.chols[b], 1.0, matrix, space)
+            distances[b] = -gaussian_kl(mean, chol, q.means[b], q.chols[b], space)
         # E_a[log q] is at most log of the overlap (Jensen), and at least this (variational).
-        cross_most += weight * _log_mean(q[0], overlaps)
-        cross_least += weight * (_log_mean(q[0], distances) - _gaussian_entropy(chol))
-        own = values[: p[0].size]
-        for b in range(p[0].size):
-            own[b] = log_overlap(mean, chol, p[1][b], p[2][b], 1.0, matrix, work)[0]
-        own_most += weight * _log_mean(p[0], own)
+        cross_most += weight * _log_mean(q.log_weights, overlaps)
+        cross_least += weight * (_log_mean(q.log_weights, distances) - _gaussian_entropy(chol))
+        own = values[: p.log_weights.size]
+        for b in range(p.log_weights.size):
+            own[b], _ = log_overlap(mean, chol, p.means[b], p.chols[b], 1.0, matrix, space)
+        own_most += weight * _log_mean(p.log_weights, own)
     return max(-upper_entropy - cross_most, 0.0), min(own_most, -lower_entropy) - cross_least
 
 
 @exported
-def all_kl(p, q, costs, work):
+def all_kl(p, q, costs, space):
     """costs[a, b] = KL(p_a ‖ q_b)."""
-    for a in range(p[0].size):
-        for b in range(q[0].size):
-            costs[a, b] = gaussian_kl(p[1][a], p[2][a], q[1][b], q[2][b], work)
+    log_weights, means, chols = p
+    p = Mixture(log_weights, means, chols)
+    log_weights, means, chols = q
+    q = Mixture(log_weights, means, chols)
+    for a in range(p.log_weights.size):
+        for b in range(q.log_weights.size):
+            costs[a, b] = gaussian_kl(p.means[a], p.chols[a], q.means[b], q.chols[b], space)
 
 
 @exported
@@ -331,23 +375,24 @@ def matched_bound(p, q, phi, psi, costs, rounds):
     `costs` holds KL(p_a ‖ q_b). Each round lowers the bound.
     """
     m, n = costs.shape
+    (log_p, _, _), (log_q, _, _) = p, q
     for a in range(m):
         for b in range(n):
-            phi[a, b] = math.exp(p[0][a] + q[0][b])
+            phi[a, b] = math.exp(log_p[a] + log_q[b])
     for _ in range(rounds):
         for b in range(n):
             column = 0.0
             for a in range(m):
                 column += phi[a, b]
             for a in range(m):
-                psi[a, b] = math.exp(q[0][b]) * phi[a, b] / column if column > 0.0 else 0.0
+                psi[a, b] = math.exp(log_q[b]) * phi[a, b] / column if column > 0.0 else 0.0
         for a in range(m):
             row = 0.0
             for b in range(n):
                 phi[a, b] = psi[a, b] * math.exp(-costs[a, b])
                 row += phi[a, b]
             for b in range(n):
-                phi[a, b] = math.exp(p[0][a]) * phi[a, b] / row if row > 0.0 else 0.0
+                phi[a, b] = math.exp(log_p[a]) * phi[a, b] / row if row > 0.0 else 0.0
     # With the last psi fixed phi is optimal: the bound needs masses that still add up.
     total, mass_p = 0.0, 0.0
     for a in range(m):

@@ -8,6 +8,8 @@ the value, the gradient and the Hessian are linear in them.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from . import rows
@@ -15,6 +17,7 @@ from .elementary import log_ratio
 from .exact import add_compensated
 from .jit import adder, formula, inlined, kernel
 from .lattices import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
+from .matrices import clear_vector
 from .mixtures import log_sum, log_terms
 from .rows import add_moments, fits, integrate_rows
 
@@ -31,21 +34,49 @@ STEP = 0.7
 MOST_NODES = 4e6
 
 
+class Workspace(NamedTuple):
+    """Scratch space for mixtures of up to K components in up to three dimensions."""
+
+    nodes: Any  #: (4, BLOCK + PADDING) x, y, z and weights of a block of nodes, see `lattices.next_block`
+    densities: Any  #: (4, BLOCK) of the first mixture at the nodes: top and total; of the second
+    cursor: Any  #: (6,) where on the lattice the block is
+    bell: Any  #: (MOST_ACROSS + PADDING,) the weights along the first axis
+    first: Any  #: (K, 13) the coefficients of a mixture in the frame, see `mixtures.see`
+    second: Any  #: (K, 13) those of the other
+    steps: Any  #: (3,) of the lattice
+    shift: Any  #: (3,) of the lattice, in steps
+    coarse_steps: Any  #: (3,) of the lattice before the last halving
+    coarse_moments: Any  #: (MOMENTS,) on that lattice
+    fine_moments: Any  #: (MOMENTS,) on the lattice of half the step
+    sharpness: Any  #: (3, 3) how sharp the mixtures are, by direction
+    axes: Any  #: (3, 3) its eigenvectors
+    product: Any  #: (3, 3) of two matrices
+    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
+    vectors: Any  #: (6,) two vectors
+    by_rows: rows.Workspace
+
+
 @kernel
 def workspace(components, dim):
     """Scratch space for mixtures of up to so many components in `dim` <= 3 dimensions."""
-    return (
-        np.empty((4, BLOCK + PADDING)),
-        np.empty((4, BLOCK)),
-        np.zeros(6, np.int64),
-        np.empty((components, 13)),
-        np.empty((components, 13)),
-        np.zeros((3, 3)),
-        np.zeros((4, MOMENTS)),
-        np.empty((4, 3, 3)),
-        np.empty(MOST_ACROSS + PADDING),
-        np.empty(6),
-        rows.workspace(components),
+    return Workspace(
+        nodes=np.empty((4, BLOCK + PADDING)),
+        densities=np.empty((4, BLOCK)),
+        cursor=np.zeros(6, np.int64),
+        bell=np.empty(MOST_ACROSS + PADDING),
+        first=np.empty((components, 13)),
+        second=np.empty((components, 13)),
+        steps=np.zeros(3),
+        shift=np.zeros(3),
+        coarse_steps=np.zeros(3),
+        coarse_moments=np.zeros(MOMENTS),
+        fine_moments=np.zeros(MOMENTS),
+        sharpness=np.empty((3, 3)),
+        axes=np.empty((3, 3)),
+        product=np.empty((3, 3)),
+        precision=np.empty((3, 3)),
+        vectors=np.empty(6),
+        by_rows=rows.workspace(components),
     )
 
 
@@ -115,60 +146,47 @@ def _moments(values, x, y):
 
 
 @kernel
-def integrate(first, second, own, dim, steps, shift, radius, degree, work, moments):
-    """Write the moments of x = log first - log second; the number of nodes.
+def integrate_difference(first, second, dim, steps, shift, radius, space):
+    """(E[log first - log second], number of nodes); both are rows of coefficients.
 
-    Both are rows of coefficients; where `first` has none, it is the Gaussian itself, with log density
-    ``own - |xi|**2 / 2``. No rows of `second` are a density of 1. `degree` is 4, or 0 for the value alone.
+    No rows of `second` are a density of 1.
     """
-    nodes, scratch, cursor, bell = work[0], work[1], work[2], work[8]
-    for i in range(MOMENTS):
-        moments[i] = 0.0
-    rewind(cursor, steps, shift, radius, dim, bell)
-    count = 0
+    nodes, densities = space.nodes, space.densities
+    rewind(space.cursor, steps, shift, radius, dim, space.bell)
+    value, compensation, count = 0.0, 0.0, 0
     while True:
-        n = next_block(cursor, steps, shift, radius, dim, bell, nodes)
+        n = next_block(space.cursor, steps, shift, radius, dim, space.bell, nodes)
         if n == 0:
             break
         count += n
         m = padded(n)
         x, y, z, weights = nodes[0, :m], nodes[1, :m], nodes[2, 0], nodes[3, :m]
-        f, ft, g, gt = scratch[0, :m], scratch[1, :m], scratch[2, :m], scratch[3, :m]
+        f, ft, g, gt = densities[0, :m], densities[1, :m], densities[2, :m], densities[3, :m]
         log_terms(second, dim, x, y, z, g, gt)
-        if first.shape[0] == 0:
-            _weigh_own(weights, x, y, z, own, g, gt)
-        else:
-            log_terms(first, dim, x, y, z, f, ft)
-            _weigh(weights, f, ft, g, gt)
-        if degree == 0:
-            moments[0], moments[1] = add_compensated(moments[0], moments[1], _sum(g))
-        else:
-            add_moments(_moments(g, x, y), z, moments)
-    if degree == 0:
-        moments[0] += moments[1]
-        moments[1] = 0.0
-    volume = cell(steps, dim)
-    for i in range(MOMENTS):
-        moments[i] *= volume
-    return count
+        log_terms(first, dim, x, y, z, f, ft)
+        _weigh(weights, f, ft, g, gt)
+        value, compensation = add_compensated(value, compensation, _sum(g))
+    return (value + compensation) * cell(steps, dim), count
 
 
 @kernel
-def integrate_few(second, own, dim, steps, shift, radius, work, moments):
-    """`integrate` without `first`, to degree 4: for coarse lattices."""
-    for i in range(MOMENTS):
-        moments[i] = 0.0
-    nodes, scratch, cursor, bell = work[0], work[1], work[2], work[8]
-    rewind(cursor, steps, shift, radius, dim, bell)
+def integrate_nodes(second, own, dim, steps, shift, radius, space, moments):
+    """Write the moments of x = log q - log second, log q = ``own - |xi|**2 / 2``; the number of nodes.
+
+    `second` is rows of coefficients. Node by node, also where `integrate_own` goes by rows.
+    """
+    nodes, densities = space.nodes, space.densities
+    clear_vector(moments)
+    rewind(space.cursor, steps, shift, radius, dim, space.bell)
     count = 0
     while True:
-        n = next_block(cursor, steps, shift, radius, dim, bell, nodes)
+        n = next_block(space.cursor, steps, shift, radius, dim, space.bell, nodes)
         if n == 0:
             break
         count += n
         m = padded(n)
         x, y, z, weights = nodes[0, :m], nodes[1, :m], nodes[2, 0], nodes[3, :m]
-        g, gt = scratch[2, :m], scratch[3, :m]
+        g, gt = densities[2, :m], densities[3, :m]
         log_terms(second, dim, x, y, z, g, gt)
         _weigh_own(weights, x, y, z, own, g, gt)
         add_moments(_moments(g, x, y), z, moments)
@@ -179,11 +197,10 @@ def integrate_few(second, own, dim, steps, shift, radius, work, moments):
 
 
 @kernel
-def integrate_own(second, own, dim, steps, shift, radius, work, moments):
-    """`integrate` without `first`, to degree 4: by rows where that is faster."""
-    used = fits(second, steps, radius, work[10][0])
+def integrate_own(second, own, dim, steps, shift, radius, space, moments):
+    """`integrate_nodes`, by rows where that is faster."""
+    used = fits(second, steps, radius, space.by_rows.polynomials)
     if used == 0:
-        return integrate_few(second, own, dim, steps, shift, radius, work, moments)
-    for i in range(MOMENTS):
-        moments[i] = 0.0
-    return integrate_rows(used, own, dim, steps, shift, radius, work[10], moments)
+        return integrate_nodes(second, own, dim, steps, shift, radius, space, moments)
+    clear_vector(moments)
+    return integrate_rows(used, own, dim, steps, shift, radius, space.by_rows, moments)

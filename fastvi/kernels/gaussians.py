@@ -1,6 +1,6 @@
 """Gaussians, given by their means and lower Cholesky factors, in any dimension.
 
-`work` is scratch space: at least 2 D numbers. Nothing is checked: a factor has a positive diagonal.
+`space` is scratch space: at least 2 D numbers. Nothing is checked: a factor has a positive diagonal.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 @kernel
-def squared_distance(z, mean, chol, work):
+def squared_distance(z, mean, chol, space):
     """(z - mean)' Sigma^-1 (z - mean)."""
     n = mean.size
     s = 0.0
     for i in range(n):
         d = z[i] - mean[i]
         for j in range(i):
-            d -= chol[i, j] * work[j]
-        work[i] = d / chol[i, i]
-        s += work[i] * work[i]
+            d -= chol[i, j] * space[j]
+        space[i] = d / chol[i, i]
+        s += space[i] * space[i]
     return s
 
 
 @exported
-def gaussian_logpdf(z, mean, chol, work):
+def gaussian_logpdf(z, mean, chol, space):
     """log N(z | mean, chol chol').
 
     Parameters
@@ -37,7 +37,7 @@ def gaussian_logpdf(z, mean, chol, work):
     z, mean : (D,)
     chol : (D, D)
         The lower Cholesky factor of the covariance.
-    work : (D,)
+    space : (D,)
         Scratch space.
 
     Returns
@@ -53,7 +53,7 @@ def gaussian_logpdf(z, mean, chol, work):
     >>> round(kernels.gaussians.gaussian_logpdf(z, mean, chol, np.empty(2)), 9)
     -9.031024247
     """
-    return -0.5 * (squared_distance(z, mean, chol, work) + mean.size * LOG_2PI) - half_log_det(chol)
+    return -0.5 * (squared_distance(z, mean, chol, space) + mean.size * LOG_2PI) - half_log_det(chol)
 
 
 @kernel
@@ -65,7 +65,7 @@ def _stretch(e, ratio):
 
 
 @exported
-def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
+def gaussian_kl(mean_p, chol_p, mean_q, chol_q, space):
     """KL(p ‖ q) of two Gaussians, to full relative accuracy also for p near q.
 
     With A = chol_q^-1 chol_p and d = chol_q^-1 (mean_p - mean_q) it is half the sum of all d_i**2, of
@@ -75,7 +75,7 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
     ----------
     mean_p, chol_p, mean_q, chol_q : (D,), (D, D), (D,), (D, D)
         The factors are lower triangular, their diagonals positive.
-    work : (2 D,)
+    space : (2 D,)
         Scratch space.
 
     Returns
@@ -97,22 +97,22 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, work):
         for i in range(j, n):
             d = chol_p[i, j] - chol_q[i, j]
             for k in range(j, i):
-                d -= chol_q[i, k] * work[k]
-            work[i] = d / chol_q[i, i]
-            total += _stretch(work[i], chol_p[i, i] / chol_q[i, i]) if i == j else work[i] * work[i]
+                d -= chol_q[i, k] * space[k]
+            space[i] = d / chol_q[i, i]
+            total += _stretch(space[i], chol_p[i, i] / chol_q[i, i]) if i == j else space[i] * space[i]
     for i in range(n):
-        work[n + i] = mean_p[i] - mean_q[i]
+        space[n + i] = mean_p[i] - mean_q[i]
     for i in range(n):
-        d = work[n + i]
+        d = space[n + i]
         for k in range(i):
-            d -= chol_q[i, k] * work[n + k]
-        work[n + i] = d / chol_q[i, i]
-        total += work[n + i] * work[n + i]
+            d -= chol_q[i, k] * space[n + k]
+        space[n + i] = d / chol_q[i, i]
+        total += space[n + i] * space[n + i]
     return 0.5 * total
 
 
 @kernel
-def log_overlap(mean_p, chol_p, mean_q, chol_q, scale, matrix, work):
+def log_overlap(mean_p, chol_p, mean_q, chol_q, scale, matrix, space):
     """(log N(mean_p - mean_q | 0, S), log |S| / 2) for S = scale (Sigma_p + Sigma_q); `matrix` is scratch."""
     n = mean_p.size
     for i in range(n):
@@ -124,14 +124,14 @@ def log_overlap(mean_p, chol_p, mean_q, chol_q, scale, matrix, work):
     if not cholesky(matrix, matrix):
         return math.nan, math.nan
     half = half_log_det(matrix)
-    return -0.5 * (squared_distance(mean_p, mean_q, matrix, work) + n * LOG_2PI) - half, half
+    return -0.5 * (squared_distance(mean_p, mean_q, matrix, space) + n * LOG_2PI) - half, half
 
 
 @kernel
-def bhattacharyya(mean_p, chol_p, mean_q, chol_q, matrix, work):
+def bhattacharyya(mean_p, chol_p, mean_q, chol_q, matrix, space):
     """-log of the integral of sqrt(p q)."""
     n = mean_p.size
-    log_value, half = log_overlap(mean_p, chol_p, mean_q, chol_q, 0.5, matrix, work)
+    log_value, half = log_overlap(mean_p, chol_p, mean_q, chol_q, 0.5, matrix, space)
     # log N = -distance**2 / 2 - half - n log(2 pi) / 2, of which a quarter of the distance is wanted.
     quarter = -0.25 * (log_value + half + 0.5 * n * LOG_2PI)
     return quarter + half - 0.5 * (half_log_det(chol_p) + half_log_det(chol_q))

@@ -7,24 +7,52 @@ be negative, and q's mass outside the grid counts as if p were nothing but there
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import newton
+from .borrowing import borrow, named, plain
 from .elementary import decay, exp
 from .expectations import MOMENTS
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import adder, exported, formula, inlined, kernel, specialise
 from .lattices import padded
-from .matrices import copy_vector
+from .matrices import clear_vector, copy_vector
 from .newton import dual_length
-from .projections import SAME, insert, restrict
+from .projections import CONVERGED, SAME, Report, insert, restrict
 
 #: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-15.
 REACH = 8.3
 
 #: Rows between two whose densities are computed afresh, and how much of a row is done at a time.
 FRESH, WIDE = 16, 512
+
+#: Rows whose middles differ from even spacing by less, in the row's own unit, are evenly spaced.
+EVEN = 1e-14
+
+
+class Grid(NamedTuple):
+    """A normalised log density on a grid of X by Y points."""
+
+    x: Any  #: (X,) increasing
+    y: Any  #: (Y,)
+    a: Any  #: (X,) the weights of the trapezoid rule along x
+    b: Any  #: (Y,)
+    log_p: Any  #: (X, Y)
+
+
+class Workspace(NamedTuple):
+    """Scratch space for Gaussians in the plane."""
+
+    newton: newton.Workspace
+    trial_mean: Any  #: (2,) where a step leads
+    trial_chol: Any  #: (2, 2)
+    moments: Any  #: (MOMENTS,)
+    trial_moments: Any  #: (MOMENTS,)
+    density: Any  #: (WIDE,) of q along a part of a row, with the weights of the rule
+    growth: Any  #: (WIDE,) what it is multiplied by from row to row
+    vectors: Any  #: (4,) two vectors
 
 
 @exported
@@ -40,21 +68,17 @@ def workspace():
     >>> from fastvi import kernels
     >>> space = kernels.grids.workspace()
     """
-    return (
-        (
-            np.empty(0),
-            np.empty(0),
-            np.empty(0),
-            np.empty(0),
-            np.empty(0),
-            np.empty(0),
-            np.zeros((4, MOMENTS)),
-            np.zeros((2, WIDE)),
-        ),
-        newton.workspace(2),
-        np.empty((2, 2)),
-        np.empty((4, 2, 2)),
-        np.empty(4),
+    return plain(
+        Workspace(
+            newton=newton.workspace(2),
+            trial_mean=np.empty(2),
+            trial_chol=np.empty((2, 2)),
+            moments=np.zeros(MOMENTS),
+            trial_moments=np.zeros(MOMENTS),
+            density=np.zeros(WIDE),
+            growth=np.zeros(WIDE),
+            vectors=np.empty(4),
+        )
     )
 
 
@@ -196,20 +220,20 @@ def _rows_alike(x, i, most, mean, chol):
     if most * abs(change) > 2.0:
         return 1, 0.0
     for k in range(most):
-        if abs(_shift(x, i + k, mean, chol) - start - k * change) > 1e-14:
+        if abs(_shift(x, i + k, mean, chol) - start - k * change) > EVEN:
             return 1, 0.0
     return most, change
 
 
 @kernel
-def grid_moments(x, y, a, b, log_p, mean, chol, space, moments):
+def grid_moments(grid, mean, chol, space, moments):
     """Write the moments of x = log q - log p under q, in q's frame; the mass of q on the grid.
 
     Where the rows are evenly spaced, q's density is multiplied from row to row, by what is the same for all
     rows: 0.6 ns a point instead of 1.1 with an exponential for each. Every few rows it is computed afresh.
     """
-    for i in range(MOMENTS):
-        moments[i] = 0.0
+    x, y, a, b, log_p = grid
+    clear_vector(moments)
     l00, l10, l11 = chol[0, 0], chol[1, 0], chol[1, 1]
     constant, slope = -math.log(l00) - math.log(l11) - LOG_2PI, 1.0 / l11
     scale = math.exp(constant)
@@ -228,13 +252,14 @@ def grid_moments(x, y, a, b, log_p, mean, chol, space, moments):
         first = mean[1] + l10 * ((x[i] - mean[0]) / l00)
         for start in range(low, high, WIDE):
             end = min(start + WIDE, high)
-            points, density, growth = y[start:end], space[0, : end - start], space[1, : end - start]
+            points = y[start:end]
+            density, growth = space.density[: end - start], space.growth[: end - start]
             _start(points, b[start:end], first, slope, density)
             if count > 1:
                 _grow(points, first, slope, change, growth)
             for k in range(count):
                 u = (x[i + k] - mean[0]) / l00
-                sums = _row_sums(
+                s0, s1, s2, s3, s4, mass = _row_sums(
                     points,
                     log_p[i + k, start:end],
                     mean[1] + l10 * u,
@@ -245,31 +270,30 @@ def grid_moments(x, y, a, b, log_p, mean, chol, space, moments):
                 )
                 shift = k * change
                 w = a[i + k] * scale * math.exp(-0.5 * (u * u + shift * shift))
-                total += w * sums[5]
+                total += w * mass
                 for power in range(5):
-                    moments[power] += w * sums[0]
+                    moments[power] += w * s0
                     if power < 4:
-                        moments[5 + power] += w * sums[1]
+                        moments[5 + power] += w * s1
                     if power < 3:
-                        moments[10 + power] += w * sums[2]
+                        moments[10 + power] += w * s2
                     if power < 2:
-                        moments[15 + power] += w * sums[3]
+                        moments[15 + power] += w * s3
                     if power < 1:
-                        moments[20] += w * sums[4]
+                        moments[20] += w * s4
                     w *= u
         i += count
     return total
 
 
 @kernel
-def _on_grid(problem, mean, chol, space, moments):
-    """The generalised divergence from a normalised p, and its moments."""
-    x, y, a, b, log_p = problem
-    mass = grid_moments(x, y, a, b, log_p, mean, chol, space[0][7], moments)
-    return moments[0] - mass + 1.0, x.size * y.size
+def _evaluate_on_grid(grid, mean, chol, space, moments):
+    """The generalised divergence from a normalised p, and its moments: (value, points)."""
+    mass = grid_moments(grid, mean, chol, space, moments)
+    return moments[0] - mass + 1.0, grid.x.size * grid.y.size
 
 
-_descend = specialise(newton.descend, "_descend_on_grid", evaluate=_on_grid)
+_descend = specialise(newton.descend, "_descend_on_grid", evaluate=_evaluate_on_grid)
 
 
 @exported
@@ -312,8 +336,9 @@ def grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
     >>> round(value, 9), round(mass, 9), grad_mean.round(9) + 0.0
     (0.5, 1.0, array([1., 0.]))
     """
-    moments = space[0][6][0]
-    mass = grid_moments(x, y, a, b, log_p, mean, chol, space[0][7], moments)
+    space = borrow(named(Workspace, space))
+    moments = space.moments
+    mass = grid_moments(Grid(x, y, a, b, log_p), mean, chol, space, moments)
     l00, l10, l11 = chol[0, 0], chol[1, 0], chol[1, 1]
     # In q's frame: E[x xi], and the lower triangle of E[x (xi xi' - 1)].
     g0, g1 = moments[1], moments[5]
@@ -358,32 +383,33 @@ def _is_peak(log_p, i, j):
 
 
 @exported
-def grid_projections(x, y, a, b, log_p, family, means, chols, tolerance, space, reports):
+def grid_projections(grid, family, means, chols, tolerance, space, reports):
     """All local minima of KL(q ‖ p) from these starts (S, 2), (S, 2, 2), best first: their number.
 
-    log_p is normalised. The starts are overwritten: the first rows are the optima. `reports` is (S, 5): the
-    divergence, 0, the gradient norm, nodes, and 0 for a minimum that was reached.
+    The grid is (x, y, a, b, log_p), normalised. The starts are overwritten: the first rows are the optima. A
+    `Report` of each is written to `reports`, (S, 5); the error in it is 0, that of the sum itself.
     """
+    x, y, a, b, log_p = grid
+    grid = Grid(x, y, a, b, log_p)
+    space = borrow(named(Workspace, space))
     count, nodes_used = 0, 0
-    moments, parts = space[0][6][0], space[1]
-    problem = (x, y, a, b, log_p)
+    moments, parts = space.moments, space.newton
     for s in range(means.shape[0]):
         mean, chol = means[s], chols[s]
-        restrict(family, chol, space[4])
-        nodes, _, minimum = _descend(problem, family, mean, chol, tolerance, space)
+        restrict(family, chol, space.vectors)
+        nodes, _, minimum = _descend(grid, family, mean, chol, tolerance, space)
         nodes_used += nodes
         if not minimum:
             continue
         known = False
         for i in range(count):
-            known = known or gaussian_kl(mean, chol, means[i], chols[i], space[4]) < SAME
+            known = known or gaussian_kl(mean, chol, means[i], chols[i], space.vectors) < SAME
         if known:
             continue
-        value, _ = _on_grid(problem, mean, chol, space, moments)
+        value, _ = _evaluate_on_grid(grid, mean, chol, space, moments)
         used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts.layout), parts)
-        reports[count, 0], reports[count, 1], reports[count, 4] = value, 0.0, 0.0
-        reports[count, 2] = dual_length(parts.gradient, parts.layout, family, 2, used)
-        insert(means, chols, reports, s, count, space)
+        norm = dual_length(parts.gradient, parts.layout, family, 2, used)
+        insert(means, chols, reports, s, count, Report(value, 0.0, norm, 0, CONVERGED), space)
         count += 1
     for i in range(count):
         reports[i, 3] = nodes_used

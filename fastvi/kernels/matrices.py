@@ -12,6 +12,12 @@ import numpy as np
 
 from .jit import adder, formula, kernel
 
+#: Sweeps of Jacobi's rotations that end without a rotation: a dozen are usual.
+MOST_SWEEPS = 30
+
+#: What is left beside the diagonal, relative to it: less than rounding.
+DIAGONAL = 1e-17
+
 
 @kernel
 def copy_vector(source, target):
@@ -144,8 +150,26 @@ def half_log_det(chol):
 
 
 @kernel
+def rotate_pair(matrix, vectors, i, j, dim):
+    """Jacobi's rotation in the plane of two axes: matrix[i, j] becomes 0, the larger eigenvalue is at i.
+
+    The columns of `vectors` are rotated along.
+    """
+    angle = 0.5 * math.atan2(2.0 * matrix[i, j], matrix[i, i] - matrix[j, j])
+    c, s = math.cos(angle), math.sin(angle)
+    for k in range(dim):
+        x, y = matrix[k, i], matrix[k, j]
+        matrix[k, i], matrix[k, j] = c * x + s * y, c * y - s * x
+        x, y = vectors[k, i], vectors[k, j]
+        vectors[k, i], vectors[k, j] = c * x + s * y, c * y - s * x
+    for k in range(dim):
+        x, y = matrix[i, k], matrix[j, k]
+        matrix[i, k], matrix[j, k] = c * x + s * y, c * y - s * x
+
+
+@kernel
 def eigenvectors(matrix, vectors):
-    """Turn a symmetric matrix into that of its eigenvalues, and write its eigenvectors as columns.
+    """Overwrite a symmetric matrix by that of its eigenvalues, and write its eigenvectors as columns.
 
     Jacobi's rotations; a dozen sweeps make anything diagonal to rounding.
     """
@@ -153,22 +177,13 @@ def eigenvectors(matrix, vectors):
     for i in range(n):
         for j in range(n):
             vectors[i, j] = 1.0 if i == j else 0.0
-    for _ in range(30):
+    for _ in range(MOST_SWEEPS):
         rotated = False
         for i in range(n):
             for j in range(i):
-                if abs(matrix[i, j]) <= 1e-17 * (abs(matrix[i, i]) + abs(matrix[j, j])):
+                if abs(matrix[i, j]) <= DIAGONAL * (abs(matrix[i, i]) + abs(matrix[j, j])):
                     continue
                 rotated = True
-                angle = 0.5 * math.atan2(2.0 * matrix[i, j], matrix[i, i] - matrix[j, j])
-                c, s = math.cos(angle), math.sin(angle)
-                for k in range(n):
-                    x, y = matrix[k, i], matrix[k, j]
-                    matrix[k, i], matrix[k, j] = c * x + s * y, c * y - s * x
-                    x, y = vectors[k, i], vectors[k, j]
-                    vectors[k, i], vectors[k, j] = c * x + s * y, c * y - s * x
-                for k in range(n):
-                    x, y = matrix[i, k], matrix[j, k]
-                    matrix[i, k], matrix[j, k] = c * x + s * y, c * y - s * x
+                rotate_pair(matrix, vectors, i, j, n)
         if not rotated:
             return

@@ -7,6 +7,7 @@ density ``c - |B xi + b|**2 / 2``, and a row of `coefficients` holds c, b (3) an
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 from .elementary import decay, log
 from .gaussians import LOG_2PI
@@ -16,9 +17,20 @@ from .matrices import cholesky, clear_matrix, clear_vector, half_log_det, solve_
 #: The constant of a component that is left out.
 DROPPED = -1e300
 
+#: Mean shifts on the way to a mode, and the square of the last one's length in units of the spread there.
+MOST_SHIFTS, LAST_SHIFT = 100, 1e-8
+
+
+class Mixture(NamedTuple):
+    """A mixture of K Gaussians in D dimensions."""
+
+    log_weights: Any  #: (K,), -inf for a weight of zero
+    means: Any  #: (K, D)
+    chols: Any  #: (K, D, D) lower Cholesky factors
+
 
 @exported
-def mixture_logpdf(z, log_weights, means, chols, work):
+def mixture_logpdf(z, log_weights, means, chols, space):
     """log of the density of a mixture at z.
 
     Parameters
@@ -26,7 +38,7 @@ def mixture_logpdf(z, log_weights, means, chols, work):
     z : (D,)
     log_weights, means, chols : (K,), (K, D), (K, D, D)
         The mixture; -inf for a weight of zero.
-    work : (D,)
+    space : (D,)
         Scratch space.
 
     Returns
@@ -46,11 +58,11 @@ def mixture_logpdf(z, log_weights, means, chols, work):
     top, total = -math.inf, 0.0
     for k in range(log_weights.size):
         for i in range(dim):
-            work[i] = z[i] - means[k, i]
-        solve_lower(chols[k], work[:dim])
+            space[i] = z[i] - means[k, i]
+        solve_lower(chols[k], space[:dim])
         square = 0.0
         for i in range(dim):
-            square += work[i] * work[i]
+            square += space[i] * space[i]
         value = log_weights[k] - half_log_det(chols[k]) - 0.5 * (square + dim * LOG_2PI)
         if value != value:
             return math.nan
@@ -63,13 +75,13 @@ def mixture_logpdf(z, log_weights, means, chols, work):
 
 
 @exported
-def mixture_logpdf_many(points, log_weights, means, chols, work, out):
+def mixture_logpdf_many(points, log_weights, means, chols, space, out):
     """`mixture_logpdf` of each row of points (N, D), written to out (N,).
 
     Parameters
     ----------
     points : (N, D)
-    log_weights, means, chols, work
+    log_weights, means, chols, space
         As in `mixture_logpdf`.
     out : (N,)
         Is written.
@@ -89,12 +101,13 @@ def mixture_logpdf_many(points, log_weights, means, chols, work, out):
     array([-1.41893853, -1.4851577 ])
     """
     for i in range(points.shape[0]):
-        out[i] = mixture_logpdf(points[i], log_weights, means, chols, work)
+        out[i] = mixture_logpdf(points[i], log_weights, means, chols, space)
 
 
 @kernel
-def see(log_weights, means, chols, mean, factor, coefficients, work):
-    """Write the coefficients of the mixture in the frame (mean, factor)."""
+def see(mixture, mean, factor, coefficients, space):
+    """Write the coefficients of a `Mixture` in the frame (mean, factor); `space` has D numbers."""
+    log_weights, means, chols = mixture
     dim = mean.size
     for k in range(log_weights.size):
         row = coefficients[k]
@@ -102,16 +115,16 @@ def see(log_weights, means, chols, mean, factor, coefficients, work):
         # A weight of zero becomes a number that can be subtracted from itself.
         row[0] = max(log_weights[k] - half_log_det(chols[k]) - 0.5 * dim * LOG_2PI, DROPPED)
         for i in range(dim):
-            work[i] = mean[i] - means[k, i]
-        solve_lower(chols[k], work[:dim])
+            space[i] = mean[i] - means[k, i]
+        solve_lower(chols[k], space[:dim])
         for i in range(dim):
-            row[1 + i] = work[i]
+            row[1 + i] = space[i]
         for j in range(dim):
             for i in range(dim):
-                work[i] = factor[i, j]
-            solve_lower(chols[k], work[:dim])
+                space[i] = factor[i, j]
+            solve_lower(chols[k], space[:dim])
             for i in range(dim):
-                row[4 + 3 * i + j] = work[i]
+                row[4 + 3 * i + j] = space[i]
 
 
 @formula
@@ -259,49 +272,49 @@ def pair_moments(log_weights, means, chols, k, m, mean, cov):
 
 
 @kernel
-def _slopes(log_weights, means, chols, z, gradient, curvature, precision, work):
+def _differentiate(log_weights, means, chols, z, gradient, curvature, precision, space):
     """Write the gradient of log p at z, minus its second derivative, and the mean precision there."""
     dim = z.size
-    level = mixture_logpdf(z, log_weights, means, chols, work)
+    level = mixture_logpdf(z, log_weights, means, chols, space)
     clear_vector(gradient)
     clear_matrix(curvature)
     clear_matrix(precision)
-    column, slope = work[:dim], work[dim : 2 * dim]
+    column, direction = space[:dim], space[dim : 2 * dim]
     for k in range(log_weights.size):
         for i in range(dim):
-            slope[i] = means[k, i] - z[i]
-        solve_lower(chols[k], slope)
+            direction[i] = means[k, i] - z[i]
+        solve_lower(chols[k], direction)
         square = 0.0
         for i in range(dim):
-            square += slope[i] * slope[i]
+            square += direction[i] * direction[i]
         value = log_weights[k] - half_log_det(chols[k]) - 0.5 * (square + dim * LOG_2PI)
         share = math.exp(value - level) if value > -math.inf else 0.0
         if share == 0.0:
             continue
-        solve_upper(chols[k], slope)
+        solve_upper(chols[k], direction)
         for j in range(dim):
             for i in range(dim):
                 column[i] = 1.0 if i == j else 0.0
             solve_lower(chols[k], column)
             solve_upper(chols[k], column)
-            gradient[j] += share * slope[j]
+            gradient[j] += share * direction[j]
             for i in range(dim):
                 precision[i, j] += share * column[i]
-                curvature[i, j] += share * (column[i] - slope[i] * slope[j])
+                curvature[i, j] += share * (column[i] - direction[i] * direction[j])
     for i in range(dim):
         for j in range(dim):
             curvature[i, j] += gradient[i] * gradient[j]
 
 
 @kernel
-def climb(log_weights, means, chols, z, gradient, curvature, precision, work):
+def climb(log_weights, means, chols, z, gradient, curvature, precision, space):
     """Move z uphill by mean shifts (Carreira-Perpinan 2000, section 4); False where it found no mode.
 
-    The covariance's inverse at the mode (Laplace) is left in `curvature`. `work` has 2 D numbers.
+    The covariance's inverse at the mode (Laplace) is left in `curvature`. `space` has 2 D numbers.
     """
     dim = z.size
-    for _ in range(100):
-        _slopes(log_weights, means, chols, z, gradient, curvature, precision, work)
+    for _ in range(MOST_SHIFTS):
+        _differentiate(log_weights, means, chols, z, gradient, curvature, precision, space)
         if not cholesky(precision, precision):
             return False
         step = gradient
@@ -312,7 +325,7 @@ def climb(log_weights, means, chols, z, gradient, curvature, precision, work):
         solve_upper(precision, step)
         for i in range(dim):
             z[i] += step[i]
-        if square < 1e-8:
+        if square < LAST_SHIFT:
             break
-    _slopes(log_weights, means, chols, z, gradient, curvature, precision, work)
+    _differentiate(log_weights, means, chols, z, gradient, curvature, precision, space)
     return cholesky(curvature, precision)

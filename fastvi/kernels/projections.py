@@ -1,22 +1,22 @@
 """Projections of a Gaussian mixture; in up to three dimensions, all local minima of KL(q ‖ p) over Gaussians.
 
 From each start, damped Newton steps on a coarse lattice, then on one that is refined until the optimum holds.
-A `report` of an optimum is (KL, its error, gradient norm, nodes used, status).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import contours, expectations, newton
-from .borrowing import borrow
+from .borrowing import borrow, named, plain
 from .expectations import MOMENTS, MOST_NODES, STEP, integrate_own
 from .gaussians import LOG_2PI, gaussian_kl
 from .jit import exported, kernel, merged, specialise
 from .matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
-from .mixtures import climb, mixture_moments, pair_moments, see
+from .mixtures import Mixture, climb, mixture_moments, pair_moments, see
 from .newton import (
     FULL,
     ISOTROPIC,
@@ -32,14 +32,14 @@ from .newton import (
     solve,
 )
 from .rows import left_out
-from .whitening import ball, leave_out, refine_own, rounding, set_steps, tail, turn
+from .whitening import ball, leave_out, refine_own, rotate, rounding, set_steps, tail
 
 # The status of an optimum.
 CONVERGED = 0
 STEPS_EXHAUSTED = 1  #: Newton's steps did not become small
 UNRESOLVED = 2  #: the quadrature would need too many nodes
 NOT_A_MINIMUM = 3  #: the Hessian is not positive definite
-INVALID = 4  #: no finite value
+INVALID = 7  #: no finite value
 
 #: The lattice for the way to an optimum, its ball, and the most nodes: 69 in the plane are usual.
 ROUGH_STEP = 1.0
@@ -53,8 +53,12 @@ ROUGH_ERROR = 1e-2
 NEAR = 5e-2
 APPROACH = 1e-4
 
-#: The length of a step beyond which a lattice is not to be taken for granted.
+#: The length of a step beyond which a lattice does not serve the next frame as well.
 FAR = 1e-2
+
+#: Beyond the quadratic model a step of length s changes the divergence by this times s**3 at most, and the
+#: correction to a coarse lattice by this times s times what the last halving changed in the gradient.
+CUBIC = 10.0
 
 #: The length of the last step.
 LAST = 1e-6
@@ -65,6 +69,36 @@ MOST_ROUNDS = 20
 #: Optima with a smaller KL divergence between them are the same.
 SAME = 1e-6
 NEARLY_SAME = 1e-4  #: on the way there
+SAME_START = 1e-2  #: starts
+
+#: Rounding of a divergence, relative to it.
+ROUNDING = 4.4e-16
+
+
+class Report(NamedTuple):
+    """What is known of an optimum: the entries of a `report`, in this order."""
+
+    kl: Any
+    error: Any  #: a bound of that of the divergence
+    gradient_norm: Any  #: in the metric of Fisher's information
+    evaluations: Any  #: nodes used
+    status: Any
+
+
+class Workspace(NamedTuple):
+    """Scratch space for I-projections of mixtures in D dimensions."""
+
+    quadrature: expectations.Workspace
+    newton: newton.Workspace
+    trial_mean: Any  #: (D,) where a step on the way to an optimum leads
+    trial_chol: Any  #: (D, D)
+    mean: Any  #: (D,) where a step of the refinement leads
+    factor: Any  #: (D, D) of the frame: chol, rotated to what is sharp
+    new_factor: Any  #: (D, D) where a step of the refinement leads
+    matrix: Any  #: (D, D)
+    vectors: Any  #: (2 D,) two vectors
+    moments: Any  #: (MOMENTS,)
+    trial_moments: Any  #: (MOMENTS,)
 
 
 @exported
@@ -87,81 +121,107 @@ def workspace(components, dim):
     >>> from fastvi import kernels
     >>> space = kernels.projections.workspace(2, 2)
     """
-    return (
-        expectations.workspace(components, dim),
-        newton.workspace(dim),
-        np.empty((2, dim)),
-        np.empty((4, dim, dim)),
-        np.empty(2 * dim),
+    return plain(
+        Workspace(
+            quadrature=expectations.workspace(components, dim),
+            newton=newton.workspace(dim),
+            trial_mean=np.empty(dim),
+            trial_chol=np.empty((dim, dim)),
+            mean=np.empty(dim),
+            factor=np.empty((dim, dim)),
+            new_factor=np.empty((dim, dim)),
+            matrix=np.empty((dim, dim)),
+            vectors=np.empty(2 * dim),
+            moments=np.zeros(MOMENTS),
+            trial_moments=np.zeros(MOMENTS),
+        )
     )
 
 
 @merged
-def _look(log_weights, means, chols, mean, chol, factor, work):
-    """Write the coefficients of p in the frame (mean, factor) of q, where chol chol' = factor factor'."""
-    first, second = work[3][:0], work[4][: log_weights.size]
-    see(log_weights, means, chols, mean, factor, second, work[9])
+def _in_frame(mixture, mean, chol, factor, space):
+    """The coefficients of no mixture and of p in the frame (mean, factor) of q; log q at its mean.
+
+    chol chol' = factor factor'.
+    """
+    first, second = space.first[:0], space.second[: mixture.log_weights.size]
+    see(mixture, mean, factor, second, space.vectors)
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
 
 @merged
-def _roughly(problem, mean, chol, space, moments_):
-    """The divergence along a contour or on a coarse lattice, and its moments."""
-    log_weights, means, chols = problem
-    work = space[0]
+def _evaluate_roughly(mixture, mean, chol, space, moments):
+    """The divergence along a contour or on a coarse lattice, and its moments: (value, nodes)."""
+    quadrature = space.quadrature
     dim = mean.size
-    steps, shift = work[5][0], work[5][1]
+    steps, shift = quadrature.steps, quadrature.shift
     clear_vector(shift)
-    first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
-    table = work[10][0]
-    error, nodes = contours.expect(second, own, dim, ROUGH_ERROR, contours.ROUGH, table, moments_)
+    first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
+    table = quadrature.by_rows.polynomials
+    error, nodes = contours.expect(second, own, dim, ROUGH_ERROR, contours.ROUGH, table, moments)
     if error <= ROUGH_ERROR:
-        return moments_[0], nodes
+        return moments[0], nodes
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, work, moments_)
-    return moments_[0], nodes
+    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
+    return moments[0], nodes
 
 
-_descend = specialise(newton.descend, "_descend", merged, evaluate=_roughly)
+_descend = specialise(newton.descend, "_descend", merged, evaluate=_evaluate_roughly)
 
 
 @merged
-def _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
-    """`_polish` by contours; False where they do not serve, and the last mean and factor are kept."""
-    work, parts = space[0], space[1]
-    new_mean, new_chol = space[2][1], space[3][1]
+def _report(value, error, gradient, gradient_error, nodes, status):
+    """The last step to an optimum that converged squares the gradient."""
+    return Report(
+        # The divergence is not negative: what is below zero is the error of a value near zero.
+        kl=max(value, 0.0),
+        error=error + ROUNDING * abs(value),
+        gradient_norm=(10.0 * gradient * gradient if status == CONVERGED else gradient) + gradient_error,
+        evaluations=nodes,
+        status=status,
+    )
+
+
+@kernel
+def write(report, out):
+    """Write a `Report` to an array."""
+    out[0], out[1], out[2] = report.kl, report.error, report.gradient_norm
+    out[3], out[4] = report.evaluations, report.status
+
+
+@kernel
+def read(row):
+    """The `Report` in an array."""
+    return Report(row[0], row[1], row[2], row[3], row[4])
+
+
+@merged
+def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
+    """`_polish` by contours: its report. STEPS_EXHAUSTED where they do not serve: the last q is kept."""
+    quadrature, parts = space.quadrature, space.newton
+    new_mean, new_chol, moments = space.mean, space.factor, space.moments
     dim = mean.size
     count = lay_out(family, dim, parts.layout)
-    kept, table = work[6][0], work[10][0]
+    nodes = 0
     for _ in range(MOST_ROUNDS):
-        first, second, own = _look(log_weights, means, chols, mean, chol, chol, work)
+        first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
         floor = rounding(first, second)
         tolerance = max(0.5 * rtol * min(abs(guess), 1.0), 2.0 * floor)
-        error, nodes = contours.expect(second, own, dim, tolerance, contours.USUAL, table, kept)
-        report[3] += nodes
-        guess = kept[0]
-        size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+        table = quadrature.by_rows.polynomials
+        error, n = contours.expect(second, own, dim, tolerance, contours.USUAL, table, moments)
+        nodes += n
+        guess = moments[0]
+        size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not (error <= tolerance and size_ < math.inf):
-            return False
+            break
         move(mean, chol, family, dim, used, parts, new_mean, new_chol)
         copy_vector(new_mean, mean)
         copy_matrix(new_chol, chol)
         if size_ <= LAST:
-            slope = dual_length(parts.gradient, parts.layout, family, dim, used)
+            gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
             status = CONVERGED if minimum else NOT_A_MINIMUM
-            _write(guess - gain, error + floor, slope, error + floor, status, report)
-            return True
-    return False
-
-
-@merged
-def _write(value, error, slope, slope_error, status, report):
-    """Report an optimum; the last step to one that converged squares the gradient."""
-    # The divergence is not negative: what is below zero is the error of a value near zero.
-    report[0] = max(value, 0.0)
-    report[1] = error + 4.4e-16 * abs(value)
-    report[2] = (10.0 * slope * slope if status == CONVERGED else slope) + slope_error
-    report[4] = status
+            return _report(guess - gain, error + floor, gradient, error + floor, nodes, status)
+    return _report(guess, math.inf, math.inf, 0.0, nodes, STEPS_EXHAUSTED)
 
 
 @kernel
@@ -177,71 +237,63 @@ def _rebuild(factor, matrix, chol, dim):
 
 
 @merged
-def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
-    """Newton steps by contours, or on a lattice that is refined until the optimum holds; the status.
+def _polish(mixture, family, mean, chol, guess, rtol, space):
+    """Newton steps by contours, or on a lattice that is refined until the optimum holds; the report.
 
     `guess` is about the divergence that it will have. The refinement moves the optimum a little. From there
     the lattice before the last halving serves, with what that halving changed added to its moments, if the
     step is so short that this is the same at its end; the value is then that of the quadratic model. The last
-    step is below 1e-6 and is not followed by another look: Newton's method squares the gradient.
+    step is below 1e-6 and nothing is evaluated after it: Newton's method squares the gradient.
     """
-    if _settle(log_weights, means, chols, family, mean, chol, guess, rtol, space, report):
-        return int(report[4])
-    work, parts = space[0], space[1]
+    report = _polish_by_contours(mixture, family, mean, chol, guess, rtol, space)
+    if report.status != STEPS_EXHAUSTED:
+        return report
+    quadrature, parts = space.quadrature, space.newton
     dim = mean.size
-    factor, new_factor, matrix = space[3][1], space[3][2], space[3][3]
-    new_mean = space[2][1]
+    new_mean, factor, new_factor, moments = space.mean, space.factor, space.new_factor, space.moments
     count = lay_out(family, dim, parts.layout)
-    kept, correction = work[6][0], work[6][2]
-    steps, shift = work[5][0], work[5][1]
+    # What the last halving changes in the moments.
+    correction = quadrature.coarse_moments
+    steps, shift = quadrature.steps, quadrature.shift
     clear_vector(shift)
-    radius = 0.0
-    framed, refined, corrected, resolved, settled, minimum = False, False, False, True, True, False
-    value, error, slope_error, slope_change, dropped, floor, used, nodes = (
-        guess,
-        math.inf,
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        0,
-        0,
-    )
+    framed, refined, corrected, resolved, holds, minimum = False, False, False, True, True, False
+    value, error, gradient_error, gradient_change = guess, math.inf, 0.0, 0.0
+    radius, dropped, floor, used, nodes = 0.0, 0.0, 0.0, 0, report.evaluations
     status = STEPS_EXHAUSTED
     for _ in range(MOST_ROUNDS):
         if not framed:
             copy_matrix(chol, factor)
-        first, second, own = _look(log_weights, means, chols, mean, chol, factor, work)
-        dropped = leave_out(second, dim, work[7][3], work[9])
+        first, second, own = _in_frame(mixture, mean, chol, factor, quadrature)
+        dropped = leave_out(second, dim, quadrature)
         if not framed:
             if family == FULL:
-                turn(first, second, dim, factor, work[7], work[9])
+                rotate(first, second, dim, factor, quadrature)
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate_own(second, own, dim, steps, shift, radius, work, kept)
+        nodes += integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
         if corrected:
             for i in range(MOMENTS):
-                kept[i] += correction[i]
+                moments[i] += correction[i]
         elif refined:
-            value = kept[0]
-        size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
+            value = moments[0]
+        size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
-            error, slope_error, slope_change, n, settled = refine_own(
-                second, own, dim, steps, radius, rtol, floor, max(rtol, 100.0 * floor), work, kept
+            error, gradient_error, gradient_change, n, holds = refine_own(
+                second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
             )
             nodes += n
-            value = kept[0]
+            value = moments[0]
             refined = True
-            size_, gain, used, minimum = _newton(kept, family, dim, count, parts)
-            drift, cube = 10.0 * size_ * slope_change, 10.0 * size_**3
+            size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
+            drift, cube = CUBIC * size_ * gradient_change, CUBIC * size_**3
             corrected = drift <= 0.3 * rtol and cube <= 0.1 * rtol * abs(value)
             if corrected:
-                slope_error += drift
+                gradient_error += drift
                 error += cube
                 for i in range(MOMENTS):
-                    correction[i] = kept[i] - correction[i]
-                copy_vector(work[5][2], steps)
+                    correction[i] = moments[i] - correction[i]
+                copy_vector(quadrature.coarse_steps, steps)
         if not size_ < math.inf:
             status = INVALID
             break
@@ -253,27 +305,25 @@ def _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, r
                 refined, corrected = False, False
         framed = size_ <= FAR
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
-        if not _rebuild(new_factor, matrix, chol, dim):
+        if not _rebuild(new_factor, space.matrix, chol, dim):
             status = INVALID
             break
         copy_vector(new_mean, mean)
         copy_matrix(new_factor, factor)
         if status != STEPS_EXHAUSTED:
             break
-    if status == CONVERGED and not (resolved and settled):
+    if status == CONVERGED and not (resolved and holds):
         status = UNRESOLVED
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    slope = dual_length(parts.gradient, parts.layout, family, dim, used)
-    _write(value, error if resolved else math.inf, slope, slope_error + floor, status, report)
-    report[3] += nodes
-    return status
+    gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
+    return _report(value, error if resolved else math.inf, gradient, gradient_error + floor, nodes, status)
 
 
 @kernel
-def _newton(moments_, family, dim, count, parts):
+def _find_newton_step(moments, family, dim, count, parts):
     """(length of the step, its gain, number of parameters, whether the Hessian is positive definite)."""
-    used = differentiate(moments_, family, dim, count, parts)
-    if not abs(moments_[0]) < math.inf:
+    used = differentiate(moments, family, dim, count, parts)
+    if not abs(moments[0]) < math.inf:
         return math.inf, 0.0, used, False
     minimum = factorise(parts.hessian, 0.0, LEAST_CURVATURE, family, dim, used, parts)
     gain, size_ = 0.0, math.inf
@@ -286,7 +336,7 @@ def _newton(moments_, family, dim, count, parts):
 
 
 @kernel
-def restrict(family, chol, work):
+def restrict(family, chol, space):
     """Replace a covariance by its I-projection onto a family: 1 / Lambda_ii, or D / tr Lambda."""
     if family == FULL:
         return
@@ -294,17 +344,17 @@ def restrict(family, chol, work):
     trace = 0.0
     for i in range(dim):
         for j in range(dim):
-            work[j] = 1.0 if i == j else 0.0
-        solve_lower(chol, work[:dim])
+            space[j] = 1.0 if i == j else 0.0
+        solve_lower(chol, space[:dim])
         precision = 0.0
         for j in range(dim):
-            precision += work[j] * work[j]
+            precision += space[j] * space[j]
         trace += precision
-        work[dim + i] = 1.0 / math.sqrt(precision)
+        space[dim + i] = 1.0 / math.sqrt(precision)
     for i in range(dim):
         for j in range(dim):
             chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(dim / trace) if family == ISOTROPIC else work[dim + i]
+        chol[i, i] = math.sqrt(dim / trace) if family == ISOTROPIC else space[dim + i]
 
 
 @exported
@@ -324,12 +374,13 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     space : tuple
         A `workspace`.
     report : (5,)
-        Is written: the divergence, its error, the gradient norm, nodes used, the status.
+        Is written, the fields of a `Report`: the divergence, its error, the gradient norm, nodes used, the
+        status.
 
     Returns
     -------
     int
-        0 converged; 1 the steps were used up; 2 the quadrature would need too many nodes; 3 not a minimum; 4
+        0 converged; 1 the steps were used up; 2 the quadrature would need too many nodes; 3 not a minimum; 7
         no finite value.
 
     Examples
@@ -344,34 +395,37 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     >>> mean.round(6) + 0.0, round(float(report[0]), 8)
     (array([2.99054, 0.     ]), 0.35403395)
     """
-    log_weights, means, chols, mean, chol = borrow((log_weights, means, chols, mean, chol))
-    space, report = borrow((space, report))
-    restrict(family, chol, space[4])
-    nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)
-    report[3] = nodes
-    return _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report)
+    mixture = Mixture(borrow(log_weights), borrow(means), borrow(chols))
+    mean, chol, space = borrow(mean), borrow(chol), borrow(named(Workspace, space))
+    restrict(family, chol, space.vectors)
+    nodes, guess, _ = _descend(mixture, family, mean, chol, NEAR, space)
+    found = _polish(mixture, family, mean, chol, guess, rtol, space)
+    write(found, borrow(report))
+    report[3] += nodes
+    return found.status
 
 
 @kernel
-def _known(mean, chol, all_means, all_chols, count, same, work):
+def _known(mean, chol, all_means, all_chols, count, same, space):
     """Whether (mean, chol) is among the first `count`."""
     for i in range(count):
-        if gaussian_kl(mean, chol, all_means[i], all_chols[i], work) < same:
+        if gaussian_kl(mean, chol, all_means[i], all_chols[i], space) < same:
             return True
     return False
 
 
 @exported
-def starts(log_weights, means, chols, start_means, start_chols, space):
+def starts(mixture, start_means, start_chols, space):
     """Write starts: the components, the moment match, the merged pairs, the modes; their number.
 
-    There must be room for K (K + 3) / 2 + 1 of them. `space` is a `workspace`.
+    The mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. `space` is a
+    `workspace`.
     """
-    log_weights, means, chols, space = borrow((log_weights, means, chols, space))
-    start_means, start_chols = borrow((start_means, start_chols))
+    log_weights, means, chols = borrow(mixture)
+    start_means, start_chols = borrow(start_means), borrow(start_chols)
+    space = borrow(named(Workspace, space))
     components, dim = means.shape
-    scratch, (one, two, three) = space[4], (space[3][1], space[3][2], space[3][3])
-    gradient = space[2][0]
+    one, two, three, gradient = space.factor, space.new_factor, space.matrix, space.trial_mean
     count = 0
     for k in range(components):
         if log_weights[k] > -math.inf:
@@ -393,7 +447,9 @@ def starts(log_weights, means, chols, start_means, start_chols, space):
     for k in range(components):
         z = start_means[count]
         copy_vector(means[k], z)
-        if not climb(log_weights, means, chols, z, gradient, two, three, scratch) or not cholesky(two, two):
+        if not climb(log_weights, means, chols, z, gradient, two, three, space.vectors) or not cholesky(
+            two, two
+        ):
             continue
         # The covariance is the inverse of what was in `two`: one column at a time.
         for j in range(dim):
@@ -408,56 +464,52 @@ def starts(log_weights, means, chols, start_means, start_chols, space):
                     s += three[i, a] * three[j, a]
                 one[i, j] = s
         if cholesky(one, start_chols[count]) and not _known(
-            z, start_chols[count], start_means, start_chols, count, 1e-2, scratch
+            z, start_chols[count], start_means, start_chols, count, SAME_START, space.vectors
         ):
             count += 1
     return count
 
 
 @exported
-def i_projections(
-    log_weights, means, chols, family, given, start_means, start_chols, rtol, space, found, reports
-):
+def i_projections(mixture, family, given, start_means, start_chols, rtol, space, found, reports):
     """All local minima from the `given` starts, or else (0) from those of `starts`, best first: their number.
 
-    The starts are overwritten: the first rows are the optima. `found` is scratch for two arrays of their
-    shapes, `reports` is (S, 5). Where no start ends in a minimum, the best of what was found is kept.
+    The mixture is (log_weights, means, chols). The starts are overwritten: the first rows are the optima.
+    `found` is scratch, two arrays of their shapes; a `Report` of each optimum is written to
+    `reports`, (S, 5). Where no start ends in a minimum, the best of what was found is kept.
     """
-    log_weights, means, chols = borrow((log_weights, means, chols))
-    start_means, start_chols, space, found, reports = borrow(
-        (start_means, start_chols, space, found, reports)
-    )
-    count, seen = 0, 0
-    total = 0.0
+    log_weights, means, chols = borrow(mixture)
+    mixture = Mixture(log_weights, means, chols)
+    start_means, start_chols, reports = borrow(start_means), borrow(start_chols), borrow(reports)
+    found_means, found_chols = borrow(found)
+    space = borrow(named(Workspace, space))
+    count, seen, total = 0, 0, 0
     kept_minimum = False
     if given == 0:
-        given = starts(log_weights, means, chols, start_means, start_chols, space)
+        given = starts(mixture, start_means, start_chols, space)
     for s in range(given):
         mean, chol = start_means[s], start_chols[s]
-        restrict(family, chol, space[4])
-        nodes, guess, _ = _descend((log_weights, means, chols), family, mean, chol, NEAR, space)
+        restrict(family, chol, space.vectors)
+        nodes, guess, _ = _descend(mixture, family, mean, chol, NEAR, space)
         total += nodes
-        if _known(mean, chol, found[0], found[1], seen, NEARLY_SAME, space[4]):
+        if _known(mean, chol, found_means, found_chols, seen, NEARLY_SAME, space.vectors):
             continue
-        copy_vector(mean, found[0][seen])
-        copy_matrix(chol, found[1][seen])
+        copy_vector(mean, found_means[seen])
+        copy_matrix(chol, found_chols[seen])
         seen += 1
-        report = reports[count]
-        report[3] = 0.0
-        status = _polish(log_weights, means, chols, family, mean, chol, guess, rtol, space, report)
-        total += report[3]
-        if status == INVALID:
+        report = _polish(mixture, family, mean, chol, guess, rtol, space)
+        total += report.evaluations
+        if report.status == INVALID:
             continue
-        minimum = status != NOT_A_MINIMUM
+        minimum = report.status != NOT_A_MINIMUM
         if minimum and not kept_minimum and count > 0:
-            copy_vector(report, reports[0])
             count, kept_minimum = 0, True
         elif not minimum and (kept_minimum or count > 0):
             continue
         kept_minimum = kept_minimum or minimum
-        if _known(mean, chol, start_means, start_chols, count, SAME, space[4]):
+        if _known(mean, chol, start_means, start_chols, count, SAME, space.vectors):
             continue
-        insert(start_means, start_chols, reports, s, count, space)
+        insert(start_means, start_chols, reports, s, count, report, space)
         count += 1
     for i in range(count):
         reports[i, 3] = total
@@ -465,21 +517,20 @@ def i_projections(
 
 
 @kernel
-def insert(all_means, all_chols, reports, s, count, space):
-    """Move optimum `s`, whose report is number `count`, to its place among the better ones."""
-    mean, chol = space[2][0], space[3][0]
+def insert(all_means, all_chols, reports, s, count, report, space):
+    """Move optimum `s` with its report to its place among the `count` that are there, best first."""
+    mean, chol = space.trial_mean, space.trial_chol
     copy_vector(all_means[s], mean)
     copy_matrix(all_chols[s], chol)
-    report = (reports[count, 0], reports[count, 1], reports[count, 2], reports[count, 4])
     i = count
-    while i > 0 and reports[i - 1, 0] > report[0]:
+    while i > 0 and read(reports[i - 1]).kl > report.kl:
         copy_vector(all_means[i - 1], all_means[i])
         copy_matrix(all_chols[i - 1], all_chols[i])
         copy_vector(reports[i - 1], reports[i])
         i -= 1
     copy_vector(mean, all_means[i])
     copy_matrix(chol, all_chols[i])
-    reports[i, 0], reports[i, 1], reports[i, 2], reports[i, 4] = report
+    write(report, reports[i])
 
 
 @exported

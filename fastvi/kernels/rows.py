@@ -17,6 +17,7 @@ all this may be used.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,16 +46,31 @@ NOWHERE = 1e9
 FLAT = -1e-2
 
 
+class Workspace(NamedTuple):
+    """Scratch space for mixtures of up to K components."""
+
+    polynomials: Any  #: (K, 10) log f_m and then each log r_k, see `ratios`
+    ratios: Any  #: (K, ACROSS + LANES) each r_k along a row
+    growths: Any  #: (K, ACROSS + LANES) what r_k is multiplied by from row to row, but for a number
+    scales: Any  #: (K, FRESH) that number, for each of the next rows
+    x: Any  #: (ACROSS + LANES,) the coordinates along a row
+    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
+    total: Any  #: (ACROSS + LANES,) the sum of the ratios along a row
+    rows: Any  #: (4, ROWS) by row: its weight, its first node and the one after its last, half its chord
+
+
 @kernel
 def workspace(components):
     """Scratch space for mixtures of up to so many components."""
-    return (
-        np.empty((components, 10)),
-        np.empty((components, ACROSS + LANES)),
-        np.empty((components, ACROSS + LANES)),
-        np.empty((3, ACROSS + LANES)),
-        np.empty((4, ROWS)),
-        np.empty((components, FRESH)),
+    return Workspace(
+        polynomials=np.empty((components, 10)),
+        ratios=np.empty((components, ACROSS + LANES)),
+        growths=np.empty((components, ACROSS + LANES)),
+        scales=np.empty((components, FRESH)),
+        x=np.empty(ACROSS + LANES),
+        weights=np.empty(ACROSS + LANES),
+        total=np.empty(ACROSS + LANES),
+        rows=np.empty((4, ROWS)),
     )
 
 
@@ -281,12 +297,18 @@ def _ends(rows, count, width, step, offset):
 @kernel
 def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
     """`expectations.integrate` of log q - log p to degree 4, after `fits` has returned `count`."""
-    table, ratios, growths, columns, rows, scales = space
+    table, ratios, growths, scales, rows = (
+        space.polynomials,
+        space.ratios,
+        space.growths,
+        space.scales,
+        space.rows,
+    )
     step, height, depth = steps[0], steps[1], steps[2]
     width = half_chord(radius * radius, step)
     size = (2 * width + 2 * LANES) & -LANES
     level = -0.5 * radius * radius
-    x, bell, total = columns[0, :size], columns[1, :size], columns[2, :size]
+    x, bell, total = space.x[:size], space.weights[:size], space.total[:size]
     _across(width, step, shift[0], radius, x, bell)
     for k in range(1, count):
         _fresh(0.0, table[k, 5] * height, 0.0, x, growths[k, :size])

@@ -1,4 +1,4 @@
-"""The lattice of an expectation: turned towards what is sharp, and refined until it holds.
+"""The lattice of an expectation: rotated to the sharpest direction, halved until two values agree.
 
 A mixture has two scales besides that of the Gaussian itself. A component narrower than it would slip through
 a coarse lattice unseen, so the first step is never longer than its width; components that cannot matter
@@ -10,25 +10,43 @@ from __future__ import annotations
 
 import math
 
-from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate, integrate_own
+from .expectations import MOMENTS, MOST_NODES, RADIUS, integrate_difference, integrate_own
 from .jit import inlined, kernel, merged
 from .lattices import size
-from .matrices import cholesky, copy_vector, half_log_det, solve_lower
+from .matrices import cholesky, copy_vector, half_log_det, rotate_pair, solve_lower
 from .mixtures import DROPPED
 
 #: What leaving out one component may change.
 NEGLIGIBLE = 1e-12
 
+#: Only components sharper than this are left out: others ask for no finer lattice.
+SHARP = 2.0
+
+#: Sweeps of Jacobi's rotations, and what may be left beside the diagonal: the axes need not be exact.
+SWEEPS, DIAGONAL = 8, 1e-9
+
+#: The smallest ball, and the step to the next one.
+LEAST_RADIUS, RADIUS_STEP = 5.5, 0.25
+
+#: A change that no second halving confirms counts so many times.
+UNCONFIRMED = 4.0
+
+#: The error after a halving is so many times the change**3 / last**2 that theory leaves.
+MARGIN = 100.0
+
+#: Rounding in an expectation, relative to the logarithms in it, and how large these are at least.
+ROUNDING, LEAST_LOGARITHM = 8.8e-16, 8.0
+
 
 @kernel
-def _log_influence(row, other, dim, matrix, work):
+def _log_influence(row, other, dim, matrix, vector):
     """log E sqrt(f_j / f_i) for two components: E log(1 + f_j / f_i) is at most E sqrt(f_j / f_i)."""
     constant = 0.5 * (row[0] - other[0])
     for a in range(dim):
         constant += 0.25 * (other[1 + a] * other[1 + a] - row[1 + a] * row[1 + a])
-        work[a] = 0.0
+        vector[a] = 0.0
         for e in range(dim):
-            work[a] += 0.5 * (other[4 + 3 * e + a] * other[1 + e] - row[4 + 3 * e + a] * row[1 + e])
+            vector[a] += 0.5 * (other[4 + 3 * e + a] * other[1 + e] - row[4 + 3 * e + a] * row[1 + e])
         for b in range(a + 1):
             s = 1.0 if a == b else 0.0
             for e in range(dim):
@@ -37,9 +55,9 @@ def _log_influence(row, other, dim, matrix, work):
             matrix[a, b] = s
     if not cholesky(matrix[:dim, :dim], matrix[:dim, :dim]):
         return math.inf
-    solve_lower(matrix[:dim, :dim], work[:dim])
+    solve_lower(matrix[:dim, :dim], vector[:dim])
     for a in range(dim):
-        constant += 0.5 * work[a] * work[a]
+        constant += 0.5 * vector[a] * vector[a]
     return constant - half_log_det(matrix[:dim, :dim])
 
 
@@ -53,7 +71,7 @@ def _column(row, a, dim):
 
 
 @kernel
-def leave_out(coefficients, dim, matrix, work):
+def leave_out(coefficients, dim, space):
     """Leave out sharp components that cannot matter; a bound of what that changes."""
     bound = 0.0
     components = coefficients.shape[0]
@@ -61,11 +79,13 @@ def leave_out(coefficients, dim, matrix, work):
         sharp = 0.0
         for a in range(dim):
             sharp = max(sharp, _column(coefficients[j], a, dim))
-        if sharp < 2.0 or coefficients[j, 0] == DROPPED:
+        if sharp < SHARP or coefficients[j, 0] == DROPPED:
             continue
         for i in range(components):
             if i != j and coefficients[i, 0] > DROPPED:
-                influence = _log_influence(coefficients[j], coefficients[i], dim, matrix, work)
+                influence = _log_influence(
+                    coefficients[j], coefficients[i], dim, space.precision, space.vectors
+                )
                 if influence < math.log(NEGLIGIBLE):
                     bound += math.exp(influence)
                     coefficients[j, 0] = DROPPED
@@ -74,13 +94,14 @@ def leave_out(coefficients, dim, matrix, work):
 
 
 @kernel
-def _add_sharpness(coefficients, dim, matrix, work):
+def _add_sharpness(coefficients, dim, matrix, vectors):
     """Add what is sharp in which direction: slopes against each other, and widths."""
     components, kept = coefficients.shape[0], 0
     if components < 2:
         return
+    mean, slope = vectors[:3], vectors[3:]
     for a in range(dim):
-        work[a] = 0.0
+        mean[a] = 0.0
     for k in range(components):
         row = coefficients[k]
         if row[0] == DROPPED:
@@ -88,18 +109,18 @@ def _add_sharpness(coefficients, dim, matrix, work):
         kept += 1
         for a in range(dim):
             for e in range(dim):
-                work[a] += row[4 + 3 * e + a] * row[1 + e]
+                mean[a] += row[4 + 3 * e + a] * row[1 + e]
     for k in range(components):
         row = coefficients[k]
         if row[0] == DROPPED:
             continue
         for a in range(dim):
-            work[3 + a] = -work[a] / kept
+            slope[a] = -mean[a] / kept
             for e in range(dim):
-                work[3 + a] += row[4 + 3 * e + a] * row[1 + e]
+                slope[a] += row[4 + 3 * e + a] * row[1 + e]
         for a in range(dim):
             for b in range(dim):
-                matrix[a, b] += work[3 + a] * work[3 + b]
+                matrix[a, b] += slope[a] * slope[b]
                 for c in range(dim):
                     ac, cb = 0.0, 0.0
                     for e in range(dim):
@@ -109,26 +130,17 @@ def _add_sharpness(coefficients, dim, matrix, work):
 
 
 @kernel
-def _rotate(matrix, vectors, dim):
-    """Write the eigenvectors of a symmetric matrix, by Jacobi's rotations."""
+def _diagonalise(matrix, vectors, dim):
+    """Write the eigenvectors of a symmetric matrix, which becomes nearly that of its eigenvalues."""
     for a in range(dim):
         for b in range(dim):
             vectors[a, b] = 1.0 if a == b else 0.0
-    for _ in range(8):
+    for _ in range(SWEEPS):
         for a in range(dim):
             for b in range(a + 1, dim):
-                if abs(matrix[a, b]) <= 1e-9 * (abs(matrix[a, a]) + abs(matrix[b, b])):
+                if abs(matrix[a, b]) <= DIAGONAL * (abs(matrix[a, a]) + abs(matrix[b, b])):
                     continue
-                angle = 0.5 * math.atan2(2.0 * matrix[a, b], matrix[a, a] - matrix[b, b])
-                c, s = math.cos(angle), math.sin(angle)
-                for k in range(dim):
-                    x, y = matrix[k, a], matrix[k, b]
-                    matrix[k, a], matrix[k, b] = c * x + s * y, c * y - s * x
-                    x, y = vectors[k, a], vectors[k, b]
-                    vectors[k, a], vectors[k, b] = c * x + s * y, c * y - s * x
-                for k in range(dim):
-                    x, y = matrix[a, k], matrix[b, k]
-                    matrix[a, k], matrix[b, k] = c * x + s * y, c * y - s * x
+                rotate_pair(matrix, vectors, a, b, dim)
 
 
 @kernel
@@ -143,43 +155,43 @@ def _sort(matrix, vectors, dim):
 
 
 @kernel
-def turn(first, second, dim, factor, matrices, work):
-    """Turn the frame (its factor, both mixtures' coefficients) to what is sharp; the sharpest axis first."""
+def rotate(first, second, dim, factor, space):
+    """Rotate the frame (its factor, both mixtures' coefficients): the sharpest axis first."""
     if dim < 2:
         return
-    matrix, vectors, copy = matrices[0], matrices[1], matrices[2]
+    matrix, vectors, product = space.sharpness, space.axes, space.product
     for a in range(dim):
         for b in range(dim):
             matrix[a, b] = 0.0
-    _add_sharpness(first, dim, matrix, work)
-    _add_sharpness(second, dim, matrix, work)
-    _rotate(matrix, vectors, dim)
+    _add_sharpness(first, dim, matrix, space.vectors)
+    _add_sharpness(second, dim, matrix, space.vectors)
+    _diagonalise(matrix, vectors, dim)
     _sort(matrix, vectors, dim)
-    _times(factor, vectors, dim, copy)
+    _times(factor, vectors, dim, product)
     for coefficients in (first, second):
         for k in range(coefficients.shape[0]):
             row = coefficients[k]
             for i in range(dim):
                 for j in range(dim):
-                    copy[i, j] = 0.0
+                    product[i, j] = 0.0
                     for e in range(dim):
-                        copy[i, j] += row[4 + 3 * i + e] * vectors[e, j]
+                        product[i, j] += row[4 + 3 * i + e] * vectors[e, j]
             for i in range(dim):
                 for j in range(dim):
-                    row[4 + 3 * i + j] = copy[i, j]
+                    row[4 + 3 * i + j] = product[i, j]
 
 
 @kernel
-def _times(matrix, right, dim, copy):
+def _times(matrix, right, dim, product):
     """matrix = matrix right, in place."""
     for i in range(dim):
         for j in range(dim):
-            copy[i, j] = 0.0
+            product[i, j] = 0.0
             for k in range(dim):
-                copy[i, j] += matrix[i, k] * right[k, j]
+                product[i, j] += matrix[i, k] * right[k, j]
     for i in range(dim):
         for j in range(dim):
-            matrix[i, j] = copy[i, j]
+            matrix[i, j] = product[i, j]
 
 
 @kernel
@@ -235,7 +247,7 @@ def tail(first, second, dim, radius):
 
 
 @inlined
-def _slope_change(one, two, dim):
+def _gradient_change(one, two, dim):
     """How much the gradient differs between two sets of moments."""
     s = 0.0
     places = (1, 5, 25)
@@ -248,107 +260,110 @@ def _slope_change(one, two, dim):
 
 
 @kernel
-def _halve(first, second, own, dim, axis, steps, shift, radius, work, moments, trial):
-    """Write to `trial` the value for half the step along an axis; the nodes that this adds."""
+def _halve(first, second, dim, axis, radius, space, value):
+    """(the value for half the step along an axis, the nodes that this adds); the step is halved."""
+    steps, shift = space.steps, space.shift
     shift[axis] = 0.5
-    nodes = integrate(first, second, own, dim, steps, shift, radius, 0, work, trial)
+    added, nodes = integrate_difference(first, second, dim, steps, shift, radius, space)
     shift[axis] = 0.0
     steps[axis] *= 0.5
-    trial[0] = 0.5 * (trial[0] + moments[0])
-    return nodes
+    return 0.5 * (added + value), nodes
 
 
 @kernel
-def refine(first, second, dim, steps, radius, atol, work, moments):
-    """Halve the steps, one axis at a time, until the value holds; it is the first of `moments`.
+def refine(first, second, dim, radius, atol, space, value):
+    """Halve the steps, one axis at a time, until E[log first - log second] holds: (value, error, nodes).
 
-    Returned: (error, nodes). `moments` are those of the lattice at the start. The change that halving a step
-    makes is the error before it. A change may be small by accident where a lattice misses what is sharp, so
-    the value must hold for two halvings, and their changes are the error.
+    `value` is that of the lattice at the start. The change that halving a step makes is the error before it.
+    A change may be small by accident where a lattice misses what is sharp, so the value must hold for two
+    halvings, and their changes are the error.
     """
-    trial, again, shift = work[6][3], work[6][1], work[5][1]
+    steps = space.steps
     error, nodes, tolerance = 0.0, 0, atol / dim
     for axis in range(dim):
         left = math.inf
         while size(steps, radius, dim) <= MOST_NODES:
-            nodes += _halve(first, second, 0.0, dim, axis, steps, shift, radius, work, moments, trial)
-            left = abs(trial[0] - moments[0])
+            finer, n = _halve(first, second, dim, axis, radius, space, value)
+            nodes += n
+            left = abs(finer - value)
             if left <= tolerance:
                 if size(steps, radius, dim) > MOST_NODES:
-                    left *= 4.0
+                    left *= UNCONFIRMED
                     steps[axis] *= 2.0
                     break
-                nodes += _halve(first, second, 0.0, dim, axis, steps, shift, radius, work, trial, again)
-                again_left = abs(again[0] - trial[0])
+                finest, n = _halve(first, second, dim, axis, radius, space, finer)
+                nodes += n
+                left_again = abs(finest - finer)
                 steps[axis] *= 2.0
-                if again_left <= tolerance:
+                if left_again <= tolerance:
                     # The finer of the two is kept: the axes after this one may need it.
-                    left = 2.0 * max(again_left, left)
-                    moments[0] = trial[0]
+                    left = 2.0 * max(left_again, left)
+                    value = finer
                     break
-            moments[0] = trial[0]
+            value = finer
         error += left
-    return error, nodes
+    return value, error, nodes
 
 
 @merged
-def _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial):
-    """Write to `trial` the moments for half the step along an axis; the nodes that this adds."""
+def _halve_own(second, own, dim, axis, radius, space, moments, finer):
+    """Write to `finer` the moments for half the step along an axis, which is halved; the nodes added."""
+    steps, shift = space.steps, space.shift
     shift[axis] = 0.5
-    nodes = integrate_own(second, own, dim, steps, shift, radius, work, trial)
+    nodes = integrate_own(second, own, dim, steps, shift, radius, space, finer)
     shift[axis] = 0.0
     steps[axis] *= 0.5
     for i in range(MOMENTS):
-        trial[i] = 0.5 * (trial[i] + moments[i])
+        finer[i] = 0.5 * (finer[i] + moments[i])
     return nodes
 
 
 @merged
-def refine_own(second, own, dim, steps, radius, rtol, atol, slope_tolerance, work, moments):
+def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, moments):
     """Halve the steps, one axis at a time, until the moments of log q - log p hold.
 
-    Returned: (error, error of the slope, what the last halving changed in it, nodes, settled). The lattice
-    fits q, so one small change will do, or two that get smaller: halving squares the error, relative to its
-    size at the start, so with a change before, of size `last`, what remains is about change**3 / last**2; a
-    hundred times that, and at most change**2 / last, is counted. The lattice before the last halving is left
-    in work[5][2], and its moments in work[6][2].
+    Returned: (error, error of the gradient, what the last halving changed in it, nodes, whether they hold).
+    The lattice fits q, so one small change will do, or two that get smaller: halving squares the error,
+    relative to its size at the start, so with a change before, of size `last`, what remains is about
+    change**3 / last**2; a hundred times that, and at most change**2 / last, is counted. The lattice before
+    the last halving is left in ``space.coarse_steps``, and its moments in ``space.coarse_moments``.
     """
-    trial, shift = work[6][3], work[5][1]
-    error, slope_error, slope_change, nodes, settled = 0.0, 0.0, 0.0, 0, True
-    _keep(moments, steps, work)
+    steps, finer = space.steps, space.fine_moments
+    error, gradient_error, gradient_change, nodes, holds = 0.0, 0.0, 0.0, 0, True
+    _keep(moments, space)
     for axis in range(dim):
-        before, slope_before = math.inf, math.inf
+        before, gradient_before = math.inf, math.inf
         while True:
-            left, slope_left = before, slope_before
+            left, gradient_left = before, gradient_before
             if size(steps, radius, dim) > MOST_NODES:
-                settled = False
+                holds = False
                 break
-            nodes += _halve_own(second, own, dim, axis, steps, shift, radius, work, moments, trial)
-            change, slope = abs(trial[0] - moments[0]), _slope_change(trial, moments, dim)
-            tolerance = (rtol * abs(trial[0]) + atol) / dim
+            nodes += _halve_own(second, own, dim, axis, radius, space, moments, finer)
+            change, gradient = abs(finer[0] - moments[0]), _gradient_change(finer, moments, dim)
+            tolerance = (rtol * abs(finer[0]) + atol) / dim
             steps[axis] *= 2.0
-            left, slope_left = change, slope
-            if change <= tolerance and slope <= slope_tolerance / dim:
+            left, gradient_left = change, gradient
+            if change <= tolerance and gradient <= gradient_tolerance / dim:
                 # The coarser lattice would have done.
                 break
-            _keep(moments, steps, work)
-            slope_change = slope
+            _keep(moments, space)
+            gradient_change = gradient
             steps[axis] *= 0.5
-            copy_vector(trial, moments)
-            left, slope_left = _left(change, before), _left(slope, slope_before)
-            if left <= tolerance and slope_left <= slope_tolerance / dim:
+            copy_vector(finer, moments)
+            left, gradient_left = _left(change, before), _left(gradient, gradient_before)
+            if left <= tolerance and gradient_left <= gradient_tolerance / dim:
                 break
-            before, slope_before = change, slope
+            before, gradient_before = change, gradient
         error += left
-        slope_error += slope_left
-    return error, slope_error, slope_change, nodes, settled
+        gradient_error += gradient_left
+    return error, gradient_error, gradient_change, nodes, holds
 
 
 @merged
-def _keep(moments, steps, work):
+def _keep(moments, space):
     """Keep the last lattice but one, and its moments."""
-    copy_vector(moments, work[6][2])
-    copy_vector(steps, work[5][2])
+    copy_vector(moments, space.coarse_moments)
+    copy_vector(space.steps, space.coarse_steps)
 
 
 @inlined
@@ -357,24 +372,24 @@ def _left(change, last):
     if change == 0.0:
         return 0.0
     ratio = min(1.0, change / last) if last < math.inf else 1.0
-    return change * ratio * min(1.0, 100.0 * ratio)
+    return change * ratio * min(1.0, MARGIN * ratio)
 
 
 @kernel
 def ball(first, second, dim, tolerance):
-    """The least radius (in steps of a quarter) outside of which there is less than `tolerance`."""
-    radius = 5.5
+    """The least radius (in steps of RADIUS_STEP) outside of which there is less than `tolerance`."""
+    radius = LEAST_RADIUS
     while radius < RADIUS and tail(first, second, dim, radius) > tolerance:
-        radius += 0.25
+        radius += RADIUS_STEP
     return radius
 
 
 @kernel
 def rounding(first, second):
     """What rounding may have left in an expectation: a few times 2**-53 of the logarithms' size."""
-    size_ = 8.0
+    size_ = LEAST_LOGARITHM
     for coefficients in (first, second):
         for k in range(coefficients.shape[0]):
             if coefficients[k, 0] > DROPPED:
                 size_ = max(size_, abs(coefficients[k, 0]))
-    return 8.8e-16 * size_
+    return ROUNDING * size_
