@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,11 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import divergences, kernels, threads
-from .distributions import Array, GaussianMixture, _frozen, _Immutable, _restore
+from . import divergences, kernels, scratch, threads
+from .distributions import Array, GaussianMixture, _restore
+from .immutable import Immutable, frozen
 from .progress import bar
-from .validation import finite_array, float_array, real_number
+from .validation import finite_array, float_array, generator, real_number
 
 _STATUS = (
     "converged",
@@ -28,8 +28,6 @@ _SAME = 1e-8
 
 #: Sweeps over the data that a fit usually takes, for the decision whether to use threads.
 _SWEEPS = 16
-
-_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class LabelDecomposition:
         return self.log_evidence - (self.elbo + self.kl)
 
 
-class MixtureFit(_Immutable):
+class MixtureFit(Immutable):
     """A Gaussian mixture fitted by EM, and how the fit went.
 
     Attributes
@@ -153,7 +151,7 @@ class MixtureFit(_Immutable):
         for name, value in {
             "_x": x,
             "mixture": mixture,
-            "trace": _frozen(trace),
+            "trace": frozen(trace),
             "iterations": trace.size - 1,
             "to_gain": to_gain,
             "converged": code == 0,
@@ -161,7 +159,7 @@ class MixtureFit(_Immutable):
             "floor_active": active,
             "floor_steps": tuple(floored[1].tolist()),
             "empty": empty,
-            "restart_log_likelihoods": _frozen(restart_log_likelihoods),
+            "restart_log_likelihoods": frozen(restart_log_likelihoods),
             "restart_at_floor": restart_at_floor,
             "_responsibilities": None,
         }.items():
@@ -184,7 +182,7 @@ class MixtureFit(_Immutable):
     def responsibilities(self) -> Array:
         """Posterior probabilities of the labels, shape (n, k), read-only."""
         if self._responsibilities is None:
-            object.__setattr__(self, "_responsibilities", _frozen(self._of_labels("responsibilities")))
+            object.__setattr__(self, "_responsibilities", frozen(self._of_labels("responsibilities")))
         assert self._responsibilities is not None
         return self._responsibilities
 
@@ -310,10 +308,7 @@ def _named(numbers: tuple[int, ...]) -> str:
 
 def _space(components: int, dim: int) -> Any:
     """This thread's scratch space for mixtures of that size."""
-    spaces = _own.__dict__.setdefault("spaces", {})
-    if (components, dim) not in spaces:
-        spaces[components, dim] = kernels.em.workspace(components, dim)
-    return spaces[components, dim]
+    return scratch.space(kernels.em.workspace, components, dim)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -411,7 +406,7 @@ def fit_mixture(
     tol: float = 1e-12,
     max_iterations: int = 10_000,
     min_cov: float = 1e-6,
-    seed: Any = 0,
+    rng: Any = 0,
     progress: bool = False,
 ) -> MixtureFit:
     r"""Fit a Gaussian mixture by maximum likelihood: variational EM with the exact posterior of the labels.
@@ -441,9 +436,9 @@ def fit_mixture(
         Covariance floor: the least variance of a component in any direction, as a fraction of the variance of
         the data in that direction; in [0, 1). It acts only on a covariance below it, where it is the exact
         M-step under that constraint, and the result says which component it holds. 0: no floor.
-    seed : optional
-        Anything that `numpy.random.default_rng` takes. The default, 0, gives the same fit each time; None
-        draws other starts at each call.
+    rng : numpy.random.Generator, int or None, optional
+        For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
+        the same fit each time; None draws other starts at each call.
     progress : bool, optional
         Whether to show a bar over the restarts, where tqdm is installed.
 
@@ -506,7 +501,7 @@ def fit_mixture(
         _checked_start(start, components, dim)
         runs = [_from_start(start, columns, mean, factor, floor, wanted, most)]
     else:
-        uniforms = np.random.default_rng(seed).random((count, components))
+        uniforms = generator("rng", rng).random((count, components))
         runs = _from_seeds(uniforms, columns, floor, wanted, most, progress)
     best = max(runs, key=lambda run: run.rank)
     if best.status == _OUT_OF_RANGE or math.isnan(best.value):

@@ -15,7 +15,8 @@ from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from . import kernels
-from .distributions import Array, _frozen, _Immutable
+from .distributions import Array
+from .immutable import Immutable, frozen
 from .validation import finite_array, float_array, real_number
 
 _WORDS = ("real", "positive", "lower", "upper", "interval", "simplex")
@@ -179,15 +180,29 @@ def _jitted(name: str, function: Any) -> Any:
     return _jit_of(function)
 
 
+#: Functions, and compiled log joints, that are remembered after the last model that has them is gone.
+_MOST = 128
+
 _jits: dict[Any, Any] = {}
+_compiled: dict[Any, Any] = {}
+_compilations = 0
+
+
+def _remembered(cache: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """The entry of a cache, made if it is not there; the least recently used one leaves a full cache."""
+    with _lock:
+        value = cache.pop(key, None)
+        if value is None:
+            value = make()
+        cache[key] = value
+        if len(cache) > _MOST:
+            del cache[next(iter(cache))]
+        return value
 
 
 def _jit_of(function: Any) -> Any:
     """One dispatcher for a plain function, so that a second model compiles nothing."""
-    with _lock:
-        if function not in _jits:
-            _jits[function] = numba.njit(function)
-        return _jits[function]
+    return _remembered(_jits, function, lambda: numba.njit(function))
 
 
 def _check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
@@ -203,7 +218,7 @@ def _check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
         ) from None
 
 
-class Model(_Immutable):
+class Model(Immutable):
     r"""A log joint density log p(x, z; θ) with its data x, as a function of the latent variables z.
 
     Parameters
@@ -245,6 +260,7 @@ class Model(_Immutable):
 
     __slots__ = (
         "_address",
+        "_callbacks",
         "_dispatcher",
         "_gradient",
         "_gradient_address",
@@ -262,6 +278,7 @@ class Model(_Immutable):
     _support: Support
     _table: NDArray[np.int64]
     _theta: Array
+    _callbacks: tuple[Any, ...]
     _address: int
     _gradient_address: int
 
@@ -295,9 +312,13 @@ class Model(_Immutable):
         if gradient is not None:
             _check_arity("log_joint_grad", log_joint_grad, ["z", "grad", *names, *items])
         self._set_data(data)
-        fill(self, "_address", _address(self._dispatcher, self._types, theta is not None, False))
-        address = 0 if gradient is None else _address(gradient, self._types, theta is not None, True)
-        fill(self, "_gradient_address", address)
+        # The kernels know the functions by their addresses alone, which hold as long as the callbacks live.
+        callbacks = [_callback(self._dispatcher, self._types, theta is not None, False)]
+        if gradient is not None:
+            callbacks.append(_callback(gradient, self._types, theta is not None, True))
+        fill(self, "_callbacks", tuple(callbacks))
+        fill(self, "_address", int(callbacks[0].address))
+        fill(self, "_gradient_address", 0 if gradient is None else int(callbacks[1].address))
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
         fill = object.__setattr__
@@ -313,7 +334,7 @@ class Model(_Immutable):
     @property
     def theta(self) -> Array | None:
         """The parameters, read-only; None where the model has none."""
-        return _frozen(self._theta.copy()) if self._theta.size else None
+        return frozen(self._theta.copy()) if self._theta.size else None
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
@@ -397,27 +418,21 @@ class Model(_Immutable):
         return f"Model({name}, dim={self.dim}, support={self.support!r}, data={items})"
 
 
-_compiled: dict[Any, Any] = {}
-
-
 def compiled_count() -> int:
     """How many (function, types) have been compiled so far: new data of known types add nothing."""
-    return len(_compiled)
+    return _compilations
 
 
-def _address(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> int:
+def _callback(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> Any:
+    """The compiled C function, which lives as long as it is referred to: models keep theirs."""
     key = dispatcher, kinds, has_theta, with_gradient
-    callback = _compiled.get(key)
-    if callback is None:
-        with _lock:
-            if key not in _compiled:
-                name = "log_joint_grad" if with_gradient else "log_joint"
-                _compiled[key] = _compile(name, dispatcher, kinds, has_theta, with_gradient)
-            callback = _compiled[key]
-    return int(callback.address)
+    return _remembered(_compiled, key, lambda: _compile(*key))
 
 
-def _compile(name: str, dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:
+def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:
+    global _compilations
+    _compilations += 1
+    name = "log_joint_grad" if with_gradient else "log_joint"
     try:
         return kernels.callbacks.make(dispatcher, kinds, has_theta, with_gradient)
     except NumbaError as error:

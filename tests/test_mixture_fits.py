@@ -239,8 +239,8 @@ def test_the_number_of_threads_does_not_matter(monkeypatch):
 def test_seeds():
     x, _ = clouds(9, 200, 2, 5, spread=1.0)
     first = fv.fit_mixture(x, 3, restarts=3, max_iterations=5)
-    assert same(first, fv.fit_mixture(x, 3, restarts=3, max_iterations=5, seed=0))
-    others = [fv.fit_mixture(x, 3, restarts=3, max_iterations=5, seed=s) for s in (1, None, None)]
+    assert same(first, fv.fit_mixture(x, 3, restarts=3, max_iterations=5, rng=0))
+    others = [fv.fit_mixture(x, 3, restarts=3, max_iterations=5, rng=s) for s in (1, None, None)]
     values = [tuple(fit.restart_log_likelihoods) for fit in (first, *others)]
     assert len(set(values)) == 4
 
@@ -516,7 +516,7 @@ def test_inside_a_users_parallel_loop():
     values, means = np.empty(6), np.empty((6, 2, 2))
     fit_many(data, uniforms, 1e-12, values, means)
     for i in range(6):
-        fit = fv.fit_mixture(data[i], 2, restarts=1, seed=i)
+        fit = fv.fit_mixture(data[i], 2, restarts=1, rng=i)
         assert fit.log_likelihood == values[i]
         order = np.argsort(means[i, :, 0])
         assert np.array_equal(fit.mixture.means, means[i][order])
