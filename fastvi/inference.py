@@ -703,7 +703,7 @@ def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGau
     gaussian = Gaussian._from_factor(mean, factor)
     if model._support.is_real:
         return gaussian
-    return TransformedGaussian._of(gaussian, model.support, model._support)
+    return TransformedGaussian._of(gaussian, model._support)
 
 
 def _numbers(q: Any) -> Array:

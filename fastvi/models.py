@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import threading
@@ -31,6 +32,8 @@ class Support:
     """Where a model lives, as the kernels know it: a kind and two bounds for each latent coordinate."""
 
     def __init__(self, support: Any, dim: int) -> None:
+        #: What was declared: a copy, as a list may be changed.
+        self._declared = copy.deepcopy(support)
         entries = [support] * dim if isinstance(support, str) else support
         if isinstance(support, tuple) and support and support[0] in ("lower", "upper", "interval"):
             entries = [support] * dim
@@ -62,6 +65,11 @@ class Support:
         self.kinds = np.array(kinds, np.int64)
         self.bounds = np.array(bounds, np.float64)
         self.is_real = not self.kinds.any()
+
+    @property
+    def declared(self) -> Any:
+        """What was declared: a word, a tuple, or a list of them."""
+        return copy.deepcopy(self._declared)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -270,11 +278,9 @@ class Model(Immutable):
         "_types",
         "data",
         "dim",
-        "support",
     )
     dim: int
     data: tuple[Any, ...]
-    support: Any
     _support: Support
     _table: NDArray[np.int64]
     _theta: Array
@@ -297,7 +303,6 @@ class Model(Immutable):
         if not isinstance(data, tuple):
             raise TypeError(f"data must be a tuple, not {type(data).__name__}: write (x,) for one item")
         fill(self, "dim", int(dim))
-        fill(self, "support", support)
         fill(self, "_support", Support(support, int(dim)))
         parameters = np.zeros(0)
         if theta is not None:
@@ -330,6 +335,11 @@ class Model(Immutable):
     _dispatcher: Any
     _gradient: Any
     _types: tuple[Any, ...]
+
+    @property
+    def support(self) -> Any:
+        """Where the latent variables live, as it was declared."""
+        return self._support.declared
 
     @property
     def theta(self) -> Array | None:

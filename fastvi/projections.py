@@ -96,7 +96,7 @@ class Projection(Immutable):
         evaluations: int = 0,
     ) -> None:
         fill = object.__setattr__
-        fill(self, "q", q)
+        fill(self, "q", tuple(map(frozen, q)) if isinstance(q, tuple) else q)
         fill(self, "_divergence", divergence)
         fill(self, "gradient_norm", gradient_norm)
         fill(self, "status", _STATUS[status])

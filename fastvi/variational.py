@@ -53,9 +53,8 @@ class TransformedGaussian(Immutable):
     (array([1.13314845]), array([[0.36469585]]))
     """
 
-    __slots__ = ("_moments", "_support", "gaussian", "support")
+    __slots__ = ("_moments", "_support", "gaussian")
     gaussian: Gaussian
-    support: Any
     _support: Support
     _moments: Any
 
@@ -68,27 +67,32 @@ class TransformedGaussian(Immutable):
                 f"gaussian has dimension {gaussian.dim}, "
                 f"the support has {where.latent_dim} latent coordinates"
             )
-        self._set(gaussian, support, where)
+        self._set(gaussian, where)
 
-    def _set(self, gaussian: Gaussian, support: Any, where: Support) -> None:
-        for name, value in (("gaussian", gaussian), ("support", support), ("_support", where)):
-            object.__setattr__(self, name, value)
+    def _set(self, gaussian: Gaussian, where: Support) -> None:
+        object.__setattr__(self, "gaussian", gaussian)
+        object.__setattr__(self, "_support", where)
         object.__setattr__(self, "_moments", None)
 
     @classmethod
-    def _of(cls, gaussian: Gaussian, support: Any, where: Support) -> TransformedGaussian:
+    def _of(cls, gaussian: Gaussian, where: Support) -> TransformedGaussian:
         self = cls.__new__(cls)
-        self._set(gaussian, support, where)
+        self._set(gaussian, where)
         return self
 
     @classmethod
     def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
         """Without checks, for what compiled code has made."""
         words = words_of(kinds, bounds)
-        return cls._of(Gaussian._from_factor(mean, factor), words, Support(words, len(words)))
+        return cls._of(Gaussian._from_factor(mean, factor), Support(words, len(words)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.gaussian, self.support, self.dim)
+
+    @property
+    def support(self) -> Any:
+        """Where z lives, as it was declared."""
+        return self._support.declared
 
     @property
     def dim(self) -> int:
