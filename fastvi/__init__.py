@@ -61,7 +61,9 @@ if _collecting:
 _MODULES = ("cfuncs", "kernels", "plotting")
 
 if _TYPE_CHECKING:
-    from . import cfuncs, kernels, plotting
+    from . import cfuncs as cfuncs
+    from . import kernels as kernels
+    from . import plotting as plotting
 else:
 
     def __getattr__(name: str) -> object:
