@@ -193,7 +193,7 @@ def test_modules_are_loaded_when_they_are_used():
     code = """
 import sys
 import fastvi as fv
-lazy = "fastvi.cfuncs", "fastvi.plotting", "matplotlib", "scipy", "fastvi.kernels.em"
+lazy = "fastvi.cfuncs", "fastvi.plotting", "matplotlib", "fastvi.kernels.em"
 assert not any(name in sys.modules for name in lazy)
 assert {"cfuncs", "kernels", "plotting", "kl"} <= set(dir(fv))
 assert fv.kernels.em.BLOCK and fv.cfuncs.kl and fv.plotting.plot_grid
@@ -233,16 +233,9 @@ def test_rng(name):
     assert np.array_equal(one, draw(generator))
     assert not np.array_equal(one, draw(generator))  # it has been advanced
     assert not np.array_equal(one, draw(None))
-    for bad, error in (
-        (True, TypeError),
-        (1.5, TypeError),
-        ("1", TypeError),
-        ({}, TypeError),
-        (-1, ValueError),
-    ):
-        with pytest.raises(
-            error, match=f"rng must be a numpy.random.Generator, an integer >= 0 or None, not {bad}"
-        ):
+    for bad in (True, 1.5, "1", {}, -1):
+        error = ValueError if bad == -1 else TypeError
+        with pytest.raises(error, match=rf"rng must be a .*Generator, an integer >= 0 or None, not {bad!r}"):
             draw(bad)
 
 
