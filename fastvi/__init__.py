@@ -1,6 +1,7 @@
 """Variational inference at the speed of a function call."""
 
 import gc as _gc
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 # What is imported here takes 6 ms, but numba's import leaves Python's garbage collector on the verge of a
 # full collection, which takes 35 ms, a tenth of that import. It can wait: an import makes no garbage.
@@ -55,6 +56,27 @@ from .variational import TransformedGaussian, TruncatedGaussian
 
 if _collecting:
     _gc.enable()
+
+#: Modules that are loaded when they are first used.
+_MODULES = ("cfuncs", "kernels", "plotting")
+
+if _TYPE_CHECKING:
+    from . import cfuncs as cfuncs
+    from . import kernels as kernels
+    from . import plotting as plotting
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'fastvi' has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
 
 __version__ = "0.1.0"
 

@@ -11,8 +11,9 @@ from numba import types
 from numpy.typing import NDArray
 
 from . import kernels, threads
-from .distributions import Array, _Immutable
+from .distributions import Array
 from .estimates import tolerance
+from .immutable import Record, frozen
 from .inference import (
     _FAMILIES,
     _FAULT,
@@ -41,7 +42,7 @@ _BAR = 64
 _EMPTY = 9
 
 
-class FitBatch(_Immutable):
+class FitBatch(Record):
     """What became of many fits; entry n of each array belongs to data set n.
 
     Attributes
@@ -96,15 +97,10 @@ class FitBatch(_Immutable):
     _factors: Array
     _wheres: Array
 
-    def __init__(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
     @property
     def cov(self) -> Array:
         """The covariances of q in latent coordinates, shape (N, R, R)."""
-        product: Array = self._factors @ self._factors.swapaxes(1, 2)
-        return product
+        return frozen(self._factors @ self._factors.swapaxes(1, 2))
 
     def __len__(self) -> int:
         return len(self.elbo)

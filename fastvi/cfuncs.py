@@ -116,7 +116,8 @@ import numba
 import numpy as np
 
 from . import kernels
-from .distributions import Gaussian, GaussianMixture, _Immutable
+from .distributions import Gaussian, GaussianMixture
+from .immutable import Immutable
 from .kernels.registry import BY_TERM, METRICS
 
 _foreign = kernels.foreign
@@ -192,7 +193,7 @@ class FitResult(IntEnum):
     FAULT_AT = _foreign.FIT_FAULT_AT  #: the z of a fault, in the coordinate of the log joint
 
 
-class CFunction(_Immutable):
+class CFunction(Immutable):
     """A compiled C function.
 
     Attributes

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels
+from .immutable import Immutable, frozen, shown
 from .validation import (
     cholesky_factor,
     finite_array,
     float_array,
+    generator,
     increasing,
     mean_and_factor,
     mixture_weights,
@@ -25,16 +27,6 @@ Array = NDArray[np.float64]
 
 #: What the kernels know a mixture by: log weights (K), means (K, D), Cholesky factors (K, D, D).
 Triple = tuple[Array, Array, Array]
-
-
-def _frozen(array: Array) -> Array:
-    array.flags.writeable = False
-    return array
-
-
-def _shown(array: Array) -> Array:
-    """A read-only view: the kernels get the writable array, so that each is compiled for one type only."""
-    return _frozen(array.view())
 
 
 def _bytes(array: Array) -> bytes:
@@ -74,19 +66,7 @@ def _inverse_size(factors: Array) -> float:
     return float(factors.shape[-1] * (inverse**2).sum(axis=(-1, -2)).max())
 
 
-class _Immutable:
-    """Attributes are set once, through `__dict__` or `object`."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed; make a new one")
-
-
-class Gaussian(_Immutable):
+class Gaussian(Immutable):
     r"""A Gaussian (multivariate normal) distribution.
 
     .. math:: \log N(z \mid \mu, \Sigma) = -\tfrac12 (z-\mu)^T \Sigma^{-1} (z-\mu)
@@ -131,7 +111,7 @@ class Gaussian(_Immutable):
     def _set(self, mean: Array, factor: Array, cov: Array | None) -> None:
         object.__setattr__(self, "_mean", mean)
         object.__setattr__(self, "_factor", factor)
-        object.__setattr__(self, "_cov", None if cov is None else _frozen(cov))
+        object.__setattr__(self, "_cov", None if cov is None else frozen(cov))
 
     @classmethod
     def _from_factor(cls, mean: Array, factor: Array) -> Gaussian:
@@ -151,20 +131,20 @@ class Gaussian(_Immutable):
     @property
     def mean(self) -> Array:
         """The mean, shape (D,), read-only."""
-        return _shown(self._mean)
+        return shown(self._mean)
 
     @property
     def cov(self) -> Array:
         """The covariance, shape (D, D), read-only."""
         if self._cov is None:
-            object.__setattr__(self, "_cov", _frozen(self._factor @ self._factor.T))
+            object.__setattr__(self, "_cov", frozen(self._factor @ self._factor.T))
         assert self._cov is not None
         return self._cov
 
     @property
     def cholesky(self) -> Array:
         """The lower Cholesky factor of the covariance, shape (D, D), read-only."""
-        return _shown(self._factor)
+        return shown(self._factor)
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
@@ -183,9 +163,9 @@ class Gaussian(_Immutable):
         r"""The differential entropy :math:`\tfrac12 \log |2 \pi e \Sigma|` in nats."""
         return float(np.log(np.diag(self._factor)).sum() + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
 
-    def sample(self, n: int, seed: Any = None) -> Array:
-        """`n` draws, shape (n, D); `seed` is anything that `numpy.random.default_rng` takes."""
-        noise = np.random.default_rng(seed).standard_normal((n, self.dim))
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        noise = generator("rng", rng).standard_normal((n, self.dim))
         return self._mean + noise @ self._factor.T
 
     def _triple(self) -> Triple:
@@ -214,7 +194,7 @@ def _restore(kind: Any, *fields: Array) -> Any:
     return self
 
 
-class GaussianMixture(_Immutable):
+class GaussianMixture(Immutable):
     r"""A mixture of Gaussians.
 
     .. math:: p(z) = \sum_k w_k \, N(z \mid \mu_k, \Sigma_k)
@@ -271,7 +251,7 @@ class GaussianMixture(_Immutable):
 
     def _set(self, weights: Array, means: Array, covs: Array, factors: Array, logs: Array) -> None:
         self.__dict__.update(
-            _weights=_frozen(weights), _means=means, _covs=_frozen(covs), _factors=factors, _log_weights=logs
+            _weights=frozen(weights), _means=means, _covs=frozen(covs), _factors=factors, _log_weights=logs
         )
 
     @classmethod
@@ -339,7 +319,7 @@ class GaussianMixture(_Immutable):
     @property
     def means(self) -> Array:
         """The components' means, shape (K, D), read-only."""
-        return _shown(self._means)
+        return shown(self._means)
 
     @property
     def covs(self) -> Array:
@@ -368,7 +348,7 @@ class GaussianMixture(_Immutable):
     def _moments(self) -> tuple[Array, Array]:
         mean, cov = np.empty(self.dim), np.empty((self.dim, self.dim))
         kernels.mixtures.mixture_moments(*self._triple(), mean, cov)
-        return _frozen(mean), _frozen(cov)
+        return frozen(mean), frozen(cov)
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
@@ -391,11 +371,11 @@ class GaussianMixture(_Immutable):
 
         return entropy_estimate(self).value
 
-    def sample(self, n: int, seed: Any = None) -> Array:
-        """`n` draws, shape (n, D); `seed` is anything that `numpy.random.default_rng` takes."""
-        rng = np.random.default_rng(seed)
-        which = rng.choice(self._weights.size, size=n, p=self._weights)
-        noise = rng.standard_normal((n, self.dim))
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        source = generator("rng", rng)
+        which = source.choice(self._weights.size, size=n, p=self._weights)
+        noise = source.standard_normal((n, self.dim))
         draws: Array = self._means[which] + np.einsum("nij,nj->ni", self._factors[which], noise)
         return draws
 
@@ -420,7 +400,7 @@ class GaussianMixture(_Immutable):
         return "GaussianMixture(weights={}, means={}, covs={})".format(*parts)
 
 
-class Grid2D(_Immutable):
+class Grid2D(Immutable):
     r"""A 2-D density tabulated on a rectangular grid by its logarithm; it need not be normalised.
 
     Integrals are trapezoid sums over the grid, which converge exponentially for a smooth density that has
@@ -477,7 +457,7 @@ class Grid2D(_Immutable):
         kernels.grids.trapezoid(x, a)
         kernels.grids.trapezoid(y, b)
         self.__dict__.update(
-            x=_shown(x), y=_shown(y), logp=_shown(table), _a=a, _b=b, _arrays=(x, y, a, b, table)
+            x=shown(x), y=shown(y), logp=shown(table), _a=a, _b=b, _arrays=(x, y, a, b, table)
         )
 
     _a: Array
@@ -567,7 +547,7 @@ class Grid2D(_Immutable):
     def _summary(self) -> tuple[float, float, Array, Array]:
         mean, cov = np.empty(2), np.empty((2, 2))
         log_integral, entropy = kernels.grids.summary(*self._arrays, mean, cov)
-        return log_integral, entropy, _frozen(mean), _frozen(cov)
+        return log_integral, entropy, frozen(mean), frozen(cov)
 
     @property
     def log_integral(self) -> float:

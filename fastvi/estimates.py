@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels
+from . import kernels, scratch
 from .distributions import Array, Gaussian, GaussianMixture, Grid2D, Triple
 from .kernels.masses import ANY, NORMALIZE
 from .validation import real_number, same_dimension
@@ -20,8 +19,6 @@ QUADRATURE_DIM = 3
 #: Scrambled Sobol point sets, and points in each: their spread gives the standard error.
 _REPLICATES = 16
 _POINTS = 4096
-
-_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,8 @@ class Bounds(NamedTuple):
 
 def _space(components_p: int, components_q: int, dim: int) -> Any:
     """This thread's scratch space for mixtures of that size."""
-    spaces = _own.__dict__.setdefault("spaces", {})
-    key = (max(components_p, components_q), dim)
-    if key not in spaces:
-        spaces[key] = kernels.estimates.workspace(key[0], key[0], dim)
-    return spaces[key]
+    most = max(components_p, components_q)
+    return scratch.space(kernels.estimates.workspace, most, most, dim)
 
 
 def _gaussian_kl(p: Gaussian, q: Gaussian) -> float:

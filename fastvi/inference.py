@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels
-from .distributions import Array, Gaussian, _Immutable, _shown, _tidy
+from . import kernels, scratch
+from .distributions import Array, Gaussian, _tidy
 from .estimates import Estimate, tolerance
+from .immutable import Record, frozen_fields, shown
 from .models import Model
 from .progress import bar
-from .validation import choice, float_array
+from .validation import choice, float_array, generator
 from .variational import TransformedGaussian, TruncatedGaussian
 
 _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2, "mean": 3}
@@ -73,15 +73,10 @@ _CURE = (
 #: Type of q.
 Variational = Gaussian | TransformedGaussian | TruncatedGaussian
 
-_own = threading.local()
-
 
 def _space(kind: str, *key: int) -> Any:
     """This thread's scratch space of a kind, for these sizes."""
-    spaces = _own.__dict__.setdefault("spaces", {})
-    if (kind, key) not in spaces:
-        spaces[kind, key] = getattr(kernels.engine, f"{kind}_workspace")(*key)
-    return spaces[kind, key]
+    return scratch.space(getattr(kernels.engine, f"{kind}_workspace"), *key)
 
 
 def _words(status: int, where: Array) -> str:
@@ -160,7 +155,7 @@ def _pairs(block: int, pairs: int, dim: int) -> Array:
 
 @lru_cache(maxsize=32)
 def _draws(block: int, pairs: int, dim: int) -> Array:
-    return _shown(_pairs(block, pairs, dim))
+    return shown(_pairs(block, pairs, dim))
 
 
 @lru_cache(maxsize=8)
@@ -170,7 +165,7 @@ def _fresh(dim: int) -> Array:
     draws = np.empty((_BLOCKS, 2 * pairs, dim))
     for block in range(_BLOCKS):
         draws[block] = _pairs(1000 + block, pairs, dim)
-    return _shown(draws)
+    return shown(draws)
 
 
 def _writable(draws: Array) -> Array:
@@ -187,7 +182,8 @@ def _expectation_by_draws(
     """
     draws = _writable(_fresh(mean.size))
     each = draws.shape[1]
-    sheet, values, averages = _space("laplace", mean.size, model.dim)[0], np.empty(each), np.empty(_BLOCKS)
+    space = _space("laplace", mean.size, model.dim)
+    sheet, values, averages = space[0], np.empty(each), np.empty(_BLOCKS)
     seen = 0
     for wanted in (_BLOCKS // 2, _BLOCKS):
         status, seen = kernels.engine.averages(
@@ -297,6 +293,9 @@ class Gradient(NamedTuple):
     mean: Array
     cholesky: Array
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (Gradient, *self)
+
 
 def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 1e-10) -> Gradient:
     r"""The ELBO and its gradient in the parameters of q.
@@ -372,7 +371,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
         where = space[0][3]
     if status:
         raise ValueError(_words(_FAULT + status, where))
-    return Gradient(float(value), *grads)
+    return frozen_fields(Gradient, float(value), *grads)  # type: ignore[no-any-return]
 
 
 def _conditional(factor: Array) -> Array:
@@ -423,7 +422,7 @@ def _restricted(factor: Array, family: str) -> Array:
     return np.diag(scale)
 
 
-class Fit(_Immutable):
+class Fit(Record):
     """The q that a fit found, and what is known of it.
 
     Attributes
@@ -477,13 +476,7 @@ class Fit(_Immutable):
     _psis: float | None
 
     def __init__(self, **fields: Any) -> None:
-        fill = object.__setattr__
-        for name, value in fields.items():
-            fill(self, name, value)
-        fill(self, "_psis", None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Fit, **{name: getattr(self, name) for name in self.__slots__ if name != "_psis"}), ()
+        super().__init__(**{"_psis": None, **fields})
 
     @property
     def psis_k(self) -> float:
@@ -498,9 +491,9 @@ class Fit(_Immutable):
         assert self._psis is not None
         return self._psis
 
-    def sample(self, n: int, seed: Any = None) -> Array:
-        """`n` draws in the model's own coordinates, shape (n, D)."""
-        return self.q.sample(n, seed)
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws in the model's own coordinates, shape (n, D), from `rng` as in `fit`."""
+        return self.q.sample(n, rng)
 
     def summary(self) -> str:
         """What is known of the fit, some lines of text."""
@@ -541,8 +534,8 @@ def _psis_shape(model: Model, q: Variational, count: int = 4000) -> float:
         gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
         latent = gaussian.sample(count, 20240229)
         values = np.empty(count)
-        sheet = _space("laplace", gaussian.dim, model.dim)[0]
-        if kernels.engine.densities(*_arguments(model), latent, sheet, values):
+        space = _space("laplace", gaussian.dim, model.dim)
+        if kernels.engine.densities(*_arguments(model), latent, space[0], values):
             return math.inf
         ratios = values - gaussian.logpdf(latent)
     ratios = np.exp(ratios - ratios.max())
@@ -582,7 +575,7 @@ def fit(
     rtol: float = 1e-8,
     max_steps: int = 500,
     draws: int | None = None,
-    seed: Any = None,
+    rng: Any = None,
     steps: int = 10_000,
     rate: float = 0.02,
     progress: bool = False,
@@ -614,8 +607,8 @@ def fit(
     draws : int, optional
         Fixed draws to begin with (rounded up to pairs), or draws for each step of "sgd". Default: as many as
         the family needs; 10 for "sgd".
-    seed : optional
-        For "sgd": anything that `numpy.random.default_rng` takes.
+    rng : numpy.random.Generator, int or None, optional
+        For "sgd": a generator, which is advanced, an integer that makes one, or None for another each time.
     steps, rate : optional
         Number and size of the steps of "sgd", the size in units of the start's standard deviations.
     progress : bool, optional
@@ -655,6 +648,8 @@ def fit(
     _as_model(model)
     name = choice("family", family, (*_FAMILIES, "truncated"))
     choice("method", method, ("auto", "sgd"))
+    if rng is not None:
+        generator("rng", rng)
     wanted = tolerance(rtol)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, not {max_steps!r}")
@@ -667,12 +662,10 @@ def fit(
         fits = []
         for k, one in enumerate(bar(listed, progress, "starts")):
             _start_of(model, one, f"starts[{k}]")
-            fits.append(_fit(model, name, one, method, wanted, max_steps, draws, seed, steps, rate, False))
+            fits.append(_fit(model, name, one, method, wanted, max_steps, draws, rng, steps, rate, False))
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
-        best = fits[0]
-        object.__setattr__(best, "starts", tuple(f.elbo.value for f in fits))
-        return best
-    return _fit(model, name, start, method, wanted, max_steps, draws, seed, steps, rate, progress)
+        return fits[0]._replace(starts=tuple(f.elbo.value for f in fits))
+    return _fit(model, name, start, method, wanted, max_steps, draws, rng, steps, rate, progress)
 
 
 def _fit(
@@ -683,7 +676,7 @@ def _fit(
     rtol: float,
     max_steps: int,
     draws: int | None,
-    seed: Any,
+    rng: Any,
     steps: int,
     rate: float,
     progress: bool,
@@ -695,7 +688,7 @@ def _fit(
     if method == "sgd":
         from .stochastic import fit_sgd
 
-        return fit_sgd(model, family, start, draws, seed, steps, rate, progress)
+        return fit_sgd(model, family, start, draws, rng, steps, rate, progress)
     if model.latent_dim <= QUADRATURE_DIM:
         return _fit_quadrature(model, family, start, rtol, max_steps)
     if model.latent_dim > DRAWS_DIM:
@@ -710,7 +703,7 @@ def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGau
     gaussian = Gaussian._from_factor(mean, factor)
     if model._support.is_real:
         return gaussian
-    return TransformedGaussian._of(gaussian, model.support, model._support)
+    return TransformedGaussian._of(gaussian, model._support)
 
 
 def _numbers(q: Any) -> Array:
@@ -1155,6 +1148,9 @@ class GradientCheck(NamedTuple):
     def __bool__(self) -> bool:
         return self.ok
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (GradientCheck, *self)
+
     def __str__(self) -> str:
         i = self.coordinate
         found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}"
@@ -1164,7 +1160,7 @@ class GradientCheck(NamedTuple):
         )
 
 
-def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any = 0) -> GradientCheck:
+def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any = 0) -> GradientCheck:
     r"""Compare a model's gradient to central differences of its log joint.
 
     .. math:: \frac{\partial f}{\partial z_i} \approx \frac{4 D(h) - D(2h)}{3}, \quad
@@ -1178,7 +1174,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any
         Where to compare. Default: five random points inside of the support.
     rtol : float, optional
         Difference that is allowed, relative to the gradient's largest entry.
-    seed : optional
+    rng : numpy.random.Generator, int or None, optional
         For the random points.
 
     Returns
@@ -1212,13 +1208,14 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any
     if model._gradient is None:
         raise ValueError("model has no log_joint_grad to check")
     if z is None:
-        latent = np.random.default_rng(seed).standard_normal((5, model.latent_dim))
+        latent = generator("rng", rng).standard_normal((5, model.latent_dim))
         points = model._support.to_model(latent)[0]
     else:
         points = np.atleast_2d(np.asarray(float_array("z", z), dtype=np.float64))
         if points.ndim != 2 or points.shape[1] != model.dim:
             raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
-    arguments = (model._theta, *model.data) if model._theta.size else model.data
+    # Copies: compiled for arrays that it may write to, a gradient could change the model.
+    arguments = [item.copy() if isinstance(item, np.ndarray) else item for item in model._arguments]
     worst: tuple[float, GradientCheck] | None = None
     for point in points:
         analytic = np.empty(model.dim)
@@ -1240,7 +1237,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, seed: Any
         gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), 1e-8)
         gaps = np.where(np.isnan(gaps), math.inf, gaps)
         i = int(np.argmax(gaps))
-        check = GradientCheck(bool(gaps[i] <= rtol), i, point, analytic, numerical)
+        check = frozen_fields(GradientCheck, bool(gaps[i] <= rtol), i, point, analytic, numerical)
         if worst is None or gaps[i] > worst[0]:
             worst = float(gaps[i]), check
     assert worst is not None

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from . import kernels
-from .distributions import Array, _frozen, _Immutable, _tidy
+from .distributions import Array, _tidy
 from .estimates import Estimate, tolerance
+from .immutable import Record
 from .inference import (
     _FAMILIES,
     QUADRATURE_DIM,
@@ -32,7 +33,7 @@ from .variational import TransformedGaussian
 _REACH, _STEP = 7.0, 0.5
 
 
-class ThetaFit(_Immutable):
+class ThetaFit(Record):
     """Parameters that maximise the evidence (its lower bound, where the family does not hold the posterior).
 
     Attributes
@@ -62,10 +63,6 @@ class ThetaFit(_Immutable):
     trace: Array
     status: str
     converged: bool
-
-    def __init__(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
 
     @property
     def q(self) -> Variational:
@@ -98,14 +95,14 @@ def _nodes(fitted: Fit) -> tuple[Array, Array]:
 def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:
     """E_q[log p(x, z; θ)] as a function of rows of θ; NaN becomes -inf."""
     points, weights = _nodes(fitted)
-    sheet = _space("laplace", model.latent_dim, model.dim)[0]
+    space = _space("laplace", model.latent_dim, model.dim)
     values = np.empty(len(points))
     address, _, table, kinds, bounds = _arguments(model)
 
     def expected(thetas: Array) -> Array:
-        out = np.empty(len(thetas))
+        rows, out = np.ascontiguousarray(thetas), np.empty(len(thetas))
         kernels.engine.expected_log_joint(
-            address, np.ascontiguousarray(thetas), table, kinds, bounds, points, weights, sheet, values, out
+            address, rows, table, kinds, bounds, points, weights, space[0], values, out
         )
         return np.where(np.isnan(out), -math.inf, out)
 
@@ -268,7 +265,7 @@ def maximize_evidence(
             status = "converged" if current.converged else current.status
             break
     return ThetaFit(
-        theta=_frozen(theta),
+        theta=theta,
         fit=current,
         elbo=current.elbo,
         trace=np.array(trace),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +10,24 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import divergences, kernels, threads
-from .distributions import Array, GaussianMixture, _frozen, _Immutable, _restore
+from . import divergences, kernels, scratch, threads
+from .distributions import Array, GaussianMixture, _restore
+from .immutable import Immutable, frozen
+from .kernels import statuses
 from .progress import bar
-from .validation import finite_array, float_array, real_number
+from .validation import finite_array, float_array, generator, real_number
 
-_STATUS = (
-    "converged",
-    "not converged: the iterations ran out",
-    "stopped: a covariance became singular, and min_cov=0 sets no floor",
-)
-_OUT_OF_RANGE = len(_STATUS)
+_STATUS = {
+    statuses.CONVERGED: "converged",
+    statuses.STEPS_EXHAUSTED: "not converged: the iterations ran out",
+    statuses.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
+}
 
 #: Restarts whose log likelihoods are so close, relative to the best, have found the same maximum.
 _SAME = 1e-8
 
 #: Sweeps over the data that a fit usually takes, for the decision whether to use threads.
 _SWEEPS = 16
-
-_own = threading.local()
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class LabelDecomposition:
         return self.log_evidence - (self.elbo + self.kl)
 
 
-class MixtureFit(_Immutable):
+class MixtureFit(Immutable):
     """A Gaussian mixture fitted by EM, and how the fit went.
 
     Attributes
@@ -143,7 +141,7 @@ class MixtureFit(_Immutable):
         restart_log_likelihoods: Array,
         restart_at_floor: NDArray[np.bool_],
     ) -> None:
-        active = tuple(k for k, acted in enumerate(floored[0].tolist()) if acted)
+        active = tuple(k for k, acted in enumerate(floored[kernels.em.AT_FLOOR].tolist()) if acted)
         empty = tuple(k for k, weight in enumerate(mixture.weights.tolist()) if weight == 0.0)
         status = _STATUS[code]
         if active:
@@ -153,15 +151,15 @@ class MixtureFit(_Immutable):
         for name, value in {
             "_x": x,
             "mixture": mixture,
-            "trace": _frozen(trace),
+            "trace": frozen(trace),
             "iterations": trace.size - 1,
             "to_gain": to_gain,
-            "converged": code == 0,
+            "converged": code == statuses.CONVERGED,
             "status": status,
             "floor_active": active,
-            "floor_steps": tuple(floored[1].tolist()),
+            "floor_steps": tuple(floored[kernels.em.FLOOR_STEPS].tolist()),
             "empty": empty,
-            "restart_log_likelihoods": _frozen(restart_log_likelihoods),
+            "restart_log_likelihoods": frozen(restart_log_likelihoods),
             "restart_at_floor": restart_at_floor,
             "_responsibilities": None,
         }.items():
@@ -170,7 +168,7 @@ class MixtureFit(_Immutable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         floored = np.array([[k in self.floor_active for k in range(len(self.floor_steps))], self.floor_steps])
-        code = next(i for i, words in enumerate(_STATUS) if self.status.startswith(words))
+        code = next(code for code, words in _STATUS.items() if self.status.startswith(words))
         spread = np.array(self.restart_log_likelihoods), np.array(self.restart_at_floor)
         state = np.array(self._x), self.mixture, np.array(self.trace), code, self.to_gain, floored, *spread
         return type(self), state
@@ -184,7 +182,7 @@ class MixtureFit(_Immutable):
     def responsibilities(self) -> Array:
         """Posterior probabilities of the labels, shape (n, k), read-only."""
         if self._responsibilities is None:
-            object.__setattr__(self, "_responsibilities", _frozen(self._of_labels("responsibilities")))
+            object.__setattr__(self, "_responsibilities", frozen(self._of_labels("responsibilities")))
         assert self._responsibilities is not None
         return self._responsibilities
 
@@ -310,10 +308,7 @@ def _named(numbers: tuple[int, ...]) -> str:
 
 def _space(components: int, dim: int) -> Any:
     """This thread's scratch space for mixtures of that size."""
-    spaces = _own.__dict__.setdefault("spaces", {})
-    if (components, dim) not in spaces:
-        spaces[components, dim] = kernels.em.workspace(components, dim)
-    return spaces[components, dim]
+    return scratch.space(kernels.em.workspace, components, dim)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -338,10 +333,10 @@ def _data(x: Any, components: int) -> Array:
     return points
 
 
-def _whitened(x: Array) -> tuple[Array, Array, Array]:
+def _standardized(x: Array) -> tuple[Array, Array, Array]:
     size, dim = x.shape
     columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
-    bad = kernels.em.whiten(x, columns, mean, factor)
+    bad = kernels.em.standardize(x, columns, mean, factor)
     if bad == dim:
         return columns, mean, factor
     name = "x" if dim == 1 else f"x[:, {bad}]"
@@ -364,7 +359,7 @@ def _checked_start(start: Any, components: int, dim: int) -> None:
 
 
 class _Run:
-    """One descent: its mixture, in whitened coordinates, and its course."""
+    """One descent: its mixture, in standardized coordinates, and its course."""
 
     def __init__(self, components: int, dim: int, most: int) -> None:
         self.weights = np.empty(components)
@@ -390,16 +385,20 @@ class _Run:
 
     @property
     def value(self) -> float:
-        return float(self.trace[-1]) if self.status != _OUT_OF_RANGE else -math.inf
+        return float(self.trace[-1]) if self.status != statuses.OUT_OF_RANGE else -math.inf
 
     @property
     def at_floor(self) -> bool:
-        return bool(self.floored[0].any())
+        return bool(self.floored[kernels.em.AT_FLOOR].any())
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
         """Better is larger. A maximum at the floor is the floor's, not the data's: it comes last."""
-        return self.status < 2, not self.at_floor, self.value
+        return (
+            self.status in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED),
+            not self.at_floor,
+            self.value,
+        )
 
 
 def fit_mixture(
@@ -411,7 +410,7 @@ def fit_mixture(
     tol: float = 1e-12,
     max_iterations: int = 10_000,
     min_cov: float = 1e-6,
-    seed: Any = 0,
+    rng: Any = 0,
     progress: bool = False,
 ) -> MixtureFit:
     r"""Fit a Gaussian mixture by maximum likelihood: variational EM with the exact posterior of the labels.
@@ -441,9 +440,9 @@ def fit_mixture(
         Covariance floor: the least variance of a component in any direction, as a fraction of the variance of
         the data in that direction; in [0, 1). It acts only on a covariance below it, where it is the exact
         M-step under that constraint, and the result says which component it holds. 0: no floor.
-    seed : optional
-        Anything that `numpy.random.default_rng` takes. The default, 0, gives the same fit each time; None
-        draws other starts at each call.
+    rng : numpy.random.Generator, int or None, optional
+        For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
+        the same fit each time; None draws other starts at each call.
     progress : bool, optional
         Whether to show a bar over the restarts, where tqdm is installed.
 
@@ -464,11 +463,11 @@ def fit_mixture(
 
     Notes
     -----
-    The result is the same, to the last bit, for any number of threads. The data are whitened first, so that
-    units, offsets and correlations of the columns make no difference.
+    The result is the same, to the last bit, for any number of threads. The data are standardized
+    first, so that units, offsets and correlations of the columns make no difference.
 
-    Inside compiled code, `prange` included, the same work is done by ``fastvi.kernels.em``: `whiten`, `seed`,
-    `fit` and `colour`, which take arrays and a `workspace`.
+    Inside compiled code, `prange` included, the same work is done by ``fastvi.kernels.em``: `standardize`,
+    `seed`, `fit` and `unstandardize_mixture`, which take arrays and a `workspace`.
 
     References
     ----------
@@ -500,16 +499,16 @@ def fit_mixture(
     if not 0.0 <= floor < 1.0:
         raise ValueError(f"min_cov must be in [0, 1), not {min_cov!r}")
     count = _whole("restarts", restarts, 1)
-    columns, mean, factor = _whitened(points)
+    columns, mean, factor = _standardized(points)
     size, dim = points.shape
     if start is not None:
         _checked_start(start, components, dim)
         runs = [_from_start(start, columns, mean, factor, floor, wanted, most)]
     else:
-        uniforms = np.random.default_rng(seed).random((count, components))
+        uniforms = generator("rng", rng).random((count, components))
         runs = _from_seeds(uniforms, columns, floor, wanted, most, progress)
     best = max(runs, key=lambda run: run.rank)
-    if best.status == _OUT_OF_RANGE or math.isnan(best.value):
+    if best.status == statuses.OUT_OF_RANGE or math.isnan(best.value):
         raise ValueError("start has no finite likelihood: it is too far from the data")
     order: Any = np.lexsort(best.means.T[::-1]) if start is None else slice(None)
     shift = size * float(np.log(np.diag(factor)).sum())
@@ -530,7 +529,7 @@ def _from_start(
 ) -> _Run:
     run = _Run(start.weights.size, start.dim, most)
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
-    kernels.em.bleach(mean, factor, run.means, run.factors)
+    kernels.em.standardize_mixture(mean, factor, run.means, run.factors)
     run.climb(columns, floor, tol, _space(start.weights.size, start.dim))
     return run
 
@@ -561,7 +560,7 @@ def _from_seeds(
 def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixture:
     """The mixture of a run in the coordinates of the data."""
     means, factors = run.means[order], run.factors[order]
-    kernels.em.colour(mean, factor, means, factors)
+    kernels.em.unstandardize_mixture(mean, factor, means, factors)
     weights = run.weights[order] / run.weights.sum()
     with np.errstate(divide="ignore"):
         logs = np.log(weights)

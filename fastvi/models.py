@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import threading
@@ -15,7 +16,8 @@ from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from . import kernels
-from .distributions import Array, _frozen, _Immutable
+from .distributions import Array
+from .immutable import Immutable, frozen
 from .validation import finite_array, float_array, real_number
 
 _WORDS = ("real", "positive", "lower", "upper", "interval", "simplex")
@@ -30,6 +32,8 @@ class Support:
     """Where a model lives, as the kernels know it: a kind and two bounds for each latent coordinate."""
 
     def __init__(self, support: Any, dim: int) -> None:
+        #: What was declared: a copy, as a list may be changed.
+        self._declared = copy.deepcopy(support)
         entries = [support] * dim if isinstance(support, str) else support
         if isinstance(support, tuple) and support and support[0] in ("lower", "upper", "interval"):
             entries = [support] * dim
@@ -61,6 +65,11 @@ class Support:
         self.kinds = np.array(kinds, np.int64)
         self.bounds = np.array(bounds, np.float64)
         self.is_real = not self.kinds.any()
+
+    @property
+    def declared(self) -> Any:
+        """What was declared: a word, a tuple, or a list of them."""
+        return copy.deepcopy(self._declared)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -179,15 +188,29 @@ def _jitted(name: str, function: Any) -> Any:
     return _jit_of(function)
 
 
+#: Functions, and compiled log joints, that are remembered after the last model that has them is gone.
+_MOST = 128
+
 _jits: dict[Any, Any] = {}
+_compiled: dict[Any, Any] = {}
+_compilations = 0
+
+
+def _remembered(cache: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """The entry of a cache, made if it is not there; the least recently used one leaves a full cache."""
+    with _lock:
+        value = cache.pop(key, None)
+        if value is None:
+            value = make()
+        cache[key] = value
+        if len(cache) > _MOST:
+            del cache[next(iter(cache))]
+        return value
 
 
 def _jit_of(function: Any) -> Any:
     """One dispatcher for a plain function, so that a second model compiles nothing."""
-    with _lock:
-        if function not in _jits:
-            _jits[function] = numba.njit(function)
-        return _jits[function]
+    return _remembered(_jits, function, lambda: numba.njit(function))
 
 
 def _check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
@@ -203,7 +226,7 @@ def _check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
         ) from None
 
 
-class Model(_Immutable):
+class Model(Immutable):
     r"""A log joint density log p(x, z; θ) with its data x, as a function of the latent variables z.
 
     Parameters
@@ -245,6 +268,7 @@ class Model(_Immutable):
 
     __slots__ = (
         "_address",
+        "_callbacks",
         "_dispatcher",
         "_gradient",
         "_gradient_address",
@@ -254,14 +278,13 @@ class Model(_Immutable):
         "_types",
         "data",
         "dim",
-        "support",
     )
     dim: int
     data: tuple[Any, ...]
-    support: Any
     _support: Support
     _table: NDArray[np.int64]
     _theta: Array
+    _callbacks: tuple[Any, ...]
     _address: int
     _gradient_address: int
 
@@ -280,7 +303,6 @@ class Model(_Immutable):
         if not isinstance(data, tuple):
             raise TypeError(f"data must be a tuple, not {type(data).__name__}: write (x,) for one item")
         fill(self, "dim", int(dim))
-        fill(self, "support", support)
         fill(self, "_support", Support(support, int(dim)))
         parameters = np.zeros(0)
         if theta is not None:
@@ -295,9 +317,13 @@ class Model(_Immutable):
         if gradient is not None:
             _check_arity("log_joint_grad", log_joint_grad, ["z", "grad", *names, *items])
         self._set_data(data)
-        fill(self, "_address", _address(self._dispatcher, self._types, theta is not None, False))
-        address = 0 if gradient is None else _address(gradient, self._types, theta is not None, True)
-        fill(self, "_gradient_address", address)
+        # The kernels know the functions by their addresses alone, which hold as long as the callbacks live.
+        callbacks = [_callback(self._dispatcher, self._types, theta is not None, False)]
+        if gradient is not None:
+            callbacks.append(_callback(gradient, self._types, theta is not None, True))
+        fill(self, "_callbacks", tuple(callbacks))
+        fill(self, "_address", int(callbacks[0].address))
+        fill(self, "_gradient_address", 0 if gradient is None else int(callbacks[1].address))
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
         fill = object.__setattr__
@@ -311,9 +337,14 @@ class Model(_Immutable):
     _types: tuple[Any, ...]
 
     @property
+    def support(self) -> Any:
+        """Where the latent variables live, as it was declared."""
+        return self._support.declared
+
+    @property
     def theta(self) -> Array | None:
         """The parameters, read-only; None where the model has none."""
-        return _frozen(self._theta.copy()) if self._theta.size else None
+        return frozen(self._theta.copy()) if self._theta.size else None
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
@@ -397,27 +428,21 @@ class Model(_Immutable):
         return f"Model({name}, dim={self.dim}, support={self.support!r}, data={items})"
 
 
-_compiled: dict[Any, Any] = {}
-
-
 def compiled_count() -> int:
     """How many (function, types) have been compiled so far: new data of known types add nothing."""
-    return len(_compiled)
+    return _compilations
 
 
-def _address(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> int:
+def _callback(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> Any:
+    """The compiled C function, which lives as long as it is referred to: models keep theirs."""
     key = dispatcher, kinds, has_theta, with_gradient
-    callback = _compiled.get(key)
-    if callback is None:
-        with _lock:
-            if key not in _compiled:
-                name = "log_joint_grad" if with_gradient else "log_joint"
-                _compiled[key] = _compile(name, dispatcher, kinds, has_theta, with_gradient)
-            callback = _compiled[key]
-    return int(callback.address)
+    return _remembered(_compiled, key, lambda: _compile(*key))
 
 
-def _compile(name: str, dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:
+def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:
+    global _compilations
+    _compilations += 1
+    name = "log_joint_grad" if with_gradient else "log_joint"
     try:
         return kernels.callbacks.make(dispatcher, kinds, has_theta, with_gradient)
     except NumbaError as error:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import divergences, kernels
-from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D, _frozen, _Immutable
+from . import divergences, kernels, scratch
+from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
 from .estimates import (
     QUADRATURE_DIM,
     Estimate,
@@ -22,6 +21,7 @@ from .estimates import (
     rounding_of_factors,
     tolerance,
 )
+from .immutable import Immutable, frozen
 from .validation import choice, float_array
 
 _FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
@@ -40,10 +40,9 @@ _STATUS = {
 #: Local maxima of a grid that are taken as starts.
 _PEAKS = 16
 
-_own = threading.local()
 
 
-class Projection(_Immutable):
+class Projection(Immutable):
     """The closest member of a family, and how close it is.
 
     Attributes
@@ -92,7 +91,7 @@ class Projection(_Immutable):
         others: Sequence[Projection] = (),
     ) -> None:
         fill = object.__setattr__
-        fill(self, "q", q)
+        fill(self, "q", tuple(map(frozen, q)) if isinstance(q, tuple) else q)
         fill(self, "_divergence", divergence)
         fill(self, "gradient_norm", gradient_norm)
         fill(self, "_status", status)
@@ -264,15 +263,12 @@ def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
 
 
 def _buffers(components: int, dim: int) -> tuple[Any, ...]:
-    """This thread's scratch space for I-projections of mixtures of that size, with room for the starts."""
-    spaces = _own.__dict__.setdefault("spaces", {})
-    if (components, dim) not in spaces:
-        most = components * (components + 3) // 2 + 1
-        spaces[components, dim] = (
-            kernels.projections.workspace(components, dim),
-            *_room_for(np.empty((most, dim)), np.empty((most, dim, dim))),
-        )
-    return spaces[components, dim]  # type: ignore[no-any-return]
+    """Scratch space for I-projections of mixtures of that size, with room for the starts."""
+    most = components * (components + 3) // 2 + 1
+    return (
+        kernels.projections.workspace(components, dim),
+        *_room_for(np.empty((most, dim)), np.empty((most, dim, dim))),
+    )
 
 
 def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
@@ -282,7 +278,8 @@ def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
 
 def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
     dim = p._means.shape[1]
-    space, means, factors, found, reports = _buffers(p._weights.size, dim)
+    buffers = scratch.space(_buffers, p._weights.size, dim)
+    space, means, factors, found, reports = buffers
     given = 0
     if starts is not None:
         means, factors, found, reports = _room_for(*_starts_of(starts, dim))
@@ -485,7 +482,7 @@ def _outer(factors: Sequence[Array]) -> Array:
 def _marginals(p: Any) -> Projection:
     table = _table(p)
     axes = range(table.ndim)
-    factors = tuple(_frozen(table.sum(axis=tuple(b for b in axes if b != a))) for a in axes)
+    factors = tuple(frozen(table.sum(axis=tuple(b for b in axes if b != a))) for a in axes)
     value = divergences.kl(table.ravel(), _outer(factors).ravel(), mass="normalize")
     estimate = Estimate(value, 1e-15 * (1.0 + value), table.size, "closed form")
     return Projection(factors, estimate)
@@ -577,7 +574,7 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
         _, used, change = kernels.products.mean_field(
             log_p, shape, offsets, q, 1e-3 * rtol, rounds, index, values, trace
         )
-        factors = tuple(_frozen(q[o : o + n].copy()) for o, n in zip(offsets, shape, strict=True))
+        factors = tuple(frozen(q[o : o + n].copy()) for o, n in zip(offsets, shape, strict=True))
         if any(
             all(np.abs(f - g).max() < 1e-6 for f, g in zip(factors, other.q, strict=True)) for other in optima
         ):

@@ -24,6 +24,7 @@ from .inference import (
 )
 from .models import Model
 from .progress import bar
+from .validation import generator
 
 #: Groups that the steps are cut into: one number of the trace, and one move of the progress bar, for each.
 _GROUPS = 100
@@ -44,7 +45,7 @@ def fit_sgd(
     family: str,
     start: Any,
     draws: int | None,
-    seed: Any,
+    rng: Any,
     steps: int,
     rate: float,
     progress: bool,
@@ -63,7 +64,7 @@ def fit_sgd(
     space = _space("draws", code, r, model.dim)
     count = space[1][0].shape[1]
     state, average = np.zeros((3, count)), np.zeros(count)
-    rng = np.random.default_rng(seed)
+    source = generator("rng", rng)
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
     status, kept, taken = 0, np.zeros(count), 0
@@ -71,7 +72,7 @@ def fit_sgd(
         if low < steps // 2 <= high or steps == 1:
             kept, taken = average.copy(), int(low)
         before = state[0].copy()
-        noise = rng.standard_normal(((high - low) * each, r))
+        noise = source.standard_normal(((high - low) * each, r))
         status, value = kernels.engine.sgd_steps(
             model._address,
             model._gradient_address,

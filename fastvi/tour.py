@@ -436,7 +436,7 @@ def eight_schools(tour: Tour) -> None:
         tour.say(f"    ELBO {bound.value:.3f} ± {bound.error:.3f}, {found.status}; so KL = {kl:.3f}")
         verdict = "above 0.7: q misses part of the tails" if k > 0.7 else "below 0.7: no sign of missed tails"
         tour.say(f"    PSIS k = {k:.2f}, {verdict}")
-    z = found.sample(100_000, seed=0)
+    z = found.sample(100_000, rng=0)
     theta = z[:, :1] + z[:, 1:2] * z[:, 2:]
     mean, sd = theta.mean(axis=0), theta.std(axis=0)
     tour.say("    school  measured   theta: q(full), means to ± 0.02   exact mean, by quadrature")

@@ -92,6 +92,21 @@ def real_number(name: str, value: Any) -> float:
     return number
 
 
+def generator(name: str, value: Any) -> np.random.Generator:
+    """The random numbers that `value` stands for: those of a Generator, which is advanced, or of a new one.
+
+    As `numpy.random.default_rng` says, but for bool, which is an integer by inheritance only.
+    """
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}")
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}"
+        ) from None
+
+
 def weight_pair(weights: Any) -> tuple[float, float]:
     """Two positive weights that sum to one."""
     try:

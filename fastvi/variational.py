@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import kernels
-from .distributions import Array, Gaussian, _frozen, _Immutable, _number, _points, _tidy
+from .distributions import Array, Gaussian, _number, _points, _tidy
+from .immutable import Immutable, frozen
 from .models import Support, words_of
-from .validation import real_number
+from .validation import generator, real_number
 
 #: Nodes along each axis of the whitened lattice that moments are taken on, in up to two dimensions.
 _REACH, _STEP = 8.5, 0.125
@@ -20,7 +21,7 @@ _REACH, _STEP = 8.5, 0.125
 _DRAWS = 100_000
 
 
-class TransformedGaussian(_Immutable):
+class TransformedGaussian(Immutable):
     r"""A Gaussian in latent coordinates, carried to the support of a model.
 
     .. math:: q(z) = N(\zeta(z) \mid \mu, \Sigma) \, |\partial \zeta / \partial z|
@@ -52,9 +53,8 @@ class TransformedGaussian(_Immutable):
     (array([1.13314845]), array([[0.36469585]]))
     """
 
-    __slots__ = ("_moments", "_support", "gaussian", "support")
+    __slots__ = ("_moments", "_support", "gaussian")
     gaussian: Gaussian
-    support: Any
     _support: Support
     _moments: Any
 
@@ -67,36 +67,41 @@ class TransformedGaussian(_Immutable):
                 f"gaussian has dimension {gaussian.dim}, "
                 f"the support has {where.latent_dim} latent coordinates"
             )
-        self._set(gaussian, support, where)
+        self._set(gaussian, where)
 
-    def _set(self, gaussian: Gaussian, support: Any, where: Support) -> None:
-        for name, value in (("gaussian", gaussian), ("support", support), ("_support", where)):
-            object.__setattr__(self, name, value)
+    def _set(self, gaussian: Gaussian, where: Support) -> None:
+        object.__setattr__(self, "gaussian", gaussian)
+        object.__setattr__(self, "_support", where)
         object.__setattr__(self, "_moments", None)
 
     @classmethod
-    def _of(cls, gaussian: Gaussian, support: Any, where: Support) -> TransformedGaussian:
+    def _of(cls, gaussian: Gaussian, where: Support) -> TransformedGaussian:
         self = cls.__new__(cls)
-        self._set(gaussian, support, where)
+        self._set(gaussian, where)
         return self
 
     @classmethod
     def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
         """Without checks, for what compiled code has made."""
         words = words_of(kinds, bounds)
-        return cls._of(Gaussian._from_factor(mean, factor), words, Support(words, len(words)))
+        return cls._of(Gaussian._from_factor(mean, factor), Support(words, len(words)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.gaussian, self.support, self.dim)
+
+    @property
+    def support(self) -> Any:
+        """Where z lives, as it was declared."""
+        return self._support.declared
 
     @property
     def dim(self) -> int:
         """The number of coordinates of z."""
         return self._support.dim
 
-    def sample(self, n: int, seed: Any = None) -> Array:
-        """`n` draws of z, shape (n, D); `seed` is anything that `numpy.random.default_rng` takes."""
-        return self._support.to_model(self.gaussian.sample(n, seed))[0]
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        return self._support.to_model(self.gaussian.sample(n, rng))[0]
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
@@ -134,7 +139,7 @@ class TransformedGaussian(_Immutable):
             mean = weights @ z
             cov = (z - mean).T @ ((z - mean) * weights[:, None])
             entropy = self.gaussian.entropy() + float(weights @ log_jacobian)
-            object.__setattr__(self, "_moments", (_frozen(mean), _frozen(cov), entropy))
+            object.__setattr__(self, "_moments", (frozen(mean), frozen(cov), entropy))
         return self._moments  # type: ignore[no-any-return]
 
     @property
@@ -155,7 +160,7 @@ class TransformedGaussian(_Immutable):
         return f"TransformedGaussian({self.gaussian!r}, support={self.support!r})"
 
 
-class TruncatedGaussian(_Immutable):
+class TruncatedGaussian(Immutable):
     r"""A Gaussian in one dimension, truncated to an interval.
 
     .. math:: q(z) = \frac{N(z \mid \mu, \sigma^2)}{\Phi(\frac{b-\mu}{\sigma}) - \Phi(\frac{a-\mu}{\sigma})},
@@ -223,12 +228,12 @@ class TruncatedGaussian(_Immutable):
     @property
     def mean(self) -> Array:
         """E[z], shape (1,)."""
-        return self._numbers[:1].copy()
+        return frozen(self._numbers[:1].copy())
 
     @property
     def cov(self) -> Array:
         """The variance of z, shape (1, 1)."""
-        return self._numbers[1:2].reshape(1, 1).copy()
+        return frozen(self._numbers[1:2].reshape(1, 1).copy())
 
     def entropy(self) -> float:
         """The differential entropy in nats."""
@@ -248,15 +253,15 @@ class TruncatedGaussian(_Immutable):
         value = self.logpdf(z)
         return math.exp(value) if isinstance(value, float) else np.exp(value)
 
-    def sample(self, n: int, seed: Any = None) -> Array:
-        """`n` draws, shape (n, 1); `seed` is anything that `numpy.random.default_rng` takes."""
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws, shape (n, 1), from `rng`: a Generator, which is advanced, an integer, or None."""
         from scipy.special import log_ndtr, ndtri_exp
 
         a, b = (self.low - self.mu) / self.sigma, (self.high - self.mu) / self.sigma
         flip = a > 0.0
         if flip:
             a, b = -b, -a
-        uniform = np.random.default_rng(seed).random(n)
+        uniform = generator("rng", rng).random(n)
         # log(Phi(a) + u (Phi(b) - Phi(a))), which holds in either tail.
         top = float(log_ndtr(b))
         share = math.exp(float(log_ndtr(a)) - top)

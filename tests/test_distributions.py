@@ -62,7 +62,7 @@ every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("dim", DIMS)
 def test_gaussian_density(dim):
     q = random_gaussian(dim, dim)
-    z = q.sample(8, seed=dim) * np.array([0.1, 1.0, 1.0, 1.0, 3.0, 10.0, 30.0, 100.0])[:, None]
+    z = q.sample(8, rng=dim) * np.array([0.1, 1.0, 1.0, 1.0, 3.0, 10.0, 30.0, 100.0])[:, None]
     values = q.logpdf(z)
     for point, value in zip(z, values, strict=True):
         exact = reference.gaussian_logpdf(point, q.mean, q.cov)
@@ -76,7 +76,7 @@ def test_gaussian_density(dim):
 def test_mixture_density(dim):
     parts = random_parts(10 + dim, dim)
     p = fv.GaussianMixture(*parts)
-    z = np.concatenate([p.sample(6, seed=dim), 30.0 * p.sample(2, seed=dim)])
+    z = np.concatenate([p.sample(6, rng=dim), 30.0 * p.sample(2, rng=dim)])
     values = p.logpdf(z)
     for point, value in zip(z, values, strict=True):
         exact = reference.mixture_logpdf(point, *parts)
@@ -217,7 +217,7 @@ def test_components():
     weights, means, covs = random_parts(7, 4)
     p = fv.GaussianMixture(weights, means, covs)
     assert p.components == tuple(fv.Gaussian(m, c) for m, c in zip(means, covs, strict=True))
-    z = p.sample(20, seed=0)
+    z = p.sample(20, rng=0)
     values = np.array([part.logpdf(z) for part in p.components])
     np.testing.assert_allclose(np.log(weights @ np.exp(values)), p.logpdf(z), rtol=1e-12)
 
@@ -255,12 +255,12 @@ def test_rounding_of_weights_and_covariances_is_taken_out():
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_samples(make, dim):
     p, n = make(50, dim), 200_000
-    z = p.sample(n, seed=3)
+    z = p.sample(n, rng=3)
     assert z.shape == (n, dim)
-    assert np.array_equal(z, p.sample(n, seed=3))
+    assert np.array_equal(z, p.sample(n, rng=3))
     assert np.array_equal(z, p.sample(n, np.random.default_rng(3)))
-    assert not np.array_equal(z, p.sample(n, seed=4))
-    assert p.sample(0, seed=1).shape == (0, dim)
+    assert not np.array_equal(z, p.sample(n, rng=4))
+    assert p.sample(0, rng=1).shape == (0, dim)
     offset = z - p.mean
     # Five standard errors, taken from the sample itself.
     assert (np.abs(offset.mean(axis=0)) <= 5.0 * offset.std(axis=0) / math.sqrt(n)).all()
@@ -273,7 +273,7 @@ def test_samples(make, dim):
 
 def test_sample_shares():
     p = fv.GaussianMixture([0.1, 0.0, 0.9], [-100.0, 0.0, 100.0], [1.0, 1.0, 1.0])
-    z = p.sample(100_000, seed=0)[:, 0]
+    z = p.sample(100_000, rng=0)[:, 0]
     assert not (np.abs(z) < 50.0).any()
     assert abs((z < 0.0).mean() - 0.1) <= 5.0 * math.sqrt(0.09 / 100_000)
 
@@ -361,9 +361,9 @@ def test_copies(make, again, used):
     assert np.array_equal(other.mean, p.mean)
     assert np.array_equal(other.cov, p.cov)
     if not isinstance(p, fv.Grid2D):
-        z = p.sample(5, seed=0)
+        z = p.sample(5, rng=0)
         assert np.array_equal(other.logpdf(z), p.logpdf(z))
-        assert np.array_equal(other.sample(5, seed=0), z)
+        assert np.array_equal(other.sample(5, rng=0), z)
     with pytest.raises(AttributeError):
         other.something = 1
     kind = next(k for k, f in EVERY.items() if f is make)

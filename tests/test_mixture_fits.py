@@ -239,8 +239,8 @@ def test_the_number_of_threads_does_not_matter(monkeypatch):
 def test_seeds():
     x, _ = clouds(9, 200, 2, 5, spread=1.0)
     first = fv.fit_mixture(x, 3, restarts=3, max_iterations=5)
-    assert same(first, fv.fit_mixture(x, 3, restarts=3, max_iterations=5, seed=0))
-    others = [fv.fit_mixture(x, 3, restarts=3, max_iterations=5, seed=s) for s in (1, None, None)]
+    assert same(first, fv.fit_mixture(x, 3, restarts=3, max_iterations=5, rng=0))
+    others = [fv.fit_mixture(x, 3, restarts=3, max_iterations=5, rng=s) for s in (1, None, None)]
     values = [tuple(fit.restart_log_likelihoods) for fit in (first, *others)]
     assert len(set(values)) == 4
 
@@ -491,13 +491,13 @@ def fit_two(x, uniforms, tol, means):
     size, dim = x.shape
     space = em_workspace(2, dim)
     columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
-    em_whiten(x, columns, mean, factor)
+    em_standardize(x, columns, mean, factor)
     weights, factors = np.empty(2), np.empty((2, dim, dim))
     distances, labels = np.empty(size), np.empty(size, np.int64)
     em_seed(columns, uniforms, weights, means, factors, 1e-6, distances, labels, space)
     trace, floored = np.empty(2001), np.zeros((2, 2), np.int64)
     _, steps, _ = em_fit(columns, weights, means, factors, 1e-6, tol, 2000, trace, floored, space)
-    em_colour(mean, factor, means, factors)
+    em_unstandardize(mean, factor, means, factors)
     return trace[steps] - size * np.log(np.diag(factor)).sum()
 
 
@@ -507,7 +507,8 @@ def fit_many(data, uniforms, tol, values, means):
         values[i] = fit_two(data[i], uniforms[i], tol, means[i])
 
 
-em_workspace, em_whiten, em_seed, em_fit, em_colour = em.workspace, em.whiten, em.seed, em.fit, em.colour
+em_workspace, em_standardize, em_seed, em_fit = em.workspace, em.standardize, em.seed, em.fit
+em_unstandardize = em.unstandardize_mixture
 
 
 def test_inside_a_users_parallel_loop():
@@ -516,7 +517,7 @@ def test_inside_a_users_parallel_loop():
     values, means = np.empty(6), np.empty((6, 2, 2))
     fit_many(data, uniforms, 1e-12, values, means)
     for i in range(6):
-        fit = fv.fit_mixture(data[i], 2, restarts=1, seed=i)
+        fit = fv.fit_mixture(data[i], 2, restarts=1, rng=i)
         assert fit.log_likelihood == values[i]
         order = np.argsort(means[i, :, 0])
         assert np.array_equal(fit.mixture.means, means[i][order])
@@ -566,18 +567,18 @@ def test_a_sweep_takes_any_number_of_points():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 6])
-def test_whitening(dim):
+def test_standardizing(dim):
     x, start = clouds(14, 100, dim, 2)
     x = x * 2.0 ** np.arange(dim) + 100.0
     columns, mean, factor = np.empty((dim, 100)), np.empty(dim), np.empty((dim, dim))
-    assert em.whiten(x, columns, mean, factor) == dim
+    assert em.standardize(x, columns, mean, factor) == dim
     np.testing.assert_allclose(columns @ columns.T / 100, np.eye(dim), atol=1e-12)
     np.testing.assert_allclose(columns.mean(axis=1), 0.0, atol=1e-12)
     np.testing.assert_allclose(mean + columns.T @ factor.T, x, rtol=1e-12)
     means, factors = start.means.copy(), np.linalg.cholesky(start.covs)
     there = means.copy(), factors.copy()
-    em.bleach(mean, factor, *there)
-    em.colour(mean, factor, *there)
+    em.standardize_mixture(mean, factor, *there)
+    em.unstandardize_mixture(mean, factor, *there)
     np.testing.assert_allclose(there[0], means, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(there[1], factors, rtol=1e-9, atol=1e-9)
 

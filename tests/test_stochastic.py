@@ -29,7 +29,7 @@ MODEL = fv.Model(skewed, 2, data=(1.0,), log_joint_grad=skewed_grad)
 @pytest.mark.parametrize("family", ["full", "diag", "isotropic"])
 def test_near_the_optimum(family):
     exact = fv.fit(MODEL, family)
-    found = fv.fit(MODEL, family, method="sgd", seed=1, steps=4000)
+    found = fv.fit(MODEL, family, method="sgd", rng=1, steps=4000)
     assert exact.elbo.value - 2e-3 < found.elbo.value <= exact.elbo.value + 1e-9
     sd = np.sqrt(np.diag(exact.q.cov))
     np.testing.assert_allclose((found.q.mean - exact.q.mean) / sd, 0.0, atol=0.05)
@@ -39,9 +39,9 @@ def test_near_the_optimum(family):
 
 
 def test_a_seed_is_a_fit():
-    one = fv.fit(MODEL, "diag", method="sgd", seed=3, steps=200)
-    two = fv.fit(MODEL, "diag", method="sgd", seed=3, steps=200)
-    other = fv.fit(MODEL, "diag", method="sgd", seed=4, steps=200)
+    one = fv.fit(MODEL, "diag", method="sgd", rng=3, steps=200)
+    two = fv.fit(MODEL, "diag", method="sgd", rng=3, steps=200)
+    other = fv.fit(MODEL, "diag", method="sgd", rng=4, steps=200)
     np.testing.assert_array_equal(one.q.mean, two.q.mean)
     np.testing.assert_array_equal(one.trace, two.trace)
     assert (one.q.mean != other.q.mean).any()
@@ -56,15 +56,15 @@ def test_sticking_the_landing():
 
     model = fv.Model(normal, 2)
     exact = fv.fit(model)
-    found = fv.fit(model, start=exact.q, method="sgd", seed=0, steps=300)
+    found = fv.fit(model, start=exact.q, method="sgd", rng=0, steps=300)
     np.testing.assert_allclose(found.q.mean, exact.q.mean, atol=1e-4)
     np.testing.assert_allclose(found.q.cov, exact.q.cov, atol=1e-4)
 
 
 def test_gradient_by_differences_too():
     plain = fv.Model(skewed, 2, data=(1.0,))
-    one = fv.fit(MODEL, "full", method="sgd", seed=3, steps=50)
-    two = fv.fit(plain, "full", method="sgd", seed=3, steps=50)
+    one = fv.fit(MODEL, "full", method="sgd", rng=3, steps=50)
+    two = fv.fit(plain, "full", method="sgd", rng=3, steps=50)
     # Adam makes steps of one length out of gradients of any size: the paths differ more than the gradients.
     np.testing.assert_allclose(two.q.mean, one.q.mean, atol=1e-2)
     assert two.evaluations > one.evaluations
@@ -72,7 +72,7 @@ def test_gradient_by_differences_too():
 
 def test_the_held_covariance_is_held():
     start = fv.Gaussian([0.0, 1.0], [[0.2, 0.05], [0.05, 0.1]])
-    found = fv.fit(MODEL, "mean", start, "sgd", seed=0, steps=100)
+    found = fv.fit(MODEL, "mean", start, "sgd", rng=0, steps=100)
     np.testing.assert_allclose(found.q.cov, start.cov, rtol=1e-12)
 
 
@@ -90,7 +90,7 @@ def test_adam_is_adam():
 
 
 def test_progress(capsys):
-    fv.fit(MODEL, "diag", method="sgd", seed=0, steps=100, progress=True)
+    fv.fit(MODEL, "diag", method="sgd", rng=0, steps=100, progress=True)
     assert "steps" in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_a_log_joint_that_fails_on_the_way():
     def fails(z):
         return -0.5 * z[0] ** 2 if z[0] < 2.5 else math.nan
 
-    found = fv.fit(fv.Model(fails, 1), method="sgd", seed=0, steps=1000)
+    found = fv.fit(fv.Model(fails, 1), method="sgd", rng=0, steps=1000)
     assert "log_joint is nan at z = [" in found.status
     assert len(found.trace) < 100
     assert np.isfinite(found.q.mean).all()

@@ -57,9 +57,9 @@ def live(first, last, log_rates, uniforms, patch, mean, variance, eaten, failed)
                     mean[i], variance[i] = 0.0, 1.0
 
 
-def world(seed, steps=STEPS, agents=AGENTS, patches=PATCHES):
+def world(rng, steps=STEPS, agents=AGENTS, patches=PATCHES):
     """The wandering log rates (steps, patches), and a uniform number for each step of each agent."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rng)
     log_rates = np.empty((steps, patches))
     x = rng.standard_normal(patches)
     for t in range(steps):
@@ -68,9 +68,9 @@ def world(seed, steps=STEPS, agents=AGENTS, patches=PATCHES):
     return log_rates, rng.random((steps, agents))
 
 
-def simulate(seed=0, steps=STEPS, agents=AGENTS, patches=PATCHES, progress=range):
+def simulate(rng=0, steps=STEPS, agents=AGENTS, patches=PATCHES, progress=range):
     """(patch, mean, variance, eaten, failed fits) of each agent at the end; `progress` may show a bar."""
-    log_rates, uniforms = world(seed, steps, agents, patches)
+    log_rates, uniforms = world(rng, steps, agents, patches)
     patch = np.arange(agents) % patches
     mean, variance = np.zeros(agents), np.ones(agents)
     eaten, failed = np.zeros(agents), np.zeros(agents, np.int64)

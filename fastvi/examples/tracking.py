@@ -46,9 +46,9 @@ def track(measured, by_m, means, covs):
             means[n, t], covs[n, t] = belief.mean, belief.cov
 
 
-def world(seed, tracks=200, steps=60):
+def world(rng, tracks=200, steps=60):
     """True places and measurements, each (tracks, steps, 2)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rng)
     true, z = np.empty((tracks, steps, 2)), HOME + 1.6**0.5 * rng.standard_normal((tracks, 2))
     for t in range(steps):
         z = HOME + KEEP * (z - HOME) + WALK * rng.standard_normal((tracks, 2))
@@ -58,9 +58,9 @@ def world(seed, tracks=200, steps=60):
     return true, measured
 
 
-def simulate(seed=0, tracks=200, steps=60, progress=range):
+def simulate(rng=0, tracks=200, steps=60, progress=range):
     """(true places, {"M" or "I": (means, covariances)}); `progress` may show a bar."""
-    true, measured = world(seed, tracks, steps)
+    true, measured = world(rng, tracks, steps)
     found = {}
     for name in ("M", "I"):
         means, covs = np.empty((tracks, steps, 2)), np.empty((tracks, steps, 2, 2))

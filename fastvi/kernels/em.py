@@ -2,8 +2,8 @@
 
 A mixture is given by weights (K), means (K, D) and lower Cholesky factors (K, D, D); data by its columns
 (D, N), because the loops run along the points. One sweep over the data takes them in blocks that stay in
-the first-level cache: the responsibilities of a block are used up before the next one is read, so that no
-array of N x K is needed. Moments are taken about the mean of the sweep, where nothing cancels.
+the first-level cache: the responsibilities of a block are summed before the next one is read, so that no
+array of N x K is needed. Moments are taken about the means that the sweep starts from, where nothing cancels.
 """
 
 from __future__ import annotations
@@ -27,26 +27,31 @@ from .matrices import (
     half_log_det,
     solve_lower,
 )
+from .statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
 from .terms import kl_term
 
-#: What became of a fit.
-CONVERGED, UNFINISHED, SINGULAR, OUT_OF_RANGE = 0, 1, 2, 3
+#: Rows of `floored`: whether a component is at the covariance floor, and in how many steps it has been.
+AT_FLOOR, FLOOR_STEPS = 0, 1
 
 #: Points in a block.
 BLOCK = 512
 
-#: Points are padded to a multiple of this: the vectorised loops take so many at once, and one at a time is
-#: dear. (Of 64 points, unpadded, each costs three times as much as of 256.)
+#: The last block is padded to a multiple of this, because the vectorised loops take so many points at once
+#: and the rest one by one: unpadded, each of 64 points costs three times as much as each of 256.
 LANES = 32
 
-#: An M-step that moves the mixture by so little (in nats for each point) moves it by rounding only.
+#: An M-step that gains less than this (in nats for each point) changes the mixture by rounding only.
 ROUNDING = 1e-29
 
 #: A component with less than this share of the data is empty: its moments would be rounding.
 EMPTY = 1e-200
 
-#: Covariances of a start have eigenvalues of at least this, for whitened points.
+#: Covariances of a start have eigenvalues of at least this, for standardized points.
 LEAST_START = 1e-6
+
+#: A column of which less than this is left, relative to its deviation, is a linear combination of the columns
+#: before it: rounding leaves 1e-16.
+DEPENDENT = 1e-12
 
 _HALF_ROOT = math.sqrt(0.5)
 
@@ -55,7 +60,7 @@ class Space(NamedTuple):
     """Scratch space for `fit` and what it calls."""
 
     shares: Any  #: (K, BLOCK): log densities, then responsibilities times their sum
-    sums: Any  #: (BLOCK,): their sums, then one over them
+    sums: Any  #: (BLOCK,): their sums, then the inverse sums
     top: Any  #: (BLOCK,): largest log densities
     block: Any  #: (D, BLOCK): differences from a mean
     row: Any  #: (BLOCK,): one of them, weighted
@@ -67,8 +72,10 @@ class Space(NamedTuple):
     weights: Any  #: (K,): the next mixture
     means: Any
     factors: Any
-    matrices: Any  #: (3, D, D)
-    vectors: Any  #: (2, 2 D)
+    covariance: Any  #: (D, D): of one component
+    matrices: Any  #: (2, D, D): scratch of `floored_factor`
+    mean: Any  #: (D,): of a component's points, less its mean before
+    solution: Any  #: (2 D,): scratch of `gaussian_kl`
 
 
 @exported
@@ -102,20 +109,25 @@ def workspace(components, dim):
         np.empty(components),
         np.empty((components, dim)),
         np.empty((components, dim, dim)),
-        np.empty((3, dim, dim)),
-        np.empty((2, 2 * dim)),
+        np.empty((dim, dim)),
+        np.empty((2, dim, dim)),
+        np.empty(dim),
+        np.empty(2 * dim),
     )
 
 
 @formula
-def _values_1(x, m0, a, constant, out):
+def _values_1(x, mean, inverse, constant, out):
+    m0, a = mean[0], inverse[0, 0]
     for n in range(out.size):
         u = a * (x[n] - m0)
         out[n] = constant - u * u
 
 
 @formula
-def _values_2(x, y, m0, m1, a, b, c, constant, out):
+def _values_2(x, y, mean, inverse, constant, out):
+    m0, m1 = mean[0], mean[1]
+    a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
     for n in range(out.size):
         d0, d1 = x[n] - m0, y[n] - m1
         u, v = a * d0, b * d0 + c * d1
@@ -123,7 +135,10 @@ def _values_2(x, y, m0, m1, a, b, c, constant, out):
 
 
 @formula
-def _values_3(x, y, z, m0, m1, m2, a, b, c, d, e, f, constant, out):
+def _values_3(x, y, z, mean, inverse, constant, out):
+    m0, m1, m2 = mean[0], mean[1], mean[2]
+    a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
+    d, e, f = inverse[2, 0], inverse[2, 1], inverse[2, 2]
     for n in range(out.size):
         d0, d1, d2 = x[n] - m0, y[n] - m1, z[n] - m2
         u, v, w = a * d0, b * d0 + c * d1, d * d0 + e * d1 + f * d2
@@ -182,16 +197,12 @@ def _values(columns, first, mean, inverse, constant, block, row, out):
     """The log density of one component, times its weight, at a block of points."""
     dim, last = mean.size, first + out.size
     if dim == 1:
-        _values_1(columns[0, first:last], mean[0], inverse[0, 0], constant, out)
+        _values_1(columns[0, first:last], mean, inverse, constant, out)
     elif dim == 2:
-        x, y = columns[0, first:last], columns[1, first:last]
-        a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
-        _values_2(x, y, mean[0], mean[1], a, b, c, constant, out)
+        _values_2(columns[0, first:last], columns[1, first:last], mean, inverse, constant, out)
     elif dim == 3:
         x, y, z = columns[0, first:last], columns[1, first:last], columns[2, first:last]
-        a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
-        d, e, f = inverse[2, 0], inverse[2, 1], inverse[2, 2]
-        _values_3(x, y, z, mean[0], mean[1], mean[2], a, b, c, d, e, f, constant, out)
+        _values_3(x, y, z, mean, inverse, constant, out)
     else:
         for n in range(out.size):
             out[n] = constant
@@ -468,7 +479,7 @@ def _pad(columns, first, count, padded, out):
 def sweep(columns, weights, means, factors, space):
     """The log likelihood; the moments for the M-step are left in the workspace.
 
-    It is the ELBO for the posterior of the labels, which is computed and used up here.
+    The log likelihood is the ELBO for the posterior of the labels, which is not kept.
     """
     shares, moments = space.shares, space.moments
     size = columns.shape[1]
@@ -532,20 +543,18 @@ def floored_factor(cov, floor, factor, scratch):
 def maximise(size, weights, means, factors, floor, floored, space):
     """Take the M-step from the moments of a sweep: (KL from the complete-data model before, success).
 
-    By Pythagoras' theorem that KL is what the step gains for each point. `floored[0, k]` says whether the
-    floor acted on component k, `floored[1, k]` counts how often it has. Nothing is changed where a covariance
-    is singular.
+    By Pythagoras' theorem that KL is what the step gains for each point. `floored` says on which components
+    the floor acted, and counts how often it has. Nothing is changed where a covariance is singular.
     """
     moments, scratch = space.moments, space.matrices
     new_weights, new_means, new_factors = space.weights, space.means, space.factors
     components, dim = means.shape
-    mean, work = space.vectors[0], space.vectors[1]
-    cov = scratch[2]
+    mean, cov = space.mean, space.covariance
     gain = 0.0
     for k in range(components):
         row = moments[k]
         weight = row[0] / size
-        floored[0, k] = 0
+        floored[AT_FLOOR, k] = 0
         if not weight > EMPTY:
             new_weights[k] = 0.0
             copy_vector(means[k], new_means[k])
@@ -564,13 +573,13 @@ def maximise(size, weights, means, factors, floor, floored, space):
         if not positive:
             return math.inf, False
         if acted:
-            floored[0, k] = 1
-            floored[1, k] += 1
+            floored[AT_FLOOR, k] = 1
+            floored[FLOOR_STEPS, k] += 1
         new_weights[k] = weight
         for i in range(dim):
             new_means[k, i] = means[k, i] + mean[i]
         gain += kl_term(weight, weights[k], weight - weights[k], (0.0, 0.0))
-        gain += weight * gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], work)
+        gain += weight * gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], space.solution)
     copy_vector(new_weights, weights)
     copy_matrix(new_means, means)
     for k in range(components):
@@ -582,10 +591,10 @@ def maximise(size, weights, means, factors, floor, floored, space):
 def _raise_start(factors, floor, floored, space):
     """Covariances of a start that are below the floor are raised to it; False where one is singular."""
     dim = factors.shape[1]
-    cov, raised = space.matrices[2], space.factors[0]
+    cov, raised = space.covariance, space.factors[0]
     good = True
     for k in range(factors.shape[0]):
-        floored[0, k], floored[1, k] = 0, 0
+        floored[AT_FLOOR, k], floored[FLOOR_STEPS, k] = 0, 0
         for i in range(dim):
             for j in range(dim):
                 cov[i, j] = 0.0
@@ -594,7 +603,7 @@ def _raise_start(factors, floor, floored, space):
         acted, positive = floored_factor(cov, floor, raised, space.matrices)
         if acted:
             copy_matrix(raised, factors[k])
-            floored[0, k], floored[1, k] = 1, 1
+            floored[AT_FLOOR, k], floored[FLOOR_STEPS, k] = 1, 1
         good &= positive
     return good
 
@@ -641,8 +650,8 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     Returns
     -------
     status, steps, left
-        Status 0 converged; 1 `most` was used up; 2 a covariance is singular; 3 a number out of range. `left`
-        is what may still be gained for each point.
+        Status 0 converged; 1 `most` was used up; 20 a covariance is singular; 21 a number is out of range.
+        `left` is what may still be gained for each point.
 
     References
     ----------
@@ -678,7 +687,7 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
             return SINGULAR, step, left
         left = 0.0 if gain <= ROUNDING else _to_gain(gain, last, before)
         last, before = gain, last
-    return UNFINISHED, most, left
+    return STEPS_EXHAUSTED, most, left
 
 
 @exported
@@ -736,12 +745,12 @@ def _multiply(x, a):
 
 
 @exported
-def whiten(x, columns, mean, factor):
+def standardize(x, columns, mean, factor):
     """Write the columns of x (N, D) with mean 0 and covariance I: x[n] = mean + factor columns[:, n].
 
     Returned is the first column that is a linear combination of those before it (or constant, or out of
-    range), or D for none. Column by
-    column this is Cholesky's method (modified Gram and Schmidt), and the factor is exact for these columns.
+    range), or D for none. Column by column this is Cholesky's method (modified Gram and Schmidt), and the
+    factor is exact for these columns.
     """
     size, dim = x.shape
     clear_matrix(factor)
@@ -753,16 +762,15 @@ def whiten(x, columns, mean, factor):
             factor[i, j] = dot(out, columns[j]) / size
             _subtract(columns[j], factor[i, j], out)
         factor[i, i] = math.sqrt(dot(out, out) / size)
-        # Rounding leaves 1e-16 of the column.
-        if not factor[i, i] > 1e-12 * spread or not factor[i, i] < math.inf:
+        if not factor[i, i] > DEPENDENT * spread or not factor[i, i] < math.inf:
             return i
         _multiply(out, 1.0 / factor[i, i])
     return dim
 
 
 @exported
-def colour(mean, factor, means, factors):
-    """A mixture of whitened points becomes one of the points as they were."""
+def unstandardize_mixture(mean, factor, means, factors):
+    """Carry a mixture of standardized points to the coordinates of the data, in place."""
     dim = mean.size
     for k in range(means.shape[0]):
         for i in range(dim - 1, -1, -1):
@@ -778,8 +786,8 @@ def colour(mean, factor, means, factors):
 
 
 @exported
-def bleach(mean, factor, means, factors):
-    """The inverse of `colour`."""
+def standardize_mixture(mean, factor, means, factors):
+    """The inverse of `unstandardize_mixture`."""
     dim = mean.size
     for k in range(means.shape[0]):
         for i in range(dim):
@@ -791,7 +799,7 @@ def bleach(mean, factor, means, factors):
 
 @kernel
 def _nearer(columns, centre, label, distances, labels):
-    """Points that are nearer to this centre than to those before it are its own."""
+    """Give this centre's label to the points that are nearer to it than to those before it."""
     dim, size = columns.shape
     for n in range(size):
         s = 0.0
@@ -833,7 +841,7 @@ def seed(columns, uniforms, weights, means, factors, floor, distances, labels, s
             means[k, i] = columns[i, chosen]
         _nearer(columns, means[k], k, distances, labels)
     _clusters(columns, labels, weights, means)
-    within, factor = space.matrices[2], factors[0]
+    within, factor = space.covariance, factors[0]
     clear_matrix(within)
     for n in range(size):
         for i in range(dim):
