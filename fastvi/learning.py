@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels
+from . import kernels, statuses
 from .distributions import Array, _frozen, _Immutable, _tidy
 from .estimates import Estimate, tolerance
 from .inference import (
@@ -16,13 +16,14 @@ from .inference import (
     QUADRATURE_DIM,
     Fit,
     Variational,
-    _arguments,
     _as_model,
     _draws,
     _fit,
     _space,
+    _target,
     _writable,
 )
+from .kernels.statuses import CONVERGED
 from .models import Model
 from .progress import bar
 from .validation import choice
@@ -98,14 +99,14 @@ def _nodes(fitted: Fit) -> tuple[Array, Array]:
 def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:
     """E_q[log p(x, z; θ)] as a function of rows of θ; NaN becomes -inf."""
     points, weights = _nodes(fitted)
-    sheet = _space("laplace", model.latent_dim, model.dim)[0]
+    space = _space("laplace", model.latent_dim, model.dim)
     values = np.empty(len(points))
-    address, _, table, kinds, bounds = _arguments(model)
+    target = _target(model)
 
     def expected(thetas: Array) -> Array:
         out = np.empty(len(thetas))
         kernels.engine.expected_log_joint(
-            address, np.ascontiguousarray(thetas), table, kinds, bounds, points, weights, sheet, values, out
+            target, np.ascontiguousarray(thetas), points, weights, space, values, out
         )
         return np.where(np.isnan(out), -math.inf, out)
 
@@ -238,14 +239,14 @@ def maximize_evidence(
     warm = current.q if name == "mean" else None
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
-    status = "the rounds were used up before theta stood still"
+    status = statuses.ROUNDS_EXHAUSTED
     rounds: list[Array] = [theta]
     for _ in bar(range(max_rounds), progress, "rounds"):
         new, scale = _newton_step(_expected(model.with_theta(theta), current), theta, scale)
         found = expect(new, current.q if warm is None else warm)
         slack = 1e-12 * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
         if found.elbo.value < trace[-1] - slack:
-            status = "a step of theta lowers the ELBO: q's own fit is not accurate enough"
+            status = statuses.NOT_RISING
             break
         rounds.append(new)
         if len(rounds) == 3:
@@ -265,7 +266,7 @@ def maximize_evidence(
         theta, current = new, found
         trace.append(found.elbo.value)
         if moved <= 10.0 * wanted:
-            status = "converged" if current.converged else current.status
+            status = statuses.WORDS[CONVERGED] if current.converged else current.status
             break
     return ThetaFit(
         theta=_frozen(theta),
@@ -273,7 +274,7 @@ def maximize_evidence(
         elbo=current.elbo,
         trace=np.array(trace),
         status=status,
-        converged=status == "converged",
+        converged=status == statuses.WORDS[CONVERGED],
     )
 
 

@@ -4,12 +4,18 @@ Each function that takes an array out of a tuple counts one more reference to it
 atomic operations. For the dozen arrays of a workspace, at each of the small steps of a fit, that is half of
 its time (0.6 µs instead of 0.2 µs for an expectation on 17 nodes). What is borrowed points to the same memory
 and counts nothing; the caller's own references keep it alive.
+
+Workspaces are NamedTuples inside of kernels, and plain tuples outside: from Python, each NamedTuple among the
+arguments takes 0.8 µs longer to hand over than a tuple. `plain` and `named` lead from one to the other.
 """
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, overload
 
 
@@ -43,3 +49,77 @@ def _borrow(typing_context, value):
 @overload(borrow)
 def _overload_borrow(value):
     return lambda value: _borrow(value)
+
+
+def plain(value):
+    """(Nested) NamedTuples as plain tuples."""
+    return tuple([plain(member) for member in value]) if isinstance(value, tuple) else value
+
+
+def named(kind, value):
+    """A (nested) tuple as a NamedTuple of this class, and so each member whose field has such a class."""
+    hints = get_type_hints(kind)
+    fields = zip(kind._fields, value, strict=True)
+    return kind(*[named(hints[name], v) if _is_named(hints[name]) else v for name, v in fields])
+
+
+def _is_named(hint):
+    return isinstance(hint, type) and hasattr(hint, "_fields")
+
+
+def _plain_type(kind):
+    if not isinstance(kind, types.BaseTuple):
+        return kind
+    return types.BaseTuple.from_types([_plain_type(member) for member in kind.types])
+
+
+def _named_type(hint, kind):
+    if not _is_named(hint):
+        return kind
+    hints = get_type_hints(hint)
+    members = zip(hint._fields, kind.types, strict=True)
+    return types.BaseTuple.from_types([_named_type(hints[name], member) for name, member in members], hint)
+
+
+def _converted(context, builder, source, target, value):
+    """The same members as a tuple of another type."""
+    if not isinstance(source, types.BaseTuple):
+        return value
+    pairs = zip(source.types, target.types, strict=True)
+    members = [
+        _converted(context, builder, one, two, builder.extract_value(value, i))
+        for i, (one, two) in enumerate(pairs)
+    ]
+    return context.make_tuple(builder, target, members)
+
+
+@intrinsic
+def _plain(typing_context, value):
+    target = _plain_type(value)
+
+    def generate(context, builder, signature, arguments):
+        result = _converted(context, builder, value, target, arguments[0])
+        return impl_ret_borrowed(context, builder, target, result)
+
+    return target(value), generate
+
+
+@intrinsic
+def _named(typing_context, kind, value):
+    target = _named_type(kind.instance_class, value)
+
+    def generate(context, builder, signature, arguments):
+        result = _converted(context, builder, value, target, arguments[1])
+        return impl_ret_borrowed(context, builder, target, result)
+
+    return target(kind, value), generate
+
+
+@overload(plain)
+def _overload_plain(value):
+    return lambda value: _plain(value)
+
+
+@overload(named)
+def _overload_named(kind, value):
+    return lambda kind, value: _named(kind, value)

@@ -1,0 +1,29 @@
+"""What became of a computation: one number for each outcome.
+
+The words for people that belong to the numbers are in the API.
+"""
+
+# C functions only.
+INVALID = -1  #: entries that no distribution has, or a sum that `mass` does not allow
+BAD_ARGUMENT = -2  #: a size, a code or a parameter out of its range
+NO_MEMORY = -3
+
+FINE = 0  #: as good as was asked
+CONVERGED = FINE  #: the same, of an iteration
+
+# Where an iteration stopped short.
+STEPS_EXHAUSTED = 1
+UNRESOLVED = 2  #: the quadrature does not reach the accuracy
+NOT_A_MAXIMUM = 3  #: the Hessian is not negative definite
+STUCK = 4  #: no step raises the ELBO
+OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
+UNBOUNDED = 6  #: q spreads or moves off without end: the posterior is improper
+
+#: A data set of a batch has an empty array: nothing was computed.
+EMPTY = 9
+
+# Faults of a log joint where q has mass: RAISED and all above.
+RAISED = 11  #: it raised an exception
+NOT_A_NUMBER = 12  #: it was NaN
+INFINITE = 13  #: it was +inf
+ZERO = 14  #: it was -inf
