@@ -326,8 +326,8 @@ def start_and_fit_quadrature(
         Whether to find the mode near the start's mean first, and the curvature there.
     start : tuple
         `Start`, or (mean (D,), scale (D,), chol (D, D)), which are overwritten, mean and chol with the
-        result. `scale` holds guesses of q's standard deviations, for Laplace's approximation; without that (mean,
-        chol) is the start.
+        result. `scale` holds guesses of q's standard deviations, for Laplace's approximation; without that
+        (mean, chol) is the start.
     log_joint, problem, family, rtol, most_steps, space, trace, report
         As in `fit_quadrature`.
 

@@ -328,8 +328,8 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
 
     Returned: (status, error of the value, error of the gradient, nodes, level, whether it holds). At least
     the levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative
-    one asks for the coarsest lattice and no more. Where that was the last call, at the same frame, `known` is 0
-    and its moments are those of level 0; else it is -1. The ball starts as the one in use, and grows where
+    one asks for the coarsest lattice and no more. Where that was the last call, at the same frame, `known` is
+    0 and its moments are those of level 0; else it is -1. The ball starts as the one in use, and grows where
     what is outside of it matters: the lattice's edge would be seen at all levels.
     """
     dim = mean.size
