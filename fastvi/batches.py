@@ -10,24 +10,27 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from . import kernels, threads
+from . import kernels, statuses, threads
 from .distributions import Array
 from .estimates import tolerance
 from .immutable import Record, frozen
 from .inference import (
     _FAMILIES,
-    _FAULT,
     QUADRATURE_DIM,
     Variational,
     _as_model,
+    _conditional,
     _draws,
     _fresh,
     _q_of,
+    _restricted,
     _space,
     _start_of,
+    _target,
     _words,
     _writable,
 )
+from .kernels.statuses import CONVERGED, EMPTY
 from .models import Model, pack
 from .progress import bar
 from .validation import choice
@@ -38,8 +41,6 @@ _PIECE = 64
 
 #: Pieces between two moves of the progress bar.
 _BAR = 64
-
-_EMPTY = 9
 
 
 class FitBatch(Record):
@@ -107,8 +108,7 @@ class FitBatch(Record):
 
     def status(self, n: int) -> str:
         """What became of fit n, in words."""
-        code = int(self.codes[n])
-        return "a data array is empty" if code == _EMPTY else _words(code, self._wheres[n])
+        return _words(int(self.codes[n]), self._wheres[n])
 
     def q(self, n: int) -> Variational:
         """The q of fit n."""
@@ -251,14 +251,29 @@ def fit_batch(
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     if name == "truncated" and model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
-    if r > 64:
-        raise ValueError(f"fit_batch works in up to 64 latent dimensions, the model has {r}")
-    means, scales = np.tile(mean, (count, 1)), np.ones((count, r))
-    chols = np.tile(np.eye(r) if factor is None else factor, (count, 1, 1))
-    traces, reports = np.empty((count, 0)), np.zeros((count, 8))
+    if r > kernels.laplace.DENSE:
+        raise ValueError(
+            f"fit_batch works in up to {kernels.laplace.DENSE} latent dimensions, the model has {r}"
+        )
+    scale, from_laplace = np.ones(r), factor is None
+    if factor is None:
+        factor = np.eye(r)
+    elif r > QUADRATURE_DIM:
+        scale = _conditional(factor)
+    else:
+        factor = _restricted(factor, "full" if name == "truncated" else name)
+    means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, scale, factor))
+    traces, rows = np.empty((count, 0)), np.zeros((count, 8))
     wheres = np.zeros((count, model.dim))
     run = _runner(
-        model, name, factor is None, tables, means, scales, chols, wanted, max_steps, traces, reports, wheres
+        model,
+        name,
+        from_laplace,
+        tables,
+        (means, scales, chols),
+        wanted,
+        max_steps,
+        (traces, rows, wheres),
     )
     pieces = -(-count // _PIECE)
 
@@ -271,24 +286,30 @@ def fit_batch(
     elif pieces:
         threads.run(piece, pieces)
     del kept
-    codes = reports[:, 4].astype(np.int64)
-    codes[empty] = _EMPTY
-    failed = np.isnan(reports[:, 0]) | (codes == _EMPTY)
-    for array in (means, chols, reports):
+    reports = _columns(rows)
+    codes = reports.status.astype(np.int64)
+    codes[empty] = EMPTY
+    failed = np.isnan(reports.elbo) | (codes == EMPTY)
+    for array in (means, chols, rows):
         array[failed] = np.nan
     return FitBatch(
         model=model,
         family=name,
         mean=means,
         _factors=chols,
-        elbo=reports[:, 0].copy(),
-        error=reports[:, 1].copy(),
-        gradient_norm=reports[:, 2].copy(),
-        evaluations=np.nan_to_num(reports[:, 3]).astype(np.int64),
+        elbo=reports.elbo.copy(),
+        error=reports.error.copy(),
+        gradient_norm=reports.gradient_norm.copy(),
+        evaluations=np.nan_to_num(reports.evaluations).astype(np.int64),
         codes=codes,
-        converged=codes == 0,
+        converged=codes == CONVERGED,
         _wheres=wheres,
     )
+
+
+def _columns(rows: Array) -> Any:
+    """Views of the columns of reports, by name."""
+    return kernels.reports.Report(*rows.T)
 
 
 def _runner(
@@ -296,25 +317,14 @@ def _runner(
     family: str,
     from_laplace: bool,
     tables: NDArray[np.int64],
-    means: Array,
-    scales: Array,
-    chols: Array,
+    starts: tuple[Array, Array, Array],
     rtol: float,
     max_steps: int,
-    traces: Array,
-    reports: Array,
-    wheres: Array,
+    results: tuple[Array, Array, Array],
 ) -> Any:
     """A function that makes the fits from one number to another, on the thread that calls it."""
-    r = model.latent_dim
-    address, theta, support = model._address, model._theta, model._support
-    common = address, theta, tables, support.kinds, support.bounds
-    out = traces, reports, wheres
+    r, target = model.latent_dim, _target(model, tables)
     if r > QUADRATURE_DIM:
-        if not from_laplace:
-            raise ValueError(
-                f"with {r} latent dimensions start must be a point: fits begin with Laplace's approximation"
-            )
         code = _FAMILIES[family]
         pairs = max(64, (4 if family == "full" else 2) * r)
         draws = _writable(_draws(0, pairs, r))
@@ -322,21 +332,14 @@ def _runner(
 
         def by_draws(low: int, high: int) -> None:
             kernels.engine.fit_draws_batch(
-                address,
-                model._gradient_address,
-                *common[1:],
+                target,
                 code,
-                draws,
-                fresh,
-                means,
-                scales,
-                chols,
-                math.sqrt(rtol),
-                max_steps,
-                _space("laplace", r, model.dim),
-                _space("draws", code, r, model.dim),
-                np.empty(fresh.shape[1]),
-                *out,
+                from_laplace,
+                (draws, fresh),
+                starts,
+                (math.sqrt(rtol), max_steps),
+                (_space("draws", code, r, model.dim), _space("laplace", r, model.dim)),
+                results,
                 low,
                 high,
             )
@@ -346,26 +349,28 @@ def _runner(
     def by_quadrature(low: int, high: int, code: int, accuracy: float) -> None:
         space = _space("fit", r, model.dim)
         kernels.engine.fit_quadrature(
-            *common, code, from_laplace, means, scales, chols, accuracy, max_steps, space, *out, low, high
+            target, code, from_laplace, starts, accuracy, max_steps, space, results, low, high
         )
 
     if family != "truncated":
         return lambda low, high: by_quadrature(low, high, _FAMILIES[family], rtol)
     ends = model._support.interval
+    (means, _, chols), (_, rows, _) = starts, results
+    reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        by_quadrature(low, high, 0, 1e-3)
-        starts = np.empty((len(tables), 2))
+        by_quadrature(low, high, _FAMILIES["full"], 1e-3)
+        used = reports.evaluations[low:high].copy()
+        parameters = np.empty((len(tables), 2))
         for n in range(low, high):
-            if reports[n, 4] < _FAULT:
-                q = _q_of(model, means[n].copy(), chols[n].copy())
-                starts[n] = q.mean[0], math.sqrt(q.cov[0, 0])
+            if statuses.is_fault(reports.status[n]):
+                parameters[n] = means[n, 0], 1.0
             else:
-                starts[n] = means[n, 0], 1.0
+                q = _q_of(model, means[n].copy(), chols[n].copy())
+                parameters[n] = q.mean[0], math.sqrt(q.cov[0, 0])
         space = _space("truncated")
-        kernels.engine.fit_truncated(
-            address, theta, tables, *ends, starts, rtol, max_steps, space, *out, low, high
-        )
-        means[low:high, 0], chols[low:high, 0, 0] = starts[low:high, 0], starts[low:high, 1]
+        kernels.engine.fit_truncated(target, ends, parameters, rtol, max_steps, space, results, low, high)
+        reports.evaluations[low:high] += used
+        means[low:high, 0], chols[low:high, 0, 0] = parameters[low:high, 0], parameters[low:high, 1]
 
     return truncated

@@ -118,6 +118,7 @@ import numpy as np
 from . import kernels
 from .distributions import Gaussian, GaussianMixture
 from .immutable import Immutable
+from .kernels import statuses as _statuses
 from .kernels.registry import BY_TERM, METRICS
 
 _foreign = kernels.foreign
@@ -142,25 +143,25 @@ if __doc__:  # not under python -OO
 class Status(IntEnum):
     """What a function returns: below 0, the input is not valid; above 0, what became of a fit."""
 
-    FINE = _foreign.FINE
+    FINE = _statuses.FINE
     #: Entries that are negative or not finite, a sum that `mass` does not allow, a factor that is none.
-    INVALID = _foreign.INVALID
+    INVALID = _statuses.INVALID
     #: A size, code or parameter out of its range.
-    BAD_ARGUMENT = _foreign.BAD_ARGUMENT
-    NO_MEMORY = _foreign.NO_MEMORY
-    STEPS_EXHAUSTED = kernels.fits.STEPS_EXHAUSTED
+    BAD_ARGUMENT = _statuses.BAD_ARGUMENT
+    NO_MEMORY = _statuses.NO_MEMORY
+    STEPS_EXHAUSTED = _statuses.STEPS_EXHAUSTED
     #: The quadrature does not resolve the log joint as well as was asked.
-    UNRESOLVED = kernels.fits.UNRESOLVED
+    UNRESOLVED = _statuses.UNRESOLVED
     #: The Hessian of the ELBO is not negative definite.
-    NOT_A_MAXIMUM = kernels.fits.NOT_A_MAXIMUM
+    NOT_A_MAXIMUM = _statuses.NOT_A_MAXIMUM
     #: No step raises the ELBO further, but the gradient is not small.
-    STUCK = kernels.fits.STUCK
+    STUCK = _statuses.STUCK
     #: q spreads or wanders off without end: the posterior is improper.
-    UNBOUNDED = kernels.fits.UNBOUNDED
+    UNBOUNDED = _statuses.UNBOUNDED
     #: The log joint is NaN, +inf or -inf where q has mass: at `FitResult.FAULT_AT`.
-    NOT_A_NUMBER = kernels.fits.FAULT + kernels.panels.NOT_A_NUMBER
-    INFINITE = kernels.fits.FAULT + kernels.panels.INFINITE
-    ZERO = kernels.fits.FAULT + kernels.panels.ZERO
+    NOT_A_NUMBER = _statuses.NOT_A_NUMBER
+    INFINITE = _statuses.INFINITE
+    ZERO = _statuses.ZERO
 
 
 class Mass(IntEnum):

@@ -32,6 +32,7 @@ from numba.extending import (
 
 from . import divergences, estimates, inference, kernels, projections
 from .distributions import Gaussian, GaussianMixture
+from .kernels import statuses
 from .models import _INTERVAL, _LOWER, _REAL, _SIMPLEX, _UPPER, Model
 from .variational import TransformedGaussian
 
@@ -124,7 +125,7 @@ MIXTURE = _MixtureType()
 TRANSFORMED = _TransformedType()
 
 #: The status of a fit in compiled code whose start is none.
-INVALID_START = -1
+INVALID_START = statuses.INVALID
 
 FAMILY_MEAN = inference._FAMILIES["mean"]
 
@@ -781,8 +782,8 @@ def _overload_expectation(model, q, rtol, grad_mean, grad_chol):
             grad_mean,
             grad_chol,
         )
-        if status != 0:
-            return CompiledEstimate(-math.inf if status == 4 else math.nan, math.inf, nodes)
+        if status != statuses.FINE:
+            return CompiledEstimate(-math.inf if status == statuses.ZERO else math.nan, math.inf, nodes)
         return CompiledEstimate(value, error, nodes)
 
     return compiled
@@ -854,9 +855,8 @@ def _fit(
         mean, scale = kernels.matrices.filled_vector(latent, 0.0), kernels.matrices.filled_vector(latent, 1.0)
         factor, report = np.empty((latent, latent)), kernels.matrices.filled_vector(8, math.nan)
         problem, trace, space = (model.data, model._kinds, model._bounds), np.empty(0), workspace(latent, dim)
-        status = fit_near(
-            log_joint, problem, code, True, mean, scale, factor, rtol, max_steps, space, trace, report
-        )
+        start_ = mean, scale, factor
+        status = fit_near(log_joint, problem, code, True, start_, rtol, max_steps, space, trace, report)
         return _made(model, mean, factor, report, status)
 
     def from_start(
@@ -885,10 +885,14 @@ def _made(model, mean, factor, report, status):
 
 @overload(_made)
 def _overload_made(model, mean, factor, report, status):
+    read_report = kernels.reports.read_report
+
     def compiled(model, mean, factor, report, status):
-        evaluations = int(report[3]) if report[3] >= 0.0 else 0
-        estimate = CompiledEstimate(report[0], report[1], evaluations)
-        return CompiledFit(_q_of(model, _gaussian((mean, factor))), estimate, report[2], status == 0, status)
+        found = read_report(report)
+        evaluations = int(found.evaluations) if found.evaluations >= 0.0 else 0
+        estimate = CompiledEstimate(found.elbo, found.error, evaluations)
+        q = _q_of(model, _gaussian((mean, factor)))
+        return CompiledFit(q, estimate, found.gradient_norm, status == statuses.CONVERGED, status)
 
     return compiled
 
@@ -925,19 +929,21 @@ def _log_evidence(model, start=None, rtol=1e-10):
     latent, dim = model.latent, model.dim
     fit_space, laplace = kernels.fits.workspace, kernels.laplace.laplace
     workspace, integrate = kernels.evidence.workspace, kernels.evidence.integrate
+    make_problem, density = kernels.panels.Problem, kernels.evidence.Density
+    gaussian, joint = kernels.evidence.GAUSSIAN, kernels.evidence.JOINT
 
     def compiled(model, start=None, rtol=1e-10):
-        problem = model.data, model._kinds, model._bounds
+        problem = make_problem(model.data, model._kinds, model._bounds)
         mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)
         space = fit_space(latent, dim)
-        fault, n = laplace(log_joint, problem, mean, scale, factor, space[0][3], space[5])
-        if fault != 0:
+        fault, n = laplace(log_joint, problem, mean, scale, factor, space.lattice.panel, space.laplace)
+        if fault != statuses.FINE:
             return CompiledEstimate(math.nan, math.inf, n)
-        none = 0, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
+        none = density(gaussian, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0)
         status, value, error, nodes = integrate(
-            log_joint, problem, mean, factor, rtol, none, 0, 0.0, workspace(latent, dim)
+            log_joint, problem, mean, factor, rtol, none, joint, 0.0, workspace(latent, dim)
         )
-        if status != 0:
+        if status != statuses.FINE:
             return CompiledEstimate(math.nan, math.inf, n + nodes)
         if error == math.inf:  # the posterior is improper
             value = math.inf

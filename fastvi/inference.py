@@ -9,10 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels, scratch
+from . import kernels, scratch, statuses
 from .distributions import Array, Gaussian, _tidy
 from .estimates import Estimate, tolerance
 from .immutable import Record, frozen_fields, shown
+from .kernels.statuses import (
+    CONVERGED,
+    FINE,
+    OVERFITTED,
+    STUCK,
+    UNBOUNDED,
+    ZERO,
+)
 from .models import Model
 from .progress import bar
 from .validation import choice, float_array, generator
@@ -36,39 +44,15 @@ _NEAR = 0.15
 _BLOCKS = 8
 _FRESH = 128
 
-#: What a fit on fixed draws may promise more than fresh draws find, in nats, before it takes more of them.
-_OPTIMISM = 0.01
-
-#: Length of the gradient that ends a fit on fixed draws whose own error is larger than what that leaves.
+#: Gradient tolerance of the first fit on fixed draws; a tighter one is pointless while Monte Carlo error
+#: dominates.
 _ROUGH = 3e-3
 
+#: Gradient tolerance and most steps of the search for a mode in many dimensions: a start needs no digits.
+_NEAR_MODE, _MODE_STEPS = 1e-2, 200
+
+#: Accepted steps that a trace holds.
 _TRACE = 256
-
-_CONVERGED, _EXHAUSTED, _UNRESOLVED, _SADDLE, _STUCK, _FAULT = 0, 1, 2, 3, 4, 10
-_OVERFITTED = 5
-_UNBOUNDED = 6
-
-_STATUS = {
-    _CONVERGED: "converged",
-    _EXHAUSTED: "the steps were used up before the gradient was small",
-    _UNRESOLVED: "the quadrature does not resolve the log joint as well as was asked",
-    _SADDLE: "not a strict maximum: the Hessian of the ELBO is not negative definite",
-    _STUCK: "no step raises the ELBO further, but the gradient is not small",
-    _OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
-    _UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
-}
-
-_FAULTS = {
-    1: "raised an exception",
-    2: "is nan",
-    3: "is +inf",
-    4: "is -inf",
-}
-
-_CURE = (
-    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): '
-    'then q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
-)
 
 #: Type of q.
 Variational = Gaussian | TransformedGaussian | TruncatedGaussian
@@ -80,10 +64,7 @@ def _space(kind: str, *key: int) -> Any:
 
 
 def _words(status: int, where: Array) -> str:
-    if status < _FAULT:
-        return _STATUS[status]
-    what = f"log_joint {_FAULTS[status - _FAULT]} at z = {_tidy(where)}"
-    return f"{what}: {_CURE}" if status == _FAULT + 4 else what
+    return statuses.words(status, _tidy(where))
 
 
 def _as_model(model: Any) -> Model:
@@ -92,10 +73,22 @@ def _as_model(model: Any) -> Model:
     return model
 
 
-def _arguments(model: Model) -> tuple[Any, ...]:
-    """What the engine knows a model by."""
+def _target(model: Model, tables: Any = None) -> tuple[Any, ...]:
+    """What the engine knows a model by, `kernels.engine.Target`; `tables` are those of many data sets."""
     support = model._support
-    return model._address, model._theta, model._table, support.kinds, support.bounds
+    return (
+        model._address,
+        model._gradient_address,
+        model._theta,
+        model._table[None] if tables is None else tables,
+        support.kinds,
+        support.bounds,
+    )
+
+
+def _named(kind: Any, space: Any) -> Any:
+    """Scratch space by its names: the engine takes plain tuples, which are handed over faster."""
+    return kernels.borrowing.named(kind, space)
 
 
 def _latent_gaussian(model: Model, q: Any) -> Gaussian | None:
@@ -182,15 +175,14 @@ def _expectation_by_draws(
     """
     draws = _writable(_fresh(mean.size))
     each = draws.shape[1]
-    space = _space("laplace", mean.size, model.dim)
-    sheet, values, averages = space[0], np.empty(each), np.empty(_BLOCKS)
+    space, values, averages = _space("laplace", mean.size, model.dim), np.empty(each), np.empty(_BLOCKS)
     seen = 0
     for wanted in (_BLOCKS // 2, _BLOCKS):
         status, seen = kernels.engine.averages(
-            *_arguments(model), draws, mean, factor, sheet, values, seen, wanted, averages
+            _target(model), draws, mean, factor, space, values, seen, wanted, averages
         )
         if status:
-            return (-math.inf if status == 4 else math.nan), 0.0, seen * each, status
+            return (-math.inf if status == ZERO else math.nan), 0.0, seen * each, status
         found = averages[:seen].tolist()
         value = math.fsum(found) / seen
         spread = math.fsum((x - value) ** 2 for x in found)
@@ -202,7 +194,7 @@ def _expectation_by_draws(
 
 def _broken(promised: float, value: float, error: float) -> bool:
     """Whether fresh draws find less than the fixed ones promise."""
-    return promised - value > max(3.0 * error, _OPTIMISM)
+    return bool(promised - value > max(3.0 * error, kernels.draws.OPTIMISM))
 
 
 def _elbo(model: Model, q: Any, rtol: float) -> Estimate:
@@ -213,28 +205,41 @@ def _elbo(model: Model, q: Any, rtol: float) -> Estimate:
     if gaussian is None:
         space = _space("truncated")
         status, value, error, nodes = kernels.engine.elbo_truncated(
-            model._address, model._theta, model._table, q.mu, q.sigma, q.low, q.high, rtol, space
+            _target(model), q.mu, q.sigma, q.low, q.high, rtol, space
         )
-        return _estimate(status, value, error, nodes, "quadrature", space[6])
+        where = _named(kernels.truncated.Workspace, space).where if status else None
+        return _estimate(status, value, error, nodes, "quadrature", where)
     mean, factor = gaussian._mean, gaussian._factor
     if gaussian.dim > QUADRATURE_DIM:
         value, error, nodes, status = _expectation_by_draws(model, mean, factor)
-        sheet = _space("laplace", gaussian.dim, model.dim)[0]
+        where = _laplace_fault(model, gaussian.dim) if status else None
         method = "draws (standard error)"
-        return _estimate(status, value + gaussian.entropy(), error, nodes, method, sheet[3])
+        return _estimate(status, value + gaussian.entropy(), error, nodes, method, where)
     space = _space("fit", gaussian.dim, model.dim)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
     status, value, error, nodes, _ = kernels.engine.elbo_quadrature(
-        *_arguments(model), mean, factor, rtol, space, *grads
+        _target(model), mean, factor, rtol, space, *grads
     )
-    return _estimate(status, value, error, nodes, "quadrature", space[0][3][3])
+    where = _quadrature_fault(space) if status else None
+    return _estimate(status, value, error, nodes, "quadrature", where)
 
 
-def _estimate(status: int, value: float, error: float, nodes: int, method: str, where: Array) -> Estimate:
-    if status == 0:
+def _quadrature_fault(space: Any) -> Array:
+    """The point of the last fault, from scratch space of this kind."""
+    where: Array = _named(kernels.fits.Workspace, space).lattice.panel.where
+    return where
+
+
+def _laplace_fault(model: Model, latent: int) -> Array:
+    where: Array = _named(kernels.engine.LaplaceWorkspace, _space("laplace", latent, model.dim)).panel.where
+    return where
+
+
+def _estimate(status: int, value: float, error: float, nodes: int, method: str, where: Any) -> Estimate:
+    if status == FINE:
         return Estimate(value, error, nodes, method)
-    note = _words(_FAULT + status, where)
-    if status == 4:
+    note = _words(status, where)
+    if status == ZERO:
         return Estimate(-math.inf, 0.0, nodes, method, note=note)
     raise ValueError(note)
 
@@ -350,27 +355,17 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     if dim <= QUADRATURE_DIM:
         space = _space("fit", dim, model.dim)
         status, value, *_ = kernels.engine.elbo_quadrature(
-            *_arguments(model), mean, factor, wanted, space, *grads
+            _target(model), mean, factor, wanted, space, *grads
         )
-        where = space[0][3][3]
+        where = _quadrature_fault(space) if status else None
     else:
         space = _space("draws", 0, dim, model.dim)
         scale = _conditional(factor)
         draws = _writable(_draws(0, max(_FRESH, 2 * dim), dim))
-        status, value = kernels.engine.draws_value_and_slopes(
-            model._address,
-            model._gradient_address,
-            *_arguments(model)[1:],
-            draws,
-            mean,
-            factor,
-            scale,
-            space,
-            *grads,
-        )
-        where = space[0][3]
-    if status:
-        raise ValueError(_words(_FAULT + status, where))
+        status, value = kernels.engine.elbo_draws(_target(model), draws, mean, factor, scale, space, *grads)
+        where = _named(kernels.draws.Workspace, space).panel.where if status else None
+    if where is not None:
+        raise ValueError(_words(status, where))
     return frozen_fields(Gradient, float(value), *grads)  # type: ignore[no-any-return]
 
 
@@ -534,8 +529,9 @@ def _psis_shape(model: Model, q: Variational, count: int = 4000) -> float:
         gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
         latent = gaussian.sample(count, 20240229)
         values = np.empty(count)
-        space = _space("laplace", gaussian.dim, model.dim)
-        if kernels.engine.densities(*_arguments(model), latent, space[0], values):
+        if kernels.engine.densities(
+            _target(model), latent, _space("laplace", gaussian.dim, model.dim), values
+        ):
             return math.inf
         ratios = values - gaussian.logpdf(latent)
     ratios = np.exp(ratios - ratios.max())
@@ -714,25 +710,23 @@ def _numbers(q: Any) -> Array:
     return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
 
 
-def _made(
-    model: Model, family: str, q: Any, report: Sequence[float], trace: Array, where: Array, method: str
-) -> Fit:
-    value, error, norm, evaluations, status, steps = report[:6]
-    code = int(status)
+def _made(model: Model, family: str, q: Any, report: Any, trace: Array, where: Array, method: str) -> Fit:
+    """The result that a `kernels.reports.Report` stands for."""
+    value, code, evaluations = report.elbo, int(report.status), int(report.evaluations)
     words = _words(code, where)
-    endless = code == _UNBOUNDED and not (abs(_numbers(q)) < 1e100).all()
+    endless = code == UNBOUNDED and not (abs(_numbers(q)) < 1e100).all()
     if value != value or value == -math.inf or endless:
         raise ValueError(f"the fit cannot start: {words}")
     return Fit(
         model=model,
         family=family,
         q=q,
-        elbo=Estimate(value, error, int(evaluations), method),
-        trace=trace[: int(steps)],
-        gradient_norm=norm,
-        evaluations=int(evaluations),
+        elbo=Estimate(value, report.error, evaluations, method),
+        trace=trace[: int(report.steps)],
+        gradient_norm=report.gradient_norm,
+        evaluations=evaluations,
         status=words,
-        converged=code == _CONVERGED,
+        converged=code == CONVERGED,
         starts=(value,),
     )
 
@@ -754,28 +748,19 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
     traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, model.dim))
     scales = np.empty((1, r))
     scales.fill(1.0)
-    address, theta, table, kinds, bounds = _arguments(model)
     kernels.engine.fit_quadrature(
-        address,
-        theta,
-        table[None],
-        kinds,
-        bounds,
+        _target(model),
         _FAMILIES[family],
         from_laplace,
-        mean[None],
-        scales,
-        chols,
+        (mean[None], scales, chols),
         rtol,
         max_steps,
         space,
-        traces,
-        reports,
-        where,
+        (traces, reports, where),
         0,
         1,
     )
-    report = reports[0].tolist()
+    report = kernels.reports.Report(*reports[0].tolist())
     return _made(model, family, _q_of(model, mean, chols[0]), report, traces[0], where[0], "quadrature")
 
 
@@ -783,32 +768,30 @@ def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit
     if model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
     low, high = model._support.interval
-    parameters = np.empty((1, 2))
+    parameters, used = np.empty((1, 2)), 0
     if isinstance(start, TruncatedGaussian):
         parameters[0] = start.mu, start.sigma
     else:
         # The fit in latent coordinates knows where the posterior is.
         rough = _fit_quadrature(model, "full", start, 1e-3, 50)
         parameters[0] = float(rough.q.mean[0]), math.sqrt(float(rough.q.cov[0, 0]))
+        used = rough.evaluations
     traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, 1))
     kernels.engine.fit_truncated(
-        model._address,
-        model._theta,
-        model._table[None],
-        low,
-        high,
+        _target(model),
+        (low, high),
         parameters,
         rtol,
         max_steps,
         _space("truncated"),
-        traces,
-        reports,
-        where,
+        (traces, reports, where),
         0,
         1,
     )
+    report = kernels.reports.Report(*reports[0].tolist())
+    report = report._replace(evaluations=report.evaluations + used)
     q = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high)
-    return _made(model, "truncated", q, reports[0].tolist(), traces[0], where[0], "quadrature")
+    return _made(model, "truncated", q, report, traces[0], where[0], "quadrature")
 
 
 def _laplace_start(model: Model, start: Any) -> tuple[Array, Array, Array, int]:
@@ -819,44 +802,37 @@ def _laplace_start(model: Model, start: Any) -> tuple[Array, Array, Array, int]:
         return mean, factor, _conditional(factor), 0
     space = _space("laplace", r, model.dim)
     scale, factor = np.ones(r), np.eye(r)
-    if r <= 64:
-        status, used = kernels.engine.laplace(*_arguments(model), mean, scale, factor, space)
+    if r <= kernels.laplace.DENSE:
+        status, used = kernels.engine.laplace(_target(model), mean, scale, factor, space)
     else:
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     if status:
-        raise ValueError(f"the fit cannot start: {_words(_FAULT + status, space[0][3])}")
+        raise ValueError(f"the fit cannot start: {_words(status, _laplace_fault(model, r))}")
     return mean, factor, scale, used
 
 
 def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tuple[int, int]:
     """A mode, and the conditional standard deviations there: for many dimensions."""
     r = mean.size
-    status, used = kernels.engine.calibrate(*_arguments(model), mean, scale, space)
+    status, used = kernels.engine.calibrate(_target(model), mean, scale, space)
     for _ in range(2):
         if status:
             return status, used
-        report, work = np.zeros(8), _space("draws", 3, r, model.dim)
-        work[1][0][0] = 0.0
+        draws_space = _space("draws", _FAMILIES["mean"], r, model.dim)
+        _named(kernels.draws.Workspace, draws_space).point[:] = 0.0
+        row = np.zeros(8)
         kernels.engine.fit_draws(
-            model._address,
-            model._gradient_address,
-            *_arguments(model)[1:],
-            3,
+            _target(model),
+            _FAMILIES["mean"],
             np.zeros((1, r)),
-            mean.copy(),
-            np.diag(scale),
-            scale,
-            1e-2,
-            200,
-            mean,
-            np.empty((r, r)),
-            work,
-            np.empty(1),
-            report,
+            (mean.copy(), np.diag(scale), scale),
+            (_NEAR_MODE, _MODE_STEPS),
+            (mean, np.empty((r, r)), np.empty(1), row),
+            draws_space,
         )
-        used += int(report[3])
-        status, more = kernels.engine.calibrate(*_arguments(model), mean, scale, space)
+        used += int(kernels.reports.Report(*row).evaluations)
+        status, more = kernels.engine.calibrate(_target(model), mean, scale, space)
         used += more
     return status, used
 
@@ -868,7 +844,8 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
     code = _FAMILIES[family]
     space = _space("draws", code, r, model.dim)
-    point, memory = space[1][0][0], space[1][6]
+    scratch, draws_ = _named(kernels.draws.Workspace, space), kernels.draws
+    point, curvature = scratch.point, scratch.curvature
     point[:] = 0.0
     if family == "isotropic":
         scale = np.full(r, math.sqrt(r / (1.0 / scale**2).sum()))
@@ -877,12 +854,12 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if draws < 2 * r:
             raise ValueError(f"draws must be at least 2 x {r}, to match second moments, not {draws!r}")
         pairs = (draws + 1) // 2
-    # From afar a few draws show the way as well: eight schools takes half of its 20 steps on 24 of them.
+    # Far from the optimum a small subset of draws suffices: eight schools takes half of its 20 steps on 24.
     enough, few = pairs, max(_FEW_PAIRS, r)
     if draws is None and 2 * few <= enough:
         pairs = few
     base, q_mean, q_factor = mean.copy(), np.empty(r), np.empty((r, r))
-    trace, report = np.empty(_TRACE), np.zeros(8)
+    trace, row = np.empty(_TRACE), np.zeros(8)
     lines: list[Array] = []
     # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are
     # exact.
@@ -890,35 +867,28 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
     while True:
         goal = wanted if pairs >= enough else _NEAR
         kernels.engine.fit_draws(
-            model._address,
-            model._gradient_address,
-            *_arguments(model)[1:],
+            _target(model),
             code,
             _writable(_draws(0, pairs, r)),
-            base,
-            root,
-            scale,
-            goal,
-            max_steps,
-            q_mean,
-            q_factor,
+            (base, root, scale),
+            (goal, max_steps),
+            (q_mean, q_factor, trace, row),
             space,
-            trace,
-            report,
         )
-        used += int(report[3]) * (1 if model._gradient_address else int(report[1]) * r + 1)
-        lines.append(trace[: int(report[5])].copy())
-        status = int(report[4])
-        if status >= _FAULT and report[5] == 0:
-            raise ValueError(f"the fit cannot start: {_words(status, space[0][3])}")
+        report = kernels.reports.Report(*row.tolist())
+        used += int(report.evaluations)
+        lines.append(trace[: int(report.steps)].copy())
+        status = int(report.status)
+        if statuses.is_fault(status) and report.steps == 0:
+            raise ValueError(f"the fit cannot start: {_words(status, scratch.panel.where)}")
         if pairs < enough:
             pairs = enough
             if status:
                 point[:] = 0.0
             else:
-                memory[0] = memory[1]
+                curvature[draws_.BEGIN] = curvature[draws_.KNOWN]
             continue
-        promised = float(report[0])
+        promised = report.elbo
         last = draws is not None or 2 * pairs > _MOST_PAIRS
         entropy = Gaussian._from_factor(q_mean, q_factor).entropy()
         hoped = -math.inf if last else promised - entropy
@@ -928,23 +898,23 @@ def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: in
         if fault:
             break
         if not _broken(promised, value, error):
-            if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status not in (_CONVERGED, _STUCK):
+            if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status not in (CONVERGED, STUCK):
                 break
             # What is known of the curvature is left behind: it is too rough so near to the optimum.
             wanted = rtol
             continue
         if last:
-            status = _OVERFITTED
+            status = OVERFITTED
             break
         pairs *= 2
-        memory[0] = memory[1]
+        curvature[draws_.BEGIN] = curvature[draws_.KNOWN]
     if fault:
-        status, value, error = _FAULT + fault, promised, math.inf
-    report[0], report[1], report[3], report[4] = value, error, used, status
+        status, value, error = fault, promised, math.inf
+    where = _laplace_fault(model, r) if fault else scratch.panel.where
     joined = np.concatenate(lines)
-    report[5] = joined.size
+    report = report._replace(elbo=value, error=error, evaluations=used, status=status, steps=joined.size)
     q = _q_of(model, q_mean, q_factor)
-    return _made(model, family, q, report.tolist(), joined, space[0][3], "draws (standard error)")
+    return _made(model, family, q, report, joined, where, "draws (standard error)")
 
 
 # What q is compared to.
@@ -961,19 +931,19 @@ def _frame(model: Model, start: Any) -> tuple[Array, Array]:
 
 
 def _whole(
-    model: Model, mean: Array, factor: Array, rtol: float, q: Any, divergence: int, total: float
+    model: Model, mean: Array, factor: Array, rtol: float, q: Any, integrand: int, total: float
 ) -> Estimate:
     space = _space("evidence", mean.size, model.dim)
     status, value, error, nodes = kernels.engine.evidence(
-        *_arguments(model), mean, factor, rtol, q, divergence, total, space
+        _target(model), mean, factor, rtol, q, integrand, total, space
     )
     if status:
-        raise ValueError(_words(_FAULT + status, space[0][3]))
+        raise ValueError(_words(status, _named(kernels.evidence.Workspace, space).panel.where))
     note = ""
     if error == math.inf or value != value:
         error = math.inf
         note = "the joint does not fall off towards the ends of the axes: the posterior is improper"
-        if not divergence:
+        if integrand == kernels.evidence.JOINT:
             value = math.inf
     elif value == -math.inf:
         note = "the log joint is -inf everywhere that was looked at"
@@ -981,7 +951,7 @@ def _whole(
 
 
 def _no_q(dim: int) -> Any:
-    return 0, np.zeros(dim), np.eye(dim), np.zeros(2), 0.0
+    return kernels.evidence.GAUSSIAN, np.zeros(dim), np.eye(dim), np.zeros(2), 0.0
 
 
 def _low_dimension(model: Model, what: str) -> None:
@@ -1040,7 +1010,7 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     _low_dimension(_as_model(model), "log_evidence")
     wanted = tolerance(rtol)
     mean, factor = _frame(model, start)
-    return _whole(model, mean, factor, wanted, _no_q(mean.size), 0, 0.0)
+    return _whole(model, mean, factor, wanted, _no_q(mean.size), kernels.evidence.JOINT, 0.0)
 
 
 class Decomposition(NamedTuple):
@@ -1108,7 +1078,7 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
     gaussian = _latent_gaussian(model, q)
     bound = _elbo(model, q, wanted)
     mean, factor = _frame(model, None)
-    evidence = _whole(model, mean, factor, wanted, _no_q(mean.size), 0, 0.0)
+    evidence = _whole(model, mean, factor, wanted, _no_q(mean.size), kernels.evidence.JOINT, 0.0)
     if bound.value == -math.inf:
         return Decomposition(evidence, bound, Estimate(math.inf, 0.0, 0, "closed form", note=bound.note))
     if not evidence.error < math.inf:
@@ -1120,19 +1090,25 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
             # In coordinates of its own the jump of a truncated density would fall between two nodes.
             raise ValueError("decompose takes a TruncatedGaussian only for a model with the same support")
         assert isinstance(q, TruncatedGaussian)
-        form: Any = (1, np.array([q.mu]), np.array([[q.sigma]]), np.array([q.low, q.high]), q._log_mass)
+        form: Any = (
+            kernels.evidence.TRUNCATED,
+            np.array([q.mu]),
+            np.array([[q.sigma]]),
+            np.array([q.low, q.high]),
+            q._log_mass,
+        )
     else:
         # The lattice must reach all of p from q. Where p is much wider, E_q[log q - log p] + log p(x) is
         # left.
         reach = float(np.abs(np.linalg.solve(gaussian._factor, factor)).max())
         shift = float(np.abs(np.linalg.solve(gaussian._factor, mean - gaussian._mean)).max())
-        form = (0, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
+        form = (kernels.evidence.GAUSSIAN, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
         mean, factor = gaussian._mean, gaussian._factor
         if max(reach, shift) > _WIDE:
-            divergence = _whole(model, mean, factor, wanted, form, 2, evidence.value)
+            divergence = _whole(model, mean, factor, wanted, form, kernels.evidence.KL_OF_Q, evidence.value)
             return Decomposition(evidence, bound, divergence)
-    total = _whole(model, mean, factor, wanted, form, 0, 0.0)
-    divergence = _whole(model, mean, factor, wanted, form, 1, total.value)
+    total = _whole(model, mean, factor, wanted, form, kernels.evidence.JOINT, 0.0)
+    divergence = _whole(model, mean, factor, wanted, form, kernels.evidence.KL, total.value)
     return Decomposition(evidence, bound, divergence)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels
+from . import kernels, statuses
 from .distributions import Array, _tidy
 from .estimates import Estimate, tolerance
 from .immutable import Record
@@ -17,13 +17,14 @@ from .inference import (
     QUADRATURE_DIM,
     Fit,
     Variational,
-    _arguments,
     _as_model,
     _draws,
     _fit,
     _space,
+    _target,
     _writable,
 )
+from .kernels.statuses import CONVERGED
 from .models import Model
 from .progress import bar
 from .validation import choice
@@ -97,13 +98,11 @@ def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:
     points, weights = _nodes(fitted)
     space = _space("laplace", model.latent_dim, model.dim)
     values = np.empty(len(points))
-    address, _, table, kinds, bounds = _arguments(model)
+    target = _target(model)
 
     def expected(thetas: Array) -> Array:
         rows, out = np.ascontiguousarray(thetas), np.empty(len(thetas))
-        kernels.engine.expected_log_joint(
-            address, rows, table, kinds, bounds, points, weights, space[0], values, out
-        )
+        kernels.engine.expected_log_joint(target, rows, points, weights, space, values, out)
         return np.where(np.isnan(out), -math.inf, out)
 
     return expected
@@ -235,14 +234,14 @@ def maximize_evidence(
     warm = current.q if name == "mean" else None
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
-    status = "the rounds were used up before theta stood still"
+    status = statuses.ROUNDS_EXHAUSTED
     rounds: list[Array] = [theta]
     for _ in bar(range(max_rounds), progress, "rounds"):
         new, scale = _newton_step(_expected(model.with_theta(theta), current), theta, scale)
         found = expect(new, current.q if warm is None else warm)
         slack = 1e-12 * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
         if found.elbo.value < trace[-1] - slack:
-            status = "a step of theta lowers the ELBO: q's own fit is not accurate enough"
+            status = statuses.NOT_RISING
             break
         rounds.append(new)
         if len(rounds) == 3:
@@ -262,7 +261,7 @@ def maximize_evidence(
         theta, current = new, found
         trace.append(found.elbo.value)
         if moved <= 10.0 * wanted:
-            status = "converged" if current.converged else current.status
+            status = statuses.WORDS[CONVERGED] if current.converged else current.status
             break
     return ThetaFit(
         theta=theta,
@@ -270,7 +269,7 @@ def maximize_evidence(
         elbo=current.elbo,
         trace=np.array(trace),
         status=status,
-        converged=status == "converged",
+        converged=status == statuses.WORDS[CONVERGED],
     )
 
 

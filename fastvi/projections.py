@@ -41,7 +41,6 @@ _STATUS = {
 _PEAKS = 16
 
 
-
 class Projection(Immutable):
     """The closest member of a family, and how close it is.
 

@@ -378,29 +378,22 @@ def cut_often(n, x, start, space, trace, report):
 
 
 @njit(nogil=True)
-def draw_often(n, x, kinds, bounds, draws, base, root, scale, mean, factor, sheet, space, trace, report):
+def draw_often(n, x, kinds, bounds, draws, coordinates, result, space):
     status = 0
     for _ in range(n):
-        space[0][0, :] = 0.0
+        space.point[:] = 0.0
         status += kernels.draws.fit_draws(
             log_joint,
             None,
             ((x,), kinds, bounds),
             FULL,
             draws,
-            base,
-            root,
-            scale,
-            1e-3,
-            50,
-            mean,
-            factor,
-            sheet,
+            coordinates,
+            (1e-3, 50),
+            result,
             space,
-            trace,
-            report,
         )
-    return status, mean[0], factor[0, 0]
+    return status, result[0][0], result[1][0, 0]
 
 
 @njit(nogil=True)
@@ -438,15 +431,9 @@ def cases():
             (
                 *model,
                 np.array([[1.0], [-1.0]]),
-                np.array([3.0]),
-                matrix,
-                np.ones(1),
-                np.empty(1),
-                np.empty((1, 1)),
-                kernels.panels.panel(1, 1),
-                kernels.draws.workspace(FULL, 1),
-                trace,
-                report,
+                (np.array([3.0]), matrix, np.ones(1)),
+                (np.empty(1), np.empty((1, 1)), trace, report),
+                kernels.draws.workspace(FULL, 1, 1),
             ),
         ),
         "em": (

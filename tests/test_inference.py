@@ -472,11 +472,12 @@ def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
     counts = []
 
     def counting(*arguments):
-        counts.append(len(arguments[7]))
+        counts.append(len(arguments[2]))
         return fixed(*arguments)
 
     def forgetting(*arguments):
-        arguments[15][1][6][0] = 0
+        space = kernels.borrowing.named(kernels.draws.Workspace, arguments[-1])
+        space.curvature[kernels.draws.BEGIN] = 0
         return counting(*arguments)
 
     monkeypatch.setattr(kernels.engine, "fit_draws", counting)

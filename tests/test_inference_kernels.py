@@ -9,6 +9,8 @@ from scipy import stats
 
 import fastvi as fv
 from fastvi.kernels import draws, fits, nested, newton, steps, supports, truncated
+from fastvi.kernels.reports import Report
+from fastvi.kernels.statuses import CONVERGED
 
 
 @numba.njit
@@ -35,9 +37,7 @@ def fit_each(data, kinds, bounds, means, reports):
             ((data[n],), kinds, bounds),
             fits.FULL,
             True,
-            means[n],
-            np.ones(dim),
-            chol,
+            (means[n], np.ones(dim), chol),
             1e-8,
             50,
             space,
@@ -50,10 +50,11 @@ def test_fits_in_a_users_prange():
     data = np.linspace(-5.0, 9.0, 23)
     means, reports = np.zeros((23, 2)), np.zeros((23, 8))
     fit_each(data, REAL_KINDS, NO_BOUNDS, means, reports)
-    assert (reports[:, 4] == fits.CONVERGED).all()
+    found = Report(*reports.T)
+    assert (found.status == CONVERGED).all()
     np.testing.assert_allclose(means, np.column_stack([data, data]) / 2, atol=1e-9)
     # log of the integral of exp(-z**2/2 - (x - z)**2/2), twice.
-    np.testing.assert_allclose(reports[:, 0], math.log(math.pi) - data**2 / 2, atol=1e-9)
+    np.testing.assert_allclose(found.elbo, math.log(math.pi) - data**2 / 2, atol=1e-9)
 
 
 @numba.njit
@@ -65,25 +66,18 @@ def counted(z, x, calls):
 @numba.njit
 def fit_on_draws(data, calls, kinds, bounds, noise, tolerance, mean, factor, report):
     dim = mean.size
-    sheet, space = nested.panel(dim, dim), draws.workspace(newton.FULL, dim)
-    space[0][0][:] = 0.0
+    space = draws.workspace(newton.FULL, dim, dim)
+    space.point[:] = 0.0
     return draws.fit_draws(
         counted,
         None,
         ((data, calls), kinds, bounds),
         newton.FULL,
         noise,
-        np.zeros(dim),
-        np.eye(dim),
-        np.ones(dim),
-        tolerance,
-        200,
-        mean,
-        factor,
-        sheet,
+        (np.zeros(dim), np.eye(dim), np.ones(dim)),
+        (tolerance, 200),
+        (mean, factor, np.empty(64), report),
         space,
-        np.empty(64),
-        report,
     )
 
 
@@ -96,12 +90,14 @@ def test_fit_on_draws_in_a_users_function(tolerance, sides):
     mean, factor, report, calls = np.empty(3), np.empty((3, 3)), np.zeros(8), np.zeros(1)
     kinds, bounds = np.zeros(3, np.int64), np.zeros((3, 2))
     status = fit_on_draws(4.0, calls, kinds, bounds, noise, tolerance, mean, factor, report)
-    assert status == draws.CONVERGED
+    found = Report(*report)
+    assert status == found.status == CONVERGED
     # Of a gradient in units of deviations; the ELBO lacks half of its square.
     np.testing.assert_allclose(mean, 2.0, atol=10 * tolerance)
     np.testing.assert_allclose(factor @ factor.T, np.eye(3) / 2, atol=10 * tolerance)
-    assert abs(report[0] - 3 * (0.5 * math.log(math.pi) - 4.0)) <= max(1e-9, tolerance**2)
-    assert calls[0] == report[3] * (sides * 3 + 1)
+    assert abs(found.elbo - 3 * (0.5 * math.log(math.pi) - 4.0)) <= max(1e-9, tolerance**2)
+    assert found.sides == sides
+    assert calls[0] == found.evaluations
 
 
 @numba.njit
@@ -109,7 +105,7 @@ def natural(data, kinds, bounds, rho, mean, chol, moments):
     space = steps.natural_workspace(mean.size, mean.size)
     problem = ((data,), kinds, bounds)
     for known, least, row in ((-1, 1, 0), (-1, -1, 1), (0, 1, 1)):
-        nested.expect(log_joint, problem, mean, chol, known, least, 1e-10, space[0], moments[row])
+        nested.expect(log_joint, problem, mean, chol, known, least, 1e-10, space.lattice, moments[row])
     return steps.natural_gradient_step(log_joint, problem, rho, mean, chol, 1e-10, space)
 
 
@@ -177,10 +173,10 @@ def fit_cut(data, low, high, start, report):
 @pytest.mark.parametrize("x", [-6.0, 0.0, 3.0])
 def test_truncated_fit_in_a_users_function(x):
     start, report = np.array([1.0, 0.5]), np.zeros(8)
-    assert fit_cut(x, 0.0, math.inf, start, report) == truncated.CONVERGED
+    assert fit_cut(x, 0.0, math.inf, start, report) == CONVERGED
     np.testing.assert_allclose(start, [x / 2, math.sqrt(0.5)], atol=1e-6)
     expected = 0.5 * math.log(math.pi) - x * x / 4 + stats.norm.logcdf(x / 2 * math.sqrt(2))
-    assert abs(report[0] - expected) <= 1e-9 * (1 + abs(expected))
+    assert abs(Report(*report).elbo - expected) <= 1e-9 * (1 + abs(expected))
 
 
 def test_masses_and_moments_as_in_plain_python():
@@ -260,17 +256,18 @@ def test_the_lattice_has_the_moments_of_a_standard_normal():
     for dim in (1, 2):
         space = nested.workspace(dim, dim)
         assert nested.lay(1, dim, space)
-        n = space[1][0, 2]
+        n = space.starts[0, 2]
+        nodes = space.lattices[0]
         step = (nested.STEP_1, nested.STEP_2)[dim - 1] / 2
-        weights = space[0][0, 2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * step**dim)
-        x, y = space[0][0, 0, :n], space[0][0, 1, :n]
+        weights = nodes[2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * step**dim)
+        x, y = nodes[0, :n], nodes[1, :n]
         for values, exact in ((1.0, 1.0), (x, 0.0), (x**2, 1.0), (x**4, 3.0), (x * y, 0.0)):
             assert abs(float((weights * values).sum()) - exact) <= 1e-9
         if dim == 1:
             # What a fit begins with are the same nodes as constants.
             assert n == 2 * nested.QUICK
             np.testing.assert_allclose(nested._NODES.ravel(), x, rtol=0, atol=1e-14)
-            np.testing.assert_allclose(nested._WEIGHTS.ravel(), space[0][0, 2, :n], rtol=1e-14, atol=0)
+            np.testing.assert_allclose(nested._WEIGHTS.ravel(), nodes[2, :n], rtol=1e-14, atol=0)
         else:
             assert abs(float((weights * x**2 * y**2).sum()) - 1.0) <= 1e-9
 

@@ -11,15 +11,20 @@ arrays
 ``log_weights, means, chols``
     A mixture: (K,), (K, D), (K, D, D), with lower Cholesky factors.
 ``space``
-    From the ``workspace`` of the same module. What is in it does not matter before or after.
+    From the ``workspace`` of the same module: a named tuple of arrays, or a plain one of the same shape. What
+    is in it does not matter before or after.
+``report``
+    Eight numbers, in the order of the fields of `reports.Report`.
 ``log_joint, problem``
-    A jitted function ``log_joint(z, *data) -> float``, and (data, kinds, bounds): a tuple of its data; the
-    kind of each latent coordinate, int64 (R,): 0 real, 1 above bounds[i, 0], 2 below bounds[i, 1], 3 between
-    the two, 4 one of a simplex (bounds[i, 0] counts down to 1); and bounds, (R, 2). Gaussians live in the
-    latent coordinates: z, log(z - a), log(b - z), the logit of (z - a) / (b - a), logits of broken sticks.
+    A jitted function ``log_joint(z, *data) -> float``, and `panels.Problem` or the plain tuple (data, kinds,
+    bounds): a tuple of its data; the kind of each latent coordinate, int64 (R,): 0 real, 1 above bounds[i,
+    0], 2 below bounds[i, 1], 3 between the two, 4 one of a simplex (bounds[i, 0] counts down to 1); and
+    bounds, (R, 2). Gaussians live in the latent coordinates: z, log(z - a), log(b - z), the logit of (z - a)
+    / (b - a), logits of broken sticks.
 status
-    0: it is as good as was asked. Other numbers say what is not, see each kernel; results are then the best
-    there are, or NaN. NaN in the data ends in such a status and disturbs nothing else.
+    A number of `statuses`. 0: it is as good as was asked. Other numbers say what is not, see each kernel;
+    results are then the best there are, or NaN. NaN in the data ends in such a status and disturbs nothing
+    else.
 ``prange``
     All kernels are safe there, and in threads without the GIL, as long as no two threads share a space, or
     an array that is written to. The result has the same bits on any number of threads.
@@ -75,6 +80,8 @@ _MODULES = (
     "panels",
     "products",
     "projections",
+    "reports",
+    "statuses",
     "steps",
     "supports",
     "tables",

@@ -17,7 +17,7 @@ _WORDS = types.CPointer(types.int64)
 
 #: nodes, their count, dim, theta, its size, table, out (, gradients); the status.
 VALUE = types.int64(_NUMBERS, types.int64, types.int64, _NUMBERS, types.int64, _WORDS, _NUMBERS)
-SLOPES = types.int64(_NUMBERS, types.int64, types.int64, _NUMBERS, types.int64, _WORDS, _NUMBERS, _NUMBERS)
+GRADIENTS = types.int64(_NUMBERS, types.int64, types.int64, _NUMBERS, types.int64, _WORDS, _NUMBERS, _NUMBERS)
 
 
 @intrinsic
@@ -79,9 +79,9 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
     seen = _read_only if getattr(function, "_can_compile", True) else _same
     # Unpacking arguments (*data) is not possible inside of try.
     if with_gradient and has_theta:
-        one = njit(lambda z, slope, theta, data: function(z, slope, theta, *data))
+        one = njit(lambda z, gradient, theta, data: function(z, gradient, theta, *data))
     elif with_gradient:
-        one = njit(lambda z, slope, theta, data: function(z, slope, *data))
+        one = njit(lambda z, gradient, theta, data: function(z, gradient, *data))
     elif has_theta:
         one = njit(lambda z, theta, data: function(z, theta, *data))
     else:
@@ -97,7 +97,7 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
                 return i + 1
         return 0
 
-    def slopes(nodes, count, dim, theta, size, table, out, gradients):
+    def values_and_gradients(nodes, count, dim, theta, size, table, out, gradients):
         data = unpack(table)
         z, parameters = carray(nodes, (count, dim)), carray(theta, (size,))
         gradient = carray(gradients, (count, dim))
@@ -108,4 +108,4 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
                 return i + 1
         return 0
 
-    return cfunc(SLOPES)(slopes) if with_gradient else cfunc(VALUE)(values)
+    return cfunc(GRADIENTS)(values_and_gradients) if with_gradient else cfunc(VALUE)(values)

@@ -14,23 +14,27 @@ logarithms.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .borrowing import borrow
+from . import panels
+from .borrowing import borrow, named
+from .fits import MEAN
 from .gaussians import LOG_2PI
 from .jit import inlined, kernel
-from .matrices import add_scaled, dot
+from .matrices import add_scaled, dot, half_log_det
 from .newton import DIAGONAL, FULL, ISOTROPIC
-from .panels import BLOCK, FINE, RAISED, fault, look, point_out
+from .panels import BLOCK, Panel, Problem, evaluate, fault, point_out
+from .reports import Report, write_report
+from .statuses import CONVERGED, FINE, RAISED, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .supports import is_real, pull_back, to_support
-from .targets import tabulate_slopes
+from .targets import tabulate_gradients
 
-MEAN = 3
-
-CONVERGED, STEPS_EXHAUSTED, STUCK, UNBOUNDED, FAULT = 0, 1, 4, 6, 10
+#: What a fit on fixed draws may promise more than fresh draws find, in nats.
+OPTIMISM = 0.01
 
 #: Pairs of (step, change of gradient) that L-BFGS remembers.
 MEMORY = 12
@@ -53,35 +57,101 @@ def parameters(family, dim):
     return dim + 1 if family == ISOTROPIC else dim
 
 
+class Coordinates(NamedTuple):
+    """Where the parameters have their zero: N(base, root root')."""
+
+    base: Any  #: (D,)
+    root: Any  #: (D, D)
+    scale: Any  #: (D,) deviations, for families without covariances and for differences
+
+
+class Control(NamedTuple):
+    """When a fit ends."""
+
+    tolerance: Any  #: length of the gradient in the metric of Fisher's information
+    most_steps: Any
+
+
+class Result(NamedTuple):
+    """What a fit writes."""
+
+    mean: Any  #: (D,)
+    factor: Any  #: (D, D)
+    trace: Any  #: (T,) the ELBO over the draws after each accepted step, as far as it goes
+    report: Any  #: (8,) the fields of a `reports.Report`
+
+
+class Workspace(NamedTuple):
+    """Scratch space for a fit of P parameters in D latent coordinates."""
+
+    panel: Panel
+    point: Any  #: (P,) where a fit starts, and ends
+    gradient: Any  #: (P,) there
+    trial: Any  #: (P,)
+    trial_gradient: Any  #: (P,)
+    direction: Any  #: (P,)
+    metric: Any  #: (P,) Fisher's information, which is diagonal
+    steps: Any  #: (MEMORY, P) the last steps
+    changes: Any  #: (MEMORY, P) of the gradient
+    inverses: Any  #: (MEMORY,) of the products of these two
+    alphas: Any  #: (MEMORY,)
+    curvature: Any  #: (3,) int64, see BEGIN
+    points: Any  #: (BLOCK, D) a block of draws from q
+    mean_gradient: Any  #: (D,) without the entropy
+    factor_gradient: Any  #: (D, D) the same, lower triangle
+    mean: Any  #: (D,)
+    factor: Any  #: (D, D)
+    row: Any  #: (D,)
+    along: Any  #: (D,) the diagonal of the factor's gradient
+
+
+#: Entries of `Workspace.curvature`: how many of the pairs (step, change) a fit begins with, how many it knew
+#: at its end, and the newest of them.
+BEGIN, KNOWN, NEWEST = 0, 1, 2
+
+
 @kernel
-def workspace(family, dim):
+def workspace(family, latent, dim):
     """Scratch space for `fit_draws`: one for each thread.
 
     Parameters
     ----------
     family : int
         newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
-    dim : int
-        The number of latent coordinates.
+    latent, dim : int
+        As in `fits.workspace`; any numbers.
 
     Returns
     -------
-    tuple
+    Workspace
+        Its `point` is where a fit starts.
 
     Examples
     --------
     >>> from fastvi import kernels
-    >>> space = kernels.draws.workspace(kernels.newton.FULL, 3)
+    >>> space = kernels.draws.workspace(kernels.newton.FULL, 3, 3)
     """
-    count = parameters(family, dim)
-    return (
-        np.empty((6, count)),  # point, gradient, trial, its gradient, direction, metric
-        np.empty((2, MEMORY, count)),
-        np.empty((2, MEMORY)),
-        np.empty((BLOCK, dim)),  # gradients at a block of draws
-        np.empty((4, dim)),
-        np.empty((2, dim, dim)),
-        np.zeros(3, np.int64),  # pairs that L-BFGS begins with; that it knows at the end, and the newest
+    count = parameters(family, latent)
+    return Workspace(
+        panels.workspace(latent, dim),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty((MEMORY, count)),
+        np.empty((MEMORY, count)),
+        np.empty(MEMORY),
+        np.empty(MEMORY),
+        np.zeros(3, np.int64),
+        np.empty((BLOCK, latent)),
+        np.empty(latent),
+        np.empty((latent, latent)),
+        np.empty(latent),
+        np.empty((latent, latent)),
+        np.empty(latent),
+        np.empty(latent),
     )
 
 
@@ -98,101 +168,105 @@ def sides_for(tolerance, root, scale):
 
 
 @kernel
-def _differences(log_joint, problem, count, scale, sides, sheet, points, slopes):
-    """Differences to one side or to both at `count` points, and the values there; the status."""
+def _differences(log_joint, problem, count, scale, sides, points, panel):
+    """Differences to one side or to both at `count` points, and the values there; (status, evaluations)."""
     dim = scale.size
     each = sides * dim + 1
     step = DIFFERENCE if sides == 2 else ONE_SIDED
-    together = max(sheet[0].shape[0] // each, 1)
+    together = max(panel.latent.shape[0] // each, 1)
+    values, log_jacobian = panel.log_joint, panel.log_jacobian
+    used = 0
     for low in range(0, count, together):
         n = min(together, count - low)
         for k in range(n):
             row = k * each
             for r in range(row, row + each):
                 for i in range(dim):
-                    sheet[0][r, i] = points[low + k, i]
+                    panel.latent[r, i] = points[low + k, i]
             for i in range(dim):
-                sheet[0][row + 1 + i, i] += step * scale[i]
+                panel.latent[row + 1 + i, i] += step * scale[i]
                 if sides == 2:
-                    sheet[0][row + 1 + dim + i, i] -= step * scale[i]
-        status = look(log_joint, problem, n * each, sheet)
+                    panel.latent[row + 1 + dim + i, i] -= step * scale[i]
+        status = evaluate(log_joint, problem, n * each, panel)
+        used += n * each
         if status == FINE:
-            status = fault(problem, n * each, sheet)
+            status = fault(problem, n * each, panel)
         if status != FINE:
-            return status
+            return status, used
         for k in range(n):
             row = k * each
-            sheet[2][2, low + k] = sheet[2][0, row] + sheet[2][1, row]
+            panel.values[low + k] = values[row] + log_jacobian[row]
             for i in range(dim):
                 up = row + 1 + i
                 down = up + dim if sides == 2 else row
-                rise = (sheet[2][0, up] - sheet[2][0, down]) + (sheet[2][1, up] - sheet[2][1, down])
-                slopes[low + k, i] = rise / (sides * step * scale[i])
-    return FINE
+                rise = (values[up] - values[down]) + (log_jacobian[up] - log_jacobian[down])
+                panel.latent_gradients[low + k, i] = rise / (sides * step * scale[i])
+    return FINE, used
 
 
 @kernel
-def _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes):
-    """The user's gradients at `count` points, carried to the latent coordinates; the status."""
-    data, kinds, bounds = problem
+def _given(log_joint_grad, problem, count, points, panel):
+    """The user's gradients at `count` points, in the latent coordinates; (status, evaluations)."""
+    kinds, bounds = problem.kinds, problem.bounds
     real = is_real(kinds)
     if real:
         for n in range(count):
             for i in range(points.shape[1]):
-                sheet[0][n, i] = points[n, i]
+                panel.latent[n, i] = points[n, i]
     else:
-        to_support(kinds, bounds, points, count, sheet[1], sheet[2][1])
-    places = sheet[0] if real else sheet[1]
-    failed = tabulate_slopes(log_joint_grad, data, places, count, sheet[2][0], sheet[4])
+        to_support(kinds, bounds, points, count, panel.z, panel.log_jacobian)
+    places = panel.latent if real else panel.z
+    failed = tabulate_gradients(log_joint_grad, problem.data, places, count, panel.log_joint, panel.gradients)
     if failed != 0:
-        point_out(problem, failed - 1, sheet)
-        return RAISED
-    status = fault(problem, count, sheet)
+        point_out(problem, failed - 1, panel)
+        return RAISED, count
+    status = fault(problem, count, panel)
     if status != FINE:
-        return status
+        return status, count
     for n in range(count):
-        sheet[2][2, n] = sheet[2][0, n] + (0.0 if real else sheet[2][1, n])
+        panel.values[n] = panel.log_joint[n] + (0.0 if real else panel.log_jacobian[n])
         if real:
             for i in range(kinds.size):
-                slopes[n, i] = sheet[4][n, i]
+                panel.latent_gradients[n, i] = panel.gradients[n, i]
         else:
-            pull_back(kinds, bounds, points[n], sheet[1][n], sheet[4][n], slopes[n])
-    return FINE
+            pull_back(kinds, bounds, points[n], panel.z[n], panel.gradients[n], panel.latent_gradients[n])
+    return FINE, count
 
 
-def slopes_at(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
-    """Write values (panel row 2) and gradients at `count` <= BLOCK points of latent coordinates; the status.
+def gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
+    """Write values and latent gradients of a panel at `count` <= BLOCK latent points; (status, evaluations).
 
     Without a `log_joint_grad` (None, or the address 0) by differences to one side or to both: `sides` is 1
     or 2.
     """
     if log_joint_grad is None:
-        return _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
-    return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes)
+        return _differences(log_joint, problem, count, scale, sides, points, panel)
+    return _given(log_joint_grad, problem, count, points, panel)
 
 
-@overload(slopes_at)
-def _overload_slopes_at(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
+@overload(gradients_at)
+def _overload_gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
     if isinstance(log_joint_grad, types.NoneType | types.Omitted):
-        return lambda log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes: (
-            _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
+        return lambda log_joint, log_joint_grad, problem, count, scale, sides, points, panel: _differences(
+            log_joint, problem, count, scale, sides, points, panel
         )
     if isinstance(log_joint_grad, types.Integer):
 
-        def by_address(log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes):
+        def by_address(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
             if log_joint_grad == 0:
-                return _differences(log_joint, problem, count, scale, sides, sheet, points, slopes)
-            return _given(log_joint, log_joint_grad, problem, count, sheet, points, slopes)
+                return _differences(log_joint, problem, count, scale, sides, points, panel)
+            return _given(log_joint_grad, problem, count, points, panel)
 
         return by_address
-    return lambda log_joint, log_joint_grad, problem, count, scale, sides, sheet, points, slopes: _given(
-        log_joint, log_joint_grad, problem, count, sheet, points, slopes
+    return lambda log_joint, log_joint_grad, problem, count, scale, sides, points, panel: _given(
+        log_joint_grad, problem, count, points, panel
     )
 
 
 @kernel
-def unpack(family, point, base, root, scale, mean, factor):
-    """Write mean and factor of the q that has these parameters; log of the factor's determinant."""
+def unpack(family, point, coordinates, mean, factor):
+    """Write mean and factor of the q that has these parameters."""
+    base, root, scale = coordinates.base, coordinates.root, coordinates.scale
     dim = base.size
     for i in range(dim):
         mean[i] = base[i]
@@ -218,20 +292,17 @@ def unpack(family, point, base, root, scale, mean, factor):
             for j in range(dim):
                 factor[i, j] = 0.0
             factor[i, i] = scale[i] * math.exp(point[dim if family == ISOTROPIC else dim + i])
-    total = 0.0
-    for i in range(dim):
-        total += math.log(factor[i, i])
-    return total
 
 
 @kernel
-def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gradient):
-    """Write the gradient in the parameters, from that in the mean and the factor (lower triangle)."""
-    dim = mean_slope.size
+def pack_gradient(family, point, root, factor, space, gradient):
+    """Write the gradient in the parameters, from that in the mean and the factor that `objective` left."""
+    mean_gradient, factor_gradient = space.mean_gradient, space.factor_gradient
+    dim = mean_gradient.size
     for j in range(dim):
         s = 0.0
         for i in range(j, dim):
-            s += root[i, j] * mean_slope[i]
+            s += root[i, j] * mean_gradient[i]
         gradient[j] = s
     if family == FULL:
         k = dim
@@ -239,14 +310,14 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
             for b in range(a + 1):
                 s = 0.0
                 for i in range(a, dim):
-                    s += root[i, a] * factor_slope[i, b]
+                    s += root[i, a] * factor_gradient[i, b]
                 gradient[k] = s * math.exp(point[k]) - 1.0 if a == b else s
                 k += 1
     elif family != MEAN:
         if family == ISOTROPIC:
             gradient[dim] = 0.0
         for i in range(dim):
-            s = factor_slope[i, i] * factor[i, i] - 1.0
+            s = factor_gradient[i, i] * factor[i, i] - 1.0
             if family == ISOTROPIC:
                 gradient[dim] += s
             else:
@@ -254,15 +325,15 @@ def _pack_slopes(family, point, root, mean_slope, factor_slope, factor, work, gr
 
 
 @kernel
-def _place(mean, factor, diagonal, draws, low, count, points, work):
+def _place(mean, factor, diagonal, draws, low, count, points, row):
     """Write mean + factor e for `count` draws e from `low`; of a `diagonal` factor only that is read."""
     dim = mean.size
     if diagonal:
         for i in range(dim):
-            work[i] = factor[i, i]
+            row[i] = factor[i, i]
         for s in range(count):
             for i in range(dim):
-                points[s, i] = mean[i] + work[i] * draws[low + s, i]
+                points[s, i] = mean[i] + row[i] * draws[low + s, i]
         return
     for s in range(count):
         for i in range(dim):
@@ -273,66 +344,67 @@ def _place(mean, factor, diagonal, draws, low, count, points, work):
 
 
 @inlined
-def objective(
-    log_joint, log_joint_grad, problem, draws, mean, factor, log_det, diagonal, scale, sides, sheet, space
-):
-    """(status, minus the ELBO) over the draws, and its gradient.
+def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space):
+    """(status, minus the ELBO, evaluations) over the draws, and its gradient.
 
-    The gradient in the mean is left in space[4][0], that in the factor in space[5][1]; they leave out the
-    entropy. Where the factor is `diagonal`, only its diagonal is looked at.
+    The gradients in the mean and in the factor are left in the space; they leave out the entropy. Where the
+    factor is `diagonal`, only its diagonal is used. `scale` and `sides` are those of differences.
     """
     dim = mean.size
-    mean_slope, factor_slope, along = space[4][0], space[5][1], space[4][3]
-    points, slopes = space[3], sheet[5]
+    mean_gradient, factor_gradient, along = space.mean_gradient, space.factor_gradient, space.along
+    points, panel = space.points, space.panel
     for i in range(dim):
-        mean_slope[i] = along[i] = 0.0
+        mean_gradient[i] = along[i] = 0.0
         for j in range(0 if diagonal else i + 1):
-            factor_slope[i, j] = 0.0
-    total = 0.0
+            factor_gradient[i, j] = 0.0
+    total, used = 0.0, 0
     count = draws.shape[0]
     for low in range(0, count, BLOCK):
         n = min(BLOCK, count - low)
-        _place(mean, factor, diagonal, draws, low, n, points, slopes[0])
-        status = slopes_at(log_joint, log_joint_grad, problem, n, scale, sides, sheet, points, slopes)
+        _place(mean, factor, diagonal, draws, low, n, points, space.row)
+        status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, sides, points, panel)
+        used += more
         if status != FINE:
-            return status, math.inf
+            return status, math.inf, used
         for s in range(n):
-            e, g = draws[low + s], slopes[s]
-            total += sheet[2][2, s]
+            e, g = draws[low + s], panel.latent_gradients[s]
+            total += panel.values[s]
             for i in range(dim):
-                mean_slope[i] -= g[i]
+                mean_gradient[i] -= g[i]
             if diagonal:
                 for i in range(dim):
                     along[i] -= g[i] * e[i]
             else:
                 for i in range(dim):
                     for j in range(i + 1):
-                        factor_slope[i, j] -= g[i] * e[j]
+                        factor_gradient[i, j] -= g[i] * e[j]
     for i in range(dim):
-        mean_slope[i] /= count
+        mean_gradient[i] /= count
         if diagonal:
-            factor_slope[i, i] = along[i] / count
+            factor_gradient[i, i] = along[i] / count
         else:
             for j in range(i + 1):
-                factor_slope[i, j] /= count
-    return FINE, -total / count - log_det - 0.5 * dim * (1.0 + LOG_2PI)
+                factor_gradient[i, j] /= count
+    value = -total / count - half_log_det(factor) - 0.5 * dim * (1.0 + LOG_2PI)
+    return FINE, value, used
 
 
 @kernel
-def _direction(gradient, metric, memory, used, newest, alphas, out):
+def _direction(gradient, used, newest, space, out):
     """L-BFGS's two loops: out = -H gradient (Nocedal & Wright 2006, algorithm 7.4)."""
     n = gradient.size
+    steps, changes, inverses, alphas = space.steps, space.changes, space.inverses, space.alphas
     for i in range(n):
         out[i] = -gradient[i]
     for t in range(used):
         k = (newest - t) % MEMORY
-        alphas[0, k] = alphas[1, k] * dot(memory[0, k, :n], out)
-        add_scaled(-alphas[0, k], memory[1, k, :n], out)
+        alphas[k] = inverses[k] * dot(steps[k, :n], out)
+        add_scaled(-alphas[k], changes[k, :n], out)
     for i in range(n):
-        out[i] /= metric[i]
+        out[i] /= space.metric[i]
     for t in range(used - 1, -1, -1):
         k = (newest - t) % MEMORY
-        add_scaled(alphas[0, k] - alphas[1, k] * dot(memory[1, k, :n], out), memory[0, k, :n], out)
+        add_scaled(alphas[k] - inverses[k] * dot(changes[k, :n], out), steps[k, :n], out)
 
 
 @kernel
@@ -361,27 +433,10 @@ def _set_metric(family, dim, metric):
 
 
 @inlined
-def fit_draws(
-    log_joint,
-    log_joint_grad,
-    problem,
-    family,
-    draws,
-    base,
-    root,
-    scale,
-    tolerance,
-    most_steps,
-    mean,
-    factor,
-    sheet,
-    space,
-    trace,
-    report,
-):
+def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, control, result, space):
     """Maximise the ELBO over fixed draws, by L-BFGS, in any dimension.
 
-    It ends when the gradient is shorter than `tolerance` in the metric of Fisher's information, or when
+    It ends when the gradient is shorter than the tolerance in the metric of Fisher's information, or when
     rounding hides all progress.
 
     Parameters
@@ -390,38 +445,35 @@ def fit_draws(
         ``log_joint(z, *data) -> float``.
     log_joint_grad : jitted function or None
         ``log_joint_grad(z, grad, *data) -> float`` writes the gradient; without it, finite differences, to
-        both sides where one is not good enough for the `tolerance`.
+        both sides where one is not good enough for the tolerance.
     problem : tuple
-        (data, kinds, bounds), see `fastvi.kernels`.
+        `panels.Problem`, or (data, kinds, bounds), see `fastvi.kernels`.
     family : int
-        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or fits.MEAN.
     draws : (S, D)
         Of a standard normal vector. In pairs +e, -e whose second moments are the identity they integrate a
         quadratic log joint exactly.
-    base, root, scale : (D,), (D, D), (D,)
-        Where the parameters have their zero: N(base, root root'), for families without covariances the
-        deviations `scale`. Laplace's approximation makes the problem easy.
-    tolerance : float
-    most_steps : int
-    mean, factor : (D,), (D, D)
-        The result is written to them.
-    sheet : tuple
-        ``kernels.panels.panel(D, dim)``, scratch space.
-    space : tuple
-        A `workspace`. The point in space[0][0] is where it starts: all zeros for (base, root) itself. It is
-        left at the end, and space[6][0] = space[6][1] keeps what is known of the curvature for one more fit
-        of the same problem, on other draws.
-    trace : (T,)
-        The ELBO over the draws after each accepted step is written to it, as far as it goes.
-    report : (8,)
-        Is written: the ELBO over the draws, the sides of differences, the gradient norm, evaluations, the
-        status, steps.
+    coordinates : tuple
+        `Coordinates`, or (base (D,), root (D, D), scale (D,)): the parameters have their zero at N(base, root
+        root'), for families without covariances with the deviations `scale`. Laplace's approximation makes
+        the problem easy.
+    control : tuple
+        `Control`, or (tolerance, most_steps).
+    result : tuple
+        `Result`, or (mean (D,), factor (D, D), trace (T,), report (8,)), which are written: the fit, the ELBO
+        over the draws after each accepted step as far as the trace goes, and the fields of a
+        `reports.Report`. The error of the ELBO is not known here: NaN.
+    space : Workspace
+        Its `point` is where the fit starts: all zeros for (base, root) itself. It is left at the end, and
+        ``curvature[BEGIN] = curvature[KNOWN]`` keeps what is known of the curvature for one more fit of the
+        same problem, on other draws.
 
     Returns
     -------
     int
         0 converged; 1 the steps were used up; 4 no step raises the ELBO; 6 it has no maximum over these
-        draws; 12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in sheet[3].
+        draws; 12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in
+        space.panel.where.
 
     References
     ----------
@@ -439,56 +491,56 @@ def fit_draws(
     >>> @njit
     ... def posterior(x, draws):
     ...     dim, full = x.size, kernels.newton.FULL
-    ...     mean, factor, report = np.empty(dim), np.empty((dim, dim)), np.empty(8)
-    ...     space = kernels.draws.workspace(full, dim)
-    ...     space[0][0][:] = 0.0
     ...     problem = (x,), np.zeros(dim, np.int64), np.zeros((dim, 2))
-    ...     kernels.draws.fit_draws(log_joint, None, problem, full, draws, np.zeros(dim), np.eye(dim),
-    ...                             np.ones(dim), 1e-8, 100, mean, factor,
-    ...                             kernels.panels.panel(dim, dim), space, np.empty(0), report)
-    ...     return mean
+    ...     coordinates = np.zeros(dim), np.eye(dim), np.ones(dim)
+    ...     result = np.empty(dim), np.empty((dim, dim)), np.empty(0), np.empty(8)
+    ...     space = kernels.draws.workspace(full, dim, dim)
+    ...     space.point[:] = 0.0
+    ...     kernels.draws.fit_draws(log_joint, None, problem, full, draws, coordinates, (1e-8, 100), result,
+    ...                             space)
+    ...     return result[0]
     >>> pairs = 3.0**0.5 * np.vstack([np.eye(3), -np.eye(3)])
     >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
     array([1., 2., 3.])
     """
-    problem, draws, base, root, scale = borrow((problem, draws, base, root, scale))
-    mean, factor, sheet, space = borrow((mean, factor, sheet, space))
-    trace, report = borrow((trace, report))
-    dim = base.size
-    vectors, memory, alphas = space[0], space[1], space[2]
+    problem, space = named(Problem, borrow(problem)), named(Workspace, borrow(space))
+    coordinates, control = named(Coordinates, borrow(coordinates)), named(Control, control)
+    result = named(Result, borrow(result))
+    found = maximise(
+        log_joint, log_joint_grad, problem, family, borrow(draws), coordinates, control, result, space
+    )
+    return write_report(found, result.report)
+
+
+@inlined
+def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, control, result, space):
+    """`fit_draws`; the report."""
+    mean, factor, trace = result.mean, result.factor, result.trace
+    root, scale = coordinates.root, coordinates.scale
+    dim = scale.size
     count = parameters(family, dim)
-    point, gradient = vectors[0, :count], vectors[1, :count]
-    trial, trial_gradient = vectors[2, :count], vectors[3, :count]
-    direction, metric = vectors[4, :count], vectors[5, :count]
+    point, gradient = space.point[:count], space.gradient[:count]
+    trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
+    direction, metric = space.direction[:count], space.metric[:count]
     _set_metric(family, dim, metric)
     diagonal = family in (DIAGONAL, ISOTROPIC)
-    sides = sides_for(tolerance, root, scale)
-    used, newest, steps, looks, first = space[6][0], space[6][2], 0, 0, True
-    space[6][0] = 0
+    sides = sides_for(control.tolerance, root, scale)
+    used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
+    space.curvature[BEGIN] = 0
+    steps, evaluations, first = 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
     for i in range(count):
         trial[i] = point[i]
         direction[i] = 0.0
     while True:
-        log_det = unpack(family, trial, base, root, scale, mean, factor)
-        fault_, new = objective(
-            log_joint,
-            log_joint_grad,
-            problem,
-            draws,
-            mean,
-            factor,
-            log_det,
-            diagonal,
-            scale,
-            sides,
-            sheet,
-            space,
+        unpack(family, trial, coordinates, mean, factor)
+        fault_, new, more = objective(
+            log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space
         )
-        looks += 1
+        evaluations += more
         if first and fault_ != FINE:
-            status = FAULT + fault_
+            status = fault_
             break
         if fault_ == FINE and not new > -1e300:
             status = UNBOUNDED
@@ -506,19 +558,19 @@ def fit_draws(
                 if used > 0:
                     used, tries, t = 0, 0, 1.0  # forget, and go along the gradient
                 else:
-                    status = FAULT + fault_ if fault_ != FINE else STUCK
+                    status = fault_ if fault_ != FINE else STUCK
                     break
         else:
-            _pack_slopes(family, trial, root, space[4][0], space[5][1], factor, space[4], trial_gradient)
+            pack_gradient(family, trial, root, factor, space, trial_gradient)
             if not first:
                 newest = (newest + 1) % MEMORY
                 ys = 0.0
                 for i in range(count):
-                    memory[0, newest, i] = trial[i] - point[i]
-                    memory[1, newest, i] = trial_gradient[i] - gradient[i]
-                    ys += memory[0, newest, i] * memory[1, newest, i]
+                    space.steps[newest, i] = trial[i] - point[i]
+                    space.changes[newest, i] = trial_gradient[i] - gradient[i]
+                    ys += space.steps[newest, i] * space.changes[newest, i]
                 if ys > 1e-12 * abs(t * expected):
-                    alphas[1, newest] = 1.0 / ys
+                    space.inverses[newest] = 1.0 / ys
                     used = min(used + 1, MEMORY)
                 else:
                     newest = (newest - 1) % MEMORY
@@ -532,24 +584,24 @@ def fit_draws(
             steps += 1
             norm = _norm(gradient, metric)
             # Where steps no longer change the value, rounding hides what is left of the gradient.
-            if norm <= tolerance or (idle >= 3 and norm <= 1e3 * tolerance + 1e-6):
+            if norm <= control.tolerance or (idle >= 3 and norm <= 1e3 * control.tolerance + 1e-6):
                 status = CONVERGED
                 break
             if idle >= 10:
                 status = STUCK
                 break
-            if steps >= most_steps:
+            if steps >= control.most_steps:
                 break
             t, tries = 1.0, 0
         if tries == 0:
-            _direction(gradient, metric, memory, used, newest, alphas, direction)
+            _direction(gradient, used, newest, space, direction)
             expected, size = 0.0, 0.0
             for i in range(count):
                 expected += direction[i] * gradient[i]
                 size += metric[i] * direction[i] * direction[i]
             if not expected < 0.0:
                 used = 0
-                _direction(gradient, metric, memory, used, newest, alphas, direction)
+                _direction(gradient, used, newest, space, direction)
                 expected = -norm * norm
                 size = norm * norm
             # Before anything is known of the curvature, no step is longer than two standard deviations.
@@ -558,12 +610,18 @@ def fit_draws(
                 t = longest / math.sqrt(size)
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
-    unpack(family, point, base, root, scale, mean, factor)
-    space[6][1], space[6][2] = used, newest
-    each = draws.shape[0]
-    report[0], report[2], report[3], report[4], report[5] = -value, norm, looks * each, status, steps
-    report[1], report[6] = sides, norm
-    return status
+    unpack(family, point, coordinates, mean, factor)
+    space.curvature[KNOWN], space.curvature[NEWEST] = used, newest
+    return Report(
+        elbo=-value,
+        error=math.nan,
+        gradient_norm=norm,
+        evaluations=evaluations,
+        status=status,
+        steps=steps,
+        parameter_error=norm,
+        sides=sides,
+    )
 
 
 @kernel
@@ -576,19 +634,19 @@ def _is_diagonal(factor):
 
 
 @inlined
-def average(log_joint, problem, draws, mean, factor, sheet, values):
+def average(log_joint, problem, draws, mean, factor, panel, values):
     """Write log joint + log-Jacobian at mean + factor e for each draw; (status, their mean)."""
     diagonal = _is_diagonal(factor)
     total = 0.0
     for low in range(0, draws.shape[0], BLOCK):
         n = min(BLOCK, draws.shape[0] - low)
-        _place(mean, factor, diagonal, draws, low, n, sheet[0], sheet[5][0])
-        status = look(log_joint, problem, n, sheet)
+        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.latent_gradients[0])
+        status = evaluate(log_joint, problem, n, panel)
         if status == FINE:
-            status = fault(problem, n, sheet)
+            status = fault(problem, n, panel)
         if status != FINE:
             return status, math.nan
         for s in range(n):
-            values[low + s] = sheet[2][0, s] + sheet[2][1, s]
+            values[low + s] = panel.log_joint[s] + panel.log_jacobian[s]
             total += values[low + s]
     return FINE, total / draws.shape[0]

@@ -1,316 +1,292 @@
 """What the API calls: fits and expectations, compiled once for models that arrive as addresses.
 
-`theta` and a row of `tables` are a model's parameters and packed data, see `targets`. Each function works
-through rows low to high of its arrays, so one fit is a batch of one.
+Each function works through rows low to high of its arrays, so one fit is a batch of one. Python hands over
+plain tuples, which are named here (see `borrowing`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import draws as draws_
 from . import evidence as evidence_
-from . import fits
+from . import fits, panels
 from . import laplace as laplace_
 from . import steps as steps_
 from . import supports as supports_
 from . import truncated as truncated_
-from .borrowing import borrow
+from .borrowing import borrow, named, plain
 from .gaussians import LOG_2PI
-from .jit import exported
-from .matrices import copy_vector, half_log_det
-from .panels import FINE, panel
+from .jit import exported, inlined
+from .matrices import copy_matrix, copy_vector, half_log_det
+from .panels import Panel, Problem
+from .reports import Report, no_fit, with_evaluations, write_report
+from .statuses import CONVERGED, FINE, OVERFITTED, RAISED
+
+
+class Target(NamedTuple):
+    """What the API knows a model by, see `targets`."""
+
+    log_joint: Any  #: address
+    log_joint_grad: Any  #: address, or 0
+    theta: Any  #: (T,)
+    tables: Any  #: (N, W) packed data, a row for each data set
+    kinds: Any  #: (R,)
+    bounds: Any  #: (R, 2)
+
+
+class Starts(NamedTuple):
+    """Where fits start, row by row, see `fits.Start`."""
+
+    means: Any  #: (N, R)
+    scales: Any  #: (N, R)
+    chols: Any  #: (N, R, R)
+
+
+class Results(NamedTuple):
+    """What fits write, row by row."""
+
+    traces: Any  #: (N, T)
+    reports: Any  #: (N, 8)
+    wheres: Any  #: (N, D) the point of a fault
+
+
+class LaplaceWorkspace(NamedTuple):
+    """Scratch space for Laplace's approximation."""
+
+    panel: Panel
+    laplace: laplace_.Workspace
+
+
+class DrawsWorkspace(NamedTuple):
+    """Scratch space for fits on fixed draws from Laplace's approximation."""
+
+    draws: draws_.Workspace
+    start: LaplaceWorkspace
+
+
+@inlined
+def _problem(target, n):
+    """The problem of data set n."""
+    return Problem((target.theta, target.tables[n]), target.kinds, target.bounds)
 
 
 @exported
 def fit_workspace(latent, dim):
-    """Scratch space for `fit_quadrature`."""
-    return fits.workspace(latent, dim)
+    """Scratch space for `fit_quadrature`, a `fits.Workspace` as a plain tuple."""
+    return plain(fits.workspace(latent, dim))
 
 
 @exported
-def fit_quadrature(
-    log_joint,
-    theta,
-    tables,
-    kinds,
-    bounds,
-    family,
-    from_laplace,
-    means,
-    scales,
-    chols,
-    rtol,
-    most_steps,
-    space,
-    traces,
-    reports,
-    wheres,
-    low,
-    high,
-):
+def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space, results, low, high):
     """Fits in up to two latent dimensions, from (means, chols) or from Laplace's approximation near there."""
-    theta, tables, kinds, bounds, space = borrow((theta, tables, kinds, bounds, space))
-    means, scales, chols, traces, reports, wheres = borrow((means, scales, chols, traces, reports, wheres))
+    target, space = named(Target, borrow(target)), named(fits.Workspace, borrow(space))
+    starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
     for n in range(low, high):
-        problem = ((theta, tables[n]), kinds, bounds)
-        fits.start_and_fit_quadrature(
-            log_joint,
-            problem,
+        start = fits.Start(starts.means[n], starts.scales[n], starts.chols[n])
+        status = fits.start_and_fit_quadrature(
+            target.log_joint,
+            _problem(target, n),
             family,
             from_laplace,
-            means[n],
-            scales[n],
-            chols[n],
+            start,
             rtol,
             most_steps,
             space,
-            traces[n],
-            reports[n],
+            results.traces[n],
+            results.reports[n],
         )
-        if reports[n, 4] >= fits.FAULT:
-            copy_vector(space[0][3][3], wheres[n])
+        if status >= RAISED:
+            copy_vector(space.lattice.panel.where, results.wheres[n])
 
 
 @exported
 def laplace_workspace(latent, dim):
-    """Scratch space for `laplace`."""
-    return panel(latent, dim), laplace_.scratch(latent)
+    """Scratch space for `laplace` and for points, a `LaplaceWorkspace` as a plain tuple."""
+    return plain(LaplaceWorkspace(panels.workspace(latent, dim), laplace_.workspace(latent)))
 
 
 @exported
-def laplace(log_joint, theta, table, kinds, bounds, mean, scale, chol, space):
+def laplace(target, mean, scale, chol, space):
     """Laplace's approximation; (status, evaluations)."""
-    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     mean, scale, chol = borrow((mean, scale, chol))
-    problem = ((theta, table), kinds, bounds)
-    return laplace_.laplace(log_joint, problem, mean, scale, chol, space[0], space[1])
-
-
-@exported
-def calibrate(log_joint, theta, table, kinds, bounds, mean, scale, space):
-    """Conditional standard deviations at a point, from guesses; (status, evaluations)."""
-    problem = ((theta, table), kinds, bounds)
-    status, value = laplace_.density(log_joint, problem, mean, space[0])
-    if status != FINE:
-        return status, 1
-    sides = space[1][0]
-    status, used = laplace_.calibrate(log_joint, problem, mean, value, scale, space[0], sides)
-    if status != FINE:
-        return status, used
-    for i in range(scale.size):
-        drop = abs(2.0 * value - sides[0, i] - sides[1, i])
-        if 1e-3 < drop < math.inf:
-            scale[i] /= math.sqrt(drop)
-    return status, used
-
-
-@exported
-def conditional(chol, scale, work):
-    """Write the conditional standard deviations of a Gaussian."""
-    laplace_.conditional(chol, scale, work)
-
-
-@exported
-def draws_workspace(family, latent, dim):
-    """Scratch space for `fit_draws`."""
-    return panel(latent, dim), draws_.workspace(family, latent)
-
-
-@exported
-def fit_draws(
-    log_joint,
-    log_joint_grad,
-    theta,
-    table,
-    kinds,
-    bounds,
-    family,
-    draws,
-    base,
-    root,
-    scale,
-    tolerance,
-    most_steps,
-    mean,
-    factor,
-    space,
-    trace,
-    report,
-):
-    """A fit on fixed draws."""
-    theta, table, kinds, bounds, space = borrow((theta, table, kinds, bounds, space))
-    draws, base, root, scale = borrow((draws, base, root, scale))
-    mean, factor, trace, report = borrow((mean, factor, trace, report))
-    problem = ((theta, table), kinds, bounds)
-    return draws_.fit_draws(
-        log_joint,
-        log_joint_grad,
-        problem,
-        family,
-        draws,
-        base,
-        root,
-        scale,
-        tolerance,
-        most_steps,
-        mean,
-        factor,
-        space[0],
-        space[1],
-        trace,
-        report,
+    return laplace_.laplace(
+        target.log_joint, _problem(target, 0), mean, scale, chol, space.panel, space.laplace
     )
 
 
 @exported
-def fit_draws_batch(
-    log_joint,
-    log_joint_grad,
-    theta,
-    tables,
-    kinds,
-    bounds,
-    family,
-    draws,
-    fresh,
-    means,
-    scales,
-    chols,
-    tolerance,
-    most_steps,
-    start_space,
-    space,
-    values,
-    traces,
-    reports,
-    wheres,
-    low,
-    high,
-):
-    """Fits on fixed draws, begun with Laplace's method near `means`; the ELBO is that on `fresh` ones."""
-    dim = means.shape[1]
-    base, scale, root = np.empty(dim), np.empty(dim), np.empty((dim, dim))
+def calibrate(target, mean, scale, space):
+    """Conditional standard deviations at a point, from guesses; (status, evaluations)."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    problem, sides = _problem(target, 0), space.laplace.sides
+    status, value = laplace_.density(target.log_joint, problem, mean, space.panel)
+    if status != FINE:
+        return status, 1
+    status, used = laplace_.calibrate(target.log_joint, problem, mean, value, scale, space.panel, sides)
+    if status != FINE:
+        return status, used + 1
+    for i in range(scale.size):
+        drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+        if 1e-3 < drop < math.inf:
+            scale[i] /= math.sqrt(drop)
+    return status, used + 1
+
+
+@exported
+def conditional(chol, scale, space):
+    """Write the conditional standard deviations of a Gaussian."""
+    laplace_.conditional(chol, scale, space)
+
+
+@exported
+def draws_workspace(family, latent, dim):
+    """Scratch space for `fit_draws`, a `draws.Workspace` as a plain tuple."""
+    return plain(draws_.workspace(family, latent, dim))
+
+
+@exported
+def fit_draws(target, family, draws, coordinates, control, result, space):
+    """A fit on fixed draws."""
+    target, space = named(Target, borrow(target)), named(draws_.Workspace, borrow(space))
+    problem = _problem(target, 0)
+    return draws_.fit_draws(
+        target.log_joint,
+        target.log_joint_grad,
+        problem,
+        family,
+        draws,
+        coordinates,
+        control,
+        result,
+        space,
+    )
+
+
+@inlined
+def _checked(log_joint, problem, found, fresh, mean, factor, panel, values):
+    """The report of a fit on fixed draws, with the ELBO over blocks of `fresh` ones (B, N, D)."""
+    total, square, blocks = 0.0, 0.0, fresh.shape[0]
+    value, error, status, evaluations = found.elbo, math.inf, found.status, found.evaluations
+    for b in range(blocks):
+        fault, each = draws_.average(log_joint, problem, fresh[b], mean, factor, panel, values)
+        evaluations += fresh.shape[1]
+        if fault != FINE:
+            status = fault
+            break
+        total += each / blocks
+        square += each * each / blocks
+    else:
+        value = total + half_log_det(factor) + 0.5 * mean.size * (1.0 + LOG_2PI)
+        error = math.sqrt(max(square - total * total, 0.0) / (blocks - 1)) + 1e-15 * abs(total)
+        if status == CONVERGED and found.elbo - value > max(3.0 * error, draws_.OPTIMISM):
+            status = OVERFITTED
+    return Report(
+        elbo=value,
+        error=error,
+        gradient_norm=found.gradient_norm,
+        evaluations=evaluations,
+        status=status,
+        steps=found.steps,
+        parameter_error=found.parameter_error,
+        sides=found.sides,
+    )
+
+
+@exported
+def fit_draws_batch(target, family, from_laplace, noise, starts, control, space, results, low, high):
+    """Fits on fixed draws from `starts`, or from Laplace's approximation near there.
+
+    `noise` is (draws, fresh), see `_checked`: the ELBO is that over fresh draws.
+    """
+    target, space = named(Target, borrow(target)), named(DrawsWorkspace, borrow(space))
+    starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
+    control = named(draws_.Control, control)
+    draws, fresh = borrow(noise)
+    panel, dim = space.draws.panel, starts.means.shape[1]
+    base, scale, root, values = np.empty(dim), np.empty(dim), np.empty((dim, dim)), np.empty(fresh.shape[1])
     for n in range(low, high):
-        report, where = reports[n], wheres[n]
-        problem = ((theta, tables[n]), kinds, bounds)
-        copy_vector(means[n], base)
-        copy_vector(scales[n], scale)
-        status, used = laplace_.laplace(log_joint, problem, base, scale, root, start_space[0], start_space[1])
-        if status != FINE:
-            report[0], report[1], report[3], report[4] = math.nan, math.nan, used, fits.FAULT + status
-            copy_vector(start_space[0][3], where)
-            continue
+        mean, factor, report = starts.means[n], starts.chols[n], results.reports[n]
+        problem = _problem(target, n)
+        copy_vector(mean, base)
+        copy_vector(starts.scales[n], scale)
+        used = 0
+        if from_laplace:
+            status, used = laplace_.laplace(
+                target.log_joint, problem, base, scale, root, panel, space.start.laplace
+            )
+            if status != FINE:
+                write_report(no_fit(math.nan, used, status), report)
+                copy_vector(panel.where, results.wheres[n])
+                continue
+        else:
+            copy_matrix(factor, root)
         if family == fits.ISOTROPIC:
             total = 0.0
             for i in range(dim):
                 total += 1.0 / (scale[i] * scale[i])
             for i in range(dim):
                 scale[i] = math.sqrt(dim / total)
-        point = space[1][0][0]
-        for i in range(point.size):
-            point[i] = 0.0
-        draws_.fit_draws(
-            log_joint,
-            log_joint_grad,
+        for i in range(space.draws.point.size):
+            space.draws.point[i] = 0.0
+        found = draws_.maximise(
+            target.log_joint,
+            target.log_joint_grad,
             problem,
             family,
             draws,
-            base,
-            root,
-            scale,
-            tolerance,
-            most_steps,
-            means[n],
-            chols[n],
-            space[0],
-            space[1],
-            traces[n],
-            report,
+            draws_.Coordinates(base, root, scale),
+            control,
+            draws_.Result(mean, factor, results.traces[n], report),
+            space.draws,
         )
-        report[3] += used
-        if report[4] >= fits.FAULT:
-            copy_vector(space[0][3], where)
-            if report[5] == 0.0:
-                report[0] = math.nan
-                continue
-        mean, square, blocks = 0.0, 0.0, fresh.shape[0]
-        for b in range(blocks):
-            status, each = draws_.average(log_joint, problem, fresh[b], means[n], chols[n], space[0], values)
-            if status != FINE:
-                report[1], report[4] = math.inf, fits.FAULT + status
-                copy_vector(space[0][3], where)
-                break
-            mean += each / blocks
-            square += each * each / blocks
-        if status != FINE:
-            continue
-        report[3] += blocks * fresh.shape[1]
-        value = mean + half_log_det(chols[n]) + 0.5 * dim * (1.0 + LOG_2PI)
-        error = math.sqrt(max(square - mean * mean, 0.0) / (blocks - 1)) + 1e-15 * abs(mean)
-        if report[4] == fits.CONVERGED and report[0] - value > max(3.0 * error, fits.OPTIMISM):
-            report[4] = fits.OVERFITTED
-        report[0], report[1] = value, error
+        found = with_evaluations(found, used)
+        if found.status >= RAISED and found.steps == 0:
+            found = no_fit(math.nan, found.evaluations, found.status)
+        else:
+            found = _checked(target.log_joint, problem, found, fresh, mean, factor, panel, values)
+        if write_report(found, report) >= RAISED:
+            copy_vector(panel.where, results.wheres[n])
 
 
 @exported
-def sgd_steps(
-    log_joint,
-    log_joint_grad,
-    theta,
-    table,
-    kinds,
-    bounds,
-    family,
-    noise,
-    each,
-    first_step,
-    rate,
-    base,
-    root,
-    scale,
-    state,
-    average,
-    space,
-):
-    """Stochastic gradient steps; (status, mean ELBO)."""
-    problem = ((theta, table), kinds, bounds)
+def sgd_steps(target, family, noise, first_step, rate, coordinates, iterates, space):
+    """Stochastic gradient steps; (status, mean ELBO, evaluations)."""
+    target, space = named(Target, borrow(target)), named(draws_.Workspace, borrow(space))
     return steps_.sgd_steps(
-        log_joint,
-        log_joint_grad,
-        problem,
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
         family,
         noise,
-        each,
         first_step,
         rate,
-        base,
-        root,
-        scale,
-        state,
-        average,
-        space[0],
-        space[1],
+        named(draws_.Coordinates, borrow(coordinates)),
+        named(steps_.Iterates, borrow(iterates)),
+        space,
     )
 
 
 @exported
-def unpack(family, point, base, root, scale, mean, factor):
+def unpack(family, point, coordinates, mean, factor):
     """Write mean and factor of the q that has these parameters, see `draws`."""
-    return draws_.unpack(family, point, base, root, scale, mean, factor)
+    draws_.unpack(family, point, named(draws_.Coordinates, borrow(coordinates)), mean, factor)
 
 
 @exported
-def expected_log_joint(log_joint, thetas, table, kinds, bounds, points, weights, sheet, values, out):
+def expected_log_joint(target, thetas, points, weights, space, values, out):
     """Write the weighted sum of the log joint at latent points for each theta; NaN where it is not finite."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     dim = points.shape[1]
     zero, unit = np.zeros(dim), np.eye(dim)
     for t in range(thetas.shape[0]):
-        problem = ((thetas[t], table), kinds, bounds)
+        problem = Problem((thetas[t], target.tables[0]), target.kinds, target.bounds)
         total = 0.0
-        if draws_.average(log_joint, problem, points, zero, unit, sheet, values)[0] != FINE:
+        if draws_.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0] != FINE:
             total = math.nan
         for n in range(points.shape[0]):
             total += weights[n] * values[n]
@@ -318,122 +294,101 @@ def expected_log_joint(log_joint, thetas, table, kinds, bounds, points, weights,
 
 
 @exported
-def draws_value_and_slopes(
-    log_joint,
-    log_joint_grad,
-    theta,
-    table,
-    kinds,
-    bounds,
-    draws,
-    mean,
-    factor,
-    scale,
-    space,
-    grad_mean,
-    grad_chol,
-):
+def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
     """(status, the ELBO over fixed draws), and its gradient in the mean and the factor's lower triangle."""
-    problem = ((theta, table), kinds, bounds)
+    target, space = named(Target, borrow(target)), named(draws_.Workspace, borrow(space))
     # False, but no literal, for which numba would compile the objective once more.
     diagonal = draws.shape[0] == 0
-    status, value = draws_.objective(
-        log_joint,
-        log_joint_grad,
-        problem,
+    status, value, _ = draws_.objective(
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
         draws,
         mean,
         factor,
-        half_log_det(factor),
         diagonal,
         scale,
         draws_.sides_for(0.0, factor, scale),
-        space[0],
-        space[1],
+        space,
     )
     dim = mean.size
     for i in range(dim):
-        grad_mean[i] = -space[1][4][0, i]
+        grad_mean[i] = -space.mean_gradient[i]
         for j in range(dim):
-            grad_chol[i, j] = -space[1][5][1][i, j] if j <= i else 0.0
+            grad_chol[i, j] = -space.factor_gradient[i, j] if j <= i else 0.0
         grad_chol[i, i] += 1.0 / factor[i, i]
     return status, -value
 
 
 @exported
-def averages(log_joint, theta, table, kinds, bounds, draws, mean, factor, sheet, values, first, last, out):
+def averages(target, draws, mean, factor, space, values, first, last, out):
     """Write the means of log joint + log-Jacobian over the blocks first to last of draws (B, N, D)."""
-    theta, table, kinds, bounds, sheet = borrow((theta, table, kinds, bounds, sheet))
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     draws, mean, factor, values, out = borrow((draws, mean, factor, values, out))
-    problem = ((theta, table), kinds, bounds)
+    problem = _problem(target, 0)
     for b in range(first, last):
-        status, out[b] = draws_.average(log_joint, problem, draws[b], mean, factor, sheet, values)
+        status, out[b] = draws_.average(
+            target.log_joint, problem, draws[b], mean, factor, space.panel, values
+        )
         if status != FINE:
             return status, b + 1
     return FINE, last
 
 
 @exported
-def densities(log_joint, theta, table, kinds, bounds, points, sheet, values):
+def densities(target, points, space, values):
     """Write log joint + log-Jacobian at latent points (N, R); the status."""
-    problem = ((theta, table), kinds, bounds)
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     dim = points.shape[1]
     zero, unit = np.zeros(dim), np.eye(dim)
-    return draws_.average(log_joint, problem, points, zero, unit, sheet, values)[0]
+    problem = _problem(target, 0)
+    return draws_.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0]
 
 
 @exported
-def elbo_quadrature(log_joint, theta, table, kinds, bounds, mean, factor, rtol, space, grad_mean, grad_chol):
+def elbo_quadrature(target, mean, factor, rtol, space, grad_mean, grad_chol):
     """(status, ELBO, its error, evaluations, whether it holds) in up to two dimensions, and its gradient."""
-    problem = ((theta, table), kinds, bounds)
-    return fits.elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, grad_chol)
+    target = named(Target, borrow(target))
+    return fits.elbo_quadrature(
+        target.log_joint, _problem(target, 0), mean, factor, rtol, space, grad_mean, grad_chol
+    )
 
 
 @exported
 def truncated_workspace():
-    """Scratch space for truncated Gaussians."""
-    return truncated_.workspace()
+    """Scratch space for truncated Gaussians, a `truncated.Workspace` as a plain tuple."""
+    return plain(truncated_.workspace())
 
 
 @exported
-def fit_truncated(
-    log_joint,
-    theta,
-    tables,
-    low_end,
-    high_end,
-    starts,
-    rtol,
-    most_steps,
-    space,
-    traces,
-    reports,
-    wheres,
-    low,
-    high,
-):
-    """Fits of Gaussians truncated to [low_end, high_end]; `starts` (N, 2) become (mu, sigma)."""
+def fit_truncated(target, interval, starts, rtol, most_steps, space, results, low, high):
+    """Fits of Gaussians truncated to an interval (low, high); `starts` (N, 2) become (mu, sigma)."""
+    target, space = named(Target, borrow(target)), named(truncated_.Workspace, borrow(space))
+    results = named(Results, borrow(results))
+    low_end, high_end = interval
     for n in range(low, high):
-        truncated_.fit_truncated(
-            log_joint,
-            (theta, tables[n]),
+        status = truncated_.fit_truncated(
+            target.log_joint,
+            (target.theta, target.tables[n]),
             low_end,
             high_end,
             starts[n],
             rtol,
             most_steps,
             space,
-            traces[n],
-            reports[n],
+            results.traces[n],
+            results.reports[n],
         )
-        if reports[n, 4] >= truncated_.FAULT:
-            wheres[n, 0] = space[6][0]
+        if status >= RAISED:
+            copy_vector(space.where, results.wheres[n])
 
 
 @exported
-def elbo_truncated(log_joint, theta, table, mu, sigma, low_end, high_end, rtol, space):
+def elbo_truncated(target, mu, sigma, low_end, high_end, rtol, space):
     """(status, ELBO, its error, evaluations) of a truncated Gaussian."""
-    return truncated_.evaluate(log_joint, (theta, table), mu, sigma, low_end, high_end, rtol, space, space[3])
+    target, space = named(Target, borrow(target)), named(truncated_.Workspace, borrow(space))
+    data = target.theta, target.tables[0]
+    return truncated_.elbo(target.log_joint, data, mu, sigma, low_end, high_end, rtol, space, space.sums)
 
 
 @exported
@@ -444,15 +399,18 @@ def truncated_moments(mu, sigma, low_end, high_end, out):
 
 @exported
 def evidence_workspace(latent, dim):
-    """Scratch space for `evidence`."""
-    return evidence_.workspace(latent, dim)
+    """Scratch space for `evidence`, an `evidence.Workspace` as a plain tuple."""
+    return plain(evidence_.workspace(latent, dim))
 
 
 @exported
-def evidence(log_joint, theta, table, kinds, bounds, mean, factor, rtol, q, divergence, total, space):
+def evidence(target, mean, factor, rtol, q, integrand, total, space):
     """(status, value, error, evaluations) of the log evidence, or of q's divergence from the posterior."""
-    problem = ((theta, table), kinds, bounds)
-    return evidence_.integrate(log_joint, problem, mean, factor, rtol, q, divergence, total, space)
+    target, space = named(Target, borrow(target)), named(evidence_.Workspace, borrow(space))
+    q = named(evidence_.Density, borrow(q))
+    return evidence_.integrate(
+        target.log_joint, _problem(target, 0), mean, factor, rtol, q, integrand, total, space
+    )
 
 
 @exported

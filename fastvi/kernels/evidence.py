@@ -7,13 +7,16 @@ met with a few nodes, and tails that fall like a power of xi, exponentially in t
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import panels
 from .gaussians import LOG_2PI
 from .jit import inlined, kernel
 from .matrices import half_log_det, solve_lower
-from .panels import BLOCK, FINE, INFINITE, NOT_A_NUMBER, look, panel, point_out
+from .panels import BLOCK, Panel, evaluate, point_out
+from .statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 
 #: How far t goes at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
@@ -29,16 +32,42 @@ FAR = 1e-13
 MOST_NODES = 2_000_000
 
 
+#: What is integrated: the joint; q log(q / p) - q + p; q log(q / p), where p may lie far outside of q.
+JOINT, KL, KL_OF_Q = 0, 1, 2
+
+#: Densities of q: Gaussian in latent coordinates; truncated Gaussian in the model's own.
+GAUSSIAN, TRUNCATED = 0, 1
+
+
+class Workspace(NamedTuple):
+    """Scratch space for integrals over R <= 2 latent dimensions."""
+
+    panel: Panel
+    weights: Any  #: (BLOCK,) logarithms
+    places: Any  #: (BLOCK,) the largest abs(t)
+    row: Any  #: (2,)
+
+
+class Density(NamedTuple):
+    """A density q."""
+
+    kind: Any  #: GAUSSIAN or TRUNCATED
+    mean: Any  #: (R,) or (1,) mu
+    factor: Any  #: (R, R) or (1, 1) sigma
+    interval: Any  #: (2,) of a truncated one
+    log_mass: Any  #: in the interval
+
+
 @kernel
 def workspace(latent, dim):
     """Scratch space for `latent` <= 2 dimensions of a model of `dim` coordinates."""
-    return panel(latent, dim), np.empty((3, BLOCK)), np.empty(2), np.empty(4)
+    return Workspace(panels.workspace(latent, dim), np.empty(BLOCK), np.empty(BLOCK), np.empty(2))
 
 
 @kernel
 def _fill(start, count, columns, rows, step, mean, factor, space):
     """Write the nodes from number `start` on, and the logarithms of their weights."""
-    nodes, cells = space[0][0], space[1]
+    nodes = space.panel.latent
     for n in range(count):
         i, j = (start + n) % (2 * columns + 1) - columns, (start + n) // (2 * columns + 1) - rows
         t, u = i * step, j * step
@@ -51,35 +80,33 @@ def _fill(start, count, columns, rows, step, mean, factor, space):
             weight += math.log(math.cosh(u) * step)
             nodes[n, 0] = mean[0] + factor[0, 0] * x
             nodes[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
-        cells[0, n] = weight
-        cells[1, n] = max(abs(t), abs(u))
+        space.weights[n] = weight
+        space.places[n] = max(abs(t), abs(u))
 
 
 @kernel
-def log_q(family, mean, factor, interval, log_total, row, sheet, work):
-    """Log density of q in latent coordinates: Gaussian there, or (family 1) truncated in the model's own."""
+def _log_density(q, n, panel, row):
+    """Log density of q at point n of a panel, in latent coordinates."""
+    mean, factor = q.mean, q.factor
     dim = mean.size
-    if family == 1:
-        z = sheet[1][row, 0]
-        if not interval[0] <= z <= interval[1]:
+    if q.kind == TRUNCATED:
+        z = panel.z[n, 0]
+        if not q.interval[0] <= z <= q.interval[1]:
             return -math.inf
         square = ((z - mean[0]) / factor[0, 0]) ** 2
-        return -0.5 * (square + LOG_2PI) - math.log(factor[0, 0]) - log_total + sheet[2][1, row]
+        return -0.5 * (square + LOG_2PI) - math.log(factor[0, 0]) - q.log_mass + panel.log_jacobian[n]
     for i in range(dim):
-        work[i] = sheet[0][row, i] - mean[i]
-    solve_lower(factor, work[:dim])
+        row[i] = panel.latent[n, i] - mean[i]
+    solve_lower(factor, row[:dim])
     square = 0.0
     for i in range(dim):
-        square += work[i] * work[i]
+        square += row[i] * row[i]
     return -0.5 * (square + dim * LOG_2PI) - half_log_det(factor)
 
 
 @inlined
-def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, space):
-    """One lattice: log of the integral of the joint, or (`divergence`) the KL of q from joint / exp(total).
-
-    The divergence is the sum of q log(q / p) - q + p (1), or of q log(q / p) alone (2): p may lie far outside
-    of q.
+def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, space):
+    """One lattice: log of the integral of the joint, or the divergence of q from p = joint / exp(total).
 
     Returned: (status, value, inner shell, outer shell, nodes). The shells are shares of the sum: what has
     max(|t|) between reach - 1 and reach - 1/2, and more than that.
@@ -88,31 +115,31 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
     columns = int(reach / step + 1e-9)
     rows = columns if dim > 1 else 0
     nodes = (2 * columns + 1) * (2 * rows + 1)
-    sheet, cells = space[0], space[1]
+    panel = space.panel
     volume = half_log_det(factor)
     top, s, one, two = -math.inf, 0.0, 0.0, 0.0
     for low in range(0, nodes, BLOCK):
         n = min(BLOCK, nodes - low)
         _fill(low, n, columns, rows, step, mean, factor, space)
-        if look(log_joint, problem, n, sheet) != FINE:
-            return 1, math.nan, 0.0, 0.0, nodes
+        if evaluate(log_joint, problem, n, panel) != FINE:
+            return RAISED, math.nan, 0.0, 0.0, nodes
         for k in range(n):
-            f = sheet[2][0, k] + sheet[2][1, k]
-            if f != f and sheet[2][0, k] == sheet[2][0, k]:
+            f = panel.log_joint[k] + panel.log_jacobian[k]
+            if f != f and panel.log_joint[k] == panel.log_joint[k]:
                 f = -math.inf  # the log joint falls, and the log-Jacobian overflowed
             if not f < math.inf:
-                point_out(problem, k, sheet)
+                point_out(problem, k, panel)
                 return (INFINITE if f == math.inf else NOT_A_NUMBER), math.nan, 0.0, 0.0, nodes
-            weight = cells[0, k] + volume
-            if divergence != 0:
-                g = log_q(q[0], q[1], q[2], q[3], q[4], k, sheet, space[2])
+            weight = space.weights[k] + volume
+            if integrand != JOINT:
+                g = _log_density(q, k, panel, space.row)
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
-                # Logarithms of sums underflow far out, where q is so small that the ELBO does not look.
+                # Logarithms of sums underflow far out, where q is so small that the ELBO has no node.
                 if a > FAR and f == -math.inf:
-                    point_out(problem, k, sheet)
+                    point_out(problem, k, panel)
                     return FINE, math.inf, 0.0, 0.0, nodes
                 term = a * (g - f + total) if a > 0.0 and f > -math.inf else 0.0
-                if divergence == 1:
+                if integrand == KL:
                     term += b - a
             else:
                 value = f + weight
@@ -121,11 +148,11 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
                     s, one, two, top = s * shrink, one * shrink, two * shrink, value
                 term = math.exp(value - top) if value > -math.inf else 0.0
             s += term
-            if cells[1, k] > reach - 0.5:
+            if space.places[k] > reach - 0.5:
                 two += abs(term)
-            elif cells[1, k] > reach - 1.0:
+            elif space.places[k] > reach - 1.0:
                 one += abs(term)
-    if divergence != 0:
+    if integrand != JOINT:
         return FINE, s, one, two, nodes
     if s == 0.0:
         return FINE, -math.inf, 0.0, 0.0, nodes
@@ -133,8 +160,10 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, divergence, total, sp
 
 
 @inlined
-def integrate(log_joint, problem, mean, factor, rtol, q, divergence, total, space):
-    """(status, value, error, nodes): the log evidence, or the divergence of q, see `_sum`.
+def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space):
+    """(status, value, error, nodes) of the log of the integral of the joint, or of q's divergence from p.
+
+    `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with.
 
     The reach grows until the outer shells are negligible; where they do not shrink, the error is infinite.
     The step halves until two sums agree. `rtol` is of at least 1.
@@ -144,7 +173,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, divergence, total, spac
     widening, outside = True, math.inf
     for _ in range(80):
         status, new, one, two, n = _sum(
-            log_joint, problem, mean, factor, step, reach, q, divergence, total, space
+            log_joint, problem, mean, factor, step, reach, q, integrand, total, space
         )
         nodes += n
         if status != FINE:

@@ -1,19 +1,15 @@
-"""Fits of a Gaussian to a log joint: minimise E_q[log q - log p], which is minus the ELBO.
-
-A `problem` is (data, kinds, bounds) of a log joint, see `panels`. A `report` of a fit is seven numbers: the
-ELBO, its error, the gradient norm, evaluations of the log joint, the status, accepted steps, and the error of
-the mean and factor in units of q's spread.
-"""
+"""Fits of a Gaussian to a log joint: minimise E_q[log q - log p], which is minus the ELBO."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import laplace as laplace_
 from . import nested, newton
-from .borrowing import borrow
+from .borrowing import borrow, named
 from .estimates import slopes
 from .expectations import MOMENTS
 from .jit import inlined, kernel
@@ -32,25 +28,47 @@ from .newton import (
     relaxed,
     stiffened,
 )
-from .panels import FINE, ZERO
+from .panels import Problem
+from .reports import Report, no_fit, with_evaluations, write_report
+from .statuses import (
+    CONVERGED,
+    FINE,
+    NOT_A_MAXIMUM,
+    RAISED,
+    STEPS_EXHAUSTED,
+    STUCK,
+    UNBOUNDED,
+    UNRESOLVED,
+    ZERO,
+)
 
 #: The family whose covariance is held; the others are those of projections.
 MEAN = 3
-
-# The status of a fit; 10 and more is that of a panel, plus 10.
-CONVERGED = 0
-STEPS_EXHAUSTED = 1
-UNRESOLVED = 2  #: the quadrature does not hold
-NOT_A_MAXIMUM = 3  #: the Hessian is not negative definite
-STUCK = 4  #: no step raises the ELBO
-OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
-UNBOUNDED = 6  #: q spreads or wanders off without end: the posterior is improper
-FAULT = 10
 
 #: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose
 #: square is what it leaves.
 NEAR = 1e-2
 LAST = 1e-4
+
+
+class Workspace(NamedTuple):
+    """Scratch space for a fit by quadrature in R latent dimensions."""
+
+    lattice: nested.Workspace
+    newton: newton.Workspace
+    laplace: laplace_.Workspace
+    mean: Any  #: (R,) where the next evaluation is
+    chol: Any  #: (R, R)
+    kept: Any  #: (MOMENTS,) of the last step that was taken
+    trial: Any  #: (MOMENTS,) of the last evaluation
+
+
+class Start(NamedTuple):
+    """Where a fit starts."""
+
+    mean: Any  #: (D,) a point, or q's mean
+    scale: Any  #: (D,) guesses of q's standard deviations, for Laplace's approximation
+    chol: Any  #: (D, D) q's factor, without that
 
 
 @kernel
@@ -66,7 +84,7 @@ def workspace(latent, dim):
 
     Returns
     -------
-    tuple
+    Workspace
         One for each thread; what is in it does not matter.
 
     Examples
@@ -74,14 +92,14 @@ def workspace(latent, dim):
     >>> from fastvi import kernels
     >>> space = kernels.fits.workspace(1, 1)
     """
-    return (
+    return Workspace(
         nested.workspace(latent, dim),
         newton.workspace(latent),
+        laplace_.workspace(latent),
         np.empty(latent),
         np.empty((latent, latent)),
-        np.empty((2, MOMENTS)),
-        laplace_.scratch(latent),
-        np.empty(latent),
+        np.empty(MOMENTS),
+        np.empty(MOMENTS),
     )
 
 
@@ -99,9 +117,6 @@ def restrict(family, chol, scale):
             chol[i, j] = 0.0
         chol[i, i] = math.sqrt(dim / total) if family == ISOTROPIC else scale[i]
 
-
-#: What a fit on fixed draws may promise more than fresh draws find, in nats.
-OPTIMISM = 0.01
 
 #: How far a mean or a deviation may go before it is taken for infinity.
 ENDLESS = 1e100
@@ -132,7 +147,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     log_joint : jitted function
         ``log_joint(z, *data) -> float``.
     problem : tuple
-        (data, kinds, bounds), see `fastvi.kernels`; the latent dimension D is 1 or 2.
+        `panels.Problem`, or (data, kinds, bounds), see `fastvi.kernels`; the latent dimension D is 1 or 2.
     family : int
         newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or fits.MEAN (the covariance is held).
     mean, chol : (D,), (D, D)
@@ -140,20 +155,20 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     rtol : float
         Error wanted: of the ELBO relative to 1 + abs(ELBO), and of mean and factor in units of q's spread.
     most_steps : int
-    space : tuple
-        A `workspace`.
+    space : Workspace
     trace : (T,)
         The ELBO after each accepted step is written to it, as far as it goes.
     report : (8,)
-        Is written: the ELBO, its error, the gradient norm, evaluations of the log joint, the status, accepted
-        steps, and the error of mean and factor in units of q's spread.
+        The fields of a `reports.Report` are written to it: the ELBO, its error, the gradient norm,
+        evaluations of the log joint, the status, accepted steps, the error of mean and factor in units of q's
+        spread, and 0.
 
     Returns
     -------
     int
         0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 3 not a strict
-        maximum; 4 no step raises the ELBO; 6 q wanders off without end. 12, 13, 14: the log joint was NaN,
-        +inf, -inf where q has mass; the point is in space[0][3][3].
+        maximum; 4 no step raises the ELBO; 6 q moves off without end. 12, 13, 14: the log joint was NaN,
+        +inf, -inf where q has mass; the point is in space.lattice.panel.where.
 
     Examples
     --------
@@ -176,32 +191,38 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     (4.0, 0)
     """
     # In a user's code they come with reference counts, which take 1.9 of 3.2 µs.
-    problem, mean, chol, space = borrow((problem, mean, chol, space))
-    trace, report = borrow((trace, report))
-    board, parts, new_mean, new_chol = space[0], space[1], space[2], space[3]
-    kept, trial = space[4][0], space[4][1]
+    problem, space = named(Problem, borrow(problem)), named(Workspace, borrow(space))
+    mean, chol, trace, report = borrow((mean, chol, trace, report))
+    return write_report(_fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace), report)
+
+
+@inlined
+def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace):
+    """`fit_quadrature`; the report."""
+    parts, new_mean, new_chol = space.newton, space.mean, space.chol
+    kept, trial = space.kept, space.trial
     dim = mean.size
     shape = FULL if family == MEAN else family
     count = lay_out(shape, dim, parts.layout)
     if family == MEAN:
         count = dim
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
-    error, slope_error, level, known = math.inf, math.inf, 1, -1
-    best, size_, gain, damping, slope = math.inf, math.inf, 0.0, 0.0, math.inf
+    error, gradient_error, level, known = math.inf, math.inf, 1, -1
+    best, size_, gain, damping, norm = math.inf, math.inf, 0.0, 0.0, math.inf
     evaluations, steps, rejected, nudges, used = 0, 0, 0, 0, 0
     last = min(LAST, math.sqrt(rtol))
     # The smallest ball first, whatever the last fit used: a fit does not depend on what was before it.
-    board[2][0] = 0
+    space.lattice.ball[0] = 0
     copy_vector(mean, new_mean)
     copy_matrix(chol, new_chol)
-    for turn in range(most_steps + 1):
-        fault, new_error, new_slope_error, n, new_level, new_good = expect(
-            log_joint, problem, new_mean, new_chol, known, level if fine else -1, rtol, board, trial
+    for k in range(most_steps + 1):
+        fault, new_error, new_gradient_error, n, new_level, new_good = expect(
+            log_joint, problem, new_mean, new_chol, known, level if fine else -1, rtol, space.lattice, trial
         )
         known = -1
         evaluations += n
         if fault != FINE and purpose != _STEP:
-            status = FAULT + fault
+            status = fault
             break
         # A short Newton step is taken whatever the value says: it may be off by its error.
         if purpose != _STEP or (
@@ -211,7 +232,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
             copy_matrix(new_chol, chol)
             kept, trial = trial, kept
             best = kept[0]
-            error, slope_error, level, good = new_error, new_slope_error, max(new_level, 1), new_good
+            error, gradient_error, level, good = new_error, new_gradient_error, max(new_level, 1), new_good
             used = differentiate(kept, shape, dim, count, parts)
             damping = relaxed(damping)
             rejected = 0
@@ -239,7 +260,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
         if rejected > 12 or (fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last))):
             if factorise(parts.hessian, 0.0, LEAST_CURVATURE, shape, dim, used, parts):
                 if rejected > 12:
-                    status = FAULT + fault if fault != FINE else STUCK
+                    status = fault if fault != FINE else STUCK
                     break
                 status = CONVERGED if good else UNRESOLVED
                 copy_vector(new_mean, mean)
@@ -262,10 +283,10 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
         if damping == 0.0 and last < size_ <= NEAR:
             # The next step is the last, if what this one leaves is its square.
             fine = True
-        elif (damping == 0.0 and size_ <= last) or turn >= most_steps - 1:
+        elif (damping == 0.0 and size_ <= last) or k >= most_steps - 1:
             copy_vector(mean, new_mean)
             copy_matrix(chol, new_chol)
-            purpose = _FINE if turn < most_steps - 1 else _LAST
+            purpose = _FINE if k < most_steps - 1 else _LAST
             fine = True
             if rejected == 0:
                 # This is where the coarse lattice has just been: it is part of the finer one.
@@ -273,39 +294,41 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
                 known = 0
     value = -best
     if used > 0:
-        slope = dual_length(parts.gradient, parts.layout, shape, dim, used)
+        norm = dual_length(parts.gradient, parts.layout, shape, dim, used)
         if status in (CONVERGED, UNRESOLVED):
             # What the last step leaves.
-            slope = 10.0 * slope * slope
-    if status >= FAULT and purpose == _FIRST and nudges == 0:
-        value = -math.inf if status == FAULT + ZERO else math.nan
+            norm = 10.0 * norm * norm
+    if status >= RAISED and purpose == _FIRST and nudges == 0:
+        value = -math.inf if status == ZERO else math.nan
     if steps < trace.size:
         trace[steps] = value
-    report[0], report[1], report[2], report[3], report[4] = (
-        value,
-        error,
-        slope + slope_error,
-        evaluations,
-        status,
+    return Report(
+        elbo=value,
+        error=error,
+        gradient_norm=norm + gradient_error,
+        evaluations=evaluations,
+        status=status,
+        steps=steps + 1,
+        parameter_error=gradient_error + 10.0 * size_ * size_,
+        sides=0,
     )
-    report[5] = steps + 1
-    report[6] = slope_error + 10.0 * size_ * size_
-    return status
 
 
 @inlined
 def start_and_fit_quadrature(
-    log_joint, problem, family, from_laplace, mean, scale, chol, rtol, most_steps, space, trace, report
+    log_joint, problem, family, from_laplace, start, rtol, most_steps, space, trace, report
 ):
-    """`fit_quadrature`, if asked from Laplace's approximation near `mean`.
+    """`fit_quadrature`, if asked from Laplace's approximation near a point.
 
     Parameters
     ----------
     from_laplace : bool
-        Whether to find the mode near `mean` first, and the curvature there. Else `chol` is the start.
-    scale : (D,)
-        A guess of q's standard deviations, for that; is overwritten.
-    log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report
+        Whether to find the mode near the start's mean first, and the curvature there.
+    start : tuple
+        `Start`, or (mean (D,), scale (D,), chol (D, D)), which are overwritten, mean and chol with the
+        result. `scale` holds guesses of q's standard deviations, for Laplace's approximation; without that
+        (mean, chol) is the start.
+    log_joint, problem, family, rtol, most_steps, space, trace, report
         As in `fit_quadrature`.
 
     Returns
@@ -317,18 +340,18 @@ def start_and_fit_quadrature(
     --------
     The README has one: "Inside your own @njit code".
     """
-    problem, mean, scale, chol, space = borrow((problem, mean, scale, chol, space))
-    n = 0
+    problem, space = named(Problem, borrow(problem)), named(Workspace, borrow(space))
+    start, trace, report = named(Start, borrow(start)), borrow(trace), borrow(report)
+    mean, chol, n = start.mean, start.chol, 0
     if from_laplace:
-        fault, n = laplace_.laplace(log_joint, problem, mean, scale, chol, space[0][3], space[5])
+        fault, n = laplace_.laplace(
+            log_joint, problem, mean, start.scale, chol, space.lattice.panel, space.laplace
+        )
         if fault != FINE:
-            report[0] = -math.inf if fault == ZERO else math.nan
-            report[1], report[3], report[4], report[5] = math.nan, n, FAULT + fault, 0.0
-            return FAULT + fault
-        restrict(family, chol, scale)
-    status = fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace, report)
-    report[3] += n
-    return status
+            return write_report(no_fit(-math.inf if fault == ZERO else math.nan, n, fault), report)
+        restrict(family, chol, start.scale)
+    found = _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
+    return write_report(with_evaluations(found, n), report)
 
 
 @inlined
@@ -343,15 +366,14 @@ def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, gr
         q, in latent coordinates.
     rtol : float
         Error wanted, relative to 1 + abs(ELBO).
-    space : tuple
-        A `workspace`.
+    space : Workspace
     grad_mean, grad_chol : (D,), (D, D)
         The gradient in the mean and in the lower triangle of the factor is written to them.
 
     Returns
     -------
     status, value, error, evaluations, good
-        Status 0, or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass, and nothing else counts.
+        Status 0, or 12, 13, 14: the log joint was NaN, +inf, -inf where q has mass, and nothing else counts.
         `good`: whether the error is as small as was asked.
 
     Examples
@@ -372,14 +394,14 @@ def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, gr
     >>> round(slope(3.0, 5.0), 9)                                            # x - 1 - mu
     1.0
     """
-    problem, mean, factor, space = borrow((problem, mean, factor, space))
-    moments = space[4][0]
-    space[0][2][0] = 0
+    problem, space = named(Problem, borrow(problem)), named(Workspace, borrow(space))
+    mean, factor, moments = borrow(mean), borrow(factor), space.kept
+    space.lattice.ball[0] = 0
     status, error, _, nodes, _, good = expect(
-        log_joint, problem, mean, factor, -1, 1, rtol, space[0], moments
+        log_joint, problem, mean, factor, -1, 1, rtol, space.lattice, moments
     )
     if status == FINE:
-        slopes(moments, factor, space[1], grad_mean, grad_chol)
+        slopes(moments, factor, space.newton, grad_mean, grad_chol)
         for i in range(mean.size):
             grad_mean[i] = -grad_mean[i]
             for j in range(mean.size):

@@ -21,13 +21,9 @@ from .jit import foreign, inlined, specialise
 from .masses import ANY, LARGEST_MASS, NORMALIZE, UNIT
 from .newton import FULL
 from .registry import BY_TERM, NO_THETA, ROWS, default_theta
+from .reports import REPORT_SIZE, read_report
+from .statuses import BAD_ARGUMENT, FINE, INVALID, NO_MEMORY, RAISED
 from .supports import INTERVAL, LOWER, REAL, UPPER
-
-#: Statuses that all functions share. Those of a fit that are above 0 are in `fits`.
-FINE = 0
-INVALID = -1  #: entries that no distribution has, or a sum that `mass` does not allow
-BAD_ARGUMENT = -2  #: a size, a code or a parameter out of its range
-NO_MEMORY = -3
 
 #: What `fit_1d` writes.
 FIT_MEAN = 0
@@ -223,7 +219,7 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
     kinds[0], bounds[0, 0], bounds[0, 1] = support, low, high
     mean, scale, chol = np.empty(1), np.empty(1), np.empty((1, 1))
     mean[0], scale[0] = start_mean, start_scale
-    report = np.empty(7)
+    report = np.empty(REPORT_SIZE)
     try:
         space = fits.workspace(1, 1)  # 1.4 MB, of which little is touched
     except Exception:
@@ -233,26 +229,21 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
         (data, kinds, bounds),
         FULL,
         True,
-        mean,
-        scale,
-        chol,
+        (mean, scale, chol),
         rtol,
         _MOST_STEPS,
         space,
         np.empty(0),
         report,
     )
-    if report[5] > 0.0:
+    found = read_report(report)
+    if found.steps > 0.0:
         out[FIT_MEAN], out[FIT_DEVIATION] = mean[0], chol[0, 0]
-        out[FIT_GRADIENT_NORM] = report[2]
-    out[FIT_ELBO], out[FIT_ERROR], out[FIT_EVALUATIONS], out[FIT_STEPS] = (
-        report[0],
-        report[1],
-        report[3],
-        report[5],
-    )
-    if status >= fits.FAULT:
-        out[FIT_FAULT_AT] = space[0][3][3][0]
+    out[FIT_GRADIENT_NORM] = found.gradient_norm
+    out[FIT_ELBO], out[FIT_ERROR] = found.elbo, found.error
+    out[FIT_EVALUATIONS], out[FIT_STEPS] = found.evaluations, found.steps
+    if status >= RAISED:
+        out[FIT_FAULT_AT] = space.lattice.panel.where[0]
     return status
 
 

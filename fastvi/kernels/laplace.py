@@ -7,12 +7,14 @@ second difference is near DROP, whatever the units: a fifth of the conditional s
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .jit import inlined, kernel
 from .matrices import cholesky, solve_lower, solve_upper
-from .panels import BLOCK, FINE, density, look
+from .panels import BLOCK, density, evaluate
+from .statuses import FINE, RAISED
 
 #: Dimensions up to which all second derivatives are taken.
 DENSE = 64
@@ -36,11 +38,22 @@ CLOSE_ENOUGH = 0.02
 LEAST_STEP = 1e-3
 
 
+class Workspace(NamedTuple):
+    """Scratch space for D latent coordinates; of the matrices there are at most DENSE rows."""
+
+    sides: Any  #: (2, D) values at plus and minus a step along each coordinate
+    gradient: Any  #: (D,) in units of the steps, as all below
+    step: Any  #: (D,)
+    trial: Any  #: (D,)
+    precision: Any  #: (D, D) minus the second derivatives
+    factor: Any  #: (D, D) of the damped precision
+
+
 @kernel
-def scratch(dim):
-    """(values at plus and minus a step, gradient, step, trial, precision, its factor)."""
+def workspace(dim):
+    """Scratch space for `laplace`."""
     side = min(dim, DENSE)
-    return (
+    return Workspace(
         np.empty((2, dim)),
         np.empty(dim),
         np.empty(dim),
@@ -51,7 +64,7 @@ def scratch(dim):
 
 
 @inlined
-def _sides(log_joint, problem, centre, scale, sheet, sides):
+def _sides(log_joint, problem, centre, scale, panel, sides):
     """Write the log density a step away along each coordinate, either side; FINE or RAISED."""
     dim = centre.size
     half = BLOCK // 2
@@ -59,28 +72,28 @@ def _sides(log_joint, problem, centre, scale, sheet, sides):
         n = min(half, dim - low)
         for k in range(n):
             for i in range(dim):
-                sheet[0][2 * k, i] = centre[i]
-                sheet[0][2 * k + 1, i] = centre[i]
-            sheet[0][2 * k, low + k] += scale[low + k]
-            sheet[0][2 * k + 1, low + k] -= scale[low + k]
-        if look(log_joint, problem, 2 * n, sheet) != FINE:
-            return 1
+                panel.latent[2 * k, i] = centre[i]
+                panel.latent[2 * k + 1, i] = centre[i]
+            panel.latent[2 * k, low + k] += scale[low + k]
+            panel.latent[2 * k + 1, low + k] -= scale[low + k]
+        if evaluate(log_joint, problem, 2 * n, panel) != FINE:
+            return RAISED
         for k in range(n):
-            sides[0, low + k] = sheet[2][0, 2 * k] + sheet[2][1, 2 * k]
-            sides[1, low + k] = sheet[2][0, 2 * k + 1] + sheet[2][1, 2 * k + 1]
+            sides[0, low + k] = panel.log_joint[2 * k] + panel.log_jacobian[2 * k]
+            sides[1, low + k] = panel.log_joint[2 * k + 1] + panel.log_jacobian[2 * k + 1]
     return FINE
 
 
 @kernel
-def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
+def calibrate(log_joint, problem, centre, value, scale, panel, sides):
     """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
     # Far from the mode the values are so large that their rounding hides a small difference.
     wanted = max(DROP, NOISE * abs(value))
     for k in range(MOST_TRIES):
-        # In steps that do not leap over what is wanted, and get shorter, lest they leap to and fro for ever.
+        # Limit each change to a factor of 5 down, 3 up, shrinking after 12 tries so it cannot oscillate.
         patience = 0.8 ** max(k - QUICK_TRIES, 0)
-        status = _sides(log_joint, problem, centre, scale, sheet, sides)
+        status = _sides(log_joint, problem, centre, scale, panel, sides)
         used += 2 * centre.size
         if status != FINE:
             return status, used
@@ -99,24 +112,25 @@ def calibrate(log_joint, problem, centre, value, scale, sheet, sides):
 
 
 @inlined
-def _mixed(log_joint, problem, centre, value, scale, sheet, sides, precision):
+def _mixed(log_joint, problem, centre, value, scale, panel, sides, precision):
     """Write minus the second derivatives off the diagonal, in units of the steps; (status, evaluations)."""
     dim = centre.size
+    values, log_jacobian = panel.log_joint, panel.log_jacobian
     used = 0
     for a in range(dim):
         for b in range(a):
             for i in range(dim):
-                sheet[0][2 * b, i] = centre[i]
-                sheet[0][2 * b + 1, i] = centre[i]
-            sheet[0][2 * b, a] += scale[a]
-            sheet[0][2 * b, b] += scale[b]
-            sheet[0][2 * b + 1, a] -= scale[a]
-            sheet[0][2 * b + 1, b] -= scale[b]
-        if a > 0 and look(log_joint, problem, 2 * a, sheet) != FINE:
-            return 1, used
+                panel.latent[2 * b, i] = centre[i]
+                panel.latent[2 * b + 1, i] = centre[i]
+            panel.latent[2 * b, a] += scale[a]
+            panel.latent[2 * b, b] += scale[b]
+            panel.latent[2 * b + 1, a] -= scale[a]
+            panel.latent[2 * b + 1, b] -= scale[b]
+        if a > 0 and evaluate(log_joint, problem, 2 * a, panel) != FINE:
+            return RAISED, used
         used += 2 * a
         for b in range(a):
-            s = sheet[2][0, 2 * b] + sheet[2][1, 2 * b] + sheet[2][0, 2 * b + 1] + sheet[2][1, 2 * b + 1]
+            s = values[2 * b] + log_jacobian[2 * b] + values[2 * b + 1] + log_jacobian[2 * b + 1]
             s -= sides[0, a] + sides[1, a] + sides[0, b] + sides[1, b] - 2.0 * value
             precision[a, b] = -0.5 * s if abs(s) < math.inf else 0.0
     return FINE, used
@@ -141,20 +155,21 @@ def _factorise(precision, factor, dim):
 
 
 @kernel
-def laplace(log_joint, problem, mean, scale, chol, sheet, space):
+def laplace(log_joint, problem, mean, scale, chol, panel, space):
     """Move `mean` to a mode and write the Cholesky factor of the covariance there; (status, evaluations).
 
     `scale` holds first guesses of the standard deviations, and is left with the conditional ones. Up to DENSE
     dimensions; beyond, only the diagonal is of use.
     """
     dim = mean.size
-    sides, gradient, step, trial, precision, factor = space
-    status, value = density(log_joint, problem, mean, sheet)
+    sides, gradient, step = space.sides, space.gradient, space.step
+    trial, precision, factor = space.trial, space.precision, space.factor
+    status, value = density(log_joint, problem, mean, panel)
     used, damping = 1, 0.0
     if status != FINE:
         return status, used
     for _ in range(MOST_STEPS):
-        status, n = calibrate(log_joint, problem, mean, value, scale, sheet, sides)
+        status, n = calibrate(log_joint, problem, mean, value, scale, panel, sides)
         used += n
         if status != FINE:
             return status, used
@@ -163,7 +178,7 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
             precision[i, i] = 2.0 * value - sides[0, i] - sides[1, i]
             if not abs(gradient[i]) < math.inf:
                 gradient[i], precision[i, i] = 0.0, 1.0
-        status, n = _mixed(log_joint, problem, mean, value, scale, sheet, sides, precision)
+        status, n = _mixed(log_joint, problem, mean, value, scale, panel, sides, precision)
         used += n
         if status != FINE:
             return status, used
@@ -183,9 +198,9 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
         for _ in range(30):
             for i in range(dim):
                 trial[i] = mean[i] + t * scale[i] * step[i]
-            status, new = density(log_joint, problem, trial, sheet)
+            status, new = density(log_joint, problem, trial, panel)
             used += 1
-            if status == 1:
+            if status == RAISED:
                 return status, used
             if status == FINE and new >= value + 1e-4 * t * decrement:
                 climbed = True
@@ -210,7 +225,7 @@ def laplace(log_joint, problem, mean, scale, chol, sheet, space):
         conditional(chol, scale, step)
         return FINE, used
     # The last curvature was not that of a maximum: only the size of it is used, along each coordinate.
-    status, n = calibrate(log_joint, problem, mean, value, scale, sheet, sides)
+    status, n = calibrate(log_joint, problem, mean, value, scale, panel, sides)
     for i in range(dim):
         for j in range(dim):
             chol[i, j] = 0.0
@@ -237,14 +252,14 @@ def _invert(factor, chol, dim):
 
 
 @kernel
-def conditional(chol, scale, work):
+def conditional(chol, scale, space):
     """Write the standard deviations of each coordinate given the others: 1 / sqrt(Lambda_ii)."""
     dim = scale.size
     for i in range(dim):
         for j in range(dim):
-            work[j] = 1.0 if i == j else 0.0
-        solve_lower(chol, work)
+            space[j] = 1.0 if i == j else 0.0
+        solve_lower(chol, space)
         s = 0.0
         for j in range(dim):
-            s += work[j] * work[j]
+            s += space[j] * space[j]
         scale[i] = 1.0 / math.sqrt(s)

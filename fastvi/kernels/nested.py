@@ -4,13 +4,14 @@ In the frame (mean, factor) of q the integrand is a standard normal density time
 rule on a lattice is exponentially convergent. The nodes are ordered by level, each of which halves the step:
 the levels so far are a lattice themselves, so the error is seen on the way and nothing is evaluated twice.
 
-A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. Because of Stein's identity
-the moments E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the Hessian (`newton`).
+Because of Stein's identity the moments E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the
+Hessian (`newton`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from .expectations import MOMENTS, _moments
 from .gaussians import LOG_2PI
 from .jit import adder, formula, inlined, kernel
 from .matrices import half_log_det
-from .panels import BLOCK, FINE, RAISED, fault, look, panel
+from .panels import BLOCK, Panel, evaluate, fault
+from .panels import workspace as panel_workspace
+from .statuses import FINE, RAISED
 
 #: The step of level 0, in one dimension (23 nodes, three vectors) and in two. The rule's error for a
 #: polynomial is then 1e-16 and 8e-14, and level 1 most often confirms it. (With a step of 1 it took level 2.)
@@ -54,18 +57,30 @@ _WEIGHTS = np.exp(-0.5 * _SQUARES)
 _WEIGHTS[0, 23:] = _WEIGHTS[1, 22:] = 0.0
 
 
+class Workspace(NamedTuple):
+    """Scratch space for expectations; the lattices are kept from one to the next."""
+
+    lattices: Any  #: (BALLS, 4, nodes) by ball: x, y, weight, square of the radius
+    starts: Any  #: (BALLS, LEVELS + 1) by ball: where each level starts; the last counts those laid out
+    ball: Any  #: (1,) the one in use
+    panel: Panel
+    before: Any  #: (MOMENTS,) of the levels so far
+    sums: Any  #: (MOMENTS,) of the level that is added
+    shells: Any  #: (LEVELS, 2) by level: the two outer shells
+
+
 @kernel
 def workspace(latent, dim):
     """Scratch space for expectations in `latent` <= 2 dimensions, of a model of `dim` coordinates."""
     most = MOST_NODES_1 if latent == 1 else MOST_NODES_2
-    return (
-        np.empty((BALLS, 4, most)),  # x, y, weight, radius**2
-        # By ball: where each level starts; the last entry counts those laid out.
+    return Workspace(
+        np.empty((BALLS, 4, most)),
         np.zeros((BALLS, LEVELS + 1), np.int64),
-        np.zeros(1, np.int64),  # the ball in use
-        panel(latent, dim),
-        np.empty((3, MOMENTS)),
-        np.empty((LEVELS, 2)),  # by level: the two outer shells
+        np.zeros(1, np.int64),
+        panel_workspace(latent, dim),
+        np.empty(MOMENTS),
+        np.empty(MOMENTS),
+        np.empty((LEVELS, 2)),
     )
 
 
@@ -111,8 +126,8 @@ def _lay_level(level, radius, dim, lattice, start):
 @inlined
 def lay(level, dim, space):
     """Make sure that a level of the ball in use is laid out; False where it would have too many nodes."""
-    ball = space[2][0]
-    lattice, starts = space[0][ball], space[1][ball]
+    ball = space.ball[0]
+    lattice, starts = space.lattices[ball], space.starts[ball]
     while starts[LEVELS] <= level:
         k = starts[LEVELS]
         if k + 1 >= LEVELS:
@@ -190,17 +205,17 @@ def _refined(level, before, added):
 @inlined
 def _add_quick(log_joint, problem, level, mean, factor, own, space, moments):
     """`add_level` for the constant nodes."""
-    sheet, before, shells = space[3], space[4][1], space[5]
+    panel, before, shells = space.panel, space.before, space.shells
     x = _NODES[level]
-    _to_latent_1(x, sheet[0], mean[0], factor[0, 0])
-    if look(log_joint, problem, QUICK, sheet) != FINE:
+    _to_latent_1(x, panel.latent, mean[0], factor[0, 0])
+    if evaluate(log_joint, problem, QUICK, panel) != FINE:
         return RAISED
     inner, middle = (RADIUS - 2.0) ** 2, (RADIUS - 1.0) ** 2
     (s0, s1, s2, s3, s4), one, two = _sums_1(
-        x, _WEIGHTS[level], _SQUARES[level], own, sheet[2][0], sheet[2][1], inner, middle
+        x, _WEIGHTS[level], _SQUARES[level], own, panel.log_joint, panel.log_jacobian, inner, middle
     )
     if not abs(s0) < math.inf:
-        return fault(problem, QUICK, sheet)
+        return fault(problem, QUICK, panel)
     volume = (STEP_1 if level == 0 else 0.5 * STEP_1) * BELL
     moments[0] = _refined(level, before[0], volume * s0)
     moments[1] = _refined(level, before[1], volume * s1)
@@ -214,23 +229,22 @@ def _add_quick(log_joint, problem, level, mean, factor, own, space, moments):
 
 @inlined
 def add_level(log_joint, problem, level, mean, factor, own, space, moments):
-    """Turn the moments of the levels below into those of `level`, and keep what `judge` needs; the status.
+    """Refine the moments of the levels below to those of `level`, and keep the outer shells; the status.
 
     `own` is log q at the mean. For level 0 the moments are made anew.
     """
-    ball = space[2][0]
-    lattice, starts, sheet = space[0][ball], space[1][ball], space[3]
+    ball, panel = space.ball[0], space.panel
+    lattice, starts = space.lattices[ball], space.starts[ball]
     dim = mean.size
     radius = RADIUS + WIDER * ball
-    latent, densities, log_jacobian, all_values = sheet[0], sheet[2][0], sheet[2][1], sheet[2][2]
-    sums = space[4][2]
+    latent, densities, log_jacobian, sums = panel.latent, panel.log_joint, panel.log_jacobian, space.sums
     inner, middle = (radius - 2.0) ** 2, (radius - 1.0) ** 2
     side = _step(level, dim) * BELL
     volume = side if dim == 1 else side * side
     shrink = 0.0 if level == 0 else (0.5 if dim == 1 else 0.25)
     one, two = 0.0, 0.0
     if level > 0:
-        one, two = space[5][level - 1, 0] * shrink, space[5][level - 1, 1] * shrink
+        one, two = space.shells[level - 1, 0] * shrink, space.shells[level - 1, 1] * shrink
     used = 5 if dim == 1 else 21
     for i in range(used):
         sums[i] = 0.0
@@ -242,12 +256,12 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             _to_latent_1(x, latent, mean[0], factor[0, 0])
         else:
             _to_latent_2(x, y, latent, mean, factor)
-        if look(log_joint, problem, n, sheet) != FINE:
+        if evaluate(log_joint, problem, n, panel) != FINE:
             return RAISED
         if dim == 1:
             s0, p, q = _sums_1(x, weights, squares, own, densities[:n], log_jacobian[:n], inner, middle)
         else:
-            values = all_values[:n]
+            values = panel.values[:n]
             _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
             p, q = _shells(values, squares, inner, middle)
             s0, s1, s2, s3, s4 = _moments(values, x, y)
@@ -261,19 +275,19 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
         for a in range(5):
             sums[a] += s0[a]
         if not abs(s0[0]) < math.inf:
-            return fault(problem, n, sheet)
+            return fault(problem, n, panel)
         one += volume * p
         two += volume * q
     for i in range(used):
         moments[i] = (shrink * moments[i] if level > 0 else 0.0) + volume * sums[i]
-    space[5][level, 0], space[5][level, 1] = one, two
+    space.shells[level, 0], space.shells[level, 1] = one, two
     return FINE
 
 
 @inlined
 def tail(space, level):
     """What is outside of the ball, if the shells go on to shrink as the last two do."""
-    one, two = space[5][level, 0], space[5][level, 1]
+    one, two = space.shells[level, 0], space.shells[level, 1]
     if two == 0.0:
         return 0.0
     ratio = two / one if one > 0.0 else 1.0
@@ -312,15 +326,15 @@ def slope_difference(one, two, dim):
 def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, moments):
     """The moments of x = log q - log p, on a lattice that is refined until they hold to `rtol`.
 
-    Returned: (status, error of the value, error of the slope, nodes, level, whether it holds). At least the
-    levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative one
-    asks for the coarsest lattice and no more. Where that was the last call, at the same frame, `known` is 0
-    and its moments are those of level 0; else it is -1. The ball starts as the one in use, and grows where
+    Returned: (status, error of the value, error of the gradient, nodes, level, whether it holds). At least
+    the levels up to `least_level` are used, so that what was learnt at one frame serves the next; a negative
+    one asks for the coarsest lattice and no more. Where that was the last call, at the same frame, `known` is
+    0 and its moments are those of level 0; else it is -1. The ball starts as the one in use, and grows where
     what is outside of it matters: the lattice's edge would be seen at all levels.
     """
     dim = mean.size
     own = -half_log_det(factor) - 0.5 * dim * LOG_2PI
-    before, in_use = space[4][1], space[2]
+    before, in_use = space.before, space.ball
     nodes, level = 0, known
     used = 5 if dim == 1 else 21
     change, last, slope, last_slope, outside = math.inf, math.inf, math.inf, math.inf, 0.0
@@ -339,7 +353,7 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
             nodes += QUICK
         else:
             status = add_level(log_joint, problem, level, mean, factor, own, space, moments)
-            nodes += space[1][in_use[0], level + 1] - space[1][in_use[0], level]
+            nodes += space.starts[in_use[0], level + 1] - space.starts[in_use[0], level]
         if status != FINE and in_use[0] > 0 and level <= 1:
             # Something overflows so far out: a smaller ball is good enough, and its error is known.
             in_use[0] -= 1

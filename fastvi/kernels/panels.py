@@ -1,39 +1,52 @@
-"""A log joint at many points: the one place where a model is called, and where its faults are found.
-
-A `problem` is (data, kinds, bounds) of a log joint, see `targets` and `supports`. A `panel` is scratch space
-for rows of points: (latent coordinates, model coordinates, (log joint, log-Jacobian, values), a point where
-something was wrong, gradients in either coordinates).
-"""
+"""A log joint at many points: the one place where a model is called, and where its faults are found."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .jit import inlined, kernel
+from .statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .supports import is_real, to_support
 from .targets import tabulate
 
-#: Points that are looked at together: a dozen arrays of them stay in the first-level cache.
+#: Points that are evaluated together: a dozen arrays of them stay in the first-level cache.
 BLOCK = 512
 
-#: What became of it.
-FINE = 0
-RAISED = 1  #: the log joint raised an exception
-NOT_A_NUMBER = 2  #: it was NaN
-INFINITE = 3  #: it was +inf
-ZERO = 4  #: it was -inf
+
+class Problem(NamedTuple):
+    """What a log joint is handed, and where it lives, see `targets` and `supports`."""
+
+    data: Any  #: a tuple
+    kinds: Any  #: (R,) of each latent coordinate
+    bounds: Any  #: (R, 2)
+
+
+class Panel(NamedTuple):
+    """Scratch space for rows of points, and what is known of each."""
+
+    latent: Any  #: (rows, R) latent coordinates
+    z: Any  #: (rows, D) the model's own, where these are others
+    log_joint: Any  #: (rows,)
+    log_jacobian: Any  #: (rows,)
+    values: Any  #: (rows,) for their sum, or an integrand
+    where: Any  #: (D,) a point where something was wrong, in the model's coordinates
+    gradients: Any  #: (BLOCK, D) of the log joint in z
+    latent_gradients: Any  #: (BLOCK, R) of the sum in the latent coordinates
 
 
 @kernel
-def panel(latent, dim):
+def workspace(latent, dim):
     """Scratch space for points of `latent` real coordinates, which are `dim` in the model's own."""
     rows = max(BLOCK, 2 * latent + 1)
-    return (
+    return Panel(
         np.empty((rows, latent)),
         np.empty((rows, dim)),
-        np.empty((3, rows)),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows),
         np.empty(dim),
         np.empty((BLOCK, dim)),
         np.empty((BLOCK, latent)),
@@ -41,50 +54,55 @@ def panel(latent, dim):
 
 
 @inlined
-def look(log_joint, problem, count, sheet):
+def evaluate(log_joint, problem, count, panel):
     """Write the log joint and the log-Jacobian at the first `count` points of a panel; FINE or RAISED."""
-    data, kinds, bounds = problem
-    nodes, z, table = sheet[0], sheet[1], sheet[2]
-    if is_real(kinds):
+    if is_real(problem.kinds):
         for n in range(count):
-            table[1, n] = 0.0
-        failed = tabulate(log_joint, data, nodes, count, table[0])
+            panel.log_jacobian[n] = 0.0
+        failed = tabulate(log_joint, problem.data, panel.latent, count, panel.log_joint)
     else:
-        to_support(kinds, bounds, nodes, count, z, table[1])
-        failed = tabulate(log_joint, data, z, count, table[0])
+        to_support(problem.kinds, problem.bounds, panel.latent, count, panel.z, panel.log_jacobian)
+        failed = tabulate(log_joint, problem.data, panel.z, count, panel.log_joint)
     if failed == 0:
         return FINE
-    point_out(problem, failed - 1, sheet)
+    point_out(problem, failed - 1, panel)
     return RAISED
 
 
 @kernel
-def point_out(problem, row, sheet):
+def point_out(problem, row, panel):
     """Keep the model's coordinates of a row."""
-    points = sheet[0] if is_real(problem[1]) else sheet[1]
-    for i in range(sheet[3].size):
-        sheet[3][i] = points[row, i]
+    points = panel.latent if is_real(problem.kinds) else panel.z
+    for i in range(panel.where.size):
+        panel.where[i] = points[row, i]
+
+
+@inlined
+def status_of(value):
+    """The status of a value of the log joint."""
+    if abs(value) < math.inf:
+        return FINE
+    if value == math.inf:
+        return INFINITE
+    return ZERO if value == -math.inf else NOT_A_NUMBER
 
 
 @kernel
-def fault(problem, count, sheet):
+def fault(problem, count, panel):
     """The status of the first point whose log joint is not finite, which is pointed out."""
     for n in range(count):
-        value = sheet[2][0, n]
-        if not abs(value) < math.inf:
-            point_out(problem, n, sheet)
-            if value == math.inf:
-                return INFINITE
-            return ZERO if value == -math.inf else NOT_A_NUMBER
+        if not abs(panel.log_joint[n]) < math.inf:
+            point_out(problem, n, panel)
+            return status_of(panel.log_joint[n])
     return FINE
 
 
 @inlined
-def density(log_joint, problem, latent, sheet):
+def density(log_joint, problem, latent, panel):
     """(status, log joint + log-Jacobian) at one point of latent coordinates."""
     for i in range(latent.size):
-        sheet[0][0, i] = latent[i]
-    status = look(log_joint, problem, 1, sheet)
+        panel.latent[0, i] = latent[i]
+    status = evaluate(log_joint, problem, 1, panel)
     if status == FINE:
-        status = fault(problem, 1, sheet)
-    return status, sheet[2][0, 0] + sheet[2][1, 0]
+        status = fault(problem, 1, panel)
+    return status, panel.log_joint[0] + panel.log_jacobian[0]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import draws, nested
-from .borrowing import borrow
-from .draws import objective, parameters, sides_for, unpack
+from . import nested
+from .borrowing import borrow, named
+from .draws import objective, pack_gradient, parameters, sides_for, unpack
 from .jit import kernel
 from .matrices import cholesky, solve_lower, solve_upper
 from .newton import DIAGONAL, FULL, ISOTROPIC
-from .panels import FINE
+from .panels import Problem
+from .statuses import FINE
 
 
 @kernel
@@ -54,6 +56,17 @@ def adam_step(point, gradient, first, second, t, rate):
         point[i] -= rate * (first[i] / a) / (math.sqrt(second[i] / b) + 1e-8)
 
 
+class NaturalWorkspace(NamedTuple):
+    """Scratch space for a natural-gradient step in R latent dimensions."""
+
+    lattice: nested.Workspace
+    moments: Any  #: (MOMENTS,)
+    precision: Any  #: (R, R) in units of q's own; in the end the covariance
+    factor: Any  #: (R, R) of the precision
+    root: Any  #: (R, R) a root of the covariance
+    shift: Any  #: (R,)
+
+
 @kernel
 def natural_workspace(latent, dim):
     """Scratch space for `natural_gradient_step`: one for each thread.
@@ -65,17 +78,19 @@ def natural_workspace(latent, dim):
 
     Returns
     -------
-    tuple
+    NaturalWorkspace
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.steps.natural_workspace(1, 1)
     """
-    return (
+    return NaturalWorkspace(
         nested.workspace(latent, dim),
         np.empty(nested.MOMENTS),
-        np.empty((4, latent, latent)),
+        np.empty((latent, latent)),
+        np.empty((latent, latent)),
+        np.empty((latent, latent)),
         np.empty(latent),
     )
 
@@ -97,14 +112,13 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
         q, which is overwritten; D is 1 or 2.
     rtol : float
         Error wanted of the expectations, relative to 1 + abs(ELBO).
-    space : tuple
-        A `natural_workspace`.
+    space : NaturalWorkspace
 
     Returns
     -------
     status, elbo
-        Status 0 and the ELBO before the step; or 2, 3, 4: the log joint was NaN, +inf, -inf where q has mass,
-        and q is as it was.
+        Status 0 and the ELBO before the step; or 12, 13, 14: the log joint was NaN, +inf, -inf where q has
+        mass, and q is as it was.
 
     References
     ----------
@@ -129,15 +143,15 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     >>> round(mean, 9), round(deviation, 9)
     (4.0, 1.0)
     """
-    problem, mean, chol, space = borrow((problem, mean, chol, space))
-    moments, matrices, shift = space[1], space[2], space[3]
+    problem, space = named(Problem, borrow(problem)), named(NaturalWorkspace, borrow(space))
+    mean, chol, moments, shift = borrow(mean), borrow(chol), space.moments, space.shift
+    precision, factor, new = space.precision, space.factor, space.root
     dim = mean.size
-    space[0][2][0] = 0
-    status, _, _, _, _, _ = nested.expect(log_joint, problem, mean, chol, -1, 1, rtol, space[0], moments)
+    space.lattice.ball[0] = 0
+    status, _, _, _, _, _ = nested.expect(log_joint, problem, mean, chol, -1, 1, rtol, space.lattice, moments)
     if status != FINE:
         return status, math.nan
     places = (1, 5)
-    precision, factor, new = matrices[0], matrices[1], matrices[2]
     for _ in range(60):
         for a in range(dim):
             for b in range(a + 1):
@@ -173,82 +187,67 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
 
 
 @kernel
-def _stick(family, draws_, factor, work, mean_slope, factor_slope):
+def _stick(family, draws, factor, space):
     """Take the path derivative of log q into the gradients: sticking the landing (Roeder et al. 2017)."""
+    row, mean_gradient, factor_gradient = space.row, space.mean_gradient, space.factor_gradient
     dim = factor.shape[0]
-    count = draws_.shape[0]
+    count = draws.shape[0]
     diagonal = family in (DIAGONAL, ISOTROPIC)
     for s in range(count):
         for i in range(dim):
-            work[i] = draws_[s, i]
+            row[i] = draws[s, i]
         if diagonal:
             for i in range(dim):
-                work[i] /= factor[i, i]
+                row[i] /= factor[i, i]
         else:
-            solve_upper(factor, work)
+            solve_upper(factor, row)
         for i in range(dim):
-            mean_slope[i] -= work[i] / count
+            mean_gradient[i] -= row[i] / count
             if diagonal:
-                factor_slope[i, i] -= work[i] * draws_[s, i] / count
+                factor_gradient[i, i] -= row[i] * draws[s, i] / count
             else:
                 for j in range(i + 1):
-                    factor_slope[i, j] -= work[i] * draws_[s, j] / count
+                    factor_gradient[i, j] -= row[i] * draws[s, j] / count
+
+
+class Iterates(NamedTuple):
+    """Where stochastic steps are, in P parameters (see `draws`)."""
+
+    point: Any  #: (P,)
+    first: Any  #: (P,) Adam's moments of the gradient
+    second: Any  #: (P,)
+    total: Any  #: (P,) all points so far, added up
 
 
 @kernel
 def sgd_steps(
-    log_joint,
-    log_joint_grad,
-    problem,
-    family,
-    noise,
-    each,
-    first_step,
-    rate,
-    base,
-    root,
-    scale,
-    state,
-    average,
-    sheet,
-    space,
+    log_joint, log_joint_grad, problem, family, noise, first_step, rate, coordinates, iterates, space
 ):
-    """Reparameterised gradient steps with Adam, `each` rows of noise for one; (status, mean ELBO).
+    """Reparameterised gradient steps with Adam, one for each block of noise (steps, draws, D).
 
-    `state` (3, P) is the point (see `draws`) and Adam's moments; the points are added to `average`.
+    Returned: (status, mean ELBO, evaluations). The space is one of `draws.workspace`.
     """
-    dim = base.size
+    root, scale = coordinates.root, coordinates.scale
+    dim = scale.size
     count = parameters(family, dim)
-    mean, factor = space[4][1], space[5][0]
-    gradient = space[0][1][:count]
-    point = state[0]
-    steps = noise.shape[0] // each
-    total = 0.0
+    mean, factor = space.mean, space.factor
+    gradient, point = space.gradient[:count], iterates.point
+    steps = noise.shape[0]
+    total, used = 0.0, 0
     diagonal = family in (DIAGONAL, ISOTROPIC)
     sides = sides_for(0.0, root, scale)
     for k in range(steps):
-        rows = noise[k * each : (k + 1) * each]
-        log_det = unpack(family, point, base, root, scale, mean, factor)
-        status, value = objective(
-            log_joint,
-            log_joint_grad,
-            problem,
-            rows,
-            mean,
-            factor,
-            log_det,
-            diagonal,
-            scale,
-            sides,
-            sheet,
-            space,
+        unpack(family, point, coordinates, mean, factor)
+        status, value, more = objective(
+            log_joint, log_joint_grad, problem, noise[k], mean, factor, diagonal, scale, sides, space
         )
+        used += more
         if status != FINE:
-            return status, math.nan
+            return status, math.nan, used
         total -= value
-        _stick(family, rows, factor, space[4][2], space[4][0], space[5][1])
-        draws._pack_slopes(family, point, root, space[4][0], space[5][1], factor, space[4], gradient)
-        # The entropy's own gradient is in the paths now.
+        _stick(family, noise[k], factor, space)
+        pack_gradient(family, point, root, factor, space, gradient)
+        # The gradient of the entropy is among the path derivatives.
         if family == FULL:
             i = dim
             for a in range(dim):
@@ -260,7 +259,7 @@ def sgd_steps(
                 gradient[dim + i] += 1.0
         elif family == ISOTROPIC:
             gradient[dim] += dim
-        adam_step(point, gradient, state[1], state[2], first_step + k, rate)
+        adam_step(point, gradient, iterates.first, iterates.second, first_step + k, rate)
         for i in range(count):
-            average[i] += point[i]
-    return FINE, total / steps
+            iterates.total[i] += point[i]
+    return FINE, total / steps, used

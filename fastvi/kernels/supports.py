@@ -114,7 +114,7 @@ def to_latent(kinds, bounds, z, latent):
 
 
 @kernel
-def pull_back(kinds, bounds, latent, z, slope, latent_slope):
+def pull_back(kinds, bounds, latent, z, gradient, latent_gradient):
     """Write the gradient in the latent coordinates of log joint + log-Jacobian, from that in z."""
     j = z.size
     behind = 0.0
@@ -124,20 +124,20 @@ def pull_back(kinds, bounds, latent, z, slope, latent_slope):
         x = latent[i]
         j -= 1
         if kind == REAL:
-            latent_slope[i] = slope[j]
+            latent_gradient[i] = gradient[j]
         elif kind == LOWER:
-            latent_slope[i] = slope[j] * (z[j] - low) + 1.0
+            latent_gradient[i] = gradient[j] * (z[j] - low) + 1.0
         elif kind == UPPER:
-            latent_slope[i] = slope[j] * (z[j] - high) + 1.0
+            latent_gradient[i] = gradient[j] * (z[j] - high) + 1.0
         elif kind == INTERVAL:
             u = _logistic(x)
-            latent_slope[i] = slope[j] * (high - low) * u * (1.0 - u) + (1.0 - 2.0 * u)
+            latent_gradient[i] = gradient[j] * (high - low) * u * (1.0 - u) + (1.0 - 2.0 * u)
         else:
             # `behind` is d / d log(rest) of all that is broken off the rest after this stick.
             if low == 1.0:
-                behind = slope[j] * z[j]
+                behind = gradient[j] * z[j]
                 j -= 1
             u = _logistic(x - math.log(low))
-            own = slope[j] * z[j]
-            latent_slope[i] = (1.0 - u) * (own + 1.0) - u * (behind + 1.0)
+            own = gradient[j] * z[j]
+            latent_gradient[i] = (1.0 - u) * (own + 1.0) - u * (behind + 1.0)
             behind += own + 1.0

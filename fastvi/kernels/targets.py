@@ -24,7 +24,7 @@ def tabulate(log_joint, data, nodes, count, out):
     return 0
 
 
-def tabulate_slopes(log_joint_grad, data, nodes, count, out, gradients):
+def tabulate_gradients(log_joint_grad, data, nodes, count, out, gradients):
     """The same, with the gradients (N, D)."""
     for i in range(count):
         out[i] = log_joint_grad(nodes[i], gradients[i], *data)
@@ -61,7 +61,7 @@ def _call_block(typing_context, address, nodes, count, dim, theta, size, table, 
 
 
 @intrinsic
-def _call_slopes(typing_context, address, nodes, count, dim, theta, size, table, out, gradients):
+def _call_gradients(typing_context, address, nodes, count, dim, theta, size, table, out, gradients):
     def generate(context, builder, signature, arguments):
         return _call(context, builder, signature, arguments)
 
@@ -90,9 +90,9 @@ def _through_address(log_joint, data, nodes, count, out):
 
 
 @kernel
-def _slopes_through_address(log_joint_grad, data, nodes, count, out, gradients):
+def _gradients_through_address(log_joint_grad, data, nodes, count, out, gradients):
     theta, table = data
-    return _call_slopes(
+    return _call_gradients(
         log_joint_grad, nodes, count, nodes.shape[1], theta, theta.size, table, out, gradients
     )
 
@@ -119,10 +119,10 @@ def _overload_tabulate(log_joint, data, nodes, count, out):
     return each
 
 
-@overload(tabulate_slopes)
-def _overload_tabulate_slopes(log_joint_grad, data, nodes, count, out, gradients):
+@overload(tabulate_gradients)
+def _overload_tabulate_gradients(log_joint_grad, data, nodes, count, out, gradients):
     if isinstance(log_joint_grad, types.Integer):
-        return lambda log_joint_grad, data, nodes, count, out, gradients: _slopes_through_address(
+        return lambda log_joint_grad, data, nodes, count, out, gradients: _gradients_through_address(
             log_joint_grad, data, nodes, count, out, gradients
         )
     _check(log_joint_grad, "log_joint_grad(z, grad, *data)")

@@ -7,22 +7,45 @@ Neither a cut density nor a logarithm at the end of the interval slows it down.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .borrowing import borrow
+from .borrowing import borrow, named
 from .jit import inlined, kernel
 from .matrices import copy_vector
-from .panels import BLOCK, FINE, ZERO
+from .panels import BLOCK, status_of
+from .reports import Report, write_report
+from .statuses import CONVERGED, FINE, RAISED, STEPS_EXHAUSTED, STUCK, UNRESOLVED, ZERO
 from .targets import tabulate
 
 #: Nodes to either side: pi sinh(3.4) = 47, where what is left of the interval is 4e-21 of it.
 REACH = 3.4
 STEP = 0.2
 LEVELS = 5
-MOST_STEPS = 300
 
-CONVERGED, STEPS_EXHAUSTED, UNRESOLVED, STUCK, FAULT = 0, 1, 2, 4, 10
+
+class Workspace(NamedTuple):
+    """Scratch space for integrals over an interval."""
+
+    nodes: Any  #: (BLOCK, 1)
+    weights: Any  #: (BLOCK,)
+    values: Any  #: (BLOCK,) the log joint
+    sums: Any  #: (9,) see `_add_level`
+    trial: Any  #: (9,)
+    where: Any  #: (1,) a point where something was wrong
+
+
+class Window(NamedTuple):
+    """A truncated Gaussian, and the part of its interval that counts."""
+
+    mu: Any
+    sigma: Any
+    first: Any  #: the ends, see `span`
+    last: Any
+    centre: Any  #: of the part, and half of its width
+    scale: Any
+    top: Any  #: log of q's maximum in the interval, where it is 0 at mu
 
 
 @kernel
@@ -110,33 +133,43 @@ def workspace():
 
     Returns
     -------
-    tuple
+    Workspace
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.truncated.workspace()
     """
-    return (
-        np.empty((BLOCK, 1)),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(12),
-        np.empty(12),
-        np.empty((BLOCK, 1)),
-        np.empty(1),
+    return Workspace(
+        np.empty((BLOCK, 1)), np.empty(BLOCK), np.empty(BLOCK), np.empty(9), np.empty(9), np.empty(1)
     )
 
 
 @inlined
-def _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, space, sums):
+def _window(mu, sigma, low, high):
+    first, last = span(mu, sigma, low, high)
+    mode = min(max(mu, low), high)
+    return Window(
+        mu=mu,
+        sigma=sigma,
+        first=first,
+        last=last,
+        centre=0.5 * (first + last),
+        scale=0.5 * (last - first),
+        top=-0.5 * ((mode - mu) / sigma) ** 2,
+    )
+
+
+@inlined
+def _add_level(log_joint, data, level, window, space, sums):
     """Add the nodes of a level to the sums of w, w u .. w u**4, w f, w f u, w f u**2, w |f|; (status, nodes).
 
     u = (z - centre) / scale, and w is the density of q over its maximum. Shrunk as the step halves.
     """
     step = STEP * 0.5**level
     width = int(REACH / step + 1e-9)
-    nodes, weights, values, where = space[0], space[1], space[2], space[6]
+    nodes, weights, values = space.nodes, space.weights, space.values
+    mu, sigma, first, last, centre, scale, top = window
     for i in range(9):
         sums[i] = 0.5 * sums[i] if level > 0 else 0.0
     count, used = 0, 0
@@ -150,15 +183,13 @@ def _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, s
         if count == BLOCK or (k == width and count > 0):
             failed = tabulate(log_joint, data, nodes, count, values)
             if failed:
-                where[0] = nodes[failed - 1, 0]
-                return 1, used
+                space.where[0] = nodes[failed - 1, 0]
+                return RAISED, used
             for n in range(count):
                 f, w, u = values[n], weights[n], (nodes[n, 0] - centre) / scale
                 if not abs(f) < math.inf:
-                    where[0] = nodes[n, 0]
-                    if f == math.inf:
-                        return 3, used
-                    return (4 if f == -math.inf else 2), used
+                    space.where[0] = nodes[n, 0]
+                    return status_of(f), used
                 sums[0] += w
                 sums[1] += w * u
                 sums[2] += w * u * u
@@ -174,28 +205,26 @@ def _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, s
 
 
 @kernel
-def _elbo(sums, mu, sigma, centre, scale, top):
+def _elbo_of(sums, window):
     """E[f] - E[log q] from the sums."""
+    mu, sigma, centre, scale = window.mu, window.sigma, window.centre, window.scale
     total = sums[0]
     b, a = scale / sigma, (centre - mu) / sigma
     square = (a * a * total + 2.0 * a * b * sums[1] + b * b * sums[2]) / total
-    return sums[5] / total + 0.5 * square + math.log(total) + top
+    return sums[5] / total + 0.5 * square + math.log(total) + window.top
 
 
 @inlined
-def evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums):
+def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
     """(status, ELBO, its error, nodes) of N(mu, sigma**2) truncated to [low, high]; the sums are left."""
-    first, last = span(mu, sigma, low, high)
-    mode = min(max(mu, low), high)
-    top = -0.5 * ((mode - mu) / sigma) ** 2
-    centre, scale = 0.5 * (first + last), 0.5 * (last - first)
+    window = _window(mu, sigma, low, high)
     value, change, nodes = math.nan, math.inf, 0
     for level in range(LEVELS):
-        status, n = _level(log_joint, data, level, mu, sigma, first, last, centre, scale, top, space, sums)
+        status, n = _add_level(log_joint, data, level, window, space, sums)
         nodes += n
         if status != FINE:
             return status, (-math.inf if status == ZERO else math.nan), math.inf, nodes
-        new = _elbo(sums, mu, sigma, centre, scale, top)
+        new = _elbo_of(sums, window)
         change = abs(new - value) if level > 0 else math.inf
         value = new
         if level > 1 and change <= rtol * (1.0 + abs(value)):
@@ -222,15 +251,14 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
         (mu, sigma) to start from, which is overwritten with those of the fit.
     rtol, most_steps, trace, report
         As in `fits.fit_quadrature`.
-    space : tuple
-        A `workspace`.
+    space : Workspace
 
     Returns
     -------
     int
         0 converged; 1 the steps were used up; 2 the quadrature does not resolve the log joint; 4 no step
         raises the ELBO; 12, 13, 14: the log joint was NaN, +inf, -inf where q has mass; the point is in
-        space[6].
+        space.where.
 
     Examples
     --------
@@ -248,20 +276,21 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
     >>> start.round(9)
     array([1., 1.])
     """
-    data, start, space, trace, report = borrow((data, start, space, trace, report))
+    data, start, trace, report = borrow((data, start, trace, report))
+    space = named(Workspace, borrow(space))
     mu, sigma = start[0], start[1]
-    sums, trial = space[3], space[4]
+    sums, trial = space.sums, space.trial
     status, evaluations, steps = STEPS_EXHAUSTED, 0, 0
-    fault_, value, error, n = evaluate(log_joint, data, mu, sigma, low, high, rtol, space, sums)
+    fault_, value, error, n = elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums)
     evaluations += n
     norm = math.inf
     if fault_ != FINE:
-        status = FAULT + fault_
+        status = fault_
     for _ in range(most_steps):
-        if status >= FAULT:
+        if status >= RAISED:
             break
-        first, last = span(mu, sigma, low, high)
-        centre, scale = 0.5 * (first + last), 0.5 * (last - first)
+        window = _window(mu, sigma, low, high)
+        centre, scale = window.centre, window.scale
         # Least squares of f on 1, u, u**2 under q.
         t = sums[0]
         m1, m2, m3, m4 = sums[1] / t, sums[2] / t, sums[3] / t, sums[4] / t
@@ -288,7 +317,7 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
             if new2 < 0.02 * old2:
                 new_sigma = scale / math.sqrt(-2.0 * new2)
                 new_mu = centre - scale * new1 / (2.0 * new2)
-                fault_, new_value, new_error, n = evaluate(
+                fault_, new_value, new_error, n = elbo(
                     log_joint, data, new_mu, new_sigma, low, high, rtol, space, trial
                 )
                 evaluations += n
@@ -297,7 +326,7 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
                     break
             rho *= 0.5
         if not moved:
-            status = FAULT + fault_ if fault_ != FINE else STUCK
+            status = fault_ if fault_ != FINE else STUCK
             break
         mu, sigma, value, error = new_mu, new_sigma, new_value, new_error
         copy_vector(trial, sums)
@@ -305,6 +334,14 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
             trace[steps] = value
         steps += 1
     start[0], start[1] = mu, sigma
-    report[0], report[1], report[2], report[3], report[4] = value, error, norm, evaluations, status
-    report[5], report[6] = steps, norm
-    return status
+    found = Report(
+        elbo=value,
+        error=error,
+        gradient_norm=norm,
+        evaluations=evaluations,
+        status=status,
+        steps=steps,
+        parameter_error=norm,
+        sides=0,
+    )
+    return write_report(found, report)
