@@ -74,7 +74,7 @@ def test_one_answer_through_every_door(name):
         p, q = np.array(p), np.array(q)
         for alpha in ORDERS:
             value = in_python(name, p, q, alpha)
-            assert math.isnan(value) != (low <= alpha <= high), alpha
+            assert math.isnan(value) != (low <= float(alpha) <= high), alpha
             for other in (compiled(p, q, alpha), in_c(name, p, q, alpha)):
                 assert other == value or (math.isnan(other) and math.isnan(value)), alpha
             # Order 1 is a matrix product there.
