@@ -21,7 +21,7 @@ from .newton import FULL, differentiate, lay_out
 from .rows import left_out
 from .whitening import ball, leave_out, refine, refine_own, rotate, rounding, set_steps, tail
 
-#: The ball and the most nodes of the first look at a divergence of mixtures.
+#: The ball and the most nodes for a first value, which says how well the parts must be known.
 ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
 
 #: Rounding of a value, relative to it.
