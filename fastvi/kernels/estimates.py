@@ -154,7 +154,7 @@ def mixture_kl(p, q, rtol, space):
     p = Mixture(log_weights, means, chols)
     log_weights, means, chols = borrow(q)
     q = Mixture(log_weights, means, chols)
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     total, error, nodes = _by_contours(p, q, rtol, space)
     if error <= rtol * abs(total) + 1e-14:
         return total, error, nodes, True
@@ -221,7 +221,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     >>> round(value, 6), grad_mean.round(6) + 0.0
     (0.354256, array([0.008087, 0.      ]))
     """
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     quadrature, factor, moments = space.quadrature, space.factor, space.moments
     dim = mean.size
     steps, shift = quadrature.steps, quadrature.shift
