@@ -21,7 +21,7 @@ from .newton import FULL, differentiate, lay_out
 from .rows import left_out
 from .whitening import ball, leave_out, refine, refine_own, rotate, rounding, set_steps, tail
 
-#: The ball and the most nodes of the first look at a divergence of mixtures.
+#: The ball and the most nodes for a first value, which says how well the parts must be known.
 ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
 
 #: Rounding of a value, relative to it.
@@ -154,7 +154,7 @@ def mixture_kl(p, q, rtol, space):
     p = Mixture(log_weights, means, chols)
     log_weights, means, chols = borrow(q)
     q = Mixture(log_weights, means, chols)
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     total, error, nodes = _by_contours(p, q, rtol, space)
     if error <= rtol * abs(total) + 1e-14:
         return total, error, nodes, True
@@ -221,7 +221,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     >>> round(value, 6), grad_mean.round(6) + 0.0
     (0.354256, array([0.008087, 0.      ]))
     """
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     quadrature, factor, moments = space.quadrature, space.factor, space.moments
     dim = mean.size
     steps, shift = quadrature.steps, quadrature.shift

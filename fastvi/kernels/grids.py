@@ -336,7 +336,7 @@ def grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
     >>> round(value, 9), round(mass, 9), grad_mean.round(9) + 0.0
     (0.5, 1.0, array([1., 0.]))
     """
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     moments = space.moments
     mass = grid_moments(Grid(x, y, a, b, log_p), mean, chol, space, moments)
     l00, l10, l11 = chol[0, 0], chol[1, 0], chol[1, 1]
@@ -391,7 +391,7 @@ def grid_projections(grid, family, means, chols, tolerance, space, reports):
     """
     x, y, a, b, log_p = grid
     grid = Grid(x, y, a, b, log_p)
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     count, nodes_used = 0, 0
     moments, parts = space.moments, space.newton
     for s in range(means.shape[0]):

@@ -396,7 +396,7 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     (array([2.99054, 0.     ]), 0.35403395)
     """
     mixture = Mixture(borrow(log_weights), borrow(means), borrow(chols))
-    mean, chol, space = borrow(mean), borrow(chol), borrow(named(Workspace, space))
+    mean, chol, space = borrow(mean), borrow(chol), named(Workspace, borrow(space))
     restrict(family, chol, space.vectors)
     nodes, guess, _ = _descend(mixture, family, mean, chol, NEAR, space)
     found = _polish(mixture, family, mean, chol, guess, rtol, space)
@@ -423,7 +423,7 @@ def starts(mixture, start_means, start_chols, space):
     """
     log_weights, means, chols = borrow(mixture)
     start_means, start_chols = borrow(start_means), borrow(start_chols)
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     components, dim = means.shape
     one, two, three, gradient = space.factor, space.new_factor, space.matrix, space.trial_mean
     count = 0
@@ -482,7 +482,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
     mixture = Mixture(log_weights, means, chols)
     start_means, start_chols, reports = borrow(start_means), borrow(start_chols), borrow(reports)
     found_means, found_chols = borrow(found)
-    space = borrow(named(Workspace, space))
+    space = named(Workspace, borrow(space))
     count, seen, total = 0, 0, 0
     kept_minimum = False
     if given == 0:
