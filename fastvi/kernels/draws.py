@@ -47,6 +47,20 @@ DIFFERENCE = 1e-4
 ONE_SIDED = 4e-6
 
 
+#: The line search: the decrease that a step must have, of what its slope promises; the least and the usual
+#: part that a step is shortened to; and how often, before L-BFGS starts again from the gradient.
+DECREASE = 1e-4
+LEAST_SHRINK, USUAL_SHRINK = 0.1, 0.5
+MOST_TRIES = 25
+
+#: The longest step in standard deviations, before anything is known of the curvature and after.
+FIRST_LONGEST, LONGEST = 2.0, 10.0
+
+#: Steps that change the value by no more than its rounding: so many end a fit whose gradient is small up to
+#: rounding, and so many any fit.
+FEW_IDLE, MOST_IDLE = 3, 10
+
+
 @kernel
 def parameters(family, dim):
     """How many parameters a family has."""
@@ -546,15 +560,17 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             status = UNBOUNDED
             break
         slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
-        if not first and not (fault_ == FINE and new <= value + 1e-4 * t * expected + slack):
+        if not first and not (fault_ == FINE and new <= value + DECREASE * t * expected + slack):
             # Backtrack, to the minimum of a parabola where there is one.
-            shrink = 0.1
+            shrink = LEAST_SHRINK
             if fault_ == FINE and new < math.inf:
                 curve = new - value - t * expected
-                shrink = min(max(-0.5 * t * expected / curve, 0.1), 0.5) if curve > 0.0 else 0.5
+                shrink = USUAL_SHRINK
+                if curve > 0.0:
+                    shrink = min(max(-0.5 * t * expected / curve, LEAST_SHRINK), USUAL_SHRINK)
             t *= shrink
             tries += 1
-            if tries > 25:
+            if tries > MOST_TRIES:
                 if used > 0:
                     used, tries, t = 0, 0, 1.0  # forget, and go along the gradient
                 else:
@@ -584,10 +600,10 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             steps += 1
             norm = _norm(gradient, metric)
             # Where steps no longer change the value, rounding hides what is left of the gradient.
-            if norm <= control.tolerance or (idle >= 3 and norm <= 1e3 * control.tolerance + 1e-6):
+            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= 1e3 * control.tolerance + 1e-6):
                 status = CONVERGED
                 break
-            if idle >= 10:
+            if idle >= MOST_IDLE:
                 status = STUCK
                 break
             if steps >= control.most_steps:
@@ -604,8 +620,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
                 _direction(gradient, used, newest, space, direction)
                 expected = -norm * norm
                 size = norm * norm
-            # Before anything is known of the curvature, no step is longer than two standard deviations.
-            longest = 2.0 if used == 0 else 10.0
+            longest = FIRST_LONGEST if used == 0 else LONGEST
             if size > longest * longest:
                 t = longest / math.sqrt(size)
         for i in range(count):
