@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvi.kernels import registry
+from fastvi.kernels.discrete import registry
 
 from .bench_arrays import ALPHA, CALLS, NAMES
 

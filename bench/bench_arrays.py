@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 import fastvi as fv
-from fastvi.kernels.registry import BY_TERM, ROWS, Row
+from fastvi.kernels.discrete.registry import BY_TERM, ROWS, Row
 
 from . import sizes
 from .inputs import pair

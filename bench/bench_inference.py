@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 import fastvi as fv
-from fastvi.kernels import steps
+from fastvi.kernels.inference import steps
 
 from . import sizes
 from .bench_arrays import use_threads

@@ -16,36 +16,28 @@ from typing import Any
 import numba
 from numba import types
 
-from fastvi.kernels import (
-    contours,
-    divergences,
-    em,
-    entropies,
-    expectations,
-    frames,
-    grids,
-    mixtures,
-    nested,
-    orders,
-    rows,
-    sums,
-    tables,
-)
-from fastvi.kernels.registry import BY_TERM
+from fastvi.kernels.densities import grids, mixtures
+from fastvi.kernels.discrete import all_pairs, chunks, divergences, entropies, normalized, renyi
+from fastvi.kernels.discrete.registry import BY_TERM
+from fastvi.kernels.em import e_step, moments
+from fastvi.kernels.inference import expectations
+from fastvi.kernels.projections import grid_projections
+from fastvi.kernels.quadrature import contours, lattice_rows
+from fastvi.kernels.quadrature import moments as moments_
 
 _X = types.float64
 _ROW = types.Array(_X, 1, "C")
 _ROW32 = types.Array(types.float32, 1, "C")
 _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
-_FRAME = numba.typeof(frames.plain_frame.py_func())
+_FRAME = numba.typeof(normalized.plain_frame.py_func())
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
 
 def _chunks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     """The loops of the divergences that have none of their own in `sums`."""
-    names = [row.name for row in BY_TERM.values() if not hasattr(sums, f"{row.term}_chunk")]
+    names = [row.name for row in BY_TERM.values() if not hasattr(chunks, f"{row.term}_chunk")]
     return {
         name: (divergences.KERNELS[name].whole.py_func.__globals__["chunk"], (_ROW, _ROW, _THETA))
         for name in names
@@ -54,44 +46,44 @@ def _chunks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 #: The loops that the time goes into: compiled functions with the types of their arguments.
 HOT = {
-    "kl": (sums._kl_sums64, (_ROW, _ROW)),
-    "kl, float32": (sums._kl_sums32, (_ROW32, _ROW32)),
-    "kl, with zeros": (sums._kl_lifted, (_ROW, _ROW, _THETA)),
-    "js": (sums._js_sums, (_ROW, _ROW)),
-    "js, float32": (sums._js_sums, (_ROW32, _ROW32)),
+    "kl": (chunks._kl_sums64, (_ROW, _ROW)),
+    "kl, float32": (chunks._kl_sums32, (_ROW32, _ROW32)),
+    "kl, with zeros": (chunks._kl_lifted, (_ROW, _ROW, _THETA)),
+    "js": (chunks._js_sums, (_ROW, _ROW)),
+    "js, float32": (chunks._js_sums, (_ROW32, _ROW32)),
     **_chunks(),
-    "hellinger": (sums._hellinger_sums, (_ROW, _ROW)),
-    "hellinger, near": (sums._hellinger_lifted, (_ROW, _ROW, _THETA)),
-    "alpha_divergence": (sums._alpha_sums, (_ROW, _ROW, _X)),
-    "alpha_divergence, near": (sums._alpha_lifted, (_ROW, _ROW, _THETA)),
-    "renyi": (orders._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),
-    "bhattacharyya": (orders._overlap_sums, (_ROW, _ROW, _FRAME)),
+    "hellinger": (chunks._hellinger_sums, (_ROW, _ROW)),
+    "hellinger, near": (chunks._hellinger_lifted, (_ROW, _ROW, _THETA)),
+    "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _X)),
+    "alpha_divergence, near": (chunks._alpha_lifted, (_ROW, _ROW, _THETA)),
+    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),
+    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _FRAME)),
     "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
-    "masses": (frames._masses, (_ROW, _ROW)),
-    "logarithms' mass": (frames._exp_sum, (_ROW, _X)),
-    "pairwise kl": (tables._add_strip, (_TABLE, _TABLE, types.intp, types.intp, _TABLE)),
-    "pairwise js": (tables._mixture_sum, (_ROW, _ROW)),
-    "grid, kl and gradient": (grids._row_sums, (_ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
+    "masses": (normalized._masses, (_ROW, _ROW)),
+    "logarithms' mass": (normalized._exp_sum, (_ROW, _X)),
+    "pairwise kl": (all_pairs._add_strip, (_TABLE, _TABLE, types.intp, types.intp, _TABLE)),
+    "pairwise js": (all_pairs._mixture_sum, (_ROW, _ROW)),
+    "grid, kl and gradient": (grid_projections._row_sums, (_ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
     "grid, moments": (grids._row, (_ROW, _ROW, _ROW, _X)),
     "mixture, one component": (mixtures._one, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "projection, contour": (contours._sums, (_ROW, _ROW, _ROW, _X, types.UniTuple(_X, 2), _SIX)),
-    "projection, kl of a node": (expectations._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
-    "projection, moments of a row": (rows._row_sums, (_ROW, _ROW, _ROW)),
-    "projection, moments": (expectations._moments, (_ROW, _ROW, _ROW)),
-    "elbo, moments in 1-D": (nested._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
-    "elbo, kl of a node": (nested._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
-    "elbo, tails": (nested._shells, (_ROW, _ROW, _X, _X)),
-    "em, densities in 1-D": (em._values_1, (_ROW, _X, _X, _X, _ROW)),
-    "em, densities in 2-D": (em._values_2, (_ROW, _ROW, *[_X] * 6, _ROW)),
-    "em, densities in 3-D": (em._values_3, (_ROW, _ROW, _ROW, *[_X] * 10, _ROW)),
-    "em, shares of two": (em._share_two, (_ROW, _ROW, _ROW, _ROW)),
-    "em, shares": (em._share, (_ROW, _ROW, _ROW)),
-    "em, evidence": (em._sum_of_logs, (_ROW,)),
-    "em, moments in 1-D": (em._moments_1, (_ROW, _X, _ROW, _ROW)),
-    "em, moments in 2-D": (em._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
-    "em, moments in 3-D": (em._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
+    "projection, kl of a node": (moments_._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
+    "projection, moments of a row": (lattice_rows._row_sums, (_ROW, _ROW, _ROW)),
+    "projection, moments": (moments_._moments, (_ROW, _ROW, _ROW)),
+    "elbo, moments in 1-D": (expectations._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
+    "elbo, kl of a node": (expectations._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
+    "elbo, tails": (expectations._shells, (_ROW, _ROW, _X, _X)),
+    "em, densities in 1-D": (e_step._values_1, (_ROW, _X, _X, _X, _ROW)),
+    "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, *[_X] * 6, _ROW)),
+    "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, *[_X] * 10, _ROW)),
+    "em, shares of two": (e_step._share_two, (_ROW, _ROW, _ROW, _ROW)),
+    "em, shares": (e_step._share, (_ROW, _ROW, _ROW)),
+    "em, evidence": (e_step._sum_of_logs, (_ROW,)),
+    "em, moments in 1-D": (moments._moments_1, (_ROW, _X, _ROW, _ROW)),
+    "em, moments in 2-D": (moments._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
+    "em, moments in 3-D": (moments._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
 }
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.kernels import elementary
-from fastvi.kernels.jit import adder
+from fastvi.kernels.compiler import adder
+from fastvi.kernels.numerics import elementary
 
 from . import inference, inputs, mixture_fits, projections
 from .bench_arrays import CALLS
@@ -235,7 +235,7 @@ def products() -> list[Loop]:
     scratch = np.empty(3, np.int64), np.empty(values), np.empty(rounds)
 
     def ascend():
-        kernels.products.mean_field(log_p, shape, offsets, q, 0.0, rounds, *scratch)
+        kernels.projections.mean_field.mean_field(log_p, shape, offsets, q, 0.0, rounds, *scratch)
 
     read = reading(log_p, table)
 

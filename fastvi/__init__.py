@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 _collecting = _gc.isenabled()
 _gc.disable()
 
-from . import compiled as _compiled  # noqa: F401  (makes distributions and models work in compiled code)
-from . import overloads as _overloads  # noqa: F401  (makes the functions work there)
-from .batches import FitBatch, fit_batch
-from .distributions import Gaussian, GaussianMixture, Grid2D
-from .divergences import (
+from . import compiled as _compiled  # noqa: F401  (makes fastvi work in compiled code)
+from .discrete import (
     alpha_divergence,
     bhattacharyya,
     chi2,
@@ -24,35 +21,42 @@ from .divergences import (
     js_distance,
     kl,
     kl_grad,
+    pairwise,
     renyi,
     total_variation,
 )
-from .estimates import (
+from .distributions import (
     Bounds,
     Estimate,
+    Gaussian,
+    GaussianMixture,
+    Grid2D,
+    TransformedGaussian,
+    TruncatedGaussian,
     entropy_estimate,
     kl_bounds,
     kl_estimate,
     mixture_entropy_bounds,
 )
+from .em import MixtureFit, fit_mixture
 from .inference import (
     Decomposition,
     Fit,
+    FitBatch,
     Gradient,
     GradientCheck,
+    Model,
+    ThetaFit,
     check_gradient,
     decompose,
     elbo,
     elbo_grad,
     fit,
+    fit_batch,
     log_evidence,
+    maximize_evidence,
 )
-from .learning import ThetaFit, maximize_evidence
-from .mixture_fits import MixtureFit, fit_mixture
-from .models import Model
 from .projections import Projection, i_projection, m_projection
-from .tables import pairwise
-from .variational import TransformedGaussian, TruncatedGaussian
 
 if _collecting:
     _gc.enable()

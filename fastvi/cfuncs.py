@@ -116,12 +116,13 @@ import numba
 import numpy as np
 
 from . import kernels
-from .distributions import Gaussian, GaussianMixture
-from .immutable import Immutable
+from .common.immutable import Immutable
+from .distributions.gaussian import Gaussian
+from .distributions.mixture import GaussianMixture
 from .kernels import statuses as _statuses
-from .kernels.registry import BY_TERM, METRICS
+from .kernels.discrete.registry import BY_TERM, METRICS
 
-_foreign = kernels.foreign
+_foreign = kernels.c_functions
 
 
 def _list(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ def info() -> str:
         if feature in features.split(","):
             width = bits
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
-    cache = getattr(kernels.divergences.KERNELS["kl"].whole, "stats", None)
+    cache = getattr(kernels.discrete.divergences.KERNELS["kl"].whole, "stats", None)
     lines = {
         "fastvi": __version__,
         "python": platform.python_version(),

@@ -19,14 +19,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import MaxNLocator
 
-from .distributions import Array, Distribution, Gaussian, GaussianMixture, Grid2D
-from .estimates import Estimate
-from .inference import QUADRATURE_DIM, Fit, Variational, _frame, _q_of, decompose, log_evidence
-from .learning import ThetaFit
-from .mixture_fits import MixtureFit
-from .models import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Model, Support
-from .projections import Projection
-from .variational import TransformedGaussian, TruncatedGaussian
+from .common.values import Array
+from .distributions.gaussian import Gaussian
+from .distributions.grid import Distribution, Grid2D
+from .distributions.integrals import Estimate
+from .distributions.mixture import GaussianMixture
+from .distributions.support import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Support
+from .distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from .em.result import MixtureFit
+from .inference.evidence import _frame, decompose, log_evidence
+from .inference.evidence_maximization import ThetaFit
+from .inference.kernel_calls import QUADRATURE_DIM
+from .inference.model import Model
+from .inference.results import Fit, _q_of
+from .projections.result import Projection
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart: M-projections, then I-projections.
 _M_COLOUR = "#d55e00"

@@ -16,15 +16,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import divergences as fv
-from .batches import FitBatch, fit_batch
+from . import discrete as fv
+from .common.values import Array
 from .data import old_faithful
-from .distributions import Array, Gaussian, GaussianMixture
-from .estimates import Estimate
-from .inference import Fit, decompose, elbo, elbo_grad, fit, log_evidence
-from .mixture_fits import MixtureFit, fit_mixture
-from .models import Model
-from .projections import Projection, i_projection, m_projection
+from .distributions.gaussian import Gaussian
+from .distributions.integrals import Estimate
+from .distributions.mixture import GaussianMixture
+from .em.fitting import fit_mixture
+from .em.result import MixtureFit
+from .inference.batches import FitBatch, fit_batch
+from .inference.evidence import decompose, log_evidence
+from .inference.expectations import elbo, elbo_grad
+from .inference.fitting import fit
+from .inference.model import Model
+from .inference.results import Fit
+from .projections.projections import i_projection, m_projection
+from .projections.result import Projection
 
 #: Eruptions shorter than this (minutes) are the short kind: the histogram of durations has its gap there.
 SHORT = 3.0

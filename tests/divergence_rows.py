@@ -1,7 +1,7 @@
 """The divergences as the common tests call them: from the registry, with an order where one is needed."""
 
 import fastvi as fv
-from fastvi.kernels.registry import METRICS, ROWS, default_theta
+from fastvi.kernels.discrete.registry import METRICS, ROWS, default_theta
 
 PAIRED = tuple(METRICS)
 EVERY = tuple(ROWS)

@@ -10,7 +10,7 @@ from divergence_rows import EVERY, OF_MEASURES, OF_ORDER, ROOTED, WITH_BASE, arr
 from mpmath import mp, mpf
 
 import fastvi as fv
-from fastvi.kernels.registry import ROWS
+from fastvi.kernels.discrete.registry import ROWS
 
 
 def with_parameters(name, orders):

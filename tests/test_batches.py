@@ -8,7 +8,7 @@ import pytest
 from scipy.special import log_ndtr
 
 import fastvi as fv
-from fastvi import models
+from fastvi.inference import model as model_
 
 
 @numba.njit
@@ -129,13 +129,17 @@ def test_batch_axis_of_arrays_and_numbers():
 
 def test_nothing_is_compiled_for_new_data():
     fv.fit_batch(POSITIVE, (X[:5],))
-    before = models.compiled_count()
-    signatures = len(fv.kernels.engine.fit_quadrature.signatures) if not numba.config.DISABLE_JIT else 0
+    before = model_.compiled_count()
+    signatures = (
+        len(fv.kernels.inference.entry_points.fit_quadrature.signatures)
+        if not numba.config.DISABLE_JIT
+        else 0
+    )
     fv.fit_batch(POSITIVE, (X[:9] + 1.0,))
     fv.Model(worked_example, 1, data=(2.0,), support="positive")
-    assert models.compiled_count() == before
+    assert model_.compiled_count() == before
     if not numba.config.DISABLE_JIT:
-        assert len(fv.kernels.engine.fit_quadrature.signatures) == signatures
+        assert len(fv.kernels.inference.entry_points.fit_quadrature.signatures) == signatures
 
 
 @pytest.mark.parametrize("family", ["full", "diag"])

@@ -25,7 +25,7 @@ from scipy import LowLevelCallable, integrate, stats
 import fastvi as fv
 from fastvi import cfuncs
 from fastvi.cfuncs import FitResult, Mass, Status, Support
-from fastvi.kernels.registry import BY_TERM, ROWS
+from fastvi.kernels.discrete.registry import BY_TERM, ROWS
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 

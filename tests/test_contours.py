@@ -7,8 +7,9 @@ import pytest
 from mpmath import mp
 
 import fastvi as fv
-from fastvi.kernels import contours, estimates, expectations, gaussians, mixtures
-from fastvi.kernels import rows as by_rows
+from fastvi.kernels.densities import gaussians, mixtures
+from fastvi.kernels.quadrature import contours, lattice_rows, mixture_kl
+from fastvi.kernels.quadrature import moments as moments_
 
 LOW = [0, 1, 2, 5, 6, 10]
 POWERS = [(a, b) for b in range(5) for a in range(5 - b)]
@@ -48,7 +49,7 @@ def in_frame(p, q):
 def ratio_of(p, q):
     """log r in the frame of q, as `integrate` takes it."""
     table = np.empty((2, 10))
-    assert by_rows.ratios(in_frame(p, q)[0], 1e6, table) == 2
+    assert lattice_rows.ratios(in_frame(p, q)[0], 1e6, table) == 2
     row = table[1]
     return row[0], row[1], row[2], -2.0 * row[4], -row[5], -2.0 * row[7]
 
@@ -75,7 +76,7 @@ def frames(p):
 def test_moments(form, seed):
     p = random_pair(np.random.default_rng(seed), 0.8 * seed, 4.0)
     for q in frames(p):
-        ratio, moments = ratio_of(p, q), np.zeros(expectations.MOMENTS)
+        ratio, moments = ratio_of(p, q), np.zeros(moments_.MOMENTS)
         error, nodes = form(contours.integrate)(ratio, 1e-14, contours.FINEST, moments)
         wanted = summed(ratio)
         size = max(abs(value) for value in wanted.values())
@@ -102,7 +103,7 @@ def test_the_sums_without_the_compiler():
 )
 def test_moments_by_mpmath(constant, slope, curvature):
     """What does not depend on y: its moments are those of one dimension, times those of a normal y."""
-    ratio, moments = (constant, slope, 0.0, curvature, 0.0, 0.0), np.zeros(expectations.MOMENTS)
+    ratio, moments = (constant, slope, 0.0, curvature, 0.0, 0.0), np.zeros(moments_.MOMENTS)
     error, _ = contours.integrate(ratio, 1e-15, contours.FINEST, moments)
     normal = {0: 1.0, 2: 1.0, 4: 3.0}
 
@@ -131,7 +132,7 @@ def test_the_stated_error_is_above_the_true_one(tolerance):
         p = random_pair(rng, rng.uniform(0.0, 10.0), (10.0, 1e4)[trial % 2])
         for q in [*frames(p), *(optimum.q for optimum in fv.i_projection(p).optima)]:
             coefficients, own = in_frame(p, q)
-            table, exact, moments = np.empty((2, 10)), *np.zeros((2, expectations.MOMENTS))
+            table, exact, moments = np.empty((2, 10)), *np.zeros((2, moments_.MOMENTS))
             best, _ = contours.expect(coefficients, own, 2, 0.0, contours.FINEST, table, exact)
             error, nodes = contours.expect(coefficients, own, 2, tolerance, contours.ROUGH, table, moments)
             if not best < 1e-3 * error:
@@ -157,14 +158,14 @@ def test_expectations_of_a_mixture(form):
     far = fv.GaussianMixture(
         [*(0.9 * p.weights), 0.1], [*p.means, [300.0, 0.0]], [*p.covs, [[1.0, 0.0], [0.0, 1.0]]]
     )
-    steps, shift, work = np.full(3, 0.2), np.zeros(3), expectations.workspace(3, 2)
+    steps, shift, work = np.full(3, 0.2), np.zeros(3), moments_.workspace(3, 2)
     for mixture in (p, far):
         coefficients, own = in_frame(mixture, q)
-        moments, wanted = np.empty((2, expectations.MOMENTS))
+        moments, wanted = np.empty((2, moments_.MOMENTS))
         error, nodes = form(contours.expect)(
             coefficients, own, 2, 1e-12, contours.USUAL, work.by_rows.polynomials, moments
         )
-        expectations.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, work, wanted)
+        moments_.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, work, wanted)
         assert error <= 1e-12
         assert 0 < nodes <= 3 * contours.MOST
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
@@ -175,7 +176,7 @@ def test_one_component_is_a_polynomial(form):
     q = fv.Gaussian([0.4, 0.3], [[0.8, 0.3], [0.3, 1.1]])
     p = fv.GaussianMixture([1.0], [[1.0, -1.0]], [[[1.0, 0.2], [0.2, 0.5]]])
     coefficients, own = in_frame(p, q)
-    moments = np.empty(expectations.MOMENTS)
+    moments = np.empty(moments_.MOMENTS)
     assert form(contours.expect)(coefficients, own, 2, 1e-9, 1, np.empty((1, 10)), moments) == (0.0, 1)
     assert moments[0] == pytest.approx(fv.kl(q, p.components[0]), rel=1e-13)
 
@@ -183,7 +184,7 @@ def test_one_component_is_a_polynomial(form):
 @both
 def test_what_contours_are_not_for(form):
     rng = np.random.default_rng(0)
-    moments = np.empty(expectations.MOMENTS)
+    moments = np.empty(moments_.MOMENTS)
     for components, dim in ((3, 2), (2, 1), (2, 3)):
         p = fv.GaussianMixture(
             np.full(components, 1.0 / components),
@@ -215,13 +216,13 @@ def test_numbers_out_of_range_have_no_small_error():
     for _ in range(1000):
         ratio = rng.standard_normal(6) * 10.0 ** rng.uniform(-1.0, 10.0, 6)
         ratio[0] = -abs(ratio[0])
-        moments = np.zeros(expectations.MOMENTS)
+        moments = np.zeros(moments_.MOMENTS)
         error, _ = contours.integrate(tuple(ratio), 1e-9, contours.USUAL, moments)
         if error <= 1e-9:
             within += 1
             assert -1e-9 <= -moments[0] <= least_bound(ratio) + 1e-9
     assert within > 100
-    moments = np.zeros(expectations.MOMENTS)
+    moments = np.zeros(moments_.MOMENTS)
     assert not contours.integrate((math.nan, 0.0, 0.0, 0.0, 0.0, 0.0), 1e-9, 1, moments)[0] <= 1.0
 
 
@@ -229,9 +230,9 @@ def reverse(p, q, rtol):
     """KL(q ‖ p), its error, and its gradient."""
     triple = np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
     grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
-    space = estimates.workspace(p.weights.size, p.weights.size, 2)
+    space = mixture_kl.workspace(p.weights.size, p.weights.size, 2)
     given = np.array(q.mean), np.array(q.cholesky), rtol, grad_mean, grad_chol, space
-    value, error = estimates.reverse_kl(*triple, *given)
+    value, error = mixture_kl.reverse_kl(*triple, *given)
     return value, error, np.append(grad_mean, grad_chol)
 
 

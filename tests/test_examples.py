@@ -160,7 +160,7 @@ def test_progress_is_told():
 DOCUMENTED = [
     name
     for name in kernels.__doc__.split("The kernels\n")[1].replace(",", " ").split()
-    if name.split(".")[0] in kernels._MODULES and "." in name.strip(".")
+    if name.split(".")[0] in kernels._DOCUMENTED and "." in name.strip(".")
 ]
 
 

@@ -12,7 +12,8 @@ from scipy import stats
 from scipy.special import log_ndtr, logsumexp
 
 import fastvi as fv
-from fastvi import inference, kernels
+from fastvi import kernels
+from fastvi.inference import deterministic, diagnostics, expectations
 
 # Log joints are compiled once for this module: what differs from model to model is in their data.
 
@@ -438,12 +439,12 @@ def test_given_gradients_and_differences_find_the_same():
 
 def test_fixed_draws_are_spread_evenly():
     pairs, dim = 256, 3
-    draws = inference._pairs(3, pairs, dim)
+    draws = expectations._pairs(3, pairs, dim)
     np.testing.assert_array_equal(draws[:pairs], -draws[pairs:])
     np.testing.assert_allclose(draws.T @ draws / (2 * pairs), np.eye(dim), atol=1e-12)
-    assert not np.array_equal(draws, inference._pairs(4, pairs, dim))
+    assert not np.array_equal(draws, expectations._pairs(4, pairs, dim))
     # Means are nearer to the expectation than those of independent draws: 0.007, not 0.015.
-    gaps = [np.cos(inference._pairs(k, 64, 5)).mean(axis=0) - math.exp(-0.5) for k in range(20)]
+    gaps = [np.cos(expectations._pairs(k, 64, 5)).mean(axis=0) - math.exp(-0.5) for k in range(20)]
     assert np.sqrt(np.square(gaps).mean()) <= 0.01
     assert ((draws[:pairs] > 0).mean(axis=0) > 0.2).all()
     assert ((draws[:pairs] < 0).mean(axis=0) > 0.2).all()
@@ -468,7 +469,7 @@ def test_a_fit_does_not_remember_another():
 
 def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
     """With what is known of the curvature, and from a few draws to begin with."""
-    model, fixed = skewed(), kernels.engine.fit_draws
+    model, fixed = skewed(), kernels.inference.entry_points.fit_draws
     counts = []
 
     def counting(*arguments):
@@ -476,18 +477,18 @@ def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
         return fixed(*arguments)
 
     def forgetting(*arguments):
-        space = kernels.borrowing.named(kernels.draws.Workspace, arguments[-1])
-        space.curvature[kernels.draws.BEGIN] = 0
+        space = kernels.borrowing.named(kernels.inference.draws_fits.Workspace, arguments[-1])
+        space.curvature[kernels.inference.draws_fits.BEGIN] = 0
         return counting(*arguments)
 
-    monkeypatch.setattr(kernels.engine, "fit_draws", counting)
+    monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", counting)
     found = fv.fit(model, "diag")
     assert found.converged
     assert counts == [24, 64, 128, 256]
-    monkeypatch.setattr(kernels.engine, "fit_draws", forgetting)
+    monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", forgetting)
     assert found.evaluations < fv.fit(model, "diag").evaluations
-    monkeypatch.setattr(kernels.engine, "fit_draws", fixed)
-    monkeypatch.setattr(inference, "_FEW_PAIRS", 32)
+    monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", fixed)
+    monkeypatch.setattr(deterministic, "_FEW_PAIRS", 32)
     assert found.evaluations < fv.fit(model, "diag").evaluations
 
 
@@ -647,7 +648,7 @@ def test_bad_arguments():
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
 def test_pareto_shape(k):
     rng = np.random.default_rng(5)
-    found = [inference.pareto_shape(stats.genpareto(k).rvs(40_000, random_state=rng)) for _ in range(20)]
+    found = [diagnostics.pareto_shape(stats.genpareto(k).rvs(40_000, random_state=rng)) for _ in range(20)]
     # The tail is 600 of them: an error of (1 + k) / sqrt(600), and the prior's pull towards 1/2.
     assert abs(np.mean(found) - (k * 600 + 5) / 610) <= 4 * (1 + k) / math.sqrt(600 * 20)
     assert np.std(found) <= 2 * (1 + k) / math.sqrt(600)

@@ -8,8 +8,12 @@ import pytest
 from scipy import stats
 
 import fastvi as fv
-from fastvi.kernels import draws, fits, nested, newton, steps, supports, truncated
-from fastvi.kernels.reports import Report
+from fastvi.kernels.densities import truncated
+from fastvi.kernels.inference import draws_fits, expectations, quadrature_fits, steps, truncated_fits
+from fastvi.kernels.inference.reports import Report
+from fastvi.kernels.models import supports
+from fastvi.kernels.optimizers import newton
+from fastvi.kernels.quadrature import moments as moments_
 from fastvi.kernels.statuses import CONVERGED
 
 
@@ -30,12 +34,12 @@ def fit_each(data, kinds, bounds, means, reports):
     """What a user's own program does: many fits, one after the other in each thread."""
     for n in numba.prange(data.size):
         dim = kinds.size
-        space = fits.workspace(dim, dim)
+        space = quadrature_fits.workspace(dim, dim)
         chol, trace = np.eye(dim), np.empty(16)
-        fits.start_and_fit_quadrature(
+        quadrature_fits.start_and_fit_quadrature(
             log_joint,
             ((data[n],), kinds, bounds),
-            fits.FULL,
+            newton.FULL,
             True,
             (means[n], np.ones(dim), chol),
             1e-8,
@@ -66,9 +70,9 @@ def counted(z, x, calls):
 @numba.njit
 def fit_on_draws(data, calls, kinds, bounds, noise, tolerance, mean, factor, report):
     dim = mean.size
-    space = draws.workspace(newton.FULL, dim, dim)
+    space = draws_fits.workspace(newton.FULL, dim, dim)
     space.point[:] = 0.0
-    return draws.fit_draws(
+    return draws_fits.fit_draws(
         counted,
         None,
         ((data, calls), kinds, bounds),
@@ -105,13 +109,13 @@ def natural(data, kinds, bounds, rho, mean, chol, moments):
     space = steps.natural_workspace(mean.size, mean.size)
     problem = ((data,), kinds, bounds)
     for known, least, row in ((-1, 1, 0), (-1, -1, 1), (0, 1, 1)):
-        nested.expect(log_joint, problem, mean, chol, known, least, 1e-10, space.lattice, moments[row])
+        expectations.expect(log_joint, problem, mean, chol, known, least, 1e-10, space.lattice, moments[row])
     return steps.natural_gradient_step(log_joint, problem, rho, mean, chol, 1e-10, space)
 
 
 def test_a_natural_gradient_step_solves_a_quadratic():
     start = np.array([1.0, -2.0]), np.array([[1.5, 0.0], [0.4, 0.7]])
-    mean, chol, moments = start[0].copy(), start[1].copy(), np.zeros((2, nested.MOMENTS))
+    mean, chol, moments = start[0].copy(), start[1].copy(), np.zeros((2, moments_.MOMENTS))
     status, value = natural(3.0, REAL_KINDS, NO_BOUNDS, 1.0, mean, chol, moments)
     assert status == 0
     np.testing.assert_allclose(mean, 1.5, atol=1e-9)
@@ -134,7 +138,7 @@ def test_a_natural_gradient_step_solves_a_quadratic():
 
 
 def test_moments_of_a_quadratic_in_one_dimension():
-    mean, chol, moments = np.array([1.0]), np.array([[1.5]]), np.zeros((2, nested.MOMENTS))
+    mean, chol, moments = np.array([1.0]), np.array([[1.5]]), np.zeros((2, moments_.MOMENTS))
     natural(3.0, REAL_KINDS[:1], NO_BOUNDS[:1], 1.0, mean, chol, moments)
     # log q - log p = a + b xi + c xi**2.
     b, c = 1.5 * (2.0 * 1.0 - 3.0), 1.5**2 - 0.5
@@ -165,8 +169,8 @@ def test_adam_is_that_of_the_paper():
 
 @numba.njit
 def fit_cut(data, low, high, start, report):
-    return truncated.fit_truncated(
-        log_joint, (data,), low, high, start, 1e-9, 100, truncated.workspace(), np.empty(64), report
+    return truncated_fits.fit_truncated(
+        log_joint, (data,), low, high, start, 1e-9, 100, truncated_fits.workspace(), np.empty(64), report
     )
 
 
@@ -254,20 +258,20 @@ def test_transforms_as_in_plain_python():
 def test_the_lattice_has_the_moments_of_a_standard_normal():
     """Else a constant in the log joint leaks into the gradient: 45 times 1e-9 with a radius of 7."""
     for dim in (1, 2):
-        space = nested.workspace(dim, dim)
-        assert nested.lay(1, dim, space)
+        space = expectations.workspace(dim, dim)
+        assert expectations.lay(1, dim, space)
         n = space.starts[0, 2]
         nodes = space.lattices[0]
-        step = (nested.STEP_1, nested.STEP_2)[dim - 1] / 2
+        step = (expectations.STEP_1, expectations.STEP_2)[dim - 1] / 2
         weights = nodes[2, :n] * (math.exp(-0.5 * dim * math.log(2 * math.pi)) * step**dim)
         x, y = nodes[0, :n], nodes[1, :n]
         for values, exact in ((1.0, 1.0), (x, 0.0), (x**2, 1.0), (x**4, 3.0), (x * y, 0.0)):
             assert abs(float((weights * values).sum()) - exact) <= 1e-9
         if dim == 1:
             # What a fit begins with are the same nodes as constants.
-            assert n == 2 * nested.QUICK
-            np.testing.assert_allclose(nested._NODES.ravel(), x, rtol=0, atol=1e-14)
-            np.testing.assert_allclose(nested._WEIGHTS.ravel(), nodes[2, :n], rtol=1e-14, atol=0)
+            assert n == 2 * expectations.QUICK
+            np.testing.assert_allclose(expectations._NODES.ravel(), x, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(expectations._WEIGHTS.ravel(), nodes[2, :n], rtol=1e-14, atol=0)
         else:
             assert abs(float((weights * x**2 * y**2).sum()) - 1.0) <= 1e-9
 
@@ -277,7 +281,7 @@ def test_a_fit_in_one_dimension_takes_few_evaluations():
     model = fv.Model(log_joint, 1, data=(3.0,))
     found = fv.fit(model, start=fv.Gaussian(1.0, 1.0))
     assert found.converged
-    assert found.evaluations <= 5 * nested.QUICK
+    assert found.evaluations <= 5 * expectations.QUICK
     again = fv.fit(model, start=found.q)
-    assert again.evaluations == 2 * nested.QUICK
+    assert again.evaluations == 2 * expectations.QUICK
     assert abs(again.elbo.value - found.elbo.value) <= 1e-12

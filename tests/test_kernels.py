@@ -25,15 +25,16 @@ from mpmath import mp, mpf
 
 import fastvi
 import fastvi.kernels
-from fastvi.kernels import divergences as kernels
-from fastvi.kernels import elementary, exact, jit, tables
-from fastvi.kernels.frames import CHUNK
-from fastvi.kernels.masses import ANY, NORMALIZE, UNIT
+from fastvi.kernels import compiler
+from fastvi.kernels.discrete import all_pairs, divergences
+from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
+from fastvi.kernels.discrete.normalized import CHUNK
+from fastvi.kernels.numerics import elementary, error_free
 
 JIT = not numba.config.DISABLE_JIT
 MODULES = [
-    importlib.import_module(f"fastvi.kernels.{module.name}")
-    for module in pkgutil.iter_modules(fastvi.kernels.__path__)
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(fastvi.kernels.__path__, "fastvi.kernels.")
 ]
 
 
@@ -52,8 +53,8 @@ def dispatchers():
 
 
 DISPATCHERS = dispatchers()
-ENTRY_POINTS = [k for entry in kernels.KERNELS.values() for k in entry if k is not None] + [
-    k for registry in (tables.ROWS, tables.LOG_ROWS, tables.PAIRS) for k in registry.values()
+ENTRY_POINTS = [k for entry in divergences.KERNELS.values() for k in entry if k is not None] + [
+    k for registry in (all_pairs.ROWS, all_pairs.LOG_ROWS, all_pairs.PAIRS) for k in registry.values()
 ]
 
 compiled_only = pytest.mark.skipif(not JIT, reason="NUMBA_DISABLE_JIT is set")
@@ -75,7 +76,7 @@ def pair(seed, n, dtype=np.float64):
     return p, q
 
 
-every = pytest.mark.parametrize("name", kernels.KERNELS)
+every = pytest.mark.parametrize("name", divergences.KERNELS)
 
 
 def truth(name, p, q, **keywords):
@@ -87,7 +88,7 @@ def truth(name, p, q, **keywords):
 @pytest.mark.parametrize("n", [1, 5, 70, 300])
 def test_against_the_reference(name, dtype, tolerance, n):
     p, q = pair(n, n, dtype)
-    value = kernels.KERNELS[name].whole(p, q, theta(name), UNIT)
+    value = divergences.KERNELS[name].whole(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q)) <= tolerance
     assert isinstance(value, float), "float32 is summed in float64"
 
@@ -95,7 +96,7 @@ def test_against_the_reference(name, dtype, tolerance, n):
 @every
 def test_logarithms_against_the_reference(name):
     p, q = np.log(pair(1, 40))
-    value = kernels.KERNELS[name].log(p, q, theta(name), UNIT)
+    value = divergences.KERNELS[name].log(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q, log=True)) <= 1e-13
 
 
@@ -108,8 +109,8 @@ def test_compiled_and_plain_agree(name, kind):
     elif kind == "zeros":
         p[::3] = 0.0
     for kernel, x, y in [
-        (kernels.KERNELS[name].whole, p, q),
-        (kernels.KERNELS[name].log, np.log(p + 1e-3), np.log(q + 1e-3)),
+        (divergences.KERNELS[name].whole, p, q),
+        (divergences.KERNELS[name].log, np.log(p + 1e-3), np.log(q + 1e-3)),
     ]:
         value = kernel(x, y, theta(name), NORMALIZE)
         other = plain(kernel)(x, y, theta(name), NORMALIZE)
@@ -119,7 +120,7 @@ def test_compiled_and_plain_agree(name, kind):
 
 @every
 def test_invalid_input_gives_nan(name):
-    kernel, parameter = kernels.KERNELS[name].whole, theta(name)
+    kernel, parameter = divergences.KERNELS[name].whole, theta(name)
     p, q = pair(3, 40)
     for value in (math.nan, math.inf, -math.inf, -1e-9, -1.0):
         for k in (0, 5, 39):
@@ -136,7 +137,7 @@ def test_invalid_input_gives_nan(name):
 
 @every
 def test_invalid_logarithms_give_nan(name):
-    kernel, parameter = kernels.KERNELS[name].log, theta(name)
+    kernel, parameter = divergences.KERNELS[name].log, theta(name)
     p, q = np.log(pair(4, 40))
     for value in (math.nan, math.inf):
         bad = p.copy()
@@ -149,7 +150,7 @@ def test_invalid_logarithms_give_nan(name):
 @every
 def test_zeros_and_infinities_survive_the_compiler(name):
     """What a fast-math flag too many would break: 0 log 0, p > 0 = q, and telling NaN from numbers."""
-    kernel, parameter = kernels.KERNELS[name].whole, theta(name)
+    kernel, parameter = divergences.KERNELS[name].whole, theta(name)
     for dtype in (np.float64, np.float32):
         p = np.zeros(100, dtype)
         p[::2] = 0.02
@@ -161,9 +162,9 @@ def test_zeros_and_infinities_survive_the_compiler(name):
         assert math.isnan(kernel(p, p[::-1].copy(), parameter, UNIT))
 
 
-@pytest.mark.parametrize("name", [n for n, k in kernels.KERNELS.items() if k.partial is not None])
+@pytest.mark.parametrize("name", [n for n, k in divergences.KERNELS.items() if k.partial is not None])
 def test_chunks_add_up_to_the_whole(name):
-    kernel, parameter = kernels.KERNELS[name], theta(name)
+    kernel, parameter = divergences.KERNELS[name], theta(name)
     n = 2 * CHUNK + 17 if JIT else CHUNK + 3
     p, q = pair(5, n)
     chunks = -(-n // CHUNK)
@@ -178,9 +179,9 @@ def test_chunks_add_up_to_the_whole(name):
 def test_kl_grad_writes_both_gradients():
     p, q = pair(6, 30)
     grads = np.full((2, 30), math.nan)
-    value = kernels.kl_grad(p, q, grads[0], grads[1])
+    value = divergences.kl_grad(p, q, grads[0], grads[1])
     other = np.empty((2, 30))
-    assert plain(kernels.kl_grad)(p, q, other[0], other[1]) == pytest.approx(value, rel=1e-13)
+    assert plain(divergences.kl_grad)(p, q, other[0], other[1]) == pytest.approx(value, rel=1e-13)
     np.testing.assert_allclose(grads, other, rtol=1e-13)
     np.testing.assert_allclose(grads[1], 1.0 - p / q, rtol=1e-12)
 
@@ -191,16 +192,16 @@ def test_pairs_and_rows():
     log_p, log_q = np.log(p), np.log(q)
     for array in (p, q, log_p, log_q):
         array.flags.writeable = False  # as the API hands them on: any other type is compiled again
-    for name, kernel in kernels.KERNELS.items():
+    for name, kernel in divergences.KERNELS.items():
         parameter, out = theta(name), np.full((4, 3), math.nan)
-        tables.PAIRS[name](p, q, parameter, UNIT, out)
+        all_pairs.PAIRS[name](p, q, parameter, UNIT, out)
         ip, iq = np.divmod(np.arange(12), 3)
         rows = np.full(12, math.nan)
-        tables.ROWS[name](p, q, ip, iq, parameter, UNIT, rows)
+        all_pairs.ROWS[name](p, q, ip, iq, parameter, UNIT, rows)
         assert np.array_equal(rows.reshape(4, 3), out)
         assert out[2, 1] == kernel.whole(p[2].copy(), q[1].copy(), parameter, UNIT)
         logs = np.full(12, math.nan)
-        tables.LOG_ROWS[name](log_p, log_q, ip, iq, parameter, UNIT, logs)
+        all_pairs.LOG_ROWS[name](log_p, log_q, ip, iq, parameter, UNIT, logs)
         np.testing.assert_allclose(logs, rows, rtol=1e-12)
 
 
@@ -208,7 +209,7 @@ def test_add_products_is_a_matrix_product():
     rng = np.random.default_rng(8)
     p, s = rng.random((8, 12)), rng.random((12, 5))
     out = np.ones((8, 5))
-    tables.add_products(p, s, out)
+    all_pairs.add_products(p, s, out)
     np.testing.assert_allclose(out, 1.0 + p @ s, rtol=1e-15)
 
 
@@ -216,7 +217,7 @@ def test_surprise_is_minus_log_and_never_for_zero():
     q = np.array([[0.5, 0.0, 1.5], [5e-324, 1.0, 1e-310]])
     masses = q.sum(axis=1)
     out = np.full((3, 2), math.nan)
-    tables.surprise(q, masses, out)
+    all_pairs.surprise(q, masses, out)
     assert out[1, 0] > 1e6 * 745
     assert math.isfinite(out[1, 0])
     for j, k in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]:
@@ -227,10 +228,10 @@ def test_surprise_is_minus_log_and_never_for_zero():
 def test_mixture_entropy():
     p, q = pair(9, 50)
     halves = np.empty((2, 50))
-    tables.halves(np.stack([p, q]) * 3.0, np.array([3.0, 3.0]), halves)
+    all_pairs.halves(np.stack([p, q]) * 3.0, np.array([3.0, 3.0]), halves)
     np.testing.assert_allclose(halves[0], p / 2, rtol=1e-15)
     expected = reference.exact("entropy", (p + q) / 2)
-    assert reference.relative_error(tables.mixture_entropy(halves[0], halves[1]), expected) <= 1e-14
+    assert reference.relative_error(all_pairs.mixture_entropy(halves[0], halves[1]), expected) <= 1e-14
 
 
 # Error-free arithmetic, checked in exact fractions.
@@ -244,7 +245,7 @@ def numbers(seed, count, low=-300, high=300):
 
 def test_two_product_is_exact():
     for x, y in zip(numbers(10, 500), numbers(11, 500), strict=True):
-        for product in {exact.two_product, plain(exact.two_product)}:
+        for product in {error_free.two_product, plain(error_free.two_product)}:
             high, low = product(x, y)
             assert high == x * y
             assert Fraction(high) + Fraction(low) == Fraction(x) * Fraction(y)
@@ -256,7 +257,7 @@ def test_cross_difference_where_the_products_nearly_agree():
     for x, u, scale in rng.uniform(0.5, 1.0, size=(500, 3)).tolist():
         y, v = x * scale, u / scale
         wanted = Fraction(x) * Fraction(u) - Fraction(y) * Fraction(v)
-        got = Fraction(exact.cross_difference(x, u, y, v))
+        got = Fraction(error_free.cross_difference(x, u, y, v))
         assert abs(got - wanted) <= Fraction(1, 2**52) * abs(wanted)
         zeros += wanted == 0
     assert zeros < 100
@@ -265,7 +266,7 @@ def test_cross_difference_where_the_products_nearly_agree():
 def test_cross_difference_far_apart():
     for x, u, y, v in zip(*(numbers(13 + i, 200, -100, 100) for i in range(4)), strict=True):
         wanted = Fraction(x) * Fraction(u) - Fraction(y) * Fraction(v)
-        got = Fraction(exact.cross_difference(x, u, y, v))
+        got = Fraction(error_free.cross_difference(x, u, y, v))
         assert abs(got - wanted) <= Fraction(1, 2**51) * abs(wanted)
 
 
@@ -275,31 +276,31 @@ def test_add_compensated_loses_nothing():
         total, lost = 0.0, 0.0
         for x in values:
             before = Fraction(total)
-            step, extra = exact.add_compensated(total, 0.0, x)
+            step, extra = error_free.add_compensated(total, 0.0, x)
             assert Fraction(step) + Fraction(extra) == before + Fraction(x)
-            total, lost = exact.add_compensated(total, lost, x)
+            total, lost = error_free.add_compensated(total, lost, x)
         assert abs(total + lost - math.fsum(values)) <= 1e-15 * abs(math.fsum(values))
 
 
 def test_add_compensated_beats_a_plain_sum():
     total, lost = 1.0, 0.0
     for _ in range(1000):
-        total, lost = exact.add_compensated(total, lost, 1e-17)
+        total, lost = error_free.add_compensated(total, lost, 1e-17)
     assert total + lost == pytest.approx(1.0 + 1e-14, rel=1e-16, abs=0.0)
     assert total + lost > 1.0
 
 
 def test_add_compensated_at_infinity():
-    assert exact.add_compensated(1.0, 0.5, math.inf) == (math.inf, 0.0)
-    assert math.isnan(exact.add_compensated(1.0, 0.0, math.nan)[0])
-    total, lost = exact.add_compensated(math.inf, 0.0, 3.0)
+    assert error_free.add_compensated(1.0, 0.5, math.inf) == (math.inf, 0.0)
+    assert math.isnan(error_free.add_compensated(1.0, 0.0, math.nan)[0])
+    total, lost = error_free.add_compensated(math.inf, 0.0, 3.0)
     assert total + lost == math.inf
 
 
 def test_difference_is_not_reordered():
     """In a loop that may reorder its sums (x + e) - x must not become e."""
-    assert exact.difference(1.0 + 1e-17, 1.0) == 0.0
-    assert exact.difference(0.3, 0.1) == 0.3 - 0.1
+    assert error_free.difference(1.0 + 1e-17, 1.0) == 0.0
+    assert error_free.difference(0.3, 0.1) == 0.3 - 0.1
 
 
 # Elementary functions, over their whole range.
@@ -465,7 +466,7 @@ def test_exponent_step_leaves_neighbours_alone():
 @compiled_only
 def test_the_search_finds_the_kernels():
     modules = {function.__module__ for function in DISPATCHERS}
-    assert {kernels.__name__, tables.__name__, elementary.__name__} <= modules
+    assert {divergences.__name__, all_pairs.__name__, elementary.__name__} <= modules
     names = {function.__name__ for function in DISPATCHERS}
     assert {
         "kl",
@@ -499,10 +500,10 @@ def test_sums_are_reordered_only_in_loops():
 @compiled_only
 def test_error_free_steps_allow_no_fast_math():
     for function in (
-        exact.two_product,
-        exact.cross_difference,
-        exact.add_compensated,
-        exact.difference,
+        error_free.two_product,
+        error_free.cross_difference,
+        error_free.add_compensated,
+        error_free.difference,
         elementary._exp_reduced,
     ):
         assert not function.targetoptions.get("fastmath"), function
@@ -518,7 +519,7 @@ def test_every_kernel_releases_the_gil_and_divides_as_the_hardware():
 
 @compiled_only
 def test_constants_do_not_make_other_kernels():
-    @jit.kernel
+    @compiler.kernel
     def power(x, n):
         return x**n
 
@@ -536,7 +537,7 @@ def test_what_the_api_calls_is_cached_under_its_own_name():
     """The disk cache goes by the name: two kernels of one name would be one kernel in the next process."""
     seen = {}
     cached = [f for f in DISPATCHERS if type(f._cache).__name__ == "FunctionCache"]
-    inlined = {id(entry.inner) for entry in kernels.KERNELS.values()}  # into the code of users
+    inlined = {id(entry.inner) for entry in divergences.KERNELS.values()}  # into the code of users
     assert {id(f) for f in ENTRY_POINTS} - inlined <= {id(f) for f in cached}
     for function in cached:
         key = (function.__module__, function.__qualname__)
@@ -547,8 +548,8 @@ def test_specialise_binds_globals():
     def template(x):
         return inner(x) + 1.0  # noqa: F821
 
-    double = jit.specialise(template, "doubled", decorate=lambda f: f, inner=lambda x: 2.0 * x)
-    square = jit.specialise(template, "squared", decorate=lambda f: f, inner=lambda x: x * x)
+    double = compiler.specialise(template, "doubled", decorate=lambda f: f, inner=lambda x: 2.0 * x)
+    square = compiler.specialise(template, "squared", decorate=lambda f: f, inner=lambda x: x * x)
     assert (double(5.0), square(5.0)) == (11.0, 26.0)
     assert double.__name__ == "doubled"
 
@@ -556,15 +557,15 @@ def test_specialise_binds_globals():
 ASSEMBLY = """
 import json, re, sys
 import numpy as np
-from fastvi.kernels import entropies, sums
+from fastvi.kernels.discrete import chunks, entropies
 
 jobs = {
-    "_kl_sums64": (sums._kl_sums64, np.float64, ()),
-    "_kl_sums32": (sums._kl_sums32, np.float32, ()),
-    "_js_sums": (sums._js_sums, np.float64, ()),
+    "_kl_sums64": (chunks._kl_sums64, np.float64, ()),
+    "_kl_sums32": (chunks._kl_sums32, np.float32, ()),
+    "_js_sums": (chunks._js_sums, np.float64, ()),
     "_cross_sums": (entropies._cross_sums, np.float64, (1.0,)),
-    "_kl_lifted": (sums._kl_lifted, np.float64, ((0.0, 0.0),)),
-    "_js_lifted": (sums._js_lifted, np.float64, ((0.5, 0.5),)),
+    "_kl_lifted": (chunks._kl_lifted, np.float64, ((0.0, 0.0),)),
+    "_js_lifted": (chunks._js_lifted, np.float64, ((0.5, 0.5),)),
 }
 counts = {}
 for name, (function, dtype, rest) in jobs.items():

@@ -14,10 +14,10 @@ import reference
 from numba import njit, prange
 
 import fastvi as fv
-from fastvi import kernels, threads
+from fastvi.common import threads
 from fastvi.data import old_faithful
-
-em = kernels.em
+from fastvi.kernels import statuses as em
+from fastvi.kernels.em import e_step, iterations, m_step, seeding, standardize
 
 dims = pytest.mark.parametrize("dim", [1, 2, 3, 5])
 
@@ -338,7 +338,7 @@ def test_the_floor_raises_eigenvalues_only(dim):
     cov = turn * values @ turn.T
     factor, scratch = np.empty((dim, dim)), np.empty((3, dim, dim))
     for floor in (3e-3, 0.5, 1e-9):
-        acted, good = em.floored_factor(cov, floor, factor, scratch)
+        acted, good = m_step.floored_factor(cov, floor, factor, scratch)
         assert good
         assert acted == (values.min() < floor)
         expected = turn * np.maximum(values, floor) @ turn.T
@@ -507,8 +507,13 @@ def fit_many(data, uniforms, tol, values, means):
         values[i] = fit_two(data[i], uniforms[i], tol, means[i])
 
 
-em_workspace, em_standardize, em_seed, em_fit = em.workspace, em.standardize, em.seed, em.fit
-em_unstandardize = em.unstandardize_mixture
+em_workspace, em_standardize, em_seed, em_fit = (
+    e_step.workspace,
+    standardize.standardize,
+    seeding.seed,
+    iterations.fit,
+)
+em_unstandardize = standardize.unstandardize_mixture
 
 
 def test_inside_a_users_parallel_loop():
@@ -556,12 +561,12 @@ def test_a_sweep_takes_any_number_of_points():
     weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, 2))
     factors = np.stack([np.array([[1.0, 0.0], [0.3, 0.8]])] * 3)
     p = fv.GaussianMixture(weights, means, factors @ factors.swapaxes(1, 2))
-    for n in (1, 2, 31, 32, 33, em.BLOCK - 1, em.BLOCK, em.BLOCK + 1, 2 * em.BLOCK + 63):
+    for n in (1, 2, 31, 32, 33, e_step.BLOCK - 1, e_step.BLOCK, e_step.BLOCK + 1, 2 * e_step.BLOCK + 63):
         x = rng.standard_normal((n, 2))
         trace, floored = np.empty(2), np.zeros((2, 3), np.int64)
         mixture = weights.copy(), means.copy(), factors.copy()
         columns = np.ascontiguousarray(x.T)
-        em.fit(columns, *mixture, 1e-3, 0.0, 1, trace, floored, em.workspace(3, 2))
+        iterations.fit(columns, *mixture, 1e-3, 0.0, 1, trace, floored, e_step.workspace(3, 2))
         assert trace[0] == pytest.approx(p.logpdf(x).sum(), rel=1e-13)
         assert mixture[0].sum() == pytest.approx(1.0, rel=1e-14)
 
@@ -571,14 +576,14 @@ def test_standardizing(dim):
     x, start = clouds(14, 100, dim, 2)
     x = x * 2.0 ** np.arange(dim) + 100.0
     columns, mean, factor = np.empty((dim, 100)), np.empty(dim), np.empty((dim, dim))
-    assert em.standardize(x, columns, mean, factor) == dim
+    assert standardize.standardize(x, columns, mean, factor) == dim
     np.testing.assert_allclose(columns @ columns.T / 100, np.eye(dim), atol=1e-12)
     np.testing.assert_allclose(columns.mean(axis=1), 0.0, atol=1e-12)
     np.testing.assert_allclose(mean + columns.T @ factor.T, x, rtol=1e-12)
     means, factors = start.means.copy(), np.linalg.cholesky(start.covs)
     there = means.copy(), factors.copy()
-    em.standardize_mixture(mean, factor, *there)
-    em.unstandardize_mixture(mean, factor, *there)
+    standardize.standardize_mixture(mean, factor, *there)
+    standardize.unstandardize_mixture(mean, factor, *there)
     np.testing.assert_allclose(there[0], means, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(there[1], factors, rtol=1e-9, atol=1e-9)
 
@@ -596,8 +601,8 @@ def test_seeding(seed):
     means = np.stack([x[labels == k].mean(axis=0) for k in range(3)])
     deviations = x - means[labels]
     found = np.empty(3), np.empty((3, 2)), np.empty((3, 2, 2))
-    scratch = np.empty(50), np.empty(50, np.int64), em.workspace(3, 2)
-    em.seed(np.ascontiguousarray(x.T), uniforms, *found, 1e-6, *scratch)
+    scratch = np.empty(50), np.empty(50, np.int64), e_step.workspace(3, 2)
+    seeding.seed(np.ascontiguousarray(x.T), uniforms, *found, 1e-6, *scratch)
     np.testing.assert_allclose(found[0], np.bincount(labels) / 50)
     np.testing.assert_allclose(found[1], means, rtol=1e-12)
     for factor in found[2]:
@@ -609,5 +614,5 @@ def test_a_singular_start_has_a_status():
     mixture = np.array([0.5, 0.5]), x[:2].copy(), np.zeros((2, 2, 2))
     trace, floored = np.empty(4), np.zeros((2, 2), np.int64)
     columns = np.ascontiguousarray(x.T)
-    status, steps, _ = em.fit(columns, *mixture, 0.0, 1e-6, 3, trace, floored, em.workspace(2, 2))
+    status, steps, _ = iterations.fit(columns, *mixture, 0.0, 1e-6, 3, trace, floored, e_step.workspace(2, 2))
     assert (status, steps) == (em.SINGULAR, 0)

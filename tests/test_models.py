@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi import kernels, models
+from fastvi import kernels
+from fastvi.distributions import support as support_
+from fastvi.inference import model as model_
 
 
 @numba.njit
@@ -64,8 +66,8 @@ def says(error, *parts):
 
 def engine_signatures():
     found = {}
-    for name in dir(kernels.engine):
-        function = getattr(kernels.engine, name)
+    for name in dir(kernels.inference.entry_points):
+        function = getattr(kernels.inference.entry_points, name)
         if isinstance(function, numba.core.registry.CPUDispatcher) and function.signatures:
             found[name] = len(function.signatures)
     return found
@@ -98,12 +100,12 @@ def test_each_item_of_data_arrives():
     packed = np.zeros(17, np.uint8)
     unaligned = packed[1:].view(np.float64)
     assert not unaligned.flags.aligned
-    assert models.pack((unaligned,))[1][0].flags.aligned
+    assert model_.pack((unaligned,))[1][0].flags.aligned
 
 
 def test_a_copy_is_not_needed_and_the_data_stays_alive():
     x = np.arange(3.0)
-    assert models.pack((x,))[1][0] is x
+    assert model_.pack((x,))[1][0] is x
     model = fv.Model(everything, 1, (True, 3, 0.25, np.arange(5.0), np.eye(2), np.array([1, 2], np.int8)))
     before = fv.elbo(model, fv.Gaussian(0, 1)).value
     filler = [np.full(5, float(k)) for k in range(1000)]
@@ -117,18 +119,18 @@ def test_nothing_is_compiled_again():
         fv.Model(shifted, 1, (1.0,), support="positive"),
         fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1),
     )
-    count, engine = models.compiled_count(), engine_signatures()
+    count, engine = model_.compiled_count(), engine_signatures()
     for x in (2.0, np.float64(3.0), np.float32(4.0)):
         model = fv.Model(shifted, 1, (x,))
         assert abs(fv.fit(model).q.mean[0] - float(x)) <= 1e-9
         assert abs(fv.fit(model.with_data((5.0,))).q.mean[0] - 5.0) <= 1e-9
         fv.fit(fv.Model(shifted, 1, (x,), support="positive"))
-    assert models.compiled_count() == count
+    assert model_.compiled_count() == count
     # Another log joint costs its own function and nothing in the engine, other types of data the same.
     assert fv.fit(fv.Model(squares, 1)).converged
-    assert models.compiled_count() == count + 1
+    assert model_.compiled_count() == count + 1
     assert fv.fit(fv.Model(shifted, 1, (2,))).converged
-    assert models.compiled_count() == count + 2
+    assert model_.compiled_count() == count + 2
     assert engine_signatures() == engine
     assert len(shifted.signatures) <= 3
 
@@ -138,9 +140,9 @@ def test_a_plain_function_is_jitted_once():
         return -0.5 * (z[0] - x) ** 2
 
     first = fv.Model(log_joint, 1, (1.0,))
-    count = models.compiled_count()
+    count = model_.compiled_count()
     second = fv.Model(log_joint, 1, (2.0,))
-    assert models.compiled_count() == count
+    assert model_.compiled_count() == count
     assert first._dispatcher is second._dispatcher
     assert second.log_density([[2.0], [3.0]]).tolist() == [0.0, -0.5]
     assert second.log_density([3.0]) == -0.5
@@ -275,7 +277,7 @@ SUPPORTS = [
 
 @pytest.mark.parametrize(("support", "dim", "latent"), SUPPORTS)
 def test_there_and_back(support, dim, latent):
-    place = models.Support(support, dim)
+    place = support_.Support(support, dim)
     assert (place.dim, place.latent_dim) == (dim, latent)
     assert place.is_real == (support == "real")
     x = 3.0 * np.random.default_rng(0).standard_normal((50, latent))
@@ -316,7 +318,7 @@ def test_points_outside_of_a_support():
         with says(ValueError, "start is [", "it lies outside of the model's support"):
             fv.fit(fv.Model(squares, dim, support=support), start=z)
     with says(ValueError, "z[1] is [-1.0]"):
-        models.Support("positive", 1).to_latent("z", np.array([[1.0], [-1.0]]))
+        support_.Support("positive", 1).to_latent("z", np.array([[1.0], [-1.0]]))
 
 
 def test_log_density_wants_points():

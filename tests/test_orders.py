@@ -11,7 +11,7 @@ from divergence_rows import OF_ORDER
 
 import fastvi as fv
 from fastvi.cfuncs import Mass, Status
-from fastvi.kernels.registry import ROWS
+from fastvi.kernels.discrete.registry import ROWS
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 

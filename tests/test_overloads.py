@@ -15,7 +15,7 @@ from numba import njit, prange
 from numba.core.errors import TypingError
 
 import fastvi
-from fastvi.kernels.registry import ROWS
+from fastvi.kernels.discrete.registry import ROWS
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 

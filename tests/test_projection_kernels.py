@@ -15,21 +15,14 @@ from mpmath import mp, mpf
 from numba import njit
 
 import fastvi as fv
-from fastvi.kernels import (
-    elementary,
-    estimates,
-    expectations,
-    gaussians,
-    grids,
-    lattices,
-    mixtures,
-    newton,
-    projections,
-    whitening,
-)
-from fastvi.kernels import (
-    rows as by_rows,
-)
+from fastvi.kernels.densities import gaussians, grids, mixtures
+from fastvi.kernels.numerics import elementary
+from fastvi.kernels.optimizers import newton
+from fastvi.kernels.projections import grid_projections, mixture_projections, optimum
+from fastvi.kernels.quadrature import lattice as lattice_
+from fastvi.kernels.quadrature import lattice_rows, mixture_kl, refinement
+from fastvi.kernels.quadrature import moments as moments_
+from fastvi.kernels.quadrature import rotation as rotation_
 
 dims = pytest.mark.parametrize("dim", [1, 2, 3])
 
@@ -133,7 +126,7 @@ def test_mixture_density(dim):
 def use_reverse(n, log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol, space):
     result = math.nan, math.nan
     for _ in range(n):
-        result = estimates.reverse_kl(
+        result = mixture_kl.reverse_kl(
             log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol, space
         )
     return result
@@ -146,7 +139,7 @@ def test_reverse_divergence_and_its_gradient(dim, seed):
     rng = np.random.default_rng(seed)
     mean, chol = rng.standard_normal(dim), random_factor(rng, dim)
     grad_mean, grad_chol = np.empty(dim), np.full((dim, dim), math.nan)
-    space = estimates.workspace(2 + seed, 2 + seed, dim)
+    space = mixture_kl.workspace(2 + seed, 2 + seed, dim)
     value, error = use_reverse(1, *frozen(*arrays(p), mean, chol), 1e-10, grad_mean, grad_chol, space)
 
     def at(m, f):
@@ -172,14 +165,14 @@ def test_reverse_divergence_and_its_gradient(dim, seed):
 def use_divergence(n, p, q, rtol, space):
     result = math.nan, math.nan, 0, False
     for _ in range(n):
-        result = estimates.mixture_kl(p, q, rtol, space)
+        result = mixture_kl.mixture_kl(p, q, rtol, space)
     return result
 
 
 @dims
 def test_divergence_of_mixtures(dim):
     p, q = random_mixture(1, dim, 3), random_mixture(2, dim, 2)
-    space = estimates.workspace(3, 2, dim)
+    space = mixture_kl.workspace(3, 2, dim)
     value, error, nodes, resolved = use_divergence(
         1, tuple(frozen(*arrays(p))), tuple(frozen(*arrays(q))), 1e-9, space
     )
@@ -194,7 +187,7 @@ def test_divergence_of_mixtures(dim):
 def use_grid(n, x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
     result = math.nan, math.nan
     for _ in range(n):
-        result = grids.grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space)
+        result = grid_projections.grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space)
     return result
 
 
@@ -211,7 +204,7 @@ def test_reverse_divergence_from_a_grid(shape, seed):
     rng = np.random.default_rng(seed)
     mean, chol = rng.standard_normal(2), random_factor(rng, 2)
     grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
-    space = grids.workspace()
+    space = grid_projections.workspace()
 
     def at(m, f):
         return use_grid(1, *frozen(*given, m, f), np.empty(2), np.empty((2, 2)), space)[0]
@@ -256,14 +249,14 @@ def test_divergence_from_a_wide_grid(even, tilt):
     log_q = log_normal(points, mean, chol).reshape(log_p.shape)
     q = cells * np.exp(log_q)
     out = np.empty(2), np.empty((2, 2))
-    value, mass = use_grid(1, *frozen(x, y, a, b, log_p, mean, chol), *out, grids.workspace())
+    value, mass = use_grid(1, *frozen(x, y, a, b, log_p, mean, chol), *out, grid_projections.workspace())
     assert mass == pytest.approx(q.sum(), rel=1e-13)
     assert value == pytest.approx((q * (log_q - log_p)).sum() - q.sum() + 1.0, rel=1e-12)
 
 
 @njit
 def use_m(log_weights, means, chols, family, mean, chol):
-    return projections.m_projection(log_weights, means, chols, family, mean, chol)
+    return mixture_projections.m_projection(log_weights, means, chols, family, mean, chol)
 
 
 FAMILIES = ("full", "diag", "isotropic")
@@ -287,7 +280,9 @@ def use_i(n, log_weights, means, chols, family, start_mean, start_chol, mean, ch
     for _ in range(n):
         mean[:] = start_mean
         chol[:] = start_chol
-        status = projections.i_projection(log_weights, means, chols, family, mean, chol, rtol, space, report)
+        status = mixture_projections.i_projection(
+            log_weights, means, chols, family, mean, chol, rtol, space, report
+        )
     return status
 
 
@@ -295,7 +290,7 @@ def use_i(n, log_weights, means, chols, family, start_mean, start_chol, mean, ch
 @dims
 def test_one_optimum_from_each_start(family, dim):
     """One workspace for all calls, the arrays read-only: the numbers of the API, to the last bit."""
-    space = projections.workspace(3, dim)
+    space = optimum.workspace(3, dim)
     for seed in range(2):
         p = random_mixture(seed, dim, 3)
         triple = frozen(*p._triple())
@@ -324,7 +319,7 @@ def test_a_workspace_keeps_nothing():
         use_i(1, *frozen(*arrays(q)), 0, *given, mean, chol, 1e-8, space, report)
         return np.concatenate([mean, chol.ravel(), report])
 
-    fresh, shared = run(projections.workspace(2, 2), p), projections.workspace(4, 2)
+    fresh, shared = run(optimum.workspace(2, 2), p), optimum.workspace(4, 2)
     run(shared, other)
     assert np.array_equal(run(shared, p), fresh)
     assert np.isfinite(fresh).all()
@@ -341,7 +336,7 @@ def use_small(n, z, mean, chol, log_weights, means, chols, work, out_mean, out_c
         total += gaussians.gaussian_kl(mean, chol, z, chol, work)
         total += gaussians.gaussian_logpdf(z, mean, chol, work)
         total += mixtures.mixture_logpdf(z, log_weights, means, chols, work)
-        projections.m_projection(log_weights, means, chols, 0, out_mean, out_chol)
+        mixture_projections.m_projection(log_weights, means, chols, 0, out_mean, out_chol)
         total += out_chol[0, 0]
     return total
 
@@ -361,17 +356,17 @@ def cases():
         p = frozen(*arrays(random_mixture(1, dim, 3)))
         q = frozen(rng.standard_normal(dim), random_factor(rng, dim))
         out = np.empty(dim), np.empty((dim, dim))
-        space = estimates.workspace(3, 3, dim)
+        space = mixture_kl.workspace(3, 3, dim)
         result[f"small {dim}"] = use_small, (*frozen(np.zeros(dim)), *q, *p, np.empty(2 * dim), *out)
         result[f"reverse {dim}"] = use_reverse, (*p, *q, 1e-6, *out, space)
         result[f"divergence {dim}"] = use_divergence, (tuple(p), tuple(p), 1e-6, space)
         for family in range(3):
             result[f"projection {dim} {FAMILIES[family]}"] = (
                 use_i,
-                (*p, family, *q, *out, 1e-8, projections.workspace(3, dim), np.empty(5)),
+                (*p, family, *q, *out, 1e-8, optimum.workspace(3, dim), np.empty(5)),
             )
     grid = frozen(*grid_of(random_mixture(1, 2, 3), (31, 41)), np.zeros(2), np.eye(2))
-    result["grid"] = use_grid, (*grid, np.empty(2), np.empty((2, 2)), grids.workspace())
+    result["grid"] = use_grid, (*grid, np.empty(2), np.empty((2, 2)), grid_projections.workspace())
     return result
 
 
@@ -468,7 +463,8 @@ import json
 import numpy as np
 import numba
 import fastvi as fv
-from fastvi.kernels import estimates, gaussians, grids, mixtures, projections
+from fastvi.kernels import estimates, gaussians, grids as grids_, mixtures, projections
+from fastvi.kernels.densities import grids
 
 assert numba.config.DISABLE_JIT == EXPECTED
 values = {}
@@ -505,9 +501,9 @@ grids.trapezoid(x, a)
 grids.trapezoid(y, b)
 log_p -= np.log((np.multiply.outer(a, b) * np.exp(log_p)).sum())
 grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
-value, mass = grids.grid_reverse_kl(
+value, mass = grids_.grid_reverse_kl(
     x, y, a, b, log_p, np.array([0.3, 0.1]), np.array([[0.9, 0.0], [0.2, 0.7]]), grad_mean, grad_chol,
-    grids.workspace(),
+    grids_.workspace(),
 )
 values["grid_reverse_kl"] = [value, mass, *grad_mean, *grad_chol.ravel()]
 print(json.dumps(values))
@@ -546,19 +542,19 @@ def test_without_the_compiler(tmp_path):
 
 def enumerated(steps, shift, radius, dim, form):
     """All nodes (N, 3) and weights that come out of the blocks."""
-    nodes, cursor = np.empty((4, lattices.BLOCK + lattices.PADDING)), np.zeros(6, np.int64)
-    bell = np.empty(lattices.MOST_ACROSS + lattices.PADDING)
-    form(lattices.rewind)(cursor, steps, shift, radius, dim, bell)
+    nodes, cursor = np.empty((4, lattice_.BLOCK + lattice_.PADDING)), np.zeros(6, np.int64)
+    bell = np.empty(lattice_.MOST_ACROSS + lattice_.PADDING)
+    form(lattice_.rewind)(cursor, steps, shift, radius, dim, bell)
     points, weights = [], []
-    while count := form(lattices.next_block)(cursor, steps, shift, radius, dim, bell, nodes):
-        assert count <= lattices.BLOCK
+    while count := form(lattice_.next_block)(cursor, steps, shift, radius, dim, bell, nodes):
+        assert count <= lattice_.BLOCK
         block = np.zeros((count, 3))
         block[:, 0] = nodes[0, :count]
         block[:, 1] = nodes[1, :count]
         block[:, 2] = nodes[2, 0]
         points.append(block)
         weights.append(nodes[3, :count].copy())
-    assert form(lattices.next_block)(cursor, steps, shift, radius, dim, bell, nodes) == 0
+    assert form(lattice_.next_block)(cursor, steps, shift, radius, dim, bell, nodes) == 0
     return np.concatenate(points), np.concatenate(weights)
 
 
@@ -604,7 +600,7 @@ def test_the_rule_integrates_polynomials(dim):
     """E 1, E x**2 and E x**4 of a standard normal number are 1, 1 and 3."""
     steps, shift = np.full(3, 0.7), np.zeros(3)
     points, weights = enumerated(steps, shift, 8.5, dim, lambda f: f)
-    weights = weights * lattices.cell(steps, dim)
+    weights = weights * lattice_.cell(steps, dim)
     for a in range(dim):
         for power, exact in ((0, 1.0), (1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
             assert weights @ points[:, a] ** power == pytest.approx(exact, abs=3e-12)
@@ -614,8 +610,8 @@ def test_the_size_of_a_lattice():
     steps, shift = np.array([0.11, 0.13, 0.17]), np.zeros(3)
     for dim in (1, 2, 3):
         count = len(enumerated(steps, shift, 5.0, dim, lambda f: f)[0])
-        assert lattices.size(steps, 5.0, dim) == pytest.approx(count, rel=0.03)
-    assert lattices.size(np.array([1e-5, 1.0, 1.0]), 5.0, 2) == math.inf
+        assert lattice_.size(steps, 5.0, dim) == pytest.approx(count, rel=0.03)
+    assert lattice_.size(np.array([1e-5, 1.0, 1.0]), 5.0, 2) == math.inf
 
 
 def powers(points):
@@ -645,27 +641,25 @@ def test_moments(form, dim):
     steps, shift, radius = np.array([0.6, 0.7, 0.8]), np.zeros(3), 5.0
     shift[dim - 1] = 0.5
     constant = -np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2.0 * math.pi)
-    moments, coefficients = np.empty(expectations.MOMENTS), in_frame(p, mean, factor)
-    space = expectations.workspace(3, dim)
-    count = form(expectations.integrate_nodes)(
-        coefficients, constant, dim, steps, shift, radius, space, moments
-    )
+    moments, coefficients = np.empty(moments_.MOMENTS), in_frame(p, mean, factor)
+    space = moments_.workspace(3, dim)
+    count = form(moments_.integrate_nodes)(coefficients, constant, dim, steps, shift, radius, space, moments)
     points, weights = enumerated(steps, shift, radius, dim, lambda f: f)
     assert count == len(points)
     z = embed(points, mean, factor)
-    weights = weights * lattices.cell(steps, dim)
+    weights = weights * lattice_.cell(steps, dim)
     terms = weights * (log_normal(z, mean, factor) - log_mixture(z, *arrays(p)))
-    wanted = np.zeros(expectations.MOMENTS)
+    wanted = np.zeros(moments_.MOMENTS)
     for (a, b, c), power in powers(points).items():
         wanted[a + 5 * b + 25 * c] = terms @ power
     np.testing.assert_allclose(moments, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
-    value, count = form(expectations.integrate_difference)(
+    value, count = form(moments_.integrate_difference)(
         in_frame(q, mean, factor), coefficients, dim, steps, shift, radius, space
     )
     assert count == len(points)
     difference = log_mixture(z, *arrays(q)) - log_mixture(z, *arrays(p))
     assert value == pytest.approx(weights @ difference, rel=1e-13)
-    value, _ = form(expectations.integrate_difference)(
+    value, _ = form(moments_.integrate_difference)(
         coefficients, coefficients[:0], dim, steps, shift, radius, space
     )
     assert value == pytest.approx(weights @ log_mixture(z, *arrays(p)), rel=1e-13)
@@ -684,11 +678,11 @@ def test_moments_by_rows(form, dim, components):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
-    work = expectations.workspace(components, dim)
-    assert form(by_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
-    moments, wanted = np.empty((2, expectations.MOMENTS))
-    count = form(expectations.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-    nodes = expectations.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
+    work = moments_.workspace(components, dim)
+    assert form(lattice_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
+    moments, wanted = np.empty((2, moments_.MOMENTS))
+    count = form(moments_.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+    nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
     # Of one Gaussian everything is known; rows are filled up to sixteen.
     assert count < 2 * nodes if components > 1 else count == 0
     np.testing.assert_allclose(moments, wanted, rtol=1e-13, atol=1e-14 * np.abs(wanted).max())
@@ -700,7 +694,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
     """Whether by rows or not: it is the same to rounding, and nothing overflows."""
     rng = np.random.default_rng(int(size))
     ways = set()
-    work = expectations.workspace(3, dim)
+    work = moments_.workspace(3, dim)
     steps, shift, radius = wide_lattice(dim)
     for _ in range(30):
         coefficients = np.zeros((3, 13))
@@ -709,10 +703,10 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
         for k in range(3):
             matrix = 0.5 * rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
-        ways.add(by_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
-        moments, wanted = np.empty((2, expectations.MOMENTS))
-        expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-        expectations.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
+        ways.add(lattice_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
+        moments, wanted = np.empty((2, moments_.MOMENTS))
+        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+        moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
     assert True in ways
     assert size == 1.0 or False in ways
@@ -722,24 +716,24 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
 def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
     """And not much less: in a small ball it is seen."""
-    work, seen, count, nodes = expectations.workspace(3, dim), 0.0, 0, 0
+    work, seen, count, nodes = moments_.workspace(3, dim), 0.0, 0, 0
     _, shift, large = wide_lattice(dim)
     steps = np.array([0.1, 0.6, 0.7])
-    few, all_ = np.empty((2, expectations.MOMENTS))
+    few, all_ = np.empty((2, moments_.MOMENTS))
     for seed in range(20):
         p = random_mixture(seed, dim, 3, spread)
         # One component is wide and light, and every other q is wider than its own.
         weights, scale = [0.6, 0.4 - 1e-6, 1e-6], np.array([1.0, 1.0, 1.0 + 99.0 * (seed % 3 == 0)])
         p = fv.GaussianMixture(weights, p.means, scale[:, None, None] * p.covs)
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
-        if by_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
+        if lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
             continue
-        expectations.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
+        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
         for radius in (3.0, 4.5):
-            count += expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
-            nodes += lattices.size(steps, radius, dim)
-            outside = whitening.tail(coefficients[:0], coefficients, dim, radius)
-            bound = outside + by_rows.left_out(3, dim, radius)
+            count += moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+            nodes += lattice_.size(steps, radius, dim)
+            outside = refinement.tail(coefficients[:0], coefficients, dim, radius)
+            bound = outside + lattice_rows.left_out(3, dim, radius)
             # What is left out of log p is positive.
             assert -1e-13 <= few[0] - all_[0] <= bound
             seen = max(seen, (few[0] - all_[0]) / bound)
@@ -754,13 +748,13 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     coefficients[:, 0] = -1.0, -2.0
     coefficients[0, 4:].reshape(3, 3)[:dim, :dim] = 1.35 * np.eye(dim)
     coefficients[1, 4:].reshape(3, 3)[:dim, :dim] = 0.1 * np.eye(dim)
-    work, (_, shift, large) = expectations.workspace(3, dim), wide_lattice(dim)
-    few, all_ = np.empty((2, expectations.MOMENTS))
+    work, (_, shift, large) = moments_.workspace(3, dim), wide_lattice(dim)
+    few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
-    assert by_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
-    expectations.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
-    expectations.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
-    assert 0.0 < few[0] - all_[0] <= whitening.tail(coefficients[:0], coefficients, dim, radius)
+    assert lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
+    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
+    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+    assert 0.0 < few[0] - all_[0] <= refinement.tail(coefficients[:0], coefficients, dim, radius)
 
 
 @both
@@ -772,7 +766,7 @@ def test_gradient_and_hessian_in_the_coordinates_of_q(form, family, dim):
     mean, factor = rng.standard_normal(dim), 0.8 * random_factor(rng, dim)
     steps, shift = np.full(3, {1: 0.05, 2: 0.15, 3: 0.36}[dim]), np.zeros(3)
     points, weights = enumerated(steps, shift, 8.5, dim, lambda f: f)
-    weights = weights * lattices.cell(steps, dim)
+    weights = weights * lattice_.cell(steps, dim)
     triple = arrays(p)
     xi = points[:, :dim]
 
@@ -792,7 +786,7 @@ def test_gradient_and_hessian_in_the_coordinates_of_q(form, family, dim):
     x = log_normal(embed(points, mean, factor), mean, factor) - log_mixture(
         embed(points, mean, factor), *triple
     )
-    moments = np.zeros(expectations.MOMENTS)
+    moments = np.zeros(moments_.MOMENTS)
     for (a, b, c), power in powers(points).items():
         moments[a + 5 * b + 25 * c] = (weights * x) @ power
     parts = newton.workspace(dim)
@@ -844,7 +838,7 @@ def test_eigenvectors(form, dim, seed):
     symmetric = (rotation * spectrum) @ rotation.T
     symmetric = 0.5 * (symmetric + symmetric.T)
     matrix, vectors = symmetric.copy(), np.empty((dim, dim))
-    form(whitening._diagonalise)(matrix, vectors, dim)
+    form(rotation_._diagonalise)(matrix, vectors, dim)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-14)
     rotated = vectors.T @ symmetric @ vectors
     np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
@@ -864,7 +858,7 @@ def test_what_is_left_out_is_bounded(form):
         coefficients = np.zeros((2, 13))
         mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
         before = coefficients.copy()
-        bound = form(whitening.leave_out)(coefficients, 1, expectations.workspace(2, 1))
+        bound = form(refinement.leave_out)(coefficients, 1, moments_.workspace(2, 1))
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -877,7 +871,7 @@ def test_what_is_left_out_is_bounded(form):
         ratio -= log_normal(nodes[:, None], means[0], given[2][0])
         density = np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi)
         change = np.trapezoid(density * np.logaddexp(0.0, ratio), nodes)
-        assert 0.0 < change <= bound <= whitening.NEGLIGIBLE
+        assert 0.0 < change <= bound <= refinement.NEGLIGIBLE
         assert np.array_equal(coefficients[:, 1:], before[:, 1:])
     assert 3 < seen < 27
 
@@ -991,8 +985,8 @@ def test_rotating_changes_no_density(form, dim):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
-    work = expectations.workspace(3, dim)
-    form(whitening.rotate)(first, second, dim, factor, work)
+    work = moments_.workspace(3, dim)
+    form(rotation_.rotate)(first, second, dim, factor, work)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):
         np.testing.assert_allclose(coefficients, in_frame(mixture, mean, factor), rtol=1e-12, atol=1e-13)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.immutable import Immutable, Record
+from fastvi.common.immutable import Immutable, Record
 
 #: Programs, and what works inside of compiled code.
 NOT_VALUES = ("fastvi.cli", "fastvi.compiled", "fastvi.examples", "fastvi.kernels", "fastvi.tour")

@@ -13,7 +13,7 @@ import pytest
 from divergence_rows import PAIRED, parameters
 
 import fastvi as fv
-from fastvi import threads
+from fastvi.common import threads
 
 ROOT = Path(fv.__file__).parents[1]
 
@@ -215,7 +215,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     assert [work(0), work(1)] == wanted
     assert pool.map(work, range(6), chunksize=1) == wanted * 3
 assert [work(0), work(1)] == wanted
-from fastvi import threads
+from fastvi.common import threads
 print("pool", threads._pool is not None)
 """
 
@@ -233,7 +233,7 @@ def test_a_forked_child_has_threads_of_its_own():
     """It inherits the pool as an object without threads, and perhaps a lock that nobody will release."""
     code = """
 import multiprocessing
-from fastvi import threads
+from fastvi.common import threads
 
 def child(queue):
     value = fv.kl(p, q)
@@ -350,7 +350,8 @@ def test_two_processes_compile_into_one_cache(tmp_path):
         assert finish(process)[0] == "fine\n"
     assert list((tmp_path / "cache").rglob("*.nbc"))
     loaded = SMALL + (
-        "from fastvi.kernels.tables import ROWS\nprint(sum(ROWS['cross_entropy'].stats.cache_hits.values()))"
+        "from fastvi.kernels.discrete.all_pairs import ROWS\n"
+        "print(sum(ROWS['cross_entropy'].stats.cache_hits.values()))"
     )
     assert finish(start(loaded, env=env))[0] == "fine\n1\n"
 

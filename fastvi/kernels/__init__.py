@@ -48,8 +48,30 @@ steps
 for log joints
     elementary.exp, elementary.logarithm
 
-The modules are loaded when they are first used, as ``kernels.tables`` for instance: setting up a hundred
-compiled functions takes 60 ms, which `import fastvi` should not.
+The rooms
+---------
+numerics
+    Numerics: elementary functions, error-free arithmetic, small matrices.
+discrete
+    Entropies and divergences of discrete distributions.
+densities
+    Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds.
+quadrature
+    Expectations under a Gaussian by lattices and by contour integrals.
+optimizers
+    Optimizers: Newton steps, L-BFGS.
+models
+    Models as the kernels see them: how a log joint is called, on which support, with which faults.
+projections
+    Projections of mixtures, grids and tables.
+inference
+    Fits of q to a log joint, ELBO and evidence.
+em
+    EM for Gaussian mixtures.
+
+The rooms and their modules are loaded when they are first used: setting up a hundred compiled functions
+takes 60 ms, which `import fastvi` should not. The modules in the list of kernels above are found by these
+names in the rooms that they are in.
 """
 
 from __future__ import annotations
@@ -57,40 +79,27 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-_MODULES = (
-    "callbacks",
-    "divergences",
-    "draws",
-    "elementary",
-    "em",
-    "engine",
-    "estimates",
-    "evidence",
-    "fits",
-    "foreign",
-    "frames",
-    "gaussians",
-    "grids",
-    "laplace",
-    "lattices",
-    "matrices",
-    "mixtures",
-    "nested",
-    "newton",
-    "panels",
-    "products",
-    "projections",
-    "reports",
-    "statuses",
-    "steps",
-    "supports",
-    "tables",
-    "targets",
-    "truncated",
-)
+from .loading import on_first_use
+
+#: The modules in the list of kernels above, and where they are.
+_DOCUMENTED = {
+    "draws": "inference.draws_fits",
+    "elementary": "numerics.elementary",
+    "em": "em",
+    "estimates": "quadrature.mixture_kl",
+    "fits": "inference.quadrature_fits",
+    "gaussians": "densities.gaussians",
+    "grids": "projections.grid_projections",
+    "mixtures": "densities.mixtures",
+    "newton": "optimizers.newton",
+    "panels": "models.evaluation",
+    "projections": "projections",
+    "steps": "inference.steps",
+    "truncated": "inference.truncated_fits",
+}
+
+_load = on_first_use(__name__)
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'fastvi.kernels' has no attribute {name!r}")
-    return import_module(f".{name}", __name__)
+    return import_module(f"{__name__}.{_DOCUMENTED[name]}") if name in _DOCUMENTED else _load(name)

@@ -1,0 +1,1 @@
+"""What every room needs: validation, threads, progress, scratch space, small values."""

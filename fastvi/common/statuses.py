@@ -1,0 +1,46 @@
+"""Words for the numbers in `fastvi.kernels.statuses`."""
+
+from __future__ import annotations
+
+from ..kernels import statuses as _numbers
+
+#: What became of a fit, and what was wrong with a log joint.
+WORDS = {
+    _numbers.CONVERGED: "converged",
+    _numbers.STEPS_EXHAUSTED: "the steps were used up before the gradient was small",
+    _numbers.UNRESOLVED: "the quadrature does not resolve the log joint as well as was asked",
+    _numbers.NOT_A_MAXIMUM: "not a strict maximum: the Hessian of the ELBO is not negative definite",
+    _numbers.STUCK: "no step raises the ELBO further, but the gradient is not small",
+    _numbers.OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
+    _numbers.UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
+    _numbers.EMPTY: "a data array is empty",
+    _numbers.RAISED: "log_joint raised an exception",
+    _numbers.NOT_A_NUMBER: "log_joint is nan",
+    _numbers.INFINITE: "log_joint is +inf",
+    _numbers.ZERO: "log_joint is -inf",
+}
+
+#: What stops variational EM.
+ROUNDS_EXHAUSTED = "the rounds were used up before theta stood still"
+NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enough"
+
+#: What ends stochastic gradient steps.
+ALL_STEPS_TAKEN = "all steps taken (no stopping rule)"
+
+_CURE = (
+    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): '
+    'then q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
+)
+
+
+def is_fault(status: float) -> bool:
+    """Whether the log joint was not finite, or raised an exception."""
+    return bool(status >= _numbers.RAISED)
+
+
+def words(status: int, where: str) -> str:
+    """What became of a fit; `where` is the point of a fault."""
+    if not is_fault(status):
+        return WORDS[status]
+    what = f"{WORDS[status]} at z = {where}"
+    return f"{what}: {_CURE}" if status == _numbers.ZERO else what

@@ -1,0 +1,277 @@
+"""What counts as valid input, and what to say when it is not.
+
+Arrays are examined twice only when something is wrong: the kernels notice invalid input at no cost (their
+result is NaN, which no valid input gives), and `explain` then finds out what to tell the user.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
+from ..kernels.discrete.registry import FINITE, Row
+
+MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
+
+
+def float_array(name: str, value: Any) -> NDArray[Any]:
+    """`value` as a float32 or float64 array in native byte order, not copied where it is one."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill or drop the masked entries first")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array of numbers: {error}") from None
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "f" and size in (4, 8):
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if kind == "f" and size == 2:
+        return array.astype(np.float32)
+    if kind in "iub":
+        return array.astype(np.float64)
+    raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers (float32, float64 or integers)")
+
+
+def mass_code(row: Row, mass: Any) -> int:
+    """The number that the kernels know a `mass` keyword by."""
+    try:
+        code = int(MASSES[mass])
+    except (KeyError, TypeError):
+        raise ValueError(f"mass must be one of {', '.join(map(repr, MASSES))}, not {mass!r}") from None
+    if code == ANY and not row.measures:
+        raise ValueError(f"{row.name} compares distributions: mass must be 'unit' or 'normalize', not 'any'")
+    return code
+
+
+def log_unit(base: Any) -> float:
+    """The number of nats in one unit of the logarithm to `base`."""
+    if base is None:
+        return 1.0
+    value = real_number("base", base)
+    if not 1.0 < value < math.inf:
+        raise ValueError(f"base must be a finite number above 1, not {base!r}")
+    return math.log(value)
+
+
+def unit_of(row: Row, base: Any) -> float:
+    """What a divergence in nats is divided by."""
+    if base is None:
+        return 1.0
+    if not row.base:
+        raise ValueError(f"{row.name} is not a logarithm, so base has no meaning: got base={base!r}")
+    return math.sqrt(log_unit(base)) if row.root else log_unit(base)
+
+
+def order_of(row: Row, alpha: Any) -> float:
+    """The order of a divergence, in the range that its row allows."""
+    order = real_number("alpha", alpha)
+    low, high = row.orders or FINITE
+    if not low <= order <= high:
+        wanted = "finite" if (low, high) == FINITE else f">= {low:g}"
+        if high < FINITE[1]:
+            wanted += f" and <= {high:g}"
+        raise ValueError(f"alpha must be {wanted}, not {alpha!r}")
+    return order
+
+
+def real_number(name: str, value: Any) -> float:
+    """`value` as a float that is not NaN."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, not {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} is an integer beyond the floats") from None
+    if math.isnan(number):
+        raise ValueError(f"{name} is nan")
+    return number
+
+
+def generator(name: str, value: Any) -> np.random.Generator:
+    """The random numbers that `value` stands for: those of a Generator, which is advanced, or of a new one.
+
+    As `numpy.random.default_rng` says, but for bool, which is an integer by inheritance only.
+    """
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}")
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}"
+        ) from None
+
+
+def weight_pair(weights: Any) -> tuple[float, float]:
+    """Two positive weights that sum to one."""
+    try:
+        u, v = weights
+    except (TypeError, ValueError):
+        raise ValueError(f"weights must be two numbers, not {weights!r}") from None
+    u, v = real_number("weights[0]", u), real_number("weights[1]", v)
+    if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= 1e-12):
+        raise ValueError(f"weights must be positive and sum to 1, not {weights!r}")
+    return u, v
+
+
+def axis_index(axis: Any, ndim: int, shapes: str) -> int:
+    """`axis` counted from the end, as a negative number."""
+    try:
+        index = int(axis.__index__())
+    except (AttributeError, TypeError):
+        raise TypeError(f"axis must be an integer, not {axis!r}") from None
+    if not -ndim <= index < ndim:
+        raise ValueError(f"axis {axis} is out of range for {shapes}")
+    return index if index < 0 else index - ndim
+
+
+def unit_tolerance(dtype: np.dtype[Any]) -> float:
+    """How far a sum may be from one with ``mass="unit"``."""
+    return float(UNIT_TOLERANCE32 if dtype.itemsize == 4 else UNIT_TOLERANCE64)
+
+
+def _first(bad: NDArray[np.bool_]) -> int | None:
+    position = int(np.argmax(bad))
+    return position if bad[position] else None
+
+
+def _explain_row(name: str, row: NDArray[Any], where: Sequence[int], axis: int, code: int, log: bool) -> None:
+    """Raise if this distribution is invalid; `where` is the index of its row without the axis."""
+
+    def index(k: int) -> str:
+        full = list(where)
+        full.insert(len(full) + 1 + axis, k)
+        return f"{name}[{', '.join(map(str, full))}]"
+
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        bad = ~(row < math.inf) if log else ~((row >= 0.0) & (row < math.inf))
+        k = _first(bad)
+        if k is not None:
+            wanted = "log-probabilities must be below +inf" if log else "must be finite and >= 0"
+            raise ValueError(f"{index(k)} is {row[k]!s}: {wanted}")
+        values = row.astype(np.float64)
+        total = float(np.exp(values).sum() if log else values.sum())
+    entries = f"exp({name})" if log else name
+    place = f" in row {tuple(map(int, where))}" if len(where) else ""
+    if not log and total > LARGEST_MASS:
+        raise ValueError(f"{name} sums to {total!r}{place}: sums above {LARGEST_MASS:.0e} are not supported")
+    tolerance = unit_tolerance(row.dtype)
+    if code == UNIT and not abs(total - 1.0) <= tolerance:
+        raise ValueError(
+            f"{entries} sums to {total!r}{place}: mass='unit' wants 1 within {tolerance:.0e}; "
+            "mass='normalize' divides by the sum, mass='any' compares measures"
+        )
+    if code == NORMALIZE and (not np.any(row > -math.inf) if log else total == 0.0):
+        raise ValueError(f"{entries} sums to 0{place}: it cannot be normalised")
+
+
+def explain(
+    rows: Sequence[tuple[str, NDArray[Any], Sequence[int]]], axis: int, code: int, log: bool
+) -> NoReturn:
+    """Raise the error for distributions that a kernel has refused: (name, row, index of the row)."""
+    for name, row, where in rows:
+        _explain_row(name, row, where, axis, code, log)
+    raise AssertionError("fastvi refused valid input; please report it with the arrays")
+
+
+#: How far a covariance may be from symmetric, relative to its largest entry, and weights from a sum of 1.
+SYMMETRY_TOLERANCE = 1e-8
+WEIGHTS_TOLERANCE = 1e-6
+
+
+def finite_array(name: str, value: Any, ndim: int, wanted: str) -> NDArray[np.float64]:
+    """A new C-contiguous float64 array of finite numbers with so many dimensions."""
+    array = np.array(float_array(name, value), dtype=np.float64, order="C")
+    if array.ndim != ndim:
+        raise ValueError(f"{name} must have shape {wanted}, not {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]!s}: it must be finite")
+    return array
+
+
+def cholesky_factor(name: str, cov: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The lower Cholesky factor of a finite square matrix that must be a covariance."""
+    lower, upper = np.tril(cov, -1), np.triu(cov, 1).T
+    gap = np.abs(lower - upper)
+    if gap.max() > SYMMETRY_TOLERANCE * np.abs(cov).max():
+        i, j = (int(k) for k in np.unravel_index(np.argmax(gap), gap.shape))
+        raise ValueError(
+            f"{name} is not symmetric: [{i}, {j}] is {cov[i, j]!s} and [{j}, {i}] is {cov[j, i]!s}"
+        )
+    symmetric = 0.5 * (cov + cov.T)
+    diagonal = np.diag(cov)
+    if not (diagonal > 0.0).all():
+        i = int(np.argmax(~(diagonal > 0.0)))
+        raise ValueError(f"{name} is not positive definite: {name}[{i}, {i}] is {diagonal[i]!s}")
+    try:
+        # Scaled to a correlation matrix, so that units do not matter.
+        scale = np.sqrt(diagonal)
+        factor = np.linalg.cholesky(symmetric / scale[:, None] / scale) * scale[:, None]
+    except np.linalg.LinAlgError:
+        factor = np.zeros(0)
+    if not factor.size or not (np.diag(factor) > 0.0).all():
+        least = float(np.linalg.eigvalsh(symmetric)[0])
+        raise ValueError(f"{name} is not positive definite: its smallest eigenvalue is {least!r}")
+    return np.ascontiguousarray(factor)
+
+
+def mean_and_factor(
+    mean: Any, cov: Any, mean_name: str = "mean", cov_name: str = "cov"
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(mean, covariance, Cholesky factor) of a Gaussian."""
+    location = finite_array(mean_name, np.atleast_1d(float_array(mean_name, mean)), 1, "(D,)")
+    dim = location.size
+    spread = finite_array(cov_name, np.atleast_2d(float_array(cov_name, cov)), 2, "(D, D)")
+    if spread.shape != (dim, dim):
+        raise ValueError(
+            f"{cov_name} must have shape ({dim}, {dim}), as {mean_name} has {dim} entries, not {spread.shape}"
+        )
+    return location, spread, cholesky_factor(cov_name, spread)
+
+
+def mixture_weights(value: Any) -> NDArray[np.float64]:
+    """Weights that are not negative and sum to one; rounding is divided out."""
+    weights = finite_array("weights", value, 1, "(K,)")
+    if (weights < 0.0).any():
+        k = int(np.argmax(weights < 0.0))
+        raise ValueError(f"weights[{k}] is {weights[k]!s}: weights must be >= 0")
+    total = float(weights.sum())
+    if abs(total - 1.0) > WEIGHTS_TOLERANCE:
+        raise ValueError(f"weights sum to {total!r}: they must sum to 1 within {WEIGHTS_TOLERANCE:.0e}")
+    return weights / total
+
+
+def increasing(name: str, value: Any) -> NDArray[np.float64]:
+    """At least three strictly increasing finite numbers."""
+    points = finite_array(name, value, 1, "(n,)")
+    if points.size < 3:
+        raise ValueError(f"{name} must have at least 3 points, not {points.size}")
+    steps = np.diff(points)
+    if not (steps > 0.0).all():
+        i = int(np.argmax(~(steps > 0.0)))
+        raise ValueError(
+            f"{name} is not increasing: {name}[{i + 1}] is {points[i + 1]!s} after {points[i]!s}"
+        )
+    return points
+
+
+def same_dimension(p: Any, q: Any) -> None:
+    """Both distributions live in the same space."""
+    if p.dim != q.dim:
+        raise ValueError(f"p and q must have the same dimension: p has {p.dim}, q has {q.dim}")
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value

@@ -1,0 +1,295 @@
+"""Distributions inside the user's own `numba.njit` code: making them, densities, moments, KL."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import (
+    overload,
+    overload_attribute,
+    overload_method,
+)
+
+from .. import kernels
+from ..discrete import information
+from ..distributions import kl_and_entropy
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
+from .types import (
+    GAUSSIAN,
+    MIXTURE,
+    _gaussian,
+    _GaussianType,
+    _is_floats,
+    _mixture,
+    _MixtureType,
+    _TransformedType,
+)
+
+
+class CompiledEstimate(NamedTuple):
+    """`Estimate` in compiled code: a value in nats, its error, and how often the density was evaluated."""
+
+    value: float
+    error: float
+    evaluations: int
+
+
+def _symmetric_factor(cov, factor):
+    raise NotImplementedError
+
+
+@overload(_symmetric_factor)
+def _overload_symmetric_factor(cov, factor):
+    """Write the factor, NaN where there is none; whether there is one."""
+
+    def compiled(cov, factor):
+        good = kernels.numerics.matrices.cholesky(cov, factor)
+        for i in range(cov.shape[0]):
+            for j in range(i):
+                gap = abs(cov[i, j] - cov[j, i])
+                good = good and gap <= 1e-8 * math.sqrt(cov[i, i] * cov[j, j])
+        if not good:
+            kernels.numerics.matrices.fill_matrix(math.nan, factor)
+        return good
+
+    return compiled
+
+
+@overload(Gaussian)
+def _make_gaussian(mean, cov):
+    if isinstance(mean, types.Float | types.Integer) and isinstance(cov, types.Float | types.Integer):
+
+        def from_numbers(mean, cov):
+            location, factor = (
+                kernels.numerics.matrices.filled_vector(1, float(mean)),
+                kernels.numerics.matrices.filled_matrix(1, 1, math.nan),
+            )
+            if 0.0 < cov < math.inf:
+                factor[0, 0] = math.sqrt(cov)
+            return _gaussian((location, factor))
+
+        return from_numbers
+    if not (_is_floats(mean, 1) and _is_floats(cov, 2)):
+        raise TypingError(
+            "fastvi.Gaussian in compiled code takes float arrays (D,) and (D, D), or two numbers, "
+            f"not {mean} and {cov}"
+        )
+
+    def from_arrays(mean, cov):
+        dim = mean.size
+        location, factor = np.empty(dim), kernels.numerics.matrices.filled_matrix(dim, dim, math.nan)
+        for i in range(dim):
+            location[i] = mean[i]
+        if cov.shape == (dim, dim):
+            _symmetric_factor(cov, factor)
+        return _gaussian((location, factor))
+
+    return from_arrays
+
+
+@overload(GaussianMixture)
+def _make_mixture(weights, means, covs):
+    if not (_is_floats(weights, 1) and _is_floats(means, 2) and _is_floats(covs, 3)):
+        raise TypingError(
+            "fastvi.GaussianMixture in compiled code takes float arrays (K,), (K, D) and (K, D, D), "
+            f"not {weights}, {means}, {covs}"
+        )
+
+    def from_arrays(weights, means, covs):
+        count, dim = means.shape
+        logs, locations = kernels.numerics.matrices.filled_vector(count, math.nan), np.empty((count, dim))
+        factors = np.empty((count, dim, dim))
+        kernels.numerics.matrices.copy_matrix(means, locations)
+        for k in range(count):
+            kernels.numerics.matrices.fill_matrix(math.nan, factors[k])
+        if weights.size == count and covs.shape == (count, dim, dim):
+            total, good = 0.0, True
+            for k in range(count):
+                total += weights[k]
+                good = good and weights[k] >= 0.0
+            for k in range(count if good and abs(total - 1.0) <= 1e-6 else 0):
+                logs[k] = math.log(weights[k] / total) if weights[k] > 0.0 else -math.inf
+            for k in range(count):
+                _symmetric_factor(covs[k], factors[k])
+        return _mixture((logs, locations, factors))
+
+    return from_arrays
+
+
+@overload_attribute(_GaussianType, "dim")
+def _gaussian_dim(q):
+    return lambda q: q.mean.size
+
+
+@overload_attribute(_MixtureType, "dim")
+def _mixture_dim(p):
+    return lambda p: p.means.shape[1]
+
+
+@overload_attribute(_TransformedType, "gaussian")
+def _latent_gaussian(q):
+    return lambda q: _gaussian((q._mean, q._cholesky))
+
+
+@overload_attribute(_GaussianType, "cov")
+def _gaussian_cov(q):
+    def compiled(q):
+        factor = q.cholesky
+        dim = q.mean.size
+        out = np.zeros((dim, dim))
+        for i in range(dim):
+            for j in range(dim):
+                for k in range(min(i, j) + 1):
+                    out[i, j] += factor[i, k] * factor[j, k]
+        return out
+
+    return compiled
+
+
+@overload_attribute(_MixtureType, "weights")
+def _mixture_weights(p):
+    return lambda p: np.exp(p._log_weights)
+
+
+@overload_attribute(_MixtureType, "mean")
+def _mixture_mean(p):
+    return lambda p: _moments(p)[0]
+
+
+@overload_attribute(_MixtureType, "cov")
+def _mixture_cov(p):
+    return lambda p: _moments(p)[1]
+
+
+def _moments(p):
+    raise NotImplementedError
+
+
+@overload(_moments)
+def _overload_moments(p):
+    moments = kernels.densities.mixtures.mixture_moments
+
+    def compiled(p):
+        dim = p.means.shape[1]
+        mean, cov = np.empty(dim), np.empty((dim, dim))
+        moments(p._log_weights, p.means, p._choleskys, mean, cov)
+        return mean, cov
+
+    return compiled
+
+
+def _triple(p):
+    raise NotImplementedError
+
+
+@overload(_triple)
+def _overload_triple(p):
+    """What the kernels know a mixture by; a Gaussian is one of one component."""
+    if p is MIXTURE:
+        return lambda p: (p._log_weights, p.means, p._choleskys)
+
+    def compiled(p):
+        dim = p.mean.size
+        return np.zeros(1), p.mean.reshape((1, dim)), p.cholesky.reshape((1, dim, dim))
+
+    return compiled
+
+
+@overload_method(_GaussianType, "entropy")
+def _gaussian_entropy(q):
+    def compiled(q):
+        total = 0.5 * q.mean.size * (1.0 + math.log(2.0 * math.pi))
+        for i in range(q.mean.size):
+            total += math.log(q.cholesky[i, i])
+        return total
+
+    return compiled
+
+
+@overload_method(_GaussianType, "logpdf")
+@overload_method(_MixtureType, "logpdf")
+def _logpdf(p, z):
+    many, one = kernels.densities.mixtures.mixture_logpdf_many, kernels.densities.mixtures.mixture_logpdf
+    if isinstance(z, types.Float | types.Integer):
+
+        def of_number(p, z):
+            weights, means, factors = _triple(p)
+            if means.shape[1] != 1:
+                return math.nan
+            return one(
+                kernels.numerics.matrices.filled_vector(1, float(z)), weights, means, factors, np.empty(1)
+            )
+
+        return of_number
+    if _is_floats(z, 1):
+
+        def of_point(p, z):
+            weights, means, factors = _triple(p)
+            if means.shape[1] != z.size:
+                return math.nan
+            return one(z, weights, means, factors, np.empty(z.size))
+
+        return of_point
+    if _is_floats(z, 2):
+
+        def of_points(p, z):
+            weights, means, factors = _triple(p)
+            out = kernels.numerics.matrices.filled_vector(z.shape[0], math.nan)
+            if means.shape[1] == z.shape[1]:
+                many(z, weights, means, factors, np.empty(z.shape[1]), out)
+            return out
+
+        return of_points
+    raise TypingError(f"logpdf in compiled code takes a number, or a float array (D,) or (N, D), not {z}")
+
+
+@overload_method(_GaussianType, "pdf")
+@overload_method(_MixtureType, "pdf")
+def _pdf(p, z):
+    return lambda p, z: np.exp(p.logpdf(z))
+
+
+@overload(kl_and_entropy.kl_estimate)
+def _kl_estimate(p, q, rtol=1e-10):
+    for argument, kind in (("p", p), ("q", q)):
+        if kind not in (GAUSSIAN, MIXTURE):
+            raise TypingError(
+                f"fastvi.kl_estimate in compiled code takes a Gaussian or a GaussianMixture as {argument}, "
+                f"not {kind}"
+            )
+    if p is GAUSSIAN and q is GAUSSIAN:
+        closed = kernels.densities.gaussians.gaussian_kl
+
+        def of_gaussians(p, q, rtol=1e-10):
+            if p.mean.size != q.mean.size:
+                return CompiledEstimate(math.nan, math.inf, 0)
+            value = closed(p.mean, p.cholesky, q.mean, q.cholesky, np.empty(2 * p.mean.size))
+            return CompiledEstimate(value, 4.4e-16 * abs(value), 0)
+
+        return of_gaussians
+    mixture_kl, workspace = kernels.quadrature.mixture_kl.mixture_kl, kernels.quadrature.mixture_kl.workspace
+
+    def by_quadrature(p, q, rtol=1e-10):
+        one, two = _triple(p), _triple(q)
+        (_, means_p, _), (_, means_q, _) = one, two
+        components, dim = means_p.shape
+        if dim != means_q.shape[1] or dim > 3:
+            return CompiledEstimate(math.nan, math.inf, 0)
+        space = workspace(components, means_q.shape[0], dim)
+        value, error, nodes, resolved = mixture_kl(one, two, rtol, space)
+        return CompiledEstimate(value if resolved else math.nan, error if resolved else math.inf, nodes)
+
+    return by_quadrature
+
+
+@overload(information.kl)
+def _kl(p, q):
+    if p in (GAUSSIAN, MIXTURE) and q in (GAUSSIAN, MIXTURE):
+        estimate = kl_and_entropy.kl_estimate
+        return lambda p, q: estimate(p, q).value
+    return None

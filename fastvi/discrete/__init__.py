@@ -1,0 +1,22 @@
+"""Entropies and divergences of discrete distributions held in arrays."""
+
+from .all_pairs import pairwise
+from .distances import alpha_divergence, bhattacharyya, chi2, hellinger, renyi, total_variation
+from .information import cross_entropy, entropy, jeffreys, js, js_distance, kl, kl_grad
+
+__all__ = [
+    "alpha_divergence",
+    "bhattacharyya",
+    "chi2",
+    "cross_entropy",
+    "entropy",
+    "hellinger",
+    "jeffreys",
+    "js",
+    "js_distance",
+    "kl",
+    "kl_grad",
+    "pairwise",
+    "renyi",
+    "total_variation",
+]

@@ -1,0 +1,144 @@
+"""Distributions: checked once when they are made, immutable from then on, with the Cholesky factors kept."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import kernels
+from ..common.immutable import Immutable, frozen, shown
+from ..common.validation import generator, mean_and_factor
+from ..common.values import Array, Triple, _bytes, _number, _points, _restore, _tidy
+
+
+def _inverse_size(factors: Array) -> float:
+    """D times the largest squared norm of the inverse of a factor, scaled to a correlation matrix."""
+    scaled = factors / np.sqrt((factors**2).sum(axis=-1))[..., None]
+    inverse = np.linalg.inv(scaled)
+    return float(factors.shape[-1] * (inverse**2).sum(axis=(-1, -2)).max())
+
+
+class Gaussian(Immutable):
+    r"""A Gaussian (multivariate normal) distribution.
+
+    .. math:: \log N(z \mid \mu, \Sigma) = -\tfrac12 (z-\mu)^T \Sigma^{-1} (z-\mu)
+              - \tfrac12 \log |2 \pi \Sigma|
+
+    Parameters
+    ----------
+    mean : array_like, shape (D,)
+        A number for D = 1.
+    cov : array_like, shape (D, D)
+        Symmetric and positive definite. A number (the variance) for D = 1.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, entries that are not finite, a `cov` that is not symmetric or not positive
+        definite.
+
+    References
+    ----------
+    C. M. Bishop, Pattern Recognition and Machine Learning (2006), eq. 2.43.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> q = fv.Gaussian([0, 1], [[2, 0.5], [0.5, 1]])
+    >>> q
+    Gaussian(mean=[0, 1], cov=[[2, 0.5], [0.5, 1]])
+    >>> round(q.logpdf([0, 0]), 12)
+    -2.689113531806
+    """
+
+    __slots__ = ("_cov", "_factor", "_mean")
+    _mean: Array
+    _factor: Array
+    _cov: Array | None
+
+    def __init__(self, mean: ArrayLike, cov: ArrayLike) -> None:
+        location, spread, factor = mean_and_factor(mean, cov)
+        self._set(location, factor, 0.5 * (spread + spread.T))
+
+    def _set(self, mean: Array, factor: Array, cov: Array | None) -> None:
+        object.__setattr__(self, "_mean", mean)
+        object.__setattr__(self, "_factor", factor)
+        object.__setattr__(self, "_cov", None if cov is None else frozen(cov))
+
+    @classmethod
+    def _from_factor(cls, mean: Array, factor: Array) -> Gaussian:
+        """Without checks, for what a kernel has made."""
+        self = cls.__new__(cls)
+        self._set(mean, factor, None)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions D."""
+        return int(self._mean.size)
+
+    @property
+    def mean(self) -> Array:
+        """The mean, shape (D,), read-only."""
+        return shown(self._mean)
+
+    @property
+    def cov(self) -> Array:
+        """The covariance, shape (D, D), read-only."""
+        if self._cov is None:
+            object.__setattr__(self, "_cov", frozen(self._factor @ self._factor.T))
+        assert self._cov is not None
+        return self._cov
+
+    @property
+    def cholesky(self) -> Array:
+        """The lower Cholesky factor of the covariance, shape (D, D), read-only."""
+        return shown(self._factor)
+
+    def logpdf(self, z: ArrayLike) -> Any:
+        """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
+        points, shape = _points(z, self.dim)
+        weights, means, factors = self._triple()
+        out = np.empty(len(points))
+        kernels.densities.mixtures.mixture_logpdf_many(
+            points, weights, means, factors, np.empty(self.dim), out
+        )
+        return _number(out, shape)
+
+    def pdf(self, z: ArrayLike) -> Any:
+        """The density at `z`, shape (..., D)."""
+        value = self.logpdf(z)
+        return math.exp(value) if isinstance(value, float) else np.exp(value)
+
+    def entropy(self) -> float:
+        r"""The differential entropy :math:`\tfrac12 \log |2 \pi e \Sigma|` in nats."""
+        return float(np.log(np.diag(self._factor)).sum() + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
+
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        noise = generator("rng", rng).standard_normal((n, self.dim))
+        return self._mean + noise @ self._factor.T
+
+    def _triple(self) -> Triple:
+        return np.zeros(1), self._mean[None], self._factor[None]
+
+    @property
+    def _condition(self) -> float:
+        return _inverse_size(self._factor)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gaussian):
+            return NotImplemented
+        return np.array_equal(self.mean, other.mean) and np.array_equal(self.cov, other.cov)
+
+    def __hash__(self) -> int:
+        return hash(tuple(_bytes(a) for a in (self.mean, self.cov)))
+
+    def __repr__(self) -> str:
+        return f"Gaussian(mean={_tidy(self.mean)}, cov={_tidy(self.cov)})"

@@ -1,0 +1,290 @@
+"""Variational distributions that are not plain Gaussians: carried through a transform, or truncated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import kernels
+from ..common.immutable import Immutable, frozen
+from ..common.validation import generator, real_number
+from ..common.values import Array, _number, _points, _tidy
+from .gaussian import Gaussian
+from .support import Support, words_of
+
+#: Nodes along each axis of the whitened lattice that moments are taken on, in up to two dimensions.
+_REACH, _STEP = 8.5, 0.125
+
+#: Draws that moments are estimated with in more dimensions.
+_DRAWS = 100_000
+
+
+class TransformedGaussian(Immutable):
+    r"""A Gaussian in latent coordinates, carried to the support of a model.
+
+    .. math:: q(z) = N(\zeta(z) \mid \mu, \Sigma) \, |\partial \zeta / \partial z|
+
+    Parameters
+    ----------
+    gaussian : Gaussian
+        In the latent coordinates ζ: the logarithms of positive coordinates, the logits of those in an
+        interval, and so on.
+    support : str, tuple or list
+        As in `Model`.
+    dim : int
+        Number of coordinates of z.
+
+    Raises
+    ------
+    ValueError
+        A support that is none, or a Gaussian of another dimension.
+
+    References
+    ----------
+    A. Kucukelbir et al., Automatic Differentiation Variational Inference, JMLR 18 (2017), section 2.3.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> q = fv.TransformedGaussian(fv.Gaussian(0.0, 0.25), "positive", 1)
+    >>> q.mean, q.cov                                # of a log-normal: exp(1/8)
+    (array([1.13314845]), array([[0.36469585]]))
+    """
+
+    __slots__ = ("_moments", "_support", "gaussian")
+    gaussian: Gaussian
+    _support: Support
+    _moments: Any
+
+    def __init__(self, gaussian: Gaussian, support: Any, dim: int) -> None:
+        where = Support(support, dim)
+        if not isinstance(gaussian, Gaussian):
+            raise TypeError(f"gaussian must be a Gaussian, not {type(gaussian).__name__}")
+        if gaussian.dim != where.latent_dim:
+            raise ValueError(
+                f"gaussian has dimension {gaussian.dim}, "
+                f"the support has {where.latent_dim} latent coordinates"
+            )
+        self._set(gaussian, where)
+
+    def _set(self, gaussian: Gaussian, where: Support) -> None:
+        object.__setattr__(self, "gaussian", gaussian)
+        object.__setattr__(self, "_support", where)
+        object.__setattr__(self, "_moments", None)
+
+    @classmethod
+    def _of(cls, gaussian: Gaussian, where: Support) -> TransformedGaussian:
+        self = cls.__new__(cls)
+        self._set(gaussian, where)
+        return self
+
+    @classmethod
+    def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
+        """Without checks, for what compiled code has made."""
+        words = words_of(kinds, bounds)
+        return cls._of(Gaussian._from_factor(mean, factor), Support(words, len(words)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.gaussian, self.support, self.dim)
+
+    @property
+    def support(self) -> Any:
+        """Where z lives, as it was declared."""
+        return self._support.declared
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates of z."""
+        return self._support.dim
+
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        return self._support.to_model(self.gaussian.sample(n, rng))[0]
+
+    def logpdf(self, z: ArrayLike) -> Any:
+        """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
+        points, shape = _points(z, self.dim)
+        values = np.empty(len(points))
+        for n, point in enumerate(points):
+            try:
+                latent = self._support.to_latent("z", point[None])
+            except ValueError:
+                values[n] = -math.inf
+                continue
+            values[n] = self.gaussian.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
+        return _number(values, shape)
+
+    def pdf(self, z: ArrayLike) -> Any:
+        """The density at `z`, shape (..., D)."""
+        value = self.logpdf(z)
+        return math.exp(value) if isinstance(value, float) else np.exp(value)
+
+    def _nodes(self) -> tuple[Array, Array]:
+        """Latent points and weights that sum to one: a lattice, or draws."""
+        r = self.gaussian.dim
+        if r > 2:
+            noise = np.random.default_rng(0).standard_normal((_DRAWS // 2, r))
+            return np.concatenate([noise, -noise]), np.full(2 * (_DRAWS // 2), 0.5 / (_DRAWS // 2))
+        t = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+        lattice = np.stack(np.meshgrid(*([t] * r), indexing="ij"), axis=-1).reshape(-1, r)
+        weights = np.exp(-0.5 * (lattice**2).sum(axis=1))
+        return lattice, weights / weights.sum()
+
+    def _both(self) -> tuple[Array, Array, float]:
+        if self._moments is None:
+            noise, weights = self._nodes()
+            z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
+            mean = weights @ z
+            cov = (z - mean).T @ ((z - mean) * weights[:, None])
+            entropy = self.gaussian.entropy() + float(weights @ log_jacobian)
+            object.__setattr__(self, "_moments", (frozen(mean), frozen(cov), entropy))
+        return self._moments  # type: ignore[no-any-return]
+
+    @property
+    def mean(self) -> Array:
+        """E[z], shape (D,): by quadrature for up to two latent coordinates, else from 100,000 draws."""
+        return self._both()[0]
+
+    @property
+    def cov(self) -> Array:
+        """The covariance of z, shape (D, D), computed like the mean."""
+        return self._both()[1]
+
+    def entropy(self) -> float:
+        """The differential entropy in nats, computed like the mean."""
+        return self._both()[2]
+
+    def __repr__(self) -> str:
+        return f"TransformedGaussian({self.gaussian!r}, support={self.support!r})"
+
+
+class TruncatedGaussian(Immutable):
+    r"""A Gaussian in one dimension, truncated to an interval.
+
+    .. math:: q(z) = \frac{N(z \mid \mu, \sigma^2)}{\Phi(\frac{b-\mu}{\sigma}) - \Phi(\frac{a-\mu}{\sigma})},
+              \quad a \le z \le b
+
+    Parameters
+    ----------
+    mu, sigma : float
+        Of the Gaussian before it is cut.
+    low, high : float
+        The ends of the interval, which may be infinite.
+
+    Raises
+    ------
+    ValueError
+        A `sigma` that is not positive, an interval that is empty.
+
+    References
+    ----------
+    N. L. Johnson, S. Kotz, N. Balakrishnan, Continuous Univariate Distributions 1 (1994), section 13.10.1.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> q = fv.TruncatedGaussian(0.0, 1.0, 0.0)      # half normal
+    >>> q.mean, q.cov
+    (array([0.79788456]), array([[0.36338023]]))
+    """
+
+    __slots__ = ("_log_mass", "_numbers", "high", "low", "mu", "sigma")
+    mu: float
+    sigma: float
+    low: float
+    high: float
+    _log_mass: float
+    _numbers: Array
+
+    def __init__(self, mu: float, sigma: float, low: float = -math.inf, high: float = math.inf) -> None:
+        m, s = real_number("mu", mu), real_number("sigma", sigma)
+        a, b = real_number("low", low), real_number("high", high)
+        if not math.isfinite(m):
+            raise ValueError(f"mu is {m!r}: it must be finite")
+        if not 0.0 < s < math.inf:
+            raise ValueError(f"sigma must be positive and finite, not {sigma!r}")
+        if not a < b:
+            raise ValueError(f"low must be below high, not {low!r} and {high!r}")
+        self._set(m, s, a, b)
+
+    def _set(self, mu: float, sigma: float, low: float, high: float) -> None:
+        for name, value in (("mu", mu), ("sigma", sigma), ("low", low), ("high", high)):
+            object.__setattr__(self, name, value)
+        numbers = np.empty(3)
+        mass = kernels.inference.entry_points.truncated_moments(mu, sigma, low, high, numbers)
+        object.__setattr__(self, "_log_mass", mass)
+        object.__setattr__(self, "_numbers", numbers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.mu, self.sigma, self.low, self.high)
+
+    @property
+    def dim(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def mean(self) -> Array:
+        """E[z], shape (1,)."""
+        return frozen(self._numbers[:1].copy())
+
+    @property
+    def cov(self) -> Array:
+        """The variance of z, shape (1, 1)."""
+        return frozen(self._numbers[1:2].reshape(1, 1).copy())
+
+    def entropy(self) -> float:
+        """The differential entropy in nats."""
+        spread = 0.5 * float(self._numbers[2])
+        return spread + 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
+
+    def logpdf(self, z: ArrayLike) -> Any:
+        """Logarithm of the density at `z`, shape (..., 1): -inf outside of the interval."""
+        points, shape = _points(z, 1)
+        x = points[:, 0]
+        values = -0.5 * ((x - self.mu) / self.sigma) ** 2
+        values -= 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
+        return _number(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
+
+    def pdf(self, z: ArrayLike) -> Any:
+        """The density at `z`, shape (..., 1)."""
+        value = self.logpdf(z)
+        return math.exp(value) if isinstance(value, float) else np.exp(value)
+
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws, shape (n, 1), from `rng`: a Generator, which is advanced, an integer, or None."""
+        from scipy.special import log_ndtr, ndtri_exp
+
+        a, b = (self.low - self.mu) / self.sigma, (self.high - self.mu) / self.sigma
+        flip = a > 0.0
+        if flip:
+            a, b = -b, -a
+        uniform = generator("rng", rng).random(n)
+        # log(Phi(a) + u (Phi(b) - Phi(a))), which holds in either tail.
+        top = float(log_ndtr(b))
+        share = math.exp(float(log_ndtr(a)) - top)
+        z = ndtri_exp(top + np.log(share + uniform * (1.0 - share)))
+        z = self.mu + self.sigma * (-z if flip else z)
+        inside: Array = np.clip(z, self.low, self.high)[:, None]
+        return inside
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TruncatedGaussian):
+            return NotImplemented
+        return (self.mu, self.sigma, self.low, self.high) == (other.mu, other.sigma, other.low, other.high)
+
+    def __hash__(self) -> int:
+        return hash((self.mu, self.sigma, self.low, self.high))
+
+    def __repr__(self) -> str:
+        return (
+            f"TruncatedGaussian(mu={_tidy(self.mu)}, sigma={_tidy(self.sigma)}, "
+            f"low={_tidy(self.low)}, high={_tidy(self.high)})"
+        )
+
+
+#: Type of q.
+Variational = Gaussian | TransformedGaussian | TruncatedGaussian

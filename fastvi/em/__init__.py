@@ -1,0 +1,6 @@
+"""Gaussian mixtures fitted to data by EM."""
+
+from .fitting import fit_mixture
+from .result import MixtureFit
+
+__all__ = ["MixtureFit", "fit_mixture"]

@@ -1,0 +1,309 @@
+"""Result of a fit of a Gaussian mixture, and the split of its likelihood by labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import kernels
+from ..common import scratch
+from ..common.immutable import Immutable, frozen
+from ..common.validation import finite_array
+from ..common.values import Array
+from ..discrete import information
+from ..distributions.mixture import GaussianMixture
+from ..kernels import statuses
+
+_STATUS = {
+    statuses.CONVERGED: "converged",
+    statuses.STEPS_EXHAUSTED: "not converged: the iterations ran out",
+    statuses.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
+}
+
+#: Restarts whose log likelihoods are so close, relative to the best, have found the same maximum.
+_SAME = 1e-8
+
+
+@dataclass(frozen=True)
+class LabelDecomposition:
+    """The log evidence of labelled data, its lower bound, and the divergence between the two.
+
+    Attributes
+    ----------
+    log_evidence : float
+        log p(x), from the density of the mixture.
+    elbo : float
+        E_q[log p(x, z) - log q(z)], from the densities of the components.
+    kl : float
+        KL(q(z) ‖ p(z|x)), from the posterior of the labels.
+    """
+
+    log_evidence: float
+    elbo: float
+    kl: float
+
+    @property
+    def residual(self) -> float:
+        """log_evidence - (elbo + kl): rounding, as the three are computed apart (NaN where kl is inf)."""
+        return self.log_evidence - (self.elbo + self.kl)
+
+
+class MixtureFit(Immutable):
+    """A Gaussian mixture fitted by EM, and how the fit went.
+
+    Attributes
+    ----------
+    mixture : GaussianMixture
+        The fit, its components in the order of their means (with a start, in its order).
+    responsibilities : ndarray, shape (n, k)
+        q(z): the posterior probabilities of the labels; computed when they are first asked for.
+    log_likelihood : float
+        log p(x), which the ELBO is equal to for this q: the last entry of the trace.
+    trace : ndarray
+        The ELBO of the start and after each iteration; it does not fall, but for rounding.
+    iterations : int
+        M-steps taken.
+    to_gain : float
+        An estimate of how far the mean log likelihood still is below its maximum: at most `tol` where the fit
+        has converged.
+    converged : bool
+        Whether it is.
+    status : str
+        What became of the fit, in words, components at the floor or without data among them.
+    floor_active : tuple of int
+        Components that the covariance floor holds: their likelihood would grow without the floor.
+    floor_steps : tuple of int
+        In how many steps the floor acted, for each component; the start counts as one.
+    empty : tuple of int
+        Components without data: their weight is 0.
+    restart_log_likelihoods : ndarray
+        Of every restart.
+    restart_at_floor : ndarray of bool
+        Whether the floor holds a component there. Such a restart is taken only if there is no other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastvi as fv
+    >>> from fastvi.data import old_faithful
+    >>> fit = fv.fit_mixture(np.column_stack(old_faithful()), 2)
+    >>> fit
+    MixtureFit(k=2, n=272, log_likelihood=-1130.26, converged after 18 iterations)
+    >>> fit.responsibilities[:2].round(3)
+    array([[0., 1.],
+           [1., 0.]])
+    """
+
+    __slots__ = (
+        "_responsibilities",
+        "_x",
+        "converged",
+        "empty",
+        "floor_active",
+        "floor_steps",
+        "iterations",
+        "mixture",
+        "restart_at_floor",
+        "restart_log_likelihoods",
+        "status",
+        "to_gain",
+        "trace",
+    )
+
+    mixture: GaussianMixture
+    trace: Array
+    iterations: int
+    to_gain: float
+    converged: bool
+    status: str
+    floor_active: tuple[int, ...]
+    floor_steps: tuple[int, ...]
+    empty: tuple[int, ...]
+    restart_log_likelihoods: Array
+    restart_at_floor: NDArray[np.bool_]
+    _x: Array
+    _responsibilities: Array | None
+
+    def __init__(
+        self,
+        x: Array,
+        mixture: GaussianMixture,
+        trace: Array,
+        code: int,
+        to_gain: float,
+        floored: NDArray[np.int64],
+        restart_log_likelihoods: Array,
+        restart_at_floor: NDArray[np.bool_],
+    ) -> None:
+        active = tuple(k for k, acted in enumerate(floored[kernels.em.m_step.AT_FLOOR].tolist()) if acted)
+        empty = tuple(k for k, weight in enumerate(mixture.weights.tolist()) if weight == 0.0)
+        status = _STATUS[code]
+        if active:
+            status += f", {_named(active)} at the covariance floor"
+        if empty:
+            status += f", {_named(empty)} without data"
+        for name, value in {
+            "_x": x,
+            "mixture": mixture,
+            "trace": frozen(trace),
+            "iterations": trace.size - 1,
+            "to_gain": to_gain,
+            "converged": code == statuses.CONVERGED,
+            "status": status,
+            "floor_active": active,
+            "floor_steps": tuple(floored[kernels.em.m_step.FLOOR_STEPS].tolist()),
+            "empty": empty,
+            "restart_log_likelihoods": frozen(restart_log_likelihoods),
+            "restart_at_floor": restart_at_floor,
+            "_responsibilities": None,
+        }.items():
+            object.__setattr__(self, name, value)
+        restart_at_floor.flags.writeable = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        floored = np.array([[k in self.floor_active for k in range(len(self.floor_steps))], self.floor_steps])
+        code = next(code for code, words in _STATUS.items() if self.status.startswith(words))
+        spread = np.array(self.restart_log_likelihoods), np.array(self.restart_at_floor)
+        state = np.array(self._x), self.mixture, np.array(self.trace), code, self.to_gain, floored, *spread
+        return type(self), state
+
+    @property
+    def log_likelihood(self) -> float:
+        """Log likelihood of the data, in nats."""
+        return float(self.trace[-1])
+
+    @property
+    def responsibilities(self) -> Array:
+        """Posterior probabilities of the labels, shape (n, k), read-only."""
+        if self._responsibilities is None:
+            object.__setattr__(self, "_responsibilities", frozen(self._of_labels("responsibilities")))
+        assert self._responsibilities is not None
+        return self._responsibilities
+
+    def _of_labels(self, kernel: str) -> Array:
+        """An array (n, k) from one of the kernels."""
+        p = self.mixture
+        out = np.empty((len(self._x), p.weights.size))
+        columns = np.ascontiguousarray(self._x.T)
+        space = _space(p.weights.size, p.dim)
+        getattr(kernels.em.e_step, kernel)(columns, np.array(p.weights), p._means, p._factors, space, out)
+        return out
+
+    def decompose(self, responsibilities: ArrayLike) -> LabelDecomposition:
+        r"""The log evidence as ELBO plus KL, for any distribution q of the labels.
+
+        .. math:: \log p(x) = E_q\!\left[\log \frac{p(x, z)}{q(z)}\right]
+                  + \mathrm{KL}\bigl(q(z) \,\|\, p(z \mid x)\bigr)
+
+        Parameters
+        ----------
+        responsibilities : array_like, shape (n, k)
+            q: for each point, the probabilities of its labels.
+
+        Returns
+        -------
+        LabelDecomposition
+            Its three terms are computed apart; `residual` is what rounding leaves between them.
+
+        References
+        ----------
+        C. M. Bishop, Pattern Recognition and Machine Learning (2006), eq. 9.70 to 9.72.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastvi as fv
+        >>> from fastvi.data import old_faithful
+        >>> fit = fv.fit_mixture(np.column_stack(old_faithful()), 2)
+        >>> guess = fit.decompose(np.full((272, 2), 0.5))
+        >>> round(guess.log_evidence, 6), round(guess.elbo, 3), round(guess.kl, 3)
+        (-1130.26396, -5249.849, 4119.585)
+        >>> abs(guess.residual) < 1e-10
+        True
+        """
+        p = self.mixture
+        q = finite_array("responsibilities", responsibilities, 2, f"({len(self._x)}, {p.weights.size})")
+        if q.shape != (len(self._x), p.weights.size):
+            raise ValueError(
+                f"responsibilities must have shape ({len(self._x)}, {p.weights.size}), not {q.shape}"
+            )
+        information.entropy(q)  # says what is wrong with a row that is not a distribution
+        q /= q.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_q = np.log(q)
+            joint = np.stack([g.logpdf(self._x) for g in p.components], axis=1) + p._log_weights
+            terms = np.where(q > 0.0, q * (joint - log_q), 0.0)
+        log_joint = self._of_labels("log_joint")
+        top = log_joint.max(axis=1, keepdims=True)
+        log_posterior = log_joint - (top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True)))
+        return LabelDecomposition(
+            math.fsum(p.logpdf(self._x)),
+            math.fsum(terms.ravel()) if np.isfinite(terms).all() else -math.inf,
+            math.fsum(np.atleast_1d(information.kl(log_q, log_posterior, log=True))),
+        )
+
+    def summary(self) -> str:
+        """The fit in a few lines.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> print(fv.fit_mixture([0, 1, 2, 3, 10, 11, 12, 13], 2).summary())
+        Gaussian mixture with 2 components for 8 points in 1 dimension, by EM
+          converged after 2 iterations, mean log likelihood within 0 of its maximum
+          log likelihood -17.7893 (-2.2237 a point)
+          10 restarts: 10 reached this maximum, log likelihoods from -17.7893 to -17.7893
+          component 0: weight 0.5, mean [1.5], standard deviation [1.118034]
+          component 1: weight 0.5, mean [11.5], standard deviation [1.118034]
+        """
+        p, n, d = self.mixture, len(self._x), self.mixture.dim
+        best, spread = self.log_likelihood, self.restart_log_likelihoods
+        lines = [
+            f"Gaussian mixture with {_count(p.weights.size, 'component')} for {_count(n, 'point')} "
+            f"in {_count(d, 'dimension')}, by EM",
+            f"  {self._course()}, mean log likelihood within {self.to_gain:.2g} of its maximum",
+            f"  log likelihood {best:.6g} ({best / n:.5g} a point)",
+        ]
+        if spread.size > 1:
+            same = int((np.abs(spread - best) <= _SAME * max(abs(best), 1.0)).sum())
+            finite = spread[np.isfinite(spread)]
+            line = f"  {spread.size} restarts: {same} reached this maximum, "
+            line += f"log likelihoods from {finite.min():.6g} to {finite.max():.6g}"
+            if self.restart_at_floor.any():
+                line += f"; {int(self.restart_at_floor.sum())} ended at the covariance floor"
+            lines.append(line)
+        for k, g in enumerate(p.components):
+            mean, spreads = (np.array2string(a, precision=6) for a in (g.mean, np.sqrt(np.diag(g.cov))))
+            line = f"  component {k}: weight {p.weights[k]:.6g}, mean {mean}, standard deviation {spreads}"
+            if self.floor_steps[k]:
+                line += f", at the floor in {_count(self.floor_steps[k], 'step')}"
+                line += " and at the end" if k in self.floor_active else ", not at the end"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def _course(self) -> str:
+        head, comma, rest = self.status.partition(", ")
+        return f"{head} after {_count(self.iterations, 'iteration')}{comma}{rest}"
+
+    def __repr__(self) -> str:
+        return (
+            f"MixtureFit(k={self.mixture.weights.size}, n={len(self._x)}, "
+            f"log_likelihood={self.log_likelihood:.6g}, {self._course()})"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _named(numbers: tuple[int, ...]) -> str:
+    return f"component{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
+def _space(components: int, dim: int) -> Any:
+    """This thread's scratch space for mixtures of that size."""
+    return scratch.space(kernels.em.e_step.workspace, components, dim)

@@ -1,0 +1,164 @@
+"""Checks of a fit: the Pareto shape of its importance weights, and gradients against differences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common.immutable import frozen_fields
+from ..common.validation import float_array, generator
+from ..common.values import Array, _tidy
+from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from .kernel_calls import _as_model, _space, _target
+from .model import Model
+
+
+def _psis_shape(model: Model, q: Variational, count: int = 4000) -> float:
+    z = q.sample(count, 20240229)
+    if isinstance(q, TruncatedGaussian):
+        ratios = model.log_density(z) - q.logpdf(z)
+    else:
+        gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+        latent = gaussian.sample(count, 20240229)
+        values = np.empty(count)
+        if kernels.inference.entry_points.densities(
+            _target(model), latent, _space("laplace", gaussian.dim, model.dim), values
+        ):
+            return math.inf
+        ratios = values - gaussian.logpdf(latent)
+    ratios = np.exp(ratios - ratios.max())
+    shape = pareto_shape(ratios)
+    # Where no ratio is twice their mean, the few that stick out do no harm, whatever the shape of their tail
+    # (1.8 for a logistic regression whose logarithms of ratios have a standard deviation of 0.03).
+    return min(shape, 0.0) if ratios.mean() > 0.5 else shape
+
+
+def pareto_shape(ratios: Array) -> float:
+    """k̂ of the largest importance ratios: the posterior mean of Zhang and Stephens, drawn to 0.5 a little."""
+    count = ratios.size
+    m = int(min(0.2 * count, 3.0 * math.sqrt(count)))
+    order = np.sort(ratios)
+    x = order[-m:] - order[-m - 1]
+    if not x[-1] > 1e-12 * order[-1]:
+        return -math.inf  # all ratios are equal
+    x = np.maximum(x, 1e-300)
+    grid = 30 + int(math.sqrt(m))
+    j = np.arange(1, grid + 1)
+    theta = 1.0 / x[-1] + (1.0 - np.sqrt(grid / (j - 0.5))) / (3.0 * x[(m + 2) // 4 - 1])
+    shape = np.log1p(-theta[:, None] * x).mean(axis=1)
+    likelihood = m * (np.log(-theta / shape) - shape - 1.0)
+    weights = np.exp(likelihood - likelihood.max())
+    best = float(theta @ weights / weights.sum())
+    k = float(np.log1p(-best * x).mean())
+    return (k * m + 5.0) / (m + 10.0)
+
+
+class GradientCheck(NamedTuple):
+    """A model's gradient beside a numerical one, at the z where they differ most."""
+
+    ok: bool
+    coordinate: int
+    z: Array
+    analytic: Array
+    numerical: Array
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (GradientCheck, *self)
+
+    def __str__(self) -> str:
+        i = self.coordinate
+        found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}"
+        found += f", at z = {_tidy(self.z)}"
+        return (
+            f"the gradient is right: the worst is {found}" if self.ok else f"the gradient is wrong: {found}"
+        )
+
+
+def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any = 0) -> GradientCheck:
+    r"""Compare a model's gradient to central differences of its log joint.
+
+    .. math:: \frac{\partial f}{\partial z_i} \approx \frac{4 D(h) - D(2h)}{3}, \quad
+              D(h) = \frac{f(z + h e_i) - f(z - h e_i)}{2h}
+
+    Parameters
+    ----------
+    model : Model
+        With a `log_joint_grad`.
+    z : array_like, shape (D,) or (n, D), optional
+        Where to compare. Default: five random points inside of the support.
+    rtol : float, optional
+        Difference that is allowed, relative to the gradient's largest entry.
+    rng : numpy.random.Generator, int or None, optional
+        For the random points.
+
+    Returns
+    -------
+    GradientCheck
+        True if the gradient is right; `str` of it says which coordinate is off, and by how much.
+
+    Raises
+    ------
+    ValueError
+        A model without a gradient, or whose gradient function returns another value than its log joint.
+
+    References
+    ----------
+    J. Nocedal, S. J. Wright, Numerical Optimization (2006), section 8.1.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> def log_joint(z):
+    ...     return -0.5 * z[0] ** 2 - z[1] ** 2
+    >>> def wrong(z, grad):
+    ...     grad[0], grad[1] = -z[0], -z[1]
+    ...     return log_joint(z)
+    >>> import numba
+    >>> log_joint = numba.njit(log_joint)
+    >>> str(fv.check_gradient(fv.Model(log_joint, 2, log_joint_grad=wrong), [[1.0, 2.0]]))
+    'the gradient is wrong: grad[1] is -2, numerically -4, at z = [1, 2]'
+    """
+    _as_model(model)
+    if model._gradient is None:
+        raise ValueError("model has no log_joint_grad to check")
+    if z is None:
+        latent = generator("rng", rng).standard_normal((5, model.latent_dim))
+        points = model._support.to_model(latent)[0]
+    else:
+        points = np.atleast_2d(np.asarray(float_array("z", z), dtype=np.float64))
+        if points.ndim != 2 or points.shape[1] != model.dim:
+            raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
+    # Copies: compiled for arrays that it may write to, a gradient could change the model.
+    arguments = [item.copy() if isinstance(item, np.ndarray) else item for item in model._arguments]
+    worst: tuple[float, GradientCheck] | None = None
+    for point in points:
+        analytic = np.empty(model.dim)
+        value = float(model._gradient(point.copy(), analytic, *arguments))
+        expected = float(model.log_density(point))
+        if not abs(value - expected) <= 1e-9 * (1.0 + abs(expected)):
+            raise ValueError(
+                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, "
+                f"where log_joint returns {expected!r}"
+            )
+        numerical = np.empty(model.dim)
+        for i in range(model.dim):
+            h = 1e-3 * max(1e-3, abs(point[i]))
+            steps = np.array([h, -h, 2 * h, -2 * h])
+            rows = np.repeat(point[None], 4, axis=0)
+            rows[:, i] += steps
+            f = model.log_density(rows)
+            numerical[i] = (4.0 * (f[0] - f[1]) / (2 * h) - (f[2] - f[3]) / (4 * h)) / 3.0
+        gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), 1e-8)
+        gaps = np.where(np.isnan(gaps), math.inf, gaps)
+        i = int(np.argmax(gaps))
+        check = frozen_fields(GradientCheck, bool(gaps[i] <= rtol), i, point, analytic, numerical)
+        if worst is None or gaps[i] > worst[0]:
+            worst = float(gaps[i]), check
+    assert worst is not None
+    return worst[1]

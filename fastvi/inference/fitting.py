@@ -1,0 +1,150 @@
+"""Variational inference: ELBO, log evidence, and fits of q to a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..common.progress import bar
+from ..common.validation import choice, generator
+from ..distributions.integrals import tolerance
+from .deterministic import _fit_draws, _fit_quadrature, _fit_truncated
+from .kernel_calls import _FAMILIES, DRAWS_DIM, QUADRATURE_DIM, _as_model
+from .model import Model
+from .results import Fit
+from .starts import _start_of
+
+
+def fit(
+    model: Model,
+    family: str = "full",
+    start: Any = None,
+    method: str = "auto",
+    *,
+    starts: Sequence[Any] | None = None,
+    rtol: float = 1e-8,
+    max_steps: int = 500,
+    draws: int | None = None,
+    rng: Any = None,
+    steps: int = 10_000,
+    rate: float = 0.02,
+    progress: bool = False,
+) -> Fit:
+    r"""The member of a family that maximises the ELBO of a model.
+
+    .. math:: q^* = \arg\max_q \mathrm{ELBO}(q) = \arg\min_q \mathrm{KL}(q \,\|\, p(z \mid x))
+
+    Parameters
+    ----------
+    model : Model
+    family : {"full", "diag", "isotropic", "mean", "truncated"}, optional
+        Gaussians in latent coordinates (the model's own where its support is the real line) with any
+        covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
+        to the support (dimension 1).
+    start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
+        A point in the model's coordinates, from which Laplace's approximation is found first, or q itself.
+        Default: the point whose latent coordinates are 0.
+    method : {"auto", "sgd"}, optional
+        "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
+        draws in up to 1000; with a line search, so there is no step size. "sgd": stochastic reparameterised
+        gradients (sticking the landing), Adam, and the average of the last half of the iterates.
+    starts : sequence, optional
+        Several starts instead of one: the best fit is kept, the others' ELBOs are in `Fit.starts`.
+    rtol : float, optional
+        Error wanted: of the ELBO relative to 1 + abs(ELBO), and of the parameters in units of q's spread.
+    max_steps : int, optional
+        Of "auto".
+    draws : int, optional
+        Fixed draws to begin with (rounded up to pairs), or draws for each step of "sgd". Default: as many as
+        the family needs; 10 for "sgd".
+    rng : numpy.random.Generator, int or None, optional
+        For "sgd": a generator, which is advanced, an integer that makes one, or None for another each time.
+    steps, rate : optional
+        Number and size of the steps of "sgd", the size in units of the start's standard deviations.
+    progress : bool, optional
+        Show a bar, where tqdm is installed, for "sgd" and for `starts`.
+
+    Returns
+    -------
+    Fit
+        Also where it did not converge: `Fit.status` says what happened.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that are not what is described above; a start outside of the support, or where the log joint
+        is not finite.
+
+    References
+    ----------
+    Quadrature: M. Opper, C. Archambeau, Neural Computation 21 (2009). Fixed draws: R. Giordano, M. Ingram, T.
+    Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR 25 (2024), section 2.
+    Stochastic: G. Roeder, Y. Wu, D. Duvenaud, Sticking the Landing, NeurIPS 2017, eq. 8; D. P. Kingma, J. Ba,
+    Adam, ICLR 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import math
+    >>> import fastvi as fv
+    >>> def log_joint(z, x):                         # p(z) = exp(-z), p(x | z) = N(x | z, 1)
+    ...     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2 * math.pi)
+    >>> f = fv.fit(fv.Model(log_joint, 1, data=(5.0,)))
+    >>> f.q, round(f.elbo.value, 9)                  # mu* = x - 1, ELBO* = 1/2 - x
+    (Gaussian(mean=[4], cov=[[1]]), -4.5)
+    >>> f = fv.fit(fv.Model(log_joint, 1, data=(2.0,), support="positive"), "truncated")
+    >>> f.q, round(f.elbo.value, 9)                  # 1/2 - x + log Phi(x - 1)
+    (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
+    """
+    _as_model(model)
+    name = choice("family", family, (*_FAMILIES, "truncated"))
+    choice("method", method, ("auto", "sgd"))
+    if rng is not None:
+        generator("rng", rng)
+    wanted = tolerance(rtol)
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, not {max_steps!r}")
+    if starts is not None:
+        if start is not None:
+            raise ValueError("give start or starts, not both")
+        listed = list(starts)
+        if not listed:
+            raise ValueError("starts is empty")
+        fits = []
+        for k, one in enumerate(bar(listed, progress, "starts")):
+            _start_of(model, one, f"starts[{k}]")
+            fits.append(_fit(model, name, one, method, wanted, max_steps, draws, rng, steps, rate, False))
+        fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
+        return fits[0]._replace(starts=tuple(f.elbo.value for f in fits))
+    return _fit(model, name, start, method, wanted, max_steps, draws, rng, steps, rate, progress)
+
+
+def _fit(
+    model: Model,
+    family: str,
+    start: Any,
+    method: str,
+    rtol: float,
+    max_steps: int,
+    draws: int | None,
+    rng: Any,
+    steps: int,
+    rate: float,
+    progress: bool,
+) -> Fit:
+    if family == "truncated":
+        if method == "sgd":
+            raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
+        return _fit_truncated(model, start, rtol, max_steps)
+    if method == "sgd":
+        from .stochastic import fit_sgd
+
+        return fit_sgd(model, family, start, draws, rng, steps, rate, progress)
+    if model.latent_dim <= QUADRATURE_DIM:
+        return _fit_quadrature(model, family, start, rtol, max_steps)
+    if model.latent_dim > DRAWS_DIM:
+        raise ValueError(
+            f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
+            'use method="sgd"'
+        )
+    return _fit_draws(model, family, start, rtol, max_steps, draws)

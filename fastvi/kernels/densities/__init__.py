@@ -1,0 +1,7 @@
+"""Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds."""
+
+from __future__ import annotations
+
+from ..loading import on_first_use
+
+__getattr__ = on_first_use(__name__)

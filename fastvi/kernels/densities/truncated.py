@@ -1,0 +1,90 @@
+"""Gaussians truncated to an interval, which may be unbounded: log mass and moments."""
+
+from __future__ import annotations
+
+import math
+
+from ..compiler import kernel
+
+#: Nodes to either side: pi sinh(3.4) = 47, where what is left of the interval is 4e-21 of it.
+REACH = 3.4
+STEP = 0.2
+
+
+@kernel
+def span(mu, sigma, low, high):
+    """The part of [low, high] outside of which the density is below exp(-40) of its maximum there."""
+    mode = min(max(mu, low), high)
+    reach = math.hypot(mode - mu, 9.0 * sigma)
+    return max(low, mu - reach), min(high, mu + reach)
+
+
+@kernel
+def _place(t, first, last):
+    """(z, weight) of a node."""
+    s = math.pi * math.sinh(t)
+    e = math.exp(-abs(s))
+    small, large = e / (1.0 + e), 1.0 / (1.0 + e)
+    width = last - first
+    z = first + width * small if s < 0.0 else last - width * small
+    return z, width * math.pi * math.cosh(t) * small * large
+
+
+@kernel
+def log_mass(mu, sigma, low, high):
+    """Logarithm of the mass of N(mu, sigma**2) in [low, high]."""
+    a, b = (low - mu) / sigma, (high - mu) / sigma
+    # On the side where the tails are small numbers.
+    if a > 0.0:
+        a, b = -b, -a
+    if b <= 0.0:
+        return _log_lower(b, a)
+    return math.log1p(-0.5 * math.erfc(-a / math.sqrt(2.0)) - 0.5 * math.erfc(b / math.sqrt(2.0)))
+
+
+@kernel
+def _log_lower(b, a):
+    """log(Phi(b) - Phi(a)) for a < b <= 0."""
+    upper = _log_tail(-b)
+    if a == -math.inf:
+        return upper
+    return upper + math.log(-math.expm1(_log_tail(-a) - upper))
+
+
+@kernel
+def _log_tail(x):
+    """log Phi(-x) for x >= 0."""
+    if x < 25.0:
+        return math.log(0.5 * math.erfc(x / math.sqrt(2.0)))
+    # The asymptotic series, whose first neglected term is 1e-12 here (Abramowitz & Stegun 26.2.12).
+    w = 1.0 / (x * x)
+    series = 1.0 - w * (1.0 - 3.0 * w * (1.0 - 5.0 * w * (1.0 - 7.0 * w * (1.0 - 9.0 * w))))
+    return -0.5 * x * x - math.log(x) - 0.5 * math.log(2.0 * math.pi) + math.log(series)
+
+
+@kernel
+def moments(mu, sigma, low, high, out):
+    """Write E[z], E[(z - E z)**2] and E[((z - mu) / sigma)**2] of the truncated Gaussian; log of its mass."""
+    first, last = span(mu, sigma, low, high)
+    mode = min(max(mu, low), high)
+    top = -0.5 * ((mode - mu) / sigma) ** 2
+    step = STEP / 8.0
+    width = int(REACH / step)
+    for i in range(3):
+        out[i] = 0.0
+    total = 0.0
+    for k in range(-width, width + 1):
+        z, weight = _place(k * step, first, last)
+        square = ((z - mu) / sigma) ** 2
+        w = weight * math.exp(-0.5 * square - top)
+        total += w
+        out[0] += w * (z - mode)
+        out[2] += w * square
+    out[0] = mode + out[0] / total
+    out[2] /= total
+    for k in range(-width, width + 1):
+        z, weight = _place(k * step, first, last)
+        w = weight * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
+        out[1] += w * (z - out[0]) ** 2
+    out[1] /= total
+    return log_mass(mu, sigma, low, high)

@@ -1,0 +1,7 @@
+"""Entropies and divergences of discrete distributions."""
+
+from __future__ import annotations
+
+from ..loading import on_first_use
+
+__getattr__ = on_first_use(__name__)

@@ -1,0 +1,127 @@
+"""Entropy and cross-entropy.
+
+-log(q / mass) = log(top / q) + log1p((mass - top) / top) for any number `top`.
+With top = 1 it is one pass, and good unless little is left of the two parts. With top = max q both parts
+are >= 0, so that a distribution with one dominant entry keeps its digits too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import adder, exported, formula, kernel
+from ..numerics.elementary import LN2, log_ratio, scaled_exp
+from ..numerics.error_free import add_compensated
+from .masses import ANY, UNIT
+from .normalized import CHUNK, LIFT, UNLIFT, allowed, is_unit, log_mass, over_mass
+
+
+@formula
+def _cross_term(p, q, top):
+    value = p * log_ratio(top, q, top - q)
+    value = math.inf if q == 0.0 else value
+    return 0.0 if p == 0.0 else value
+
+
+@adder
+def _cross_sums(p, q, top):
+    """Lifted: (sum of p log(top / q), sum of the q below top), number of q at the top, lifted sum of p."""
+    a, rest, at_top, mass, negative = 0.0, 0.0, 0, 0.0, 0
+    lifted = top * LIFT
+    for i in range(p.size):
+        x = np.float64(p[i]) * LIFT
+        y = np.float64(q[i]) * LIFT
+        a += _cross_term(x, y, lifted)
+        rest += y if y != lifted else 0.0
+        at_top += y == lifted
+        mass += x
+        negative += (x < 0.0) | (y < 0.0)
+    if negative:
+        mass = math.nan
+    return a, rest, at_top, mass
+
+
+@kernel
+def _cross_totals(p, q, top):
+    """Lifted: (sum of p log(top / q), sum of q below top, the rest of that of q, sum of p)."""
+    a, al, r, rl, m, ml, at_top = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
+    for low in range(0, p.size, CHUNK):
+        x, y, n, z = _cross_sums(p[low : low + CHUNK], q[low : low + CHUNK], top)
+        a, al = add_compensated(a, al, x)
+        r, rl = add_compensated(r, rl, y)
+        m, ml = add_compensated(m, ml, z)
+        at_top += n
+    return a + al, r + rl, at_top * (top * LIFT), m + ml
+
+
+@kernel
+def _lifted_log1p(rest, top):
+    """LIFT times log1p(rest / top), for a ratio that may be below the normal numbers."""
+    ratio = rest / top
+    return math.log1p(ratio) * LIFT if ratio > 1e-200 else rest * LIFT / top
+
+
+@exported
+def cross_entropy(p, q, theta, mass):
+    """-sum p log q."""
+    total, below, at_top, mass_p = _cross_totals(p, q, 1.0)
+    mass_q = below + at_top
+    if not allowed(p, mass_p, mass_q, mass):
+        return math.nan
+    if mass == ANY:
+        return total * UNLIFT
+    value, shift = total / mass_p, math.log(mass_q) - 54.0 * LN2
+    # The logarithm is off by 2**-53 of 1 and of itself.
+    if value + shift > 0.02 * (1.0 + abs(shift)):
+        return value + shift
+    top = 0.0
+    for i in range(q.size):
+        top = max(top, np.float64(q[i]))
+    total, below, at_top, _ = _cross_totals(p, q, top)
+    rest = below + (at_top - top * LIFT)
+    return (over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT
+
+
+@formula
+def _log_cross_term(x, q, top):
+    return 0.0 if x == 0.0 else x * (top - q)
+
+
+@adder
+def _log_cross_sums(p, q, shift, top):
+    """Lifted: (sum of exp(p - shift) (top - q), sum of exp(q - top) below the top), number at the top."""
+    a, rest, at_top = 0.0, 0.0, 0
+    for i in range(p.size):
+        y = np.float64(q[i])
+        a += _log_cross_term(scaled_exp(LIFT, np.float64(p[i]) - shift), y, top)
+        rest += scaled_exp(LIFT, y - top) if y != top else 0.0
+        at_top += y == top
+    return a, rest, at_top
+
+
+@exported
+def log_cross_entropy(p, q, theta, mass):
+    """-sum exp(p) q."""
+    top_p, sum_p = log_mass(p)
+    top_q, sum_q = log_mass(q)
+    if not (sum_p >= 0.0 and sum_q >= 0.0):
+        return math.nan
+    if top_p == -math.inf:
+        return 0.0 if mass == ANY else math.nan
+    if top_q == -math.inf:
+        return math.inf if mass == ANY else math.nan
+    if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
+        return math.nan
+    a, al, r, rl, at_top = 0.0, 0.0, 0.0, 0.0, 0
+    for low in range(0, p.size, CHUNK):
+        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        part, rest, n = _log_cross_sums(x, y, top_p, top_q)
+        a, al = add_compensated(a, al, part)
+        r, rl = add_compensated(r, rl, rest)
+        at_top += n
+    if mass == ANY:
+        return ((a + al) * UNLIFT - sum_p * top_q) * math.exp(top_p)
+    rest = (r + rl) + (at_top - 1) * LIFT
+    return ((a + al) / sum_p + _lifted_log1p(rest, LIFT)) * UNLIFT

@@ -1,0 +1,309 @@
+"""E-step of EM: densities of the components at the data, responsibilities, log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler import adder, exported, formula, inlined, kernel
+from ..densities.gaussians import LOG_2PI
+from ..numerics.elementary import decay, log
+from ..numerics.matrices import clear_vector, copy_vector, half_log_det
+
+#: Points in a block.
+BLOCK = 512
+
+#: The last block is padded to a multiple of this, because the vectorised loops take so many points at once
+#: and the rest one by one: unpadded, each of 64 points costs three times as much as each of 256.
+LANES = 32
+
+_HALF_ROOT = math.sqrt(0.5)
+
+
+class Space(NamedTuple):
+    """Scratch space for `fit` and what it calls."""
+
+    shares: Any  #: (K, BLOCK): log densities, then responsibilities times their sum
+    sums: Any  #: (BLOCK,): their sums, then the inverse sums
+    top: Any  #: (BLOCK,): largest log densities
+    block: Any  #: (D, BLOCK): differences from a mean
+    row: Any  #: (BLOCK,): one of them, weighted
+    tail: Any  #: (D, BLOCK): the last block of the data, padded
+    products: Any  #: (LANES,)
+    constants: Any  #: (K,): constants of the log densities
+    inverses: Any  #: (K, D, D): inverse factors, divided by sqrt(2)
+    moments: Any  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d'
+    weights: Any  #: (K,): the next mixture
+    means: Any
+    factors: Any
+    covariance: Any  #: (D, D): of one component
+    matrices: Any  #: (2, D, D): scratch of `floored_factor`
+    mean: Any  #: (D,): of a component's points, less its mean before
+    solution: Any  #: (2 D,): scratch of `gaussian_kl`
+
+
+@exported
+def workspace(components, dim):
+    """Scratch space for the EM of a mixture: one for each thread.
+
+    Parameters
+    ----------
+    components, dim : int
+
+    Returns
+    -------
+    Space
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.em.workspace(2, 1)
+    """
+    return Space(
+        np.empty((components, BLOCK)),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty((dim, BLOCK)),
+        np.empty(BLOCK),
+        np.empty((dim, BLOCK)),
+        np.empty(LANES),
+        np.empty(components),
+        np.empty((components, dim, dim)),
+        np.empty((components, 1 + dim + dim * (dim + 1) // 2)),
+        np.empty(components),
+        np.empty((components, dim)),
+        np.empty((components, dim, dim)),
+        np.empty((dim, dim)),
+        np.empty((2, dim, dim)),
+        np.empty(dim),
+        np.empty(2 * dim),
+    )
+
+
+@formula
+def _values_1(x, mean, inverse, constant, out):
+    m0, a = mean[0], inverse[0, 0]
+    for n in range(out.size):
+        u = a * (x[n] - m0)
+        out[n] = constant - u * u
+
+
+@formula
+def _values_2(x, y, mean, inverse, constant, out):
+    m0, m1 = mean[0], mean[1]
+    a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
+    for n in range(out.size):
+        d0, d1 = x[n] - m0, y[n] - m1
+        u, v = a * d0, b * d0 + c * d1
+        out[n] = constant - u * u - v * v
+
+
+@formula
+def _values_3(x, y, z, mean, inverse, constant, out):
+    m0, m1, m2 = mean[0], mean[1], mean[2]
+    a, b, c = inverse[0, 0], inverse[1, 0], inverse[1, 1]
+    d, e, f = inverse[2, 0], inverse[2, 1], inverse[2, 2]
+    for n in range(out.size):
+        d0, d1, d2 = x[n] - m0, y[n] - m1, z[n] - m2
+        u, v, w = a * d0, b * d0 + c * d1, d * d0 + e * d1 + f * d2
+        out[n] = constant - u * u - v * v - w * w
+
+
+# In more dimensions one row of a block at a time.
+
+
+@formula
+def _minus(x, m, out):
+    for n in range(out.size):
+        out[n] = x[n] - m
+
+
+@formula
+def _multiple(x, a, out):
+    for n in range(out.size):
+        out[n] = a * x[n]
+
+
+@formula
+def _add(x, a, out):
+    for n in range(out.size):
+        out[n] += a * x[n]
+
+
+@formula
+def _add_two(x, a, y, b, out):
+    for n in range(out.size):
+        out[n] += a * x[n] + b * y[n]
+
+
+@formula
+def _subtract_square(x, out):
+    for n in range(out.size):
+        out[n] -= x[n] * x[n]
+
+
+@kernel
+def _subtract_squares(columns, first, mean, inverse, block, row, out):
+    """Take |inverse (x - mean)|**2 from `out`, and leave the differences in the block."""
+    count = out.size
+    for i in range(mean.size):
+        _minus(columns[i, first : first + count], mean[i], block[i, :count])
+        _multiple(block[i, :count], inverse[i, i], row[:count])
+        for j in range(0, i - 1, 2):
+            _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row[:count])
+        if i % 2:
+            _add(block[i - 1, :count], inverse[i, i - 1], row[:count])
+        _subtract_square(row[:count], out)
+
+
+@inlined
+def _values(columns, first, mean, inverse, constant, block, row, out):
+    """The log density of one component, times its weight, at a block of points."""
+    dim, last = mean.size, first + out.size
+    if dim == 1:
+        _values_1(columns[0, first:last], mean, inverse, constant, out)
+    elif dim == 2:
+        _values_2(columns[0, first:last], columns[1, first:last], mean, inverse, constant, out)
+    elif dim == 3:
+        x, y, z = columns[0, first:last], columns[1, first:last], columns[2, first:last]
+        _values_3(x, y, z, mean, inverse, constant, out)
+    else:
+        for n in range(out.size):
+            out[n] = constant
+        _subtract_squares(columns, first, mean, inverse, block, row, out)
+
+
+@formula
+def _raise_to(values, top):
+    for n in range(top.size):
+        top[n] = values[n] if values[n] > top[n] else top[n]
+
+
+@formula
+def _share(values, top, total):
+    for n in range(top.size):
+        e = decay(values[n] - top[n])
+        values[n] = e
+        total[n] += e
+
+
+@formula
+def _share_two(first, second, top, total):
+    """`_raise_to` and `_share` for two components, with one exponential."""
+    for n in range(top.size):
+        d = second[n] - first[n]
+        e = decay(-abs(d))
+        up = d > 0.0
+        top[n] = second[n] if up else first[n]
+        first[n], second[n] = (e if up else 1.0), (1.0 if up else e)
+        total[n] = 1.0 + e
+
+
+@adder
+def _sum(x):
+    s = 0.0
+    for n in range(x.size):
+        s += x[n]
+    return s
+
+
+@formula
+def _fold(x, y, out):
+    for n in range(out.size):
+        out[n] = x[n] * y[n]
+
+
+@formula
+def _invert(total):
+    for n in range(total.size):
+        total[n] = 1.0 / total[n]
+
+
+@adder
+def _sum_of_logs(x):
+    s = 0.0
+    for n in range(x.size):
+        s += log(x[n])
+    return s
+
+
+@kernel
+def _evidence(top, total, products):
+    """Sum of the points' log densities, top + log(total), for a multiple of 32 points; `total` is inverted.
+
+    One logarithm for 32 points each: the totals lie between 1 and K, and so the products are in range.
+    """
+    folded = products[:LANES]
+    for n in range(LANES):
+        folded[n] = total[n]
+    for first in range(LANES, total.size, LANES):
+        _fold(folded, total[first : first + LANES], folded)
+    _invert(total)
+    return _sum(top) + _sum_of_logs(folded)
+
+
+@inlined
+def _prepare(weights, means, factors, space):
+    """Constants and inverse factors of the components; log 0 = -inf is welcome."""
+    constants, inverses = space.constants, space.inverses
+    dim = means.shape[1]
+    for k in range(weights.size):
+        factor, inverse = factors[k], inverses[k]
+        constants[k] = math.log(weights[k]) if weights[k] > 0.0 else -math.inf
+        constants[k] -= half_log_det(factor) + 0.5 * dim * LOG_2PI
+        for j in range(dim):
+            for i in range(dim):
+                s = _HALF_ROOT if i == j else 0.0
+                for a in range(j, i):
+                    s -= factor[i, a] * inverse[a, j]
+                inverse[i, j] = s / factor[i, i] if i >= j else 0.0
+
+
+@inlined
+def _block_shares(columns, first, count, means, space):
+    """Write a block's largest log densities, shares relative to them, and their sums."""
+    values, constants, inverses = space.shares, space.constants, space.inverses
+    components = means.shape[0]
+    top, total = space.top[:count], space.sums[:count]
+    for k in range(components):
+        out = values[k, :count]
+        _values(columns, first, means[k], inverses[k], constants[k], space.block, space.row, out)
+    if components == 2:
+        _share_two(values[0, :count], values[1, :count], top, total)
+        return
+    copy_vector(values[0, :count], top)
+    for k in range(1, components):
+        _raise_to(values[k, :count], top)
+    clear_vector(total)
+    for k in range(components):
+        _share(values[k, :count], top, total)
+
+
+@exported
+def log_joint(columns, weights, means, factors, space, out):
+    """out[n, k] = log of weight k times density k at point n; -inf for a weight of zero."""
+    shares = space.shares
+    size = columns.shape[1]
+    _prepare(weights, means, factors, space)
+    for first in range(0, size, BLOCK):
+        count = min(BLOCK, size - first)
+        for k in range(weights.size):
+            inverse, constant, values = space.inverses[k], space.constants[k], shares[k, :count]
+            _values(columns, first, means[k], inverse, constant, space.block, space.row, values)
+            for n in range(count):
+                out[first + n, k] = shares[k, n]
+
+
+@exported
+def responsibilities(columns, weights, means, factors, space, out):
+    """out[n, k] = posterior probability of component k at point n."""
+    size = columns.shape[1]
+    _prepare(weights, means, factors, space)
+    for first in range(0, size, BLOCK):
+        count = min(BLOCK, size - first)
+        _block_shares(columns, first, count, means, space)
+        for k in range(weights.size):
+            for n in range(count):
+                out[first + n, k] = space.shares[k, n] / space.sums[n] if weights[k] > 0.0 else 0.0

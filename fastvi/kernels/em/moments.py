@@ -1,0 +1,157 @@
+"""Weighted sums of the data for the M-step of EM: weights, means, second moments."""
+
+from __future__ import annotations
+
+from ..compiler import adder, formula, inlined, kernel
+from ..numerics.matrices import dot
+from .e_step import _minus
+
+
+@formula
+def _terms_1(x, m0, e, inverse_total):
+    r, d = e * inverse_total, x - m0
+    rd = r * d
+    return r, rd, rd * d
+
+
+@adder
+def _moments_1(x, m0, e, inverse_total):
+    s, s0, s00 = 0.0, 0.0, 0.0
+    for n in range(x.size):
+        t, t0, t00 = _terms_1(x[n], m0, e[n], inverse_total[n])
+        s += t
+        s0 += t0
+        s00 += t00
+    return s, s0, s00
+
+
+@formula
+def _terms_2(x, y, m0, m1, e, inverse_total):
+    r, d0, d1 = e * inverse_total, x - m0, y - m1
+    r0, r1 = r * d0, r * d1
+    return r, r0, r1, r0 * d0, r1 * d0, r1 * d1
+
+
+@adder
+def _moments_2(x, y, m0, m1, e, inverse_total):
+    s, s0, s1, s00, s10, s11 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(x.size):
+        t, t0, t1, t00, t10, t11 = _terms_2(x[n], y[n], m0, m1, e[n], inverse_total[n])
+        s += t
+        s0 += t0
+        s1 += t1
+        s00 += t00
+        s10 += t10
+        s11 += t11
+    return s, s0, s1, s00, s10, s11
+
+
+@formula
+def _terms_3(x, y, z, m0, m1, m2, e, inverse_total):
+    r, d0, d1, d2 = e * inverse_total, x - m0, y - m1, z - m2
+    r0, r1, r2 = r * d0, r * d1, r * d2
+    return r, r0, r1, r2, r0 * d0, r1 * d0, r1 * d1, r2 * d0, r2 * d1, r2 * d2
+
+
+@adder
+def _moments_3(x, y, z, m0, m1, m2, e, inverse_total):
+    s, s0, s1, s2 = 0.0, 0.0, 0.0, 0.0
+    s00, s10, s11, s20, s21, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(x.size):
+        t, t0, t1, t2, t00, t10, t11, t20, t21, t22 = _terms_3(
+            x[n], y[n], z[n], m0, m1, m2, e[n], inverse_total[n]
+        )
+        s += t
+        s0 += t0
+        s1 += t1
+        s2 += t2
+        s00 += t00
+        s10 += t10
+        s11 += t11
+        s20 += t20
+        s21 += t21
+        s22 += t22
+    return s, s0, s1, s2, s00, s10, s11, s20, s21, s22
+
+
+@adder
+def _scale(values, inverse_total):
+    """values times inverse_total, in place; their sum."""
+    s = 0.0
+    for n in range(values.size):
+        values[n] *= inverse_total[n]
+        s += values[n]
+    return s
+
+
+@adder
+def _weigh(x, weights, out):
+    """out = x times weights; its sum."""
+    s = 0.0
+    for n in range(out.size):
+        out[n] = x[n] * weights[n]
+        s += out[n]
+    return s
+
+
+@adder
+def _two_products(x, y, z):
+    s, t = 0.0, 0.0
+    for n in range(x.size):
+        s += x[n] * y[n]
+        t += x[n] * z[n]
+    return s, t
+
+
+@kernel
+def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out):
+    dim, count = mean.size, shares.size
+    out[0] += _scale(shares, inverse_total)
+    place = 1 + dim
+    for i in range(dim):
+        _minus(columns[i, first : first + count], mean[i], block[i, :count])
+        out[1 + i] += _weigh(block[i, :count], shares, row[:count])
+        for j in range(0, i, 2):
+            s, t = _two_products(row[:count], block[j, :count], block[j + 1, :count])
+            out[place + j] += s
+            out[place + j + 1] += t
+        if i % 2 == 0:
+            out[place + i] += dot(row[:count], block[i, :count])
+        place += i + 1
+
+
+@inlined
+def _add_moments(columns, first, mean, block, row, shares, inverse_total, out):
+    """Add a block's sums of r, r d and r d d' (d = x - mean, r its responsibilities) to `out`."""
+    dim, last = mean.size, first + shares.size
+    if dim == 1:
+        s, s0, s00 = _moments_1(columns[0, first:last], mean[0], shares, inverse_total)
+        out[0] += s
+        out[1] += s0
+        out[2] += s00
+    elif dim == 2:
+        x, y = columns[0, first:last], columns[1, first:last]
+        s, s0, s1, s00, s10, s11 = _moments_2(x, y, mean[0], mean[1], shares, inverse_total)
+        out[0] += s
+        out[1] += s0
+        out[2] += s1
+        out[3] += s00
+        out[4] += s10
+        out[5] += s11
+    elif dim == 3:
+        x, y, z = columns[0, first:last], columns[1, first:last], columns[2, first:last]
+        s, s0, s1, s2, s00, s10, s11, s20, s21, s22 = _moments_3(
+            x, y, z, mean[0], mean[1], mean[2], shares, inverse_total
+        )
+        out[0] += s
+        out[1] += s0
+        out[2] += s1
+        out[3] += s2
+        out[4] += s00
+        out[5] += s10
+        out[6] += s11
+        out[7] += s20
+        out[8] += s21
+        out[9] += s22
+    else:
+        _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out)

@@ -1,0 +1,91 @@
+"""Data in the units of their own mean and covariance, and mixtures back in those of the data."""
+
+from __future__ import annotations
+
+import math
+
+from ..compiler import exported, formula, kernel
+from ..numerics.matrices import clear_matrix, dot, solve_lower
+
+#: A column of which less than this is left, relative to its deviation, is a linear combination of the columns
+#: before it: rounding leaves 1e-16.
+DEPENDENT = 1e-12
+
+
+@kernel
+def _shift(x, i, out):
+    """out = column i of x minus its mean, which is returned."""
+    first = x[0, i]
+    s = 0.0
+    for n in range(out.size):
+        out[n] = x[n, i] - first
+        s += out[n]
+    mean = s / out.size
+    for n in range(out.size):
+        out[n] -= mean
+    return first + mean
+
+
+@formula
+def _subtract(x, a, out):
+    for n in range(out.size):
+        out[n] -= a * x[n]
+
+
+@formula
+def _multiply(x, a):
+    for n in range(x.size):
+        x[n] *= a
+
+
+@exported
+def standardize(x, columns, mean, factor):
+    """Write the columns of x (N, D) with mean 0 and covariance I: x[n] = mean + factor columns[:, n].
+
+    Returned is the first column that is a linear combination of those before it (or constant, or out of
+    range), or D for none. Column by column this is Cholesky's method (modified Gram and Schmidt), and the
+    factor is exact for these columns.
+    """
+    size, dim = x.shape
+    clear_matrix(factor)
+    for i in range(dim):
+        out = columns[i]
+        mean[i] = _shift(x, i, out)
+        spread = math.sqrt(dot(out, out) / size)
+        for j in range(i):
+            factor[i, j] = dot(out, columns[j]) / size
+            _subtract(columns[j], factor[i, j], out)
+        factor[i, i] = math.sqrt(dot(out, out) / size)
+        if not factor[i, i] > DEPENDENT * spread or not factor[i, i] < math.inf:
+            return i
+        _multiply(out, 1.0 / factor[i, i])
+    return dim
+
+
+@exported
+def unstandardize_mixture(mean, factor, means, factors):
+    """Carry a mixture of standardized points to the coordinates of the data, in place."""
+    dim = mean.size
+    for k in range(means.shape[0]):
+        for i in range(dim - 1, -1, -1):
+            s = mean[i]
+            for j in range(i + 1):
+                s += factor[i, j] * means[k, j]
+            means[k, i] = s
+            for j in range(i + 1):
+                s = 0.0
+                for a in range(j, i + 1):
+                    s += factor[i, a] * factors[k, a, j]
+                factors[k, i, j] = s
+
+
+@exported
+def standardize_mixture(mean, factor, means, factors):
+    """The inverse of `unstandardize_mixture`."""
+    dim = mean.size
+    for k in range(means.shape[0]):
+        for i in range(dim):
+            means[k, i] -= mean[i]
+        solve_lower(factor, means[k])
+        for j in range(dim):
+            solve_lower(factor, factors[k, :, j])

@@ -1,0 +1,520 @@
+"""Fits on fixed draws, in any dimension: L-BFGS on the ELBO averaged over draws that stay the same.
+
+With the draws fixed the ELBO is an ordinary smooth function with a real optimum (Giordano, Ingram & Broderick
+2024). They come in pairs +e, -e whose second moments are exactly the identity, so a quadratic log joint is
+integrated without error.
+
+The parameters are those of q = N(base + root delta, ...) in the coordinates of `root`, the factor of
+Laplace's approximation: delta, then the lower triangle of M in factor = root M (FULL), or the logarithms of
+the deviations in units of `scale` (DIAGONAL, one of them ISOTROPIC), or none (MEAN). The diagonal of M is
+kept as logarithms. In these coordinates the Hessian of a near-Gaussian problem is the identity, and 2 for the
+logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..borrowing import borrow, named
+from ..compiler import inlined, kernel
+from ..densities.gaussians import LOG_2PI
+from ..models import evaluation
+from ..models.evaluation import BLOCK, Panel, Problem, evaluate, fault
+from ..numerics.matrices import half_log_det
+from ..optimizers.lbfgs import MEMORY, _direction, _norm
+from ..optimizers.newton import DIAGONAL, FULL, ISOTROPIC
+from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
+from .gradients import gradients_at, sides_for
+from .quadrature_fits import MEAN
+from .reports import Report, write_report
+
+#: What a fit on fixed draws may promise more than fresh draws find, in nats.
+OPTIMISM = 0.01
+
+#: The line search: the decrease that a step must have, of what its slope promises; the least and the usual
+#: part that a step is shortened to; and how often, before L-BFGS starts again from the gradient.
+DECREASE = 1e-4
+LEAST_SHRINK, USUAL_SHRINK = 0.1, 0.5
+MOST_TRIES = 25
+
+#: The longest step in standard deviations, before anything is known of the curvature and after.
+FIRST_LONGEST, LONGEST = 2.0, 10.0
+
+#: Steps that change the value by no more than its rounding: so many end a fit whose gradient is small up to
+#: rounding, and so many any fit.
+FEW_IDLE, MOST_IDLE = 3, 10
+
+
+@kernel
+def parameters(family, dim):
+    """How many parameters a family has."""
+    if family == FULL:
+        return dim + dim * (dim + 1) // 2
+    if family == DIAGONAL:
+        return 2 * dim
+    return dim + 1 if family == ISOTROPIC else dim
+
+
+class Coordinates(NamedTuple):
+    """Where the parameters have their zero: N(base, root root')."""
+
+    base: Any  #: (D,)
+    root: Any  #: (D, D)
+    scale: Any  #: (D,) deviations, for families without covariances and for differences
+
+
+class Control(NamedTuple):
+    """When a fit ends."""
+
+    tolerance: Any  #: length of the gradient in the metric of Fisher's information
+    most_steps: Any
+
+
+class Result(NamedTuple):
+    """What a fit writes."""
+
+    mean: Any  #: (D,)
+    factor: Any  #: (D, D)
+    trace: Any  #: (T,) the ELBO over the draws after each accepted step, as far as it goes
+    report: Any  #: (8,) the fields of a `reports.Report`
+
+
+class Workspace(NamedTuple):
+    """Scratch space for a fit of P parameters in D latent coordinates."""
+
+    panel: Panel
+    point: Any  #: (P,) where a fit starts, and ends
+    gradient: Any  #: (P,) there
+    trial: Any  #: (P,)
+    trial_gradient: Any  #: (P,)
+    direction: Any  #: (P,)
+    metric: Any  #: (P,) Fisher's information, which is diagonal
+    steps: Any  #: (MEMORY, P) the last steps
+    changes: Any  #: (MEMORY, P) of the gradient
+    inverses: Any  #: (MEMORY,) of the products of these two
+    alphas: Any  #: (MEMORY,)
+    curvature: Any  #: (3,) int64, see BEGIN
+    points: Any  #: (BLOCK, D) a block of draws from q
+    mean_gradient: Any  #: (D,) without the entropy
+    factor_gradient: Any  #: (D, D) the same, lower triangle
+    mean: Any  #: (D,)
+    factor: Any  #: (D, D)
+    row: Any  #: (D,)
+    along: Any  #: (D,) the diagonal of the factor's gradient
+
+
+#: Entries of `Workspace.curvature`: how many of the pairs (step, change) a fit begins with, how many it knew
+#: at its end, and the newest of them.
+BEGIN, KNOWN, NEWEST = 0, 1, 2
+
+
+@kernel
+def workspace(family, latent, dim):
+    """Scratch space for `fit_draws`: one for each thread.
+
+    Parameters
+    ----------
+    family : int
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
+    latent, dim : int
+        As in `fits.workspace`; any numbers.
+
+    Returns
+    -------
+    Workspace
+        Its `point` is where a fit starts.
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.draws.workspace(kernels.newton.FULL, 3, 3)
+    """
+    count = parameters(family, latent)
+    return Workspace(
+        evaluation.workspace(latent, dim),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty((MEMORY, count)),
+        np.empty((MEMORY, count)),
+        np.empty(MEMORY),
+        np.empty(MEMORY),
+        np.zeros(3, np.int64),
+        np.empty((BLOCK, latent)),
+        np.empty(latent),
+        np.empty((latent, latent)),
+        np.empty(latent),
+        np.empty((latent, latent)),
+        np.empty(latent),
+        np.empty(latent),
+    )
+
+
+@kernel
+def unpack(family, point, coordinates, mean, factor):
+    """Write mean and factor of the q that has these parameters."""
+    base, root, scale = coordinates.base, coordinates.root, coordinates.scale
+    dim = base.size
+    for i in range(dim):
+        mean[i] = base[i]
+        for j in range(i + 1):
+            mean[i] += root[i, j] * point[j]
+    if family == MEAN:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = root[i, j]
+    elif family == FULL:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = 0.0
+        k = dim
+        for a in range(dim):
+            for b in range(a + 1):
+                m = math.exp(point[k]) if a == b else point[k]
+                k += 1
+                for i in range(a, dim):
+                    factor[i, b] += root[i, a] * m
+    else:
+        for i in range(dim):
+            for j in range(dim):
+                factor[i, j] = 0.0
+            factor[i, i] = scale[i] * math.exp(point[dim if family == ISOTROPIC else dim + i])
+
+
+@kernel
+def pack_gradient(family, point, root, factor, space, gradient):
+    """Write the gradient in the parameters, from that in the mean and the factor that `objective` left."""
+    mean_gradient, factor_gradient = space.mean_gradient, space.factor_gradient
+    dim = mean_gradient.size
+    for j in range(dim):
+        s = 0.0
+        for i in range(j, dim):
+            s += root[i, j] * mean_gradient[i]
+        gradient[j] = s
+    if family == FULL:
+        k = dim
+        for a in range(dim):
+            for b in range(a + 1):
+                s = 0.0
+                for i in range(a, dim):
+                    s += root[i, a] * factor_gradient[i, b]
+                gradient[k] = s * math.exp(point[k]) - 1.0 if a == b else s
+                k += 1
+    elif family != MEAN:
+        if family == ISOTROPIC:
+            gradient[dim] = 0.0
+        for i in range(dim):
+            s = factor_gradient[i, i] * factor[i, i] - 1.0
+            if family == ISOTROPIC:
+                gradient[dim] += s
+            else:
+                gradient[dim + i] = s
+
+
+@kernel
+def _place(mean, factor, diagonal, draws, low, count, points, row):
+    """Write mean + factor e for `count` draws e from `low`; of a `diagonal` factor only that is read."""
+    dim = mean.size
+    if diagonal:
+        for i in range(dim):
+            row[i] = factor[i, i]
+        for s in range(count):
+            for i in range(dim):
+                points[s, i] = mean[i] + row[i] * draws[low + s, i]
+        return
+    for s in range(count):
+        for i in range(dim):
+            z = mean[i]
+            for j in range(i + 1):
+                z += factor[i, j] * draws[low + s, j]
+            points[s, i] = z
+
+
+@inlined
+def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space):
+    """(status, minus the ELBO, evaluations) over the draws, and its gradient.
+
+    The gradients in the mean and in the factor are left in the space; they leave out the entropy. Where the
+    factor is `diagonal`, only its diagonal is used. `scale` and `sides` are those of differences.
+    """
+    dim = mean.size
+    mean_gradient, factor_gradient, along = space.mean_gradient, space.factor_gradient, space.along
+    points, panel = space.points, space.panel
+    for i in range(dim):
+        mean_gradient[i] = along[i] = 0.0
+        for j in range(0 if diagonal else i + 1):
+            factor_gradient[i, j] = 0.0
+    total, used = 0.0, 0
+    count = draws.shape[0]
+    for low in range(0, count, BLOCK):
+        n = min(BLOCK, count - low)
+        _place(mean, factor, diagonal, draws, low, n, points, space.row)
+        status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, sides, points, panel)
+        used += more
+        if status != FINE:
+            return status, math.inf, used
+        for s in range(n):
+            e, g = draws[low + s], panel.latent_gradients[s]
+            total += panel.values[s]
+            for i in range(dim):
+                mean_gradient[i] -= g[i]
+            if diagonal:
+                for i in range(dim):
+                    along[i] -= g[i] * e[i]
+            else:
+                for i in range(dim):
+                    for j in range(i + 1):
+                        factor_gradient[i, j] -= g[i] * e[j]
+    for i in range(dim):
+        mean_gradient[i] /= count
+        if diagonal:
+            factor_gradient[i, i] = along[i] / count
+        else:
+            for j in range(i + 1):
+                factor_gradient[i, j] /= count
+    value = -total / count - half_log_det(factor) - 0.5 * dim * (1.0 + LOG_2PI)
+    return FINE, value, used
+
+
+@kernel
+def _set_metric(family, dim, metric):
+    for i in range(metric.size):
+        metric[i] = 1.0
+    if family == DIAGONAL:
+        for i in range(dim):
+            metric[dim + i] = 2.0
+    elif family == ISOTROPIC:
+        metric[dim] = 2.0 * dim
+    elif family == FULL:
+        k = dim
+        for a in range(dim):
+            k += a
+            metric[k] = 2.0
+            k += 1
+
+
+@inlined
+def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, control, result, space):
+    """Maximise the ELBO over fixed draws, by L-BFGS, in any dimension.
+
+    It ends when the gradient is shorter than the tolerance in the metric of Fisher's information, or when
+    rounding hides all progress.
+
+    Parameters
+    ----------
+    log_joint : jitted function
+        ``log_joint(z, *data) -> float``.
+    log_joint_grad : jitted function or None
+        ``log_joint_grad(z, grad, *data) -> float`` writes the gradient; without it, finite differences, to
+        both sides where one is not good enough for the tolerance.
+    problem : tuple
+        `panels.Problem`, or (data, kinds, bounds), see `fastvi.kernels`.
+    family : int
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or fits.MEAN.
+    draws : (S, D)
+        Of a standard normal vector. In pairs +e, -e whose second moments are the identity they integrate a
+        quadratic log joint exactly.
+    coordinates : tuple
+        `Coordinates`, or (base (D,), root (D, D), scale (D,)): the parameters have their zero at N(base, root
+        root'), for families without covariances with the deviations `scale`. Laplace's approximation makes
+        the problem easy.
+    control : tuple
+        `Control`, or (tolerance, most_steps).
+    result : tuple
+        `Result`, or (mean (D,), factor (D, D), trace (T,), report (8,)), which are written: the fit, the ELBO
+        over the draws after each accepted step as far as the trace goes, and the fields of a
+        `reports.Report`. The error of the ELBO is not known here: NaN.
+    space : Workspace
+        Its `point` is where the fit starts: all zeros for (base, root) itself. It is left at the end, and
+        ``curvature[BEGIN] = curvature[KNOWN]`` keeps what is known of the curvature for one more fit of the
+        same problem, on other draws.
+
+    Returns
+    -------
+    int
+        0 converged; 1 the steps were used up; 4 no step raises the ELBO; 6 it has no maximum over these
+        draws; 12, 13, 14: the log joint was NaN, +inf, -inf at the first point, which is in
+        space.panel.where.
+
+    References
+    ----------
+    R. Giordano, M. Ingram, T. Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR
+    25 (2024).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> @njit
+    ... def log_joint(z, x):
+    ...     return -0.5 * ((z - x) ** 2).sum()
+    >>> @njit
+    ... def posterior(x, draws):
+    ...     dim, full = x.size, kernels.newton.FULL
+    ...     problem = (x,), np.zeros(dim, np.int64), np.zeros((dim, 2))
+    ...     coordinates = np.zeros(dim), np.eye(dim), np.ones(dim)
+    ...     result = np.empty(dim), np.empty((dim, dim)), np.empty(0), np.empty(8)
+    ...     space = kernels.draws.workspace(full, dim, dim)
+    ...     space.point[:] = 0.0
+    ...     kernels.draws.fit_draws(log_joint, None, problem, full, draws, coordinates, (1e-8, 100), result,
+    ...                             space)
+    ...     return result[0]
+    >>> pairs = 3.0**0.5 * np.vstack([np.eye(3), -np.eye(3)])
+    >>> posterior(np.array([1.0, 2.0, 3.0]), pairs).round(7)
+    array([1., 2., 3.])
+    """
+    problem, space = named(Problem, borrow(problem)), named(Workspace, borrow(space))
+    coordinates, control = named(Coordinates, borrow(coordinates)), named(Control, control)
+    result = named(Result, borrow(result))
+    found = maximise(
+        log_joint, log_joint_grad, problem, family, borrow(draws), coordinates, control, result, space
+    )
+    return write_report(found, result.report)
+
+
+@inlined
+def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, control, result, space):
+    """`fit_draws`; the report."""
+    mean, factor, trace = result.mean, result.factor, result.trace
+    root, scale = coordinates.root, coordinates.scale
+    dim = scale.size
+    count = parameters(family, dim)
+    point, gradient = space.point[:count], space.gradient[:count]
+    trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
+    direction, metric = space.direction[:count], space.metric[:count]
+    _set_metric(family, dim, metric)
+    diagonal = family in (DIAGONAL, ISOTROPIC)
+    sides = sides_for(control.tolerance, root, scale)
+    used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
+    space.curvature[BEGIN] = 0
+    steps, evaluations, first = 0, 0, True
+    value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
+    status, idle, tries = STEPS_EXHAUSTED, 0, 0
+    for i in range(count):
+        trial[i] = point[i]
+        direction[i] = 0.0
+    while True:
+        unpack(family, trial, coordinates, mean, factor)
+        fault_, new, more = objective(
+            log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space
+        )
+        evaluations += more
+        if first and fault_ != FINE:
+            status = fault_
+            break
+        if fault_ == FINE and not new > -1e300:
+            status = UNBOUNDED
+            break
+        slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
+        if not first and not (fault_ == FINE and new <= value + DECREASE * t * expected + slack):
+            # Backtrack, to the minimum of a parabola where there is one.
+            shrink = LEAST_SHRINK
+            if fault_ == FINE and new < math.inf:
+                curve = new - value - t * expected
+                shrink = USUAL_SHRINK
+                if curve > 0.0:
+                    shrink = min(max(-0.5 * t * expected / curve, LEAST_SHRINK), USUAL_SHRINK)
+            t *= shrink
+            tries += 1
+            if tries > MOST_TRIES:
+                if used > 0:
+                    used, tries, t = 0, 0, 1.0  # forget, and go along the gradient
+                else:
+                    status = fault_ if fault_ != FINE else STUCK
+                    break
+        else:
+            pack_gradient(family, trial, root, factor, space, trial_gradient)
+            if not first:
+                newest = (newest + 1) % MEMORY
+                ys = 0.0
+                for i in range(count):
+                    space.steps[newest, i] = trial[i] - point[i]
+                    space.changes[newest, i] = trial_gradient[i] - gradient[i]
+                    ys += space.steps[newest, i] * space.changes[newest, i]
+                if ys > 1e-12 * abs(t * expected):
+                    space.inverses[newest] = 1.0 / ys
+                    used = min(used + 1, MEMORY)
+                else:
+                    newest = (newest - 1) % MEMORY
+                idle = idle + 1 if value - new <= 10.0 * slack else 0
+            for i in range(count):
+                point[i] = trial[i]
+                gradient[i] = trial_gradient[i]
+            value, first = new, False
+            if steps < trace.size:
+                trace[steps] = -value
+            steps += 1
+            norm = _norm(gradient, metric)
+            # Where steps no longer change the value, rounding hides what is left of the gradient.
+            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= 1e3 * control.tolerance + 1e-6):
+                status = CONVERGED
+                break
+            if idle >= MOST_IDLE:
+                status = STUCK
+                break
+            if steps >= control.most_steps:
+                break
+            t, tries = 1.0, 0
+        if tries == 0:
+            _direction(gradient, used, newest, space, direction)
+            expected, size = 0.0, 0.0
+            for i in range(count):
+                expected += direction[i] * gradient[i]
+                size += metric[i] * direction[i] * direction[i]
+            if not expected < 0.0:
+                used = 0
+                _direction(gradient, used, newest, space, direction)
+                expected = -norm * norm
+                size = norm * norm
+            longest = FIRST_LONGEST if used == 0 else LONGEST
+            if size > longest * longest:
+                t = longest / math.sqrt(size)
+        for i in range(count):
+            trial[i] = point[i] + t * direction[i]
+    unpack(family, point, coordinates, mean, factor)
+    space.curvature[KNOWN], space.curvature[NEWEST] = used, newest
+    return Report(
+        elbo=-value,
+        error=math.nan,
+        gradient_norm=norm,
+        evaluations=evaluations,
+        status=status,
+        steps=steps,
+        parameter_error=norm,
+        sides=sides,
+    )
+
+
+@kernel
+def _is_diagonal(factor):
+    for i in range(factor.shape[0]):
+        for j in range(i):
+            if factor[i, j] != 0.0:
+                return False
+    return True
+
+
+@inlined
+def average(log_joint, problem, draws, mean, factor, panel, values):
+    """Write log joint + log-Jacobian at mean + factor e for each draw; (status, their mean)."""
+    diagonal = _is_diagonal(factor)
+    total = 0.0
+    for low in range(0, draws.shape[0], BLOCK):
+        n = min(BLOCK, draws.shape[0] - low)
+        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.latent_gradients[0])
+        status = evaluate(log_joint, problem, n, panel)
+        if status == FINE:
+            status = fault(problem, n, panel)
+        if status != FINE:
+            return status, math.nan
+        for s in range(n):
+            values[low + s] = panel.log_joint[s] + panel.log_jacobian[s]
+            total += values[low + s]
+    return FINE, total / draws.shape[0]

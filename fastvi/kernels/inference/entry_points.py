@@ -1,0 +1,427 @@
+"""What the API calls: fits and expectations, compiled once for models that arrive as addresses.
+
+Each function works through rows low to high of its arrays, so one fit is a batch of one. Python hands over
+plain tuples, which are named here (see `borrowing`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..borrowing import borrow, named, plain
+from ..compiler import exported, inlined
+from ..densities import truncated
+from ..densities.gaussians import LOG_2PI
+from ..models import evaluation, supports
+from ..models.evaluation import Panel, Problem
+from ..numerics.matrices import copy_matrix, copy_vector, half_log_det
+from ..optimizers import newton
+from ..statuses import CONVERGED, FINE, OVERFITTED, RAISED
+from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
+from . import evidence as evidence_
+from . import laplace as laplace_
+from .reports import Report, no_fit, with_evaluations, write_report
+
+
+class Target(NamedTuple):
+    """What the API knows a model by, see `targets`."""
+
+    log_joint: Any  #: address
+    log_joint_grad: Any  #: address, or 0
+    theta: Any  #: (T,)
+    tables: Any  #: (N, W) packed data, a row for each data set
+    kinds: Any  #: (R,)
+    bounds: Any  #: (R, 2)
+
+
+class Starts(NamedTuple):
+    """Where fits start, row by row, see `fits.Start`."""
+
+    means: Any  #: (N, R)
+    scales: Any  #: (N, R)
+    chols: Any  #: (N, R, R)
+
+
+class Results(NamedTuple):
+    """What fits write, row by row."""
+
+    traces: Any  #: (N, T)
+    reports: Any  #: (N, 8)
+    wheres: Any  #: (N, D) the point of a fault
+
+
+class LaplaceWorkspace(NamedTuple):
+    """Scratch space for Laplace's approximation."""
+
+    panel: Panel
+    laplace: laplace_.Workspace
+
+
+class DrawsWorkspace(NamedTuple):
+    """Scratch space for fits on fixed draws from Laplace's approximation."""
+
+    draws: draws_fits.Workspace
+    start: LaplaceWorkspace
+
+
+@inlined
+def _problem(target, n):
+    """The problem of data set n."""
+    return Problem((target.theta, target.tables[n]), target.kinds, target.bounds)
+
+
+@exported
+def fit_workspace(latent, dim):
+    """Scratch space for `fit_quadrature`, a `fits.Workspace` as a plain tuple."""
+    return plain(quadrature_fits.workspace(latent, dim))
+
+
+@exported
+def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space, results, low, high):
+    """Fits in up to two latent dimensions, from (means, chols) or from Laplace's approximation near there."""
+    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
+    for n in range(low, high):
+        start = quadrature_fits.Start(starts.means[n], starts.scales[n], starts.chols[n])
+        status = quadrature_fits.start_and_fit_quadrature(
+            target.log_joint,
+            _problem(target, n),
+            family,
+            from_laplace,
+            start,
+            rtol,
+            most_steps,
+            space,
+            results.traces[n],
+            results.reports[n],
+        )
+        if status >= RAISED:
+            copy_vector(space.lattice.panel.where, results.wheres[n])
+
+
+@exported
+def laplace_workspace(latent, dim):
+    """Scratch space for `laplace` and for points, a `LaplaceWorkspace` as a plain tuple."""
+    return plain(LaplaceWorkspace(evaluation.workspace(latent, dim), laplace_.workspace(latent)))
+
+
+@exported
+def laplace(target, mean, scale, chol, space):
+    """Laplace's approximation; (status, evaluations)."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    mean, scale, chol = borrow((mean, scale, chol))
+    return laplace_.laplace(
+        target.log_joint, _problem(target, 0), mean, scale, chol, space.panel, space.laplace
+    )
+
+
+@exported
+def calibrate(target, mean, scale, space):
+    """Conditional standard deviations at a point, from guesses; (status, evaluations)."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    problem, sides = _problem(target, 0), space.laplace.sides
+    status, value = evaluation.density(target.log_joint, problem, mean, space.panel)
+    if status != FINE:
+        return status, 1
+    status, used = laplace_.calibrate(target.log_joint, problem, mean, value, scale, space.panel, sides)
+    if status != FINE:
+        return status, used + 1
+    for i in range(scale.size):
+        drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+        if 1e-3 < drop < math.inf:
+            scale[i] /= math.sqrt(drop)
+    return status, used + 1
+
+
+@exported
+def conditional(chol, scale, space):
+    """Write the conditional standard deviations of a Gaussian."""
+    laplace_.conditional(chol, scale, space)
+
+
+@exported
+def draws_workspace(family, latent, dim):
+    """Scratch space for `fit_draws`, a `draws.Workspace` as a plain tuple."""
+    return plain(draws_fits.workspace(family, latent, dim))
+
+
+@exported
+def fit_draws(target, family, draws, coordinates, control, result, space):
+    """A fit on fixed draws."""
+    target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
+    problem = _problem(target, 0)
+    return draws_fits.fit_draws(
+        target.log_joint,
+        target.log_joint_grad,
+        problem,
+        family,
+        draws,
+        coordinates,
+        control,
+        result,
+        space,
+    )
+
+
+@inlined
+def _checked(log_joint, problem, found, fresh, mean, factor, panel, values):
+    """The report of a fit on fixed draws, with the ELBO over blocks of `fresh` ones (B, N, D)."""
+    total, square, blocks = 0.0, 0.0, fresh.shape[0]
+    value, error, status, evaluations = found.elbo, math.inf, found.status, found.evaluations
+    for b in range(blocks):
+        fault, each = draws_fits.average(log_joint, problem, fresh[b], mean, factor, panel, values)
+        evaluations += fresh.shape[1]
+        if fault != FINE:
+            status = fault
+            break
+        total += each / blocks
+        square += each * each / blocks
+    else:
+        value = total + half_log_det(factor) + 0.5 * mean.size * (1.0 + LOG_2PI)
+        error = math.sqrt(max(square - total * total, 0.0) / (blocks - 1)) + 1e-15 * abs(total)
+        if status == CONVERGED and found.elbo - value > max(3.0 * error, draws_fits.OPTIMISM):
+            status = OVERFITTED
+    return Report(
+        elbo=value,
+        error=error,
+        gradient_norm=found.gradient_norm,
+        evaluations=evaluations,
+        status=status,
+        steps=found.steps,
+        parameter_error=found.parameter_error,
+        sides=found.sides,
+    )
+
+
+@exported
+def fit_draws_batch(target, family, from_laplace, noise, starts, control, space, results, low, high):
+    """Fits on fixed draws from `starts`, or from Laplace's approximation near there.
+
+    `noise` is (draws, fresh), see `_checked`: the ELBO is that over fresh draws.
+    """
+    target, space = named(Target, borrow(target)), named(DrawsWorkspace, borrow(space))
+    starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
+    control = named(draws_fits.Control, control)
+    draws, fresh = borrow(noise)
+    panel, dim = space.draws.panel, starts.means.shape[1]
+    base, scale, root, values = np.empty(dim), np.empty(dim), np.empty((dim, dim)), np.empty(fresh.shape[1])
+    for n in range(low, high):
+        mean, factor, report = starts.means[n], starts.chols[n], results.reports[n]
+        problem = _problem(target, n)
+        copy_vector(mean, base)
+        copy_vector(starts.scales[n], scale)
+        used = 0
+        if from_laplace:
+            status, used = laplace_.laplace(
+                target.log_joint, problem, base, scale, root, panel, space.start.laplace
+            )
+            if status != FINE:
+                write_report(no_fit(math.nan, used, status), report)
+                copy_vector(panel.where, results.wheres[n])
+                continue
+        else:
+            copy_matrix(factor, root)
+        if family == newton.ISOTROPIC:
+            total = 0.0
+            for i in range(dim):
+                total += 1.0 / (scale[i] * scale[i])
+            for i in range(dim):
+                scale[i] = math.sqrt(dim / total)
+        for i in range(space.draws.point.size):
+            space.draws.point[i] = 0.0
+        found = draws_fits.maximise(
+            target.log_joint,
+            target.log_joint_grad,
+            problem,
+            family,
+            draws,
+            draws_fits.Coordinates(base, root, scale),
+            control,
+            draws_fits.Result(mean, factor, results.traces[n], report),
+            space.draws,
+        )
+        found = with_evaluations(found, used)
+        if found.status >= RAISED and found.steps == 0:
+            found = no_fit(math.nan, found.evaluations, found.status)
+        else:
+            found = _checked(target.log_joint, problem, found, fresh, mean, factor, panel, values)
+        if write_report(found, report) >= RAISED:
+            copy_vector(panel.where, results.wheres[n])
+
+
+@exported
+def sgd_steps(target, family, noise, first_step, rate, coordinates, iterates, space):
+    """Stochastic gradient steps; (status, mean ELBO, evaluations)."""
+    target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
+    return sgd.sgd_steps(
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
+        family,
+        noise,
+        first_step,
+        rate,
+        named(draws_fits.Coordinates, borrow(coordinates)),
+        named(steps.Iterates, borrow(iterates)),
+        space,
+    )
+
+
+@exported
+def unpack(family, point, coordinates, mean, factor):
+    """Write mean and factor of the q that has these parameters, see `draws`."""
+    draws_fits.unpack(family, point, named(draws_fits.Coordinates, borrow(coordinates)), mean, factor)
+
+
+@exported
+def expected_log_joint(target, thetas, points, weights, space, values, out):
+    """Write the weighted sum of the log joint at latent points for each theta; NaN where it is not finite."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    dim = points.shape[1]
+    zero, unit = np.zeros(dim), np.eye(dim)
+    for t in range(thetas.shape[0]):
+        problem = Problem((thetas[t], target.tables[0]), target.kinds, target.bounds)
+        total = 0.0
+        if draws_fits.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0] != FINE:
+            total = math.nan
+        for n in range(points.shape[0]):
+            total += weights[n] * values[n]
+        out[t] = total
+
+
+@exported
+def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
+    """(status, the ELBO over fixed draws), and its gradient in the mean and the factor's lower triangle."""
+    target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
+    # False, but no literal, for which numba would compile the objective once more.
+    diagonal = draws.shape[0] == 0
+    status, value, _ = draws_fits.objective(
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
+        draws,
+        mean,
+        factor,
+        diagonal,
+        scale,
+        gradients.sides_for(0.0, factor, scale),
+        space,
+    )
+    dim = mean.size
+    for i in range(dim):
+        grad_mean[i] = -space.mean_gradient[i]
+        for j in range(dim):
+            grad_chol[i, j] = -space.factor_gradient[i, j] if j <= i else 0.0
+        grad_chol[i, i] += 1.0 / factor[i, i]
+    return status, -value
+
+
+@exported
+def averages(target, draws, mean, factor, space, values, first, last, out):
+    """Write the means of log joint + log-Jacobian over the blocks first to last of draws (B, N, D)."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    draws, mean, factor, values, out = borrow((draws, mean, factor, values, out))
+    problem = _problem(target, 0)
+    for b in range(first, last):
+        status, out[b] = draws_fits.average(
+            target.log_joint, problem, draws[b], mean, factor, space.panel, values
+        )
+        if status != FINE:
+            return status, b + 1
+    return FINE, last
+
+
+@exported
+def densities(target, points, space, values):
+    """Write log joint + log-Jacobian at latent points (N, R); the status."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    dim = points.shape[1]
+    zero, unit = np.zeros(dim), np.eye(dim)
+    problem = _problem(target, 0)
+    return draws_fits.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0]
+
+
+@exported
+def elbo_quadrature(target, mean, factor, rtol, space, grad_mean, grad_chol):
+    """(status, ELBO, its error, evaluations, whether it holds) in up to two dimensions, and its gradient."""
+    target = named(Target, borrow(target))
+    return quadrature_fits.elbo_quadrature(
+        target.log_joint, _problem(target, 0), mean, factor, rtol, space, grad_mean, grad_chol
+    )
+
+
+@exported
+def truncated_workspace():
+    """Scratch space for truncated Gaussians, a `truncated.Workspace` as a plain tuple."""
+    return plain(truncated_fits.workspace())
+
+
+@exported
+def fit_truncated(target, interval, starts, rtol, most_steps, space, results, low, high):
+    """Fits of Gaussians truncated to an interval (low, high); `starts` (N, 2) become (mu, sigma)."""
+    target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))
+    results = named(Results, borrow(results))
+    low_end, high_end = interval
+    for n in range(low, high):
+        status = truncated_fits.fit_truncated(
+            target.log_joint,
+            (target.theta, target.tables[n]),
+            low_end,
+            high_end,
+            starts[n],
+            rtol,
+            most_steps,
+            space,
+            results.traces[n],
+            results.reports[n],
+        )
+        if status >= RAISED:
+            copy_vector(space.where, results.wheres[n])
+
+
+@exported
+def elbo_truncated(target, mu, sigma, low_end, high_end, rtol, space):
+    """(status, ELBO, its error, evaluations) of a truncated Gaussian."""
+    target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))
+    data = target.theta, target.tables[0]
+    return truncated_fits.elbo(target.log_joint, data, mu, sigma, low_end, high_end, rtol, space, space.sums)
+
+
+@exported
+def truncated_moments(mu, sigma, low_end, high_end, out):
+    """Write mean, variance and E[((z - mu) / sigma)**2]; log of the mass in the interval."""
+    return truncated.moments(mu, sigma, low_end, high_end, out)
+
+
+@exported
+def evidence_workspace(latent, dim):
+    """Scratch space for `evidence`, an `evidence.Workspace` as a plain tuple."""
+    return plain(evidence_.workspace(latent, dim))
+
+
+@exported
+def evidence(target, mean, factor, rtol, q, integrand, total, space):
+    """(status, value, error, evaluations) of the log evidence, or of q's divergence from the posterior."""
+    target, space = named(Target, borrow(target)), named(evidence_.Workspace, borrow(space))
+    q = named(evidence_.Density, borrow(q))
+    return evidence_.integrate(
+        target.log_joint, _problem(target, 0), mean, factor, rtol, q, integrand, total, space
+    )
+
+
+@exported
+def to_support(kinds, bounds, latent, z, log_jacobian):
+    """Write model coordinates (N, D) and log-Jacobians for latent ones (N, R)."""
+    supports.to_support(kinds, bounds, latent, latent.shape[0], z, log_jacobian)
+
+
+@exported
+def to_latent(kinds, bounds, z, latent):
+    """Write latent coordinates (N, R) for model ones (N, D); the number of rows inside of the support."""
+    for n in range(z.shape[0]):
+        if not supports.to_latent(kinds, bounds, z[n], latent[n]):
+            return n
+    return z.shape[0]

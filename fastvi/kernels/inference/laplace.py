@@ -1,0 +1,265 @@
+"""Laplace's approximation from values of the log joint alone: where a fit starts, and how it is scaled.
+
+Newton's method on finite differences whose steps are found first: along each coordinate one over which the
+second difference is near DROP, whatever the units: a fifth of the conditional standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler import inlined, kernel
+from ..models.evaluation import BLOCK, density, evaluate
+from ..numerics.matrices import cholesky, solve_lower, solve_upper
+from ..statuses import FINE, RAISED
+
+#: Dimensions up to which all second derivatives are taken.
+DENSE = 64
+
+MOST_STEPS = 60
+MOST_TRIES = 40
+QUICK_TRIES = 12
+
+#: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
+DROP = 0.05
+
+#: The least second difference, relative to the values: four digits of it are right.
+NOISE = 1e-12
+
+#: Half the squared length of the last step, in standard deviations, and of one that is not worth a line
+#: search.
+CLOSE = 1e-3
+CLOSE_ENOUGH = 0.02
+
+#: Part of a Newton step below which the way is not followed further.
+LEAST_STEP = 1e-3
+
+
+class Workspace(NamedTuple):
+    """Scratch space for D latent coordinates; of the matrices there are at most DENSE rows."""
+
+    sides: Any  #: (2, D) values at plus and minus a step along each coordinate
+    gradient: Any  #: (D,) in units of the steps, as all below
+    step: Any  #: (D,)
+    trial: Any  #: (D,)
+    precision: Any  #: (D, D) minus the second derivatives
+    factor: Any  #: (D, D) of the damped precision
+
+
+@kernel
+def workspace(dim):
+    """Scratch space for `laplace`."""
+    side = min(dim, DENSE)
+    return Workspace(
+        np.empty((2, dim)),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty((side, side)),
+        np.empty((side, side)),
+    )
+
+
+@inlined
+def _sides(log_joint, problem, centre, scale, panel, sides):
+    """Write the log density a step away along each coordinate, either side; FINE or RAISED."""
+    dim = centre.size
+    half = BLOCK // 2
+    for low in range(0, dim, half):
+        n = min(half, dim - low)
+        for k in range(n):
+            for i in range(dim):
+                panel.latent[2 * k, i] = centre[i]
+                panel.latent[2 * k + 1, i] = centre[i]
+            panel.latent[2 * k, low + k] += scale[low + k]
+            panel.latent[2 * k + 1, low + k] -= scale[low + k]
+        if evaluate(log_joint, problem, 2 * n, panel) != FINE:
+            return RAISED
+        for k in range(n):
+            sides[0, low + k] = panel.log_joint[2 * k] + panel.log_jacobian[2 * k]
+            sides[1, low + k] = panel.log_joint[2 * k + 1] + panel.log_jacobian[2 * k + 1]
+    return FINE
+
+
+@kernel
+def calibrate(log_joint, problem, centre, value, scale, panel, sides):
+    """Find steps over which the second difference is near DROP; (status, evaluations)."""
+    used = 0
+    # Far from the mode the values are so large that their rounding hides a small difference.
+    wanted = max(DROP, NOISE * abs(value))
+    for k in range(MOST_TRIES):
+        # Limit each change to a factor of 5 down, 3 up, shrinking after 12 tries so it cannot oscillate.
+        patience = 0.8 ** max(k - QUICK_TRIES, 0)
+        status = _sides(log_joint, problem, centre, scale, panel, sides)
+        used += 2 * centre.size
+        if status != FINE:
+            return status, used
+        moved = False
+        for i in range(centre.size):
+            drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+            if not drop < math.inf:
+                scale[i] *= 0.1**patience
+                moved = True
+            elif not 0.04 * wanted <= drop <= 20.0 * wanted:
+                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0) ** patience
+                moved = True
+        if not moved:
+            break
+    return FINE, used
+
+
+@inlined
+def _mixed(log_joint, problem, centre, value, scale, panel, sides, precision):
+    """Write minus the second derivatives off the diagonal, in units of the steps; (status, evaluations)."""
+    dim = centre.size
+    values, log_jacobian = panel.log_joint, panel.log_jacobian
+    used = 0
+    for a in range(dim):
+        for b in range(a):
+            for i in range(dim):
+                panel.latent[2 * b, i] = centre[i]
+                panel.latent[2 * b + 1, i] = centre[i]
+            panel.latent[2 * b, a] += scale[a]
+            panel.latent[2 * b, b] += scale[b]
+            panel.latent[2 * b + 1, a] -= scale[a]
+            panel.latent[2 * b + 1, b] -= scale[b]
+        if a > 0 and evaluate(log_joint, problem, 2 * a, panel) != FINE:
+            return RAISED, used
+        used += 2 * a
+        for b in range(a):
+            s = values[2 * b] + log_jacobian[2 * b] + values[2 * b + 1] + log_jacobian[2 * b + 1]
+            s -= sides[0, a] + sides[1, a] + sides[0, b] + sides[1, b] - 2.0 * value
+            precision[a, b] = -0.5 * s if abs(s) < math.inf else 0.0
+    return FINE, used
+
+
+@kernel
+def _factorise(precision, factor, dim):
+    """Factor the precision with as much added to its diagonal as that takes; what was added."""
+    damping = 0.0
+    for _ in range(40):
+        for i in range(dim):
+            for j in range(i):
+                factor[i, j] = precision[i, j]
+            factor[i, i] = precision[i, i] + damping * (abs(precision[i, i]) + 1e-3)
+        if cholesky(factor, factor):
+            return damping
+        damping = max(4.0 * damping, 1e-3)
+    for i in range(dim):
+        for j in range(dim):
+            factor[i, j] = 1.0 if i == j else 0.0
+    return math.inf
+
+
+@kernel
+def laplace(log_joint, problem, mean, scale, chol, panel, space):
+    """Move `mean` to a mode and write the Cholesky factor of the covariance there; (status, evaluations).
+
+    `scale` holds first guesses of the standard deviations, and is left with the conditional ones. Up to DENSE
+    dimensions; beyond, only the diagonal is of use.
+    """
+    dim = mean.size
+    sides, gradient, step = space.sides, space.gradient, space.step
+    trial, precision, factor = space.trial, space.precision, space.factor
+    status, value = density(log_joint, problem, mean, panel)
+    used, damping = 1, 0.0
+    if status != FINE:
+        return status, used
+    for _ in range(MOST_STEPS):
+        status, n = calibrate(log_joint, problem, mean, value, scale, panel, sides)
+        used += n
+        if status != FINE:
+            return status, used
+        for i in range(dim):
+            gradient[i] = 0.5 * (sides[0, i] - sides[1, i])
+            precision[i, i] = 2.0 * value - sides[0, i] - sides[1, i]
+            if not abs(gradient[i]) < math.inf:
+                gradient[i], precision[i, i] = 0.0, 1.0
+        status, n = _mixed(log_joint, problem, mean, value, scale, panel, sides, precision)
+        used += n
+        if status != FINE:
+            return status, used
+        damping = _factorise(precision, factor, dim)
+        for i in range(dim):
+            step[i] = gradient[i]
+        solve_lower(factor, step)
+        solve_upper(factor, step)
+        decrement = 0.0
+        for i in range(dim):
+            decrement += step[i] * gradient[i]
+        if decrement < 2.0 * CLOSE and damping == 0.0:
+            for i in range(dim):
+                mean[i] += scale[i] * step[i]
+            break
+        t, climbed = 1.0, False
+        for _ in range(30):
+            for i in range(dim):
+                trial[i] = mean[i] + t * scale[i] * step[i]
+            status, new = density(log_joint, problem, trial, panel)
+            used += 1
+            if status == RAISED:
+                return status, used
+            if status == FINE and new >= value + 1e-4 * t * decrement:
+                climbed = True
+                break
+            t *= 0.3
+        if not climbed:
+            break
+        if t < 1.0 and decrement < 2.0 * CLOSE_ENOUGH:
+            # The differences' bias points past the mode: for a start that is near enough.
+            break
+        value = new
+        for i in range(dim):
+            mean[i] = trial[i]
+        # Differences over whole deviations no longer point uphill: this is as near as they come.
+        if t < LEAST_STEP:
+            break
+    if damping == 0.0:
+        _invert(factor, chol, dim)
+        for i in range(dim):
+            for j in range(i + 1):
+                chol[i, j] *= scale[i]
+        conditional(chol, scale, step)
+        return FINE, used
+    # The last curvature was not that of a maximum: only the size of it is used, along each coordinate.
+    status, n = calibrate(log_joint, problem, mean, value, scale, panel, sides)
+    for i in range(dim):
+        for j in range(dim):
+            chol[i, j] = 0.0
+        drop = abs(2.0 * value - sides[0, i] - sides[1, i])
+        scale[i] /= math.sqrt(drop) if 1e-6 < drop < math.inf else 1.0
+        chol[i, i] = scale[i]
+    return status, used + n
+
+
+@kernel
+def _invert(factor, chol, dim):
+    """Write the Cholesky factor of the inverse of factor factor'."""
+    # The columns of the inverse, then its factor, in place.
+    for j in range(dim):
+        for i in range(dim):
+            chol[i, j] = 1.0 if i == j else 0.0
+        solve_lower(factor, chol[:, j])
+        solve_upper(factor, chol[:, j])
+    if not cholesky(chol, chol):
+        for i in range(dim):
+            for j in range(dim):
+                chol[i, j] = 0.0
+            chol[i, i] = 1.0 / factor[i, i]
+
+
+@kernel
+def conditional(chol, scale, space):
+    """Write the standard deviations of each coordinate given the others: 1 / sqrt(Lambda_ii)."""
+    dim = scale.size
+    for i in range(dim):
+        for j in range(dim):
+            space[j] = 1.0 if i == j else 0.0
+        solve_lower(chol, space)
+        s = 0.0
+        for j in range(dim):
+            s += space[j] * space[j]
+        scale[i] = 1.0 / math.sqrt(s)

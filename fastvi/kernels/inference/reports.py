@@ -1,0 +1,72 @@
+"""What is known of a fit: named inside of kernels, a row of eight numbers outside."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..compiler import inlined
+
+
+class Report(NamedTuple):
+    """What is known of a fit; in arrays, numbers in this order. NaN is what is not known."""
+
+    elbo: Any
+    error: Any  #: of the ELBO
+    gradient_norm: Any
+    evaluations: Any  #: of the log joint, with those for differences
+    status: Any
+    steps: Any  #: accepted ones
+    parameter_error: Any  #: of mean and factor, in units of q's spread
+    sides: Any  #: of the differences that stand for gradients: 1 or 2; 0 where there are none
+
+
+#: Numbers of a report.
+REPORT_SIZE = len(Report._fields)
+
+
+@inlined
+def no_fit(elbo, evaluations, status):
+    """The report of a fit that could not start."""
+    return Report(
+        elbo=elbo,
+        error=math.nan,
+        gradient_norm=math.nan,
+        evaluations=evaluations,
+        status=status,
+        steps=0,
+        parameter_error=math.nan,
+        sides=0,
+    )
+
+
+@inlined
+def with_evaluations(report, more):
+    """The same report with more evaluations."""
+    return Report(
+        elbo=report.elbo,
+        error=report.error,
+        gradient_norm=report.gradient_norm,
+        evaluations=report.evaluations + more,
+        status=report.status,
+        steps=report.steps,
+        parameter_error=report.parameter_error,
+        sides=report.sides,
+    )
+
+
+@inlined
+def read_report(numbers):
+    """The report that these numbers are."""
+    return Report(
+        numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]
+    )
+
+
+@inlined
+def write_report(report, out):
+    """Write a report to an array (8,); its status."""
+    out[0], out[1], out[2] = report.elbo, report.error, report.gradient_norm
+    out[3], out[4], out[5] = report.evaluations, report.status, report.steps
+    out[6], out[7] = report.parameter_error, report.sides
+    return report.status

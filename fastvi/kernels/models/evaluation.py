@@ -1,0 +1,108 @@
+"""A log joint at many points: the one place where a model is called, and where its faults are found."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler import inlined, kernel
+from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
+from .calling import tabulate
+from .supports import is_real, to_support
+
+#: Points that are evaluated together: a dozen arrays of them stay in the first-level cache.
+BLOCK = 512
+
+
+class Problem(NamedTuple):
+    """What a log joint is handed, and where it lives, see `targets` and `supports`."""
+
+    data: Any  #: a tuple
+    kinds: Any  #: (R,) of each latent coordinate
+    bounds: Any  #: (R, 2)
+
+
+class Panel(NamedTuple):
+    """Scratch space for rows of points, and what is known of each."""
+
+    latent: Any  #: (rows, R) latent coordinates
+    z: Any  #: (rows, D) the model's own, where these are others
+    log_joint: Any  #: (rows,)
+    log_jacobian: Any  #: (rows,)
+    values: Any  #: (rows,) for their sum, or an integrand
+    where: Any  #: (D,) a point where something was wrong, in the model's coordinates
+    gradients: Any  #: (BLOCK, D) of the log joint in z
+    latent_gradients: Any  #: (BLOCK, R) of the sum in the latent coordinates
+
+
+@kernel
+def workspace(latent, dim):
+    """Scratch space for points of `latent` real coordinates, which are `dim` in the model's own."""
+    rows = max(BLOCK, 2 * latent + 1)
+    return Panel(
+        np.empty((rows, latent)),
+        np.empty((rows, dim)),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(dim),
+        np.empty((BLOCK, dim)),
+        np.empty((BLOCK, latent)),
+    )
+
+
+@inlined
+def evaluate(log_joint, problem, count, panel):
+    """Write the log joint and the log-Jacobian at the first `count` points of a panel; FINE or RAISED."""
+    if is_real(problem.kinds):
+        for n in range(count):
+            panel.log_jacobian[n] = 0.0
+        failed = tabulate(log_joint, problem.data, panel.latent, count, panel.log_joint)
+    else:
+        to_support(problem.kinds, problem.bounds, panel.latent, count, panel.z, panel.log_jacobian)
+        failed = tabulate(log_joint, problem.data, panel.z, count, panel.log_joint)
+    if failed == 0:
+        return FINE
+    point_out(problem, failed - 1, panel)
+    return RAISED
+
+
+@kernel
+def point_out(problem, row, panel):
+    """Keep the model's coordinates of a row."""
+    points = panel.latent if is_real(problem.kinds) else panel.z
+    for i in range(panel.where.size):
+        panel.where[i] = points[row, i]
+
+
+@inlined
+def status_of(value):
+    """The status of a value of the log joint."""
+    if abs(value) < math.inf:
+        return FINE
+    if value == math.inf:
+        return INFINITE
+    return ZERO if value == -math.inf else NOT_A_NUMBER
+
+
+@kernel
+def fault(problem, count, panel):
+    """The status of the first point whose log joint is not finite, which is pointed out."""
+    for n in range(count):
+        if not abs(panel.log_joint[n]) < math.inf:
+            point_out(problem, n, panel)
+            return status_of(panel.log_joint[n])
+    return FINE
+
+
+@inlined
+def density(log_joint, problem, latent, panel):
+    """(status, log joint + log-Jacobian) at one point of latent coordinates."""
+    for i in range(latent.size):
+        panel.latent[0, i] = latent[i]
+    status = evaluate(log_joint, problem, 1, panel)
+    if status == FINE:
+        status = fault(problem, 1, panel)
+    return status, panel.log_joint[0] + panel.log_jacobian[0]

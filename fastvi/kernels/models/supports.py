@@ -1,0 +1,143 @@
+"""Between the real line, where q is Gaussian, and the support of a model.
+
+A latent coordinate has a kind and two bounds. On the way to the model's coordinates a row of real numbers
+becomes a row of z, and the log-Jacobian is added up. A simplex of n + 1 entries has n latent coordinates
+(stick breaking; the density is that of its first n entries), each with the number of those that are left in
+its first bound.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..compiler import kernel
+from ..numerics.elementary import exp
+
+REAL, LOWER, UPPER, INTERVAL, SIMPLEX = 0, 1, 2, 3, 4
+
+
+@kernel
+def _log_logistic(x):
+    """log(1 / (1 + exp(-x)))."""
+    return -math.log1p(math.exp(-x)) if x > -30.0 else x - math.exp(x)
+
+
+@kernel
+def _logistic(x):
+    if x >= 0.0:
+        return 1.0 / (1.0 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1.0 + e)
+
+
+@kernel
+def is_real(kinds):
+    """Whether the two coordinate systems are the same."""
+    for i in range(kinds.size):
+        if kinds[i] != REAL:
+            return False
+    return True
+
+
+@kernel
+def to_support(kinds, bounds, latent, count, z, log_jacobian):
+    """Write the rows of z (N, D) for the first `count` rows of latent (N, R), and the log-Jacobians."""
+    for n in range(count):
+        log_jacobian[n] = 0.0
+    j, inside = 0, False
+    for i in range(kinds.size):
+        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
+        if kind == REAL:
+            for n in range(count):
+                z[n, j] = latent[n, i]
+        elif kind == LOWER:
+            for n in range(count):
+                z[n, j] = low + exp(min(latent[n, i], 709.0))
+                log_jacobian[n] += latent[n, i]
+        elif kind == UPPER:
+            for n in range(count):
+                z[n, j] = high - exp(min(latent[n, i], 709.0))
+                log_jacobian[n] += latent[n, i]
+        elif kind == INTERVAL:
+            width = high - low
+            for n in range(count):
+                x = latent[n, i]
+                z[n, j] = low + width * _logistic(x) if x < 0.0 else high - width * _logistic(-x)
+                log_jacobian[n] += math.log(width) + _log_logistic(x) + _log_logistic(-x)
+        else:
+            left = low
+            for n in range(count):
+                rest = z[n, j] if inside else 1.0
+                x = latent[n, i] - math.log(left)
+                z[n, j] = rest * _logistic(x)
+                log_jacobian[n] += math.log(rest) + _log_logistic(x) + _log_logistic(-x)
+                z[n, j + 1] = rest * _logistic(-x)
+            inside = left > 1.0
+            if not inside:
+                j += 1
+        j += 1
+
+
+@kernel
+def to_latent(kinds, bounds, z, latent):
+    """Write the latent coordinates of one z; False where it lies outside of the support."""
+    j, rest = 0, 1.0
+    for i in range(kinds.size):
+        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
+        if kind == REAL:
+            latent[i] = z[j]
+        elif kind == LOWER:
+            if not z[j] > low:
+                return False
+            latent[i] = math.log(z[j] - low)
+        elif kind == UPPER:
+            if not z[j] < high:
+                return False
+            latent[i] = math.log(high - z[j])
+        elif kind == INTERVAL:
+            if not low < z[j] < high:
+                return False
+            latent[i] = math.log(z[j] - low) - math.log(high - z[j])
+        else:
+            share = z[j] / rest
+            if not 0.0 < share < 1.0:
+                return False
+            latent[i] = math.log(share) - math.log1p(-share) + math.log(low)
+            rest -= z[j]
+            if low == 1.0:
+                if not abs(rest - z[j + 1]) <= 1e-9:
+                    return False
+                rest = 1.0
+                j += 1
+        j += 1
+    return True
+
+
+@kernel
+def pull_back(kinds, bounds, latent, z, gradient, latent_gradient):
+    """Write the gradient in the latent coordinates of log joint + log-Jacobian, from that in z."""
+    j = z.size
+    behind = 0.0
+    for k in range(kinds.size):
+        i = kinds.size - 1 - k
+        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
+        x = latent[i]
+        j -= 1
+        if kind == REAL:
+            latent_gradient[i] = gradient[j]
+        elif kind == LOWER:
+            latent_gradient[i] = gradient[j] * (z[j] - low) + 1.0
+        elif kind == UPPER:
+            latent_gradient[i] = gradient[j] * (z[j] - high) + 1.0
+        elif kind == INTERVAL:
+            u = _logistic(x)
+            latent_gradient[i] = gradient[j] * (high - low) * u * (1.0 - u) + (1.0 - 2.0 * u)
+        else:
+            # `behind` is d / d log(rest) of all that is broken off the rest after this stick.
+            if low == 1.0:
+                behind = gradient[j] * z[j]
+                j -= 1
+            u = _logistic(x - math.log(low))
+            own = gradient[j] * z[j]
+            latent_gradient[i] = (1.0 - u) * (own + 1.0) - u * (behind + 1.0)
+            behind += own + 1.0

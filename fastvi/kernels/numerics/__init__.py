@@ -1,0 +1,7 @@
+"""Numerics: elementary functions, error-free arithmetic, small matrices."""
+
+from __future__ import annotations
+
+from ..loading import on_first_use
+
+__getattr__ = on_first_use(__name__)

@@ -1,0 +1,189 @@
+"""Small dense matrices: covariances are known by their lower Cholesky factors.
+
+Arrays are copied by loops: numba's slice assignment brings the text of its error message into every function
+that has one, and with it a second of compile time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import adder, formula, kernel
+
+#: Sweeps of Jacobi's rotations that end without a rotation: a dozen are usual.
+MOST_SWEEPS = 30
+
+#: What is left beside the diagonal, relative to it: less than rounding.
+DIAGONAL = 1e-17
+
+
+@kernel
+def copy_vector(source, target):
+    """target = source."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@kernel
+def copy_matrix(source, target):
+    """target = source."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@adder
+def dot(x, y):
+    """The inner product of two vectors."""
+    s = 0.0
+    for i in range(x.size):
+        s += x[i] * y[i]
+    return s
+
+
+@formula
+def add_scaled(scale, vector, target):
+    """target += scale vector."""
+    for i in range(target.size):
+        target[i] += scale * vector[i]
+
+
+@kernel
+def fill_vector(value, target):
+    """target = value. Compiling numpy's assignment takes ten times as long."""
+    for i in range(target.size):
+        target[i] = value
+
+
+@kernel
+def fill_matrix(value, target):
+    """target = value."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = value
+
+
+@kernel
+def filled_vector(size, value):
+    """A new vector."""
+    target = np.empty(size)
+    fill_vector(value, target)
+    return target
+
+
+@kernel
+def filled_matrix(rows, columns, value):
+    """A new matrix."""
+    target = np.empty((rows, columns))
+    fill_matrix(value, target)
+    return target
+
+
+@kernel
+def clear_vector(target):
+    """target = 0."""
+    for i in range(target.size):
+        target[i] = 0.0
+
+
+@kernel
+def clear_matrix(target):
+    """target = 0."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = 0.0
+
+
+@kernel
+def cholesky(matrix, out):
+    """Write the lower factor of a symmetric matrix; False where it is not positive definite.
+
+    Only the lower triangle is read, and `out` may be `matrix`.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            s = matrix[i, j]
+            for k in range(j):
+                s -= out[i, k] * out[j, k]
+            if i > j:
+                out[i, j] = s / out[j, j]
+            elif s > 0.0 and s < math.inf:
+                out[i, i] = math.sqrt(s)
+            else:
+                return False
+    for i in range(n):
+        for j in range(i + 1, n):
+            out[i, j] = 0.0
+    return True
+
+
+@kernel
+def solve_lower(chol, vector):
+    """Solve chol x = vector, in place."""
+    for i in range(vector.size):
+        s = vector[i]
+        for j in range(i):
+            s -= chol[i, j] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def solve_upper(chol, vector):
+    """Solve chol.T x = vector, in place."""
+    for i in range(vector.size - 1, -1, -1):
+        s = vector[i]
+        for j in range(i + 1, vector.size):
+            s -= chol[j, i] * vector[j]
+        vector[i] = s / chol[i, i]
+
+
+@kernel
+def half_log_det(chol):
+    """log |Sigma| / 2: the logarithms of the diagonal, added up."""
+    s = 0.0
+    for i in range(chol.shape[0]):
+        s += math.log(chol[i, i])
+    return s
+
+
+@kernel
+def rotate_pair(matrix, vectors, i, j, dim):
+    """Jacobi's rotation in the plane of two axes: matrix[i, j] becomes 0, the larger eigenvalue is at i.
+
+    The columns of `vectors` are rotated along.
+    """
+    angle = 0.5 * math.atan2(2.0 * matrix[i, j], matrix[i, i] - matrix[j, j])
+    c, s = math.cos(angle), math.sin(angle)
+    for k in range(dim):
+        x, y = matrix[k, i], matrix[k, j]
+        matrix[k, i], matrix[k, j] = c * x + s * y, c * y - s * x
+        x, y = vectors[k, i], vectors[k, j]
+        vectors[k, i], vectors[k, j] = c * x + s * y, c * y - s * x
+    for k in range(dim):
+        x, y = matrix[i, k], matrix[j, k]
+        matrix[i, k], matrix[j, k] = c * x + s * y, c * y - s * x
+
+
+@kernel
+def eigenvectors(matrix, vectors):
+    """Overwrite a symmetric matrix by that of its eigenvalues, and write its eigenvectors as columns.
+
+    Jacobi's rotations; a dozen sweeps make anything diagonal to rounding.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(n):
+            vectors[i, j] = 1.0 if i == j else 0.0
+    for _ in range(MOST_SWEEPS):
+        rotated = False
+        for i in range(n):
+            for j in range(i):
+                if abs(matrix[i, j]) <= DIAGONAL * (abs(matrix[i, i]) + abs(matrix[j, j])):
+                    continue
+                rotated = True
+                rotate_pair(matrix, vectors, i, j, n)
+        if not rotated:
+            return

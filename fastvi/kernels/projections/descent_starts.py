@@ -1,0 +1,94 @@
+"""Starts of the descents to the local minima of KL(q ‖ p), and the list of minima found."""
+
+from __future__ import annotations
+
+import math
+
+from ..borrowing import borrow, named
+from ..compiler import exported, kernel
+from ..densities.gaussians import gaussian_kl
+from ..densities.mixtures import climb, mixture_moments, pair_moments
+from ..numerics.matrices import cholesky, copy_matrix, copy_vector, solve_lower
+from .optimum import SAME_START, Workspace, read, write
+
+
+@kernel
+def _known(mean, chol, all_means, all_chols, count, same, space):
+    """Whether (mean, chol) is among the first `count`."""
+    for i in range(count):
+        if gaussian_kl(mean, chol, all_means[i], all_chols[i], space) < same:
+            return True
+    return False
+
+
+@exported
+def starts(mixture, start_means, start_chols, space):
+    """Write starts: the components, the moment match, the merged pairs, the modes; their number.
+
+    The mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. `space` is a
+    `workspace`.
+    """
+    log_weights, means, chols = borrow(mixture)
+    start_means, start_chols = borrow(start_means), borrow(start_chols)
+    space = named(Workspace, borrow(space))
+    components, dim = means.shape
+    one, two, three, gradient = space.factor, space.new_factor, space.matrix, space.trial_mean
+    count = 0
+    for k in range(components):
+        if log_weights[k] > -math.inf:
+            copy_vector(means[k], start_means[count])
+            copy_matrix(chols[k], start_chols[count])
+            count += 1
+    if components == 1:
+        return count
+    mixture_moments(log_weights, means, chols, start_means[count], one)
+    if cholesky(one, start_chols[count]):
+        count += 1
+    for k in range(components if components > 2 else 0):
+        for m in range(k):
+            if max(log_weights[k], log_weights[m]) == -math.inf:
+                continue
+            pair_moments(log_weights, means, chols, k, m, start_means[count], one)
+            if cholesky(one, start_chols[count]):
+                count += 1
+    for k in range(components):
+        z = start_means[count]
+        copy_vector(means[k], z)
+        if not climb(log_weights, means, chols, z, gradient, two, three, space.vectors) or not cholesky(
+            two, two
+        ):
+            continue
+        # The covariance is the inverse of what was in `two`: one column at a time.
+        for j in range(dim):
+            column = three[j]
+            for i in range(dim):
+                column[i] = 1.0 if i == j else 0.0
+            solve_lower(two, column)
+        for i in range(dim):
+            for j in range(i + 1):
+                s = 0.0
+                for a in range(dim):
+                    s += three[i, a] * three[j, a]
+                one[i, j] = s
+        if cholesky(one, start_chols[count]) and not _known(
+            z, start_chols[count], start_means, start_chols, count, SAME_START, space.vectors
+        ):
+            count += 1
+    return count
+
+
+@kernel
+def insert(all_means, all_chols, reports, s, count, report, space):
+    """Move optimum `s` with its report to its place among the `count` that are there, best first."""
+    mean, chol = space.trial_mean, space.trial_chol
+    copy_vector(all_means[s], mean)
+    copy_matrix(all_chols[s], chol)
+    i = count
+    while i > 0 and read(reports[i - 1]).kl > report.kl:
+        copy_vector(all_means[i - 1], all_means[i])
+        copy_matrix(all_chols[i - 1], all_chols[i])
+        copy_vector(reports[i - 1], reports[i])
+        i -= 1
+    copy_vector(mean, all_means[i])
+    copy_matrix(chol, all_chols[i])
+    write(report, reports[i])

@@ -1,0 +1,401 @@
+"""Moments of log q - log p on a lattice, row by row, without an exponential for each node.
+
+With f_m the component that is largest where q is, log p = log f_m + log(1 + sum_k r_k), r_k = f_k / f_m. Both
+log f_m and log r_k are quadratic in (x, y, z), so the moments of log q - log f_m are known: only the last
+logarithm needs a sum. It is at most sum_k r_k, and the weight times r_k is a Gaussian: each row is cut to
+where one of these is larger than the weight at the edge of the ball, which leaves half of the nodes,
+and `left_out` says what that may change.
+
+From one row to the next r_k is multiplied by exp(a x) and a number, so one row of exp(a x) serves for all
+rows; r_k itself is computed afresh every few of them, which keeps its rounding at 1e-15. What is left for
+each node is one logarithm.
+
+Polynomials lose digits where a component is far narrower than q, and exponentials overflow: `fits` says where
+all this may be used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compiler import adder, formula, inlined, kernel
+from ..densities.gaussians import LOG_2PI
+from ..densities.mixtures import DROPPED
+from ..numerics.elementary import decay, log_ratio
+from .lattice import ROWS, _bell, cell, half_chord
+
+#: The most nodes along a row.
+ACROSS = 1024
+
+#: Rows are filled up to multiples of this: a loop over what is left of a row would take as long.
+LANES = 16
+
+#: Rows between two that are computed afresh.
+FRESH = 16
+
+#: Exponents below which a component does not matter, and beyond which rounding does: at 600 it is 1e-13.
+NOTHING, LARGEST = -60.0, 600.0
+
+#: Where a row without nodes begins; it ends before that.
+NOWHERE = 1e9
+
+#: Curvature along a row above which a Gaussian is taken to have no end: its ends would lose digits.
+FLAT = -1e-2
+
+
+class Workspace(NamedTuple):
+    """Scratch space for mixtures of up to K components."""
+
+    polynomials: Any  #: (K, 10) log f_m and then each log r_k, see `ratios`
+    ratios: Any  #: (K, ACROSS + LANES) each r_k along a row
+    growths: Any  #: (K, ACROSS + LANES) what r_k is multiplied by from row to row, but for a number
+    scales: Any  #: (K, FRESH) that number, for each of the next rows
+    x: Any  #: (ACROSS + LANES,) the coordinates along a row
+    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
+    total: Any  #: (ACROSS + LANES,) the sum of the ratios along a row
+    rows: Any  #: (4, ROWS) by row: its weight, its first node and the one after its last, half its chord
+
+
+@kernel
+def workspace(components):
+    """Scratch space for mixtures of up to so many components."""
+    return Workspace(
+        polynomials=np.empty((components, 10)),
+        ratios=np.empty((components, ACROSS + LANES)),
+        growths=np.empty((components, ACROSS + LANES)),
+        scales=np.empty((components, FRESH)),
+        x=np.empty(ACROSS + LANES),
+        weights=np.empty(ACROSS + LANES),
+        total=np.empty(ACROSS + LANES),
+        rows=np.empty((4, ROWS)),
+    )
+
+
+@kernel
+def _expand(row, out):
+    """Write the log density as a polynomial: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
+    b0, b1, b2 = row[1], row[2], row[3]
+    x0, y0, z0, x1, y1, z1 = row[4], row[5], row[6], row[7], row[8], row[9]
+    x2, y2, z2 = row[10], row[11], row[12]
+    out[0] = row[0] - 0.5 * (b0 * b0 + b1 * b1 + b2 * b2)
+    out[1] = -(b0 * x0 + b1 * x1 + b2 * x2)
+    out[2] = -(b0 * y0 + b1 * y1 + b2 * y2)
+    out[3] = -(b0 * z0 + b1 * z1 + b2 * z2)
+    out[4] = -0.5 * (x0 * x0 + x1 * x1 + x2 * x2)
+    out[5] = -(x0 * y0 + x1 * y1 + x2 * y2)
+    out[6] = -(x0 * z0 + x1 * z1 + x2 * z2)
+    out[7] = -0.5 * (y0 * y0 + y1 * y1 + y2 * y2)
+    out[8] = -(y0 * z0 + y1 * z1 + y2 * z2)
+    out[9] = -0.5 * (z0 * z0 + z1 * z1 + z2 * z2)
+
+
+@kernel
+def _extent(row, radius):
+    """A bound of what a polynomial without its constant is in the ball."""
+    square = radius * radius
+    linear = radius * (abs(row[1]) + abs(row[2]) + abs(row[3]))
+    pure = square * (abs(row[4]) + abs(row[7]) + abs(row[9]))
+    mixed = square * (abs(row[5]) + abs(row[6]) + abs(row[8]))
+    return linear + pure + 0.5 * mixed
+
+
+@kernel
+def _on_the_way(row, step, radius):
+    """A bound of the exponents that rows go through, in the box around the ball."""
+    mixed = radius * radius * (abs(row[5]) + abs(row[6]) + abs(row[8]))
+    # How far the rows go from a fresh one, and what they are multiplied by until then.
+    way = min(FRESH * step, 2.0 * radius)
+    steady = way * (abs(row[2]) + radius * (2.0 * abs(row[7]) + abs(row[8]) + abs(row[5])))
+    return max(row[0] + _extent(row, radius) + 0.5 * mixed, 0.0) + steady
+
+
+@kernel
+def ratios(coefficients, radius, table):
+    """Write the polynomials of log f_m and then of each log r_k that matters in the ball; their number."""
+    best, top = -1, DROPPED
+    for k in range(coefficients.shape[0]):
+        row = coefficients[k]
+        value = row[0] - 0.5 * (row[1] * row[1] + row[2] * row[2] + row[3] * row[3])
+        if row[0] > DROPPED and value > top:
+            best, top = k, value
+    if best < 0:
+        return 0
+    main = table[0]
+    _expand(coefficients[best], main)
+    count = 1
+    for k in range(coefficients.shape[0]):
+        if k == best or coefficients[k, 0] == DROPPED:
+            continue
+        row = table[count]
+        _expand(coefficients[k], row)
+        for i in range(10):
+            row[i] -= main[i]
+        if not row[0] + _extent(row, radius) < NOTHING:
+            count += 1
+    return count
+
+
+@kernel
+def fits(coefficients, steps, radius, table):
+    """`ratios`; 0 where this is no use."""
+    if not 2.0 * radius / steps[0] < ACROSS - 2:
+        return 0
+    count = ratios(coefficients, radius, table)
+    for k in range(1, count):
+        row = table[k]
+        if not abs(row[0]) + _extent(row, radius) < LARGEST:
+            return 0
+        if not _on_the_way(row, steps[1], radius) < LARGEST:
+            return 0
+    return count
+
+
+@formula
+def _exp_quadratic(a, b, c, x):
+    return decay(a + x * (b + c * x))
+
+
+@inlined
+def _fresh(a, b, c, x, out):
+    """out = exp(a + b x + c x**2)."""
+    for i in range(x.size):
+        out[i] = _exp_quadratic(a, b, c, x[i])
+
+
+@inlined
+def _scale(slope, curve, first, height, out):
+    """What the ratios of each of the next rows are to be multiplied by, at x = 0."""
+    for k in range(FRESH):
+        d = k * height
+        out[k] = _exp_quadratic(0.0, slope + 2.0 * curve * first, curve, d)
+
+
+@inlined
+def _advance(kept, scale, ratios, growth, total):
+    """total = kept total + scale ratios; the ratios of the next row are left behind."""
+    for i in range(total.size):
+        r = ratios[i]
+        total[i] = kept * total[i] + scale * r
+        ratios[i] = r * growth[i]
+
+
+@formula
+def _term(weight, r):
+    return weight * log_ratio(1.0 + r, 1.0, r)
+
+
+@adder
+def _row_sums(x, weights, ratios):
+    """Sums along a row of w x**k log(1 + r), k <= 4."""
+    s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(x.size):
+        v = x[i]
+        u = _term(weights[i], ratios[i])
+        square = v * v
+        uv = u * v
+        s0 += u
+        s1 += uv
+        s2 += u * square
+        s3 += uv * square
+        s4 += u * (square * square)
+    return s0, s1, s2, s3, s4
+
+
+@inlined
+def _across(width, step, offset, radius, x, bell):
+    """Write the coordinates and weights along a row; outside of the ball they are its edge and 0."""
+    for i in range(x.size):
+        v = min((i - width + offset) * step, radius)
+        x[i] = v
+        bell[i] = _bell(v) if v < radius else 0.0
+
+
+@inlined
+def _chords(rows, count, first, height, z, radius):
+    """Write the weights of rows and half their chords; they have no nodes yet."""
+    for j in range(count):
+        y = (first + j) * height
+        rows[0, j] = decay(-0.5 * (y * y + z * z))
+        rows[1, j], rows[2, j] = NOWHERE, -NOWHERE
+        rows[3, j] = math.sqrt(max(radius * radius - y * y - z * z, 0.0))
+
+
+@inlined
+def _widen(rows, count, first, height, z, level, row):
+    """Move the ends of rows to where the weight times this ratio falls below exp(level)."""
+    curve = row[4] - 0.5
+    for j in range(count):
+        y, chord = (first + j) * height, rows[3, j]
+        a = row[0] + y * (row[2] + row[7] * y) + z * (row[3] + row[8] * y + row[9] * z)
+        b = row[1] + row[5] * y + row[6] * z
+        square = b * b - 4.0 * curve * (a - 0.5 * (y * y + z * z) - level)
+        root, middle = math.sqrt(max(square, 0.0)), -b
+        low, high = (middle + root) / (2.0 * curve), (middle - root) / (2.0 * curve)
+        low, high = (low, high) if curve < FLAT else (-chord, chord)
+        some = curve >= FLAT or square > 0.0
+        rows[1, j] = min(rows[1, j], max(low, -chord) if some else NOWHERE)
+        rows[2, j] = max(rows[2, j], min(high, chord) if some else -NOWHERE)
+
+
+@inlined
+def add_moments(sums, z, moments):
+    """Add what `_moments` of the nodes with one z gives."""
+    s0, s1, s2, s3, s04 = sums
+    power = 1.0
+    for c in range(5):
+        for a in range(5 - c):
+            moments[25 * c + a] += power * s0[a]
+        for a in range(4 - c):
+            moments[25 * c + 5 + a] += power * s1[a]
+        for a in range(3 - c):
+            moments[25 * c + 10 + a] += power * s2[a]
+        for a in range(2 - c):
+            moments[25 * c + 15 + a] += power * s3[a]
+        if c == 0:
+            moments[20] += s04
+        if z == 0.0:
+            break
+        power *= z
+
+
+@kernel
+def _normal(n):
+    """E x**n of a standard normal x, n <= 6."""
+    return (1.0, 0.0, 1.0, 0.0, 3.0, 0.0, 15.0)[n]
+
+
+@inlined
+def add_polynomial(main, own, dim, moments):
+    """Add the moments of log q - log f_m: those of a polynomial."""
+    for c in range(5 if dim > 2 else 1):
+        z0, z1, z2 = _normal(c), _normal(c + 1), _normal(c + 2) if dim > 2 else 0.0
+        for b in range(5 - c if dim > 1 else 1):
+            y0, y1, y2 = _normal(b), _normal(b + 1), _normal(b + 2) if dim > 1 else 0.0
+            # The polynomial's expectation in y and z: what multiplies 1, x and x**2.
+            one = (own - main[0]) * (y0 * z0) - main[2] * (y1 * z0) - main[3] * (y0 * z1)
+            one -= (0.5 + main[7]) * (y2 * z0) + main[8] * (y1 * z1) + (0.5 + main[9]) * (y0 * z2)
+            linear = -main[1] * (y0 * z0) - main[5] * (y1 * z0) - main[6] * (y0 * z1)
+            square = -(0.5 + main[4]) * (y0 * z0)
+            for a in range(5 - c - b):
+                x0, x1, x2 = _normal(a), _normal(a + 1), _normal(a + 2)
+                moments[25 * c + 5 * b + a] += one * x0 + linear * x1 + square * x2
+
+
+@inlined
+def _ends(rows, count, width, step, offset):
+    """Turn the ends of rows into nodes: the first, and the one after the last of whole lanes."""
+    for j in range(count):
+        low = max(math.ceil(rows[1, j] / step - offset + width), 0.0)
+        nodes = math.floor(rows[2, j] / step - offset + width) + 1.0 - low
+        rows[1, j] = low
+        rows[2, j] = low + LANES * math.ceil(nodes / LANES)
+
+
+@kernel
+def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
+    """`expectations.integrate` of log q - log p to degree 4, after `fits` has returned `count`."""
+    table, ratios, growths, scales, rows = (
+        space.polynomials,
+        space.ratios,
+        space.growths,
+        space.scales,
+        space.rows,
+    )
+    step, height, depth = steps[0], steps[1], steps[2]
+    width = half_chord(radius * radius, step)
+    size = (2 * width + 2 * LANES) & -LANES
+    level = -0.5 * radius * radius
+    x, bell, total = space.x[:size], space.weights[:size], space.total[:size]
+    _across(width, step, shift[0], radius, x, bell)
+    for k in range(1, count):
+        _fresh(0.0, table[k, 5] * height, 0.0, x, growths[k, :size])
+    for i in range(size):
+        total[i] = 0.0
+    nodes = 0
+    planes = half_chord(radius * radius, depth) if dim > 2 else 0
+    for plane in range(-planes, planes + 1):
+        z = (plane + shift[2]) * depth
+        last = half_chord(radius * radius - z * z, height) if dim > 1 else 0
+        s00, s10, s20, s30, s40 = 0.0, 0.0, 0.0, 0.0, 0.0
+        s01, s11, s21, s31 = 0.0, 0.0, 0.0, 0.0
+        s02, s12, s22 = 0.0, 0.0, 0.0
+        s03, s13, s04 = 0.0, 0.0, 0.0
+        low, high, fresh = 0, 0, 0
+        for j in range(2 * last + 1):
+            k = j & (ROWS - 1)
+            y = (j - last + shift[1]) * height
+            if k == 0:
+                fresh = 0
+                some = (min(ROWS, 2 * last + 1 - j) + 7) & -8
+                _chords(rows, some, j - last + shift[1], height, z, radius)
+                for c in range(1, count):
+                    _widen(rows, some, j - last + shift[1], height, z, level, table[c])
+                _ends(rows, some, width, step, shift[0])
+            near, far = int(rows[1, k]), int(rows[2, k])
+            if fresh == 0:
+                if near >= far:
+                    continue
+                # All that the rows up to the next fresh ones need.
+                fresh = min(FRESH, ROWS - k, 2 * last + 1 - j)
+                low, high = near, far
+                for i in range(k, k + fresh):
+                    low, high = min(low, int(rows[1, i])), max(high, int(rows[2, i]))
+                for c in range(1, count):
+                    row = table[c]
+                    a = row[0] + y * (row[2] + row[7] * y) + z * (row[3] + row[8] * y + row[9] * z)
+                    b = row[1] + row[5] * y + row[6] * z
+                    _fresh(a, b, row[4], x[low:high], ratios[c, low:high])
+                    _scale(row[2] + row[8] * z, row[7], y, height, scales[c])
+                first = j
+            for c in range(1, count):
+                kept, scale = 0.0 if c == 1 else 1.0, scales[c, j - first]
+                _advance(kept, scale, ratios[c, low:high], growths[c, low:high], total[low:high])
+            fresh -= 1
+            if near >= far:
+                continue
+            nodes += far - near
+            u0, u1, u2, u3, u4 = _row_sums(x[near:far], bell[near:far], total[near:far])
+            w = rows[0, k]
+            u0, u1, u2, u3, u4 = w * u0, w * u1, w * u2, w * u3, w * u4
+            s00 += u0
+            s10 += u1
+            s20 += u2
+            s30 += u3
+            s40 += u4
+            s01 += u0 * y
+            s11 += u1 * y
+            s21 += u2 * y
+            s31 += u3 * y
+            y2 = y * y
+            s02 += u0 * y2
+            s12 += u1 * y2
+            s22 += u2 * y2
+            s03 += u0 * (y2 * y)
+            s13 += u1 * (y2 * y)
+            s04 += u0 * (y2 * y2)
+        add_moments(
+            (
+                (s00, s10, s20, s30, s40),
+                (s01, s11, s21, s31),
+                (s02, s12, s22),
+                (s03, s13),
+                s04,
+            ),
+            z,
+            moments,
+        )
+    volume = -cell(steps, dim)
+    for i in range(moments.size):
+        moments[i] *= volume
+    add_polynomial(table[0], own, dim, moments)
+    return nodes
+
+
+@kernel
+def left_out(components, dim, radius):
+    """A bound of what the rows leave out of the ball: there the weight times each r_k is below that level."""
+    volume = (2.0 * radius, math.pi * radius**2, 4.0 / 3.0 * math.pi * radius**3)[dim - 1]
+    return (components - 1) * volume * math.exp(-0.5 * (radius * radius + dim * LOG_2PI))

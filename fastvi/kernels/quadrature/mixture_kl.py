@@ -1,0 +1,279 @@
+"""Divergences and entropies of Gaussian mixtures by quadrature, and their bounds without.
+
+A mixture is its log weights (K), means (K, D) and Cholesky factors (K, D, D).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..borrowing import borrow, named, plain
+from ..compiler import exported, kernel
+from ..densities.gaussians import LOG_2PI
+from ..densities.mixtures import Mixture, see
+from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
+from ..optimizers import newton
+from ..optimizers.newton import FULL, differentiate, lay_out
+from . import contours
+from . import moments as moments_
+from .lattice_rows import left_out
+from .moments import MOMENTS, MOST_NODES, STEP, integrate_difference, integrate_own
+from .refinement import ball, leave_out, refine, refine_own, rounding, set_steps, tail
+from .rotation import rotate
+
+#: The ball and the most nodes for a first value, which says how well the parts must be known.
+ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
+
+#: Rounding of a value, relative to it.
+ROUNDING = 4.4e-16
+
+
+class Workspace(NamedTuple):
+    """Scratch space for `mixture_kl` and `reverse_kl` in D dimensions."""
+
+    quadrature: moments_.Workspace
+    newton: newton.Workspace
+    factor: Any  #: (D, D) of the frame, rotated to what is sharp
+    moments: Any  #: (MOMENTS,)
+
+
+@exported
+def workspace(components_p, components_q, dim):
+    """Scratch space for `mixture_kl` and `reverse_kl`: one for each thread.
+
+    Parameters
+    ----------
+    components_p, components_q : int
+        As many as p and q have, or more.
+    dim : int
+        At most 3.
+
+    Returns
+    -------
+    tuple
+
+    Examples
+    --------
+    >>> from fastvi import kernels
+    >>> space = kernels.estimates.workspace(2, 1, 2)
+    """
+    return plain(
+        Workspace(
+            quadrature=moments_.workspace(max(components_p, components_q), dim),
+            newton=newton.workspace(dim),
+            factor=np.empty((dim, dim)),
+            moments=np.zeros(MOMENTS),
+        )
+    )
+
+
+@kernel
+def _in_frame(p, q, k, factor, space):
+    """The coefficients of both in the frame of component k of p."""
+    first, second = space.first[: p.log_weights.size], space.second[: q.log_weights.size]
+    see(p, p.means[k], factor, first, space.vectors)
+    see(q, p.means[k], factor, second, space.vectors)
+    return first, second
+
+
+@kernel
+def _in_rotated_frame(p, q, k, factor, space):
+    """`_in_frame` of component k, its factor rotated to what is sharp; and a bound of what was left out."""
+    copy_matrix(p.chols[k], factor)
+    first, second = _in_frame(p, q, k, factor, space)
+    dim = factor.shape[0]
+    dropped = leave_out(first, dim, space) + leave_out(second, dim, space)
+    rotate(first, second, dim, factor, space)
+    return first, second, dropped
+
+
+@kernel
+def _by_contours(p, q, rtol, space):
+    """`mixture_kl` by sums along contours: (value, error, nodes); an infinite error where not."""
+    quadrature, moments = space.quadrature, space.moments
+    components, dim = p.means.shape
+    table = quadrature.by_rows.polynomials
+    level = contours.USUAL if rtol > 1e-8 else contours.FINEST
+    total, error, floor, nodes = 0.0, 0.0, 0.0, 0
+    for k in range(components):
+        weight = math.exp(p.log_weights[k])
+        if weight == 0.0:
+            continue
+        first, second = _in_frame(p, q, k, p.chols[k], quadrature)
+        floor = max(floor, rounding(first, second))
+        # E[-|xi|**2 / 2] - E[log p], and the same for q.
+        one, n = contours.expect(first, 0.0, dim, 1e-3 * rtol, level, table, moments)
+        value, left = -moments[0], one
+        nodes += n
+        if second.shape[0] > 0:
+            two, n = contours.expect(second, 0.0, dim, 1e-3 * rtol, level, table, moments)
+            value, left = value + moments[0], left + two
+            nodes += n
+        else:
+            value -= 0.5 * dim
+        if not left < math.inf:
+            return 0.0, math.inf, nodes
+        total += weight * value
+        error += weight * (left + ROUNDING * abs(value))
+    return total, error + floor, nodes
+
+
+@exported
+def mixture_kl(p, q, rtol, space):
+    """KL(p ‖ q) of two mixtures in up to three dimensions, by quadrature.
+
+    The sum over the components of p of w_k E_k[log p - log q], each in the component's own frame. For q
+    without components the result is minus the entropy of p.
+
+    Parameters
+    ----------
+    p, q : tuples (log_weights, means, chols)
+    rtol : float
+        Error wanted, relative.
+    space : tuple
+        A `workspace`.
+
+    Returns
+    -------
+    value, error, nodes, resolved
+        `resolved` is False where the lattice would need too many nodes: then the error says nothing. NaN in
+        an argument gives NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> p = np.log([0.3, 0.7]), np.array([[-3.0, 0.0], [3.0, 0.0]]), np.array([np.eye(2), np.eye(2)])
+    >>> q = np.zeros(1), np.array([[1.2, 0.0]]), np.array([np.diag([8.56**0.5, 1.0])])
+    >>> space = kernels.estimates.workspace(2, 1, 2)
+    >>> value, error, nodes, resolved = kernels.estimates.mixture_kl(p, q, 1e-10, space)
+    >>> round(value, 9), error < 1e-9, resolved
+    (0.466188952, True, True)
+    """
+    log_weights, means, chols = borrow(p)
+    p = Mixture(log_weights, means, chols)
+    log_weights, means, chols = borrow(q)
+    q = Mixture(log_weights, means, chols)
+    space = named(Workspace, borrow(space))
+    total, error, nodes = _by_contours(p, q, rtol, space)
+    if error <= rtol * abs(total) + 1e-14:
+        return total, error, nodes, True
+    factor, space = space.factor, space.quadrature
+    components, dim = p.means.shape
+    steps, shift = space.steps, space.shift
+    clear_vector(shift)
+    # What the whole sum is about says how well each part must be known.
+    coarse, floor = 0.0, 0.0
+    for k in range(components):
+        first, second, _ = _in_rotated_frame(p, q, k, factor, space)
+        floor = max(floor, rounding(first, second))
+        set_steps(first, second, dim, STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
+        value, _ = integrate_difference(first, second, dim, steps, shift, ROUGH_RADIUS, space)
+        coarse += math.exp(p.log_weights[k]) * value
+    wanted = max(rtol * abs(coarse), floor)
+    total, error, nodes, resolved = 0.0, floor, 0, True
+    for k in range(components):
+        weight = math.exp(p.log_weights[k])
+        if weight == 0.0:
+            continue
+        first, second, dropped = _in_rotated_frame(p, q, k, factor, space)
+        atol = wanted / (weight * components)
+        radius = ball(first, second, dim, 0.1 * atol)
+        fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
+        value, n = integrate_difference(first, second, dim, steps, shift, radius, space)
+        nodes += n
+        value, left, n = refine(first, second, dim, radius, atol, space, value)
+        nodes += n
+        total += weight * value
+        error += weight * (left + dropped + tail(first, second, dim, radius) + ROUNDING * abs(value))
+        resolved = resolved and fits
+    return total, error, nodes, resolved
+
+
+@exported
+def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol, space):
+    """KL(q ‖ p) for q = N(mean, chol chol') and a mixture p in up to three dimensions, with its gradient.
+
+    Parameters
+    ----------
+    log_weights, means, chols : (K,), (K, D), (K, D, D)
+    mean, chol : (D,), (D, D)
+    rtol : float
+        Error wanted, relative.
+    grad_mean, grad_chol : (D,), (D, D)
+        The gradient in the mean and in the lower triangle of the factor is written to them.
+    space : tuple
+        A `workspace` for K components.
+
+    Returns
+    -------
+    value, error
+        The error is infinite where the lattice would need too many nodes. NaN in an argument gives NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> p = np.log([0.3, 0.7]), np.array([[-3.0, 0.0], [3.0, 0.0]]), np.array([np.eye(2), np.eye(2)])
+    >>> grad_mean, grad_chol = np.empty(2), np.empty((2, 2))
+    >>> mean, chol, space = np.array([3.0, 0.0]), np.eye(2), kernels.estimates.workspace(2, 2, 2)
+    >>> value, error = kernels.estimates.reverse_kl(*p, mean, chol, 1e-8, grad_mean, grad_chol, space)
+    >>> round(value, 6), grad_mean.round(6) + 0.0
+    (0.354256, array([0.008087, 0.      ]))
+    """
+    space = named(Workspace, borrow(space))
+    quadrature, factor, moments = space.quadrature, space.factor, space.moments
+    dim = mean.size
+    steps, shift = quadrature.steps, quadrature.shift
+    clear_vector(shift)
+    first, second = quadrature.first[:0], quadrature.second[: log_weights.size]
+    copy_matrix(chol, factor)
+    see(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
+    own = -half_log_det(chol) - 0.5 * dim * LOG_2PI
+    floor = rounding(first, second)
+    table = quadrature.by_rows.polynomials
+    error, _ = contours.expect(second, own, dim, max(0.1 * rtol, floor), contours.USUAL, table, moments)
+    if error <= rtol * min(abs(moments[0]), 1.0) + floor:
+        slopes(moments, chol, space.newton, grad_mean, grad_chol)
+        return moments[0], error + floor
+    dropped = leave_out(second, dim, quadrature)
+    radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
+    fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
+    integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
+    error, _, _, _, holds = refine_own(
+        second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
+    )
+    error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
+    slopes(moments, chol, space.newton, grad_mean, grad_chol)
+    return moments[0], error if fits and holds else math.inf
+
+
+@kernel
+def slopes(moments, chol, parts, grad_mean, grad_chol):
+    """Write the gradient in (mean, factor), from the moments in the frame of the factor itself."""
+    dim = grad_mean.size
+    count = lay_out(FULL, dim, parts.layout)
+    differentiate(moments, FULL, dim, count, parts)
+    layout, gradient = parts.layout, parts.gradient
+    clear_matrix(grad_chol)
+    for i in range(count):
+        a, b = layout[i]
+        if b < 0:
+            grad_mean[a] = gradient[i]
+        else:
+            grad_chol[a, b] = gradient[i]
+    # d factor = factor dT: solve factor' G = gradient, a column at a time, and keep the lower triangle.
+    for i in range(dim - 1, -1, -1):
+        for k in range(i + 1, dim):
+            grad_mean[i] -= chol[k, i] * grad_mean[k]
+            for b in range(dim):
+                grad_chol[i, b] -= chol[k, i] * grad_chol[k, b]
+        grad_mean[i] /= chol[i, i]
+        for b in range(dim):
+            grad_chol[i, b] /= chol[i, i]
+    for i in range(dim):
+        for b in range(i + 1, dim):
+            grad_chol[i, b] = 0.0

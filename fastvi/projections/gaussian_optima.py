@@ -1,0 +1,173 @@
+"""Local optima of projections onto Gaussians."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..common import scratch
+from ..common.values import Array
+from ..distributions.bounds import kl_bounds
+from ..distributions.gaussian import Gaussian
+from ..distributions.grid import Grid2D
+from ..distributions.integrals import QUADRATURE_DIM, Estimate, _into, rounding_of_factors
+from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
+from ..distributions.mixture import GaussianMixture
+from .result import _COARSE, Projection
+
+_FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
+
+#: Local maxima of a grid that are taken as starts.
+_PEAKS = 16
+
+
+def _restricted_cov(cov: Array, family: str) -> Array:
+    """The factor of the M-projection of a Gaussian with this covariance."""
+    if family == "full":
+        return np.linalg.cholesky(cov)  # type: ignore[return-value]
+    diagonal = np.diag(cov)
+    scale = np.sqrt(diagonal if family == "diag" else np.full(diagonal.size, diagonal.mean()))
+    return np.diag(scale)
+
+
+def _match(p: Any, q: Gaussian) -> Estimate:
+    """KL(p ‖ q) where q matches the moments of p that its family has: log |2 pi e Sigma| / 2 - h(p)."""
+    if isinstance(p, Gaussian):
+        return kl_estimate(p, q)
+    if isinstance(p, GaussianMixture) and p.dim > QUADRATURE_DIM:
+        return kl_estimate(p, q)
+    h = entropy_estimate(p)
+    value = q.entropy() - h.value
+    if isinstance(p, GaussianMixture) and value < 1e-3:
+        # The difference of two entropies has lost digits.
+        return kl_estimate(p, q)
+    return Estimate(max(value, 0.0), h.error + 4.4e-16 * abs(h.value), h.evaluations, h.method)
+
+
+def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
+    try:
+        gaussians = list(starts)
+    except TypeError:
+        raise TypeError(f"starts must be a sequence of Gaussians, not {type(starts).__name__}") from None
+    for k, start in enumerate(gaussians):
+        if not isinstance(start, Gaussian):
+            raise TypeError(f"starts[{k}] must be a Gaussian, not {type(start).__name__}")
+        if start.dim != dim:
+            raise ValueError(f"starts[{k}] has dimension {start.dim}, p has {dim}")
+    if not gaussians:
+        raise ValueError("starts is empty")
+    return np.stack([s.mean for s in gaussians]), np.stack([s.cholesky for s in gaussians])
+
+
+def _buffers(components: int, dim: int) -> tuple[Any, ...]:
+    """Scratch space for I-projections of mixtures of that size, with room for the starts."""
+    most = components * (components + 3) // 2 + 1
+    return (
+        kernels.projections.optimum.workspace(components, dim),
+        *_room_for(np.empty((most, dim)), np.empty((most, dim, dim))),
+    )
+
+
+def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
+    """Starts, and what the kernel needs beside them."""
+    return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), 5))
+
+
+def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
+    dim = p._means.shape[1]
+    buffers = scratch.space(_buffers, p._weights.size, dim)
+    space, means, factors, found, reports = buffers
+    given = 0
+    if starts is not None:
+        means, factors, found, reports = _room_for(*_starts_of(starts, dim))
+        given = len(means)
+    count = kernels.projections.mixture_projections.i_projections(
+        p._triple(), family, given, means, factors, rtol, space, found, reports
+    )
+    if count == 0:
+        raise ValueError("no Gaussian has a finite divergence from p: its numbers are out of range")
+    optima = []
+    rounding = rounding_of_factors(1.0, p)
+    means, factors = means[:count].copy(), factors[:count].copy()
+    for k, (value, error, gradient_norm, nodes, status) in enumerate(reports[:count].tolist()):
+        q = Gaussian._from_factor(means[k], factors[k])
+        if not error < math.inf:
+            value, error = _into(kl_bounds(q, p), value)
+        error += rounding * (value + dim)
+        optima.append((q, (value, error, int(nodes)), gradient_norm, int(status), int(nodes)))
+    best, *others = optima
+    return Projection(*best, [Projection(*other) for other in others])
+
+
+def _grid_starts(p: Grid2D) -> tuple[Array, Array]:
+    """The moment match, and each peak with the covariance of what is near it."""
+    means, factors = [p.mean], [np.linalg.cholesky(p.cov)]
+    peaks = np.empty((_PEAKS, 3))
+    count = kernels.densities.grids.peaks(p._arrays[0], p._arrays[1], p._arrays[4], peaks, _PEAKS)
+    for k in range(count):
+        u, v, _ = peaks[k]
+        cov = _curvature(p, u, v)
+        means.append(np.array([u, v]))
+        factors.append(np.linalg.cholesky(cov))
+    return np.stack(means), np.stack(factors)
+
+
+def _curvature(p: Grid2D, u: float, v: float) -> Array:
+    """A covariance from the second differences at a peak; the grid's where they are of no use."""
+    i = min(max(int(np.searchsorted(p.x, u)), 1), p.x.size - 2)
+    j = min(max(int(np.searchsorted(p.y, v)), 1), p.y.size - 2)
+    patch = p.logp[i - 1 : i + 2, j - 1 : j + 2]
+    dx, dy = 0.5 * (p.x[i + 1] - p.x[i - 1]), 0.5 * (p.y[j + 1] - p.y[j - 1])
+    with np.errstate(invalid="ignore"):
+        xx = -(patch[2, 1] - 2 * patch[1, 1] + patch[0, 1]) / dx**2
+        yy = -(patch[1, 2] - 2 * patch[1, 1] + patch[1, 0]) / dy**2
+        xy = -(patch[2, 2] - patch[2, 0] - patch[0, 2] + patch[0, 0]) / (4 * dx * dy)
+    if xx > 0.0 and yy > 0.0 and xx * yy > 1.001 * xy * xy:
+        cov: Array = np.linalg.inv(np.array([[xx, xy], [xy, yy]]))
+        if (np.sqrt(np.diag(cov)) < 0.5 * np.array([np.ptp(p.x), np.ptp(p.y)])).all():
+            return cov
+    return np.array(p.cov)
+
+
+def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
+    zero = p.logp == -math.inf
+    if zero.any():
+        i, j = (int(k) for k in np.argwhere(zero)[0])
+        raise ValueError(
+            f"p is zero at x[{i}] = {p.x[i]!s}, y[{j}] = {p.y[j]!s}: "
+            "KL(q ‖ p) is infinite for every Gaussian q"
+        )
+    grid = p.normalized()._arrays
+    if starts is None:
+        means, factors = _grid_starts(p)
+    else:
+        means, factors = _starts_of(starts, 2)
+    reports = np.empty((len(means), 5))
+    count = kernels.projections.grid_projections.grid_projections(
+        grid, family, means, factors, 1e-6, kernels.projections.grid_projections.workspace(), reports
+    )
+    if count == 0:
+        raise ValueError(
+            "the grid is too coarse or too small for a Gaussian: every descent of KL(q ‖ p) left it"
+        )
+    optima = []
+    for mean, factor, row in zip(means, factors, reports[:count].tolist(), strict=False):
+        _, _, gradient_norm, evaluations, _ = row
+        q = Gaussian._from_factor(mean.copy(), factor.copy())
+        estimate = kl_estimate(q, p)
+        good = estimate.error <= max(rtol * estimate.value, 1e-12)
+        optima.append(Projection(q, estimate, gradient_norm, 0 if good else _COARSE, int(evaluations)))
+    return optima[0]._with(optima[1:])
+
+
+def _gaussian_projection(p: Gaussian, family: str) -> Projection:
+    """Closed form: Sigma, 1 / Lambda_ii, D / tr Lambda."""
+    if family == "full":
+        return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
+    factor = np.array(p.cholesky)
+    kernels.projections.mixture_projections.restrict(_FAMILIES[family], factor, np.empty(2 * p.dim))
+    q = Gaussian._from_factor(np.array(p.mean), factor)
+    return Projection(q, lambda: kl_estimate(q, p))
