@@ -30,7 +30,7 @@ _ROW = types.Array(_X, 1, "C")
 _ROW32 = types.Array(types.float32, 1, "C")
 _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
-_FRAME = numba.typeof(normalized.plain_frame.py_func())
+_NORMALIZATION = numba.typeof(normalized.identity_normalization.py_func())
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
@@ -56,8 +56,8 @@ HOT = {
     "hellinger, near": (chunks._hellinger_lifted, (_ROW, _ROW, _THETA)),
     "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _X)),
     "alpha_divergence, near": (chunks._alpha_lifted, (_ROW, _ROW, _THETA)),
-    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),
-    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _FRAME)),
+    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _NORMALIZATION, _THETA)),
+    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _NORMALIZATION)),
     "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
     "masses": (normalized._masses, (_ROW, _ROW)),
     "logarithms' mass": (normalized._exp_sum, (_ROW, _X)),

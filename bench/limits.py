@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import timeit
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ import numpy as np
 import fastvi as fv
 from fastvi import kernels
 from fastvi.kernels.compiler import adder
+from fastvi.kernels.discrete.registry import ROWS
 from fastvi.kernels.numerics import elementary
 
 from . import inference, inputs, mixture_fits, projections
@@ -125,28 +127,15 @@ def reading(*arrays: Any) -> Callable[[], Any]:
     return lambda: np.dot(*flat)
 
 
-#: What the terms of the divergences need; one that is not listed needs its entries. A logarithm contains a
-#: division.
-TERMS = {
-    "entropy": {"log": 1},
-    "cross_entropy": {"log": 1},
-    "kl": {"log": 1},
-    "js": {"log": 2},
-    "jeffreys": {"log": 1},
-    "hellinger": {"root": 2},
-    "total_variation": {},
-    "chi2": {"division": 1},
-    "bhattacharyya": {"root": 1},
-    "renyi": {"log": 1, "exp": 1},
-    "alpha_divergence": {"log": 1, "exp": 1},
-    "kl_grad": {"log": 1, "division": 1},
-}
+#: Operations of an entry, from the registry; a logarithm contains a division.
+NEEDS = {name: Counter(row.needs.split()) for name, row in ROWS.items()}
+NEEDS["kl_grad"] = Counter(("log", "division"))
 
 
 def arrays() -> list[Loop]:
     loops = []
     for name, call in CALLS.items():
-        needs = TERMS.get(name, {})
+        needs = NEEDS[name]
         for n, dtype in ((10_000, "float64"), (1_000_000, "float64"), (1_000_000, "float32")):
             p, q = inputs.pair(n, dtype=dtype)
             read = reading(p) if name == "entropy" else reading(p, q)

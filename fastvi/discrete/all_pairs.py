@@ -76,7 +76,7 @@ class _Products:
     def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
         self.q, self.masses, self.code = q, masses, code
         self.table = np.zeros((_padded(q.shape[1]), len(q)))
-        kernels.discrete.all_pairs.surprise(q, masses, self.table)
+        kernels.discrete.all_pairs.minus_logs(q, masses, self.table)
 
     def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
         padded = np.zeros((_padded(len(p)), len(self.table)))
