@@ -3,7 +3,7 @@
 To add a divergence:
 
 1.  Write its term in ``kernels/discrete/terms.py``: ``<term>_term(p, q, d, theta)``, which is >= 0. If the
-    divergence is no sum, write the kernels ``<name>`` and ``log_<name>`` in a module of its own, like `renyi`.
+    divergence is no sum, write the kernels ``<name>`` and ``log_<name>`` in a module, like `renyi`.
 2.  Add a row to `ROWS` below.
 3.  Write the public function with its docstring in ``fastvi/discrete/distances.py``, and add its name to
     the lists in ``fastvi/discrete/__init__.py`` and ``fastvi/__init__.py``.
