@@ -38,7 +38,7 @@ FIT_STEPS = 6
 FIT_FAULT_AT = 7
 FIT_SIZE = 8
 
-#: Largest number of accepted steps of a fit: a converging one takes about ten.
+#: Largest number of accepted steps of a fit.
 _MOST_STEPS = 100
 
 # All types of arguments and results.
@@ -73,7 +73,7 @@ def _one(p, n, mass, out):
 
 
 def _order(p, q, n, alpha, mass, out):
-    """Template (`whole`, `at_one`, `low`, `high`, `most`): of two arrays and an order from `low` to `high`."""
+    """Template (`whole`, `at_one`, `low`, `high`, `most`): of two arrays and an order in a range."""
     if n < 1 or not UNIT <= mass <= most or not low <= alpha <= high:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
