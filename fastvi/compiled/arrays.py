@@ -1,5 +1,4 @@
-"""The public functions of arrays inside the user's `numba.njit` code: one overload for each row of the
-registry.
+"""The public functions of arrays inside the user's `numba.njit` code: an overload for each registry row.
 
 In compiled code a distribution is a contiguous 1-D array, and the keywords that select a kernel are
 compile-time constants. Nothing is raised: invalid input gives NaN, so that one bad item in a `prange` affects

@@ -1,5 +1,4 @@
-"""numba types of distributions and models in compiled code: fields, boxing, unboxing, and checks of
-arguments.
+"""numba types of distributions and models, with boxing and unboxing, and the checks of arguments.
 
 Used by the overloads in the other modules of this package.
 """

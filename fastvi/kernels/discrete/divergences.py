@@ -1,5 +1,6 @@
-"""The kernels of all divergences, assembled from the rows of `registry`. Used by every door:
-`fastvi.discrete`, `all_pairs`, compiled code and the C functions.
+"""The kernels of all divergences, assembled from the rows of `registry`.
+
+Used by `fastvi.discrete`, `all_pairs`, compiled code of users and the C functions.
 
 The kernel of a divergence, ``name(p, q, theta, mass) -> float``, takes two contiguous 1-D arrays of one
 length and dtype, and returns NaN for invalid input (negative or non-finite entries, a mass that `mass` does

@@ -87,8 +87,7 @@ def _raise_start(factors, floor, floored, space):
 
 @kernel
 def _remaining_gain(gain, last, before):
-    """The gain per point that remains after three M-steps with the gains `before`, `last`, `gain`; inf if
-    unknown.
+    """The gain per point that remains after M-steps with gains `before`, `last`, `gain`; inf if unknown.
 
     EM converges linearly: near the maximum the error of the parameters shrinks by a factor r in each step,
     and the gains by r**2. The log likelihood is then gain r**2 / (1 - r) below its maximum. r**2 is estimated

@@ -1,7 +1,6 @@
-"""Weighted sums of the data for the M-step of EM: of r, r d and r d d', with d = x - mean and r the
-responsibilities.
+"""Weighted sums of the data for the M-step of EM: of r, r d and r d d'.
 
-`iterations.sweep` adds those of each block. One to three dimensions have loops of their own.
+r are the responsibilities of a component and d = x - mean. `iterations.sweep` adds those of each block. One to three dimensions have loops of their own.
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ def _multiply(x, a):
 
 @exported
 def standardize(x, columns, mean, factor):
-    """Write columns (D, N) with mean 0 and covariance I, and x[n] = mean + factor columns[:, n], for x (N,
-    D).
+    """Write columns with mean 0 and covariance I, where x[n] = mean + factor columns[:, n]; x is (N, D).
 
     Returned is the index of the first column that is constant, out of range, or a linear combination of the
     columns before it; D if there is none. The method is modified Gram-Schmidt, so that the identity holds to
