@@ -69,7 +69,7 @@ def world(rng, steps=STEPS, agents=AGENTS, patches=PATCHES):
 
 
 def simulate(rng=0, steps=STEPS, agents=AGENTS, patches=PATCHES, progress=range):
-    """(patch, mean, variance, food eaten, failed fits) of each agent at the end; `progress` may show a bar."""
+    """(patch, mean, variance, eaten, failed fits) of each agent at the end; `progress` may show a bar."""
     log_rates, uniforms = world(rng, steps, agents, patches)
     patch = np.arange(agents) % patches
     mean, variance = np.zeros(agents), np.ones(agents)

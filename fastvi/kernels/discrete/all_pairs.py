@@ -274,7 +274,8 @@ def entropies(x, out):
 def js_tile(p, q, x, y, entropies_p, entropies_q, mass, rooted, out):
     """JS of all pairs, or its root if `rooted`, as a difference of entropies.
 
-    x and y are the `halves` of p and q. This takes one logarithm an entry instead of two. Where the entropies nearly cancel, the exact kernel takes over.
+    x and y are the `halves` of p and q. This takes one logarithm an entry instead of two. Where the entropies
+    nearly cancel, the exact kernel takes over.
     """
     for i in range(p.shape[0]):
         for j in range(q.shape[0]):
