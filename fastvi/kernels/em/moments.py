@@ -1,6 +1,7 @@
 """Weighted sums of the data for the M-step of EM: of r, r d and r d d'.
 
-r are the responsibilities of a component and d = x - mean. `iterations.sweep` adds those of each block. One to three dimensions have loops of their own.
+r are the responsibilities of a component and d = x - mean. `iterations.sweep` adds those of each block. There
+are special loops for one to three dimensions.
 """
 
 from __future__ import annotations
