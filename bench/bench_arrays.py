@@ -1,4 +1,4 @@
-"""Steady state of the divergences on arrays."""
+"""Divergences of arrays, warm."""
 
 from __future__ import annotations
 
