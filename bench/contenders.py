@@ -1,4 +1,4 @@
-"""Comparisons and their contenders: a piece of work, as fastvi does it and as its peers do, and the ratio aimed at."""
+"""Comparisons and contenders: a piece of work, as fastvi and its peers do it, and the ratio aimed at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def relative_error(value: Any, exact: Any) -> float:
 
 @dataclass(frozen=True)
 class Peer:
-    """A competitor, and the ratio of its time to fastvi's that is wanted for each of the comparison's `threads`."""
+    """A competitor, and the ratio of its time to fastvi's that is wanted for each number of `threads`."""
 
     name: str
     load: Callable[[], Callable[..., Any]]

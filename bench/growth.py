@@ -155,7 +155,7 @@ def measure(family: Family) -> dict[str, dict[int, float]]:
 
 
 def exponent(times: dict[int, float]) -> float:
-    """The exponent of a power law through the larger half of the sizes, by least squares of the logarithms."""
+    """The exponent of the power law through the larger half of the sizes, by least squares of logarithms."""
     sizes = np.array(sorted(times), float)
     sizes = sizes[min(sizes.size // 2, sizes.size - 2) :]
     return float(np.polyfit(np.log(sizes), np.log([times[int(n)] for n in sizes]), 1)[0])
