@@ -98,6 +98,7 @@ def lifted_sums(p, q, theta):
 
 @formula
 def _kl_parts(p, q):
+    """(u, v, k, p - b, q - b): the term is u v + p k ln 2 + (q - b), b = q 2**k, as in `kl_term`."""
     b, k = exponent_step(p, q)
     pb = p - b
     s = pb / (p + b)
@@ -128,6 +129,7 @@ def _kl_sums64(p, q):
 
 @formula
 def _kl_parts32(p, q):
+    """(The term, q - p)."""
     one = np.float32(1.0)
     b, k = exponent_step(p, q)
     pb = p - b
@@ -171,6 +173,7 @@ def _overload_kl_sums(p, q):
 
 @formula
 def _js_parts(p, q):
+    """The parts of twice the term, with m = (p + q) / 2: those of KL(p || m), of KL(q || m), and (p - q) / 2."""
     m = 0.5 * (p + q)
     d = 0.5 * (p - q)
     bp, kp = exponent_step(p, m)

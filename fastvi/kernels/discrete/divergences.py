@@ -6,9 +6,8 @@ The kernel of a divergence, ``name(p, q, theta, mass) -> float``, takes two cont
 length and dtype, and returns NaN for invalid input (negative or non-finite entries, a mass that `mass` does
 not allow), raises nothing and needs no GIL. It is assembled from a term (`terms`):
 
-1.  The arrays are cut into chunks. Each gives `chunks.Sums`, and these are added in order by a compensated
-sum:
-    the result does not depend on the number of threads, and its error does not grow with n.
+1.  The arrays are cut into chunks. Each gives `chunks.Sums`, which are added in order by a compensated
+    sum: the result does not depend on the number of threads, and its error does not grow with n.
 2.  If the masses are not exactly one, `normalise` turns the sums over the two measures into the divergence of
     the normalised distributions, or says that too few digits survive.
 3.  In that rare case (p nearly proportional to q, or masses that differ), `refined` sums again, over entries
@@ -54,10 +53,13 @@ from .terms import LOW, kl_term
 #: Masses that differ by less than this part are divided out of a short array without `conclude`.
 _SAME_MASS = 1e-12
 
+#: Below this part of the sum the term of the two masses, delta**2 / 2, is no more than rounding.
+_NO_TERM = 1e-17
+
 #: Results below this are left to `conclude`, which keeps subnormals out.
 _TINY_RESULT = 1e-200
 
-#: The result from the (lifted) sum, times a factor: see `Row.root`.
+# The result from the (lifted) sum, times a factor: with `Row.root` its square root.
 
 
 @kernel
@@ -79,7 +81,7 @@ def _unlift_root(a, factor):
 def _normalise_kl(a, delta, loss):
     # The grouping property: sum of terms = (mass of p) KL(normalised) + (term of the two masses), exactly.
     # The sum has an error of loss / 16 (float32: loss / 2), which allows this much cancellation.
-    if delta * delta * LIFT <= 1e-17 * a:
+    if delta * delta * LIFT <= _NO_TERM * a:
         return a, True
     value = a - kl_term(LIFT, LIFT * (1.0 + delta), -delta * LIFT, NO_THETA)
     return value, a <= (16.0 if loss == LOSS64 else 2.0) * value

@@ -107,7 +107,7 @@ _MOST_COEFFICIENT = 1e300
 #: Largest |log(p / q)| times the order for which `alpha_log_term` takes the series.
 _SERIES_RANGE = 0.25
 
-#: An exponent from which on p exp(y) overflows for every normal p.
+#: Largest exponent of `times_expm1`; beyond it the term is infinite.
 _OVERFLOW = 1400.0
 
 
