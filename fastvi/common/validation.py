@@ -80,7 +80,9 @@ def order_of(row: Row, alpha: Any) -> float:
 
 
 def real_number(name: str, value: Any) -> float:
-    """`value` as a float that is not NaN."""
+    """`value` as a float that is not NaN; a bool is no number."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a real number, not {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -107,6 +109,10 @@ def generator(name: str, value: Any) -> np.random.Generator:
         ) from None
 
 
+#: How far the sum of two weights may be from 1.
+WEIGHT_PAIR_TOLERANCE = 1e-12
+
+
 def weight_pair(weights: Any) -> tuple[float, float]:
     """Two positive weights that sum to one."""
     try:
@@ -114,7 +120,7 @@ def weight_pair(weights: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         raise ValueError(f"weights must be two numbers, not {weights!r}") from None
     u, v = real_number("weights[0]", u), real_number("weights[1]", v)
-    if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= 1e-12):
+    if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= WEIGHT_PAIR_TOLERANCE):
         raise ValueError(f"weights must be positive and sum to 1, not {weights!r}")
     return u, v
 
