@@ -15,6 +15,7 @@ from mpmath import mp, mpf
 from numba import njit
 
 import fastvi as fv
+from fastvi.kernels.borrowing import named
 from fastvi.kernels.densities import gaussians, grids, mixtures
 from fastvi.kernels.numerics import elementary
 from fastvi.kernels.optimizers import newton
@@ -642,7 +643,7 @@ def test_moments(form, dim):
     shift[dim - 1] = 0.5
     constant = -np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2.0 * math.pi)
     moments, coefficients = np.empty(moments_.MOMENTS), in_frame(p, mean, factor)
-    space = moments_.workspace(3, dim)
+    space = named(moments_.Workspace, moments_.workspace(3, dim))
     count = form(moments_.integrate_nodes)(coefficients, constant, dim, steps, shift, radius, space, moments)
     points, weights = enumerated(steps, shift, radius, dim, lambda f: f)
     assert count == len(points)
@@ -678,7 +679,7 @@ def test_moments_by_rows(form, dim, components):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
-    work = moments_.workspace(components, dim)
+    work = named(moments_.Workspace, moments_.workspace(components, dim))
     assert form(lattice_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
     moments, wanted = np.empty((2, moments_.MOMENTS))
     count = form(moments_.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
@@ -694,7 +695,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
     """Whether by rows or not: it is the same to rounding, and nothing overflows."""
     rng = np.random.default_rng(int(size))
     ways = set()
-    work = moments_.workspace(3, dim)
+    work = named(moments_.Workspace, moments_.workspace(3, dim))
     steps, shift, radius = wide_lattice(dim)
     for _ in range(30):
         coefficients = np.zeros((3, 13))
@@ -716,7 +717,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
 def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
     """And not much less: in a small ball it is seen."""
-    work, seen, count, nodes = moments_.workspace(3, dim), 0.0, 0, 0
+    work, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3, dim)), 0.0, 0, 0
     _, shift, large = wide_lattice(dim)
     steps = np.array([0.1, 0.6, 0.7])
     few, all_ = np.empty((2, moments_.MOMENTS))
@@ -748,7 +749,7 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     coefficients[:, 0] = -1.0, -2.0
     coefficients[0, 4:].reshape(3, 3)[:dim, :dim] = 1.35 * np.eye(dim)
     coefficients[1, 4:].reshape(3, 3)[:dim, :dim] = 0.1 * np.eye(dim)
-    work, (_, shift, large) = moments_.workspace(3, dim), wide_lattice(dim)
+    work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3, dim)), wide_lattice(dim)
     few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
     assert lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
@@ -858,7 +859,9 @@ def test_what_is_left_out_is_bounded(form):
         coefficients = np.zeros((2, 13))
         mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
         before = coefficients.copy()
-        bound = form(refinement.leave_out)(coefficients, 1, moments_.workspace(2, 1))
+        bound = form(refinement.leave_out)(
+            coefficients, 1, named(moments_.Workspace, moments_.workspace(2, 1))
+        )
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -985,7 +988,7 @@ def test_rotating_changes_no_density(form, dim):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
-    work = moments_.workspace(3, dim)
+    work = named(moments_.Workspace, moments_.workspace(3, dim))
     form(rotation_.rotate)(first, second, dim, factor, work)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):

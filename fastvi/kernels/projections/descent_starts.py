@@ -32,7 +32,8 @@ def starts(mixture, start_means, start_chols, space):
     start_means, start_chols = borrow(start_means), borrow(start_chols)
     space = named(Workspace, borrow(space))
     components, dim = means.shape
-    one, two, three, gradient = space.factor, space.new_factor, space.matrix, space.trial_mean
+    one, two, three = space.matrices
+    gradient = space.trial_mean
     count = 0
     for k in range(components):
         if log_weights[k] > -math.inf:

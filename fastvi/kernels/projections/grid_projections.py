@@ -20,9 +20,10 @@ from ..optimizers import newton
 from ..optimizers.newton import dual_length
 from ..quadrature.lattice import padded
 from ..quadrature.moments import MOMENTS
+from ..statuses import CONVERGED
 from .descent_starts import insert
 from .mixture_projections import restrict
-from .optimum import CONVERGED, SAME, Report
+from .optimum import SAME, Report
 
 #: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-15.
 REACH = 8.3

@@ -32,19 +32,9 @@ from ..quadrature.lattice_rows import left_out
 from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_own
 from ..quadrature.refinement import ball, leave_out, refine_own, rounding, set_steps, tail
 from ..quadrature.rotation import rotate
+from ..statuses import CONVERGED, NOT_A_MINIMUM, NOT_FINITE, STEPS_EXHAUSTED, UNRESOLVED
 from .descent_starts import _known, insert, starts
-from .optimum import (
-    CONVERGED,
-    INVALID,
-    NEARLY_SAME,
-    NOT_A_MINIMUM,
-    SAME,
-    STEPS_EXHAUSTED,
-    UNRESOLVED,
-    Report,
-    Workspace,
-    write,
-)
+from .optimum import NEARLY_SAME, SAME, Report, Workspace, write
 
 #: The lattice for the way to an optimum, its ball, and the most nodes: 69 in the plane are usual.
 ROUGH_STEP = 1.0
@@ -81,7 +71,8 @@ def _in_frame(mixture, mean, chol, factor, space):
 
     chol chol' = factor factor'.
     """
-    first, second = space.first[:0], space.second[: mixture.log_weights.size]
+    both = space.coefficients
+    first, second = both.first[:0], both.second[: mixture.log_weights.size]
     see(mixture, mean, factor, second, space.vectors)
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
@@ -91,7 +82,7 @@ def _evaluate_roughly(mixture, mean, chol, space, moments):
     """The divergence along a contour or on a coarse lattice, and its moments: (value, nodes)."""
     quadrature = space.quadrature
     dim = mean.size
-    steps, shift = quadrature.steps, quadrature.shift
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
     first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
     table = quadrature.by_rows.polynomials
@@ -123,7 +114,7 @@ def _report(value, error, gradient, gradient_error, nodes, status):
 def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
     """`_polish` by contours: its report. STEPS_EXHAUSTED where they do not serve: the last q is kept."""
     quadrature, parts = space.quadrature, space.newton
-    new_mean, new_chol, moments = space.mean, space.factor, space.moments
+    new_mean, new_chol, moments = space.mean, space.matrices.factor, space.moments
     dim = mean.size
     count = lay_out(family, dim, parts.layout)
     nodes = 0
@@ -174,11 +165,12 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         return report
     quadrature, parts = space.quadrature, space.newton
     dim = mean.size
-    new_mean, factor, new_factor, moments = space.mean, space.factor, space.new_factor, space.moments
+    new_mean, moments = space.mean, space.moments
+    factor, new_factor, product = space.matrices
     count = lay_out(family, dim, parts.layout)
     # What the last halving changes in the moments.
-    correction = quadrature.coarse_moments
-    steps, shift = quadrature.steps, quadrature.shift
+    correction = quadrature.halving.coarse
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
     framed, refined, corrected, resolved, holds, minimum = False, False, False, True, True, False
     value, error, gradient_error, gradient_change = guess, math.inf, 0.0, 0.0
@@ -217,9 +209,9 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
                 error += cube
                 for i in range(MOMENTS):
                     correction[i] = moments[i] - correction[i]
-                copy_vector(quadrature.coarse_steps, steps)
+                copy_vector(quadrature.lattice.coarse_steps, steps)
         if not size_ < math.inf:
-            status = INVALID
+            status = NOT_FINITE
             break
         if refined:
             value -= gain
@@ -229,8 +221,8 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
                 refined, corrected = False, False
         framed = size_ <= FAR
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
-        if not _rebuild(new_factor, space.matrix, chol, dim):
-            status = INVALID
+        if not _rebuild(new_factor, product, chol, dim):
+            status = NOT_FINITE
             break
         copy_vector(new_mean, mean)
         copy_matrix(new_factor, factor)
@@ -358,7 +350,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
         seen += 1
         report = _polish(mixture, family, mean, chol, guess, rtol, space)
         total += report.evaluations
-        if report.status == INVALID:
+        if report.status == NOT_FINITE:
             continue
         minimum = report.status != NOT_A_MINIMUM
         if minimum and not kept_minimum and count > 0:

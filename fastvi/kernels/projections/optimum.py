@@ -12,13 +12,6 @@ from ..optimizers import newton
 from ..quadrature import moments
 from ..quadrature.moments import MOMENTS
 
-# The status of an optimum.
-CONVERGED = 0
-STEPS_EXHAUSTED = 1  #: Newton's steps did not become small
-UNRESOLVED = 2  #: the quadrature would need too many nodes
-NOT_A_MINIMUM = 3  #: the Hessian is not positive definite
-INVALID = 7  #: no finite value
-
 #: Optima with a smaller KL divergence between them are the same.
 SAME = 1e-6
 NEARLY_SAME = 1e-4  #: on the way there
@@ -35,6 +28,14 @@ class Report(NamedTuple):
     status: Any
 
 
+class Matrices(NamedTuple):
+    """Square matrices of the refinement of an optimum."""
+
+    factor: Any  #: (D, D) of the frame: chol, rotated to the sharpest directions
+    new_factor: Any  #: (D, D) where a step leads
+    product: Any  #: (D, D)
+
+
 class Workspace(NamedTuple):
     """Scratch space for I-projections of mixtures in D dimensions."""
 
@@ -43,9 +44,7 @@ class Workspace(NamedTuple):
     trial_mean: Any  #: (D,) where a step on the way to an optimum leads
     trial_chol: Any  #: (D, D)
     mean: Any  #: (D,) where a step of the refinement leads
-    factor: Any  #: (D, D) of the frame: chol, rotated to what is sharp
-    new_factor: Any  #: (D, D) where a step of the refinement leads
-    matrix: Any  #: (D, D)
+    matrices: Matrices
     vectors: Any  #: (2 D,) two vectors
     moments: Any  #: (MOMENTS,)
     trial_moments: Any  #: (MOMENTS,)
@@ -78,9 +77,7 @@ def workspace(components, dim):
             trial_mean=np.empty(dim),
             trial_chol=np.empty((dim, dim)),
             mean=np.empty(dim),
-            factor=np.empty((dim, dim)),
-            new_factor=np.empty((dim, dim)),
-            matrix=np.empty((dim, dim)),
+            matrices=np.empty((3, dim, dim)),
             vectors=np.empty(2 * dim),
             moments=np.zeros(MOMENTS),
             trial_moments=np.zeros(MOMENTS),

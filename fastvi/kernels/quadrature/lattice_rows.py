@@ -46,6 +46,14 @@ NOWHERE = 1e9
 FLAT = -1e-2
 
 
+class Line(NamedTuple):
+    """The nodes along a row."""
+
+    x: Any  #: (ACROSS + LANES,) the coordinates
+    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
+    total: Any  #: (ACROSS + LANES,) the sum of the ratios
+
+
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components."""
 
@@ -53,9 +61,7 @@ class Workspace(NamedTuple):
     ratios: Any  #: (K, ACROSS + LANES) each r_k along a row
     growths: Any  #: (K, ACROSS + LANES) what r_k is multiplied by from row to row, but for a number
     scales: Any  #: (K, FRESH) that number, for each of the next rows
-    x: Any  #: (ACROSS + LANES,) the coordinates along a row
-    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
-    total: Any  #: (ACROSS + LANES,) the sum of the ratios along a row
+    line: Line
     rows: Any  #: (4, ROWS) by row: its weight, its first node and the one after its last, half its chord
 
 
@@ -67,9 +73,7 @@ def workspace(components):
         ratios=np.empty((components, ACROSS + LANES)),
         growths=np.empty((components, ACROSS + LANES)),
         scales=np.empty((components, FRESH)),
-        x=np.empty(ACROSS + LANES),
-        weights=np.empty(ACROSS + LANES),
-        total=np.empty(ACROSS + LANES),
+        line=np.empty((3, ACROSS + LANES)),
         rows=np.empty((4, ROWS)),
     )
 
@@ -308,7 +312,8 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
     width = half_chord(radius * radius, step)
     size = (2 * width + 2 * LANES) & -LANES
     level = -0.5 * radius * radius
-    x, bell, total = space.x[:size], space.weights[:size], space.total[:size]
+    line = space.line
+    x, bell, total = line.x[:size], line.weights[:size], line.total[:size]
     _across(width, step, shift[0], radius, x, bell)
     for k in range(1, count):
         _fresh(0.0, table[k, 5] * height, 0.0, x, growths[k, :size])

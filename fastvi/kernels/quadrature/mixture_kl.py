@@ -73,7 +73,8 @@ def workspace(components_p, components_q, dim):
 @kernel
 def _in_frame(p, q, k, factor, space):
     """The coefficients of both in the frame of component k of p."""
-    first, second = space.first[: p.log_weights.size], space.second[: q.log_weights.size]
+    both = space.coefficients
+    first, second = both.first[: p.log_weights.size], both.second[: q.log_weights.size]
     see(p, p.means[k], factor, first, space.vectors)
     see(q, p.means[k], factor, second, space.vectors)
     return first, second
@@ -163,7 +164,7 @@ def mixture_kl(p, q, rtol, space):
         return total, error, nodes, True
     factor, space = space.factor, space.quadrature
     components, dim = p.means.shape
-    steps, shift = space.steps, space.shift
+    steps, shift = space.lattice.steps, space.lattice.shift
     clear_vector(shift)
     # What the whole sum is about says how well each part must be known.
     coarse, floor = 0.0, 0.0
@@ -227,9 +228,10 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     space = named(Workspace, borrow(space))
     quadrature, factor, moments = space.quadrature, space.factor, space.moments
     dim = mean.size
-    steps, shift = quadrature.steps, quadrature.shift
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
-    first, second = quadrature.first[:0], quadrature.second[: log_weights.size]
+    both = quadrature.coefficients
+    first, second = both.first[:0], both.second[: log_weights.size]
     copy_matrix(chol, factor)
     see(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
     own = -half_log_det(chol) - 0.5 * dim * LOG_2PI

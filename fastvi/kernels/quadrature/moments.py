@@ -34,6 +34,37 @@ STEP = 0.7
 MOST_NODES = 4e6
 
 
+class Coefficients(NamedTuple):
+    """The coefficients of two mixtures in the frame, see `mixtures.see`."""
+
+    first: Any  #: (K, 13)
+    second: Any  #: (K, 13)
+
+
+class Lattice(NamedTuple):
+    """The lattice of an expectation."""
+
+    steps: Any  #: (3,)
+    shift: Any  #: (3,) in steps
+    coarse_steps: Any  #: (3,) before the last halving
+
+
+class Halving(NamedTuple):
+    """The moments on two lattices."""
+
+    coarse: Any  #: (MOMENTS,) before the last halving
+    fine: Any  #: (MOMENTS,) after it
+
+
+class Matrices(NamedTuple):
+    """What the rotation of a lattice takes, and the influence of a component."""
+
+    sharpness: Any  #: (3, 3) how sharp the mixtures are, by direction
+    axes: Any  #: (3, 3) its eigenvectors
+    product: Any  #: (3, 3) of two matrices
+    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
+
+
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components in up to three dimensions."""
 
@@ -41,17 +72,10 @@ class Workspace(NamedTuple):
     densities: Any  #: (4, BLOCK) of the first mixture at the nodes: top and total; of the second
     cursor: Any  #: (6,) where on the lattice the block is
     bell: Any  #: (MOST_ACROSS + PADDING,) the weights along the first axis
-    first: Any  #: (K, 13) the coefficients of a mixture in the frame, see `mixtures.see`
-    second: Any  #: (K, 13) those of the other
-    steps: Any  #: (3,) of the lattice
-    shift: Any  #: (3,) of the lattice, in steps
-    coarse_steps: Any  #: (3,) of the lattice before the last halving
-    coarse_moments: Any  #: (MOMENTS,) on that lattice
-    fine_moments: Any  #: (MOMENTS,) on the lattice of half the step
-    sharpness: Any  #: (3, 3) how sharp the mixtures are, by direction
-    axes: Any  #: (3, 3) its eigenvectors
-    product: Any  #: (3, 3) of two matrices
-    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
+    coefficients: Coefficients
+    lattice: Lattice
+    halving: Halving
+    matrices: Matrices
     vectors: Any  #: (6,) two vectors
     by_rows: lattice_rows.Workspace
 
@@ -64,17 +88,10 @@ def workspace(components, dim):
         densities=np.empty((4, BLOCK)),
         cursor=np.zeros(6, np.int64),
         bell=np.empty(MOST_ACROSS + PADDING),
-        first=np.empty((components, 13)),
-        second=np.empty((components, 13)),
-        steps=np.zeros(3),
-        shift=np.zeros(3),
-        coarse_steps=np.zeros(3),
-        coarse_moments=np.zeros(MOMENTS),
-        fine_moments=np.zeros(MOMENTS),
-        sharpness=np.empty((3, 3)),
-        axes=np.empty((3, 3)),
-        product=np.empty((3, 3)),
-        precision=np.empty((3, 3)),
+        coefficients=np.empty((2, components, 13)),
+        lattice=np.zeros((3, 3)),
+        halving=np.zeros((2, MOMENTS)),
+        matrices=np.empty((4, 3, 3)),
         vectors=np.empty(6),
         by_rows=lattice_rows.workspace(components),
     )

@@ -84,7 +84,7 @@ def leave_out(coefficients, dim, space):
         for i in range(components):
             if i != j and coefficients[i, 0] > DROPPED:
                 influence = _log_influence(
-                    coefficients[j], coefficients[i], dim, space.precision, space.vectors
+                    coefficients[j], coefficients[i], dim, space.matrices.precision, space.vectors
                 )
                 if influence < math.log(NEGLIGIBLE):
                     bound += math.exp(influence)
@@ -161,7 +161,7 @@ def _gradient_change(one, two, dim):
 @kernel
 def _halve(first, second, dim, axis, radius, space, value):
     """(the value for half the step along an axis, the nodes that this adds); the step is halved."""
-    steps, shift = space.steps, space.shift
+    steps, shift = space.lattice.steps, space.lattice.shift
     shift[axis] = 0.5
     added, nodes = integrate_difference(first, second, dim, steps, shift, radius, space)
     shift[axis] = 0.0
@@ -177,7 +177,7 @@ def refine(first, second, dim, radius, atol, space, value):
     A change may be small by accident where a lattice misses what is sharp, so the value must hold for two
     halvings, and their changes are the error.
     """
-    steps = space.steps
+    steps = space.lattice.steps
     error, nodes, tolerance = 0.0, 0, atol / dim
     for axis in range(dim):
         left = math.inf
@@ -207,7 +207,7 @@ def refine(first, second, dim, radius, atol, space, value):
 @merged
 def _halve_own(second, own, dim, axis, radius, space, moments, finer):
     """Write to `finer` the moments for half the step along an axis, which is halved; the nodes added."""
-    steps, shift = space.steps, space.shift
+    steps, shift = space.lattice.steps, space.lattice.shift
     shift[axis] = 0.5
     nodes = integrate_own(second, own, dim, steps, shift, radius, space, finer)
     shift[axis] = 0.0
@@ -225,9 +225,9 @@ def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, 
     The lattice fits q, so one small change will do, or two that get smaller: halving squares the error,
     relative to its size at the start, so with a change before, of size `last`, what remains is about
     change**3 / last**2; a hundred times that, and at most change**2 / last, is counted. The lattice before
-    the last halving is left in ``space.coarse_steps``, and its moments in ``space.coarse_moments``.
+    the last halving is left in ``space.lattice.coarse_steps``, and its moments in ``space.halving.coarse``.
     """
-    steps, finer = space.steps, space.fine_moments
+    steps, finer = space.lattice.steps, space.halving.fine
     error, gradient_error, gradient_change, nodes, holds = 0.0, 0.0, 0.0, 0, True
     _keep(moments, space)
     for axis in range(dim):
@@ -261,8 +261,8 @@ def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, 
 @merged
 def _keep(moments, space):
     """Keep the last lattice but one, and its moments."""
-    copy_vector(moments, space.coarse_moments)
-    copy_vector(space.steps, space.coarse_steps)
+    copy_vector(moments, space.halving.coarse)
+    copy_vector(space.lattice.steps, space.lattice.coarse_steps)
 
 
 @inlined

@@ -74,7 +74,8 @@ def rotate(first, second, dim, factor, space):
     """Rotate the frame (its factor, both mixtures' coefficients): the sharpest axis first."""
     if dim < 2:
         return
-    matrix, vectors, product = space.sharpness, space.axes, space.product
+    matrices = space.matrices
+    matrix, vectors, product = matrices.sharpness, matrices.axes, matrices.product
     for a in range(dim):
         for b in range(dim):
             matrix[a, b] = 0.0
