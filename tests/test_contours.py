@@ -159,7 +159,7 @@ def test_expectations_of_a_mixture(form):
     far = fv.GaussianMixture(
         [*(0.9 * p.weights), 0.1], [*p.means, [300.0, 0.0]], [*p.covs, [[1.0, 0.0], [0.0, 1.0]]]
     )
-    steps, shift, work = np.full(3, 0.2), np.zeros(3), named(moments_.Workspace, moments_.workspace(3, 2))
+    steps, shift, work = np.full(3, 0.2), np.zeros(3), named(moments_.Workspace, moments_.workspace(3))
     for mixture in (p, far):
         coefficients, own = in_frame(mixture, q)
         moments, wanted = np.empty((2, moments_.MOMENTS))

@@ -17,7 +17,7 @@ from numba import njit
 import fastvi as fv
 from fastvi.kernels.borrowing import named
 from fastvi.kernels.densities import gaussians, grids, mixtures
-from fastvi.kernels.numerics import elementary
+from fastvi.kernels.numerics import elementary, matrices
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.projections import grid_projections, mixture_projections, optimum
 from fastvi.kernels.quadrature import lattice as lattice_
@@ -643,7 +643,7 @@ def test_moments(form, dim):
     shift[dim - 1] = 0.5
     constant = -np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2.0 * math.pi)
     moments, coefficients = np.empty(moments_.MOMENTS), in_frame(p, mean, factor)
-    space = named(moments_.Workspace, moments_.workspace(3, dim))
+    space = named(moments_.Workspace, moments_.workspace(3))
     count = form(moments_.integrate_nodes)(coefficients, constant, dim, steps, shift, radius, space, moments)
     points, weights = enumerated(steps, shift, radius, dim, lambda f: f)
     assert count == len(points)
@@ -654,13 +654,13 @@ def test_moments(form, dim):
     for (a, b, c), power in powers(points).items():
         wanted[a + 5 * b + 25 * c] = terms @ power
     np.testing.assert_allclose(moments, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
-    value, count = form(moments_.integrate_difference)(
+    value, count = form(moments_.integrate_value)(
         in_frame(q, mean, factor), coefficients, dim, steps, shift, radius, space
     )
     assert count == len(points)
     difference = log_mixture(z, *arrays(q)) - log_mixture(z, *arrays(p))
     assert value == pytest.approx(weights @ difference, rel=1e-13)
-    value, _ = form(moments_.integrate_difference)(
+    value, _ = form(moments_.integrate_value)(
         coefficients, coefficients[:0], dim, steps, shift, radius, space
     )
     assert value == pytest.approx(weights @ log_mixture(z, *arrays(p)), rel=1e-13)
@@ -679,10 +679,10 @@ def test_moments_by_rows(form, dim, components):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
-    work = named(moments_.Workspace, moments_.workspace(components, dim))
+    work = named(moments_.Workspace, moments_.workspace(components))
     assert form(lattice_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
     moments, wanted = np.empty((2, moments_.MOMENTS))
-    count = form(moments_.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+    count = form(moments_.integrate_moments)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
     nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
     # Of one Gaussian everything is known; rows are filled up to sixteen.
     assert count < 2 * nodes if components > 1 else count == 0
@@ -695,7 +695,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
     """Whether by rows or not: it is the same to rounding, and nothing overflows."""
     rng = np.random.default_rng(int(size))
     ways = set()
-    work = named(moments_.Workspace, moments_.workspace(3, dim))
+    work = named(moments_.Workspace, moments_.workspace(3))
     steps, shift, radius = wide_lattice(dim)
     for _ in range(30):
         coefficients = np.zeros((3, 13))
@@ -706,7 +706,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
         ways.add(lattice_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
         moments, wanted = np.empty((2, moments_.MOMENTS))
-        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, moments)
         moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
     assert True in ways
@@ -717,7 +717,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
 def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
     """And not much less: in a small ball it is seen."""
-    work, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3, dim)), 0.0, 0, 0
+    work, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3)), 0.0, 0, 0
     _, shift, large = wide_lattice(dim)
     steps = np.array([0.1, 0.6, 0.7])
     few, all_ = np.empty((2, moments_.MOMENTS))
@@ -729,9 +729,9 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
         if lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
             continue
-        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
         for radius in (3.0, 4.5):
-            count += moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+            count += moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
             nodes += lattice_.size(steps, radius, dim)
             outside = refinement.tail(coefficients[:0], coefficients, dim, radius)
             bound = outside + lattice_rows.left_out(3, dim, radius)
@@ -749,12 +749,12 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     coefficients[:, 0] = -1.0, -2.0
     coefficients[0, 4:].reshape(3, 3)[:dim, :dim] = 1.35 * np.eye(dim)
     coefficients[1, 4:].reshape(3, 3)[:dim, :dim] = 0.1 * np.eye(dim)
-    work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3, dim)), wide_lattice(dim)
+    work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3)), wide_lattice(dim)
     few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
     assert lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
-    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
-    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
     assert 0.0 < few[0] - all_[0] <= refinement.tail(coefficients[:0], coefficients, dim, radius)
 
 
@@ -839,7 +839,7 @@ def test_eigenvectors(form, dim, seed):
     symmetric = (rotation * spectrum) @ rotation.T
     symmetric = 0.5 * (symmetric + symmetric.T)
     matrix, vectors = symmetric.copy(), np.empty((dim, dim))
-    form(rotation_._diagonalise)(matrix, vectors, dim)
+    form(matrices.diagonalise)(matrix, vectors, dim, rotation_.DIAGONAL, rotation_.SWEEPS, True)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-14)
     rotated = vectors.T @ symmetric @ vectors
     np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
@@ -859,9 +859,7 @@ def test_what_is_left_out_is_bounded(form):
         coefficients = np.zeros((2, 13))
         mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
         before = coefficients.copy()
-        bound = form(refinement.leave_out)(
-            coefficients, 1, named(moments_.Workspace, moments_.workspace(2, 1))
-        )
+        bound = form(refinement.leave_out)(coefficients, 1, named(moments_.Workspace, moments_.workspace(2)))
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -988,7 +986,7 @@ def test_rotating_changes_no_density(form, dim):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
-    work = named(moments_.Workspace, moments_.workspace(3, dim))
+    work = named(moments_.Workspace, moments_.workspace(3))
     form(rotation_.rotate)(first, second, dim, factor, work)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):

@@ -29,8 +29,8 @@ from ..optimizers.newton import (
 )
 from ..quadrature import contours
 from ..quadrature.lattice_rows import left_out
-from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_own
-from ..quadrature.refinement import ball, leave_out, refine_own, rounding, set_steps, tail
+from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_moments
+from ..quadrature.refinement import ball, leave_out, refine_moments, rounding, set_steps, tail
 from ..quadrature.rotation import rotate
 from ..statuses import CONVERGED, NOT_A_MINIMUM, NOT_FINITE, STEPS_EXHAUSTED, UNRESOLVED
 from .descent_starts import _known, insert, starts
@@ -90,7 +90,7 @@ def _evaluate_roughly(mixture, mean, chol, space, moments):
     if error <= ROUGH_ERROR:
         return moments[0], nodes
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
+    nodes = integrate_moments(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
     return moments[0], nodes
 
 
@@ -187,7 +187,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
+        nodes += integrate_moments(second, own, dim, steps, shift, radius, quadrature, moments)
         if corrected:
             for i in range(MOMENTS):
                 moments[i] += correction[i]
@@ -195,7 +195,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             value = moments[0]
         size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
-            error, gradient_error, gradient_change, n, holds = refine_own(
+            error, gradient_error, gradient_change, n, holds = refine_moments(
                 second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
             )
             nodes += n

@@ -72,7 +72,7 @@ def workspace(components, dim):
     """
     return plain(
         Workspace(
-            quadrature=moments.workspace(components, dim),
+            quadrature=moments.workspace(components),
             newton=newton.workspace(dim),
             trial_mean=np.empty(dim),
             trial_chol=np.empty((dim, dim)),
