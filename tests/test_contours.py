@@ -43,7 +43,9 @@ def in_frame(p, q):
     """The coefficients of p in the frame of q, and log q at its mean."""
     coefficients, dim = np.empty((p.weights.size, 13)), q.dim
     triple = np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
-    mixtures.see(mixtures.Mixture(*triple), np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6))
+    mixtures.write_coefficients(
+        mixtures.Mixture(*triple), np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6)
+    )
     return coefficients, -np.log(np.diag(q.cholesky)).sum() - 0.5 * dim * gaussians.LOG_2PI
 
 

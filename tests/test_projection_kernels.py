@@ -625,7 +625,7 @@ def powers(points):
 
 def in_frame(p, mean, factor, form=lambda f: f):
     coefficients = np.zeros((len(p.weights), 13))
-    form(mixtures.see)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
     return coefficients
 
 
@@ -680,7 +680,9 @@ def test_moments_by_rows(form, dim, components):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
     work = named(moments_.Workspace, moments_.workspace(components))
-    assert form(lattice_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
+    assert (
+        form(lattice_rows.usable_ratios)(coefficients, steps, radius, work.by_rows.polynomials) == components
+    )
     moments, wanted = np.empty((2, moments_.MOMENTS))
     count = form(moments_.integrate_moments)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
     nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
@@ -704,7 +706,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
         for k in range(3):
             matrix = 0.5 * rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
-        ways.add(lattice_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
+        ways.add(lattice_rows.usable_ratios(coefficients, steps, radius, work.by_rows.polynomials) > 0)
         moments, wanted = np.empty((2, moments_.MOMENTS))
         moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, moments)
         moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
@@ -727,7 +729,7 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
         weights, scale = [0.6, 0.4 - 1e-6, 1e-6], np.array([1.0, 1.0, 1.0 + 99.0 * (seed % 3 == 0)])
         p = fv.GaussianMixture(weights, p.means, scale[:, None, None] * p.covs)
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
-        if lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
+        if lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 0:
             continue
         moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
         for radius in (3.0, 4.5):
@@ -752,7 +754,7 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3)), wide_lattice(dim)
     few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
-    assert lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
+    assert lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 2
     moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
     moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
     assert 0.0 < few[0] - all_[0] <= refinement.tail(coefficients[:0], coefficients, dim, radius)
@@ -857,9 +859,13 @@ def test_what_is_left_out_is_bounded(form):
         means = np.array([[0.0], [mean]])
         given = np.array([0.0, log_weight]), means, np.array([[[1.2]], [[sd]]])
         coefficients = np.zeros((2, 13))
-        mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
+        mixtures.write_coefficients(
+            mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3)
+        )
         before = coefficients.copy()
-        bound = form(refinement.leave_out)(coefficients, 1, named(moments_.Workspace, moments_.workspace(2)))
+        bound = form(refinement.drop_negligible)(
+            coefficients, 1, named(moments_.Workspace, moments_.workspace(2))
+        )
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -887,7 +893,7 @@ def test_climbing_ends_at_a_mode(form, dim, seed):
         z, gradient = triple[1][k].copy(), np.empty(dim)
         curvature, precision = np.empty((dim, dim)), np.empty((dim, dim))
         before = log_mixture(z[None], *triple)[0]
-        assert form(mixtures.climb)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
+        assert form(mixtures.find_mode)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
         assert log_mixture(z[None], *triple)[0] >= before
         step = 1e-4
         unit = np.eye(dim) * step
@@ -963,7 +969,7 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
     factors = np.stack([random_factor(rng, dim) for _ in range(3)])
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients = np.zeros((3, 13))
-    form(mixtures.see)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
     (x, y), z = 3.0 * rng.standard_normal((2, 40)), 0.7
     top, total = np.empty(40), np.empty(40)
     form(mixtures.log_terms)(coefficients, dim, x, y, z, top, total)

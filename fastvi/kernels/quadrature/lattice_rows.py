@@ -9,8 +9,8 @@ larger than the weight at the edge of the ball. That leaves half of the nodes; `
 From one row to the next r_k is multiplied by exp(a x) and by a number, so one row of exp(a x) serves for all
 rows. r_k itself is recomputed every FRESH rows, which keeps its rounding error at 1e-15.
 
-The polynomials lose digits where a component is far narrower than q, and exponentials overflow: `fits` says
-whether the method can be used.
+The polynomials lose digits where a component is far narrower than q, and exponentials overflow:
+`usable_ratios` says whether the method can be used.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def ratios(coefficients, radius, table):
 
 
 @kernel
-def fits(coefficients, steps, radius, table):
+def usable_ratios(coefficients, steps, radius, table):
     """`ratios`, or 0 where the sum by rows overflows, loses digits or needs too long rows."""
     if not 2.0 * radius / steps[0] < ACROSS - 2:
         return 0
@@ -304,7 +304,7 @@ def _ends(rows, count, width, step, offset):
 
 @kernel
 def integrate_rows(count, log_peak, dim, steps, shift, radius, space, moments):
-    """Moments of log q - log p, where `fits` has returned `count`; the number of nodes."""
+    """Moments of log q - log p, where `usable_ratios` has returned `count`; the number of nodes."""
     table, scales, rows, (ratios, growths) = space.polynomials, space.scales, space.rows, space.ratios
     step, height, depth = steps[0], steps[1], steps[2]
     width = half_chord(radius * radius, step)

@@ -14,7 +14,7 @@ import numpy as np
 from ..borrowing import borrow, named, plain
 from ..compiler import exported, kernel
 from ..densities.gaussians import LOG_2PI
-from ..densities.mixtures import Mixture, see
+from ..densities.mixtures import Mixture, write_coefficients
 from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from ..optimizers import newton
 from ..optimizers.newton import FULL, differentiate, lay_out
@@ -22,7 +22,7 @@ from . import contours
 from . import moments as moments_
 from .lattice_rows import left_out
 from .moments import MOMENTS, MOST_NODES, STEP, integrate_moments, integrate_value
-from .refinement import ball, leave_out, refine_moments, refine_value, rounding, set_steps, tail
+from .refinement import ball, drop_negligible, refine_moments, refine_value, rounding, set_steps, tail
 from .rotation import rotate
 
 #: Radius and most nodes of the lattice for a rough value, from which the tolerance of each part is derived.
@@ -76,18 +76,18 @@ def _in_frame(p, q, k, factor, space):
     """Coefficients of p and q in the frame (mean of component k of p, factor)."""
     both = space.coefficients
     first, second = both.first[: p.log_weights.size], both.second[: q.log_weights.size]
-    see(p, p.means[k], factor, first, space.vectors)
-    see(q, p.means[k], factor, second, space.vectors)
+    write_coefficients(p, p.means[k], factor, first, space.vectors)
+    write_coefficients(q, p.means[k], factor, second, space.vectors)
     return first, second
 
 
 @kernel
 def _in_rotated_frame(p, q, k, factor, space):
-    """`_in_frame` of component k, rotated to the sharpest directions; and the bound of `leave_out`."""
+    """`_in_frame` of component k, rotated to the sharpest directions; and the bound of `drop_negligible`."""
     copy_matrix(p.chols[k], factor)
     first, second = _in_frame(p, q, k, factor, space)
     dim = factor.shape[0]
-    dropped = leave_out(first, dim, space) + leave_out(second, dim, space)
+    dropped = drop_negligible(first, dim, space) + drop_negligible(second, dim, space)
     rotate(first, second, dim, factor, space)
     return first, second, dropped
 
@@ -234,7 +234,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     both = quadrature.coefficients
     first, second = both.first[:0], both.second[: log_weights.size]
     copy_matrix(chol, factor)
-    see(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
+    write_coefficients(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
     log_peak = -half_log_det(chol) - 0.5 * dim * LOG_2PI
     floor = rounding(first, second)
     table = quadrature.by_rows.polynomials
@@ -242,7 +242,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     if error <= rtol * min(abs(moments[0]), 1.0) + floor:
         gradient_in_parameters(moments, chol, space.newton, grad_mean, grad_chol)
         return moments[0], error + floor
-    dropped = leave_out(second, dim, quadrature)
+    dropped = drop_negligible(second, dim, quadrature)
     radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
     integrate_moments(second, log_peak, dim, steps, shift, radius, quadrature, moments)

@@ -20,7 +20,7 @@ from ..numerics.error_free import add_compensated
 from ..numerics.matrices import clear_vector
 from . import lattice_rows
 from .lattice import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
-from .lattice_rows import add_moments, fits, integrate_rows
+from .lattice_rows import add_moments, integrate_rows, usable_ratios
 
 #: E[x xi_0**a xi_1**b xi_2**c] is moment a + 5 b + 25 c.
 MOMENTS = 125
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of two mixtures in the frame, see `mixtures.see`."""
+    """Coefficients of two mixtures in the frame, see `mixtures.write_coefficients`."""
 
     first: Any  #: (K, 13)
     second: Any  #: (K, 13)
@@ -223,7 +223,7 @@ def integrate_nodes(coefficients, log_peak, dim, steps, shift, radius, space, mo
 @kernel
 def integrate_moments(coefficients, log_peak, dim, steps, shift, radius, space, moments):
     """`integrate_nodes`, or its fast path `integrate_rows` where that can be used."""
-    used = fits(coefficients, steps, radius, space.by_rows.polynomials)
+    used = usable_ratios(coefficients, steps, radius, space.by_rows.polynomials)
     if used == 0:
         return integrate_nodes(coefficients, log_peak, dim, steps, shift, radius, space, moments)
     clear_vector(moments)

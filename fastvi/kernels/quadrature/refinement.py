@@ -74,7 +74,7 @@ def _sharpness(row, a, dim):
 
 
 @kernel
-def leave_out(coefficients, dim, space):
+def drop_negligible(coefficients, dim, space):
     """Drop sharp components of negligible influence; a bound of the change of the expectation."""
     bound = 0.0
     components = coefficients.shape[0]
