@@ -57,7 +57,7 @@ discrete
 densities
     Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds.
 quadrature
-    Expectations under a Gaussian by lattices and by contour integrals.
+    Expectations under a Gaussian: trapezoid rule on a lattice, and contour integrals.
 optimizers
     Optimizers: Newton steps, L-BFGS.
 models
