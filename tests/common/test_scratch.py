@@ -1,10 +1,7 @@
 """Scratch space: kept within bounds, one owner at a time, and what models remember does not pile up."""
 
-import gc
-import subprocess
 import sys
 import threading
-import weakref
 
 import numba
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.common import scratch
-from fastvi.inference import model as model_
+from helpers.programs import run_program
 
 
 def make(size, parts=1):
@@ -104,23 +101,9 @@ def test_what_the_api_keeps_is_bounded(kept):
     assert max(sizes) <= scratch.MOST
 
 
-FORK = """
-import os, sys, threading
-import numpy as np
-import fastvi as fv
-p = fv.GaussianMixture([0.4, 0.6], [-1, 2], [1, 0.5])
-value = fv.kl_estimate(p, fv.Gaussian(0, 1)).value
-child = os.fork()
-if not child:
-    os._exit(0 if fv.kl_estimate(p, fv.Gaussian(0, 1)).value == value else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_forked_child():
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "0", done.stderr
+    assert run_program("fork_with_scratch") == "0\n"
 
 
 def quadratic(z, x):
@@ -144,114 +127,3 @@ def test_a_log_joint_that_calls_fastvi_again():
     plain = fv.elbo(fv.Model(quadratic, 1, (1.0,)), fv.Gaussian(0.5, 2.0)).value
     found = fv.elbo(fv.Model(outer, 1, (1.0,)), fv.Gaussian(0.5, 2.0), rtol=1e-6).value
     assert abs(found - expected - plain) <= 1e-6
-
-
-def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 2)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
-    functions, first = [], None
-    for k in range(5):
-        function = eval(f"lambda z, x: -0.5 * (x - z[0]) ** 2 + {k}")
-        model = fv.Model(function, 1, (1.0,))
-        first = model if first is None else first
-        functions.append(weakref.ref(function))
-        del function, model
-    gc.collect()
-    assert len(model_._jits) == len(model_._compiled) == 2
-    # The first lives on in its model, the last two for the next model.
-    assert [function() is not None for function in functions] == [True, False, False, True, True]
-    q = fv.Gaussian(1.0, 1.0)
-    assert fv.elbo(first, q).value == fv.elbo(fv.Model(quadratic, 1, (1.0,)), q).value
-    # Copies keep the compiled function as well.
-    other = first.with_data((2.0,))
-    del first
-    gc.collect()
-    assert other.log_density([2.0]) == 0.0
-    assert (
-        abs(fv.elbo(other, fv.Gaussian(2.0, 1.0)).value - fv.elbo(other, fv.Gaussian(2.0, 1.0)).value) == 0.0
-    )
-
-
-def test_a_forgotten_function_is_compiled_again(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 1)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
-
-    def other(z, x):
-        return -((x - z[0]) ** 2)
-
-    fv.Model(quadratic, 1, (1.0,))
-    before = model_.compiled_count()
-    fv.Model(quadratic, 1, (2.0,))
-    assert model_.compiled_count() == before
-    fv.Model(other, 1, (1.0,))
-    fv.Model(quadratic, 1, (1.0,))
-    assert model_.compiled_count() == before + 2
-
-
-def test_modules_are_loaded_when_they_are_used():
-    code = """
-import sys
-import fastvi as fv
-lazy = "fastvi.cfuncs", "fastvi.plotting", "matplotlib", "fastvi.kernels.em"
-assert not any(name in sys.modules for name in lazy)
-assert {"cfuncs", "kernels", "plotting", "kl"} <= set(dir(fv))
-assert fv.kernels.em.e_step.BLOCK and fv.cfuncs.kl and fv.plotting.plot_grid
-try:
-    fv.plots
-except AttributeError as error:
-    assert "no attribute 'plots'" in str(error)
-else:
-    raise AssertionError("fv.plots")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-DRAWS = {
-    "Gaussian": lambda rng: fv.Gaussian([0, 1], np.eye(2)).sample(3, rng),
-    "GaussianMixture": lambda rng: fv.GaussianMixture([0.4, 0.6], [-1, 2], [1, 1]).sample(3, rng),
-    "Transformed": lambda rng: fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1).sample(3, rng=rng),
-    "Truncated": lambda rng: fv.TruncatedGaussian(0, 1, 0).sample(3, rng),
-    "fit_mixture": lambda rng: (
-        fv.fit_mixture(
-            np.arange(40.0) ** 1.5, 3, restarts=2, max_iterations=1, rng=rng
-        ).restart_log_likelihoods
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DRAWS)
-def test_rng(name):
-    draw = DRAWS[name]
-    one = draw(3)
-    assert np.array_equal(one, draw(3))
-    assert np.array_equal(one, draw(np.int64(3)))
-    assert np.array_equal(one, draw(np.random.SeedSequence(3)))
-    assert np.array_equal(one, draw(np.random.PCG64(3)))
-    generator = np.random.default_rng(3)
-    assert np.array_equal(one, draw(generator))
-    assert not np.array_equal(one, draw(generator))  # it has been advanced
-    assert not np.array_equal(one, draw(None))
-    for bad in (True, 1.5, "1", {}, -1):
-        error = ValueError if bad == -1 else TypeError
-        with pytest.raises(error, match=rf"rng must be a .*Generator, an integer >= 0 or None, not {bad!r}"):
-            draw(bad)
-
-
-def test_rng_of_fits_and_checks():
-    def gradient(z, grad, x):
-        grad[0] = x - z[0]
-        return -0.5 * (x - z[0]) ** 2
-
-    model = fv.Model(quadratic, 1, (1.0,), log_joint_grad=gradient)
-    zs = [fv.check_gradient(model, rng=rng).z[0] for rng in (0, np.random.default_rng(0), 1)]
-    assert zs[0] == zs[1] == fv.check_gradient(model).z[0]
-    assert zs[0] != zs[2]
-    for call in (fv.check_gradient, fv.fit):
-        with pytest.raises(TypeError, match="rng must be"):
-            call(model, rng="one")
-    generator = np.random.default_rng(5)
-    fits = [fv.fit(model, "diag", method="sgd", rng=rng, steps=20) for rng in (5, generator, generator)]
-    assert fits[0].q == fits[1].q != fits[2].q

@@ -1,21 +1,18 @@
 """fastvi inside the user's own compiled code, written as a user would: nothing but `import fastvi`."""
 
 import math
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
-from divergence_rows import EVERY, OF_MEASURES, WITH_BASE, evaluate, parameters
 from numba import njit, prange
 from numba.core.errors import TypingError
 
 import fastvi
 from fastvi.kernels.discrete.registry import ROWS
+from helpers.divergence_rows import EVERY, OF_MEASURES, WITH_BASE, evaluate, parameters
+from helpers.programs import run_program
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
@@ -228,69 +225,13 @@ def test_invalid_parameters_give_nan():
     assert of_order(p, q, -3.0) == fastvi.alpha_divergence(p, q, -3.0)
 
 
-# `parallel=True` starts threads that a fork does not survive; the test process stays free of them.
-PARALLEL = """
-import math, sys
-import numpy as np
-from numba import njit, prange
-import fastvi
-
-@njit(parallel=True)
-def all_rows(p, q):
-    out = np.empty((len(p), 2))
-    for i in prange(len(p)):
-        out[i, 0] = fastvi.kl(p[i], q[i])
-        out[i, 1] = fastvi.js(p[i], q[i], base=2, mass="normalize")
-    return out
-
-p, q = np.random.default_rng(8).dirichlet(np.ones(40), size=(2, 100))
-p[17, 3] = math.nan
-q[60, 0] = -1.0
-got = all_rows(p, q)
-for i in range(100):
-    if i in (17, 60):
-        assert np.isnan(got[i]).all(), i
-    else:
-        assert got[i, 0] == fastvi.kl(p[i], q[i]), i
-        assert got[i, 1] == fastvi.js(p[i], q[i], base=2, mass="normalize"), i
-print("all rows agree")
-"""
-
-CACHED = """
-import numpy as np
-from numba import njit
-import fastvi
-
-@njit(cache=True)
-def information(joint):
-    return fastvi.kl(joint.ravel(), np.outer(joint.sum(axis=1), joint.sum(axis=0)).ravel())
-
-value = information(np.array([[0.5, 0.0], [0.0, 0.5]]))
-assert abs(value / np.log(2.0) - 1.0) < 1e-15, value
-print("hits", sum(information.stats.cache_hits.values()))
-"""
-
-
-def run(script):
-    env = {**os.environ, "PYTHONPATH": str(Path(fastvi.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, script], env=env, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_prange_marks_the_bad_items_and_no_other(tmp_path):
-    script = tmp_path / "rows.py"
-    script.write_text(PARALLEL)
-    assert "all rows agree" in run(script)
+def test_prange_marks_the_bad_items_and_no_other():
+    assert "all rows agree" in run_program("parallel_rows")
 
 
 def test_a_cached_function_is_loaded_by_the_next_process(tmp_path):
-    script = tmp_path / "information.py"
-    script.write_text(CACHED)
-    assert "hits 0" in run(script)
-    assert "hits 1" in run(script)
+    for hits in (0, 1):
+        assert f"hits {hits}" in run_program("cached_information", NUMBA_CACHE_DIR=tmp_path)
 
 
 def test_serial_prange_in_this_process():

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-import reference
-from divergence_rows import EVERY, OF_MEASURES, OF_ORDER, ROOTED, WITH_BASE, arrays
 from mpmath import mp, mpf
 
 import fastvi as fv
 from fastvi.kernels.discrete.registry import ROWS
+from helpers.divergence_rows import EVERY, OF_MEASURES, OF_ORDER, ROOTED, WITH_BASE, arrays
+from reference import discrete as reference
 
 
 def with_parameters(name, orders):

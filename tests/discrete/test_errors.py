@@ -1,11 +1,12 @@
 """What the user is told about bad input: the argument, the place, the value, the choices."""
 
 import math
-import re
 
 import numpy as np
 import pytest
-from divergence_rows import (
+
+import fastvi as fv
+from helpers.divergence_rows import (
     EVERY,
     OF_DISTRIBUTIONS,
     PAIRED,
@@ -15,19 +16,12 @@ from divergence_rows import (
     evaluate,
     parameters,
 )
-
-import fastvi as fv
+from helpers.messages import says
 
 paired = pytest.mark.parametrize("name", PAIRED)
 every = pytest.mark.parametrize("name", EVERY)
-
 GOOD = np.array([0.25, 0.25, 0.5])
 TABLE = np.full((4, 3), 1 / 3)
-
-
-def says(error, *parts):
-    """A context that wants `error` with all `parts` in this order in its message."""
-    return pytest.raises(error, match="(?s)" + ".*".join(re.escape(part) for part in parts))
 
 
 def spoiled(array, index, value):

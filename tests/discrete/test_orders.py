@@ -6,12 +6,12 @@ import sys
 import numba
 import numpy as np
 import pytest
-import reference
-from divergence_rows import OF_ORDER
 
 import fastvi as fv
 from fastvi.cfuncs import Mass, Status
 from fastvi.kernels.discrete.registry import ROWS
+from helpers.divergence_rows import OF_ORDER
+from reference import discrete as reference
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 

@@ -8,9 +8,9 @@ import types
 
 import numpy as np
 import pytest
-from divergence_rows import OF_MEASURES, PAIRED, WITH_BASE, parameters
 
 import fastvi as fv
+from helpers.divergence_rows import OF_MEASURES, PAIRED, WITH_BASE, parameters
 
 METRICS = {name: parameters(name) for name in PAIRED}
 every = pytest.mark.parametrize("metric", METRICS)

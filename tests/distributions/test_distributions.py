@@ -3,23 +3,18 @@
 import copy
 import math
 import pickle
-import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import reference
 from numba import njit
 from scipy.stats import multivariate_normal
 
 import fastvi as fv
+from helpers.messages import says
+from reference import densities as reference
 
 DIMS = [1, 2, 3, 4, 5, 6]
-
-
-def says(error, *parts):
-    """A context that wants `error` with all `parts` in this order in its message."""
-    return pytest.raises(error, match="(?s)" + ".*".join(re.escape(part) for part in parts))
 
 
 def random_cov(rng, dim):
@@ -56,6 +51,7 @@ EVERY = {
     "mixture": lambda: random_mixture(2, 3),
     "grid": lambda: grid(9),
 }
+
 every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
 

@@ -2,21 +2,16 @@
 
 import dataclasses
 import math
-import re
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastvi as fv
 from fastvi import Gaussian, GaussianMixture, Grid2D, entropy_estimate, kl_bounds, kl_estimate
-
-
-def says(error, *parts):
-    """A context that wants `error` with all `parts` in this order in its message."""
-    return pytest.raises(error, match="(?s)" + ".*".join(re.escape(part) for part in parts))
+from helpers.messages import says
+from reference import densities as reference
 
 
 def rotation(rng, dim):

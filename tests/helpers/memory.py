@@ -34,3 +34,12 @@ def used(function, n, *arguments):
         after.free - before.free,
         _resident() - size,
     )
+
+
+def assert_no_allocation(function, arguments, rounds):
+    """`function(n, *arguments)` takes as much for many rounds as for one: for passing the arrays in."""
+    used(function, 1, *arguments)
+    once, often = used(function, 1, *arguments), used(function, rounds, *arguments)
+    assert once[:3] == often[:3]
+    assert once.allocations == once.frees
+    assert often.grown < 1_000_000

@@ -1,11 +1,10 @@
 """Models: how data travels, what is refused and in which words, supports, and that nothing compiles twice."""
 
 import copy
+import gc
 import math
 import pickle
-import re
-import subprocess
-import sys
+import weakref
 
 import numba
 import numpy as np
@@ -13,8 +12,9 @@ import pytest
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.distributions import support as support_
 from fastvi.inference import model as model_
+from helpers.messages import says
+from helpers.programs import run_program
 
 
 @numba.njit
@@ -58,10 +58,6 @@ def writes(z, x):
 @numba.njit
 def wrong_type(z, x):
     return x + "one"
-
-
-def says(error, *parts):
-    return pytest.raises(error, match="(?s)" + ".*".join(re.escape(part) for part in parts))
 
 
 def engine_signatures():
@@ -187,11 +183,7 @@ def test_a_pickled_model_works_in_another_process(tmp_path):
     exec(source, scope)
     path = tmp_path / "model"
     path.write_bytes(pickle.dumps(fv.Model(scope["f"], 1, (3.0,))))
-    code = f"import pickle, fastvi as fv; m = pickle.load(open({str(path)!r}, 'rb')); print(fv.fit(m).q)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.stdout.strip() == "Gaussian(mean=[3], cov=[[1]])", done.stderr
+    assert run_program("fit_pickled_model", path) == "Gaussian(mean=[3], cov=[[1]])\n"
 
 
 def test_bad_models():
@@ -262,65 +254,6 @@ def test_bad_supports(support, dim, part):
         fv.Model(squares, dim, support=support)
 
 
-SUPPORTS = [
-    ("real", 2, 2),
-    ("positive", 1, 1),
-    (("lower", -2.5), 2, 2),
-    (("upper", 3.0), 1, 1),
-    (("interval", -1.0, 4.0), 1, 1),
-    ("simplex", 2, 1),
-    ("simplex", 5, 4),
-    (["real", "simplex", "simplex", "simplex", "positive"], 5, 4),
-    (["simplex", "simplex", ("upper", 0.0), "simplex", "simplex", "simplex"], 6, 4),
-]
-
-
-@pytest.mark.parametrize(("support", "dim", "latent"), SUPPORTS)
-def test_there_and_back(support, dim, latent):
-    place = support_.Support(support, dim)
-    assert (place.dim, place.latent_dim) == (dim, latent)
-    assert place.is_real == (support == "real")
-    x = 3.0 * np.random.default_rng(0).standard_normal((50, latent))
-    z, log_jacobian = place.to_model(x)
-    np.testing.assert_allclose(place.to_latent("z", z), x, rtol=1e-9, atol=1e-9)
-    entries = [support] * dim if isinstance(support, str | tuple) else support
-    free = [i for i in range(dim) if entries[i] != "simplex" or (i + 1 < dim and entries[i + 1] == "simplex")]
-    for i in range(0, 50, 10):
-        steps = 1e-5 * np.eye(latent)
-        jacobian = (place.to_model(x[i] + steps)[0] - place.to_model(x[i] - steps)[0])[:, free] / 2e-5
-        assert abs(np.linalg.slogdet(jacobian)[1] - log_jacobian[i]) <= 1e-6
-    for i in range(dim):
-        if entries[i] == "simplex":
-            assert ((z[:, i] > 0) & (z[:, i] < 1)).all()
-    if "simplex" in entries:
-        groups = "".join("s" if e == "simplex" else "." for e in entries)
-        for found in re.finditer("s+", groups):
-            np.testing.assert_allclose(z[:, found.start() : found.end()].sum(axis=1), 1.0, rtol=1e-14)
-    # Latent zeros are the centre: equal shares of a simplex, 1 for a positive number.
-    centre = place.to_model(np.zeros((1, latent)))[0][0]
-    if support == "simplex":
-        np.testing.assert_allclose(centre, 1 / dim, rtol=1e-14)
-    if support == "positive":
-        assert centre[0] == 1.0
-
-
-def test_points_outside_of_a_support():
-    for support, dim, z in (
-        ("positive", 1, [0.0]),
-        ("positive", 1, [-1.0]),
-        (("lower", 1.0), 1, [1.0]),
-        (("upper", 1.0), 1, [1.0]),
-        (("interval", 0.0, 1.0), 1, [1.0]),
-        ("simplex", 2, [0.5, 0.6]),
-        ("simplex", 3, [0.5, 0.5, 0.0]),
-        ("simplex", 3, [0.7, 0.5, -0.2]),
-    ):
-        with says(ValueError, "start is [", "it lies outside of the model's support"):
-            fv.fit(fv.Model(squares, dim, support=support), start=z)
-    with says(ValueError, "z[1] is [-1.0]"):
-        support_.Support("positive", 1).to_latent("z", np.array([[1.0], [-1.0]]))
-
-
 def test_log_density_wants_points():
     model = fv.Model(squares, 2)
     assert model.log_density(np.ones((3, 4, 2))).shape == (3, 4)
@@ -329,3 +262,51 @@ def test_log_density_wants_points():
         model.log_density([1.0, 2.0, 3.0])
     with says(ValueError, "z must have shape (..., 2), not ()"):
         model.log_density(1.0)
+
+
+def quadratic(z, x):
+    return -0.5 * (x - z[0]) ** 2
+
+
+def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
+    monkeypatch.setattr(model_, "_MOST", 2)
+    monkeypatch.setattr(model_, "_jits", {})
+    monkeypatch.setattr(model_, "_compiled", {})
+    functions, first = [], None
+    for k in range(5):
+        function = eval(f"lambda z, x: -0.5 * (x - z[0]) ** 2 + {k}")
+        model = fv.Model(function, 1, (1.0,))
+        first = model if first is None else first
+        functions.append(weakref.ref(function))
+        del function, model
+    gc.collect()
+    assert len(model_._jits) == len(model_._compiled) == 2
+    # The first lives on in its model, the last two for the next model.
+    assert [function() is not None for function in functions] == [True, False, False, True, True]
+    q = fv.Gaussian(1.0, 1.0)
+    assert fv.elbo(first, q).value == fv.elbo(fv.Model(quadratic, 1, (1.0,)), q).value
+    # Copies keep the compiled function as well.
+    other = first.with_data((2.0,))
+    del first
+    gc.collect()
+    assert other.log_density([2.0]) == 0.0
+    assert (
+        abs(fv.elbo(other, fv.Gaussian(2.0, 1.0)).value - fv.elbo(other, fv.Gaussian(2.0, 1.0)).value) == 0.0
+    )
+
+
+def test_a_forgotten_function_is_compiled_again(monkeypatch):
+    monkeypatch.setattr(model_, "_MOST", 1)
+    monkeypatch.setattr(model_, "_jits", {})
+    monkeypatch.setattr(model_, "_compiled", {})
+
+    def other(z, x):
+        return -((x - z[0]) ** 2)
+
+    fv.Model(quadratic, 1, (1.0,))
+    before = model_.compiled_count()
+    fv.Model(quadratic, 1, (2.0,))
+    assert model_.compiled_count() == before
+    fv.Model(other, 1, (1.0,))
+    fv.Model(quadratic, 1, (1.0,))
+    assert model_.compiled_count() == before + 2

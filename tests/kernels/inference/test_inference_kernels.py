@@ -8,10 +8,8 @@ import pytest
 from scipy import stats
 
 import fastvi as fv
-from fastvi.kernels.densities import truncated
 from fastvi.kernels.inference import draws_fits, expectations, quadrature_fits, steps, truncated_fits
 from fastvi.kernels.inference.reports import Report
-from fastvi.kernels.models import supports
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.quadrature import moments as moments_
 from fastvi.kernels.statuses import CONVERGED
@@ -181,78 +179,6 @@ def test_truncated_fit_in_a_users_function(x):
     np.testing.assert_allclose(start, [x / 2, math.sqrt(0.5)], atol=1e-6)
     expected = 0.5 * math.log(math.pi) - x * x / 4 + stats.norm.logcdf(x / 2 * math.sqrt(2))
     assert abs(Report(*report).elbo - expected) <= 1e-9 * (1 + abs(expected))
-
-
-def test_masses_and_moments_as_in_plain_python():
-    for mu, sigma, low, high in (
-        (0.0, 1.0, 0.0, math.inf),
-        (0.3, 2.0, -1.0, 4.0),
-        (0.0, 1.0, 30.0, math.inf),
-        (5.0, 0.1, -math.inf, 4.0),
-        (0.0, 1.0, 9.0, 9.5),
-    ):
-        a, b = (low - mu) / sigma, (high - mu) / sigma
-        one, two = np.empty(3), np.empty(3)
-        mass = truncated.moments(mu, sigma, low, high, one)
-        assert abs(truncated.moments.py_func(mu, sigma, low, high, two) - mass) <= 1e-13 * abs(mass) + 1e-15
-        np.testing.assert_allclose(one, two, rtol=1e-12)
-        # On the side where the masses are small.
-        if a > 0:
-            a, b = -b, -a
-        upper, lower = stats.norm.logcdf(b), stats.norm.logcdf(a)
-        assert abs(mass - (upper + math.log1p(-math.exp(lower - upper)))) <= 1e-11 * (1 + abs(mass))
-
-
-KINDS = {
-    "all but a simplex": ([0, 1, 2, 3], [[0, 0], [1.5, 0], [0, -0.5], [-1, 2]], 4),
-    "a simplex": ([4, 4, 4], [[3, 0], [2, 0], [1, 0]], 4),
-    "simplexes among others": (
-        [1, 4, 4, 3, 4, 2],
-        [[0, 0], [2, 0], [1, 0], [0, 1], [1, 0], [0, 3]],
-        8,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_gradients_are_carried_to_latent_coordinates(name):
-    kinds, bounds, dim = KINDS[name]
-    kinds, bounds = np.array(kinds, np.int64), np.array(bounds, float)
-    rng = np.random.default_rng(2)
-    weights = rng.standard_normal(dim)
-
-    def target(latent):
-        """sum(w z + z**2 / 2) + log-Jacobian."""
-        z, log_jacobian = np.empty((1, dim)), np.empty(1)
-        supports.to_support(kinds, bounds, latent[None].copy(), 1, z, log_jacobian)
-        return float((weights * z + 0.5 * z**2).sum() + log_jacobian[0]), z[0]
-
-    for _ in range(10):
-        latent = 1.5 * rng.standard_normal(kinds.size)
-        _, z = target(latent)
-        found, plain = np.empty(kinds.size), np.empty(kinds.size)
-        supports.pull_back(kinds, bounds, latent, z, weights + z, found)
-        supports.pull_back.py_func(kinds, bounds, latent, z, weights + z, plain)
-        np.testing.assert_allclose(found, plain, rtol=1e-12)
-        for i in range(kinds.size):
-            step = 1e-5 * np.eye(kinds.size)[i]
-            expected = (target(latent + step)[0] - target(latent - step)[0]) / 2e-5
-            assert abs(found[i] - expected) <= 1e-7 * (1 + abs(expected))
-
-
-def test_transforms_as_in_plain_python():
-    kinds, bounds, dim = KINDS["simplexes among others"]
-    kinds, bounds = np.array(kinds, np.int64), np.array(bounds, float)
-    latent = 2.0 * np.random.default_rng(3).standard_normal((6, kinds.size))
-    one, two = (np.empty((6, dim)), np.empty(6)), (np.empty((6, dim)), np.empty(6))
-    supports.to_support(kinds, bounds, latent, 6, *one)
-    supports.to_support.py_func(kinds, bounds, latent, 6, *two)
-    np.testing.assert_allclose(one[0], two[0], rtol=1e-13)
-    np.testing.assert_allclose(one[1], two[1], rtol=1e-12)
-    back = np.empty(kinds.size)
-    for n in range(6):
-        assert supports.to_latent.py_func(kinds, bounds, one[0][n], back)
-        np.testing.assert_allclose(back, latent[n], rtol=1e-9)
 
 
 def test_the_lattice_has_the_moments_of_a_standard_normal():

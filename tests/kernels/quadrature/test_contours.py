@@ -10,16 +10,10 @@ import fastvi as fv
 from fastvi.kernels.densities import gaussians, mixtures
 from fastvi.kernels.quadrature import contours, lattice_rows, mixture_kl
 from fastvi.kernels.quadrature import moments as moments_
+from helpers.forms import both, plain
 
 LOW = [0, 1, 2, 5, 6, 10]
 POWERS = [(a, b) for b in range(5) for a in range(5 - b)]
-
-
-def plain(function):
-    return getattr(function, "py_func", function)
-
-
-both = pytest.mark.parametrize("form", [lambda f: f, plain], ids=["compiled", "plain"])
 
 
 def random_cov(rng, condition):
