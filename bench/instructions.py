@@ -1,7 +1,8 @@
 """What the compiler made of the hot loops: ``python -m bench.instructions``.
 
 Counts the instructions of each one's innermost loop in the assembly. Seconds differ from run to run; these
-figures are the same on every machine with the same instruction set, and tests/test_vectorised.py holds them.
+figures are the same on every machine with the same instruction set: tests/kernels/test_vectorised.py checks
+them.
 
 Only from Numba and fastvi's kernels: the test loads this file by itself, without this package's environment.
 """
