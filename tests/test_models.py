@@ -14,7 +14,7 @@ import pytest
 import fastvi as fv
 from fastvi import kernels
 from fastvi.distributions import support as support_
-from fastvi.inference import model as model_
+from fastvi.inference import compilation, packing
 
 
 @numba.njit
@@ -100,12 +100,12 @@ def test_each_item_of_data_arrives():
     packed = np.zeros(17, np.uint8)
     unaligned = packed[1:].view(np.float64)
     assert not unaligned.flags.aligned
-    assert model_.pack((unaligned,))[1][0].flags.aligned
+    assert packing.pack((unaligned,))[1][0].flags.aligned
 
 
 def test_a_copy_is_not_needed_and_the_data_stays_alive():
     x = np.arange(3.0)
-    assert model_.pack((x,))[1][0] is x
+    assert packing.pack((x,))[1][0] is x
     model = fv.Model(everything, 1, (True, 3, 0.25, np.arange(5.0), np.eye(2), np.array([1, 2], np.int8)))
     before = fv.elbo(model, fv.Gaussian(0, 1)).value
     filler = [np.full(5, float(k)) for k in range(1000)]
@@ -119,18 +119,18 @@ def test_nothing_is_compiled_again():
         fv.Model(shifted, 1, (1.0,), support="positive"),
         fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1),
     )
-    count, engine = model_.compiled_count(), engine_signatures()
+    count, engine = compilation.compiled_count(), engine_signatures()
     for x in (2.0, np.float64(3.0), np.float32(4.0)):
         model = fv.Model(shifted, 1, (x,))
         assert abs(fv.fit(model).q.mean[0] - float(x)) <= 1e-9
         assert abs(fv.fit(model.with_data((5.0,))).q.mean[0] - 5.0) <= 1e-9
         fv.fit(fv.Model(shifted, 1, (x,), support="positive"))
-    assert model_.compiled_count() == count
+    assert compilation.compiled_count() == count
     # Another log joint costs its own function and nothing in the engine, other types of data the same.
     assert fv.fit(fv.Model(squares, 1)).converged
-    assert model_.compiled_count() == count + 1
+    assert compilation.compiled_count() == count + 1
     assert fv.fit(fv.Model(shifted, 1, (2,))).converged
-    assert model_.compiled_count() == count + 2
+    assert compilation.compiled_count() == count + 2
     assert engine_signatures() == engine
     assert len(shifted.signatures) <= 3
 
@@ -140,9 +140,9 @@ def test_a_plain_function_is_jitted_once():
         return -0.5 * (z[0] - x) ** 2
 
     first = fv.Model(log_joint, 1, (1.0,))
-    count = model_.compiled_count()
+    count = compilation.compiled_count()
     second = fv.Model(log_joint, 1, (2.0,))
-    assert model_.compiled_count() == count
+    assert compilation.compiled_count() == count
     assert first._dispatcher is second._dispatcher
     assert second.log_density([[2.0], [3.0]]).tolist() == [0.0, -0.5]
     assert second.log_density([3.0]) == -0.5

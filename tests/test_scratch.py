@@ -12,7 +12,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.common import scratch
-from fastvi.inference import model as model_
+from fastvi.inference import compilation
 
 
 def make(size, parts=1):
@@ -147,9 +147,9 @@ def test_a_log_joint_that_calls_fastvi_again():
 
 
 def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 2)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
+    monkeypatch.setattr(compilation, "_MOST", 2)
+    monkeypatch.setattr(compilation, "_jits", {})
+    monkeypatch.setattr(compilation, "_compiled", {})
     functions, first = [], None
     for k in range(5):
         function = eval(f"lambda z, x: -0.5 * (x - z[0]) ** 2 + {k}")
@@ -158,7 +158,7 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
         functions.append(weakref.ref(function))
         del function, model
     gc.collect()
-    assert len(model_._jits) == len(model_._compiled) == 2
+    assert len(compilation._jits) == len(compilation._compiled) == 2
     # The first lives on in its model, the last two for the next model.
     assert [function() is not None for function in functions] == [True, False, False, True, True]
     q = fv.Gaussian(1.0, 1.0)
@@ -174,20 +174,20 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
 
 
 def test_a_forgotten_function_is_compiled_again(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 1)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
+    monkeypatch.setattr(compilation, "_MOST", 1)
+    monkeypatch.setattr(compilation, "_jits", {})
+    monkeypatch.setattr(compilation, "_compiled", {})
 
     def other(z, x):
         return -((x - z[0]) ** 2)
 
     fv.Model(quadratic, 1, (1.0,))
-    before = model_.compiled_count()
+    before = compilation.compiled_count()
     fv.Model(quadratic, 1, (2.0,))
-    assert model_.compiled_count() == before
+    assert compilation.compiled_count() == before
     fv.Model(other, 1, (1.0,))
     fv.Model(quadratic, 1, (1.0,))
-    assert model_.compiled_count() == before + 2
+    assert compilation.compiled_count() == before + 2
 
 
 def test_modules_are_loaded_when_they_are_used():

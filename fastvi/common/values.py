@@ -15,12 +15,12 @@ Array = NDArray[np.float64]
 Triple = tuple[Array, Array, Array]
 
 
-def _bytes(array: Array) -> bytes:
+def hashable(array: Array) -> bytes:
     """For hashes: -0.0 is equal to 0.0, and its bytes become so."""
     return (array + 0.0).tobytes()
 
 
-def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
+def as_points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
     """Points as rows, and the shape of the result."""
     array = float_array("z", z)
     if array.ndim == 0 and dim == 1:
@@ -30,22 +30,22 @@ def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
     return np.array(array, dtype=np.float64, order="C").reshape(-1, dim), array.shape[:-1]
 
 
-def _number(values: Array, shape: tuple[int, ...]) -> Any:
+def in_shape(values: Array, shape: tuple[int, ...]) -> Any:
     return values.reshape(shape) if shape else float(values[0])
 
 
-def _tidy(values: Any) -> str:
+def tidy(values: Any) -> str:
     """An array as nested lists with six significant digits, cut short beyond 8 entries a level."""
     array = np.asarray(values)
     if array.ndim == 0:
         return f"{float(array):.6g}"
-    entries = [_tidy(entry) for entry in array]
+    entries = [tidy(entry) for entry in array]
     if len(entries) > 8:
         entries = [*entries[:3], "...", *entries[-1:]]
     return f"[{', '.join(entries)}]"
 
 
-def _restore(kind: Any, *fields: Array) -> Any:
+def restore(kind: Any, *fields: Array) -> Any:
     """An instance from its checked fields: for copies and pickles."""
     self = kind.__new__(kind)
     self._set(*fields)

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from .. import kernels
 from ..common.immutable import Immutable, frozen, shown
 from ..common.validation import generator, mean_and_factor
-from ..common.values import Array, Triple, _bytes, _number, _points, _restore, _tidy
+from ..common.values import Array, Triple, as_points, hashable, in_shape, restore, tidy
 
 
-def _inverse_size(factors: Array) -> float:
+def inverse_size(factors: Array) -> float:
     """D times the largest squared norm of the inverse of a factor, scaled to a correlation matrix."""
     scaled = factors / np.sqrt((factors**2).sum(axis=-1))[..., None]
     inverse = np.linalg.inv(scaled)
@@ -76,7 +76,7 @@ class Gaussian(Immutable):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
+        return restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
 
     @property
     def dim(self) -> int:
@@ -103,13 +103,13 @@ class Gaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         weights, means, factors = self._triple()
         out = np.empty(len(points))
         kernels.densities.mixtures.mixture_logpdf_many(
             points, weights, means, factors, np.empty(self.dim), out
         )
-        return _number(out, shape)
+        return in_shape(out, shape)
 
     def pdf(self, z: ArrayLike) -> Any:
         """The density at `z`, shape (..., D)."""
@@ -130,7 +130,7 @@ class Gaussian(Immutable):
 
     @property
     def _condition(self) -> float:
-        return _inverse_size(self._factor)
+        return inverse_size(self._factor)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
@@ -138,7 +138,7 @@ class Gaussian(Immutable):
         return np.array_equal(self.mean, other.mean) and np.array_equal(self.cov, other.cov)
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.mean, self.cov)))
+        return hash(tuple(hashable(a) for a in (self.mean, self.cov)))
 
     def __repr__(self) -> str:
-        return f"Gaussian(mean={_tidy(self.mean)}, cov={_tidy(self.cov)})"
+        return f"Gaussian(mean={tidy(self.mean)}, cov={tidy(self.cov)})"

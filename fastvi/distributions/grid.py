@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import kernels
 from ..common.immutable import Immutable, frozen, shown
 from ..common.validation import float_array, increasing, real_number
-from ..common.values import Array, _bytes, _restore, _tidy
+from ..common.values import Array, hashable, restore, tidy
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
@@ -196,17 +196,17 @@ class Grid2D(Immutable):
         return self._like(self.logp - self.log_integral)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), np.array(self.x), np.array(self.y), np.array(self.logp))
+        return restore, (type(self), np.array(self.x), np.array(self.y), np.array(self.logp))
 
     def _like(self, table: Array) -> Grid2D:
-        return _restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
+        return restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
 
     def _every_second(self) -> Grid2D:
         """The grid of every second point, both ways; the last point stays."""
         rows = np.unique(np.append(np.arange(0, self.x.size, 2), self.x.size - 1))
         columns = np.unique(np.append(np.arange(0, self.y.size, 2), self.y.size - 1))
         table = np.ascontiguousarray(self.logp[np.ix_(rows, columns)])
-        return _restore(type(self), self.x[rows], self.y[columns], table)  # type: ignore[no-any-return]
+        return restore(type(self), self.x[rows], self.y[columns], table)  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid2D):
@@ -214,11 +214,11 @@ class Grid2D(Immutable):
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("x", "y", "logp"))
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.x, self.y, self.logp)))
+        return hash(tuple(hashable(a) for a in (self.x, self.y, self.logp)))
 
     def __repr__(self) -> str:
         x, y = (f"{a[0]:.6g}..{a[-1]:.6g} ({a.size})" for a in (self.x, self.y))
-        mean = _tidy(self.mean.round(12) + 0.0)
+        mean = tidy(self.mean.round(12) + 0.0)
         return f"Grid2D(x={x}, y={y}, mean={mean}, integral={self.integral:.6g})"
 
 

@@ -71,15 +71,15 @@ class Bounds(NamedTuple):
     upper: float
 
 
-def _space(components_p: int, components_q: int, dim: int) -> Any:
+def _workspace(components_p: int, components_q: int, dim: int) -> Any:
     """This thread's scratch space for mixtures of that size."""
     most = max(components_p, components_q)
     return scratch.space(kernels.quadrature.mixture_kl.workspace, most, most, dim)
 
 
-def _quadrature(p: Triple, q: Triple, rtol: float) -> tuple[float, float, int, bool]:
+def kl_quadrature(p: Triple, q: Triple, rtol: float) -> tuple[float, float, int, bool]:
     (_, means_p, _), (_, means_q, _) = p, q
-    space = _space(len(means_p), len(means_q), means_p.shape[1])
+    space = _workspace(len(means_p), len(means_q), means_p.shape[1])
     return kernels.quadrature.mixture_kl.mixture_kl(p, q, rtol, space)  # type: ignore[no-any-return]
 
 
@@ -88,7 +88,7 @@ def rounding_of_factors(scale: float, *distributions: Any) -> float:
     return 2.2e-16 * scale * float(max(g._condition for g in distributions))
 
 
-def _into(bounds: Bounds, value: float) -> tuple[float, float]:
+def within_bounds(bounds: Bounds, value: float) -> tuple[float, float]:
     """A value that is known to be between bounds, and no better: with its error."""
     inside = min(max(value, bounds.lower), bounds.upper)
     return inside, max(bounds.upper - inside, inside - bounds.lower)
@@ -104,7 +104,7 @@ def _normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
     return points[:, 0], ndtri(points[:, 1:])
 
 
-def _quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
+def quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
     """E_p[log p - log q], or -E_p[log p], in any dimension."""
     weights, means, factors = p._triple()
     edges = np.cumsum(np.exp(weights))

@@ -16,11 +16,11 @@ from .grid import Grid2D
 from .integrals import (
     QUADRATURE_DIM,
     Estimate,
-    _into,
-    _quadrature,
-    _quasi_monte_carlo,
+    kl_quadrature,
+    quasi_monte_carlo,
     rounding_of_factors,
     tolerance,
+    within_bounds,
 )
 from .mixture import GaussianMixture
 
@@ -49,9 +49,9 @@ def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
 def _mixtures(p: Any, q: Any, rtol: float) -> Estimate:
     if p == q:
         return Estimate(0.0, 0.0, 0, "closed form")
-    value, error, nodes, resolved = _quadrature(p._triple(), q._triple(), rtol)
+    value, error, nodes, resolved = kl_quadrature(p._triple(), q._triple(), rtol)
     if not (resolved and error < math.inf):
-        return Estimate(*_into(kl_bounds(p, q), value), nodes)
+        return Estimate(*within_bounds(kl_bounds(p, q), value), nodes)
     error += rounding_of_factors(abs(value) + p.dim, p, q)
     # A divergence is not negative: what is below zero is the error of a value near zero.
     return Estimate(max(value, 0.0), error, nodes)
@@ -186,7 +186,7 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = 1e-10) -> Estimate:
         return _with_grid(p, q)
     if p.dim <= QUADRATURE_DIM:
         return _mixtures(p, q, wanted)
-    return _quasi_monte_carlo(p, q)
+    return quasi_monte_carlo(p, q)
 
 
 def kl_value(p: Any, q: Any) -> float:
@@ -237,10 +237,10 @@ def entropy_estimate(p: Any, *, rtol: float = 1e-10) -> Estimate:
         value, coarse = p.entropy(), p._every_second().entropy()
         return Estimate(value, abs(value - coarse) + 1e-15 * (1.0 + abs(value)), p.logp.size, "grid sum")
     if p.dim > QUADRATURE_DIM:
-        return _quasi_monte_carlo(p, None)
+        return quasi_monte_carlo(p, None)
     nothing = (np.empty(0), np.empty((0, p.dim)), np.empty((0, p.dim, p.dim)))
-    value, error, nodes, resolved = _quadrature(p._triple(), nothing, wanted)
+    value, error, nodes, resolved = kl_quadrature(p._triple(), nothing, wanted)
     value = -value
     if not (resolved and error < math.inf):
-        return Estimate(*_into(mixture_entropy_bounds(p), value), nodes)
+        return Estimate(*within_bounds(mixture_entropy_bounds(p), value), nodes)
     return Estimate(value, error + rounding_of_factors(p.dim, p), nodes)

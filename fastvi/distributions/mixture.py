@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from .. import kernels
 from ..common.immutable import Immutable, frozen, shown
 from ..common.validation import cholesky_factor, finite_array, float_array, generator, mixture_weights
-from ..common.values import Array, Triple, _bytes, _number, _points, _restore, _tidy
-from .gaussian import Gaussian, _inverse_size
+from ..common.values import Array, Triple, as_points, hashable, in_shape, restore, tidy
+from .gaussian import Gaussian, inverse_size
 
 
 class GaussianMixture(Immutable):
@@ -85,11 +85,11 @@ class GaussianMixture(Immutable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = self._weights, self._means, self._covs, self._factors, self._log_weights
-        return _restore, (type(self), *(np.array(field) for field in fields))
+        return restore, (type(self), *(np.array(field) for field in fields))
 
     @cached_property
     def _condition(self) -> float:
-        return _inverse_size(self._factors)
+        return inverse_size(self._factors)
 
     _weights: Array
     _means: Array
@@ -152,7 +152,7 @@ class GaussianMixture(Immutable):
     def components(self) -> tuple[Gaussian, ...]:
         """The components, without their weights."""
         return tuple(
-            _restore(Gaussian, np.array(m), np.array(f), np.array(c))
+            restore(Gaussian, np.array(m), np.array(f), np.array(c))
             for m, f, c in zip(self._means, self._factors, self._covs, strict=True)
         )
 
@@ -174,10 +174,10 @@ class GaussianMixture(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         out = np.empty(len(points))
         kernels.densities.mixtures.mixture_logpdf_many(points, *self._triple(), np.empty(self.dim), out)
-        return _number(out, shape)
+        return in_shape(out, shape)
 
     def pdf(self, z: ArrayLike) -> Any:
         """The density at `z`, shape (..., D)."""
@@ -215,8 +215,8 @@ class GaussianMixture(Immutable):
         )
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.weights, self.means, self.covs)))
+        return hash(tuple(hashable(a) for a in (self.weights, self.means, self.covs)))
 
     def __repr__(self) -> str:
-        parts = _tidy(self.weights), _tidy(self.means), _tidy(self.covs)
+        parts = tidy(self.weights), tidy(self.means), tidy(self.covs)
         return "GaussianMixture(weights={}, means={}, covs={})".format(*parts)

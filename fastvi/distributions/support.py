@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..common.validation import real_number
 from ..common.values import Array
-
-_WORDS = ("real", "positive", "lower", "upper", "interval", "simplex")
-
-#: Kinds of a latent coordinate, as in kernels.models.supports.
-_REAL, _LOWER, _UPPER, _INTERVAL, _SIMPLEX = 0, 1, 2, 3, 4
+from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 
 
 class Support:
@@ -44,7 +40,7 @@ class Support:
                 if last == i:
                     raise ValueError(f"support[{i}] is 'simplex': a simplex has at least two coordinates")
                 for k in range(last - i):
-                    kinds.append(_SIMPLEX)
+                    kinds.append(SIMPLEX)
                     bounds.append((float(last - i - k), 0.0))
                 i = last + 1
                 continue
@@ -69,8 +65,8 @@ class Support:
         low, high = (float(x) for x in self.bounds[0])
         kind = self.kinds[0]
         return (
-            low if kind in (_LOWER, _INTERVAL) else -math.inf,
-            high if kind in (_UPPER, _INTERVAL) else math.inf,
+            low if kind in (LOWER, INTERVAL) else -math.inf,
+            high if kind in (UPPER, INTERVAL) else math.inf,
         )
 
     def to_model(self, latent: Array) -> tuple[Array, Array]:
@@ -95,20 +91,20 @@ class Support:
 
 def _one_support(entry: Any, i: int) -> tuple[int, float, float]:
     if entry == "real":
-        return _REAL, 0.0, 0.0
+        return REAL, 0.0, 0.0
     if entry == "positive":
-        return _LOWER, 0.0, 0.0
+        return LOWER, 0.0, 0.0
     word = entry[0] if isinstance(entry, tuple | list) and entry else entry
     if word in ("lower", "upper", "interval") and not isinstance(entry, str):
         numbers = [real_number(f"support[{i}][{k + 1}]", x) for k, x in enumerate(entry[1:])]
         wanted = 2 if word == "interval" else 1
         if len(numbers) == wanted and all(map(math.isfinite, numbers)):
             if word == "lower":
-                return _LOWER, numbers[0], 0.0
+                return LOWER, numbers[0], 0.0
             if word == "upper":
-                return _UPPER, 0.0, numbers[0]
+                return UPPER, 0.0, numbers[0]
             if numbers[0] < numbers[1]:
-                return _INTERVAL, numbers[0], numbers[1]
+                return INTERVAL, numbers[0], numbers[1]
     raise ValueError(
         f"support[{i}] must be 'real', 'positive', 'simplex', ('lower', a), ('upper', b) or "
         f"('interval', a, b) with a < b, not {entry!r}"
@@ -119,13 +115,13 @@ def words_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
     """What declares a support of these kinds, an entry for each coordinate of the model."""
     words: list[Any] = []
     for kind, (low, high) in zip(kinds.tolist(), bounds.tolist(), strict=True):
-        if kind == _LOWER:
+        if kind == LOWER:
             words.append(("lower", low) if low else "positive")
-        elif kind == _UPPER:
+        elif kind == UPPER:
             words.append(("upper", high))
-        elif kind == _INTERVAL:
+        elif kind == INTERVAL:
             words.append(("interval", low, high))
-        elif kind == _SIMPLEX:
+        elif kind == SIMPLEX:
             words += ["simplex"] * (2 if low == 1.0 else 1)
         else:
             words.append("real")

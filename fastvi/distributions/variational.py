@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from .. import kernels
 from ..common.immutable import Immutable, frozen
 from ..common.validation import generator, real_number
-from ..common.values import Array, _number, _points, _tidy
+from ..common.values import Array, as_points, in_shape, tidy
 from .gaussian import Gaussian
 from .support import Support, words_of
 
@@ -106,7 +106,7 @@ class TransformedGaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         values = np.empty(len(points))
         for n, point in enumerate(points):
             try:
@@ -115,7 +115,7 @@ class TransformedGaussian(Immutable):
                 values[n] = -math.inf
                 continue
             values[n] = self.gaussian.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
-        return _number(values, shape)
+        return in_shape(values, shape)
 
     def pdf(self, z: ArrayLike) -> Any:
         """The density at `z`, shape (..., D)."""
@@ -243,11 +243,11 @@ class TruncatedGaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., 1): -inf outside of the interval."""
-        points, shape = _points(z, 1)
+        points, shape = as_points(z, 1)
         x = points[:, 0]
         values = -0.5 * ((x - self.mu) / self.sigma) ** 2
         values -= 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
-        return _number(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
+        return in_shape(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
 
     def pdf(self, z: ArrayLike) -> Any:
         """The density at `z`, shape (..., 1)."""
@@ -281,8 +281,8 @@ class TruncatedGaussian(Immutable):
 
     def __repr__(self) -> str:
         return (
-            f"TruncatedGaussian(mu={_tidy(self.mu)}, sigma={_tidy(self.sigma)}, "
-            f"low={_tidy(self.low)}, high={_tidy(self.high)})"
+            f"TruncatedGaussian(mu={tidy(self.mu)}, sigma={tidy(self.sigma)}, "
+            f"low={tidy(self.low)}, high={tidy(self.high)})"
         )
 
 

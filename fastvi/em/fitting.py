@@ -13,10 +13,10 @@ from .. import kernels
 from ..common import threads
 from ..common.progress import bar
 from ..common.validation import finite_array, float_array, generator, real_number
-from ..common.values import Array, _restore
+from ..common.values import Array, restore
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
-from .result import MixtureFit, _count, _space
+from .result import MixtureFit, count_of, workspace
 
 #: Sweeps over the data that a fit usually takes, for the decision whether to use threads.
 _SWEEPS = 16
@@ -40,7 +40,7 @@ def _data(x: Any, components: int) -> Array:
     else:
         points = finite_array("x", array, 2, "(n, d) or (n,)")
     if len(points) < components:
-        raise ValueError(f"x has {_count(len(points), 'point')}, too few for k = {components} components")
+        raise ValueError(f"x has {count_of(len(points), 'point')}, too few for k = {components} components")
     return points
 
 
@@ -64,7 +64,7 @@ def _checked_start(start: Any, components: int, dim: int) -> None:
     if not isinstance(start, GaussianMixture):
         raise TypeError(f"start must be a GaussianMixture, not {type(start).__name__}")
     if start.weights.size != components:
-        raise ValueError(f"start has {_count(start.weights.size, 'component')}, but k = {components}")
+        raise ValueError(f"start has {count_of(start.weights.size, 'component')}, but k = {components}")
     if start.dim != dim:
         raise ValueError(f"start has dimension {start.dim}, x has {dim}")
 
@@ -241,7 +241,7 @@ def _from_start(
     run = _Run(start.weights.size, start.dim, most)
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
     kernels.em.standardize.standardize_mixture(mean, factor, run.means, run.factors)
-    run.climb(columns, floor, tol, _space(start.weights.size, start.dim))
+    run.climb(columns, floor, tol, workspace(start.weights.size, start.dim))
     return run
 
 
@@ -253,7 +253,7 @@ def _from_seeds(
     runs = [_Run(components, dim, most) for _ in range(count)]
 
     def climb(i: int) -> None:
-        space = _space(components, dim)
+        space = workspace(components, dim)
         runs[i].seed(columns, uniforms[i], floor, space)
         runs[i].climb(columns, floor, tol, space)
 
@@ -276,4 +276,4 @@ def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixtu
     with np.errstate(divide="ignore"):
         logs = np.log(weights)
     covs = factors @ factors.swapaxes(1, 2)
-    return _restore(GaussianMixture, weights, means, covs, factors, logs)  # type: ignore[no-any-return]
+    return restore(GaussianMixture, weights, means, covs, factors, logs)  # type: ignore[no-any-return]

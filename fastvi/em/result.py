@@ -189,7 +189,7 @@ class MixtureFit(Immutable):
         p = self.mixture
         out = np.empty((len(self._x), p.weights.size))
         columns = np.ascontiguousarray(self._x.T)
-        space = _space(p.weights.size, p.dim)
+        space = workspace(p.weights.size, p.dim)
         getattr(kernels.em.e_step, kernel)(columns, np.array(p.weights), p._means, p._factors, space, out)
         return out
 
@@ -263,8 +263,8 @@ class MixtureFit(Immutable):
         p, n, d = self.mixture, len(self._x), self.mixture.dim
         best, spread = self.log_likelihood, self.restart_log_likelihoods
         lines = [
-            f"Gaussian mixture with {_count(p.weights.size, 'component')} for {_count(n, 'point')} "
-            f"in {_count(d, 'dimension')}, by EM",
+            f"Gaussian mixture with {count_of(p.weights.size, 'component')} for {count_of(n, 'point')} "
+            f"in {count_of(d, 'dimension')}, by EM",
             f"  {self._course()}, mean log likelihood within {self.to_gain:.2g} of its maximum",
             f"  log likelihood {best:.6g} ({best / n:.5g} a point)",
         ]
@@ -280,14 +280,14 @@ class MixtureFit(Immutable):
             mean, spreads = (np.array2string(a, precision=6) for a in (g.mean, np.sqrt(np.diag(g.cov))))
             line = f"  component {k}: weight {p.weights[k]:.6g}, mean {mean}, standard deviation {spreads}"
             if self.floor_steps[k]:
-                line += f", at the floor in {_count(self.floor_steps[k], 'step')}"
+                line += f", at the floor in {count_of(self.floor_steps[k], 'step')}"
                 line += " and at the end" if k in self.floor_active else ", not at the end"
             lines.append(line)
         return "\n".join(lines)
 
     def _course(self) -> str:
         head, comma, rest = self.status.partition(", ")
-        return f"{head} after {_count(self.iterations, 'iteration')}{comma}{rest}"
+        return f"{head} after {count_of(self.iterations, 'iteration')}{comma}{rest}"
 
     def __repr__(self) -> str:
         return (
@@ -296,7 +296,7 @@ class MixtureFit(Immutable):
         )
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -304,6 +304,6 @@ def _named(numbers: tuple[int, ...]) -> str:
     return f"component{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
-def _space(components: int, dim: int) -> Any:
+def workspace(components: int, dim: int) -> Any:
     """This thread's scratch space for mixtures of that size."""
     return scratch.space(kernels.em.e_step.workspace, components, dim)

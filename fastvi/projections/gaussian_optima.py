@@ -13,7 +13,7 @@ from ..common.values import Array
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Grid2D
-from ..distributions.integrals import QUADRATURE_DIM, Estimate, _into, rounding_of_factors
+from ..distributions.integrals import QUADRATURE_DIM, Estimate, rounding_of_factors, within_bounds
 from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
 from ..distributions.mixture import GaussianMixture
 from .result import _COARSE, Projection
@@ -33,7 +33,7 @@ def _restricted_cov(cov: Array, family: str) -> Array:
     return np.diag(scale)
 
 
-def _match(p: Any, q: Gaussian) -> Estimate:
+def kl_of_moment_match(p: Any, q: Gaussian) -> Estimate:
     """KL(p ‖ q) where q matches the moments of p that its family has: log |2 pi e Sigma| / 2 - h(p)."""
     if isinstance(p, Gaussian):
         return kl_estimate(p, q)
@@ -47,7 +47,7 @@ def _match(p: Any, q: Gaussian) -> Estimate:
     return Estimate(max(value, 0.0), h.error + 4.4e-16 * abs(h.value), h.evaluations, h.method)
 
 
-def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
+def checked_starts(starts: Any, dim: int) -> tuple[Array, Array]:
     try:
         gaussians = list(starts)
     except TypeError:
@@ -76,13 +76,13 @@ def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
     return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), 5))
 
 
-def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
+def mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
     dim = p._means.shape[1]
     buffers = scratch.space(_buffers, p._weights.size, dim)
     space, means, factors, found, reports = buffers
     given = 0
     if starts is not None:
-        means, factors, found, reports = _room_for(*_starts_of(starts, dim))
+        means, factors, found, reports = _room_for(*checked_starts(starts, dim))
         given = len(means)
     count = kernels.projections.mixture_projections.i_projections(
         p._triple(), family, given, means, factors, rtol, space, found, reports
@@ -95,7 +95,7 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
     for k, (value, error, gradient_norm, nodes, status) in enumerate(reports[:count].tolist()):
         q = Gaussian._from_factor(means[k], factors[k])
         if not error < math.inf:
-            value, error = _into(kl_bounds(q, p), value)
+            value, error = within_bounds(kl_bounds(q, p), value)
         error += rounding * (value + dim)
         optima.append((q, (value, error, int(nodes)), gradient_norm, int(status), int(nodes)))
     best, *others = optima
@@ -132,7 +132,7 @@ def _curvature(p: Grid2D, u: float, v: float) -> Array:
     return np.array(p.cov)
 
 
-def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
+def grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
     zero = p.logp == -math.inf
     if zero.any():
         i, j = (int(k) for k in np.argwhere(zero)[0])
@@ -144,7 +144,7 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
     if starts is None:
         means, factors = _grid_starts(p)
     else:
-        means, factors = _starts_of(starts, 2)
+        means, factors = checked_starts(starts, 2)
     reports = np.empty((len(means), 5))
     count = kernels.projections.grid_projections.grid_projections(
         grid, family, means, factors, 1e-6, kernels.projections.grid_projections.workspace(), reports
@@ -163,7 +163,7 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
     return optima[0]._with(optima[1:])
 
 
-def _gaussian_projection(p: Gaussian, family: str) -> Projection:
+def gaussian_projection(p: Gaussian, family: str) -> Projection:
     """Closed form: Sigma, 1 / Lambda_ii, D / tr Lambda."""
     if family == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))

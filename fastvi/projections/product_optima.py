@@ -41,7 +41,7 @@ def _outer(factors: Sequence[Array]) -> Array:
     return np.asarray(result)
 
 
-def _marginals(p: Any) -> Projection:
+def product_of_marginals(p: Any) -> Projection:
     table = _table(p)
     axes = range(table.ndim)
     factors = tuple(frozen(table.sum(axis=tuple(b for b in axes if b != a))) for a in axes)
@@ -116,7 +116,7 @@ def _table_starts(table: Array, starts: Any) -> list[list[Array]]:
     return result
 
 
-def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
+def mean_field_optima(p: Any, starts: Any, rtol: float) -> Projection:
     table = _table(p)
     zero = table == 0.0
     if zero.any():

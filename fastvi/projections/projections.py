@@ -16,14 +16,14 @@ from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
 from ..distributions.mixture import GaussianMixture
 from .gaussian_optima import (
     _FAMILIES,
-    _gaussian_projection,
-    _grid_optima,
-    _match,
-    _mixture_optima,
     _restricted_cov,
-    _starts_of,
+    checked_starts,
+    gaussian_projection,
+    grid_optima,
+    kl_of_moment_match,
+    mixture_optima,
 )
-from .product_optima import _marginals, _mean_field
+from .product_optima import mean_field_optima, product_of_marginals
 from .result import Projection
 
 
@@ -88,10 +88,10 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
             p._log_weights, p._means, p._factors, 0, mean, factor
         ):
             q = Gaussian._from_factor(mean, factor)
-            return Projection(q, lambda: _match(p, q))
+            return Projection(q, lambda: kl_of_moment_match(p, q))
     name = _family(family, _is_table(p))
     if name == "product":
-        return _marginals(p)
+        return product_of_marginals(p)
     if isinstance(p, Gaussian) and name == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     try:
@@ -101,7 +101,7 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
             f"the covariance of p is not positive definite: {p.cov.tolist()}"  # type: ignore[union-attr]
         ) from None
     matched = Gaussian._from_factor(np.array(p.mean), factor)  # type: ignore[union-attr]
-    return Projection(matched, lambda: _match(p, matched))
+    return Projection(matched, lambda: kl_of_moment_match(p, matched))
 
 
 def i_projection(
@@ -170,18 +170,18 @@ def i_projection(
     name = _family(family, _is_table(p))
     wanted = tolerance(rtol)
     if name == "product":
-        return _mean_field(p, starts, wanted)
+        return mean_field_optima(p, starts, wanted)
     if starts is not None and not isinstance(p, Grid2D | GaussianMixture):
-        _starts_of(starts, p.dim)  # type: ignore[union-attr]
+        checked_starts(starts, p.dim)  # type: ignore[union-attr]
     if isinstance(p, Gaussian):
-        return _gaussian_projection(p, name)
+        return gaussian_projection(p, name)
     if isinstance(p, Grid2D):
-        return _grid_optima(p, _FAMILIES[name], starts, wanted)
+        return grid_optima(p, _FAMILIES[name], starts, wanted)
     assert isinstance(p, GaussianMixture)
     if p.dim > QUADRATURE_DIM:
         if p._weights.size == 1:
-            return _gaussian_projection(p.components[0], name)
+            return gaussian_projection(p.components[0], name)
         raise ValueError(
             f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}"
         )
-    return _mixture_optima(p, _FAMILIES[name], starts, wanted)
+    return mixture_optima(p, _FAMILIES[name], starts, wanted)
