@@ -1,4 +1,7 @@
-"""Supports of latent variables: the words for them, and the maps between support and real line."""
+"""Supports of latent variables: how they are declared, and the maps to latent coordinates and back.
+
+`Model` and `TransformedGaussian` have one. The maps themselves are in `kernels.models.supports`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 
 
 class Support:
-    """Where a model lives, as the kernels know it: a kind and two bounds for each latent coordinate."""
+    """The support of z as the kernels take it: a kind and two bounds for each latent coordinate."""
 
     def __init__(self, support: Any, dim: int) -> None:
-        #: What was declared: a copy, as a list may be changed.
+        # A copy: the caller may change a list.
         self._declared = copy.deepcopy(support)
         entries = [support] * dim if isinstance(support, str) else support
         if isinstance(support, tuple) and support and support[0] in ("lower", "upper", "interval"):
@@ -56,12 +59,12 @@ class Support:
 
     @property
     def declared(self) -> Any:
-        """What was declared: a word, a tuple, or a list of them."""
+        """The support as it was declared: a word, a tuple, or a list of them."""
         return copy.deepcopy(self._declared)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high) of the only coordinate."""
+        """(low, high) of the support in one dimension."""
         low, high = (float(x) for x in self.bounds[0])
         kind = self.kinds[0]
         return (
@@ -70,7 +73,7 @@ class Support:
         )
 
     def to_model(self, latent: Array) -> tuple[Array, Array]:
-        """Model coordinates (N, D) of latent ones (N, R), and the log-Jacobians (N,)."""
+        """(z (N, D), log-Jacobians (N,)) of latent coordinates (N, R)."""
         z, log_jacobian = np.empty((len(latent), self.dim)), np.empty(len(latent))
         kernels.inference.entry_points.to_support(
             self.kinds, self.bounds, np.ascontiguousarray(latent), z, log_jacobian
@@ -78,7 +81,7 @@ class Support:
         return z, log_jacobian
 
     def to_latent(self, name: str, z: Array) -> Array:
-        """Latent coordinates (N, R) of model ones (N, D)."""
+        """Latent coordinates (N, R) of z (N, D); ValueError, with `name`, for a z outside of the support."""
         latent = np.empty((len(z), self.latent_dim))
         inside = kernels.inference.entry_points.to_latent(
             self.kinds, self.bounds, np.ascontiguousarray(z), latent
@@ -90,6 +93,7 @@ class Support:
 
 
 def _one_support(entry: Any, i: int) -> tuple[int, float, float]:
+    """(kind, two bounds) of entry i of a declaration."""
     if entry == "real":
         return REAL, 0.0, 0.0
     if entry == "positive":
@@ -111,8 +115,8 @@ def _one_support(entry: Any, i: int) -> tuple[int, float, float]:
     )
 
 
-def words_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
-    """What declares a support of these kinds, an entry for each coordinate of the model."""
+def declaration_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
+    """The declaration of a support of these kinds, an entry for each coordinate of z."""
     words: list[Any] = []
     for kind, (low, high) in zip(kinds.tolist(), bounds.tolist(), strict=True):
         if kind == LOWER:

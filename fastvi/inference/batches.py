@@ -22,7 +22,7 @@ from .kernel_calls import _FAMILIES, QUADRATURE_DIM, _restricted, conditional_de
 from .model import Model, checked_model, target_of
 from .packing import Table, pack_arrays, pack_tuples
 from .results import q_of
-from .starts import check_start_of_family, start_of
+from .starts import check_start, start_of
 
 #: Fits in one piece of work for a thread: at least 0.2 ms, against 20 µs to hand it over.
 _PIECE = 64
@@ -190,7 +190,7 @@ def fit_batch(
         tables, kept, empty = pack_tuples(model._types, model._table, list(datasets))
     count, r = len(tables), model.latent_dim
     mean, factor = start_of(model, start)
-    check_start_of_family(name, factor)
+    check_start(name, factor)
     if name == "truncated" and model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
     if r > kernels.inference.laplace.DENSE:

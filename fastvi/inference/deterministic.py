@@ -18,7 +18,7 @@ from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitte
 from .kernel_calls import _FAMILIES, _restricted, fault_point, named_workspace, workspace
 from .model import Model, target_of
 from .results import Fit, fit_of_report, q_of
-from .starts import check_start_of_family, laplace_start, start_of
+from .starts import check_start, laplace_start, start_of
 
 #: Pairs of fixed draws to begin with: at least so many, and for each dimension one, or four with a full
 #: covariance, which has more parameters.
@@ -62,7 +62,7 @@ def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps
     r = model.latent_dim
     space = workspace("fit", r, model.dim)
     mean, factor = start_of(model, start)
-    check_start_of_family(family, factor)
+    check_start(family, factor)
     from_laplace = factor is None
     chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
     traces, reports, where = _outputs(model.dim)

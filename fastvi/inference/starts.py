@@ -54,7 +54,7 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
     return model._support.to_latent(name, z[None])[0], None
 
 
-def check_start_of_family(family: str, factor: Array | None) -> None:
+def check_start(family: str, factor: Array | None) -> None:
     """Raise ValueError for a family that takes its covariance from a start that has none."""
     if family == "mean" and factor is None:
         raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
@@ -63,7 +63,7 @@ def check_start_of_family(family: str, factor: Array | None) -> None:
 def laplace_start(model: Model, start: Any, family: str = "full") -> tuple[Array, Array, Array, int]:
     """(mean, factor, conditional deviations, evaluations): the q given, or Laplace's approximation."""
     mean, factor = start_of(model, start)
-    check_start_of_family(family, factor)
+    check_start(family, factor)
     r = model.latent_dim
     if factor is not None:
         return mean, factor, conditional_deviations(factor), 0
