@@ -18,10 +18,10 @@ from ..common.validation import choice
 from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
+from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, EMPTY
 from .expectations import _draws, _fresh, _writable
 from .kernel_calls import (
-    _FAMILIES,
     QUADRATURE_DIM,
     _as_model,
     _conditional,
@@ -32,7 +32,7 @@ from .kernel_calls import (
 )
 from .model import Model, pack
 from .results import _q_of
-from .starts import _start_of
+from .starts import _check_start, _start_of
 
 #: Fits in one piece of work for a thread: 0.2 ms and more.
 _PIECE = 64
@@ -236,7 +236,7 @@ def fit_batch(
     array([0.5 , 0.75])
     """
     _as_model(model)
-    name = choice("family", family, (*_FAMILIES, "truncated"))
+    name = choice("family", family, (*CODES, "truncated"))
     wanted = tolerance(rtol)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):
@@ -245,8 +245,7 @@ def fit_batch(
         tables, kept, empty = _sequence(model, list(datasets))
     count, r = len(tables), model.latent_dim
     mean, factor = _start_of(model, start)
-    if name == "mean" and factor is None:
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
+    _check_start(name, factor)
     if name == "truncated" and model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
     if r > kernels.inference.laplace.DENSE:
@@ -323,8 +322,8 @@ def _runner(
     """A function that makes the fits from one number to another, on the thread that calls it."""
     r, target = model.latent_dim, _target(model, tables)
     if r > QUADRATURE_DIM:
-        code = _FAMILIES[family]
-        pairs = max(64, (4 if family == "full" else 2) * r)
+        code = CODES[family]
+        pairs = max(64, (4 if family in CORRELATED else 2) * r)
         draws = _writable(_draws(0, pairs, r))
         fresh = _writable(_fresh(r))
 
@@ -351,13 +350,13 @@ def _runner(
         )
 
     if family != "truncated":
-        return lambda low, high: by_quadrature(low, high, _FAMILIES[family], rtol)
+        return lambda low, high: by_quadrature(low, high, CODES[family], rtol)
     ends = model._support.interval
     (means, _, chols), (_, rows, _) = starts, results
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        by_quadrature(low, high, _FAMILIES["full"], 1e-3)
+        by_quadrature(low, high, CODES["full"], 1e-3)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):

@@ -12,13 +12,14 @@ from .. import kernels
 from ..common import statuses
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian
+from ..distributions.variational import TruncatedGaussian
+from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, OVERFITTED, STUCK
 from .expectations import _broken, _draws, _expectation_by_draws, _laplace_fault, _writable
-from .kernel_calls import _FAMILIES, _named, _restricted, _space, _target, _words
+from .kernel_calls import _named, _restricted, _space, _start_scale, _target, _words
 from .model import Model
 from .results import Fit, _made, _q_of
-from .starts import _laplace_start, _start_of
+from .starts import _check_start, _laplace_start, _start_of
 
 #: Pairs of fixed draws to begin with (at least so many, and so many for each dimension), and at most.
 _LEAST_PAIRS = 32
@@ -46,8 +47,7 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
     r = model.latent_dim
     space = _space("fit", r, model.dim)
     mean, factor = _start_of(model, start)
-    if family == "mean" and factor is None:
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
+    _check_start(family, factor)
     from_laplace = factor is None
     chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
     traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, model.dim))
@@ -55,7 +55,7 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
     scales.fill(1.0)
     kernels.inference.entry_points.fit_quadrature(
         _target(model),
-        _FAMILIES[family],
+        CODES[family],
         from_laplace,
         (mean[None], scales, chols),
         rtol,
@@ -101,17 +101,15 @@ def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit
 
 def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None) -> Fit:
     r = model.latent_dim
+    _check_start(family, _start_of(model, start)[1])
     mean, root, scale, used = _laplace_start(model, start)
-    if family == "mean" and not isinstance(start, Gaussian | TransformedGaussian):
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
-    code = _FAMILIES[family]
+    code = CODES[family]
     space = _space("draws", code, r, model.dim)
     scratch, draws_ = _named(kernels.inference.draws_fits.Workspace, space), kernels.inference.draws_fits
     point, curvature = scratch.point, scratch.curvature
     point[:] = 0.0
-    if family == "isotropic":
-        scale = np.full(r, math.sqrt(r / (1.0 / scale**2).sum()))
-    pairs = max(_LEAST_PAIRS, (4 if family == "full" else 1) * r)
+    scale = _start_scale(scale, family)
+    pairs = max(_LEAST_PAIRS, (4 if family in CORRELATED else 1) * r)
     if draws is not None:
         if draws < 2 * r:
             raise ValueError(f"draws must be at least 2 x {r}, to match second moments, not {draws!r}")

@@ -16,10 +16,11 @@ from ..common.validation import choice
 from ..common.values import Array, _tidy
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, Variational
+from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
 from .expectations import _draws, _writable
 from .fitting import _fit
-from .kernel_calls import _FAMILIES, QUADRATURE_DIM, _as_model, _space, _target
+from .kernel_calls import QUADRATURE_DIM, _as_model, _space, _target
 from .model import Model
 from .results import Fit
 
@@ -212,7 +213,7 @@ def maximize_evidence(
     _as_model(model)
     if model.theta is None:
         raise ValueError("model has no theta: give Model(..., theta=...) the parameters to start from")
-    name = choice("family", family, tuple(_FAMILIES))
+    name = choice("family", family, tuple(CODES))
     wanted = tolerance(rtol)
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
@@ -224,7 +225,7 @@ def maximize_evidence(
 
     theta = np.array(model.theta)
     current = expect(theta, start)
-    warm = current.q if name == "mean" else None
+    warm = current.q if name in HELD else None
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
     status = statuses.ROUNDS_EXHAUSTED

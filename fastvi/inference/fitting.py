@@ -9,8 +9,9 @@ from typing import Any
 from ..common.progress import bar
 from ..common.validation import choice, generator
 from ..distributions.integrals import tolerance
+from ..kernels.families.table import CODES
 from .deterministic import _fit_draws, _fit_quadrature, _fit_truncated
-from .kernel_calls import _FAMILIES, DRAWS_DIM, QUADRATURE_DIM, _as_model
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, _as_model
 from .model import Model
 from .results import Fit
 from .starts import _start_of
@@ -97,7 +98,7 @@ def fit(
     (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
     _as_model(model)
-    name = choice("family", family, (*_FAMILIES, "truncated"))
+    name = choice("family", family, (*CODES, "truncated"))
     choice("method", method, ("auto", "sgd"))
     if rng is not None:
         generator("rng", rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ import numpy as np
 from .. import kernels
 from ..common import scratch, statuses
 from ..common.values import Array, _tidy
+from ..kernels.families.table import CODES
 from .model import Model
-
-_FAMILIES = {"full": 0, "diag": 1, "isotropic": 2, "mean": 3}
 
 #: Latent dimensions up to which expectations are taken by quadrature, and fits made on fixed draws.
 QUADRATURE_DIM = 2
@@ -61,9 +59,13 @@ def _conditional(factor: Array) -> Array:
 
 def _restricted(factor: Array, family: str) -> Array:
     """The factor of the member of a family that a start stands for."""
-    if family in ("full", "mean"):
-        return factor
-    scale = _conditional(factor)
-    if family == "isotropic":
-        scale = np.full(scale.size, math.sqrt(scale.size / (1.0 / scale**2).sum()))
-    return np.diag(scale)
+    restricted = np.array(factor)
+    kernels.families.operations.restrict(CODES[family], restricted, np.empty(2 * len(factor)))
+    return restricted
+
+
+def _start_scale(scale: Array, family: str) -> Array:
+    """The deviations of the member of a family that starts from Laplace's approximation."""
+    started = np.array(scale)
+    kernels.families.operations.start(CODES[family], started)
+    return started

@@ -11,8 +11,9 @@ from ..common.validation import float_array
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
+from ..kernels.families.table import HELD, MEAN
 from .expectations import _laplace_fault, _latent_gaussian
-from .kernel_calls import _FAMILIES, _conditional, _named, _space, _target, _words
+from .kernel_calls import _conditional, _named, _space, _target, _words
 from .model import Model
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions: a start needs no digits.
@@ -50,6 +51,11 @@ def _start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arr
     return model._support.to_latent(name, z[None])[0], None
 
 
+def _check_start(family: str, factor: Array | None) -> None:
+    if family in HELD and factor is None:
+        raise ValueError(f'family="{family}" holds the covariance of the start: give a Gaussian as start')
+
+
 def _laplace_start(model: Model, start: Any) -> tuple[Array, Array, Array, int]:
     """(mean, factor, conditional deviations, evaluations) to start from."""
     mean, factor = _start_of(model, start)
@@ -75,12 +81,12 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
     for _ in range(2):
         if status:
             return status, used
-        draws_space = _space("draws", _FAMILIES["mean"], r, model.dim)
+        draws_space = _space("draws", MEAN, r, model.dim)
         _named(kernels.inference.draws_fits.Workspace, draws_space).point[:] = 0.0
         row = np.zeros(8)
         kernels.inference.entry_points.fit_draws(
             _target(model),
-            _FAMILIES["mean"],
+            MEAN,
             np.zeros((1, r)),
             (mean.copy(), np.diag(scale), scale),
             (_NEAR_MODE, _MODE_STEPS),

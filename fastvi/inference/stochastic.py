@@ -13,11 +13,12 @@ from ..common.progress import bar
 from ..common.validation import generator
 from ..common.values import Array
 from ..distributions.integrals import Estimate
+from ..kernels.families.table import CODES
 from .expectations import _elbo
-from .kernel_calls import _FAMILIES, _named, _space, _target, _words
+from .kernel_calls import _named, _space, _start_scale, _target, _words
 from .model import Model
 from .results import Fit, _q_of
-from .starts import _laplace_start, _start_of
+from .starts import _check_start, _laplace_start, _start_of
 
 #: Groups that the steps are cut into: one number of the trace, and one move of the progress bar, for each.
 _GROUPS = 100
@@ -25,12 +26,9 @@ _GROUPS = 100
 
 def _begin(model: Model, family: str, start: Any) -> tuple[Array, Array, Array, int]:
     """(mean, factor, deviations, evaluations): q as given, or Laplace's approximation."""
+    _check_start(family, _start_of(model, start)[1])
     mean, factor, scale, used = _laplace_start(model, start)
-    if family == "mean" and _start_of(model, start)[1] is None:
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
-    if family == "isotropic":
-        scale = np.full(scale.size, np.sqrt(scale.size / (1.0 / scale**2).sum()))
-    return mean, factor, scale, used
+    return mean, factor, _start_scale(scale, family), used
 
 
 def fit_sgd(
@@ -53,7 +51,7 @@ def fit_sgd(
         raise ValueError(f"rate must be positive and finite, not {rate!r}")
     r = model.latent_dim
     base, root, scale, used = _begin(model, family, start)
-    code = _FAMILIES[family]
+    code = CODES[family]
     space = _space("draws", code, r, model.dim)
     named = _named(kernels.inference.draws_fits.Workspace, space)
     point, first, second, total = np.zeros((4, named.point.size))
