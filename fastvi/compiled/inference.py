@@ -20,8 +20,9 @@ from numba.extending import (
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
-from ..inference import evidence, expectations, fitting, kernel_calls
+from ..inference import evidence, expectations, fitting
 from ..kernels import statuses
+from ..kernels.families.table import CODES, TABLE
 from .distributions import CompiledEstimate
 from .types import GAUSSIAN, TRANSFORMED, _gaussian, _is_none, _ModelType, _transformed, _word
 
@@ -38,8 +39,6 @@ class CompiledFit(NamedTuple):
 
 #: The status of a fit in compiled code whose start is none.
 INVALID_START = statuses.INVALID
-
-FAMILY_MEAN = kernel_calls._FAMILIES["mean"]
 
 
 def _check_model(name, model):
@@ -177,7 +176,7 @@ def _fit(
     max_steps=500,
 ):
     log_joint = _check_model("fit", model)
-    code = _word("fit", "family", family, kernel_calls._FAMILIES)
+    code = _word("fit", "family", family, CODES)
     _word("fit", "method", method, {"auto": 0})
     if not _is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
@@ -187,9 +186,10 @@ def _fit(
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
         )
-    if code == FAMILY_MEAN and _is_none(start):
+    name = TABLE[code].name
+    if TABLE[code].held and _is_none(start):
         raise TypingError(
-            "fastvi.fit: family='mean' holds the covariance of the start: give a Gaussian as start"
+            f"fastvi.fit: family={name!r} holds the covariance of the start: give a Gaussian as start"
         )
     # Two functions: Laplace's approximation takes as long to compile as the rest, and what calls either is
     # compiled with it once more.
@@ -262,7 +262,7 @@ def _begin(start, family, mean, factor):
 @overload(_begin)
 def _overload_begin(start, family, mean, factor):
     """Write where to start; False for a start that is none."""
-    restrict = kernels.projections.mixture_projections.restrict
+    restrict = kernels.families.operations.restrict
 
     def compiled(start, family, mean, factor):
         gaussian = _gaussian_of(start)
@@ -272,8 +272,7 @@ def _overload_begin(start, family, mean, factor):
             return False
         kernels.numerics.matrices.copy_vector(gaussian.mean, mean)
         kernels.numerics.matrices.copy_matrix(gaussian.cholesky, factor)
-        if family != FAMILY_MEAN:
-            restrict(family, factor, np.empty(2 * mean.size))
+        restrict(family, factor, np.empty(2 * mean.size))
         return True
 
     return compiled

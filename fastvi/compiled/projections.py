@@ -13,7 +13,8 @@ from numba.extending import (
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
-from ..projections import gaussian_optima, projections
+from ..kernels.families.table import PROJECTION_CODES
+from ..projections import projections
 from .distributions import _triple
 from .types import GAUSSIAN, MIXTURE, _gaussian, _is_none, _word
 
@@ -52,7 +53,7 @@ def _m_projection(p, family="full"):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
-    code = _word("m_projection", "family", family, gaussian_optima._FAMILIES)
+    code = _word("m_projection", "family", family, PROJECTION_CODES)
     project = kernels.projections.mixture_projections.m_projection
 
     def compiled(p, family="full"):
@@ -78,7 +79,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "
             "call fastvi.kernels.projections.i_projection"
         )
-    code = _word("i_projection", "family", family, gaussian_optima._FAMILIES)
+    code = _word("i_projection", "family", family, PROJECTION_CODES)
     workspace, project = (
         kernels.projections.optimum.workspace,
         kernels.projections.mixture_projections.i_projections,

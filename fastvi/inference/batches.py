@@ -16,9 +16,10 @@ from ..common.validation import choice
 from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
+from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, EMPTY
 from .expectations import fixed_draws, fresh_draws, writable
-from .kernel_calls import _FAMILIES, QUADRATURE_DIM, _restricted, conditional_deviations, workspace
+from .kernel_calls import QUADRATURE_DIM, conditional_deviations, restricted, workspace
 from .model import Model, checked_model, target_of
 from .packing import Table, pack_arrays, pack_tuples
 from .results import q_of
@@ -181,7 +182,7 @@ def fit_batch(
     array([0.5 , 0.75])
     """
     checked_model(model)
-    name = choice("family", family, (*_FAMILIES, "truncated"))
+    name = choice("family", family, (*CODES, "truncated"))
     wanted = tolerance(rtol)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):
@@ -203,7 +204,7 @@ def fit_batch(
     elif r > QUADRATURE_DIM:
         scale = conditional_deviations(factor)
     else:
-        factor = _restricted(factor, "full" if name == "truncated" else name)
+        factor = restricted(factor, "full" if name == "truncated" else name)
     means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, scale, factor))
     traces, rows = np.empty((count, 0)), np.zeros((count, 8))
     wheres = np.zeros((count, model.dim))
@@ -267,8 +268,8 @@ def _runner(
     """A function of (low, high) that makes the fits low to high - 1 on the calling thread."""
     r, target = model.latent_dim, target_of(model, tables)
     if r > QUADRATURE_DIM:
-        code = _FAMILIES[family]
-        pairs = max(_PAIRS, (_PAIRS_EACH_FULL if family == "full" else _PAIRS_EACH) * r)
+        code = CODES[family]
+        pairs = max(_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * r)
         draws = writable(fixed_draws(0, pairs, r))
         fresh = writable(fresh_draws(r))
 
@@ -295,13 +296,13 @@ def _runner(
         )
 
     if family != "truncated":
-        return lambda low, high: by_quadrature(low, high, _FAMILIES[family], rtol)
+        return lambda low, high: by_quadrature(low, high, CODES[family], rtol)
     ends = model._support.interval
     (means, _, chols), (_, rows, _) = starts, results
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        by_quadrature(low, high, _FAMILIES["full"], _START_RTOL)
+        by_quadrature(low, high, CODES["full"], _START_RTOL)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):

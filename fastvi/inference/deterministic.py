@@ -13,9 +13,10 @@ from ..common import statuses
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TruncatedGaussian
+from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, OVERFITTED, STUCK
 from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitted, writable
-from .kernel_calls import _FAMILIES, _restricted, fault_point, named_workspace, workspace
+from .kernel_calls import fault_point, named_workspace, restricted, start_scale, workspace
 from .model import Model, target_of
 from .results import Fit, fit_of_report, q_of
 from .starts import check_start, laplace_start, start_of
@@ -64,13 +65,13 @@ def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps
     mean, factor = start_of(model, start)
     check_start(family, factor)
     from_laplace = factor is None
-    chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
+    chols = _unit(r).copy() if factor is None else restricted(factor, family)[None].copy()
     traces, reports, where = _outputs(model.dim)
     scales = np.empty((1, r))
     scales.fill(1.0)
     kernels.inference.entry_points.fit_quadrature(
         target_of(model),
-        _FAMILIES[family],
+        CODES[family],
         from_laplace,
         (mean[None], scales, chols),
         rtol,
@@ -122,9 +123,8 @@ class _FixedDraws:
     def __init__(self, model: Model, family: str, start: Any, max_steps: int) -> None:
         r = model.latent_dim
         mean, root, scale, self.evaluations = laplace_start(model, start, family)
-        if family == "isotropic":
-            scale = np.full(r, math.sqrt(r / (1.0 / scale**2).sum()))
-        self.model, self.code, self.max_steps = model, _FAMILIES[family], max_steps
+        scale = start_scale(scale, family)
+        self.model, self.code, self.max_steps = model, CODES[family], max_steps
         self.space = workspace("draws", self.code, r, model.dim)
         named = named_workspace("draws", self.space)
         self.point, self.curvature = named.point, named.curvature
@@ -162,7 +162,7 @@ class _FixedDraws:
 def _first_pairs(family: str, dim: int, draws: int | None) -> int:
     """Pairs of fixed draws to begin with."""
     if draws is None:
-        return max(_LEAST_PAIRS, (_PAIRS_EACH_FULL if family == "full" else _PAIRS_EACH) * dim)
+        return max(_LEAST_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * dim)
     if draws < 2 * dim:
         raise ValueError(f"draws must be at least 2 x {dim}, to match second moments, not {draws!r}")
     return (draws + 1) // 2

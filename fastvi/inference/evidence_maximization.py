@@ -20,10 +20,11 @@ from ..common.validation import choice
 from ..common.values import Array, tidy
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, Variational
+from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
 from .expectations import fixed_draws, writable
 from .fitting import Settings, fit_once
-from .kernel_calls import _FAMILIES, QUADRATURE_DIM, workspace
+from .kernel_calls import QUADRATURE_DIM, workspace
 from .model import Model, checked_model, target_of
 from .results import Fit
 
@@ -258,7 +259,7 @@ def maximize_evidence(
     checked_model(model)
     if model.theta is None:
         raise ValueError("model has no theta: give Model(..., theta=...) the parameters to start from")
-    name = choice("family", family, tuple(_FAMILIES))
+    name = choice("family", family, tuple(CODES))
     wanted = tolerance(rtol)
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
@@ -270,7 +271,7 @@ def maximize_evidence(
 
     theta = np.array(model.theta)
     current = expect(theta, start)
-    warm = current.q if name == "mean" else None
+    warm = current.q if name in HELD else None
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
     status = statuses.ROUNDS_EXHAUSTED

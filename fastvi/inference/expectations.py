@@ -19,8 +19,9 @@ from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
-from .kernel_calls import _FAMILIES, QUADRATURE_DIM, conditional_deviations, fault_point, workspace
+from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, workspace
 from .model import Model, checked_model, target_of
 
 #: Blocks of fresh draws, whose spread gives the standard error; pairs of draws in each block, at least.
@@ -322,7 +323,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
         )
         where = fault_point("fit", space) if status else None
     else:
-        space = workspace("draws", _FAMILIES["full"], dim, model.dim)
+        space = workspace("draws", FULL, dim, model.dim)
         scale = conditional_deviations(factor)
         draws = writable(fixed_draws(0, max(_BLOCK_PAIRS, 2 * dim), dim))
         status, value = kernels.inference.entry_points.elbo_draws(

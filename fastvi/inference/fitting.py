@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from ..common.progress import bar
 from ..common.validation import choice, generator
 from ..distributions.integrals import tolerance
+from ..kernels.families.table import CODES
 from .deterministic import fit_draws, fit_quadrature, fit_truncated
-from .kernel_calls import _FAMILIES, DRAWS_DIM, QUADRATURE_DIM
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM
 from .model import Model, checked_model
 from .results import Fit
 from .starts import start_of
@@ -113,7 +114,7 @@ def fit(
     (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
     checked_model(model)
-    name = choice("family", family, (*_FAMILIES, "truncated"))
+    name = choice("family", family, (*CODES, "truncated"))
     choice("method", method, ("auto", "sgd"))
     if rng is not None:
         generator("rng", rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from operator import attrgetter
 from typing import Any
 
@@ -11,8 +10,7 @@ import numpy as np
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
-
-_FAMILIES = {"full": 0, "diag": 1, "isotropic": 2, "mean": 3}
+from ..kernels.families.table import CODES
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
 QUADRATURE_DIM = 2
@@ -58,11 +56,15 @@ def conditional_deviations(factor: Array) -> Array:
     return scale
 
 
-def _restricted(factor: Array, family: str) -> Array:
-    """The factor of the member of a family that a start stands for."""
-    if family in ("full", "mean"):
-        return factor
-    scale = conditional_deviations(factor)
-    if family == "isotropic":
-        scale = np.full(scale.size, math.sqrt(scale.size / (1.0 / scale**2).sum()))
-    return np.diag(scale)
+def restricted(factor: Array, family: str) -> Array:
+    """The Cholesky factor of the member of a family that a start with this factor stands for."""
+    result = np.array(factor)
+    kernels.families.operations.restrict(CODES[family], result, np.empty(2 * len(factor)))
+    return result
+
+
+def start_scale(scale: Array, family: str) -> Array:
+    """The standard deviations of the member of a family that starts from these conditional ones."""
+    result = np.array(scale)
+    kernels.families.operations.start(CODES[family], result)
+    return result

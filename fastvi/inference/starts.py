@@ -15,8 +15,9 @@ from ..common.validation import float_array
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
+from ..kernels.families.table import HELD, MEAN
 from .expectations import latent_gaussian
-from .kernel_calls import _FAMILIES, conditional_deviations, fault_point, named_workspace, workspace
+from .kernel_calls import conditional_deviations, fault_point, named_workspace, workspace
 from .model import Model, target_of
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
@@ -56,8 +57,8 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
 
 def check_start(family: str, factor: Array | None) -> None:
     """Raise ValueError for a family that takes its covariance from a start that has none."""
-    if family == "mean" and factor is None:
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
+    if family in HELD and factor is None:
+        raise ValueError(f'family="{family}" holds the covariance of the start: give a Gaussian as start')
 
 
 def laplace_start(model: Model, start: Any, family: str = "full") -> tuple[Array, Array, Array, int]:
@@ -75,7 +76,8 @@ def laplace_start(model: Model, start: Any, family: str = "full") -> tuple[Array
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     if status:
-        raise ValueError(f"the fit cannot start: {statuses.words(status, fault_point('laplace', space))}")
+        words = statuses.words(status, fault_point("laplace", space))
+        raise ValueError(f"the fit cannot start: {words}")
     return mean, factor, scale, used
 
 
@@ -90,12 +92,12 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
     for _ in range(_MODE_ROUNDS):
         if status:
             return status, used
-        draws_space = workspace("draws", _FAMILIES["mean"], r, model.dim)
+        draws_space = workspace("draws", MEAN, r, model.dim)
         named_workspace("draws", draws_space).point[:] = 0.0
         row = np.zeros(8)
         kernels.inference.entry_points.fit_draws(
             target_of(model),
-            _FAMILIES["mean"],
+            MEAN,
             np.zeros((1, r)),
             (mean.copy(), np.diag(scale), scale),
             (_MODE_TOLERANCE, _MODE_STEPS),

@@ -11,13 +11,13 @@ from .. import kernels
 from ..common import statuses
 from ..common.progress import bar
 from ..common.validation import generator
-from ..common.values import Array
 from ..distributions.integrals import Estimate
+from ..kernels.families.table import CODES
 from .expectations import BY_DRAWS, elbo_estimate
-from .kernel_calls import _FAMILIES, fault_point, named_workspace, workspace
+from .kernel_calls import fault_point, named_workspace, start_scale, workspace
 from .model import Model, target_of
 from .results import Fit, q_of
-from .starts import laplace_start, start_of
+from .starts import laplace_start
 
 #: Groups of steps: each gives one entry of the trace and one move of the progress bar.
 _GROUPS = 100
@@ -27,16 +27,6 @@ _DRAWS = 10
 
 #: Relative tolerance of the ELBO of the result.
 _ELBO_RTOL = 1e-8
-
-
-def _begin(model: Model, family: str, start: Any) -> tuple[Array, Array, Array, int]:
-    """(mean, factor, deviations, evaluations): q as given, or Laplace's approximation."""
-    mean, factor, scale, used = laplace_start(model, start)
-    if family == "mean" and start_of(model, start)[1] is None:
-        raise ValueError('family="mean" holds the covariance of the start: give a Gaussian as start')
-    if family == "isotropic":
-        scale = np.full(scale.size, np.sqrt(scale.size / (1.0 / scale**2).sum()))
-    return mean, factor, scale, used
 
 
 def fit_sgd(
@@ -61,8 +51,9 @@ def fit_sgd(
     if not 0.0 < rate < float("inf"):
         raise ValueError(f"rate must be positive and finite, not {rate!r}")
     r = model.latent_dim
-    base, root, scale, used = _begin(model, family, start)
-    code = _FAMILIES[family]
+    base, root, scale, used = laplace_start(model, start, family)
+    scale = start_scale(scale, family)
+    code = CODES[family]
     space = workspace("draws", code, r, model.dim)
     named = named_workspace("draws", space)
     point, first, second, total = np.zeros((4, named.point.size))

@@ -56,6 +56,8 @@ discrete
     Entropies and divergences of discrete distributions.
 densities
     Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds.
+families
+    The families of Gaussians that q is chosen from.
 quadrature
     Expectations under a Gaussian by lattices and by contour integrals.
 optimizers

@@ -16,9 +16,8 @@ from ..distributions.grid import Grid2D
 from ..distributions.integrals import EPSILON, QUADRATURE_DIM, Estimate, rounding_of_factors, within_bounds
 from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
 from ..distributions.mixture import GaussianMixture
+from ..kernels.families.table import PROJECTION_CODES
 from .result import _COARSE, Projection
-
-_FAMILIES = {"full": 0, "diag": 1, "isotropic": 2}
 
 #: Peaks of a grid that are taken as starts: the highest.
 _PEAKS = 16
@@ -38,13 +37,13 @@ _GRID_ERROR = 1e-12
 _DEFINITE, _EXTENT = 1.001, 0.5
 
 
-def _restricted_cov(cov: Array, family: str) -> Array:
-    """The factor of the M-projection of a Gaussian with this covariance."""
+def matched_factor(cov: Array, family: str) -> Array:
+    """The factor of the M-projection of a distribution with this covariance."""
     if family == "full":
         return np.linalg.cholesky(cov)  # type: ignore[return-value]
-    diagonal = np.diag(cov)
-    scale = np.sqrt(diagonal if family == "diag" else np.full(diagonal.size, diagonal.mean()))
-    return np.diag(scale)
+    factor = np.array(cov)
+    kernels.families.operations.match(PROJECTION_CODES[family], factor)
+    return factor
 
 
 def kl_of_moment_match(p: Any, q: Gaussian) -> Estimate:
@@ -187,6 +186,6 @@ def gaussian_projection(p: Gaussian, family: str) -> Projection:
     if family == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     factor = np.array(p.cholesky)
-    kernels.projections.mixture_projections.restrict(_FAMILIES[family], factor, np.empty(2 * p.dim))
+    kernels.families.operations.restrict(PROJECTION_CODES[family], factor, np.empty(2 * p.dim))
     q = Gaussian._from_factor(np.array(p.mean), factor)
     return Projection(q, lambda: kl_estimate(q, p))

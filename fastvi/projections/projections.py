@@ -14,13 +14,13 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Distribution, Grid2D
 from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
 from ..distributions.mixture import GaussianMixture
+from ..kernels.families.table import PROJECTION_CODES
 from .gaussian_optima import (
-    _FAMILIES,
-    _restricted_cov,
     checked_starts,
     gaussian_projection,
     grid_optima,
     kl_of_moment_match,
+    matched_factor,
     mixture_optima,
 )
 from .product_optima import mean_field_optima, product_of_marginals
@@ -29,7 +29,7 @@ from .result import Projection
 
 def _family(value: Any, of_table: bool) -> str:
     """`value`, if it is a family for this kind of p."""
-    family = choice("family", value, (*_FAMILIES, "product"))
+    family = choice("family", value, (*PROJECTION_CODES, "product"))
     if (family == "product") != of_table:
         wanted = "a joint probability table (an array)" if family == "product" else "a distribution"
         raise ValueError(f"family={family!r} needs p to be {wanted}")
@@ -100,7 +100,7 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
     if isinstance(p, Gaussian) and name == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     try:
-        factor = _restricted_cov(p.cov, name)  # type: ignore[union-attr]
+        factor = matched_factor(p.cov, name)  # type: ignore[union-attr]
     except np.linalg.LinAlgError:
         raise ValueError(
             f"the covariance of p is not positive definite: {p.cov.tolist()}"  # type: ignore[union-attr]
@@ -184,7 +184,7 @@ def i_projection(
     if isinstance(p, Gaussian):
         return gaussian_projection(p, name)
     if isinstance(p, Grid2D):
-        return grid_optima(p, _FAMILIES[name], starts, wanted)
+        return grid_optima(p, PROJECTION_CODES[name], starts, wanted)
     assert isinstance(p, GaussianMixture)
     if p.dim > QUADRATURE_DIM:
         if p._weights.size == 1:
@@ -192,4 +192,4 @@ def i_projection(
         raise ValueError(
             f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}"
         )
-    return mixture_optima(p, _FAMILIES[name], starts, wanted)
+    return mixture_optima(p, PROJECTION_CODES[name], starts, wanted)

@@ -11,11 +11,10 @@ from ..borrowing import borrow, named
 from ..compiler import exported, kernel, merged, specialise
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import Mixture, mixture_moments, see
-from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
+from ..families.operations import has_diagonal_factor, match, restrict
+from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
 from ..optimizers import newton
 from ..optimizers.newton import (
-    FULL,
-    ISOTROPIC,
     LEAST_CURVATURE,
     TRUST,
     differentiate,
@@ -125,7 +124,7 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
     quadrature, parts = space.quadrature, space.newton
     new_mean, new_chol, moments = space.mean, space.factor, space.moments
     dim = mean.size
-    count = lay_out(family, dim, parts.layout)
+    count = lay_out(family, dim, parts)
     nodes = 0
     for _ in range(MOST_ROUNDS):
         first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
@@ -142,7 +141,7 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
         copy_vector(new_mean, mean)
         copy_matrix(new_chol, chol)
         if size_ <= LAST:
-            gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
+            gradient = dual_length(used, parts)
             status = CONVERGED if minimum else NOT_A_MINIMUM
             return _report(guess - gain, error + floor, gradient, error + floor, nodes, status)
     return _report(guess, math.inf, math.inf, 0.0, nodes, STEPS_EXHAUSTED)
@@ -175,7 +174,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
     quadrature, parts = space.quadrature, space.newton
     dim = mean.size
     new_mean, factor, new_factor, moments = space.mean, space.factor, space.new_factor, space.moments
-    count = lay_out(family, dim, parts.layout)
+    count = lay_out(family, dim, parts)
     # What the last halving changes in the moments.
     correction = quadrature.coarse_moments
     steps, shift = quadrature.steps, quadrature.shift
@@ -190,7 +189,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         first, second, own = _in_frame(mixture, mean, chol, factor, quadrature)
         dropped = leave_out(second, dim, quadrature)
         if not framed:
-            if family == FULL:
+            if not has_diagonal_factor(family):
                 rotate(first, second, dim, factor, quadrature)
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
@@ -239,7 +238,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
     if status == CONVERGED and not (resolved and holds):
         status = UNRESOLVED
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
+    gradient = dual_length(used, parts)
     return _report(value, error if resolved else math.inf, gradient, gradient_error + floor, nodes, status)
 
 
@@ -249,36 +248,14 @@ def _find_newton_step(moments, family, dim, count, parts):
     used = differentiate(moments, family, dim, count, parts)
     if not abs(moments[0]) < math.inf:
         return math.inf, 0.0, used, False
-    minimum = factorise(parts.hessian, 0.0, LEAST_CURVATURE, family, dim, used, parts)
+    minimum = factorise(0.0, LEAST_CURVATURE, used, parts)
     gain, size_ = 0.0, math.inf
     if minimum:
         gain = solve(used, parts)
-        size_ = length(parts.step, parts.layout, family, dim, used)
+        size_ = length(used, parts)
     if size_ > TRUST:
-        _, gain, size_ = find_step(0.0, family, dim, used, parts)
+        _, gain, size_ = find_step(0.0, dim, used, parts)
     return size_, gain, used, minimum
-
-
-@kernel
-def restrict(family, chol, space):
-    """Replace a covariance by its I-projection onto a family: 1 / Lambda_ii, or D / tr Lambda."""
-    if family == FULL:
-        return
-    dim = chol.shape[0]
-    trace = 0.0
-    for i in range(dim):
-        for j in range(dim):
-            space[j] = 1.0 if i == j else 0.0
-        solve_lower(chol, space[:dim])
-        precision = 0.0
-        for j in range(dim):
-            precision += space[j] * space[j]
-        trace += precision
-        space[dim + i] = 1.0 / math.sqrt(precision)
-    for i in range(dim):
-        for j in range(dim):
-            chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(dim / trace) if family == ISOTROPIC else space[dim + i]
 
 
 @exported
@@ -404,15 +381,4 @@ def m_projection(log_weights, means, chols, family, mean, chol):
     (array([0.]), array([[1.41421356]]))
     """
     mixture_moments(log_weights, means, chols, mean, chol)
-    dim = mean.size
-    if family == FULL:
-        return cholesky(chol, chol)
-    trace = 0.0
-    for i in range(dim):
-        trace += chol[i, i]
-    for i in range(dim):
-        variance = trace / dim if family == ISOTROPIC else chol[i, i]
-        for j in range(dim):
-            chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(variance)
-    return trace > 0.0
+    return match(family, chol)

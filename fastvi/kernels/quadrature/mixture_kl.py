@@ -255,7 +255,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
 def slopes(moments, chol, parts, grad_mean, grad_chol):
     """Write the gradient in (mean, factor), from the moments in the frame of the factor itself."""
     dim = grad_mean.size
-    count = lay_out(FULL, dim, parts.layout)
+    count = lay_out(FULL, dim, parts)
     differentiate(moments, FULL, dim, count, parts)
     layout, gradient = parts.layout, parts.gradient
     clear_matrix(grad_chol)
