@@ -24,14 +24,16 @@ from .distributions.gaussian import Gaussian
 from .distributions.grid import Distribution, Grid2D
 from .distributions.integrals import Estimate
 from .distributions.mixture import GaussianMixture
-from .distributions.support import _INTERVAL, _LOWER, _SIMPLEX, _UPPER, Support
+from .distributions.support import Support
 from .distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from .em.result import MixtureFit
-from .inference.evidence import _frame, decompose, log_evidence
+from .inference.evidence import decompose, log_evidence
 from .inference.evidence_maximization import ThetaFit
 from .inference.kernel_calls import QUADRATURE_DIM
 from .inference.model import Model
-from .inference.results import Fit, _q_of
+from .inference.results import Fit, q_of
+from .inference.starts import laplace_start
+from .kernels.models.kinds import INTERVAL, LOWER, SIMPLEX, UPPER
 from .projections.result import Projection
 
 #: Colours of the palette of Okabe and Ito, which the colour-blind can tell apart.
@@ -272,15 +274,15 @@ def _completed(support: Support, free: Array) -> tuple[Array, Array]:
     left: Any = 1.0
     for x, kind, (low, high) in zip(free.T, support.kinds, support.bounds, strict=True):
         columns.append(x)
-        if kind == _SIMPLEX:
+        if kind == SIMPLEX:
             left = left - x
             inside &= (x > 0.0) & (left > 0.0)
             if low == 1.0:
                 columns.append(left)
                 left = 1.0
         else:
-            inside &= (kind not in (_LOWER, _INTERVAL)) | (x > low)
-            inside &= (kind not in (_UPPER, _INTERVAL)) | (x < high)
+            inside &= (kind not in (LOWER, INTERVAL)) | (x > low)
+            inside &= (kind not in (UPPER, INTERVAL)) | (x < high)
     return np.column_stack(columns), inside
 
 
@@ -289,7 +291,7 @@ def _free(support: Support) -> list[int]:
     where, k = [], 0
     for kind, (low, _) in zip(support.kinds, support.bounds, strict=True):
         where.append(k)
-        k += 2 if kind == _SIMPLEX and low == 1.0 else 1
+        k += 2 if kind == SIMPLEX and low == 1.0 else 1
     return where
 
 
@@ -318,7 +320,7 @@ def _visible_range(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float
     support = model._support
     free = _free(support)
     # Laplace's approximation locates the posterior, which a bad q need not.
-    laplace = _q_of(model, *_frame(model, None))
+    laplace = q_of(model, *laplace_start(model, None)[:2])
     densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
     densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
     ends = []

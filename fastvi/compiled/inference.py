@@ -18,8 +18,9 @@ from numba.extending import overload, register_jitable
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
-from ..inference import evidence, expectations, fitting, kernel_calls
+from ..inference import evidence, expectations, fitting
 from ..kernels import statuses
+from ..kernels.families.table import CODES, TABLE
 from .distributions import CompiledEstimate
 from .types import GAUSSIAN, TRANSFORMED, ModelType, constant, is_none, make_gaussian, make_transformed
 
@@ -36,8 +37,6 @@ class CompiledFit(NamedTuple):
 
 #: Status of a fit whose start is invalid.
 INVALID_START = statuses.INVALID
-
-FAMILY_MEAN = kernel_calls._FAMILIES["mean"]
 
 
 def _check_model(name, model):
@@ -175,7 +174,7 @@ def _fit(
     max_steps=500,
 ):
     log_joint = _check_model("fit", model)
-    code = constant("fit", "family", family, kernel_calls._FAMILIES)
+    code = constant("fit", "family", family, CODES)
     constant("fit", "method", method, {"auto": 0})
     if not is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
@@ -185,9 +184,10 @@ def _fit(
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
         )
-    if code == FAMILY_MEAN and is_none(start):
+    name = TABLE[code].name
+    if TABLE[code].held and is_none(start):
         raise TypingError(
-            "fastvi.fit: family='mean' holds the covariance of the start: give a Gaussian as start"
+            f"fastvi.fit: family={name!r} holds the covariance of the start: give a Gaussian as start"
         )
     # Two functions, because Laplace's approximation takes as long to compile as the rest, and is compiled
     # into every function that calls it.
@@ -254,8 +254,7 @@ def _begin(start, family, mean, factor):
         return False
     kernels.numerics.matrices.copy_vector(gaussian.mean, mean)
     kernels.numerics.matrices.copy_matrix(gaussian.cholesky, factor)
-    if family != FAMILY_MEAN:
-        kernels.projections.mixture_projections.restrict(family, factor, np.empty(2 * mean.size))
+    kernels.families.operations.restrict(family, factor, np.empty(2 * mean.size))
     return True
 
 

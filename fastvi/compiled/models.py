@@ -8,18 +8,18 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 
 from .. import kernels
-from ..distributions.support import _INTERVAL, _LOWER, _REAL, _SIMPLEX, _UPPER
 from ..inference.model import Model
+from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 from .types import ModelType, constant, is_floats, is_none, maker
 
 #: Kind of a latent coordinate by the word that declares it.
 _KINDS = {
-    "real": _REAL,
-    "positive": _LOWER,
-    "lower": _LOWER,
-    "upper": _UPPER,
-    "interval": _INTERVAL,
-    "simplex": _SIMPLEX,
+    "real": REAL,
+    "positive": LOWER,
+    "lower": LOWER,
+    "upper": UPPER,
+    "interval": INTERVAL,
+    "simplex": SIMPLEX,
 }
 
 
@@ -53,7 +53,7 @@ def _overload_model(log_joint, dim, data=(), support="real", log_joint_grad=None
             f"('interval', a, b) in compiled code, for all coordinates, not {support}"
         )
     size = dim.literal_value
-    simplex = code == _SIMPLEX
+    simplex = code == SIMPLEX
     latent = size - 1 if simplex else size
     if latent < 1:
         raise TypingError("fastvi.Model: a simplex has at least two coordinates")
@@ -64,7 +64,7 @@ def _overload_model(log_joint, dim, data=(), support="real", log_joint_grad=None
             raise TypingError(f"fastvi.Model: theta must be a 1-D float array in compiled code, not {theta}")
         held = (theta, *held)
     held = tuple(types.unliteral(kind) for kind in held)
-    make = maker(ModelType(log_joint, size, latent, code == _REAL, types.BaseTuple.from_types(held)))
+    make = maker(ModelType(log_joint, size, latent, code == REAL, types.BaseTuple.from_types(held)))
 
     def compiled(
         log_joint,

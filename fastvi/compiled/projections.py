@@ -11,7 +11,8 @@ from numba.extending import overload
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
-from ..projections import gaussian_optima, projections
+from ..kernels.families.table import PROJECTION_CODES
+from ..projections import projections
 from .distributions import as_mixture
 from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian
 
@@ -50,7 +51,7 @@ def _m_projection(p, family="full"):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
-    code = constant("m_projection", "family", family, gaussian_optima._FAMILIES)
+    code = constant("m_projection", "family", family, PROJECTION_CODES)
     project = kernels.projections.mixture_projections.m_projection
 
     def compiled(p, family="full"):
@@ -76,7 +77,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "
             "call fastvi.kernels.projections.i_projection"
         )
-    code = constant("i_projection", "family", family, gaussian_optima._FAMILIES)
+    code = constant("i_projection", "family", family, PROJECTION_CODES)
     workspace, project = (
         kernels.projections.optimum.workspace,
         kernels.projections.mixture_projections.i_projections,

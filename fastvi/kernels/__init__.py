@@ -56,6 +56,8 @@ discrete
     Entropies and divergences of discrete distributions.
 densities
     Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds.
+families
+    The families of Gaussians that q is chosen from.
 quadrature
     Expectations under a Gaussian: trapezoid rule on a lattice, and contour integrals.
 optimizers

@@ -173,7 +173,7 @@ def _overload_kl_sums(p, q):
 
 @formula
 def _js_parts(p, q):
-    """Twice the term in parts, with m = (p + q) / 2: those of KL(p || m) and of KL(q || m), and (p - q) / 2."""
+    """Twice the term in parts, with m = (p + q) / 2: KL(p || m), KL(q || m), and (p - q) / 2."""
     m = 0.5 * (p + q)
     d = 0.5 * (p - q)
     bp, kp = exponent_step(p, m)

@@ -21,14 +21,14 @@ import numpy as np
 from ..borrowing import borrow, named
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
+from ..families import operations
+from ..families.table import MEAN as MEAN
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, Problem, evaluate, fault
 from ..numerics.matrices import half_log_det
 from ..optimizers.lbfgs import MEMORY, _direction, _norm
-from ..optimizers.newton import DIAGONAL, FULL, ISOTROPIC
 from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .gradients import gradients_at, sides_for
-from .quadrature_fits import MEAN
 from .reports import Report, write_report
 
 #: What a fit on fixed draws may promise more than fresh draws find, in nats.
@@ -46,16 +46,6 @@ FIRST_LONGEST, LONGEST = 2.0, 10.0
 #: Steps that change the value by no more than its rounding: so many end a fit whose gradient is small up to
 #: rounding, and so many any fit.
 FEW_IDLE, MOST_IDLE = 3, 10
-
-
-@kernel
-def parameters(family, dim):
-    """How many parameters a family has."""
-    if family == FULL:
-        return dim + dim * (dim + 1) // 2
-    if family == DIAGONAL:
-        return 2 * dim
-    return dim + 1 if family == ISOTROPIC else dim
 
 
 class Coordinates(NamedTuple):
@@ -132,7 +122,7 @@ def workspace(family, latent, dim):
     >>> from fastvi import kernels
     >>> space = kernels.draws.workspace(kernels.newton.FULL, 3, 3)
     """
-    count = parameters(family, latent)
+    count = operations.parameters(family, latent)
     return Workspace(
         evaluation.workspace(latent, dim),
         np.empty(count),
@@ -165,26 +155,7 @@ def unpack(family, point, coordinates, mean, factor):
         mean[i] = base[i]
         for j in range(i + 1):
             mean[i] += root[i, j] * point[j]
-    if family == MEAN:
-        for i in range(dim):
-            for j in range(dim):
-                factor[i, j] = root[i, j]
-    elif family == FULL:
-        for i in range(dim):
-            for j in range(dim):
-                factor[i, j] = 0.0
-        k = dim
-        for a in range(dim):
-            for b in range(a + 1):
-                m = math.exp(point[k]) if a == b else point[k]
-                k += 1
-                for i in range(a, dim):
-                    factor[i, b] += root[i, a] * m
-    else:
-        for i in range(dim):
-            for j in range(dim):
-                factor[i, j] = 0.0
-            factor[i, i] = scale[i] * math.exp(point[dim if family == ISOTROPIC else dim + i])
+    operations.unpack(family, point, root, scale, factor)
 
 
 @kernel
@@ -197,24 +168,7 @@ def pack_gradient(family, point, root, factor, space, gradient):
         for i in range(j, dim):
             s += root[i, j] * mean_gradient[i]
         gradient[j] = s
-    if family == FULL:
-        k = dim
-        for a in range(dim):
-            for b in range(a + 1):
-                s = 0.0
-                for i in range(a, dim):
-                    s += root[i, a] * factor_gradient[i, b]
-                gradient[k] = s * math.exp(point[k]) - 1.0 if a == b else s
-                k += 1
-    elif family != MEAN:
-        if family == ISOTROPIC:
-            gradient[dim] = 0.0
-        for i in range(dim):
-            s = factor_gradient[i, i] * factor[i, i] - 1.0
-            if family == ISOTROPIC:
-                gradient[dim] += s
-            else:
-                gradient[dim + i] = s
+    operations.pack_gradient(family, point, root, factor, factor_gradient, gradient)
 
 
 @kernel
@@ -284,19 +238,9 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal,
 
 @kernel
 def _set_metric(family, dim, metric):
-    for i in range(metric.size):
+    for i in range(dim):
         metric[i] = 1.0
-    if family == DIAGONAL:
-        for i in range(dim):
-            metric[dim + i] = 2.0
-    elif family == ISOTROPIC:
-        metric[dim] = 2.0 * dim
-    elif family == FULL:
-        k = dim
-        for a in range(dim):
-            k += a
-            metric[k] = 2.0
-            k += 1
+    operations.metric(family, dim, metric)
 
 
 @inlined
@@ -316,7 +260,7 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
     problem : tuple
         `panels.Problem`, or (data, kinds, bounds), see `fastvi.kernels`.
     family : int
-        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or fits.MEAN.
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
     draws : (S, D)
         Of a standard normal vector. In pairs +e, -e whose second moments are the identity they integrate a
         quadratic log joint exactly.
@@ -385,12 +329,12 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     mean, factor, trace = result.mean, result.factor, result.trace
     root, scale = coordinates.root, coordinates.scale
     dim = scale.size
-    count = parameters(family, dim)
+    count = operations.parameters(family, dim)
     point, gradient = space.point[:count], space.gradient[:count]
     trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
     direction, metric = space.direction[:count], space.metric[:count]
     _set_metric(family, dim, metric)
-    diagonal = family in (DIAGONAL, ISOTROPIC)
+    diagonal = operations.has_diagonal_factor(family)
     sides = sides_for(control.tolerance, root, scale)
     used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
     space.curvature[BEGIN] = 0

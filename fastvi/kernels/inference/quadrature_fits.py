@@ -9,12 +9,12 @@ import numpy as np
 
 from ..borrowing import borrow, named
 from ..compiler import inlined, kernel
+from ..families import operations
+from ..families.table import MEAN as MEAN
 from ..models.evaluation import Problem
-from ..numerics.matrices import copy_matrix, copy_vector
+from ..numerics.matrices import copy_matrix, copy_vector, set_diagonal
 from ..optimizers import newton
 from ..optimizers.newton import (
-    FULL,
-    ISOTROPIC,
     LEAST_CURVATURE,
     differentiate,
     dual_length,
@@ -41,9 +41,6 @@ from ..statuses import (
 from . import expectations, laplace
 from .expectations import expect
 from .reports import Report, no_fit, with_evaluations, write_report
-
-#: The family whose covariance is held; the others are those of projections.
-MEAN = 3
 
 #: Length of a step, in q's own units, that ends the way on the coarse lattice; and of the last step, whose
 #: square is what it leaves.
@@ -101,21 +98,6 @@ def workspace(latent, dim):
         np.empty(MOMENTS),
         np.empty(MOMENTS),
     )
-
-
-@kernel
-def restrict(family, chol, scale):
-    """Replace a factor by that of a member of a family; `scale` holds the conditional standard deviations."""
-    if family in (FULL, MEAN):
-        return
-    dim = scale.size
-    total = 0.0
-    for i in range(dim):
-        total += 1.0 / (scale[i] * scale[i])
-    for i in range(dim):
-        for j in range(dim):
-            chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(dim / total) if family == ISOTROPIC else scale[i]
 
 
 #: How far a mean or a deviation may go before it is taken for infinity.
@@ -202,10 +184,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
     parts, new_mean, new_chol = space.newton, space.mean, space.chol
     kept, trial = space.kept, space.trial
     dim = mean.size
-    shape = FULL if family == MEAN else family
-    count = lay_out(shape, dim, parts.layout)
-    if family == MEAN:
-        count = dim
+    count = lay_out(family, dim, parts)
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
     error, gradient_error, level, known = math.inf, math.inf, 1, -1
     best, size_, gain, damping, norm = math.inf, math.inf, 0.0, 0.0, math.inf
@@ -233,7 +212,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
             kept, trial = trial, kept
             best = kept[0]
             error, gradient_error, level, good = new_error, new_gradient_error, max(new_level, 1), new_good
-            used = differentiate(kept, shape, dim, count, parts)
+            used = differentiate(kept, family, dim, count, parts)
             damping = relaxed(damping)
             rejected = 0
             if purpose == _LAST:
@@ -245,8 +224,8 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
         else:
             damping = stiffened(damping)
             rejected += 1
-        damping, gain, size_ = find_step(damping, shape, dim, used, parts)
-        move(mean, chol, shape, dim, used, parts, new_mean, new_chol)
+        damping, gain, size_ = find_step(damping, dim, used, parts)
+        move(mean, chol, family, dim, used, parts, new_mean, new_chol)
         purpose = _STEP
         if not _within(new_mean, new_chol):
             status = UNBOUNDED
@@ -258,7 +237,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
             purpose, fine, damping, rejected = _FINE, True, 0.0, 0
             continue
         if rejected > 12 or (fine and (size_ <= last or (damping > 0.0 and size_ <= 1e-4 * last))):
-            if factorise(parts.hessian, 0.0, LEAST_CURVATURE, shape, dim, used, parts):
+            if factorise(0.0, LEAST_CURVATURE, used, parts):
                 if rejected > 12:
                     status = fault if fault != FINE else STUCK
                     break
@@ -294,7 +273,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
                 known = 0
     value = -best
     if used > 0:
-        norm = dual_length(parts.gradient, parts.layout, shape, dim, used)
+        norm = dual_length(used, parts)
         if status in (CONVERGED, UNRESOLVED):
             # What the last step leaves.
             norm = 10.0 * norm * norm
@@ -349,7 +328,9 @@ def start_and_fit_quadrature(
         )
         if fault != FINE:
             return write_report(no_fit(-math.inf if fault == ZERO else math.nan, n, fault), report)
-        restrict(family, chol, start.scale)
+        operations.start(family, start.scale)
+        if operations.has_diagonal_factor(family):
+            set_diagonal(start.scale, chol)
     found = _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
     return write_report(with_evaluations(found, n), report)
 

@@ -97,6 +97,15 @@ def clear_matrix(target):
 
 
 @kernel
+def set_diagonal(diagonal, target):
+    """target = a diagonal matrix."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = 0.0
+        target[i, i] = diagonal[i]
+
+
+@kernel
 def cholesky(matrix, out):
     """Write the lower factor of a symmetric matrix; False where it is not positive definite.
 
@@ -138,6 +147,20 @@ def solve_upper(chol, vector):
         for j in range(i + 1, vector.size):
             s -= chol[j, i] * vector[j]
         vector[i] = s / chol[i, i]
+
+
+@kernel
+def precisions(factor, out, space):
+    """Write the diagonal of (factor factor')**-1."""
+    n = out.size
+    for i in range(n):
+        for j in range(n):
+            space[j] = 1.0 if i == j else 0.0
+        solve_lower(factor, space)
+        s = 0.0
+        for j in range(n):
+            s += space[j] * space[j]
+        out[i] = s
 
 
 @kernel

@@ -15,6 +15,7 @@ import numpy as np
 from ..borrowing import borrow, named, plain
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..densities.gaussians import LOG_2PI, gaussian_kl
+from ..families.operations import restrict
 from ..numerics.elementary import decay
 from ..numerics.matrices import clear_vector
 from ..optimizers import newton
@@ -23,7 +24,6 @@ from ..quadrature.lattice import padded
 from ..quadrature.moments import MOMENTS
 from ..statuses import CONVERGED
 from .descent_starts import insert
-from .mixture_projections import restrict
 from .optimum import SAME, Report
 
 #: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-15.
@@ -318,8 +318,8 @@ def grid_projections(grid, family, means, chols, tolerance, space, reports):
         if known:
             continue
         value, _ = _evaluate_on_grid(grid, mean, chol, space, moments)
-        used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts.layout), parts)
-        norm = dual_length(parts.gradient, parts.layout, family, 2, used)
+        used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts), parts)
+        norm = dual_length(used, parts)
         insert(means, chols, reports, s, count, Report(value, 0.0, norm, 0, CONVERGED), space)
         count += 1
     for i in range(count):

@@ -13,11 +13,10 @@ from ..borrowing import borrow, named
 from ..compiler import exported, kernel, merged, specialise
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import Mixture, mixture_moments, write_coefficients
-from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det, solve_lower
+from ..families.operations import has_diagonal_factor, match, restrict
+from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
 from ..optimizers import newton
 from ..optimizers.newton import (
-    FULL,
-    ISOTROPIC,
     LEAST_CURVATURE,
     TRUST,
     differentiate,
@@ -123,7 +122,7 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
     quadrature, parts = space.quadrature, space.newton
     new_mean, new_chol, moments = space.mean, space.matrices.factor, space.moments
     dim = mean.size
-    count = lay_out(family, dim, parts.layout)
+    count = lay_out(family, dim, parts)
     nodes = 0
     for _ in range(MOST_ROUNDS):
         first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
@@ -140,7 +139,7 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
         copy_vector(new_mean, mean)
         copy_matrix(new_chol, chol)
         if size_ <= LAST:
-            gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
+            gradient = dual_length(used, parts)
             status = CONVERGED if minimum else NOT_A_MINIMUM
             return _report(guess - gain, error + floor, gradient, error + floor, nodes, status)
     return _report(guess, math.inf, math.inf, 0.0, nodes, STEPS_EXHAUSTED)
@@ -176,7 +175,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
     dim = mean.size
     new_mean, moments = space.mean, space.moments
     factor, new_factor, product = space.matrices
-    count = lay_out(family, dim, parts.layout)
+    count = lay_out(family, dim, parts)
     # The change of the moments by the last halving.
     correction = quadrature.halving.coarse
     steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
@@ -191,7 +190,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         first, second, own = _in_frame(mixture, mean, chol, factor, quadrature)
         dropped = drop_negligible(second, dim, quadrature)
         if not framed:
-            if family == FULL:
+            if not has_diagonal_factor(family):
                 rotate(first, second, dim, factor, quadrature)
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
@@ -240,7 +239,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
     if status == CONVERGED and not (resolved and holds):
         status = UNRESOLVED
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    gradient = dual_length(parts.gradient, parts.layout, family, dim, used)
+    gradient = dual_length(used, parts)
     return _report(value, error if resolved else math.inf, gradient, gradient_error + floor, nodes, status)
 
 
@@ -254,36 +253,14 @@ def _find_newton_step(moments, family, dim, count, parts):
     used = differentiate(moments, family, dim, count, parts)
     if not abs(moments[0]) < math.inf:
         return math.inf, 0.0, used, False
-    minimum = factorise(parts.hessian, 0.0, LEAST_CURVATURE, family, dim, used, parts)
+    minimum = factorise(0.0, LEAST_CURVATURE, used, parts)
     gain, size_ = 0.0, math.inf
     if minimum:
         gain = solve(used, parts)
-        size_ = length(parts.step, parts.layout, family, dim, used)
+        size_ = length(used, parts)
     if size_ > TRUST:
-        _, gain, size_ = find_step(0.0, family, dim, used, parts)
+        _, gain, size_ = find_step(0.0, dim, used, parts)
     return size_, gain, used, minimum
-
-
-@kernel
-def restrict(family, chol, space):
-    """Replace a covariance by its I-projection onto a family: variances 1 / Lambda_ii, or D / tr Lambda."""
-    if family == FULL:
-        return
-    dim = chol.shape[0]
-    trace = 0.0
-    for i in range(dim):
-        for j in range(dim):
-            space[j] = 1.0 if i == j else 0.0
-        solve_lower(chol, space[:dim])
-        precision = 0.0
-        for j in range(dim):
-            precision += space[j] * space[j]
-        trace += precision
-        space[dim + i] = 1.0 / math.sqrt(precision)
-    for i in range(dim):
-        for j in range(dim):
-            chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(dim / trace) if family == ISOTROPIC else space[dim + i]
 
 
 @exported
@@ -410,15 +387,4 @@ def m_projection(log_weights, means, chols, family, mean, chol):
     (array([0.]), array([[1.41421356]]))
     """
     mixture_moments(log_weights, means, chols, mean, chol)
-    dim = mean.size
-    if family == FULL:
-        return cholesky(chol, chol)
-    trace = 0.0
-    for i in range(dim):
-        trace += chol[i, i]
-    for i in range(dim):
-        variance = trace / dim if family == ISOTROPIC else chol[i, i]
-        for j in range(dim):
-            chol[i, j] = 0.0
-        chol[i, i] = math.sqrt(variance)
-    return trace > 0.0
+    return match(family, chol)

@@ -258,7 +258,7 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
 def gradient_in_parameters(moments, chol, parts, grad_mean, grad_chol):
     """Write the gradient in mean and factor, from the moments in the frame (mean, factor)."""
     dim = grad_mean.size
-    count = lay_out(FULL, dim, parts.layout)
+    count = lay_out(FULL, dim, parts)
     differentiate(moments, FULL, dim, count, parts)
     layout, gradient = parts.layout, parts.gradient
     clear_matrix(grad_chol)
