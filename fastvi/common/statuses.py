@@ -20,6 +20,18 @@ WORDS = {
     _numbers.ZERO: "log_joint is -inf",
 }
 
+#: Outcomes of a projection.
+PROJECTION_WORDS = {
+    _numbers.CONVERGED: "converged",
+    _numbers.STEPS_EXHAUSTED: "Newton's steps did not become small",
+    _numbers.UNRESOLVED: (
+        "the quadrature would need too many nodes: the divergence is only known between bounds"
+    ),
+    _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
+    _numbers.NOT_FINITE: "no finite value",
+    _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
+}
+
 #: What stops variational EM.
 ROUNDS_EXHAUSTED = "the rounds were used up before theta stood still"
 NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enough"

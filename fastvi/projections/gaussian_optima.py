@@ -17,7 +17,8 @@ from ..distributions.integrals import QUADRATURE_DIM, Estimate, _into, rounding_
 from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
 from ..distributions.mixture import GaussianMixture
 from ..kernels.families.table import PROJECTION_CODES
-from .result import _COARSE, Projection
+from ..kernels.statuses import COARSE_GRID, CONVERGED
+from .result import Projection
 
 #: Local maxima of a grid that are taken as starts.
 _PEAKS = 16
@@ -158,7 +159,8 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         estimate = kl_estimate(q, p)
         good = estimate.error <= max(rtol * estimate.value, 1e-12)
-        optima.append(Projection(q, estimate, gradient_norm, 0 if good else _COARSE, int(evaluations)))
+        status = CONVERGED if good else COARSE_GRID
+        optima.append(Projection(q, estimate, gradient_norm, status, int(evaluations)))
     return optima[0]._with(optima[1:])
 
 
