@@ -173,7 +173,7 @@ def _overload_kl_sums(p, q):
 
 @formula
 def _js_parts(p, q):
-    """The parts of twice the term, with m = (p + q) / 2: those of KL(p || m), of KL(q || m), and (p - q) / 2."""
+    """The parts of twice the term, m = (p + q) / 2: of KL(p || m), of KL(q || m), and (p - q) / 2."""
     m = 0.5 * (p + q)
     d = 0.5 * (p - q)
     bp, kp = exponent_step(p, m)
