@@ -179,7 +179,10 @@ def _fit(
     if not is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
     latent, dim = model.latent, model.dim
-    workspace = kernels.inference.quadrature_fits.workspace
+    workspace, report_size = (
+        kernels.inference.quadrature_fits.workspace,
+        kernels.inference.reports.REPORT_SIZE,
+    )
     if not is_none(start) and start not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
@@ -209,7 +212,10 @@ def _fit(
             kernels.numerics.matrices.filled_vector(latent, 0.0),
             kernels.numerics.matrices.filled_vector(latent, 1.0),
         )
-        factor, report = np.empty((latent, latent)), kernels.numerics.matrices.filled_vector(8, math.nan)
+        factor, report = (
+            np.empty((latent, latent)),
+            kernels.numerics.matrices.filled_vector(report_size, math.nan),
+        )
         problem, trace, space = (model.data, model._kinds, model._bounds), np.empty(0), workspace(latent, dim)
         start_ = mean, scale, factor
         status = fit_near(log_joint, problem, code, True, start_, rtol, max_steps, space, trace, report)
@@ -225,7 +231,7 @@ def _fit(
         max_steps=500,
     ):
         mean, factor = np.empty(latent), np.empty((latent, latent))
-        report = kernels.numerics.matrices.filled_vector(8, math.nan)
+        report = kernels.numerics.matrices.filled_vector(report_size, math.nan)
         problem, trace, status = (model.data, model._kinds, model._bounds), np.empty(0), INVALID_START
         if _begin(start, code, mean, factor):
             space = workspace(latent, dim)

@@ -82,14 +82,14 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         kernels.projections.optimum.workspace,
         kernels.projections.mixture_projections.i_projections,
     )
-    read = kernels.projections.optimum.read
+    read, report_size = kernels.projections.optimum.read, len(kernels.projections.optimum.Report._fields)
 
     def compiled(p, family="full", starts=None, rtol=1e-8):
         log_weights, means, factors = as_mixture(p)
         count, dim = means.shape
         most = count * (count + 3) // 2 + 1
         start_means, start_factors = np.empty((most, dim)), np.empty((most, dim, dim))
-        reports = kernels.numerics.matrices.filled_matrix(most, 5, math.nan)
+        reports = kernels.numerics.matrices.filled_matrix(most, report_size, math.nan)
         found = 0
         if dim <= 3 and math.isfinite(log_weights.max()):
             scratch, space = (np.empty((most, dim)), np.empty((most, dim, dim))), workspace(count, dim)

@@ -173,7 +173,7 @@ def _overload_kl_sums(p, q):
 
 @formula
 def _js_parts(p, q):
-    """Twice the term in parts, with m = (p + q) / 2: KL(p || m), KL(q || m), and (p - q) / 2."""
+    """The parts of twice the term, m = (p + q) / 2: of KL(p || m), of KL(q || m), and (p - q) / 2."""
     m = 0.5 * (p + q)
     d = 0.5 * (p - q)
     bp, kp = exponent_step(p, m)
