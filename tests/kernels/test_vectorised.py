@@ -78,11 +78,11 @@ def test_what_is_not_vectorised_is_found_out():
 
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory):
-    """Counts of packed divisions; a process of its own, code from the disk cache has no assembly."""
+    """Counts of packed divisions, in a process with an empty cache: cached code has no assembly."""
     import llvmlite.binding as llvm
 
     if not llvm.get_host_cpu_features().get("avx2"):
-        pytest.skip("this machine has no AVX2: no vector width to look for")
+        pytest.skip("this machine has no AVX2")
     return json.loads(run_program("assembly", NUMBA_CACHE_DIR=tmp_path_factory.mktemp("cache")))
 
 

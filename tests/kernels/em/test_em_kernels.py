@@ -21,9 +21,6 @@ def clouds(seed, n, dim, k, spread=3.0):
     return x, start
 
 
-# Kernels
-
-
 @njit
 def fit_two(x, uniforms, tol, means):
     """A mixture of two: its means and log likelihood."""
@@ -69,7 +66,7 @@ def test_inside_a_users_parallel_loop():
 
 
 def test_a_sweep_takes_any_number_of_points():
-    """Around the sizes of a block and of its padding."""
+    """Numbers of points around the block size and its padding."""
     rng = np.random.default_rng(13)
     weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, 2))
     factors = np.stack([np.array([[1.0, 0.0], [0.3, 0.8]])] * 3)
