@@ -12,6 +12,7 @@ from fastvi.common import threads
 from fastvi.data import old_faithful
 from fastvi.kernels.em import m_step
 from helpers.messages import says
+from helpers.mixtures import clouds
 from helpers.programs import run_program
 from reference import em as reference
 
@@ -20,18 +21,6 @@ dims = pytest.mark.parametrize("dim", [1, 2, 3, 5])
 
 def geyser():
     return np.column_stack(old_faithful())
-
-
-def clouds(seed, n, dim, k, spread=3.0):
-    """Points around k centres, and a mixture to start from."""
-    rng = np.random.default_rng([seed, n, dim, k])
-    centres = spread * rng.standard_normal((k, dim))
-    x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, dim)) @ (
-        np.eye(dim) + 0.4 * rng.standard_normal((dim, dim))
-    )
-    cov = np.atleast_2d(np.cov(x.T)) / 2
-    start = fv.GaussianMixture(np.full(k, 1 / k), centres + 0.3 * rng.standard_normal((k, dim)), [cov] * k)
-    return x, start
 
 
 def random_labels(seed, n, k):
