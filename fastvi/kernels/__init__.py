@@ -56,8 +56,10 @@ discrete
     Entropies and divergences of discrete distributions.
 densities
     Densities: Gaussians, mixtures, grids, truncated Gaussians; closed forms and bounds.
+families
+    The families of Gaussians that q is chosen from.
 quadrature
-    Expectations under a Gaussian by lattices and by contour integrals.
+    Expectations under a Gaussian: trapezoid rule on a lattice, and contour integrals.
 optimizers
     Optimizers: Newton steps, L-BFGS.
 models

@@ -1,4 +1,4 @@
-"""Result of a projection."""
+"""The result of a projection."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..common.immutable import Immutable, frozen
+from ..common.statuses import PROJECTION_WORDS
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-
-#: What became of an I-projection, by the kernels' status; the last is this module's own.
-_COARSE = 8
-_STATUS = {
-    0: "converged",
-    1: "Newton's steps did not become small",
-    2: "the quadrature would need too many nodes: the divergence is only known between bounds",
-    3: "not a strict minimum: the Hessian is not positive definite",
-    7: "no finite value",
-    _COARSE: "the grid is too coarse, or cut off too near, to know the divergence so well",
-}
+from ..kernels.statuses import CONVERGED
 
 
 class Projection(Immutable):
-    """The closest member of a family, and how close it is.
+    """The closest member of a family, its divergence, and the other local optima.
 
     Attributes
     ----------
@@ -36,12 +27,14 @@ class Projection(Immutable):
         Length of the gradient at q, in the metric of Fisher's information; 0 for closed forms.
     optima : tuple of Projection
         Every local optimum that was found, best first. The first is this one.
+    estimate : Estimate
+        The divergence with its error.
     converged : bool
-        Whether q and kl are as good as they were asked to be.
+        Whether q and kl have the accuracy that was asked for.
     status : str
-        The same in words.
+        How the projection ended, in words.
     evaluations : int
-        Nodes of the quadrature, for all optima together: points, or places on a contour.
+        Nodes of the quadrature, in the plane or on a contour; for a mixture those of all optima together.
 
     Examples
     --------
@@ -65,7 +58,7 @@ class Projection(Immutable):
         q: Any,
         divergence: Estimate | tuple[float, float, int] | Callable[[], Estimate],
         gradient_norm: float = 0.0,
-        status: int = 0,
+        status: int = CONVERGED,
         evaluations: int = 0,
         others: Sequence[Projection] = (),
     ) -> None:
@@ -78,7 +71,7 @@ class Projection(Immutable):
         fill(self, "_others", tuple(others))
 
     def _with(self, others: Sequence[Projection]) -> Projection:
-        """The same, as the best of several optima."""
+        """The same projection, as the best of several optima."""
         return Projection(
             self.q, self._divergence, self.gradient_norm, self._status, self.evaluations, others
         )
@@ -89,17 +82,17 @@ class Projection(Immutable):
 
     @property
     def converged(self) -> bool:
-        """Whether q and kl are as good as they were asked to be."""
-        return self._status == 0
+        """Whether q and kl have the accuracy that was asked for."""
+        return bool(self._status == CONVERGED)
 
     @property
     def status(self) -> str:
-        """The same in words."""
-        return _STATUS[self._status]
+        """How the projection ended, in words."""
+        return PROJECTION_WORDS[self._status]
 
     @property
     def estimate(self) -> Estimate:
-        """The divergence with its error; of an M-projection it is computed when it is first asked for."""
+        """The divergence with its error; of an M-projection it is computed at the first access."""
         given = self._divergence
         if not isinstance(given, Estimate):
             estimate = Estimate(*given) if isinstance(given, tuple) else given()

@@ -37,7 +37,7 @@ def powers(points):
 
 def in_frame(p, mean, factor, form=lambda f: f):
     coefficients = np.zeros((len(p.weights), 13))
-    form(mixtures.see)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
     return coefficients
 
 

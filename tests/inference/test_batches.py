@@ -8,7 +8,7 @@ import pytest
 from scipy.special import log_ndtr
 
 import fastvi as fv
-from fastvi.inference import model as model_
+from fastvi.inference import compilation
 
 
 @numba.njit
@@ -129,7 +129,7 @@ def test_batch_axis_of_arrays_and_numbers():
 
 def test_nothing_is_compiled_for_new_data():
     fv.fit_batch(POSITIVE, (X[:5],))
-    before = model_.compiled_count()
+    before = compilation.compiled_count()
     signatures = (
         len(fv.kernels.inference.entry_points.fit_quadrature.signatures)
         if not numba.config.DISABLE_JIT
@@ -137,7 +137,7 @@ def test_nothing_is_compiled_for_new_data():
     )
     fv.fit_batch(POSITIVE, (X[:9] + 1.0,))
     fv.Model(worked_example, 1, data=(2.0,), support="positive")
-    assert model_.compiled_count() == before
+    assert compilation.compiled_count() == before
     if not numba.config.DISABLE_JIT:
         assert len(fv.kernels.inference.entry_points.fit_quadrature.signatures) == signatures
 

@@ -12,7 +12,7 @@ import pytest
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.inference import model as model_
+from fastvi.inference import compilation, packing
 from helpers.messages import says
 from helpers.programs import run_program
 
@@ -96,12 +96,12 @@ def test_each_item_of_data_arrives():
     packed = np.zeros(17, np.uint8)
     unaligned = packed[1:].view(np.float64)
     assert not unaligned.flags.aligned
-    assert model_.pack((unaligned,))[1][0].flags.aligned
+    assert packing.pack((unaligned,))[1][0].flags.aligned
 
 
 def test_a_copy_is_not_needed_and_the_data_stays_alive():
     x = np.arange(3.0)
-    assert model_.pack((x,))[1][0] is x
+    assert packing.pack((x,))[1][0] is x
     model = fv.Model(everything, 1, (True, 3, 0.25, np.arange(5.0), np.eye(2), np.array([1, 2], np.int8)))
     before = fv.elbo(model, fv.Gaussian(0, 1)).value
     filler = [np.full(5, float(k)) for k in range(1000)]
@@ -115,18 +115,18 @@ def test_nothing_is_compiled_again():
         fv.Model(shifted, 1, (1.0,), support="positive"),
         fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1),
     )
-    count, engine = model_.compiled_count(), engine_signatures()
+    count, engine = compilation.compiled_count(), engine_signatures()
     for x in (2.0, np.float64(3.0), np.float32(4.0)):
         model = fv.Model(shifted, 1, (x,))
         assert abs(fv.fit(model).q.mean[0] - float(x)) <= 1e-9
         assert abs(fv.fit(model.with_data((5.0,))).q.mean[0] - 5.0) <= 1e-9
         fv.fit(fv.Model(shifted, 1, (x,), support="positive"))
-    assert model_.compiled_count() == count
+    assert compilation.compiled_count() == count
     # Another log joint costs its own function and nothing in the engine, other types of data the same.
     assert fv.fit(fv.Model(squares, 1)).converged
-    assert model_.compiled_count() == count + 1
+    assert compilation.compiled_count() == count + 1
     assert fv.fit(fv.Model(shifted, 1, (2,))).converged
-    assert model_.compiled_count() == count + 2
+    assert compilation.compiled_count() == count + 2
     assert engine_signatures() == engine
     assert len(shifted.signatures) <= 3
 
@@ -136,9 +136,9 @@ def test_a_plain_function_is_jitted_once():
         return -0.5 * (z[0] - x) ** 2
 
     first = fv.Model(log_joint, 1, (1.0,))
-    count = model_.compiled_count()
+    count = compilation.compiled_count()
     second = fv.Model(log_joint, 1, (2.0,))
-    assert model_.compiled_count() == count
+    assert compilation.compiled_count() == count
     assert first._dispatcher is second._dispatcher
     assert second.log_density([[2.0], [3.0]]).tolist() == [0.0, -0.5]
     assert second.log_density([3.0]) == -0.5
@@ -269,9 +269,9 @@ def quadratic(z, x):
 
 
 def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 2)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
+    monkeypatch.setattr(compilation, "_MOST", 2)
+    monkeypatch.setattr(compilation, "_jits", {})
+    monkeypatch.setattr(compilation, "_compiled", {})
     functions, first = [], None
     for k in range(5):
         function = eval(f"lambda z, x: -0.5 * (x - z[0]) ** 2 + {k}")
@@ -280,7 +280,7 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
         functions.append(weakref.ref(function))
         del function, model
     gc.collect()
-    assert len(model_._jits) == len(model_._compiled) == 2
+    assert len(compilation._jits) == len(compilation._compiled) == 2
     # The first lives on in its model, the last two for the next model.
     assert [function() is not None for function in functions] == [True, False, False, True, True]
     q = fv.Gaussian(1.0, 1.0)
@@ -296,17 +296,17 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
 
 
 def test_a_forgotten_function_is_compiled_again(monkeypatch):
-    monkeypatch.setattr(model_, "_MOST", 1)
-    monkeypatch.setattr(model_, "_jits", {})
-    monkeypatch.setattr(model_, "_compiled", {})
+    monkeypatch.setattr(compilation, "_MOST", 1)
+    monkeypatch.setattr(compilation, "_jits", {})
+    monkeypatch.setattr(compilation, "_compiled", {})
 
     def other(z, x):
         return -((x - z[0]) ** 2)
 
     fv.Model(quadratic, 1, (1.0,))
-    before = model_.compiled_count()
+    before = compilation.compiled_count()
     fv.Model(quadratic, 1, (2.0,))
-    assert model_.compiled_count() == before
+    assert compilation.compiled_count() == before
     fv.Model(other, 1, (1.0,))
     fv.Model(quadratic, 1, (1.0,))
-    assert model_.compiled_count() == before + 2
+    assert compilation.compiled_count() == before + 2

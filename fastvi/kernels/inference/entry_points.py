@@ -15,10 +15,10 @@ from ..borrowing import borrow, named, plain
 from ..compiler import exported, inlined
 from ..densities import truncated
 from ..densities.gaussians import LOG_2PI
+from ..families import operations
 from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_matrix, copy_vector, half_log_det
-from ..optimizers import newton
 from ..statuses import CONVERGED, FINE, OVERFITTED, RAISED
 from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
 from . import evidence as evidence_
@@ -224,12 +224,7 @@ def fit_draws_batch(target, family, from_laplace, noise, starts, control, space,
                 continue
         else:
             copy_matrix(factor, root)
-        if family == newton.ISOTROPIC:
-            total = 0.0
-            for i in range(dim):
-                total += 1.0 / (scale[i] * scale[i])
-            for i in range(dim):
-                scale[i] = math.sqrt(dim / total)
+        operations.start(family, scale)
         for i in range(space.draws.point.size):
             space.draws.point[i] = 0.0
         found = draws_fits.maximise(

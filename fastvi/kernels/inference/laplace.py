@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiler import inlined, kernel
 from ..models.evaluation import BLOCK, density, evaluate
-from ..numerics.matrices import cholesky, solve_lower, solve_upper
+from ..numerics.matrices import cholesky, precisions, solve_lower, solve_upper
 from ..statuses import FINE, RAISED
 
 #: Dimensions up to which all second derivatives are taken.
@@ -254,12 +254,6 @@ def _invert(factor, chol, dim):
 @kernel
 def conditional(chol, scale, space):
     """Write the standard deviations of each coordinate given the others: 1 / sqrt(Lambda_ii)."""
-    dim = scale.size
-    for i in range(dim):
-        for j in range(dim):
-            space[j] = 1.0 if i == j else 0.0
-        solve_lower(chol, space)
-        s = 0.0
-        for j in range(dim):
-            s += space[j] * space[j]
-        scale[i] = 1.0 / math.sqrt(s)
+    precisions(chol, scale, space)
+    for i in range(scale.size):
+        scale[i] = 1.0 / math.sqrt(scale[i])

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 
 from ..compiler import kernel
+from ..families import operations
 from ..numerics.matrices import solve_upper
-from ..optimizers.newton import DIAGONAL, FULL, ISOTROPIC
 from ..statuses import FINE
-from .draws_fits import objective, pack_gradient, parameters, unpack
+from .draws_fits import objective, pack_gradient, unpack
 from .gradients import sides_for
 from .steps import adam_step
 
 
 @kernel
-def _stick(family, draws, factor, space):
+def _stick(diagonal, draws, factor, space):
     """Take the path derivative of log q into the gradients: sticking the landing (Roeder et al. 2017)."""
     row, mean_gradient, factor_gradient = space.row, space.mean_gradient, space.factor_gradient
     dim = factor.shape[0]
     count = draws.shape[0]
-    diagonal = family in (DIAGONAL, ISOTROPIC)
     for s in range(count):
         for i in range(dim):
             row[i] = draws[s, i]
@@ -47,12 +46,12 @@ def sgd_steps(
     """
     root, scale = coordinates.root, coordinates.scale
     dim = scale.size
-    count = parameters(family, dim)
+    count = operations.parameters(family, dim)
     mean, factor = space.mean, space.factor
     gradient, point = space.gradient[:count], iterates.point
     steps = noise.shape[0]
     total, used = 0.0, 0
-    diagonal = family in (DIAGONAL, ISOTROPIC)
+    diagonal = operations.has_diagonal_factor(family)
     sides = sides_for(0.0, root, scale)
     for k in range(steps):
         unpack(family, point, coordinates, mean, factor)
@@ -63,20 +62,10 @@ def sgd_steps(
         if status != FINE:
             return status, math.nan, used
         total -= value
-        _stick(family, noise[k], factor, space)
+        _stick(diagonal, noise[k], factor, space)
         pack_gradient(family, point, root, factor, space, gradient)
         # The gradient of the entropy is among the path derivatives.
-        if family == FULL:
-            i = dim
-            for a in range(dim):
-                i += a
-                gradient[i] += 1.0
-                i += 1
-        elif family == DIAGONAL:
-            for i in range(dim):
-                gradient[dim + i] += 1.0
-        elif family == ISOTROPIC:
-            gradient[dim] += dim
+        operations.leave_out_entropy(family, dim, gradient)
         adam_step(point, gradient, iterates.first, iterates.second, first_step + k, rate)
         for i in range(count):
             iterates.total[i] += point[i]

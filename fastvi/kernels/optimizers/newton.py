@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..compiler import inlined, kernel
+from ..families import operations
+from ..families.table import DIAGONAL as DIAGONAL
+from ..families.table import FULL as FULL
+from ..families.table import ISOTROPIC as ISOTROPIC
 from ..numerics.matrices import copy_matrix, copy_vector
-
-FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
 
 #: A step longer than this, in the metric M, is damped: the quadratic model is not to be trusted so far.
 TRUST = 1.0
@@ -48,6 +50,7 @@ class Workspace(NamedTuple):
     """Scratch space for a step in P parameters."""
 
     layout: Any  #: (P, 2) the parameters as (row, column), see above
+    metric: Any  #: (P,) the diagonal of M
     gradient: Any  #: (P,)
     hessian: Any  #: (P, P)
     step: Any  #: (P,)
@@ -62,6 +65,7 @@ def workspace(dim):
     return Workspace(
         np.empty((most, 2), np.int64),
         np.empty(most),
+        np.empty(most),
         np.empty((most, most)),
         np.empty(most),
         np.empty((most, most)),
@@ -70,17 +74,14 @@ def workspace(dim):
 
 
 @kernel
-def lay_out(family, dim, layout):
-    """Write the parameters of a family (an isotropic T is laid out as a diagonal one); their number."""
+def lay_out(family, dim, space):
+    """Write the layout and the metric of a family; the number of rows of the layout."""
+    layout, metric = space.layout, space.metric
     for a in range(dim):
         layout[a, 0], layout[a, 1] = a, -1
-    count = dim
-    for a in range(dim):
-        for b in range(a + 1):
-            if a == b or family == FULL:
-                layout[count, 0], layout[count, 1] = a, b
-                count += 1
-    return count
+        metric[a] = 1.0
+    operations.metric(family, dim, metric)
+    return operations.lay_out(family, dim, layout)
 
 
 @inlined
@@ -146,7 +147,7 @@ def differentiate(moments, family, dim, count, space):
             hessian[1, 0], hessian[1, 1] = m3 - 3.0 * m1, m4 - 5.0 * m2 + 2.0 * m0 + 2.0
         return count
     if dim == 2:
-        _differentiate_2(moments, family == FULL, gradient, hessian)
+        _differentiate_2(moments, count == 5, gradient, hessian)
     else:
         _hermite(moments, dim, table)
         for i in range(count):
@@ -159,62 +160,38 @@ def differentiate(moments, family, dim, count, space):
                 if b == d and b >= 0:
                     hessian[i, j] += table[_place(a) + _place(c)]
             hessian[i, i] += 2.0 if a == b else 1.0
-    if family != ISOTROPIC:
-        return count
-    for j in range(dim):
-        hessian[dim, j] = _column_sum(hessian, dim, j)
-    corner, slope = 0.0, 0.0
-    for a in range(dim):
-        slope += gradient[dim + a]
-        for b in range(dim):
-            corner += hessian[dim + max(a, b), dim + min(a, b)]
-    hessian[dim, dim], gradient[dim] = corner, slope
-    return dim + 1
-
-
-@kernel
-def _column_sum(hessian, dim, j):
-    total = 0.0
-    for a in range(dim):
-        total += hessian[dim + a, j]
-    return total
+    return operations.fold(family, dim, count, gradient, hessian)
 
 
 @inlined
-def metric(layout, family, dim, i):
-    """M_ii."""
-    if i < dim or layout[i, 0] != layout[i, 1]:
-        return 1.0
-    return 2.0 * dim if family == ISOTROPIC else 2.0
-
-
-@inlined
-def length(vector, layout, family, dim, count):
-    """The length of a step in the metric M."""
+def length(count, space):
+    """The length of the step in the metric M."""
+    step, metric = space.step, space.metric
     total = 0.0
     for i in range(count):
-        total += metric(layout, family, dim, i) * vector[i] * vector[i]
+        total += metric[i] * step[i] * step[i]
     return math.sqrt(total)
 
 
 @kernel
-def dual_length(vector, layout, family, dim, count):
-    """The length of a gradient in the inverse metric."""
+def dual_length(count, space):
+    """The length of the gradient in the inverse metric."""
+    gradient, metric = space.gradient, space.metric
     total = 0.0
     for i in range(count):
-        total += vector[i] * vector[i] / metric(layout, family, dim, i)
+        total += gradient[i] * gradient[i] / metric[i]
     return math.sqrt(total)
 
 
 @kernel
-def factorise(hessian, damping, least, family, dim, count, space):
+def factorise(damping, least, count, space):
     """Factor H + damping M, the diagonal inverted; False where the pivots are not above `least`."""
-    layout, factor = space.layout, space.factor
+    hessian, metric, factor = space.hessian, space.metric, space.factor
     for i in range(count):
         for j in range(i + 1):
             s = hessian[i, j]
             if i == j:
-                s += damping * metric(layout, family, dim, i)
+                s += damping * metric[i]
             for k in range(j):
                 s -= factor[i, k] * factor[j, k]
             if i > j:
@@ -263,16 +240,16 @@ def _solve_1(damping, count, space):
 
 
 @kernel
-def find_step(damping, family, dim, count, space):
+def find_step(damping, dim, count, space):
     """A step with at least this damping: written; the damping it took, the gain expected, and its length."""
     for _ in range(MOST_TRIALS):
         if dim == 1:
             gain, square = _solve_1(damping, count, space)
             if square <= TRUST * TRUST:
                 return damping, gain, math.sqrt(square)
-        elif factorise(space.hessian, damping, LEAST_PIVOT, family, dim, count, space):
+        elif factorise(damping, LEAST_PIVOT, count, space):
             gain = solve(count, space)
-            size_ = length(space.step, space.layout, family, dim, count)
+            size_ = length(count, space)
             if size_ <= TRUST:
                 return damping, gain, size_
         damping = max(3.0 * damping, LEAST_DAMPING)
@@ -307,11 +284,7 @@ def move(mean, factor, family, dim, count, space, new_mean, new_factor):
         for a in range(dim):
             new_mean[i] += factor[i, a] * step[a]
             new_factor[i, a] = factor[i, a]
-            if family == ISOTROPIC:
-                new_factor[i, a] += factor[i, a] * step[dim]
-    if family == ISOTROPIC:
-        return
-    for k in range(dim, count):
+    for k in range(dim, operations.unfold(family, dim, count, step)):
         a, b = layout[k]
         for i in range(dim):
             new_factor[i, b] += factor[i, a] * step[k]
@@ -327,7 +300,7 @@ def descend(problem, family, mean, chol, tolerance, space):
     parts = space.newton
     dim = mean.size
     new_mean, new_chol = space.trial_mean, space.trial_chol
-    count = lay_out(family, dim, parts.layout)
+    count = lay_out(family, dim, parts)
     kept, trial = space.moments, space.trial_moments
     value, nodes = evaluate(problem, mean, chol, space, kept)  # noqa: F821
     used = differentiate(kept, family, dim, count, parts)
@@ -335,11 +308,11 @@ def descend(problem, family, mean, chol, tolerance, space):
     for _ in range(MOST_STEPS):
         if not abs(value) < math.inf:
             break
-        damping, gain, size = find_step(damping, family, dim, used, parts)
+        damping, gain, size = find_step(damping, dim, used, parts)
         move(mean, chol, family, dim, used, parts, new_mean, new_chol)
         near = size <= NEAR and damping == 0.0
         if near and size <= tolerance:
-            minimum = factorise(parts.hessian, 0.0, LEAST_CURVATURE, family, dim, used, parts)
+            minimum = factorise(0.0, LEAST_CURVATURE, used, parts)
             copy_vector(new_mean, mean)
             copy_matrix(new_chol, chol)
             return nodes, value, minimum

@@ -67,7 +67,7 @@ def test_climbing_ends_at_a_mode(form, dim, seed):
         z, gradient = triple[1][k].copy(), np.empty(dim)
         curvature, precision = np.empty((dim, dim)), np.empty((dim, dim))
         before = log_mixture(z[None], *triple)[0]
-        assert form(mixtures.climb)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
+        assert form(mixtures.find_mode)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
         assert log_mixture(z[None], *triple)[0] >= before
         step = 1e-4
         unit = np.eye(dim) * step
@@ -120,7 +120,7 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
     factors = np.stack([random_factor(rng, dim) for _ in range(3)])
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients = np.zeros((3, 13))
-    form(mixtures.see)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
     (x, y), z = 3.0 * rng.standard_normal((2, 40)), 0.7
     top, total = np.empty(40), np.empty(40)
     form(mixtures.log_terms)(coefficients, dim, x, y, z, top, total)

@@ -50,7 +50,7 @@ def test_gradient_and_hessian_in_the_coordinates_of_q(form, family, dim):
     for (a, b, c), power in powers(points).items():
         moments[a + 5 * b + 25 * c] = (weights * x) @ power
     parts = newton.workspace(dim)
-    count = form(newton.lay_out)(family, dim, parts.layout)
+    count = form(newton.lay_out)(family, dim, parts)
     used = form(newton.differentiate)(moments, family, dim, count, parts)
     assert used == {0: dim + dim * (dim + 1) // 2, 1: 2 * dim, 2: dim + 1}[family]
     gradient = parts.gradient[:used]
@@ -74,7 +74,7 @@ def test_a_move_is_what_the_parameters_mean(family, dim):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     parts = newton.workspace(dim)
-    count = newton.lay_out(family, dim, parts.layout)
+    count = newton.lay_out(family, dim, parts)
     used = dim + 1 if family == newton.ISOTROPIC else count
     parts.step[:used] = step = 0.1 * rng.standard_normal(used)
     new_mean, new_factor = np.empty(dim), np.empty((dim, dim))

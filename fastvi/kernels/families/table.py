@@ -1,0 +1,37 @@
+"""The families of q by name and code: for the API, whose `family=` has these names, and for `operations`.
+
+To add one, write its module (the functions are those of `full`; `operations` says what each of them does)
+and a row in `TABLE`. Nothing is compiled here: importing the table is free.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """What is known of a family before its kernels are loaded."""
+
+    name: str  #: for the API
+    module: str  #: the file of its kernels, in this package
+    correlated: bool = False  #: whether correlations are fitted: the parameters are then O(D**2)
+    held: bool = False  #: whether the covariance is that of the start: a fit needs one, a projection has none
+
+
+#: A family's code is its place: new ones come last.
+TABLE = (
+    Family("full", "full", correlated=True),
+    Family("diag", "diagonal"),
+    Family("isotropic", "isotropic"),
+    Family("mean", "fixed_covariance", held=True),
+)
+
+#: Names of the families that are `correlated`, and of those that are `held`.
+CORRELATED = {family.name for family in TABLE if family.correlated}
+HELD = {family.name for family in TABLE if family.held}
+
+#: Codes by name, of all families and of those that there are projections onto.
+CODES = {family.name: code for code, family in enumerate(TABLE)}
+PROJECTION_CODES = {name: code for name, code in CODES.items() if name not in HELD}
+
+FULL, DIAGONAL, ISOTROPIC, MEAN = (CODES[name] for name in ("full", "diag", "isotropic", "mean"))
