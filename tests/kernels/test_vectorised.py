@@ -1,6 +1,5 @@
 """The hot loops are vectorised: by the instructions in their assembly, not by the clock."""
 
-import importlib
 import importlib.util
 import json
 import math
@@ -15,8 +14,6 @@ from helpers.programs import run_program
 
 if numba.config.DISABLE_JIT:
     pytest.skip("NUMBA_DISABLE_JIT is set", allow_module_level=True)
-
-
 if platform.machine() not in ("x86_64", "AMD64"):
     pytest.skip("it reads the assembly of x86", allow_module_level=True)
 

@@ -288,10 +288,8 @@ def test_nothing_is_allocated(counted, name):
     # In more dimensions a round takes longer, and the code is the same.
     rounds = 100_000 if dim == 1 else 30
     if kind == "reverse":
-        q, out = (
-            frozen(rng.standard_normal(dim), random_factor(rng, dim)),
-            (np.empty(dim), np.empty((dim, dim))),
-        )
-        assert_no_allocation(use_reverse, (*p, *q, 1e-6, *out, space), rounds)
+        q = frozen(rng.standard_normal(dim), random_factor(rng, dim))
+        gradient = np.empty(dim), np.empty((dim, dim))
+        assert_no_allocation(use_reverse, (*p, *q, 1e-6, *gradient, space), rounds)
     else:
         assert_no_allocation(use_divergence, (tuple(p), tuple(p), 1e-6, space), rounds)
