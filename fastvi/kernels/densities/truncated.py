@@ -30,7 +30,7 @@ def span(mu, sigma, low, high):
 
 
 @kernel
-def _node(t, first, last):
+def node(t, first, last):
     """(z, weight) of the node at t of the tanh-sinh rule on [first, last]."""
     s = math.pi * math.sinh(t)
     e = math.exp(-abs(s))
@@ -84,7 +84,7 @@ def moments(mu, sigma, low, high, out):
         out[i] = 0.0
     total = 0.0
     for k in range(-width, width + 1):
-        z, weight = _node(k * step, first, last)
+        z, weight = node(k * step, first, last)
         square = ((z - mu) / sigma) ** 2
         w = weight * math.exp(-0.5 * square - top)
         total += w
@@ -93,7 +93,7 @@ def moments(mu, sigma, low, high, out):
     out[0] = mode + out[0] / total
     out[2] /= total
     for k in range(-width, width + 1):
-        z, weight = _node(k * step, first, last)
+        z, weight = node(k * step, first, last)
         w = weight * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
         out[1] += w * (z - out[0]) ** 2
     out[1] /= total
