@@ -1,1 +1,1 @@
-"""What every room needs: validation, threads, progress, scratch space, small values."""
+"""What all rooms of the API use: validation, immutable values, scratch space, threads, progress, statuses."""

@@ -1,4 +1,7 @@
-"""Values that do not change: classes that refuse assignment, arrays that are read-only."""
+"""Immutable values: classes that refuse assignment, arrays that are read-only.
+
+The distributions and results of the API are made of them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from numpy.typing import NDArray
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """The array itself, read-only from here on."""
+    """The same array, made read-only."""
     array.flags.writeable = False
     return array
 
 
 def shown(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view: the kernels get the writable array, so that each is compiled for one type only."""
+    """A read-only view. The kernels get the writable array, so that each is compiled for one type only."""
     return frozen(array.view())
 
 
@@ -25,7 +28,7 @@ def frozen_fields(kind: Any, *fields: Any) -> Any:
 
 
 class Immutable:
-    """Attributes are set once, through `__dict__` or `object`."""
+    """Base of classes without assignment: they set their attributes by `__dict__` or `object.__setattr__`."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -37,7 +40,7 @@ class Immutable:
 
 
 class Record(Immutable):
-    """A result with the fields that `__slots__` names: given by name, copied and pickled field by field."""
+    """Base of results: fields named in `__slots__`, given by name, copied and pickled one by one."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -53,8 +56,15 @@ class Record(Immutable):
         return type(self)(**{**self._fields(), **changes})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self._fields())
+        return _record, (type(self), self._fields())
 
 
-def _restore(kind: type[Record], fields: dict[str, Any]) -> Record:
+def _record(kind: type[Record], fields: dict[str, Any]) -> Record:
     return kind(**fields)
+
+
+def restore(kind: Any, *fields: NDArray[Any]) -> Any:
+    """An instance from fields that have been checked, for copies and pickles: they go to its `_set`."""
+    self = kind.__new__(kind)
+    self._set(*fields)
+    return self

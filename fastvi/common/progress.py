@@ -1,4 +1,4 @@
-"""The one progress bar, for long loops of the API."""
+"""The progress bar of the functions with a `progress` argument."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def bar(steps: Any, show: bool, what: str, unit: str = "it") -> Iterable[Any]:
-    """The steps of a loop; with a bar, if asked for and where tqdm is installed."""
+    """The steps of a loop; with a bar, if `show` and where tqdm is installed."""
     if show:
         try:
             from tqdm.auto import tqdm

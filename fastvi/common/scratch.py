@@ -1,7 +1,7 @@
-"""Scratch space for kernels: each thread keeps what it used last, within bounds.
+"""Scratch space for kernels: a bounded cache for each thread.
 
 Making a workspace takes 1 to 20 µs and more memory than a result, so a thread that calls the same kernel
-again gets the same workspace again.
+again gets the same workspace again. All functions of the API take their workspaces from here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-#: Workspaces that a thread keeps. A mixed program uses a few: each function has one for each size of problem.
+#: Workspaces that a thread keeps. A program uses a few: each function has one for each size of problem.
 MOST = 32
 
 #: Bytes of all that a thread keeps; the last one is kept whatever its size. A fit in two dimensions has 32 MB
-#: for its finest lattice, of which it seldom touches one; one of a full covariance in 1000 has 172 MB.
+#: for its finest lattice, of which it seldom uses one MB; a fit of a full covariance in 1000 has 172 MB.
 MOST_BYTES = 1 << 28
 
 
@@ -32,7 +32,7 @@ _kept = _Kept()
 
 
 def _references_of_a_variable() -> int:
-    """What `sys.getrefcount` says of an object in one local variable: 2, or 1 since Python 3.14."""
+    """`sys.getrefcount` of an object that one local variable refers to: 2, or 1 since Python 3.14."""
     probe = object()
     return sys.getrefcount(probe)
 
@@ -46,11 +46,11 @@ def _size(space: Any) -> int:
 
 
 def space(make: Callable[..., Any], *key: int) -> Any:
-    """What ``make(*key)`` returns, for this thread only: nested tuples of arrays of undefined contents.
+    """The workspace ``make(*key)`` of this thread: nested tuples of arrays, whose contents are undefined.
 
-    A workspace is the caller's as long as he refers to it. One that is still referred to (by a call that a
-    signal handler, a finalizer, a progress bar or a log joint in object mode has interrupted) is not handed
-    out a second time. So keep the tuple itself until its arrays are read, not a part of it alone.
+    A workspace belongs to the caller as long as the caller refers to it. One that is still referred to (by a
+    call that a signal handler, a finalizer, a progress bar or a log joint in object mode has interrupted) is
+    not handed out again. So refer to the tuple itself, not only to a part of it, until its arrays are read.
     """
     spaces, entry = _kept.spaces, (make, key)
     found, size = spaces.pop(entry, (None, 0))

@@ -1,10 +1,11 @@
-"""Words for the numbers in `fastvi.kernels.statuses`."""
+"""The words that results give for the numbers in `fastvi.kernels.statuses`."""
 
 from __future__ import annotations
 
 from ..kernels import statuses as _numbers
+from .values import Array, tidy
 
-#: What became of a fit, and what was wrong with a log joint.
+#: Fits of q and expectations: how the computation ended, or what is wrong with the log joint.
 WORDS = {
     _numbers.CONVERGED: "converged",
     _numbers.STEPS_EXHAUSTED: "the steps were used up before the gradient was small",
@@ -32,11 +33,18 @@ PROJECTION_WORDS = {
     _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
 }
 
-#: What stops variational EM.
+#: EM for mixtures.
+EM_WORDS = {
+    _numbers.CONVERGED: "converged",
+    _numbers.STEPS_EXHAUSTED: "not converged: the iterations ran out",
+    _numbers.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
+}
+
+#: Variational EM for a model's theta.
 ROUNDS_EXHAUSTED = "the rounds were used up before theta stood still"
 NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enough"
 
-#: What ends stochastic gradient steps.
+#: Stochastic gradients.
 ALL_STEPS_TAKEN = "all steps taken (no stopping rule)"
 
 _CURE = (
@@ -46,13 +54,13 @@ _CURE = (
 
 
 def is_fault(status: float) -> bool:
-    """Whether the log joint was not finite, or raised an exception."""
+    """Whether the status says that the log joint was not finite or raised an exception."""
     return bool(status >= _numbers.RAISED)
 
 
-def words(status: int, where: str) -> str:
-    """What became of a fit; `where` is the point of a fault."""
+def words(status: int, where: Array) -> str:
+    """The status of a fit in words; of a fault with the point z where it happened, and what helps."""
     if not is_fault(status):
         return WORDS[status]
-    what = f"{WORDS[status]} at z = {where}"
+    what = f"{WORDS[status]} at z = {tidy(where)}"
     return f"{what}: {_CURE}" if status == _numbers.ZERO else what

@@ -1,8 +1,8 @@
-"""One small thread pool for the kernels, which run without the GIL.
+"""One small thread pool, for loops of the API over kernels, which run without the GIL.
 
 `parallel=True` is not used: after one such call a forked child dies (GNU OpenMP) and two Python threads
 calling in at once abort the process (workqueue). Here work is cut into pieces whose number depends on the
-data alone; how many threads take them, and in which order, cannot change the result.
+data alone, so the number of threads and the order of the pieces cannot change the result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numba
 
-#: Array entries below which the 20 µs of handing work to another thread are not earned back.
+#: Array entries from which threads are used: with fewer, the 20 µs of handing over a piece are not gained.
 WORTHWHILE = 1 << 17
 
 _lock = threading.Lock()
@@ -49,8 +49,8 @@ if hasattr(os, "register_at_fork"):
 def run(task: Callable[[int], None], pieces: int) -> None:
     """Call ``task(i)`` for each i below `pieces`, on up to `numba.get_num_threads()` threads.
 
-    The calling thread does its share, so work gets done even when no other thread is to be had: the pool
-    is busy with other callers, or the interpreter is shutting down.
+    The calling thread takes pieces too, so all get done even without other threads: where the pool is busy
+    with other callers, or the interpreter is shutting down.
     """
     workers = min(pieces, numba.get_num_threads()) if pieces > 1 else 1
     counter = itertools.count()

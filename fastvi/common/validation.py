@@ -1,7 +1,7 @@
-"""What counts as valid input, and what to say when it is not.
+"""Checks of arguments, with their error messages.
 
-Arrays are examined twice only when something is wrong: the kernels notice invalid input at no cost (their
-result is NaN, which no valid input gives), and `explain` then finds out what to tell the user.
+For distributions in arrays the kernels notice invalid entries at no cost: their result is NaN, which no valid
+input gives. `explain` then searches the arrays for the reason.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 from ..kernels.discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 from ..kernels.discrete.registry import FINITE, Row
 
+#: Largest asymmetry of a covariance, relative to its largest entry.
+SYMMETRY_TOLERANCE = 1e-8
+
+#: Largest distance from 1 of the sum of a mixture's weights, and of the two weights of a Jensen-Shannon
+#: divergence, which are not divided by their sum.
+WEIGHTS_TOLERANCE = 1e-6
+WEIGHT_PAIR_TOLERANCE = 1e-12
+
+#: The kernels' codes of the `mass` keyword.
 MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
 
 
@@ -38,7 +47,7 @@ def float_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def mass_code(row: Row, mass: Any) -> int:
-    """The number that the kernels know a `mass` keyword by."""
+    """The kernels' code of a `mass` keyword, if the divergence of this row allows it."""
     try:
         code = int(MASSES[mass])
     except (KeyError, TypeError):
@@ -59,7 +68,7 @@ def log_unit(base: Any) -> float:
 
 
 def unit_of(row: Row, base: Any) -> float:
-    """What a divergence in nats is divided by."""
+    """The unit of a divergence, in nats: log(base), or its square root for a distance that is a root."""
     if base is None:
         return 1.0
     if not row.base:
@@ -68,7 +77,7 @@ def unit_of(row: Row, base: Any) -> float:
 
 
 def order_of(row: Row, alpha: Any) -> float:
-    """The order of a divergence, in the range that its row allows."""
+    """`alpha` as a float, if it is an order that the row allows."""
     order = real_number("alpha", alpha)
     low, high = row.orders or FINITE
     if not low <= order <= high:
@@ -80,7 +89,9 @@ def order_of(row: Row, alpha: Any) -> float:
 
 
 def real_number(name: str, value: Any) -> float:
-    """`value` as a float that is not NaN."""
+    """`value` as a float that is not NaN; a bool is no number."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a real number, not {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -93,9 +104,9 @@ def real_number(name: str, value: Any) -> float:
 
 
 def generator(name: str, value: Any) -> np.random.Generator:
-    """The random numbers that `value` stands for: those of a Generator, which is advanced, or of a new one.
+    """The Generator of an `rng` argument: itself, or a new one from an integer or None.
 
-    As `numpy.random.default_rng` says, but for bool, which is an integer by inheritance only.
+    That is `numpy.random.default_rng`, but for bool, which is refused.
     """
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}")
@@ -107,14 +118,18 @@ def generator(name: str, value: Any) -> np.random.Generator:
         ) from None
 
 
+#: How far the sum of two weights may be from 1.
+WEIGHT_PAIR_TOLERANCE = 1e-12
+
+
 def weight_pair(weights: Any) -> tuple[float, float]:
-    """Two positive weights that sum to one."""
+    """Two positive weights that sum to one, as floats."""
     try:
         u, v = weights
     except (TypeError, ValueError):
         raise ValueError(f"weights must be two numbers, not {weights!r}") from None
     u, v = real_number("weights[0]", u), real_number("weights[1]", v)
-    if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= 1e-12):
+    if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= WEIGHT_PAIR_TOLERANCE):
         raise ValueError(f"weights must be positive and sum to 1, not {weights!r}")
     return u, v
 
@@ -131,11 +146,12 @@ def axis_index(axis: Any, ndim: int, shapes: str) -> int:
 
 
 def unit_tolerance(dtype: np.dtype[Any]) -> float:
-    """How far a sum may be from one with ``mass="unit"``."""
+    """The largest distance of a sum from one with ``mass="unit"``."""
     return float(UNIT_TOLERANCE32 if dtype.itemsize == 4 else UNIT_TOLERANCE64)
 
 
 def _first(bad: NDArray[np.bool_]) -> int | None:
+    """The position of the first True, if there is one."""
     position = int(np.argmax(bad))
     return position if bad[position] else None
 
@@ -173,19 +189,14 @@ def _explain_row(name: str, row: NDArray[Any], where: Sequence[int], axis: int, 
 def explain(
     rows: Sequence[tuple[str, NDArray[Any], Sequence[int]]], axis: int, code: int, log: bool
 ) -> NoReturn:
-    """Raise the error for distributions that a kernel has refused: (name, row, index of the row)."""
+    """Raise the error for distributions that a kernel has refused, each as (name, row, index of the row)."""
     for name, row, where in rows:
         _explain_row(name, row, where, axis, code, log)
     raise AssertionError("fastvi refused valid input; please report it with the arrays")
 
 
-#: How far a covariance may be from symmetric, relative to its largest entry, and weights from a sum of 1.
-SYMMETRY_TOLERANCE = 1e-8
-WEIGHTS_TOLERANCE = 1e-6
-
-
 def finite_array(name: str, value: Any, ndim: int, wanted: str) -> NDArray[np.float64]:
-    """A new C-contiguous float64 array of finite numbers with so many dimensions."""
+    """A new C-contiguous float64 array of finite numbers with `ndim` dimensions; `wanted` names the shape."""
     array = np.array(float_array(name, value), dtype=np.float64, order="C")
     if array.ndim != ndim:
         raise ValueError(f"{name} must have shape {wanted}, not {array.shape}")
@@ -199,7 +210,7 @@ def finite_array(name: str, value: Any, ndim: int, wanted: str) -> NDArray[np.fl
 
 
 def cholesky_factor(name: str, cov: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lower Cholesky factor of a finite square matrix that must be a covariance."""
+    """The lower Cholesky factor of a finite square matrix, if it is a covariance."""
     lower, upper = np.tril(cov, -1), np.triu(cov, 1).T
     gap = np.abs(lower - upper)
     if gap.max() > SYMMETRY_TOLERANCE * np.abs(cov).max():
@@ -213,7 +224,7 @@ def cholesky_factor(name: str, cov: NDArray[np.float64]) -> NDArray[np.float64]:
         i = int(np.argmax(~(diagonal > 0.0)))
         raise ValueError(f"{name} is not positive definite: {name}[{i}, {i}] is {diagonal[i]!s}")
     try:
-        # Scaled to a correlation matrix, so that units do not matter.
+        # Scaled to a correlation matrix, so that units make no difference.
         scale = np.sqrt(diagonal)
         factor = np.linalg.cholesky(symmetric / scale[:, None] / scale) * scale[:, None]
     except np.linalg.LinAlgError:
@@ -239,7 +250,7 @@ def mean_and_factor(
 
 
 def mixture_weights(value: Any) -> NDArray[np.float64]:
-    """Weights that are not negative and sum to one; rounding is divided out."""
+    """Weights >= 0 that sum to one within `WEIGHTS_TOLERANCE`, divided by their sum."""
     weights = finite_array("weights", value, 1, "(K,)")
     if (weights < 0.0).any():
         k = int(np.argmax(weights < 0.0))
@@ -251,7 +262,7 @@ def mixture_weights(value: Any) -> NDArray[np.float64]:
 
 
 def increasing(name: str, value: Any) -> NDArray[np.float64]:
-    """At least three strictly increasing finite numbers."""
+    """An array of at least three strictly increasing finite numbers."""
     points = finite_array(name, value, 1, "(n,)")
     if points.size < 3:
         raise ValueError(f"{name} must have at least 3 points, not {points.size}")
@@ -265,7 +276,7 @@ def increasing(name: str, value: Any) -> NDArray[np.float64]:
 
 
 def same_dimension(p: Any, q: Any) -> None:
-    """Both distributions live in the same space."""
+    """Raise ValueError if two distributions have different dimensions."""
     if p.dim != q.dim:
         raise ValueError(f"p and q must have the same dimension: p has {p.dim}, q has {q.dim}")
 

@@ -1,4 +1,4 @@
-"""Small values that the whole API shares: immutable objects, arrays as they are shown and compared."""
+"""Types of arrays, and how the classes of the API take, show and compare them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .validation import float_array
 
 Array = NDArray[np.float64]
 
-#: What the kernels know a mixture by: log weights (K), means (K, D), Cholesky factors (K, D, D).
+#: A mixture as the kernels take it: log weights (K,), means (K, D), Cholesky factors (K, D, D).
 Triple = tuple[Array, Array, Array]
 
 
-def _bytes(array: Array) -> bytes:
-    """For hashes: -0.0 is equal to 0.0, and its bytes become so."""
+def hashable(array: Array) -> bytes:
+    """The bytes of an array, for its hash; -0.0, which is equal to 0.0, has the bytes of 0.0."""
     return (array + 0.0).tobytes()
 
 
-def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
-    """Points as rows, and the shape of the result."""
+def as_points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
+    """(points as rows (N, D), shape of the values at them) of an argument of shape (..., D)."""
     array = float_array("z", z)
     if array.ndim == 0 and dim == 1:
         array = array.reshape(1)
@@ -30,23 +30,17 @@ def _points(z: ArrayLike, dim: int) -> tuple[Array, tuple[int, ...]]:
     return np.array(array, dtype=np.float64, order="C").reshape(-1, dim), array.shape[:-1]
 
 
-def _number(values: Array, shape: tuple[int, ...]) -> Any:
+def in_shape(values: Array, shape: tuple[int, ...]) -> Any:
+    """The values in this shape; a float where it is that of one number."""
     return values.reshape(shape) if shape else float(values[0])
 
 
-def _tidy(values: Any) -> str:
+def tidy(values: Any) -> str:
     """An array as nested lists with six significant digits, cut short beyond 8 entries a level."""
     array = np.asarray(values)
     if array.ndim == 0:
         return f"{float(array):.6g}"
-    entries = [_tidy(entry) for entry in array]
+    entries = [tidy(entry) for entry in array]
     if len(entries) > 8:
         entries = [*entries[:3], "...", *entries[-1:]]
     return f"[{', '.join(entries)}]"
-
-
-def _restore(kind: Any, *fields: Array) -> Any:
-    """An instance from its checked fields: for copies and pickles."""
-    self = kind.__new__(kind)
-    self._set(*fields)
-    return self

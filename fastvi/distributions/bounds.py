@@ -1,4 +1,7 @@
-"""Bounds of the entropy and the KL divergence of Gaussian mixtures, without quadrature."""
+"""Bounds of the entropy and the KL divergence of Gaussian mixtures, in closed form, for any dimension.
+
+`kl_estimate` falls back on them where quadrature would need too many nodes.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ import numpy as np
 from .. import kernels
 from ..common.validation import same_dimension
 from .gaussian import Gaussian
-from .integrals import Bounds
+from .integrals import Bounds, entropy_bounds
 from .mixture import GaussianMixture
 
+#: Rounds of Hershey and Olsen's matching of components.
+_ROUNDS = 20
 
-def _as_mixture(name: str, p: Any) -> Any:
+
+def _checked_mixture(name: str, p: Any) -> Any:
     if not isinstance(p, Gaussian | GaussianMixture):
         raise TypeError(f"{name} must be a Gaussian or a GaussianMixture, not {type(p).__name__}")
     return p
@@ -21,6 +27,8 @@ def _as_mixture(name: str, p: Any) -> Any:
 
 def mixture_entropy_bounds(p: Gaussian | GaussianMixture) -> Bounds:
     r"""Bounds of a mixture's entropy from the pairs of its components, without quadrature.
+
+    The expression
 
     .. math:: \sum_i w_i H(N_i) - \sum_i w_i \log \sum_j w_j e^{-D(N_i, N_j)}
 
@@ -53,9 +61,7 @@ def mixture_entropy_bounds(p: Gaussian | GaussianMixture) -> Bounds:
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
     (1.8309, 2.101)
     """
-    weights, means, factors = _as_mixture("p", p)._triple()
-    space = np.empty(2 * weights.size), np.empty((p.dim, p.dim)), np.empty(2 * p.dim)
-    return Bounds(*kernels.densities.bounds.entropy_bounds(weights, means, factors, *space))
+    return entropy_bounds(_checked_mixture("p", p)._triple())
 
 
 def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> Bounds:
@@ -69,11 +75,11 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     Returns
     -------
     Bounds
-        (lower, upper), in nats. With overlaps :math:`t_{ab} = \int p_a q_b` and the entropy bounds of
-        `mixture_entropy_bounds`, E_p[log q] is between
+        (lower, upper), in nats: E_p[log p] - E_p[log q], with the entropy bounds of `mixture_entropy_bounds`
+        and E_p[log q] between
         :math:`\sum_a w_a (\log \sum_b v_b e^{-KL(p_a \| q_b)} - H(p_a))` and
-        :math:`\sum_a w_a \log \sum_b v_b t_{ab}`. The upper bound is the lesser of this
-        (Durrieu) and of Hershey and Olsen's matching of components.
+        :math:`\sum_a w_a \log \sum_b v_b t_{ab}`, where :math:`t_{ab} = \int p_a q_b`. The upper bound is the
+        lesser of this one (Durrieu) and that of a matching of components (Hershey and Olsen).
 
     Raises
     ------
@@ -96,7 +102,7 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     >>> bounds.lower <= fv.kl(p, fv.Gaussian(p.mean, p.cov)) <= bounds.upper
     True
     """
-    one, two = _as_mixture("p", p)._triple(), _as_mixture("q", q)._triple()
+    one, two = _checked_mixture("p", p)._triple(), _checked_mixture("q", q)._triple()
     same_dimension(p, q)
     if p == q:
         return Bounds(0.0, 0.0)
@@ -108,5 +114,7 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     )
     costs = np.empty((m, n))
     kernels.densities.bounds.all_kl(one, two, costs, space)
-    matched = kernels.densities.bounds.matched_bound(one, two, np.empty((m, n)), np.empty((m, n)), costs, 20)
+    matched = kernels.densities.bounds.matched_bound(
+        one, two, np.empty((m, n)), np.empty((m, n)), costs, _ROUNDS
+    )
     return Bounds(lower, max(lower, min(upper, matched)))

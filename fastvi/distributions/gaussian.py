@@ -1,4 +1,4 @@
-"""Distributions: checked once when they are made, immutable from then on, with the Cholesky factors kept."""
+"""Gaussians: checked when they are made, immutable, with the Cholesky factor kept."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import kernels
-from ..common.immutable import Immutable, frozen, shown
+from ..common.immutable import frozen, restore, shown
 from ..common.validation import generator, mean_and_factor
-from ..common.values import Array, Triple, _bytes, _number, _points, _restore, _tidy
+from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
+from .density import Density
 
 
-def _inverse_size(factors: Array) -> float:
-    """D times the largest squared norm of the inverse of a factor, scaled to a correlation matrix."""
+def amplification(factors: Array) -> float:
+    """Factor by which covariances with these Cholesky factors amplify rounding errors: D max_k ‖C_k⁻¹‖².
+
+    C is the factor of the correlation matrix, and the norm is Frobenius'.
+    """
     scaled = factors / np.sqrt((factors**2).sum(axis=-1))[..., None]
     inverse = np.linalg.inv(scaled)
     return float(factors.shape[-1] * (inverse**2).sum(axis=(-1, -2)).max())
 
 
-class Gaussian(Immutable):
+class Gaussian(Density):
     r"""A Gaussian (multivariate normal) distribution.
 
     .. math:: \log N(z \mid \mu, \Sigma) = -\tfrac12 (z-\mu)^T \Sigma^{-1} (z-\mu)
@@ -70,13 +74,13 @@ class Gaussian(Immutable):
 
     @classmethod
     def _from_factor(cls, mean: Array, factor: Array) -> Gaussian:
-        """Without checks, for what a kernel has made."""
+        """A Gaussian that a kernel has made; nothing is checked."""
         self = cls.__new__(cls)
         self._set(mean, factor, None)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
+        return restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
 
     @property
     def dim(self) -> int:
@@ -103,21 +107,16 @@ class Gaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         weights, means, factors = self._triple()
         out = np.empty(len(points))
         kernels.densities.mixtures.mixture_logpdf_many(
             points, weights, means, factors, np.empty(self.dim), out
         )
-        return _number(out, shape)
-
-    def pdf(self, z: ArrayLike) -> Any:
-        """The density at `z`, shape (..., D)."""
-        value = self.logpdf(z)
-        return math.exp(value) if isinstance(value, float) else np.exp(value)
+        return in_shape(out, shape)
 
     def entropy(self) -> float:
-        r"""The differential entropy :math:`\tfrac12 \log |2 \pi e \Sigma|` in nats."""
+        r"""The differential entropy, :math:`\tfrac12 \log |2 \pi e \Sigma|`, in nats."""
         return float(np.log(np.diag(self._factor)).sum() + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
 
     def sample(self, n: int, rng: Any = None) -> Array:
@@ -129,8 +128,8 @@ class Gaussian(Immutable):
         return np.zeros(1), self._mean[None], self._factor[None]
 
     @property
-    def _condition(self) -> float:
-        return _inverse_size(self._factor)
+    def _amplification(self) -> float:
+        return amplification(self._factor)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
@@ -138,7 +137,7 @@ class Gaussian(Immutable):
         return np.array_equal(self.mean, other.mean) and np.array_equal(self.cov, other.cov)
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.mean, self.cov)))
+        return hash(tuple(hashable(a) for a in (self.mean, self.cov)))
 
     def __repr__(self) -> str:
-        return f"Gaussian(mean={_tidy(self.mean)}, cov={_tidy(self.cov)})"
+        return f"Gaussian(mean={tidy(self.mean)}, cov={tidy(self.cov)})"

@@ -1,4 +1,4 @@
-"""Densities tabulated on a rectangular grid."""
+"""Densities in two dimensions that are tabulated on a rectangular grid."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
-from ..common.immutable import Immutable, frozen, shown
+from ..common.immutable import Immutable, frozen, restore, shown
 from ..common.validation import float_array, increasing, real_number
-from ..common.values import Array, _bytes, _restore, _tidy
+from ..common.values import Array, hashable, tidy
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+
+#: Standard deviations from a mean to the edge of a grid without bounds: the mass beyond is below 1e-18.
+_REACH = 9.0
+
+#: Logarithm of the largest float.
+_LARGEST_EXPONENT = 709.0
 
 
 class Grid2D(Immutable):
     r"""A 2-D density tabulated on a rectangular grid by its logarithm; it need not be normalised.
 
-    Integrals are trapezoid sums over the grid, which converge exponentially for a smooth density that has
-    died out at the edge; outside the grid the density counts as zero.
+    Integrals are trapezoid sums over the grid, which converge exponentially for a smooth density that is
+    negligible at the edge; outside of the grid the density counts as zero.
 
     Parameters
     ----------
     x, y : array_like, shapes (n,) and (m,)
         Increasing, at least three points each; their steps may vary.
     logp : array_like, shape (n, m)
-        ``logp[i, j]`` is the log density at ``(x[i], y[j])``; -inf is welcome.
+        ``logp[i, j]`` is the log density at ``(x[i], y[j])``; -inf where it is zero.
 
     Raises
     ------
@@ -89,7 +95,7 @@ class Grid2D(Immutable):
         bounds: Sequence[Sequence[float]],
         shape: tuple[int, int] = (201, 201),
     ) -> Grid2D:
-        """Tabulate a log density.
+        """A log density, tabulated at equidistant points.
 
         Parameters
         ----------
@@ -100,6 +106,17 @@ class Grid2D(Immutable):
             The first and the last point of x and of y.
         shape : (int, int), optional
             Points along x and y.
+
+        Returns
+        -------
+        Grid2D
+
+        Raises
+        ------
+        TypeError
+            A `function` that is not callable.
+        ValueError
+            Bounds that are not finite and increasing, fewer than three points, values as for `Grid2D`.
 
         Examples
         --------
@@ -130,9 +147,26 @@ class Grid2D(Immutable):
     def from_distribution(
         cls, p: Any, bounds: Sequence[Sequence[float]] | None = None, shape: tuple[int, int] = (201, 201)
     ) -> Grid2D:
-        """Tabulate a `Gaussian` or `GaussianMixture` in two dimensions.
+        """A `Gaussian` or `GaussianMixture` in two dimensions, tabulated at equidistant points.
 
-        Without `bounds` the grid reaches nine standard deviations beyond every component's mean.
+        Parameters
+        ----------
+        p : Gaussian or GaussianMixture
+        bounds : ((float, float), (float, float)), optional
+            As in `from_function`. Default: nine standard deviations to either side of each component's mean.
+        shape : (int, int), optional
+            Points along x and y.
+
+        Returns
+        -------
+        Grid2D
+
+        Raises
+        ------
+        TypeError
+            Another kind of distribution.
+        ValueError
+            A distribution in another dimension; bounds and shape as in `from_function`.
 
         Examples
         --------
@@ -149,8 +183,8 @@ class Grid2D(Immutable):
             raise ValueError(f"a Grid2D needs a distribution in 2 dimensions; p has {p.dim}")
         if bounds is None:
             parts = [p] if isinstance(p, Gaussian) else p.components
-            low = np.min([part.mean - 9.0 * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
-            high = np.max([part.mean + 9.0 * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
+            low = np.min([part.mean - _REACH * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
+            high = np.max([part.mean + _REACH * np.sqrt(np.diag(part.cov)) for part in parts], axis=0)
             bounds = [(low[0], high[0]), (low[1], high[1])]
         return cls.from_function(
             lambda x, y: p.logpdf(np.stack(np.broadcast_arrays(x, y), -1)), bounds, shape
@@ -174,17 +208,17 @@ class Grid2D(Immutable):
 
     @property
     def integral(self) -> float:
-        """The integral of the density over the grid; inf or 0 where it is out of range."""
-        return math.exp(self.log_integral) if self.log_integral < 709.0 else math.inf
+        """The integral of the density over the grid; inf or 0 where it is beyond the floats."""
+        return math.exp(self.log_integral) if self.log_integral < _LARGEST_EXPONENT else math.inf
 
     @property
     def mean(self) -> Array:
-        """The mean of the normalised density, shape (2,)."""
+        """The mean of the normalised density, shape (2,), read-only."""
         return self._summary[2]
 
     @property
     def cov(self) -> Array:
-        """The covariance of the normalised density, shape (2, 2)."""
+        """The covariance of the normalised density, shape (2, 2), read-only."""
         return self._summary[3]
 
     def entropy(self) -> float:
@@ -196,17 +230,17 @@ class Grid2D(Immutable):
         return self._like(self.logp - self.log_integral)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), np.array(self.x), np.array(self.y), np.array(self.logp))
+        return restore, (type(self), np.array(self.x), np.array(self.y), np.array(self.logp))
 
     def _like(self, table: Array) -> Grid2D:
-        return _restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
+        return restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
 
     def _every_second(self) -> Grid2D:
         """The grid of every second point, both ways; the last point stays."""
         rows = np.unique(np.append(np.arange(0, self.x.size, 2), self.x.size - 1))
         columns = np.unique(np.append(np.arange(0, self.y.size, 2), self.y.size - 1))
         table = np.ascontiguousarray(self.logp[np.ix_(rows, columns)])
-        return _restore(type(self), self.x[rows], self.y[columns], table)  # type: ignore[no-any-return]
+        return restore(type(self), self.x[rows], self.y[columns], table)  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid2D):
@@ -214,19 +248,20 @@ class Grid2D(Immutable):
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("x", "y", "logp"))
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.x, self.y, self.logp)))
+        return hash(tuple(hashable(a) for a in (self.x, self.y, self.logp)))
 
     def __repr__(self) -> str:
         x, y = (f"{a[0]:.6g}..{a[-1]:.6g} ({a.size})" for a in (self.x, self.y))
-        mean = _tidy(self.mean.round(12) + 0.0)
+        mean = tidy(self.mean.round(12) + 0.0)
         return f"Grid2D(x={x}, y={y}, mean={mean}, integral={self.integral:.6g})"
 
 
+#: A distribution on ℝᴰ.
 Distribution = Gaussian | GaussianMixture | Grid2D
 
 
 def _tabulated(function: Callable[..., Any], x: Array, y: Array) -> NDArray[Any]:
-    """The function on the grid: with arrays if it takes them, else point by point."""
+    """The values of a function on the grid: from arrays if it takes them, else point by point."""
     if not callable(function):
         raise TypeError(f"function must be callable, not {type(function).__name__}")
     shape = (x.size, y.size)

@@ -1,4 +1,4 @@
-"""Estimates with errors: quadrature and quasi-Monte Carlo under Gaussian mixtures."""
+"""Integrals under Gaussian mixtures, by quadrature and quasi-Monte Carlo, and the `Estimate` they return."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from ..common.values import Array, Triple
 #: Dimensions up to which mixtures are integrated by quadrature.
 QUADRATURE_DIM = 3
 
-#: Scrambled Sobol point sets, and points in each: their spread gives the standard error.
+#: Spacing of floats at 1.
+EPSILON = 2.2e-16
+
+#: Relative error wanted of entropies and divergences, where the user does not say.
+ENTROPY_RTOL = 1e-10
+
+#: Least relative tolerance: below it, rounding errors dominate.
+_LEAST_RTOL = 1e-14
+
+#: Scrambled Sobol point sets, whose spread gives the standard error; points in each.
 _REPLICATES = 16
 _POINTS = 4096
 
@@ -30,15 +39,16 @@ class Estimate:
     value : float
         The estimate, in nats.
     error : float
-        A bound of the absolute error; for quasi-Monte Carlo, the standard error.
+        A bound of the absolute error; for (quasi-)Monte Carlo, the standard error.
     evaluations : int
         Points at which the integrand was evaluated.
     method : str
-        "closed form", "quadrature", "grid sum" or "quasi-Monte Carlo (standard error)".
+        "closed form", "quadrature", "grid sum", "quasi-Monte Carlo (standard error)" or "draws (standard
+        error)".
     outside : float
-        For grids: the mass of the other distribution that lies outside of the grid.
+        For grids: the mass of the other distribution outside of the grid.
     note : str
-        For infinite values: why, and what helps.
+        For infinite values: the reason, and what helps.
 
     Examples
     --------
@@ -65,37 +75,41 @@ class Estimate:
 
 
 class Bounds(NamedTuple):
-    """A value lies between these two."""
+    """A lower and an upper bound of a value.
+
+    Attributes
+    ----------
+    lower, upper : float
+    """
 
     lower: float
     upper: float
 
 
-def _space(components_p: int, components_q: int, dim: int) -> Any:
-    """This thread's scratch space for mixtures of that size."""
-    most = max(components_p, components_q)
-    return scratch.space(kernels.quadrature.mixture_kl.workspace, most, most, dim)
+def kl_quadrature(p: Triple, q: Triple, rtol: float) -> tuple[float, float, int, bool]:
+    """(E_p[log p - log q], error, nodes, whether the tolerance was reached) by the trapezoid rule.
 
-
-def _quadrature(p: Triple, q: Triple, rtol: float) -> tuple[float, float, int, bool]:
+    The entropy of p with its sign changed, if q has no components.
+    """
     (_, means_p, _), (_, means_q, _) = p, q
-    space = _space(len(means_p), len(means_q), means_p.shape[1])
+    most = max(len(means_p), len(means_q))
+    space = scratch.space(kernels.quadrature.mixture_kl.workspace, most, most, means_p.shape[1])
     return kernels.quadrature.mixture_kl.mixture_kl(p, q, rtol, space)  # type: ignore[no-any-return]
 
 
 def rounding_of_factors(scale: float, *distributions: Any) -> float:
-    """What the rounding of ill-conditioned Cholesky factors does to a divergence of this size."""
-    return 2.2e-16 * scale * float(max(g._condition for g in distributions))
+    """Error that the rounding of ill-conditioned Cholesky factors causes in a divergence of this size."""
+    return EPSILON * scale * float(max(g._amplification for g in distributions))
 
 
-def _into(bounds: Bounds, value: float) -> tuple[float, float]:
-    """A value that is known to be between bounds, and no better: with its error."""
+def within_bounds(bounds: Bounds, value: float) -> tuple[float, float]:
+    """(value, error) of a value of which only bounds are known for certain."""
     inside = min(max(value, bounds.lower), bounds.upper)
     return inside, max(bounds.upper - inside, inside - bounds.lower)
 
 
 def _normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
-    """Scrambled Sobol points: (one uniform number, a standard normal vector) for each."""
+    """(uniform numbers (N,), standard normal vectors (N, D)) from scrambled Sobol points."""
     from scipy.special import ndtri
     from scipy.stats import qmc
 
@@ -104,8 +118,11 @@ def _normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
     return points[:, 0], ndtri(points[:, 1:])
 
 
-def _quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
-    """E_p[log p - log q], or -E_p[log p], in any dimension."""
+def quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
+    """E_p[log p - log q], or the entropy -E_p[log p] where q is None, in any dimension.
+
+    Owen's scrambled nets: a component by the first coordinate of a point, a draw of it by the others.
+    """
     weights, means, factors = p._triple()
     edges = np.cumsum(np.exp(weights))
     values = np.empty(_REPLICATES)
@@ -125,9 +142,32 @@ def _quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
     )
 
 
+def entropy_bounds(p: Triple) -> Bounds:
+    """`mixture_entropy_bounds` of a mixture as the kernels take it."""
+    weights, means, factors = p
+    dim = means.shape[1]
+    space = np.empty(2 * weights.size), np.empty((dim, dim)), np.empty(2 * dim)
+    return Bounds(*kernels.densities.bounds.entropy_bounds(weights, means, factors, *space))
+
+
+def mixture_entropy(p: Any, rtol: float) -> Estimate:
+    """The differential entropy of a mixture: by quadrature, where it is resolved; else from its bounds.
+
+    By quasi-Monte Carlo in more than three dimensions.
+    """
+    if p.dim > QUADRATURE_DIM:
+        return quasi_monte_carlo(p, None)
+    no_q = (np.empty(0), np.empty((0, p.dim)), np.empty((0, p.dim, p.dim)))
+    value, error, nodes, resolved = kl_quadrature(p._triple(), no_q, rtol)
+    value = -value
+    if not (resolved and error < math.inf):
+        return Estimate(*within_bounds(entropy_bounds(p._triple()), value), nodes)
+    return Estimate(value, error + rounding_of_factors(p.dim, p), nodes)
+
+
 def tolerance(rtol: Any) -> float:
-    """A relative tolerance."""
+    """`rtol` as a float, if it is a relative tolerance that can be reached."""
     value = real_number("rtol", rtol)
-    if not 1e-14 <= value < 1.0:
+    if not _LEAST_RTOL <= value < 1.0:
         raise ValueError(f"rtol must be from 1e-14 to 1, not {rtol!r}")
     return value

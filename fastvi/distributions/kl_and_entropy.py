@@ -1,4 +1,7 @@
-"""Divergences and entropies of distributions, with their errors."""
+"""KL divergences and differential entropies of Gaussians, mixtures and grids, with their errors.
+
+`fastvi.kl` of two distributions is `kl_value`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,28 @@ import numpy as np
 from .. import kernels
 from ..common.validation import same_dimension
 from ..kernels.discrete.masses import ANY, NORMALIZE
-from .bounds import kl_bounds, mixture_entropy_bounds
+from .bounds import kl_bounds
 from .gaussian import Gaussian
 from .grid import Grid2D
 from .integrals import (
+    ENTROPY_RTOL,
+    EPSILON,
     QUADRATURE_DIM,
     Estimate,
-    _into,
-    _quadrature,
-    _quasi_monte_carlo,
+    kl_quadrature,
+    mixture_entropy,
+    quasi_monte_carlo,
     rounding_of_factors,
     tolerance,
+    within_bounds,
 )
 from .mixture import GaussianMixture
+
+#: Rounding error of a sum over a grid, relative to its value or to 1 + |value|.
+_GRID_ROUNDING = 1e-15
+
+#: Mass outside of a grid that counts as none: times any log ratio it is below every error.
+_NO_MASS = 1e-300
 
 
 def _gaussian_kl(p: Gaussian, q: Gaussian) -> float:
@@ -34,91 +46,81 @@ def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
     value = _gaussian_kl(p, q)
     if value == math.inf:
         return Estimate(value, 0.0, 0, "closed form")
-    # Cholesky's method is exact for covariances that are off by rounding, sqrt(S_ii S_jj) times D 2**-53:
-    # what that does to the divergence to first order, and the rounding of the sum itself.
+    # Backward error of Cholesky's method: the factors are exact for covariances that differ by up to
+    # D 2**-53 sqrt(S_ii S_jj). The divergence changes by that times its gradient; the last term is of second
+    # order. The rounding of the sum itself is relative to the value.
     inverse_p, inverse_q = np.linalg.inv(p.cov), np.linalg.inv(q.cov)
     shift = p.mean - q.mean
-    slope_q = inverse_q - inverse_q @ (p.cov + np.outer(shift, shift)) @ inverse_q
-    error = 4.4e-16 * p.dim * value
-    for g, slope in ((p, inverse_q - inverse_p), (q, slope_q)):
+    gradient_q = inverse_q - inverse_q @ (p.cov + np.outer(shift, shift)) @ inverse_q
+    error = 2 * EPSILON * p.dim * value
+    for g, gradient in ((p, inverse_q - inverse_p), (q, gradient_q)):
         spread = np.sqrt(np.diag(g.cov))
-        error += 2.2e-16 * p.dim * float(spread @ np.abs(slope) @ spread)
-    return Estimate(value, error + (2.2e-16 * p.dim) ** 2, 0, "closed form")
+        error += EPSILON * p.dim * float(spread @ np.abs(gradient) @ spread)
+    return Estimate(value, error + (EPSILON * p.dim) ** 2, 0, "closed form")
 
 
 def _mixtures(p: Any, q: Any, rtol: float) -> Estimate:
     if p == q:
         return Estimate(0.0, 0.0, 0, "closed form")
-    value, error, nodes, resolved = _quadrature(p._triple(), q._triple(), rtol)
+    value, error, nodes, resolved = kl_quadrature(p._triple(), q._triple(), rtol)
     if not (resolved and error < math.inf):
-        return Estimate(*_into(kl_bounds(p, q), value), nodes)
+        return Estimate(*within_bounds(kl_bounds(p, q), value), nodes)
     error += rounding_of_factors(abs(value) + p.dim, p, q)
-    # A divergence is not negative: what is below zero is the error of a value near zero.
+    # A value below zero is a divergence of zero with an error.
     return Estimate(max(value, 0.0), error, nodes)
 
 
-def _same_grid(p: Grid2D, q: Grid2D) -> None:
+def _grid_sum(p: Grid2D, q: Grid2D, mass: int) -> float:
+    """The KL sum of two densities on one grid: of measures, or of distributions after normalisation."""
+    with np.errstate(divide="ignore"):
+        log_cells = np.log(np.multiply.outer(p._a, p._b)).ravel()
+    run = kernels.discrete.divergences.KERNELS["kl"].log
+    return float(run(p.logp.ravel() + log_cells, q.logp.ravel() + log_cells, (0.0, 0.0), mass))
+
+
+def _two_grids(p: Grid2D, q: Grid2D) -> Estimate:
     if not (np.array_equal(p.x, q.x) and np.array_equal(p.y, q.y)):
         raise ValueError(
             f"p and q must be on one grid: p has {p.logp.shape} points, q has {q.logp.shape}, "
             "or their coordinates differ; tabulate both with the same bounds and shape"
         )
+    fine, coarse = _grid_sum(p, q, NORMALIZE), _grid_sum(p._every_second(), q._every_second(), NORMALIZE)
+    error = abs(fine - coarse) + _GRID_ROUNDING * fine if fine < math.inf else 0.0
+    return Estimate(fine, error, p.logp.size, "grid sum")
 
 
-def _grid_sum(p: Grid2D, q: Grid2D) -> float:
-    """KL of two normalised densities on one grid."""
-    with np.errstate(divide="ignore"):
-        cells = np.log(np.multiply.outer(p._a, p._b)).ravel()
-    run = kernels.discrete.divergences.KERNELS["kl"].log
-    value = run(p.logp.ravel() + cells, q.logp.ravel() + cells, (0.0, 0.0), NORMALIZE)
-    return float(value)
-
-
-def _on(grid: Grid2D, p: Any) -> Grid2D:
+def _tabulated(grid: Grid2D, p: Any) -> Grid2D:
     """Another distribution on the same grid, not normalised."""
     points = np.stack(np.broadcast_arrays(grid.x[:, None], grid.y[None, :]), axis=-1)
     return grid._like(p.logpdf(points))
 
 
-def _grid_value(p: Grid2D, q: Grid2D) -> tuple[float, float, float]:
-    """(generalised KL sum of two densities on one grid, mass of p, mass of q)."""
-    with np.errstate(divide="ignore"):
-        cells = np.log(np.multiply.outer(p._a, p._b)).ravel()
-    run = kernels.discrete.divergences.KERNELS["kl"].log
-    value = run(p.logp.ravel() + cells, q.logp.ravel() + cells, (0.0, 0.0), ANY)
-    return float(value), p.integral, q.integral
-
-
-def _with_grid(p: Any, q: Any) -> Estimate:
-    if isinstance(p, Grid2D) and isinstance(q, Grid2D):
-        _same_grid(p, q)
-        fine, coarse = _grid_sum(p, q), _grid_sum(p._every_second(), q._every_second())
-        error = abs(fine - coarse) if fine < math.inf else 0.0
-        return Estimate(fine, error + 1e-15 * fine if fine < math.inf else 0.0, p.logp.size, "grid sum")
+def _one_grid(p: Any, q: Any) -> Estimate:
+    """KL where either p or q is a grid: the sum over it, and over every second point for the error."""
     grid = p if isinstance(p, Grid2D) else q
     values = []
     for level in (grid, grid._every_second()):
-        mine = level.normalized()
-        other = _on(level, q if isinstance(p, Grid2D) else p)
-        one, two = (mine, other) if isinstance(p, Grid2D) else (other, mine)
-        value, mass_one, mass_two = _grid_value(one, two)
+        normalized = level.normalized()
+        other = _tabulated(level, q if isinstance(p, Grid2D) else p)
+        one, two = (normalized, other) if isinstance(p, Grid2D) else (other, normalized)
+        value, mass_one, mass_two = _grid_sum(one, two, ANY), one.integral, two.integral
         outside = 1.0 - (mass_two if isinstance(p, Grid2D) else mass_one)
-        # The generalised sum is E[log p/q] - (mass of p) + (mass of q) on the grid.
+        # The KL sum of measures is E[log p/q] - (mass of p) + (mass of q) on the grid.
         values.append((value + mass_one - mass_two, value, outside, one, two))
     (exact, generalised, outside, one, two), (coarse, coarse_generalised, *_) = values
     outside = max(outside, 0.0)
     if isinstance(p, Grid2D):
-        # p is nothing outside the grid, so q's mass there enters through the normalisation alone.
-        error = abs(exact - coarse) + 1e-15 * (1.0 + abs(exact)) if exact < math.inf else 0.0
+        # p is zero outside of the grid, where q's mass counts by its normalisation alone.
+        error = abs(exact - coarse) + _GRID_ROUNDING * (1.0 + abs(exact)) if exact < math.inf else 0.0
         return Estimate(max(exact, 0.0), error, grid.logp.size, "grid sum", outside)
-    value, error = generalised, 0.0
-    if value < math.inf:
-        edge = np.ones(grid.logp.shape, dtype=bool)
-        edge[1:-1, 1:-1] = False
-        ratio = np.abs(one.logp[edge] - two.logp[edge])
-        error = abs(generalised - coarse_generalised) + 1e-15 * (1.0 + value)
-        error += outside * float(ratio.max()) if outside > 1e-300 else 0.0
-    return Estimate(value, error, grid.logp.size, "grid sum", outside)
+    error = 0.0
+    if generalised < math.inf:
+        error = abs(generalised - coarse_generalised) + _GRID_ROUNDING * (1.0 + generalised)
+        if outside > _NO_MASS:
+            edge = np.ones(grid.logp.shape, dtype=bool)
+            edge[1:-1, 1:-1] = False
+            error += outside * float(np.abs(one.logp[edge] - two.logp[edge]).max())
+    return Estimate(generalised, error, grid.logp.size, "grid sum", outside)
 
 
 def _check_kind(name: str, p: Any) -> None:
@@ -131,7 +133,7 @@ def is_distribution(p: Any) -> bool:
     return isinstance(p, Gaussian | GaussianMixture | Grid2D)
 
 
-def kl_estimate(p: Any, q: Any, *, rtol: float = 1e-10) -> Estimate:
+def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
     r"""Kullback-Leibler divergence of two distributions, with its error.
 
     .. math:: \mathrm{KL}(p \,\|\, q) = \int p(z) \log \frac{p(z)}{q(z)} \, dz
@@ -146,20 +148,20 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = 1e-10) -> Estimate:
     Returns
     -------
     Estimate
-        Two Gaussians: closed form. Mixtures in up to three dimensions: the trapezoid rule in coordinates
-        whitened on each component of p, refined until it holds; `error` is a bound, and where the lattice
-        would need more than four million nodes it is what `kl_bounds` leaves open. Mixtures in more
-        dimensions: quasi-Monte Carlo, and `error` is its standard error. Grids: the sum over the grid,
-        `error` is the change against every second point, and `outside` is the mass of the other
-        distribution outside of the grid. KL of a distribution from a grid counts that mass once, and in
-        the error once more, times the largest log ratio on the edge.
+        In nats. Two Gaussians: closed form. Mixtures in up to three dimensions: the trapezoid rule in
+        coordinates whitened on each component of p, with the step halved until two successive values agree;
+        `error` is a bound. Where the lattice would need more than four million nodes, the value is only known
+        between the `kl_bounds`. Mixtures in more dimensions: quasi-Monte Carlo, and `error` is its standard
+        error. Grids: the sum over the grid, `error` is the change against every second point, and `outside`
+        is the mass of the other distribution outside of the grid. In KL(p ‖ q) of a grid q that mass adds to
+        the value once, and to the error times the largest log ratio on the edge.
 
     Raises
     ------
     TypeError
         Other kinds of arguments.
     ValueError
-        Dimensions or grids that differ.
+        Dimensions or grids that differ; an rtol outside of [1e-14, 1).
 
     References
     ----------
@@ -182,11 +184,13 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = 1e-10) -> Estimate:
     wanted = tolerance(rtol)
     if isinstance(p, Gaussian) and isinstance(q, Gaussian):
         return _closed_form(p, q)
+    if isinstance(p, Grid2D) and isinstance(q, Grid2D):
+        return _two_grids(p, q)
     if isinstance(p, Grid2D) or isinstance(q, Grid2D):
-        return _with_grid(p, q)
+        return _one_grid(p, q)
     if p.dim <= QUADRATURE_DIM:
         return _mixtures(p, q, wanted)
-    return _quasi_monte_carlo(p, q)
+    return quasi_monte_carlo(p, q)
 
 
 def kl_value(p: Any, q: Any) -> float:
@@ -196,7 +200,7 @@ def kl_value(p: Any, q: Any) -> float:
     return kl_estimate(p, q).value
 
 
-def entropy_estimate(p: Any, *, rtol: float = 1e-10) -> Estimate:
+def entropy_estimate(p: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
     r"""Differential entropy of a distribution, with its error.
 
     .. math:: h(p) = -\int p(z) \log p(z) \, dz
@@ -216,6 +220,8 @@ def entropy_estimate(p: Any, *, rtol: float = 1e-10) -> Estimate:
     ------
     TypeError
         Another kind of argument.
+    ValueError
+        An rtol outside of [1e-14, 1).
 
     References
     ----------
@@ -231,16 +237,11 @@ def entropy_estimate(p: Any, *, rtol: float = 1e-10) -> Estimate:
     wanted = tolerance(rtol)
     if isinstance(p, Gaussian):
         value = p.entropy()
-        error = 4.4e-16 * p.dim * max(1.0, abs(value)) + rounding_of_factors(p.dim, p)
+        error = 2 * EPSILON * p.dim * max(1.0, abs(value)) + rounding_of_factors(p.dim, p)
         return Estimate(value, error, 0, "closed form")
     if isinstance(p, Grid2D):
         value, coarse = p.entropy(), p._every_second().entropy()
-        return Estimate(value, abs(value - coarse) + 1e-15 * (1.0 + abs(value)), p.logp.size, "grid sum")
-    if p.dim > QUADRATURE_DIM:
-        return _quasi_monte_carlo(p, None)
-    nothing = (np.empty(0), np.empty((0, p.dim)), np.empty((0, p.dim, p.dim)))
-    value, error, nodes, resolved = _quadrature(p._triple(), nothing, wanted)
-    value = -value
-    if not (resolved and error < math.inf):
-        return Estimate(*_into(mixture_entropy_bounds(p), value), nodes)
-    return Estimate(value, error + rounding_of_factors(p.dim, p), nodes)
+        return Estimate(
+            value, abs(value - coarse) + _GRID_ROUNDING * (1.0 + abs(value)), p.logp.size, "grid sum"
+        )
+    return mixture_entropy(p, wanted)

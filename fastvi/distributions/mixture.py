@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -10,13 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import kernels
-from ..common.immutable import Immutable, frozen, shown
+from ..common.immutable import frozen, restore, shown
 from ..common.validation import cholesky_factor, finite_array, float_array, generator, mixture_weights
-from ..common.values import Array, Triple, _bytes, _number, _points, _restore, _tidy
-from .gaussian import Gaussian, _inverse_size
+from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
+from .density import Density
+from .gaussian import Gaussian, amplification
+from .integrals import ENTROPY_RTOL, mixture_entropy
 
 
-class GaussianMixture(Immutable):
+class GaussianMixture(Density):
     r"""A mixture of Gaussians.
 
     .. math:: p(z) = \sum_k w_k \, N(z \mid \mu_k, \Sigma_k)
@@ -24,7 +25,7 @@ class GaussianMixture(Immutable):
     Parameters
     ----------
     weights : array_like, shape (K,)
-        They are >= 0 and sum to 1 (within 1e-6; that rounding is divided out).
+        They are >= 0 and sum to 1 within 1e-6; they are divided by their sum.
     means : array_like, shape (K, D)
         Shape (K,) for D = 1.
     covs : array_like, shape (K, D, D)
@@ -78,18 +79,18 @@ class GaussianMixture(Immutable):
 
     @classmethod
     def _from_factors(cls, logs: Array, means: Array, factors: Array) -> GaussianMixture:
-        """Without checks, for what compiled code has made."""
+        """A mixture that compiled code has made; nothing is checked."""
         self = cls.__new__(cls)
         self._set(np.exp(logs), means, factors @ factors.swapaxes(1, 2), factors, logs)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = self._weights, self._means, self._covs, self._factors, self._log_weights
-        return _restore, (type(self), *(np.array(field) for field in fields))
+        return restore, (type(self), *(np.array(field) for field in fields))
 
     @cached_property
-    def _condition(self) -> float:
-        return _inverse_size(self._factors)
+    def _amplification(self) -> float:
+        return amplification(self._factors)
 
     _weights: Array
     _means: Array
@@ -100,6 +101,22 @@ class GaussianMixture(Immutable):
     @classmethod
     def from_sklearn(cls, fitted: Any) -> GaussianMixture:
         """The density of a fitted `sklearn.mixture.GaussianMixture`, of any covariance type.
+
+        Parameters
+        ----------
+        fitted : sklearn.mixture.GaussianMixture
+            Or an object with its attributes `weights_`, `means_`, `covariances_` and `covariance_type`.
+
+        Returns
+        -------
+        GaussianMixture
+
+        Raises
+        ------
+        TypeError
+            An object without these attributes, such as one that is not fitted.
+        ValueError
+            An unknown covariance type.
 
         Examples
         --------
@@ -152,7 +169,7 @@ class GaussianMixture(Immutable):
     def components(self) -> tuple[Gaussian, ...]:
         """The components, without their weights."""
         return tuple(
-            _restore(Gaussian, np.array(m), np.array(f), np.array(c))
+            restore(Gaussian, np.array(m), np.array(f), np.array(c))
             for m, f, c in zip(self._means, self._factors, self._covs, strict=True)
         )
 
@@ -174,24 +191,17 @@ class GaussianMixture(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         out = np.empty(len(points))
         kernels.densities.mixtures.mixture_logpdf_many(points, *self._triple(), np.empty(self.dim), out)
-        return _number(out, shape)
-
-    def pdf(self, z: ArrayLike) -> Any:
-        """The density at `z`, shape (..., D)."""
-        value = self.logpdf(z)
-        return math.exp(value) if isinstance(value, float) else np.exp(value)
+        return in_shape(out, shape)
 
     def entropy(self) -> float:
-        """The differential entropy in nats, by quadrature; `entropy_estimate` tells its error.
+        """The differential entropy in nats, by quadrature; `entropy_estimate` has its error.
 
-        In more than three dimensions it is quasi-Monte Carlo, good to three or four digits.
+        In more than three dimensions by quasi-Monte Carlo, accurate to three or four digits.
         """
-        from .kl_and_entropy import entropy_estimate
-
-        return entropy_estimate(self).value
+        return mixture_entropy(self, ENTROPY_RTOL).value
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
@@ -215,8 +225,8 @@ class GaussianMixture(Immutable):
         )
 
     def __hash__(self) -> int:
-        return hash(tuple(_bytes(a) for a in (self.weights, self.means, self.covs)))
+        return hash(tuple(hashable(a) for a in (self.weights, self.means, self.covs)))
 
     def __repr__(self) -> str:
-        parts = _tidy(self.weights), _tidy(self.means), _tidy(self.covs)
+        parts = tidy(self.weights), tidy(self.means), tidy(self.covs)
         return "GaussianMixture(weights={}, means={}, covs={})".format(*parts)

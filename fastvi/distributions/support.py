@@ -1,4 +1,7 @@
-"""Supports of latent variables: the words for them, and the maps between support and real line."""
+"""Supports of latent variables: how they are declared, and the maps to latent coordinates and back.
+
+`Model` and `TransformedGaussian` have one. The maps themselves are in `kernels.models.supports`.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,14 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..common.validation import real_number
 from ..common.values import Array
-
-_WORDS = ("real", "positive", "lower", "upper", "interval", "simplex")
-
-#: Kinds of a latent coordinate, as in kernels.models.supports.
-_REAL, _LOWER, _UPPER, _INTERVAL, _SIMPLEX = 0, 1, 2, 3, 4
+from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 
 
 class Support:
-    """Where a model lives, as the kernels know it: a kind and two bounds for each latent coordinate."""
+    """The support of z as the kernels take it: a kind and two bounds for each latent coordinate."""
 
     def __init__(self, support: Any, dim: int) -> None:
-        #: What was declared: a copy, as a list may be changed.
+        # A copy: the caller may change a list.
         self._declared = copy.deepcopy(support)
         entries = [support] * dim if isinstance(support, str) else support
         if isinstance(support, tuple) and support and support[0] in ("lower", "upper", "interval"):
@@ -44,7 +43,7 @@ class Support:
                 if last == i:
                     raise ValueError(f"support[{i}] is 'simplex': a simplex has at least two coordinates")
                 for k in range(last - i):
-                    kinds.append(_SIMPLEX)
+                    kinds.append(SIMPLEX)
                     bounds.append((float(last - i - k), 0.0))
                 i = last + 1
                 continue
@@ -60,21 +59,21 @@ class Support:
 
     @property
     def declared(self) -> Any:
-        """What was declared: a word, a tuple, or a list of them."""
+        """The support as it was declared: a word, a tuple, or a list of them."""
         return copy.deepcopy(self._declared)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high) of the only coordinate."""
+        """(low, high) of the support in one dimension."""
         low, high = (float(x) for x in self.bounds[0])
         kind = self.kinds[0]
         return (
-            low if kind in (_LOWER, _INTERVAL) else -math.inf,
-            high if kind in (_UPPER, _INTERVAL) else math.inf,
+            low if kind in (LOWER, INTERVAL) else -math.inf,
+            high if kind in (UPPER, INTERVAL) else math.inf,
         )
 
     def to_model(self, latent: Array) -> tuple[Array, Array]:
-        """Model coordinates (N, D) of latent ones (N, R), and the log-Jacobians (N,)."""
+        """(z (N, D), log-Jacobians (N,)) of latent coordinates (N, R)."""
         z, log_jacobian = np.empty((len(latent), self.dim)), np.empty(len(latent))
         kernels.inference.entry_points.to_support(
             self.kinds, self.bounds, np.ascontiguousarray(latent), z, log_jacobian
@@ -82,7 +81,7 @@ class Support:
         return z, log_jacobian
 
     def to_latent(self, name: str, z: Array) -> Array:
-        """Latent coordinates (N, R) of model ones (N, D)."""
+        """Latent coordinates (N, R) of z (N, D); ValueError, with `name`, for a z outside of the support."""
         latent = np.empty((len(z), self.latent_dim))
         inside = kernels.inference.entry_points.to_latent(
             self.kinds, self.bounds, np.ascontiguousarray(z), latent
@@ -94,38 +93,39 @@ class Support:
 
 
 def _one_support(entry: Any, i: int) -> tuple[int, float, float]:
+    """(kind, two bounds) of entry i of a declaration."""
     if entry == "real":
-        return _REAL, 0.0, 0.0
+        return REAL, 0.0, 0.0
     if entry == "positive":
-        return _LOWER, 0.0, 0.0
+        return LOWER, 0.0, 0.0
     word = entry[0] if isinstance(entry, tuple | list) and entry else entry
     if word in ("lower", "upper", "interval") and not isinstance(entry, str):
         numbers = [real_number(f"support[{i}][{k + 1}]", x) for k, x in enumerate(entry[1:])]
         wanted = 2 if word == "interval" else 1
         if len(numbers) == wanted and all(map(math.isfinite, numbers)):
             if word == "lower":
-                return _LOWER, numbers[0], 0.0
+                return LOWER, numbers[0], 0.0
             if word == "upper":
-                return _UPPER, 0.0, numbers[0]
+                return UPPER, 0.0, numbers[0]
             if numbers[0] < numbers[1]:
-                return _INTERVAL, numbers[0], numbers[1]
+                return INTERVAL, numbers[0], numbers[1]
     raise ValueError(
         f"support[{i}] must be 'real', 'positive', 'simplex', ('lower', a), ('upper', b) or "
         f"('interval', a, b) with a < b, not {entry!r}"
     )
 
 
-def words_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
-    """What declares a support of these kinds, an entry for each coordinate of the model."""
+def declaration_of(kinds: NDArray[np.int64], bounds: Array) -> list[Any]:
+    """The declaration of a support of these kinds, an entry for each coordinate of z."""
     words: list[Any] = []
     for kind, (low, high) in zip(kinds.tolist(), bounds.tolist(), strict=True):
-        if kind == _LOWER:
+        if kind == LOWER:
             words.append(("lower", low) if low else "positive")
-        elif kind == _UPPER:
+        elif kind == UPPER:
             words.append(("upper", high))
-        elif kind == _INTERVAL:
+        elif kind == INTERVAL:
             words.append(("interval", low, high))
-        elif kind == _SIMPLEX:
+        elif kind == SIMPLEX:
             words += ["simplex"] * (2 if low == 1.0 else 1)
         else:
             words.append("real")

@@ -1,4 +1,7 @@
-"""Variational distributions that are not plain Gaussians: carried through a transform, or truncated."""
+"""Variational distributions on a support: Gaussians in latent coordinates, and truncated Gaussians.
+
+The fits of a model whose support is not the whole line return them.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import kernels
-from ..common.immutable import Immutable, frozen
+from ..common.immutable import frozen
 from ..common.validation import generator, real_number
-from ..common.values import Array, _number, _points, _tidy
+from ..common.values import Array, as_points, in_shape, tidy
+from .density import Density
 from .gaussian import Gaussian
-from .support import Support, words_of
+from .support import Support, declaration_of
 
-#: Nodes along each axis of the whitened lattice that moments are taken on, in up to two dimensions.
-_REACH, _STEP = 8.5, 0.125
+#: Lattice for moments in up to two dimensions: its reach and step in standard deviations along each axis.
+_LATTICE_DIM, _REACH, _STEP = 2, 8.5, 0.125
 
-#: Draws that moments are estimated with in more dimensions.
+#: Draws for moments in more dimensions, in pairs +e, -e.
 _DRAWS = 100_000
 
 
-class TransformedGaussian(Immutable):
-    r"""A Gaussian in latent coordinates, carried to the support of a model.
+class TransformedGaussian(Density):
+    r"""A Gaussian in latent coordinates, as a distribution on the support of a model.
 
     .. math:: q(z) = N(\zeta(z) \mid \mu, \Sigma) \, |\partial \zeta / \partial z|
 
@@ -40,7 +44,9 @@ class TransformedGaussian(Immutable):
     Raises
     ------
     ValueError
-        A support that is none, or a Gaussian of another dimension.
+        An unknown support, or a Gaussian of another dimension than its latent coordinates.
+    TypeError
+        A `gaussian` of another kind.
 
     References
     ----------
@@ -83,16 +89,16 @@ class TransformedGaussian(Immutable):
 
     @classmethod
     def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
-        """Without checks, for what compiled code has made."""
-        words = words_of(kinds, bounds)
-        return cls._of(Gaussian._from_factor(mean, factor), Support(words, len(words)))
+        """A TransformedGaussian that compiled code has made; nothing is checked."""
+        declared = declaration_of(kinds, bounds)
+        return cls._of(Gaussian._from_factor(mean, factor), Support(declared, len(declared)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.gaussian, self.support, self.dim)
 
     @property
     def support(self) -> Any:
-        """Where z lives, as it was declared."""
+        """The support of z, as it was declared."""
         return self._support.declared
 
     @property
@@ -106,7 +112,7 @@ class TransformedGaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
-        points, shape = _points(z, self.dim)
+        points, shape = as_points(z, self.dim)
         values = np.empty(len(points))
         for n, point in enumerate(points):
             try:
@@ -115,17 +121,12 @@ class TransformedGaussian(Immutable):
                 values[n] = -math.inf
                 continue
             values[n] = self.gaussian.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
-        return _number(values, shape)
-
-    def pdf(self, z: ArrayLike) -> Any:
-        """The density at `z`, shape (..., D)."""
-        value = self.logpdf(z)
-        return math.exp(value) if isinstance(value, float) else np.exp(value)
+        return in_shape(values, shape)
 
     def _nodes(self) -> tuple[Array, Array]:
-        """Latent points and weights that sum to one: a lattice, or draws."""
+        """(standard normal points (N, R), weights that sum to one): a lattice, or draws."""
         r = self.gaussian.dim
-        if r > 2:
+        if r > _LATTICE_DIM:
             noise = np.random.default_rng(0).standard_normal((_DRAWS // 2, r))
             return np.concatenate([noise, -noise]), np.full(2 * (_DRAWS // 2), 0.5 / (_DRAWS // 2))
         t = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
@@ -133,7 +134,8 @@ class TransformedGaussian(Immutable):
         weights = np.exp(-0.5 * (lattice**2).sum(axis=1))
         return lattice, weights / weights.sum()
 
-    def _both(self) -> tuple[Array, Array, float]:
+    def _computed(self) -> tuple[Array, Array, float]:
+        """(mean, covariance, entropy), computed at the first access."""
         if self._moments is None:
             noise, weights = self._nodes()
             z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
@@ -145,23 +147,23 @@ class TransformedGaussian(Immutable):
 
     @property
     def mean(self) -> Array:
-        """E[z], shape (D,): by quadrature for up to two latent coordinates, else from 100,000 draws."""
-        return self._both()[0]
+        """E[z], shape (D,), by quadrature in up to two latent coordinates, else from 100,000 draws."""
+        return self._computed()[0]
 
     @property
     def cov(self) -> Array:
         """The covariance of z, shape (D, D), computed like the mean."""
-        return self._both()[1]
+        return self._computed()[1]
 
     def entropy(self) -> float:
         """The differential entropy in nats, computed like the mean."""
-        return self._both()[2]
+        return self._computed()[2]
 
     def __repr__(self) -> str:
         return f"TransformedGaussian({self.gaussian!r}, support={self.support!r})"
 
 
-class TruncatedGaussian(Immutable):
+class TruncatedGaussian(Density):
     r"""A Gaussian in one dimension, truncated to an interval.
 
     .. math:: q(z) = \frac{N(z \mid \mu, \sigma^2)}{\Phi(\frac{b-\mu}{\sigma}) - \Phi(\frac{a-\mu}{\sigma})},
@@ -170,14 +172,14 @@ class TruncatedGaussian(Immutable):
     Parameters
     ----------
     mu, sigma : float
-        Of the Gaussian before it is cut.
+        Mean and standard deviation of the Gaussian before truncation.
     low, high : float
         The ends of the interval, which may be infinite.
 
     Raises
     ------
     ValueError
-        A `sigma` that is not positive, an interval that is empty.
+        A `mu` that is not finite, a `sigma` that is not positive and finite, an empty interval.
 
     References
     ----------
@@ -243,16 +245,11 @@ class TruncatedGaussian(Immutable):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., 1): -inf outside of the interval."""
-        points, shape = _points(z, 1)
+        points, shape = as_points(z, 1)
         x = points[:, 0]
         values = -0.5 * ((x - self.mu) / self.sigma) ** 2
         values -= 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
-        return _number(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
-
-    def pdf(self, z: ArrayLike) -> Any:
-        """The density at `z`, shape (..., 1)."""
-        value = self.logpdf(z)
-        return math.exp(value) if isinstance(value, float) else np.exp(value)
+        return in_shape(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, 1), from `rng`: a Generator, which is advanced, an integer, or None."""
@@ -263,7 +260,7 @@ class TruncatedGaussian(Immutable):
         if flip:
             a, b = -b, -a
         uniform = generator("rng", rng).random(n)
-        # log(Phi(a) + u (Phi(b) - Phi(a))), which holds in either tail.
+        # Inversion of log(Phi(a) + u (Phi(b) - Phi(a))); the flip keeps it accurate in the upper tail.
         top = float(log_ndtr(b))
         share = math.exp(float(log_ndtr(a)) - top)
         z = ndtri_exp(top + np.log(share + uniform * (1.0 - share)))
@@ -281,8 +278,8 @@ class TruncatedGaussian(Immutable):
 
     def __repr__(self) -> str:
         return (
-            f"TruncatedGaussian(mu={_tidy(self.mu)}, sigma={_tidy(self.sigma)}, "
-            f"low={_tidy(self.low)}, high={_tidy(self.high)})"
+            f"TruncatedGaussian(mu={tidy(self.mu)}, sigma={tidy(self.sigma)}, "
+            f"low={tidy(self.low)}, high={tidy(self.high)})"
         )
 
 

@@ -1,4 +1,4 @@
-"""Gaussian mixtures fitted to data by EM."""
+"""Gaussian mixtures fitted to data by EM: `fit_mixture` and its result."""
 
 from .fitting import fit_mixture
 from .result import MixtureFit

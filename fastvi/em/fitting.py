@@ -1,4 +1,4 @@
-"""Maximum likelihood for Gaussian mixtures: variational EM whose q is the exact posterior of the labels."""
+"""`fit_mixture`: maximum likelihood for Gaussian mixtures, by EM on standardized data with restarts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common import threads
+from ..common.immutable import restore
 from ..common.progress import bar
 from ..common.validation import finite_array, float_array, generator, real_number
-from ..common.values import Array, _restore
+from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
-from .result import MixtureFit, _count, _space
+from .result import MixtureFit, count_of, workspace
 
-#: Sweeps over the data that a fit usually takes, for the decision whether to use threads.
-_SWEEPS = 16
+#: Iterations that a fit usually takes: an estimate of its work, for the decision whether to use threads.
+_USUAL_ITERATIONS = 16
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    """`value` as an integer that is not below `least`."""
+def _integer(name: str, value: Any, least: int) -> int:
+    """`value` as an integer, if it is one of at least `least`."""
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     number = int(value.__index__())
@@ -33,6 +34,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _data(x: Any, components: int) -> Array:
+    """The data as points (n, d), at least as many as components."""
     array = float_array("x", x)
     if array.ndim == 1:
         flat = finite_array("x", array, 1, "(n,)")
@@ -40,11 +42,12 @@ def _data(x: Any, components: int) -> Array:
     else:
         points = finite_array("x", array, 2, "(n, d) or (n,)")
     if len(points) < components:
-        raise ValueError(f"x has {_count(len(points), 'point')}, too few for k = {components} components")
+        raise ValueError(f"x has {count_of(len(points), 'point')}, too few for k = {components} components")
     return points
 
 
 def _standardized(x: Array) -> tuple[Array, Array, Array]:
+    """(standardized data (d, n), mean, Cholesky factor of the covariance), which must not be singular."""
     size, dim = x.shape
     columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
     bad = kernels.em.standardize.standardize(x, columns, mean, factor)
@@ -64,13 +67,13 @@ def _checked_start(start: Any, components: int, dim: int) -> None:
     if not isinstance(start, GaussianMixture):
         raise TypeError(f"start must be a GaussianMixture, not {type(start).__name__}")
     if start.weights.size != components:
-        raise ValueError(f"start has {_count(start.weights.size, 'component')}, but k = {components}")
+        raise ValueError(f"start has {count_of(start.weights.size, 'component')}, but k = {components}")
     if start.dim != dim:
         raise ValueError(f"start has dimension {start.dim}, x has {dim}")
 
 
 class _Run:
-    """One descent: its mixture, in standardized coordinates, and its course."""
+    """EM from one start: the mixture in standardized coordinates, the trace, and how it ended."""
 
     def __init__(self, components: int, dim: int, most: int) -> None:
         self.weights = np.empty(components)
@@ -81,12 +84,14 @@ class _Run:
         self.status, self.steps, self.to_gain = 0, 0, math.inf
 
     def seed(self, columns: Array, uniforms: Array, floor: float, space: Any) -> None:
+        """Start around points of the data, chosen by k-means++ with these uniform numbers."""
         size = columns.shape[1]
         distances, labels = np.empty(size), np.empty(size, np.int64)
         mixture = self.weights, self.means, self.factors
         kernels.em.seeding.seed(columns, uniforms, *mixture, floor, distances, labels, space)
 
     def climb(self, columns: Array, floor: float, tol: float, space: Any) -> None:
+        """Iterate EM until the likelihood is within `tol` of its maximum."""
         mixture = self.weights, self.means, self.factors
         most = self.trace.size - 1
         self.status, self.steps, self.to_gain = kernels.em.iterations.fit(
@@ -96,15 +101,17 @@ class _Run:
 
     @property
     def value(self) -> float:
+        """Log likelihood of the standardized data at the end; -inf if it is not finite."""
         return float(self.trace[-1]) if self.status != statuses.OUT_OF_RANGE else -math.inf
 
     @property
     def at_floor(self) -> bool:
+        """Whether the covariance floor holds a component."""
         return bool(self.floored[kernels.em.m_step.AT_FLOOR].any())
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Better is larger. A maximum at the floor is the floor's, not the data's: it comes last."""
+        """For comparisons: a larger rank is better. A maximum that the covariance floor makes comes last."""
         return (
             self.status in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED),
             not self.at_floor,
@@ -124,7 +131,7 @@ def fit_mixture(
     rng: Any = 0,
     progress: bool = False,
 ) -> MixtureFit:
-    r"""Fit a Gaussian mixture by maximum likelihood: variational EM with the exact posterior of the labels.
+    r"""Fit a Gaussian mixture by maximum likelihood: EM, which is variational EM with the exact posterior.
 
     .. math:: \log p(x; \theta) = \max_q \; E_{q}\bigl[\log p(x, z; \theta) - \log q(z)\bigr]
 
@@ -138,19 +145,19 @@ def fit_mixture(
     k : int
         The number of components.
     start : GaussianMixture, optional
-        Where to start. There are no restarts then, and nothing is random.
+        The only start; there are no restarts, and nothing is random.
     restarts : int, optional
-        Starts around points of the data that are drawn apart from each other (k-means++).
+        Number of starts around points of the data that are chosen by k-means++.
     tol : float, optional
-        EM ends when the mean log likelihood is, by the rate at which its steps shrink, within `tol` of its
-        maximum. The distance of a mean from its limit, in standard deviations, is about sqrt(tol): ``1e-18``
-        makes eight digits right. Above 1e-6 it may end on a plateau, before the rate is that near a maximum.
+        EM ends when the mean log likelihood (in nats a point) is within `tol` of its maximum, extrapolated
+        from the rate at which its steps shrink. The means are then within about sqrt(tol) standard deviations
+        of their limits: ``1e-18`` gives eight digits. Above 1e-6 it may end on a plateau.
     max_iterations : int, optional
-        At most so many M-steps for each restart.
+        Most M-steps for each restart.
     min_cov : float, optional
         Covariance floor: the least variance of a component in any direction, as a fraction of the variance of
         the data in that direction; in [0, 1). It acts only on a covariance below it, where it is the exact
-        M-step under that constraint, and the result says which component it holds. 0: no floor.
+        M-step under that constraint, and the result names the components that it holds. 0: no floor.
     rng : numpy.random.Generator, int or None, optional
         For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
         the same fit each time; None draws other starts at each call.
@@ -161,8 +168,8 @@ def fit_mixture(
     -------
     MixtureFit
         The best restart, whether or not it converged: the largest log likelihood among those that the floor
-        does not hold, if there are any. (Without a floor the likelihood is unbounded: a component on d points
-        has a singular covariance.)
+        does not hold, if there are any. (Without a floor the likelihood is unbounded: it grows without end as
+        a component shrinks to d points, where its covariance is singular.)
 
     Raises
     ------
@@ -170,12 +177,13 @@ def fit_mixture(
         Entries that are not finite, fewer points than components, columns that are constant or depend on each
         other, a `start` with another number of components or dimensions, or too far from the data.
     TypeError
-        Data that are not real numbers, counts that are not integers, a `start` that is not a mixture.
+        Data that are not real numbers, counts that are not integers, a `start` that is not a
+        GaussianMixture.
 
     Notes
     -----
-    The result is the same, to the last bit, for any number of threads. The data are standardized
-    first, so that units, offsets and correlations of the columns make no difference.
+    The result is the same, to the last bit, for any number of threads. The data are standardized first, so
+    that units, offsets and correlations of the columns make no difference.
 
     Inside compiled code, `prange` included, the same work is done by ``fastvi.kernels.em``: `standardize`,
     `seed`, `fit` and `unstandardize_mixture`, which take arrays and a `workspace`.
@@ -201,15 +209,15 @@ def fit_mixture(
     (array([0.35587286, 0.64412714]), array([[ 2.036388, 54.478516],
            [ 4.289662, 79.968115]]))
     """
-    components = _whole("k", k, 1)
+    components = _integer("k", k, 1)
     points = _data(x, components)
-    most = _whole("max_iterations", max_iterations, 1)
+    most = _integer("max_iterations", max_iterations, 1)
     wanted, floor = real_number("tol", tol), real_number("min_cov", min_cov)
     if not 0.0 <= wanted < math.inf:
         raise ValueError(f"tol must be a finite number >= 0, not {tol!r}")
     if not 0.0 <= floor < 1.0:
         raise ValueError(f"min_cov must be in [0, 1), not {min_cov!r}")
-    count = _whole("restarts", restarts, 1)
+    count = _integer("restarts", restarts, 1)
     columns, mean, factor = _standardized(points)
     size, dim = points.shape
     if start is not None:
@@ -223,6 +231,7 @@ def fit_mixture(
         raise ValueError("start has no finite likelihood: it is too far from the data")
     order: Any = np.lexsort(best.means.T[::-1]) if start is None else slice(None)
     shift = size * float(np.log(np.diag(factor)).sum())
+    # The log likelihood of the data is that of the standardized data less log |L| for each point.
     return MixtureFit(
         points,
         _mixture(best, order, mean, factor),
@@ -238,26 +247,28 @@ def fit_mixture(
 def _from_start(
     start: GaussianMixture, columns: Array, mean: Array, factor: Array, floor: float, tol: float, most: int
 ) -> _Run:
+    """The run from a start in the coordinates of the data."""
     run = _Run(start.weights.size, start.dim, most)
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
     kernels.em.standardize.standardize_mixture(mean, factor, run.means, run.factors)
-    run.climb(columns, floor, tol, _space(start.weights.size, start.dim))
+    run.climb(columns, floor, tol, workspace(start.weights.size, start.dim))
     return run
 
 
 def _from_seeds(
     uniforms: Array, columns: Array, floor: float, tol: float, most: int, progress: bool
 ) -> list[_Run]:
+    """The runs from seeds by rows of `uniforms` (restarts, components), on threads where that is faster."""
     count, components = uniforms.shape
     dim, size = columns.shape
     runs = [_Run(components, dim, most) for _ in range(count)]
 
     def climb(i: int) -> None:
-        space = _space(components, dim)
+        space = workspace(components, dim)
         runs[i].seed(columns, uniforms[i], floor, space)
         runs[i].climb(columns, floor, tol, space)
 
-    worthwhile = count * components * size * dim * _SWEEPS >= threads.WORTHWHILE
+    worthwhile = count * components * size * dim * _USUAL_ITERATIONS >= threads.WORTHWHILE
     together = (numba.get_num_threads() if progress else count) if worthwhile else 1
     for first in bar(range(0, count, together), progress, "fit_mixture", "batch"):
 
@@ -276,4 +287,4 @@ def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixtu
     with np.errstate(divide="ignore"):
         logs = np.log(weights)
     covs = factors @ factors.swapaxes(1, 2)
-    return _restore(GaussianMixture, weights, means, covs, factors, logs)  # type: ignore[no-any-return]
+    return restore(GaussianMixture, weights, means, covs, factors, logs)  # type: ignore[no-any-return]

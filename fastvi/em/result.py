@@ -1,4 +1,4 @@
-"""Result of a fit of a Gaussian mixture, and the split of its likelihood by labels."""
+"""The result of `fit_mixture`, and the decomposition of its likelihood for any q of the labels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from .. import kernels
 from ..common import scratch
 from ..common.immutable import Immutable, frozen
+from ..common.statuses import EM_WORDS
 from ..common.validation import finite_array
 from ..common.values import Array
 from ..discrete import information
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
 
-_STATUS = {
-    statuses.CONVERGED: "converged",
-    statuses.STEPS_EXHAUSTED: "not converged: the iterations ran out",
-    statuses.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
-}
-
-#: Restarts whose log likelihoods are so close, relative to the best, have found the same maximum.
+#: Restarts whose log likelihoods differ by less than this, relative to the best, have found the same maximum.
 _SAME = 1e-8
 
 
@@ -35,7 +30,7 @@ class LabelDecomposition:
     Attributes
     ----------
     log_evidence : float
-        log p(x), from the density of the mixture.
+        log p(x) in nats, from the density of the mixture.
     elbo : float
         E_q[log p(x, z) - log q(z)], from the densities of the components.
     kl : float
@@ -48,42 +43,43 @@ class LabelDecomposition:
 
     @property
     def residual(self) -> float:
-        """log_evidence - (elbo + kl): rounding, as the three are computed apart (NaN where kl is inf)."""
+        """log_evidence - (elbo + kl): the rounding of three independent sums; NaN where kl is inf."""
         return self.log_evidence - (self.elbo + self.kl)
 
 
 class MixtureFit(Immutable):
-    """A Gaussian mixture fitted by EM, and how the fit went.
+    """A Gaussian mixture fitted by EM, with its likelihood and how the fit went.
 
     Attributes
     ----------
     mixture : GaussianMixture
-        The fit, its components in the order of their means (with a start, in its order).
+        The fit, with the components in the order of their means (with a start, in its order).
     responsibilities : ndarray, shape (n, k)
-        q(z): the posterior probabilities of the labels; computed when they are first asked for.
+        q(z), the posterior probabilities of the labels; computed at the first access.
     log_likelihood : float
-        log p(x), which the ELBO is equal to for this q: the last entry of the trace.
+        log p(x) in nats, which the ELBO is equal to for this q: the last entry of the trace.
     trace : ndarray
         The ELBO of the start and after each iteration; it does not fall, but for rounding.
     iterations : int
         M-steps taken.
     to_gain : float
-        An estimate of how far the mean log likelihood still is below its maximum: at most `tol` where the fit
-        has converged.
+        An estimate of how far the mean log likelihood is below its maximum: at most `tol` where the fit has
+        converged.
     converged : bool
-        Whether it is.
+        Whether `to_gain` became at most `tol`.
     status : str
-        What became of the fit, in words, components at the floor or without data among them.
+        How the fit ended, in words, with the components at the floor and those without data.
     floor_active : tuple of int
-        Components that the covariance floor holds: their likelihood would grow without the floor.
+        Components that the covariance floor holds: without the floor the likelihood would grow.
     floor_steps : tuple of int
-        In how many steps the floor acted, for each component; the start counts as one.
+        The number of steps in which the floor acted, for each component; the start counts as one.
     empty : tuple of int
         Components without data: their weight is 0.
     restart_log_likelihoods : ndarray
-        Of every restart.
+        For each restart.
     restart_at_floor : ndarray of bool
-        Whether the floor holds a component there. Such a restart is taken only if there is no other.
+        Whether the floor holds a component, for each restart. Such a restart is the result only if there is
+        no other.
 
     Examples
     --------
@@ -141,11 +137,11 @@ class MixtureFit(Immutable):
     ) -> None:
         active = tuple(k for k, acted in enumerate(floored[kernels.em.m_step.AT_FLOOR].tolist()) if acted)
         empty = tuple(k for k, weight in enumerate(mixture.weights.tolist()) if weight == 0.0)
-        status = _STATUS[code]
+        status = EM_WORDS[code]
         if active:
-            status += f", {_named(active)} at the covariance floor"
+            status += f", {_component_list(active)} at the covariance floor"
         if empty:
-            status += f", {_named(empty)} without data"
+            status += f", {_component_list(empty)} without data"
         for name, value in {
             "_x": x,
             "mixture": mixture,
@@ -166,7 +162,7 @@ class MixtureFit(Immutable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         floored = np.array([[k in self.floor_active for k in range(len(self.floor_steps))], self.floor_steps])
-        code = next(code for code, words in _STATUS.items() if self.status.startswith(words))
+        code = next(code for code, words in EM_WORDS.items() if self.status.startswith(words))
         spread = np.array(self.restart_log_likelihoods), np.array(self.restart_at_floor)
         state = np.array(self._x), self.mixture, np.array(self.trace), code, self.to_gain, floored, *spread
         return type(self), state
@@ -185,11 +181,11 @@ class MixtureFit(Immutable):
         return self._responsibilities
 
     def _of_labels(self, kernel: str) -> Array:
-        """An array (n, k) from one of the kernels."""
+        """An array (n, k) from one of the kernels of the E-step, by its name."""
         p = self.mixture
         out = np.empty((len(self._x), p.weights.size))
         columns = np.ascontiguousarray(self._x.T)
-        space = _space(p.weights.size, p.dim)
+        space = workspace(p.weights.size, p.dim)
         getattr(kernels.em.e_step, kernel)(columns, np.array(p.weights), p._means, p._factors, space, out)
         return out
 
@@ -207,7 +203,12 @@ class MixtureFit(Immutable):
         Returns
         -------
         LabelDecomposition
-            Its three terms are computed apart; `residual` is what rounding leaves between them.
+            Its three terms are computed independently; `residual` is their rounding.
+
+        Raises
+        ------
+        ValueError
+            An array of another shape, or a row that is not a distribution.
 
         References
         ----------
@@ -231,7 +232,7 @@ class MixtureFit(Immutable):
             raise ValueError(
                 f"responsibilities must have shape ({len(self._x)}, {p.weights.size}), not {q.shape}"
             )
-        information.entropy(q)  # says what is wrong with a row that is not a distribution
+        information.entropy(q)  # raises where a row is not a distribution
         q /= q.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_q = np.log(q)
@@ -247,7 +248,7 @@ class MixtureFit(Immutable):
         )
 
     def summary(self) -> str:
-        """The fit in a few lines.
+        """The fit as a text of a few lines: how it ended, its likelihood, the restarts and the components.
 
         Examples
         --------
@@ -263,8 +264,8 @@ class MixtureFit(Immutable):
         p, n, d = self.mixture, len(self._x), self.mixture.dim
         best, spread = self.log_likelihood, self.restart_log_likelihoods
         lines = [
-            f"Gaussian mixture with {_count(p.weights.size, 'component')} for {_count(n, 'point')} "
-            f"in {_count(d, 'dimension')}, by EM",
+            f"Gaussian mixture with {count_of(p.weights.size, 'component')} for {count_of(n, 'point')} "
+            f"in {count_of(d, 'dimension')}, by EM",
             f"  {self._course()}, mean log likelihood within {self.to_gain:.2g} of its maximum",
             f"  log likelihood {best:.6g} ({best / n:.5g} a point)",
         ]
@@ -280,14 +281,15 @@ class MixtureFit(Immutable):
             mean, spreads = (np.array2string(a, precision=6) for a in (g.mean, np.sqrt(np.diag(g.cov))))
             line = f"  component {k}: weight {p.weights[k]:.6g}, mean {mean}, standard deviation {spreads}"
             if self.floor_steps[k]:
-                line += f", at the floor in {_count(self.floor_steps[k], 'step')}"
+                line += f", at the floor in {count_of(self.floor_steps[k], 'step')}"
                 line += " and at the end" if k in self.floor_active else ", not at the end"
             lines.append(line)
         return "\n".join(lines)
 
     def _course(self) -> str:
+        """The status with the number of iterations."""
         head, comma, rest = self.status.partition(", ")
-        return f"{head} after {_count(self.iterations, 'iteration')}{comma}{rest}"
+        return f"{head} after {count_of(self.iterations, 'iteration')}{comma}{rest}"
 
     def __repr__(self) -> str:
         return (
@@ -296,14 +298,15 @@ class MixtureFit(Immutable):
         )
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _named(numbers: tuple[int, ...]) -> str:
+def _component_list(numbers: tuple[int, ...]) -> str:
     return f"component{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
-def _space(components: int, dim: int) -> Any:
-    """This thread's scratch space for mixtures of that size."""
+def workspace(components: int, dim: int) -> Any:
+    """This thread's scratch space for the kernels of EM."""
     return scratch.space(kernels.em.e_step.workspace, components, dim)

@@ -1,4 +1,4 @@
-"""Fits by quadrature and on fixed draws: the same result in every run."""
+"""Fits by quadrature and on fixed draws: what `fit` calls, with the same result in every run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, OVERFITTED, STUCK
-from .expectations import _broken, _draws, _expectation_by_draws, _laplace_fault, _writable
-from .kernel_calls import _named, _restricted, _space, _start_scale, _target, _words
-from .model import Model
-from .results import Fit, _made, _q_of
-from .starts import _check_start, _laplace_start, _start_of
+from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitted, writable
+from .kernel_calls import fault_point, named_workspace, restricted, start_scale, workspace
+from .model import Model, target_of
+from .results import Fit, fit_of_report, q_of
+from .starts import check_start, laplace_start, start_of
 
-#: Pairs of fixed draws to begin with (at least so many, and so many for each dimension), and at most.
+#: Pairs of fixed draws to begin with: at least so many, and for each dimension one, or four with a full
+#: covariance, which has more parameters.
 _LEAST_PAIRS = 32
+_PAIRS_EACH, _PAIRS_EACH_FULL = 1, 4
+
+#: Most pairs: they are doubled up to here as long as fresh draws show that the fit is overfitted.
 _MOST_PAIRS = 8192
 
-#: Pairs for the first part of the way (at least as many as dimensions), and the gradient where it ends.
+#: Pairs far from the optimum, at least, and the gradient tolerance of the fit on them.
 _FEW_PAIRS = 12
 _NEAR = 0.15
 
@@ -33,28 +37,40 @@ _NEAR = 0.15
 #: dominates.
 _ROUGH = 3e-3
 
-#: Accepted steps that a trace holds.
+#: The fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
+_SHARE_OF_ERROR = 0.01
+
+#: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
+_START_RTOL, _START_STEPS = 1e-3, 50
+
+#: Entries of a trace: the kernels drop the steps beyond them.
 _TRACE = 256
 
 
 @lru_cache(maxsize=8)
 def _unit(dim: int) -> Array:
-    """One unit matrix, to copy: making it takes six times as long."""
+    """A unit matrix (1, dim, dim) to copy: making it takes six times as long."""
     return np.eye(dim)[None]
 
 
-def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
+def _outputs(dim: int) -> tuple[Array, Array, Array]:
+    """(traces, reports, points of faults) of one fit, for the kernels to write to."""
+    return np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, dim))
+
+
+def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
+    """The fit of a Gaussian by Newton's method on quadrature, in up to two latent dimensions."""
     r = model.latent_dim
-    space = _space("fit", r, model.dim)
-    mean, factor = _start_of(model, start)
-    _check_start(family, factor)
+    space = workspace("fit", r, model.dim)
+    mean, factor = start_of(model, start)
+    check_start(family, factor)
     from_laplace = factor is None
-    chols = _unit(r).copy() if factor is None else _restricted(factor, family)[None].copy()
-    traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, model.dim))
+    chols = _unit(r).copy() if factor is None else restricted(factor, family)[None].copy()
+    traces, reports, where = _outputs(model.dim)
     scales = np.empty((1, r))
     scales.fill(1.0)
     kernels.inference.entry_points.fit_quadrature(
-        _target(model),
+        target_of(model),
         CODES[family],
         from_laplace,
         (mean[None], scales, chols),
@@ -66,10 +82,12 @@ def _fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_step
         1,
     )
     report = kernels.inference.reports.Report(*reports[0].tolist())
-    return _made(model, family, _q_of(model, mean, chols[0]), report, traces[0], where[0], "quadrature")
+    q = q_of(model, mean, chols[0])
+    return fit_of_report(model, family, q, report, traces[0], where[0], "quadrature")
 
 
-def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
+def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
+    """The fit of a TruncatedGaussian by quadrature, for a model of dimension 1."""
     if model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
     low, high = model._support.interval
@@ -77,18 +95,18 @@ def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit
     if isinstance(start, TruncatedGaussian):
         parameters[0] = start.mu, start.sigma
     else:
-        # The fit in latent coordinates knows where the posterior is.
-        rough = _fit_quadrature(model, "full", start, 1e-3, 50)
+        # Start with the moments of the Gaussian fit in latent coordinates.
+        rough = fit_quadrature(model, "full", start, _START_RTOL, _START_STEPS)
         parameters[0] = float(rough.q.mean[0]), math.sqrt(float(rough.q.cov[0, 0]))
         used = rough.evaluations
-    traces, reports, where = np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, 1))
+    traces, reports, where = _outputs(1)
     kernels.inference.entry_points.fit_truncated(
-        _target(model),
+        target_of(model),
         (low, high),
         parameters,
         rtol,
         max_steps,
-        _space("truncated"),
+        workspace("truncated"),
         (traces, reports, where),
         0,
         1,
@@ -96,82 +114,102 @@ def _fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit
     report = kernels.inference.reports.Report(*reports[0].tolist())
     report = report._replace(evaluations=report.evaluations + used)
     q = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high)
-    return _made(model, "truncated", q, report, traces[0], where[0], "quadrature")
+    return fit_of_report(model, "truncated", q, report, traces[0], where[0], "quadrature")
 
 
-def _fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None) -> Fit:
-    r = model.latent_dim
-    _check_start(family, _start_of(model, start)[1])
-    mean, root, scale, used = _laplace_start(model, start)
-    code = CODES[family]
-    space = _space("draws", code, r, model.dim)
-    scratch, draws_ = _named(kernels.inference.draws_fits.Workspace, space), kernels.inference.draws_fits
-    point, curvature = scratch.point, scratch.curvature
-    point[:] = 0.0
-    scale = _start_scale(scale, family)
-    pairs = max(_LEAST_PAIRS, (4 if family in CORRELATED else 1) * r)
-    if draws is not None:
-        if draws < 2 * r:
-            raise ValueError(f"draws must be at least 2 x {r}, to match second moments, not {draws!r}")
-        pairs = (draws + 1) // 2
-    # Far from the optimum a small subset of draws suffices: eight schools takes half of its 20 steps on 24.
-    enough, few = pairs, max(_FEW_PAIRS, r)
-    if draws is None and 2 * few <= enough:
-        pairs = few
-    base, q_mean, q_factor = mean.copy(), np.empty(r), np.empty((r, r))
-    trace, row = np.empty(_TRACE), np.zeros(8)
-    lines: list[Array] = []
-    # Half the gradient's square is what the ELBO lacks. The draws' own error is larger, unless they are
-    # exact.
-    wanted = max(math.sqrt(rtol), _ROUGH)
-    while True:
-        goal = wanted if pairs >= enough else _NEAR
+class _FixedDraws:
+    """Fits by L-BFGS on fixed draws, one after another, each from the q of the last."""
+
+    def __init__(self, model: Model, family: str, start: Any, max_steps: int) -> None:
+        r = model.latent_dim
+        mean, root, scale, self.evaluations = laplace_start(model, start, family)
+        scale = start_scale(scale, family)
+        self.model, self.code, self.max_steps = model, CODES[family], max_steps
+        self.space = workspace("draws", self.code, r, model.dim)
+        named = named_workspace("draws", self.space)
+        self.point, self.curvature = named.point, named.curvature
+        self.point[:] = 0.0
+        self.start = mean.copy(), root, scale
+        self.mean, self.factor = np.empty(r), np.empty((r, r))
+        self.traces: list[Array] = []
+
+    def climb(self, pairs: int, tolerance: float) -> Any:
+        """Maximise the ELBO over so many pairs of draws; the report."""
+        trace, row = np.empty(_TRACE), np.zeros(8)
         kernels.inference.entry_points.fit_draws(
-            _target(model),
-            code,
-            _writable(_draws(0, pairs, r)),
-            (base, root, scale),
-            (goal, max_steps),
-            (q_mean, q_factor, trace, row),
-            space,
+            target_of(self.model),
+            self.code,
+            writable(fixed_draws(0, pairs, self.model.latent_dim)),
+            self.start,
+            (tolerance, self.max_steps),
+            (self.mean, self.factor, trace, row),
+            self.space,
         )
         report = kernels.inference.reports.Report(*row.tolist())
-        used += int(report.evaluations)
-        lines.append(trace[: int(report.steps)].copy())
+        self.evaluations += int(report.evaluations)
+        self.traces.append(trace[: int(report.steps)])
+        if statuses.is_fault(report.status) and report.steps == 0:
+            words = statuses.words(int(report.status), fault_point("draws", self.space))
+            raise ValueError(f"the fit cannot start: {words}")
+        return report
+
+    def keep_curvature(self) -> None:
+        """The next fit begins with the pairs of L-BFGS that this one ends with."""
+        draws_fits = kernels.inference.draws_fits
+        self.curvature[draws_fits.BEGIN] = self.curvature[draws_fits.KNOWN]
+
+
+def _first_pairs(family: str, dim: int, draws: int | None) -> int:
+    """Pairs of fixed draws to begin with."""
+    if draws is None:
+        return max(_LEAST_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * dim)
+    if draws < 2 * dim:
+        raise ValueError(f"draws must be at least 2 x {dim}, to match second moments, not {draws!r}")
+    return (draws + 1) // 2
+
+
+def fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None) -> Fit:
+    """The fit of a Gaussian on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
+    r = model.latent_dim
+    fits = _FixedDraws(model, family, start, max_steps)
+    pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
+    if draws is None and 2 * few <= pairs:
+        # Far from the optimum few draws suffice: eight schools takes half of its 20 steps on 24.
+        if fits.climb(few, _NEAR).status:
+            fits.point[:] = 0.0
+        else:
+            fits.keep_curvature()
+    # Near its maximum an ELBO lacks half the squared length of its gradient.
+    wanted = max(math.sqrt(rtol), _ROUGH)
+    while True:
+        report = fits.climb(pairs, wanted)
         status = int(report.status)
-        if statuses.is_fault(status) and report.steps == 0:
-            raise ValueError(f"the fit cannot start: {_words(status, scratch.panel.where)}")
-        if pairs < enough:
-            pairs = enough
-            if status:
-                point[:] = 0.0
-            else:
-                curvature[draws_.BEGIN] = curvature[draws_.KNOWN]
-            continue
-        promised = report.elbo
         last = draws is not None or 2 * pairs > _MOST_PAIRS
-        entropy = Gaussian._from_factor(q_mean, q_factor).entropy()
-        hoped = -math.inf if last else promised - entropy
-        value, error, more, fault = _expectation_by_draws(model, q_mean, q_factor, hoped)
-        used += more
-        value += entropy
-        if fault:
+        entropy = Gaussian._from_factor(fits.mean, fits.factor).entropy()
+        promised = -math.inf if last else report.elbo - entropy
+        expectation = expectation_by_draws(model, fits.mean, fits.factor, promised)
+        fits.evaluations += expectation.evaluations
+        value, error = expectation.value + entropy, expectation.error
+        if expectation.status:
             break
-        if not _broken(promised, value, error):
-            if 0.5 * wanted**2 <= 0.01 * error or wanted <= rtol or status not in (CONVERGED, STUCK):
+        if not overfitted(report.elbo, value, error):
+            accurate = 0.5 * wanted**2 <= _SHARE_OF_ERROR * error or wanted <= rtol
+            if accurate or status not in (CONVERGED, STUCK):
                 break
-            # What is known of the curvature is left behind: it is too rough so near to the optimum.
+            # The curvature is not kept: its pairs of L-BFGS are too inaccurate this close to the optimum.
             wanted = rtol
             continue
         if last:
             status = OVERFITTED
             break
         pairs *= 2
-        curvature[draws_.BEGIN] = curvature[draws_.KNOWN]
-    if fault:
-        status, value, error = fault, promised, math.inf
-    where = _laplace_fault(model, r) if fault else scratch.panel.where
-    joined = np.concatenate(lines)
-    report = report._replace(elbo=value, error=error, evaluations=used, status=status, steps=joined.size)
-    q = _q_of(model, q_mean, q_factor)
-    return _made(model, family, q, report, joined, where, "draws (standard error)")
+        fits.keep_curvature()
+    where = fault_point("draws", fits.space)
+    if expectation.status:
+        status, value, error, where = expectation.status, report.elbo, math.inf, expectation.where
+    trace = np.concatenate(fits.traces)
+    report = report._replace(
+        elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size
+    )
+    q = q_of(model, fits.mean, fits.factor)
+    return fit_of_report(model, family, q, report, trace, where, BY_DRAWS)

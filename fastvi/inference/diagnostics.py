@@ -1,4 +1,4 @@
-"""Checks of a fit: the Pareto shape of its importance weights, and gradients against differences."""
+"""Diagnostics: the Pareto shape of the importance ratios of a fit, and gradients against differences."""
 
 from __future__ import annotations
 
@@ -10,34 +10,52 @@ import numpy as np
 from .. import kernels
 from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator
-from ..common.values import Array, _tidy
+from ..common.values import Array, tidy
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
-from .kernel_calls import _as_model, _space, _target
-from .model import Model
+from .kernel_calls import workspace
+from .model import Model, checked_model, target_of
+
+#: Draws for the Pareto shape, and their seed.
+_PSIS_DRAWS, _PSIS_SEED = 4000, 20240229
+
+#: Random points at which a gradient is checked, where none are given.
+_POINTS = 5
+
+#: Steps of the differences: relative to a coordinate, and where this is near zero.
+_STEP, _LEAST_COORDINATE = 1e-3, 1e-3
+
+#: How far the values of log_joint and log_joint_grad may differ, relative to 1 + |value|.
+_SAME_VALUE = 1e-9
 
 
-def _psis_shape(model: Model, q: Variational, count: int = 4000) -> float:
-    z = q.sample(count, 20240229)
+def psis_shape(model: Model, q: Variational) -> float:
+    """Pareto shape k̂ of the importance ratios p / q; inf where the log joint is at fault at a draw."""
     if isinstance(q, TruncatedGaussian):
+        z = q.sample(_PSIS_DRAWS, _PSIS_SEED)
         ratios = model.log_density(z) - q.logpdf(z)
     else:
         gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-        latent = gaussian.sample(count, 20240229)
-        values = np.empty(count)
+        latent = gaussian.sample(_PSIS_DRAWS, _PSIS_SEED)
+        values = np.empty(_PSIS_DRAWS)
         if kernels.inference.entry_points.densities(
-            _target(model), latent, _space("laplace", gaussian.dim, model.dim), values
+            target_of(model), latent, workspace("laplace", gaussian.dim, model.dim), values
         ):
             return math.inf
         ratios = values - gaussian.logpdf(latent)
     ratios = np.exp(ratios - ratios.max())
     shape = pareto_shape(ratios)
-    # Where no ratio is twice their mean, the few that stick out do no harm, whatever the shape of their tail
-    # (1.8 for a logistic regression whose logarithms of ratios have a standard deviation of 0.03).
+    # Ratios of at most twice their mean do no harm, whatever the shape of their tail: 1.8 for a logistic
+    # regression whose log ratios have a standard deviation of 0.03. (The largest ratio here is 1.)
     return min(shape, 0.0) if ratios.mean() > 0.5 else shape
 
 
 def pareto_shape(ratios: Array) -> float:
-    """k̂ of the largest importance ratios: the posterior mean of Zhang and Stephens, drawn to 0.5 a little."""
+    """k̂ of the largest importance ratios: Zhang and Stephens' estimate, shrunk towards 0.5.
+
+    A generalised Pareto distribution is fitted to the m = min(n / 5, 3 sqrt(n)) largest ratios: k̂ is that of
+    the mean of θ = k / σ under a quasi-posterior on a grid (J. Zhang, M. A. Stephens, Technometrics 51
+    (2009)). A prior with the weight of 10 observations draws it to 0.5 (A. Vehtari et al., JMLR 25 (2024)).
+    """
     count = ratios.size
     m = int(min(0.2 * count, 3.0 * math.sqrt(count)))
     order = np.sort(ratios)
@@ -57,7 +75,17 @@ def pareto_shape(ratios: Array) -> float:
 
 
 class GradientCheck(NamedTuple):
-    """A model's gradient beside a numerical one, at the z where they differ most."""
+    """A model's gradient beside a numerical one, at the z where they differ most.
+
+    Attributes
+    ----------
+    ok : bool
+        Whether they agree.
+    coordinate : int
+        Where they differ most.
+    z : ndarray, shape (D,)
+    analytic, numerical : ndarray, shape (D,)
+    """
 
     ok: bool
     coordinate: int
@@ -74,10 +102,22 @@ class GradientCheck(NamedTuple):
     def __str__(self) -> str:
         i = self.coordinate
         found = f"grad[{i}] is {self.analytic[i]:.9g}, numerically {self.numerical[i]:.9g}"
-        found += f", at z = {_tidy(self.z)}"
+        found += f", at z = {tidy(self.z)}"
         return (
             f"the gradient is right: the worst is {found}" if self.ok else f"the gradient is wrong: {found}"
         )
+
+
+def _central_differences(model: Model, point: Array) -> Array:
+    """The gradient of the log joint, (4 D(h) - D(2h)) / 3 with central differences D, of order 4."""
+    gradient = np.empty(model.dim)
+    for i in range(model.dim):
+        h = _STEP * max(_LEAST_COORDINATE, abs(point[i]))
+        rows = np.repeat(point[None], 4, axis=0)
+        rows[:, i] += np.array([h, -h, 2 * h, -2 * h])
+        f = model.log_density(rows)
+        gradient[i] = (4.0 * (f[0] - f[1]) / (2 * h) - (f[2] - f[3]) / (4 * h)) / 3.0
+    return gradient
 
 
 def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any = 0) -> GradientCheck:
@@ -91,7 +131,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     model : Model
         With a `log_joint_grad`.
     z : array_like, shape (D,) or (n, D), optional
-        Where to compare. Default: five random points inside of the support.
+        Where to compare. Default: five random points, standard normal in latent coordinates.
     rtol : float, optional
         Difference that is allowed, relative to the gradient's largest entry.
     rng : numpy.random.Generator, int or None, optional
@@ -100,12 +140,15 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     Returns
     -------
     GradientCheck
-        True if the gradient is right; `str` of it says which coordinate is off, and by how much.
+        True where the gradient is right; `str` of it names the worst coordinate with both values.
 
     Raises
     ------
+    TypeError
+        A model that is not a Model.
     ValueError
-        A model without a gradient, or whose gradient function returns another value than its log joint.
+        A model without a gradient, or whose gradient function returns another value than its log joint; a z
+        of another shape.
 
     References
     ----------
@@ -124,36 +167,28 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     >>> str(fv.check_gradient(fv.Model(log_joint, 2, log_joint_grad=wrong), [[1.0, 2.0]]))
     'the gradient is wrong: grad[1] is -2, numerically -4, at z = [1, 2]'
     """
-    _as_model(model)
+    checked_model(model)
     if model._gradient is None:
         raise ValueError("model has no log_joint_grad to check")
     if z is None:
-        latent = generator("rng", rng).standard_normal((5, model.latent_dim))
+        latent = generator("rng", rng).standard_normal((_POINTS, model.latent_dim))
         points = model._support.to_model(latent)[0]
     else:
         points = np.atleast_2d(np.asarray(float_array("z", z), dtype=np.float64))
         if points.ndim != 2 or points.shape[1] != model.dim:
             raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
-    # Copies: compiled for arrays that it may write to, a gradient could change the model.
+    # Copies of the data: a gradient function that writes to them must not change the model.
     arguments = [item.copy() if isinstance(item, np.ndarray) else item for item in model._arguments]
     worst: tuple[float, GradientCheck] | None = None
     for point in points:
         analytic = np.empty(model.dim)
         value = float(model._gradient(point.copy(), analytic, *arguments))
         expected = float(model.log_density(point))
-        if not abs(value - expected) <= 1e-9 * (1.0 + abs(expected)):
+        if not abs(value - expected) <= _SAME_VALUE * (1.0 + abs(expected)):
             raise ValueError(
-                f"log_joint_grad returns {value!r} at z = {_tidy(point)}, "
-                f"where log_joint returns {expected!r}"
+                f"log_joint_grad returns {value!r} at z = {tidy(point)}, where log_joint returns {expected!r}"
             )
-        numerical = np.empty(model.dim)
-        for i in range(model.dim):
-            h = 1e-3 * max(1e-3, abs(point[i]))
-            steps = np.array([h, -h, 2 * h, -2 * h])
-            rows = np.repeat(point[None], 4, axis=0)
-            rows[:, i] += steps
-            f = model.log_density(rows)
-            numerical[i] = (4.0 * (f[0] - f[1]) / (2 * h) - (f[2] - f[3]) / (4 * h)) / 3.0
+        numerical = _central_differences(model, point)
         gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), 1e-8)
         gaps = np.where(np.isnan(gaps), math.inf, gaps)
         i = int(np.argmax(gaps))

@@ -1,4 +1,7 @@
-"""The log evidence by quadrature, and its decomposition into ELBO and KL divergence."""
+"""The log evidence by quadrature, and its decomposition into ELBO and KL divergence.
+
+For models of up to two latent dimensions.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
+from ..common import statuses
 from ..common.values import Array
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
-from .expectations import _elbo, _latent_gaussian
-from .kernel_calls import QUADRATURE_DIM, _as_model, _named, _space, _target, _words
-from .model import Model
-from .starts import _laplace_start
+from .expectations import elbo_estimate, latent_gaussian
+from .kernel_calls import QUADRATURE_DIM, fault_point, workspace
+from .model import Model, checked_model, target_of
+from .starts import laplace_start
 
-# What q is compared to.
-
-
-#: Where p is so many times wider than q, or so many of q's deviations away, they do not share a lattice.
+#: p and q are integrated on one lattice, q's, unless p is so many times wider, or so many of q's standard
+#: deviations away.
 _WIDE = 20.0
 
 
-def _frame(model: Model, start: Any) -> tuple[Array, Array]:
-    """Laplace's approximation, in whose coordinates the evidence is integrated."""
-    mean, factor, _, _ = _laplace_start(model, start)
-    return mean, factor
-
-
-def _whole(
+def _integral(
     model: Model, mean: Array, factor: Array, rtol: float, q: Any, integrand: int, total: float
 ) -> Estimate:
-    space = _space("evidence", mean.size, model.dim)
+    """One of the integrals of `kernels.inference.evidence`, on a lattice in the coordinates (mean, factor).
+
+    `q` is the tuple that the kernel takes; `total` is the log evidence, for the integrands that need it.
+    """
+    space = workspace("evidence", mean.size, model.dim)
     status, value, error, nodes = kernels.inference.entry_points.evidence(
-        _target(model), mean, factor, rtol, q, integrand, total, space
+        target_of(model), mean, factor, rtol, q, integrand, total, space
     )
     if status:
-        raise ValueError(_words(status, _named(kernels.inference.evidence.Workspace, space).panel.where))
+        raise ValueError(statuses.words(status, fault_point("evidence", space)))
     note = ""
     if error == math.inf or value != value:
         error = math.inf
@@ -49,11 +49,16 @@ def _whole(
     return Estimate(value, error, nodes, "quadrature", note=note)
 
 
-def _no_q(dim: int) -> Any:
-    return kernels.inference.evidence.GAUSSIAN, np.zeros(dim), np.eye(dim), np.zeros(2), 0.0
+def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
+    """The log evidence, and Laplace's approximation, in whose coordinates it is integrated."""
+    mean, factor, _, _ = laplace_start(model, start)
+    r = mean.size
+    no_q = kernels.inference.evidence.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
+    value = _integral(model, mean, factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
+    return value, mean, factor
 
 
-def _low_dimension(model: Model, what: str) -> None:
+def _check_dimension(model: Model, what: str) -> None:
     if model.latent_dim > QUADRATURE_DIM:
         raise ValueError(
             f"{what} takes quadrature, in up to {QUADRATURE_DIM} latent dimensions; "
@@ -71,7 +76,7 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     model : Model
         In up to two latent dimensions.
     start : array_like (D,) or Gaussian, optional
-        Where to look for the posterior, as in `fit`.
+        Where the search for the posterior starts, as in `fit`.
     rtol : float, optional
         Error wanted, relative to 1 + abs(log evidence).
 
@@ -82,13 +87,17 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
 
     Raises
     ------
+    TypeError
+        A model that is not a Model.
     ValueError
-        More than two latent dimensions; a log joint that is NaN or +inf, or that raises: with the z.
+        More than two latent dimensions; a log joint that is NaN or +inf, or that raises: the message has the
+        z.
 
     Notes
     -----
-    The trapezoid rule in t, where z = m + L sinh t and (m, L) is Laplace's approximation. A mode far from the
-    one that is found from `start`, with nothing between them, is not seen.
+    The trapezoid rule in t, where ζ = m + L sinh t are the latent coordinates and (m, L) is Laplace's
+    approximation. A mode is missed if it is far from the one found from `start` and the joint is zero, to
+    rounding, between them.
 
     References
     ----------
@@ -106,14 +115,19 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     >>> round(fv.log_evidence(fv.Model(log_joint, 1, data=(1.0,), support="positive")).value, 12)
     -1.19314718056
     """
-    _low_dimension(_as_model(model), "log_evidence")
+    _check_dimension(checked_model(model), "log_evidence")
     wanted = tolerance(rtol)
-    mean, factor = _frame(model, start)
-    return _whole(model, mean, factor, wanted, _no_q(mean.size), kernels.inference.evidence.JOINT, 0.0)
+    return _evidence(model, start, wanted)[0]
 
 
 class Decomposition(NamedTuple):
-    """log p(x) = ELBO + KL(q ‖ p(z | x)), each computed by itself."""
+    """log p(x) = ELBO + KL(q ‖ p(z | x)), each of the three integrated independently.
+
+    Attributes
+    ----------
+    log_evidence, elbo, kl : Estimate
+        In nats.
+    """
 
     log_evidence: Estimate
     elbo: Estimate
@@ -121,14 +135,14 @@ class Decomposition(NamedTuple):
 
     @property
     def residual(self) -> float:
-        """log evidence - ELBO - KL: what the three disagree by."""
+        """log evidence - ELBO - KL; 0 up to the three errors, and where ELBO = -inf and KL = inf."""
         if self.elbo.value == -math.inf and self.kl.value == math.inf:
             return 0.0
         return self.log_evidence.value - self.elbo.value - self.kl.value
 
     @property
     def error(self) -> float:
-        """A bound of the residual: the three errors."""
+        """A bound of the absolute residual: the sum of the three errors."""
         return self.log_evidence.error + self.elbo.error + self.kl.error
 
 
@@ -143,20 +157,20 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         In up to two latent dimensions.
     q : Gaussian, TransformedGaussian or TruncatedGaussian
     rtol : float, optional
-        Error wanted of each.
+        Error wanted of each, relative to 1 + abs(value).
 
     Returns
     -------
     Decomposition
-        (log_evidence, elbo, kl), Estimates, with the `residual` of the identity and its bound `error`. The
-        evidence is integrated in the coordinates of Laplace's approximation. The divergence is a sum of terms
-        that are not negative, q log(q/p) - q + p, in q's coordinates, where p is normalised anew; where p is
-        over 20 times wider than q it is E_q[log q - log p] with the evidence added.
+        (log_evidence, elbo, kl), with the `residual` of the identity and its bound `error`. The evidence is
+        integrated in the coordinates of Laplace's approximation. The divergence is the integral of
+        q log(q/p) - q + p >= 0 in q's coordinates, with p normalised by its integral on the same lattice;
+        where p is over 20 times wider than q it is E_q[log q - log p(x, z)] + log p(x).
 
     Raises
     ------
     TypeError, ValueError
-        As in `elbo` and `log_evidence`.
+        As in `elbo` and `log_evidence`; a TruncatedGaussian for a model on the whole line.
 
     References
     ----------
@@ -172,12 +186,11 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
     >>> [round(part.value, 10) for part in d], abs(d.residual) <= d.error
     ([-4.5, -5.0, 0.5], True)
     """
-    _low_dimension(_as_model(model), "decompose")
+    _check_dimension(checked_model(model), "decompose")
     wanted = tolerance(rtol)
-    gaussian = _latent_gaussian(model, q)
-    bound = _elbo(model, q, wanted)
-    mean, factor = _frame(model, None)
-    evidence = _whole(model, mean, factor, wanted, _no_q(mean.size), kernels.inference.evidence.JOINT, 0.0)
+    gaussian = latent_gaussian(model, q)
+    bound = elbo_estimate(model, q, wanted)
+    evidence, mean, factor = _evidence(model, None, wanted)
     if bound.value == -math.inf:
         return Decomposition(evidence, bound, Estimate(math.inf, 0.0, 0, "closed form", note=bound.note))
     if not evidence.error < math.inf:
@@ -186,7 +199,7 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         )
     if gaussian is None:
         if model._support.is_real:
-            # In coordinates of its own the jump of a truncated density would fall between two nodes.
+            # The trapezoid rule is inaccurate on the jump of a truncated density between two nodes.
             raise ValueError("decompose takes a TruncatedGaussian only for a model with the same support")
         assert isinstance(q, TruncatedGaussian)
         form: Any = (
@@ -197,17 +210,16 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
             q._log_mass,
         )
     else:
-        # The lattice must reach all of p from q. Where p is much wider, E_q[log q - log p] + log p(x) is
-        # left.
+        # A lattice in q's coordinates must cover p. Where p is much wider, integrate under q alone.
         reach = float(np.abs(np.linalg.solve(gaussian._factor, factor)).max())
         shift = float(np.abs(np.linalg.solve(gaussian._factor, mean - gaussian._mean)).max())
         form = (kernels.inference.evidence.GAUSSIAN, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
         mean, factor = gaussian._mean, gaussian._factor
         if max(reach, shift) > _WIDE:
-            divergence = _whole(
+            divergence = _integral(
                 model, mean, factor, wanted, form, kernels.inference.evidence.KL_OF_Q, evidence.value
             )
             return Decomposition(evidence, bound, divergence)
-    total = _whole(model, mean, factor, wanted, form, kernels.inference.evidence.JOINT, 0.0)
-    divergence = _whole(model, mean, factor, wanted, form, kernels.inference.evidence.KL, total.value)
+    total = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.JOINT, 0.0)
+    divergence = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.KL, total.value)
     return Decomposition(evidence, bound, divergence)

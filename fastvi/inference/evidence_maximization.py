@@ -1,4 +1,8 @@
-"""Maximum likelihood: parameters of a model, raised with q in turn."""
+"""Maximum likelihood for the parameters of a model, by variational EM.
+
+E-step: `fit`. M-step: a damped Newton step on E_q[log p(x, z; θ)], with derivatives by finite differences, as
+a log joint has no gradient in θ.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +17,67 @@ from ..common import statuses
 from ..common.immutable import Record
 from ..common.progress import bar
 from ..common.validation import choice
-from ..common.values import Array, _tidy
+from ..common.values import Array, tidy
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, Variational
 from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
-from .expectations import _draws, _writable
-from .fitting import _fit
-from .kernel_calls import QUADRATURE_DIM, _as_model, _space, _target
-from .model import Model
+from .expectations import fixed_draws, writable
+from .fitting import Settings, fit_once
+from .kernel_calls import QUADRATURE_DIM, workspace
+from .model import Model, checked_model, target_of
 from .results import Fit
 
-#: Nodes of the M-step's lattice: steps of half a standard deviation, up to seven of them.
+#: Lattice for E_q in the M-step: nodes at a distance of half a standard deviation, in a ball of radius seven.
 _REACH, _STEP = 7.0, 0.5
+
+#: Fixed draws for E_q in the M-step in more dimensions: so many pairs, and so many for each dimension.
+_PAIRS, _PAIRS_EACH = 256, 4
+
+#: The steps of the differences are chosen so that the second difference of the expected log joint (in nats)
+#: is near the first number, and kept where it is between the other two. One step is then about a tenth of a
+#: standard deviation of θ by the curvature.
+_SECOND_DIFFERENCE, _LEAST_DIFFERENCE, _MOST_DIFFERENCE = 1e-2, 1e-3, 0.3
+_STEPS_EACH_DEVIATION = 10.0
+
+#: Tries to find such steps. Each changes a step by a factor between the first two numbers, and by the third
+#: where the log joint is not finite at its end. A step above _MOST_STEP belongs to a θ without influence.
+_TRIES = 40
+_SHRINK, _GROW, _RETREAT = 1e-4, 10.0, 0.1
+_MOST_STEP = 1e12
+
+#: Part of these steps over which the gradient is taken, whose differences are of order 4.
+_GRADIENT_STEP = 0.05
+
+#: Halvings of a Newton step until the expected log joint rises.
+_HALVINGS = 30
+
+#: Least eigenvalue of the Hessian, relative to the largest, that a Newton step divides by.
+_LEAST_EIGENVALUE = 1e-9
+
+#: Relative tolerance of the fits, in units of that of θ; change of θ that ends the rounds, in the same.
+_FIT_SHARE, _THETA_SHARE = 1e-2, 10.0
 
 
 class ThetaFit(Record):
-    """Parameters that maximise the evidence (its lower bound, where the family does not hold the posterior).
+    """Parameters that maximise the evidence, or the ELBO where the family does not contain the posterior.
 
     Attributes
     ----------
-    theta : ndarray
+    theta : ndarray, shape (T,)
+    fit : Fit
+        The fit of q for these parameters.
     q : Gaussian or TransformedGaussian
-        The fit for these parameters.
+        That of the fit.
     elbo : Estimate
+        In nats.
     trace : ndarray
-        The ELBO after each round, rising to rounding.
+        The ELBO of the start and after each round; it does not fall, but for rounding and the errors of the
+        fits.
     status : str
-        In words; `converged` says whether it is "converged".
+        How the rounds ended, in words.
+    converged : bool
+        Whether the status is "converged".
 
     Examples
     --------
@@ -66,17 +103,17 @@ class ThetaFit(Record):
 
     def __repr__(self) -> str:
         return (
-            f"ThetaFit(theta={_tidy(self.theta)}, elbo={self.elbo.value:.6g}, {self.status} "
+            f"ThetaFit(theta={tidy(self.theta)}, elbo={self.elbo.value:.6g}, {self.status} "
             f"in {len(self.trace)} rounds)"
         )
 
 
 def _nodes(fitted: Fit) -> tuple[Array, Array]:
-    """Latent points and weights for expectations under the q of a fit."""
+    """(points in latent coordinates, weights) for expectations under the q of a fit."""
     q = fitted.q.gaussian if isinstance(fitted.q, TransformedGaussian) else fitted.q
     r = q.dim
     if r > QUADRATURE_DIM:
-        draws = _writable(_draws(0, max(256, 4 * r), r))
+        draws = writable(fixed_draws(0, max(_PAIRS, _PAIRS_EACH * r), r))
         noise, weights = draws, np.full(len(draws), 1.0 / len(draws))
     else:
         t = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
@@ -90,9 +127,9 @@ def _nodes(fitted: Fit) -> tuple[Array, Array]:
 def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:
     """E_q[log p(x, z; θ)] as a function of rows of θ; NaN becomes -inf."""
     points, weights = _nodes(fitted)
-    space = _space("laplace", model.latent_dim, model.dim)
+    space = workspace("laplace", model.latent_dim, model.dim)
     values = np.empty(len(points))
-    target = _target(model)
+    target = target_of(model)
 
     def expected(thetas: Array) -> Array:
         rows, out = np.ascontiguousarray(thetas), np.empty(len(thetas))
@@ -105,32 +142,37 @@ def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:
 def _calibrated(
     f: Callable[[Array], Array], theta: Array, value: float, scale: Array
 ) -> tuple[Array, Array, Array]:
-    """Steps over which the second difference is near 1e-2, and the values to either side."""
+    """(steps of suitable second differences, values after a step up, values after a step down)."""
     size = theta.size
-    for _ in range(40):
+    for _ in range(_TRIES):
         both = f(np.concatenate([theta + np.diag(scale), theta - np.diag(scale)]))
         up, down = both[:size], both[size:]
         drop = np.abs(2.0 * value - up - down)
         bad = ~np.isfinite(drop)
-        off = ~bad & ((drop < 1e-3) | (drop > 0.3)) & ~((drop < 1e-3) & (scale > 1e12))
+        flat = drop < _LEAST_DIFFERENCE
+        off = ~bad & (flat | (drop > _MOST_DIFFERENCE)) & ~(flat & (scale > _MOST_STEP))
         if not (bad | off).any():
             break
-        factor = np.sqrt(1e-2 / np.maximum(drop, 1e-300, where=~bad, out=np.ones(size)))
-        scale = scale * np.where(bad, 0.1, np.where(off, np.clip(factor, 1e-4, 10.0), 1.0))
+        factor = np.sqrt(_SECOND_DIFFERENCE / np.maximum(drop, 1e-300, where=~bad, out=np.ones(size)))
+        scale = scale * np.where(bad, _RETREAT, np.where(off, np.clip(factor, _SHRINK, _GROW), 1.0))
     return scale, up, down
 
 
 def _gradient(f: Callable[[Array], Array], theta: Array, scale: Array) -> Array:
-    """The gradient in units of the steps: central differences, extrapolated to order 4."""
-    small = np.diag(0.05 * scale)
+    """The gradient in units of the steps `scale`: (4 D(h/2) - D(h)) / 3 with central differences D."""
+    h = _GRADIENT_STEP
+    small = np.diag(h * scale)
     values = f(np.concatenate([theta + small, theta - small, theta + 0.5 * small, theta - 0.5 * small]))
     a, b, c, d = values.reshape(4, -1)
-    gradient = (4.0 * (c - d) / 0.05 - 0.5 * (a - b) / 0.05) / 3.0
+    gradient = (4.0 * (c - d) / h - 0.5 * (a - b) / h) / 3.0
     return np.where(np.isfinite(gradient), gradient, 0.0)
 
 
 def _newton_step(f: Callable[[Array], Array], theta: Array, scale: Array) -> tuple[Array, Array]:
-    """A damped Newton step uphill from differences; (θ, the steps of the differences)."""
+    """A damped Newton step that raises f; (θ, the steps of the differences).
+
+    The Hessian from second differences, with its eigenvalues replaced by their absolute values.
+    """
     value = float(f(theta[None])[0])
     scale, up, down = _calibrated(f, theta, value, scale)
     size = theta.size
@@ -144,9 +186,9 @@ def _newton_step(f: Callable[[Array], Array], theta: Array, scale: Array) -> tup
             mixed = corners[k] + corners[len(pairs) + k] - up[a] - down[a] - up[b] - down[b] + 2.0 * value
             curvature[a, b] = curvature[b, a] = -0.5 * mixed if math.isfinite(mixed) else 0.0
     values, vectors = np.linalg.eigh(curvature)
-    sizes = np.maximum(np.abs(values), 1e-9 * max(np.abs(values).max(), 1e-300))
+    sizes = np.maximum(np.abs(values), _LEAST_EIGENVALUE * max(np.abs(values).max(), 1e-300))
     step = scale * (vectors @ ((vectors.T @ gradient) / sizes))
-    for t in 0.5 ** np.arange(30):
+    for t in 0.5 ** np.arange(_HALVINGS):
         if float(f((theta + t * step)[None])[0]) > value:
             return theta + t * step, scale
     return theta, scale
@@ -161,7 +203,7 @@ def maximize_evidence(
     max_rounds: int = 200,
     progress: bool = False,
 ) -> ThetaFit:
-    r"""Maximum likelihood by variational EM: q and θ in turn, the ELBO rising at every round.
+    r"""Maximum likelihood by variational EM: q and θ in turn, so that each round raises the ELBO.
 
     .. math:: \theta_{ML} = \arg\max_\theta \log p(x; \theta), \quad
               \log p(x; \theta) \ge \mathrm{ELBO}(q, \theta)
@@ -171,29 +213,33 @@ def maximize_evidence(
     model : Model
         With `theta`, the parameters to start from.
     family, start
-        Of q, as in `fit`; "truncated" is not among them.
+        Of q, as in `fit`, but for "truncated".
     rtol : float, optional
-        Change of θ that ends it, relative to the parameters' own uncertainty (the curvature of the expected
-        log joint).
+        The rounds end when the change of θ is below 10 rtol standard deviations of θ, by the curvature of the
+        expected log joint.
     max_rounds : int, optional
+        Most rounds.
     progress : bool, optional
         Show a bar, where tqdm is installed.
 
     Returns
     -------
     ThetaFit
-        Where the family holds the posterior, `theta` is the maximiser of the log evidence.
+        Where the family contains the posterior, `theta` is a maximiser of the log evidence. Returned also
+        where the rounds did not converge; `status` says why.
 
     Raises
     ------
-    TypeError, ValueError
-        A model without theta; a fit that cannot start.
+    TypeError
+        A model that is not a Model.
+    ValueError
+        A model without theta; other values than described above; a fit that cannot start.
 
     Notes
     -----
     The E-step is `fit`, the M-step a Newton step on E_q[log p(x, z; θ)]. EM's linear convergence is
-    accelerated: after two rounds a jump along their difference is tried, and taken where the ELBO is higher
-    (SQUAREM).
+    accelerated (SQUAREM): after two rounds the extrapolation of their steps is tried, and taken where the
+    ELBO is higher.
 
     References
     ----------
@@ -210,7 +256,7 @@ def maximize_evidence(
     >>> round(math.exp(t.theta[0]), 6)               # x**2 - 1
     8.0
     """
-    _as_model(model)
+    checked_model(model)
     if model.theta is None:
         raise ValueError("model has no theta: give Model(..., theta=...) the parameters to start from")
     name = choice("family", family, tuple(CODES))
@@ -218,10 +264,10 @@ def maximize_evidence(
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
 
+    settings = Settings(name, rtol=_FIT_SHARE * wanted)
+
     def expect(theta: Array, from_: Any) -> Fit:
-        return _fit(
-            model.with_theta(theta), name, from_, "auto", 1e-2 * wanted, 500, None, None, 0, 0.0, False
-        )
+        return fit_once(model.with_theta(theta), from_, settings)
 
     theta = np.array(model.theta)
     current = expect(theta, start)
@@ -249,12 +295,10 @@ def maximize_evidence(
                 if tried is not None and tried.elbo.value > found.elbo.value:
                     new, found = jumped, tried
                     rounds = [new]
-        # A step of the differences changes the expected log joint by 1e-2, so a deviation is some ten of
-        # them.
-        moved = float(np.abs((new - theta) / (10.0 * scale)).max())
+        moved = float(np.abs((new - theta) / (_STEPS_EACH_DEVIATION * scale)).max())
         theta, current = new, found
         trace.append(found.elbo.value)
-        if moved <= 10.0 * wanted:
+        if moved <= _THETA_SHARE * wanted:
             status = statuses.WORDS[CONVERGED] if current.converged else current.status
             break
     return ThetaFit(
@@ -268,7 +312,7 @@ def maximize_evidence(
 
 
 def _jump(rounds: list[Array]) -> Array | None:
-    """Where two rounds of EM point to."""
+    """The extrapolation of two rounds of EM (Varadhan and Roland's scheme S3); None where it is no jump."""
     first, second = rounds[1] - rounds[0], rounds[2] - rounds[1]
     bend = second - first
     norm = float(np.linalg.norm(bend))

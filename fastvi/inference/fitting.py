@@ -1,20 +1,34 @@
-"""Variational inference: ELBO, log evidence, and fits of q to a model."""
+"""`fit`: the q of a family that maximises the ELBO of a model, by the method that suits its dimension."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..common.progress import bar
 from ..common.validation import choice, generator
 from ..distributions.integrals import tolerance
 from ..kernels.families.table import CODES
-from .deterministic import _fit_draws, _fit_quadrature, _fit_truncated
-from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, _as_model
-from .model import Model
+from .deterministic import fit_draws, fit_quadrature, fit_truncated
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM
+from .model import Model, checked_model
 from .results import Fit
-from .starts import _start_of
+from .starts import start_of
+from .stochastic import fit_sgd
+
+
+class Settings(NamedTuple):
+    """How to fit: the arguments of `fit` but for the model, the start and the bar."""
+
+    family: str
+    method: str = "auto"
+    rtol: float = 1e-8
+    max_steps: int = 500
+    draws: int | None = None
+    rng: Any = None
+    steps: int = 10_000
+    rate: float = 0.02
 
 
 def fit(
@@ -44,21 +58,21 @@ def fit(
         covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
         to the support (dimension 1).
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
-        A point in the model's coordinates, from which Laplace's approximation is found first, or q itself.
+        A point in the model's coordinates, where the search for Laplace's approximation starts, or a q.
         Default: the point whose latent coordinates are 0.
     method : {"auto", "sgd"}, optional
         "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
-        draws in up to 1000; with a line search, so there is no step size. "sgd": stochastic reparameterised
-        gradients (sticking the landing), Adam, and the average of the last half of the iterates.
+        draws in up to 1000; with a line search, so there is no step size. "sgd": Adam on stochastic
+        reparameterised gradients ("sticking the landing"), and the average of the last half of its iterates.
     starts : sequence, optional
         Several starts instead of one: the best fit is kept, the others' ELBOs are in `Fit.starts`.
     rtol : float, optional
         Error wanted: of the ELBO relative to 1 + abs(ELBO), and of the parameters in units of q's spread.
     max_steps : int, optional
-        Of "auto".
+        Most steps of each fit by "auto".
     draws : int, optional
-        Fixed draws to begin with (rounded up to pairs), or draws for each step of "sgd". Default: as many as
-        the family needs; 10 for "sgd".
+        Number of fixed draws (rounded up to pairs), or draws for each step of "sgd". Default: at least 64
+        fixed draws, doubled until fresh draws confirm the ELBO; 10 for "sgd".
     rng : numpy.random.Generator, int or None, optional
         For "sgd": a generator, which is advanced, an integer that makes one, or None for another each time.
     steps, rate : optional
@@ -73,9 +87,11 @@ def fit(
 
     Raises
     ------
-    TypeError, ValueError
-        Arguments that are not what is described above; a start outside of the support, or where the log joint
-        is not finite.
+    TypeError
+        A model that is not a Model; a start or an `rng` of another kind.
+    ValueError
+        Other values than described above; a start outside of the support, or where the log joint is not
+        finite; more than 1000 latent dimensions with "auto".
 
     References
     ----------
@@ -97,7 +113,7 @@ def fit(
     >>> f.q, round(f.elbo.value, 9)                  # 1/2 - x + log Phi(x - 1)
     (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
-    _as_model(model)
+    checked_model(model)
     name = choice("family", family, (*CODES, "truncated"))
     choice("method", method, ("auto", "sgd"))
     if rng is not None:
@@ -105,6 +121,7 @@ def fit(
     wanted = tolerance(rtol)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, not {max_steps!r}")
+    settings = Settings(name, method, wanted, max_steps, draws, rng, steps, rate)
     if starts is not None:
         if start is not None:
             raise ValueError("give start or starts, not both")
@@ -113,39 +130,27 @@ def fit(
             raise ValueError("starts is empty")
         fits = []
         for k, one in enumerate(bar(listed, progress, "starts")):
-            _start_of(model, one, f"starts[{k}]")
-            fits.append(_fit(model, name, one, method, wanted, max_steps, draws, rng, steps, rate, False))
+            start_of(model, one, f"starts[{k}]")
+            fits.append(fit_once(model, one, settings))
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
         return fits[0]._replace(starts=tuple(f.elbo.value for f in fits))
-    return _fit(model, name, start, method, wanted, max_steps, draws, rng, steps, rate, progress)
+    return fit_once(model, start, settings, progress)
 
 
-def _fit(
-    model: Model,
-    family: str,
-    start: Any,
-    method: str,
-    rtol: float,
-    max_steps: int,
-    draws: int | None,
-    rng: Any,
-    steps: int,
-    rate: float,
-    progress: bool,
-) -> Fit:
+def fit_once(model: Model, start: Any, settings: Settings, progress: bool = False) -> Fit:
+    """The fit from one start; the model and the settings have been checked."""
+    family, method, rtol, max_steps, draws, rng, steps, rate = settings
     if family == "truncated":
         if method == "sgd":
             raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
-        return _fit_truncated(model, start, rtol, max_steps)
+        return fit_truncated(model, start, rtol, max_steps)
     if method == "sgd":
-        from .stochastic import fit_sgd
-
         return fit_sgd(model, family, start, draws, rng, steps, rate, progress)
     if model.latent_dim <= QUADRATURE_DIM:
-        return _fit_quadrature(model, family, start, rtol, max_steps)
+        return fit_quadrature(model, family, start, rtol, max_steps)
     if model.latent_dim > DRAWS_DIM:
         raise ValueError(
             f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
             'use method="sgd"'
         )
-    return _fit_draws(model, family, start, rtol, max_steps, draws)
+    return fit_draws(model, family, start, rtol, max_steps, draws)

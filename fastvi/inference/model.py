@@ -1,115 +1,21 @@
-"""Models: a log joint, its data, and the support of its latent variables."""
+"""Models: a log joint, its data, and the support of its latent variables.
+
+Everything in `fastvi.inference` takes a `Model`; `target_of` is what the kernels get of it.
+"""
 
 from __future__ import annotations
 
-import inspect
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
-from numba.core.errors import NumbaError
-from numpy.typing import NDArray
 
-from .. import kernels
 from ..common.immutable import Immutable, frozen
 from ..common.validation import finite_array, float_array
 from ..common.values import Array
 from ..distributions.support import Support
-
-_lock = threading.RLock()
-
-
-def _packed(name: str, value: Any) -> tuple[Any, Any]:
-    """One item of data as (numba type, array or number)."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill or drop the masked entries first")
-    if isinstance(value, bool | np.bool_):
-        return types.boolean, bool(value)
-    if isinstance(value, int | np.integer):
-        return types.int64, int(value)
-    if isinstance(value, float | np.floating):
-        return types.float64, float(value)
-    if isinstance(value, list | tuple):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        if value.ndim == 0:
-            return _packed(name, value.item())
-        if value.size == 0:
-            raise ValueError(f"{name} is empty: its shape is {value.shape}")
-        array = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
-        if not array.flags.aligned:
-            array = array.copy()
-        return types.Array(numba.from_dtype(array.dtype), array.ndim, "C"), array
-    raise TypeError(
-        f"{name} must be a real number or a non-empty numeric array, not {type(value).__name__}"
-        + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
-    )
-
-
-def pack(data: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], NDArray[np.int64]]:
-    """(numba types, values to keep alive, table of words) of a tuple of data."""
-    kinds, values, words = [], [], []
-    for k, item in enumerate(data):
-        kind, value = _packed(f"data[{k}]", item)
-        kinds.append(kind)
-        values.append(value)
-        if isinstance(kind, types.Array):
-            words += [value.ctypes.data, *value.shape]
-        elif kind is types.float64:
-            words.append(int(np.float64(value).view(np.int64)))
-        else:
-            words.append(int(value))
-    # An empty table still needs an address.
-    return tuple(kinds), tuple(values), np.array(words or [0], np.int64)
-
-
-def _jitted(name: str, function: Any) -> Any:
-    if isinstance(function, numba.core.registry.CPUDispatcher):
-        return function
-    if not inspect.isfunction(function):
-        raise TypeError(f"{name} must be a function, plain or jitted, not {type(function).__name__}")
-    return _jit_of(function)
-
-
-#: Functions, and compiled log joints, that are remembered after the last model that has them is gone.
-_MOST = 128
-
-_jits: dict[Any, Any] = {}
-_compiled: dict[Any, Any] = {}
-_compilations = 0
-
-
-def _remembered(cache: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
-    """The entry of a cache, made if it is not there; the least recently used one leaves a full cache."""
-    with _lock:
-        value = cache.pop(key, None)
-        if value is None:
-            value = make()
-        cache[key] = value
-        if len(cache) > _MOST:
-            del cache[next(iter(cache))]
-        return value
-
-
-def _jit_of(function: Any) -> Any:
-    """One dispatcher for a plain function, so that a second model compiles nothing."""
-    return _remembered(_jits, function, lambda: numba.njit(function))
-
-
-def _check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
-    try:
-        signature = inspect.signature(getattr(function, "py_func", function))
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*wanted)
-    except TypeError:
-        raise TypeError(
-            f"{name}{signature} must take {len(wanted)} arguments: ({', '.join(wanted)})"
-        ) from None
+from .compilation import c_function, check_arity, dispatcher_of
+from .packing import Table, pack
 
 
 class Model(Immutable):
@@ -124,12 +30,13 @@ class Model(Immutable):
     dim : int
         The number of latent variables.
     data : tuple, optional
-        Numbers and numeric arrays, which are not copied. New data of the same types compile nothing.
+        Numbers and non-empty numeric arrays, which are not copied if they are in C order and aligned. New
+        data of the same types compile nothing.
     support : str or tuple or list of them, optional
         "real" (default), "positive", ("lower", a), ("upper", b), ("interval", a, b) or "simplex"; one for all
         coordinates, or a list with one for each. Consecutive "simplex" entries are one simplex, whose density
-        is that of all its entries but the last. Gaussians are then put on transformed coordinates: log(z -
-        a), log(b - z), the logit of (z - a) / (b - a), and logits of broken sticks.
+        is that of all its entries but the last. A q is Gaussian in latent coordinates: z, log(z - a),
+        log(b - z), the logit of (z - a) / (b - a), and for a simplex the logits of stick breaking.
     log_joint_grad : callable, optional
         ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value.
     theta : array_like, optional
@@ -138,19 +45,24 @@ class Model(Immutable):
     Raises
     ------
     TypeError
-        Functions that are none, that take another number of arguments, that cannot be compiled, or that write
+        A `log_joint` that is not a function, takes another number of arguments, cannot be compiled, or writes
         to z; data of other kinds.
     ValueError
-        A `dim` below 1, a support that is none, empty data.
+        A `dim` below 1, an unknown support, empty data, a theta that is not finite.
 
     Notes
     -----
-    A model is pickled with its functions, lambdas and closures too, as numba pickles them: by their code and
-    the globals that they use. What these refer to must be importable or of a kind that can be pickled; the
+    A model is immutable. It is pickled with its functions, lambdas and closures too, as numba pickles them:
+    by their code and the globals that they use, which must themselves be importable or picklable. The
     receiving process compiles the functions again.
 
     The last 128 functions are remembered: another model of one of them compiles nothing. Numba does not
     free machine code: each new function takes 1 to 2 MB for the life of the process, new data take nothing.
+
+    References
+    ----------
+    Latent coordinates: A. Kucukelbir et al., Automatic Differentiation Variational Inference, JMLR 18 (2017),
+    section 2.3; B. Carpenter et al., Stan: A Probabilistic Programming Language, J. Stat. Softw. 76 (2017).
 
     Examples
     --------
@@ -176,12 +88,15 @@ class Model(Immutable):
     )
     dim: int
     data: tuple[Any, ...]
-    _support: Support
-    _table: NDArray[np.int64]
-    _theta: Array
+    _dispatcher: Any
+    _gradient: Any
     _callbacks: tuple[Any, ...]
     _address: int
     _gradient_address: int
+    _support: Support
+    _theta: Array
+    _types: tuple[Any, ...]
+    _table: Table
 
     def __init__(
         self,
@@ -203,19 +118,19 @@ class Model(Immutable):
         if theta is not None:
             parameters = finite_array("theta", np.atleast_1d(float_array("theta", theta)), 1, "(T,)")
         fill(self, "_theta", parameters)
-        fill(self, "_dispatcher", _jitted("log_joint", log_joint))
-        gradient = None if log_joint_grad is None else _jitted("log_joint_grad", log_joint_grad)
+        fill(self, "_dispatcher", dispatcher_of("log_joint", log_joint))
+        gradient = None if log_joint_grad is None else dispatcher_of("log_joint_grad", log_joint_grad)
         fill(self, "_gradient", gradient)
         names = ["theta"] if theta is not None else []
         items = [f"data[{k}]" for k in range(len(data))]
-        _check_arity("log_joint", log_joint, ["z", *names, *items])
+        check_arity("log_joint", log_joint, ["z", *names, *items])
         if gradient is not None:
-            _check_arity("log_joint_grad", log_joint_grad, ["z", "grad", *names, *items])
+            check_arity("log_joint_grad", log_joint_grad, ["z", "grad", *names, *items])
         self._set_data(data)
-        # The kernels know the functions by their addresses alone, which hold as long as the callbacks live.
-        callbacks = [_callback(self._dispatcher, self._types, theta is not None, False)]
+        # The kernels call the functions by address; an address holds as long as its callback is referred to.
+        callbacks = [c_function(self._dispatcher, self._types, theta is not None, False)]
         if gradient is not None:
-            callbacks.append(_callback(gradient, self._types, theta is not None, True))
+            callbacks.append(c_function(gradient, self._types, theta is not None, True))
         fill(self, "_callbacks", tuple(callbacks))
         fill(self, "_address", int(callbacks[0].address))
         fill(self, "_gradient_address", 0 if gradient is None else int(callbacks[1].address))
@@ -227,13 +142,9 @@ class Model(Immutable):
         fill(self, "_types", kinds)
         fill(self, "_table", table)
 
-    _dispatcher: Any
-    _gradient: Any
-    _types: tuple[Any, ...]
-
     @property
     def support(self) -> Any:
-        """Where the latent variables live, as it was declared."""
+        """The support of the latent variables, as it was declared."""
         return self._support.declared
 
     @property
@@ -243,16 +154,30 @@ class Model(Immutable):
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
-        """What the log joint takes after z."""
+        """The arguments of the log joint after z."""
         return (self._theta, *self.data) if self._theta.size else self.data
 
     @property
     def latent_dim(self) -> int:
-        """The number of real coordinates that q is Gaussian in: `dim`, less one for each simplex."""
+        """The number of latent coordinates, in which q is Gaussian: `dim`, less one for each simplex."""
         return self._support.latent_dim
 
     def with_data(self, data: tuple[Any, ...]) -> Model:
         """The same model with other data of the same types; nothing is compiled.
+
+        Parameters
+        ----------
+        data : tuple
+            As for `Model`.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        TypeError
+            Data that are not a tuple, or of other types.
 
         Examples
         --------
@@ -273,6 +198,19 @@ class Model(Immutable):
     def with_theta(self, theta: Any) -> Model:
         """The same model with other parameters; nothing is compiled.
 
+        Parameters
+        ----------
+        theta : array_like, shape (T,)
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        ValueError
+            Another number of parameters, or one that is not finite; a model without theta.
+
         Examples
         --------
         >>> import fastvi as fv
@@ -289,7 +227,7 @@ class Model(Immutable):
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Addresses hold in this process only.
+        # Addresses hold in one process only: the functions are pickled, and compiled where they arrive.
         theta = self._theta if self._theta.size else None
         return Model, (self._dispatcher, self.dim, self.data, self.support, self._gradient, theta)
 
@@ -323,39 +261,24 @@ class Model(Immutable):
         return f"Model({name}, dim={self.dim}, support={self.support!r}, data={items})"
 
 
-def compiled_count() -> int:
-    """How many (function, types) have been compiled so far: new data of known types add nothing."""
-    return _compilations
+def checked_model(model: Any) -> Model:
+    """`model`, if it is a Model."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, not {type(model).__name__}")
+    return model
 
 
-def _callback(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> Any:
-    """The compiled C function, which lives as long as it is referred to: models keep theirs."""
-    key = dispatcher, kinds, has_theta, with_gradient
-    return _remembered(_compiled, key, lambda: _compile(*key))
+def target_of(model: Model, tables: Table | None = None) -> tuple[Any, ...]:
+    """A model as the kernels take it: an `entry_points.Target` as a plain tuple.
 
-
-def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:
-    global _compilations
-    _compilations += 1
-    name = "log_joint_grad" if with_gradient else "log_joint"
-    try:
-        return kernels.models.packing.make(dispatcher, kinds, has_theta, with_gradient)
-    except NumbaError as error:
-        text = str(error)
-        if "readonly" in text and "setitem" in text:
-            raise TypeError(f"{name} writes to z (or to data), which it must only read") from error
-        arguments = ", ".join(["z: float64[:]", *(["grad: float64[:]"] if with_gradient else [])])
-        arguments += ", theta: float64[:]" if has_theta else ""
-        arguments += "".join(f", {kind}" for kind in kinds)
-        reason = next((line for line in reversed(text.splitlines()) if line.strip()), text)
-        cause = _first_cause(text)
-        raise TypeError(f"{name}({arguments}) -> float cannot be compiled: {cause or reason}") from error
-
-
-def _first_cause(text: str) -> str:
-    """The line of numba's report that says what is wrong."""
-    for line in text.splitlines():
-        words = line.strip()
-        if words and not words.startswith(("Failed in nopython", "-", "During:", "File", ">>>", "There are")):
-            return words
-    return ""
+    `tables` are the packed data of many data sets, a row for each; by default there is one, the model's own.
+    """
+    support = model._support
+    return (
+        model._address,
+        model._gradient_address,
+        model._theta,
+        model._table[None] if tables is None else tables,
+        support.kinds,
+        support.bounds,
+    )

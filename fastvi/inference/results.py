@@ -1,4 +1,4 @@
-"""Result of a fit."""
+"""The result of a fit, and how it is made of what a kernel reports."""
 
 from __future__ import annotations
 
@@ -7,33 +7,46 @@ from typing import Any
 
 import numpy as np
 
+from ..common import statuses
 from ..common.immutable import Record
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from ..kernels.statuses import CONVERGED, UNBOUNDED
-from .diagnostics import _psis_shape
-from .kernel_calls import _words
+from .diagnostics import psis_shape
 from .model import Model
+
+#: PSIS k̂ below which importance sampling from q works well, and works at all (Vehtari et al., section 3).
+_CLOSE, _USABLE = 0.5, 0.7
+
+#: Coordinates whose moments a summary has.
+_SHOWN = 20
+
+#: A q with a number above this has moved off without end, and is refused.
+_ENDLESS = 1e100
 
 
 class Fit(Record):
-    """The q that a fit found, and what is known of it.
+    """The q that a fit found, with its ELBO and how the fit went.
 
     Attributes
     ----------
+    model : Model
+    family : str
     q : Gaussian, TransformedGaussian or TruncatedGaussian
     elbo : Estimate
         In nats, with its error.
     trace : ndarray
         The ELBO after each accepted step.
     gradient_norm : float
-        In the metric of Fisher's information.
+        Length of the ELBO's gradient in the metric of Fisher's information; NaN where it is not known.
     evaluations : int
-        Of the log joint.
+        Of the log joint, with those for finite differences.
     status : str
-        In words; `converged` says whether it is "converged".
+        How the fit ended, in words.
+    converged : bool
+        Whether the status is "converged".
     starts : tuple of float
         The ELBO reached from each start, best first.
 
@@ -76,27 +89,31 @@ class Fit(Record):
 
     @property
     def psis_k(self) -> float:
-        """Pareto shape k̂ of the importance ratios p / q: above 0.7, q is not to be trusted as p.
+        """Pareto shape k̂ of the importance ratios p / q: above 0.7, q misses much of the posterior.
 
-        At most 0 where no ratio is twice their mean. Computed when it is first asked for, from 4,000 seeded
-        draws. A. Vehtari et al., Pareto Smoothed Importance Sampling, JMLR 25 (2024), section 3; J. Zhang, M.
-        A. Stephens, Technometrics 51 (2009).
+        At most 0 where no ratio is more than twice their mean. Computed at the first access, from 4,000 draws
+        with a fixed seed.
+
+        References
+        ----------
+        A. Vehtari et al., Pareto Smoothed Importance Sampling, JMLR 25 (2024), section 3. J. Zhang, M. A.
+        Stephens, Technometrics 51 (2009).
         """
         if self._psis is None:
-            object.__setattr__(self, "_psis", _psis_shape(self.model, self.q))
+            object.__setattr__(self, "_psis", psis_shape(self.model, self.q))
         assert self._psis is not None
         return self._psis
 
     def sample(self, n: int, rng: Any = None) -> Array:
-        """`n` draws in the model's own coordinates, shape (n, D), from `rng` as in `fit`."""
+        """`n` draws of q in the model's own coordinates, shape (n, D), from `rng` as in `fit`."""
         return self.q.sample(n, rng)
 
     def summary(self) -> str:
-        """What is known of the fit, some lines of text."""
+        """A text of some lines: family, status, ELBO, gradient, PSIS k̂, and the moments of 20 coordinates."""
         k = self.psis_k
-        if k < 0.5:
+        if k < _CLOSE:
             verdict = "q is close to the posterior"
-        elif k < 0.7:
+        elif k < _USABLE:
             verdict = "usable"
         else:
             verdict = "q misses much of the posterior: do not trust it"
@@ -112,17 +129,18 @@ class Fit(Record):
             shown = ", ".join(f"{value:.6g}" for value in self.starts)
             lines.append(f"starts         {shown} (spread {self.starts[0] - self.starts[-1]:.2g})")
         mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
-        for i in range(min(len(mean), 20)):
+        for i in range(min(len(mean), _SHOWN)):
             lines.append(f"z[{i}]".ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
-        if len(mean) > 20:
-            lines.append(f"... and {len(mean) - 20} more coordinates")
+        if len(mean) > _SHOWN:
+            lines.append(f"... and {len(mean) - _SHOWN} more coordinates")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Fit(q={self.q!r}, elbo={self.elbo.value:.6g}, {self.status})"
 
 
-def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaussian:
+def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaussian:
+    """The q with this mean and Cholesky factor in the model's latent coordinates."""
     gaussian = Gaussian._from_factor(mean, factor)
     if model._support.is_real:
         return gaussian
@@ -130,18 +148,23 @@ def _q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGau
 
 
 def _numbers(q: Any) -> Array:
-    """Everything that q is made of."""
+    """The parameters of q."""
     if isinstance(q, TruncatedGaussian):
         return np.array([q.mu, q.sigma])
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
     return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
 
 
-def _made(model: Model, family: str, q: Any, report: Any, trace: Array, where: Array, method: str) -> Fit:
-    """The result that a `kernels.inference.reports.Report` stands for."""
+def fit_of_report(
+    model: Model, family: str, q: Any, report: Any, trace: Array, where: Array, method: str
+) -> Fit:
+    """The Fit for a `kernels.inference.reports.Report`; ValueError where there is no q.
+
+    `where` is the point of a fault of the log joint, and `method` that of the ELBO's Estimate.
+    """
     value, code, evaluations = report.elbo, int(report.status), int(report.evaluations)
-    words = _words(code, where)
-    endless = code == UNBOUNDED and not (abs(_numbers(q)) < 1e100).all()
+    words = statuses.words(code, where)
+    endless = code == UNBOUNDED and not (abs(_numbers(q)) < _ENDLESS).all()
     if value != value or value == -math.inf or endless:
         raise ValueError(f"the fit cannot start: {words}")
     return Fit(

@@ -1,4 +1,4 @@
-"""Fits by stochastic gradients, for those who want them."""
+"""Fits by stochastic gradients: `fit` with method="sgd"."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from .. import kernels
 from ..common import statuses
 from ..common.progress import bar
 from ..common.validation import generator
-from ..common.values import Array
 from ..distributions.integrals import Estimate
 from ..kernels.families.table import CODES
-from .expectations import _elbo
-from .kernel_calls import _named, _space, _start_scale, _target, _words
-from .model import Model
-from .results import Fit, _q_of
-from .starts import _check_start, _laplace_start, _start_of
+from .expectations import BY_DRAWS, elbo_estimate
+from .kernel_calls import fault_point, named_workspace, start_scale, workspace
+from .model import Model, target_of
+from .results import Fit, q_of
+from .starts import laplace_start
 
-#: Groups that the steps are cut into: one number of the trace, and one move of the progress bar, for each.
+#: Groups of steps: each gives one entry of the trace and one move of the progress bar.
 _GROUPS = 100
 
+#: Draws for each step.
+_DRAWS = 10
 
-def _begin(model: Model, family: str, start: Any) -> tuple[Array, Array, Array, int]:
-    """(mean, factor, deviations, evaluations): q as given, or Laplace's approximation."""
-    _check_start(family, _start_of(model, start)[1])
-    mean, factor, scale, used = _laplace_start(model, start)
-    return mean, factor, _start_scale(scale, family), used
+#: Relative tolerance of the ELBO of the result.
+_ELBO_RTOL = 1e-8
 
 
 def fit_sgd(
@@ -41,8 +39,11 @@ def fit_sgd(
     rate: float,
     progress: bool,
 ) -> Fit:
-    """`fastvi.fit` with ``method="sgd"``; the arguments have been checked there, but for these."""
-    each = 10 if draws is None else draws
+    """The fit of a Gaussian by Adam: the average of the last half of the iterates.
+
+    Checks `draws`, `steps` and `rate`; the other arguments have been checked.
+    """
+    each = _DRAWS if draws is None else draws
     if each < 1:
         raise ValueError(f"draws must be at least 1, not {draws!r}")
     if steps < 1:
@@ -50,12 +51,13 @@ def fit_sgd(
     if not 0.0 < rate < float("inf"):
         raise ValueError(f"rate must be positive and finite, not {rate!r}")
     r = model.latent_dim
-    base, root, scale, used = _begin(model, family, start)
+    base, root, scale, used = laplace_start(model, start, family)
+    scale = start_scale(scale, family)
     code = CODES[family]
-    space = _space("draws", code, r, model.dim)
-    named = _named(kernels.inference.draws_fits.Workspace, space)
+    space = workspace("draws", code, r, model.dim)
+    named = named_workspace("draws", space)
     point, first, second, total = np.zeros((4, named.point.size))
-    source = generator("rng", rng)
+    generator_ = generator("rng", rng)
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
     status, kept, taken = 0, np.zeros(point.size), 0
@@ -63,9 +65,9 @@ def fit_sgd(
         if low < steps // 2 <= high or steps == 1:
             kept, taken = total.copy(), int(low)
         before = point.copy()
-        noise = source.standard_normal((high - low, each, r))
+        noise = generator_.standard_normal((high - low, each, r))
         status, value, more = kernels.inference.entry_points.sgd_steps(
-            _target(model),
+            target_of(model),
             code,
             noise,
             low + 1,
@@ -81,17 +83,17 @@ def fit_sgd(
         trace.append(value)
         taken_to = int(high)
     if status and not trace:
-        raise ValueError(f"the fit cannot start: {_words(status, named.panel.where)}")
+        raise ValueError(f"the fit cannot start: {statuses.words(status, fault_point('draws', space))}")
     if not status and taken_to > taken:
         point = np.ascontiguousarray((total - kept) / (taken_to - taken))
     mean, factor = np.empty(r), np.empty((r, r))
     kernels.inference.entry_points.unpack(code, point, (base, root, scale), mean, factor)
-    q = _q_of(model, mean, factor)
+    q = q_of(model, mean, factor)
     try:
-        bound = _elbo(model, q, 1e-8)
+        bound = elbo_estimate(model, q, _ELBO_RTOL)
     except ValueError as error:
-        bound = Estimate(float("nan"), float("inf"), 0, "draws (standard error)", note=str(error))
-    words = _words(status, named.panel.where) if status else statuses.ALL_STEPS_TAKEN
+        bound = Estimate(float("nan"), float("inf"), 0, BY_DRAWS, note=str(error))
+    words = statuses.words(status, fault_point("draws", space)) if status else statuses.ALL_STEPS_TAKEN
     return Fit(
         model=model,
         family=family,

@@ -1,4 +1,4 @@
-"""Local optima of projections onto Gaussians."""
+"""Projections of Gaussians, mixtures and grids onto Gaussians: moment matches and local optima."""
 
 from __future__ import annotations
 
@@ -13,18 +13,32 @@ from ..common.values import Array
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Grid2D
-from ..distributions.integrals import QUADRATURE_DIM, Estimate, _into, rounding_of_factors
+from ..distributions.integrals import EPSILON, QUADRATURE_DIM, Estimate, rounding_of_factors, within_bounds
 from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
 from ..distributions.mixture import GaussianMixture
 from ..kernels.families.table import PROJECTION_CODES
 from ..kernels.statuses import COARSE_GRID, CONVERGED
 from .result import Projection
 
-#: Local maxima of a grid that are taken as starts.
+#: Peaks of a grid that are taken as starts: the highest.
 _PEAKS = 16
 
+#: Divergences of a moment match below this (in nats) are integrated: as the difference of two entropies they
+#: have too few digits.
+_FEW_DIGITS = 1e-3
 
-def _matched_factor(cov: Array, family: str) -> Array:
+#: Tolerance of the descents on a grid, whose optima are then evaluated by `kl_estimate`.
+_GRID_RTOL = 1e-6
+
+#: Error below which the divergence from a grid is accurate enough whatever its relative tolerance.
+_GRID_ERROR = 1e-12
+
+#: The Hessian at a peak of a grid is positive definite where xx yy exceeds xy² by this factor; its inverse is
+#: used where its standard deviations are below this share of the grid's extent.
+_DEFINITE, _EXTENT = 1.001, 0.5
+
+
+def matched_factor(cov: Array, family: str) -> Array:
     """The factor of the M-projection of a distribution with this covariance."""
     if family == "full":
         return np.linalg.cholesky(cov)  # type: ignore[return-value]
@@ -33,21 +47,21 @@ def _matched_factor(cov: Array, family: str) -> Array:
     return factor
 
 
-def _match(p: Any, q: Gaussian) -> Estimate:
-    """KL(p ‖ q) where q matches the moments of p that its family has: log |2 pi e Sigma| / 2 - h(p)."""
+def kl_of_moment_match(p: Any, q: Gaussian) -> Estimate:
+    """KL(p ‖ q) where q has the moments of p: log |2 pi e Sigma| / 2 - h(p), Sigma the covariance of q."""
     if isinstance(p, Gaussian):
         return kl_estimate(p, q)
     if isinstance(p, GaussianMixture) and p.dim > QUADRATURE_DIM:
         return kl_estimate(p, q)
     h = entropy_estimate(p)
     value = q.entropy() - h.value
-    if isinstance(p, GaussianMixture) and value < 1e-3:
-        # The difference of two entropies has lost digits.
+    if isinstance(p, GaussianMixture) and value < _FEW_DIGITS:
         return kl_estimate(p, q)
-    return Estimate(max(value, 0.0), h.error + 4.4e-16 * abs(h.value), h.evaluations, h.method)
+    return Estimate(max(value, 0.0), h.error + 2 * EPSILON * abs(h.value), h.evaluations, h.method)
 
 
-def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
+def checked_starts(starts: Any, dim: int) -> tuple[Array, Array]:
+    """(means, Cholesky factors) of Gaussians to start from."""
     try:
         gaussians = list(starts)
     except TypeError:
@@ -63,26 +77,27 @@ def _starts_of(starts: Any, dim: int) -> tuple[Array, Array]:
 
 
 def _buffers(components: int, dim: int) -> tuple[Any, ...]:
-    """Scratch space for I-projections of mixtures of that size, with room for the starts."""
+    """Scratch space for I-projections of mixtures of this size, with arrays for the default starts."""
     most = components * (components + 3) // 2 + 1
     return (
         kernels.projections.optimum.workspace(components, dim),
-        *_room_for(np.empty((most, dim)), np.empty((most, dim, dim))),
+        *_start_buffers(np.empty((most, dim)), np.empty((most, dim, dim))),
     )
 
 
-def _room_for(means: Array, factors: Array) -> tuple[Any, ...]:
-    """Starts, and what the kernel needs beside them."""
+def _start_buffers(means: Array, factors: Array) -> tuple[Any, ...]:
+    """Starts, with arrays for the optima and for the reports of as many descents."""
     return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), 5))
 
 
-def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
+def mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
+    """The I-projection of a mixture in up to three dimensions, with all local optima that are found."""
     dim = p._means.shape[1]
     buffers = scratch.space(_buffers, p._weights.size, dim)
     space, means, factors, found, reports = buffers
     given = 0
     if starts is not None:
-        means, factors, found, reports = _room_for(*_starts_of(starts, dim))
+        means, factors, found, reports = _start_buffers(*checked_starts(starts, dim))
         given = len(means)
     count = kernels.projections.mixture_projections.i_projections(
         p._triple(), family, given, means, factors, rtol, space, found, reports
@@ -95,7 +110,7 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
     for k, (value, error, gradient_norm, nodes, status) in enumerate(reports[:count].tolist()):
         q = Gaussian._from_factor(means[k], factors[k])
         if not error < math.inf:
-            value, error = _into(kl_bounds(q, p), value)
+            value, error = within_bounds(kl_bounds(q, p), value)
         error += rounding * (value + dim)
         optima.append((q, (value, error, int(nodes)), gradient_norm, int(status), int(nodes)))
     best, *others = optima
@@ -103,20 +118,23 @@ def _mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -
 
 
 def _grid_starts(p: Grid2D) -> tuple[Array, Array]:
-    """The moment match, and each peak with the covariance of what is near it."""
+    """(means, Cholesky factors): the moment match, and Laplace's approximation at each peak."""
     means, factors = [p.mean], [np.linalg.cholesky(p.cov)]
     peaks = np.empty((_PEAKS, 3))
     count = kernels.densities.grids.peaks(p._arrays[0], p._arrays[1], p._arrays[4], peaks, _PEAKS)
     for k in range(count):
         u, v, _ = peaks[k]
-        cov = _curvature(p, u, v)
+        cov = _peak_covariance(p, u, v)
         means.append(np.array([u, v]))
         factors.append(np.linalg.cholesky(cov))
     return np.stack(means), np.stack(factors)
 
 
-def _curvature(p: Grid2D, u: float, v: float) -> Array:
-    """A covariance from the second differences at a peak; the grid's where they are of no use."""
+def _peak_covariance(p: Grid2D, u: float, v: float) -> Array:
+    """The inverse of the Hessian of -log p at a peak, by second differences.
+
+    That of the whole grid, where the Hessian is not positive definite or too flat.
+    """
     i = min(max(int(np.searchsorted(p.x, u)), 1), p.x.size - 2)
     j = min(max(int(np.searchsorted(p.y, v)), 1), p.y.size - 2)
     patch = p.logp[i - 1 : i + 2, j - 1 : j + 2]
@@ -125,14 +143,15 @@ def _curvature(p: Grid2D, u: float, v: float) -> Array:
         xx = -(patch[2, 1] - 2 * patch[1, 1] + patch[0, 1]) / dx**2
         yy = -(patch[1, 2] - 2 * patch[1, 1] + patch[1, 0]) / dy**2
         xy = -(patch[2, 2] - patch[2, 0] - patch[0, 2] + patch[0, 0]) / (4 * dx * dy)
-    if xx > 0.0 and yy > 0.0 and xx * yy > 1.001 * xy * xy:
+    if xx > 0.0 and yy > 0.0 and xx * yy > _DEFINITE * xy * xy:
         cov: Array = np.linalg.inv(np.array([[xx, xy], [xy, yy]]))
-        if (np.sqrt(np.diag(cov)) < 0.5 * np.array([np.ptp(p.x), np.ptp(p.y)])).all():
+        if (np.sqrt(np.diag(cov)) < _EXTENT * np.array([np.ptp(p.x), np.ptp(p.y)])).all():
             return cov
     return np.array(p.cov)
 
 
-def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
+def grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
+    """The I-projection of a grid, with all local optima that are found."""
     zero = p.logp == -math.inf
     if zero.any():
         i, j = (int(k) for k in np.argwhere(zero)[0])
@@ -144,10 +163,10 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
     if starts is None:
         means, factors = _grid_starts(p)
     else:
-        means, factors = _starts_of(starts, 2)
+        means, factors = checked_starts(starts, 2)
     reports = np.empty((len(means), 5))
     count = kernels.projections.grid_projections.grid_projections(
-        grid, family, means, factors, 1e-6, kernels.projections.grid_projections.workspace(), reports
+        grid, family, means, factors, _GRID_RTOL, kernels.projections.grid_projections.workspace(), reports
     )
     if count == 0:
         raise ValueError(
@@ -158,14 +177,14 @@ def _grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection
         _, _, gradient_norm, evaluations, _ = row
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         estimate = kl_estimate(q, p)
-        good = estimate.error <= max(rtol * estimate.value, 1e-12)
+        good = estimate.error <= max(rtol * estimate.value, _GRID_ERROR)
         status = CONVERGED if good else COARSE_GRID
         optima.append(Projection(q, estimate, gradient_norm, status, int(evaluations)))
     return optima[0]._with(optima[1:])
 
 
-def _gaussian_projection(p: Gaussian, family: str) -> Projection:
-    """Closed form: Sigma, 1 / Lambda_ii, D / tr Lambda."""
+def gaussian_projection(p: Gaussian, family: str) -> Projection:
+    """The I-projection of a Gaussian: variances 1 / Lambda_ii, or D / tr Lambda, of the precision Lambda."""
     if family == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     factor = np.array(p.cholesky)

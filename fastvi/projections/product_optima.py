@@ -1,4 +1,4 @@
-"""Local optima of projections of a table or grid onto products of its marginals."""
+"""Projections of a table of joint probabilities onto products: its marginals, and mean-field optima."""
 
 from __future__ import annotations
 
@@ -18,8 +18,28 @@ from ..distributions.integrals import Estimate
 from ..kernels.statuses import CONVERGED, STEPS_EXHAUSTED
 from .result import Projection
 
+#: How far the sum of a table or of a factor may be from one.
+_SUM_TOLERANCE = 1e-6
+
+#: Rounding error of a divergence, relative to 1 + value.
+_ROUNDING = 1e-15
+
+#: Peaks of a table that are taken as starts: the highest; and the mass that such a start has off its peak.
+_PEAKS, _OFF_PEAK = 32, 0.1
+
+#: Most rounds of coordinate descent, and its tolerance in units of that of the result.
+_ROUNDS, _DESCENT_SHARE = 10_000, 1e-3
+
+#: Optima are the same where no probability differs by more.
+_SAME = 1e-6
+
+#: A stationary point is a minimum where the least eigenvalue of the second variation is above this: that of a
+#: flat minimum is 0, with rounding errors.
+_LEAST_EIGENVALUE = -1e-6
+
 
 def _table(p: Any) -> NDArray[np.float64]:
+    """A table of joint probabilities, normalised."""
     table = np.array(float_array("p", p), dtype=np.float64, order="C")
     if table.ndim < 1 or table.size == 0:
         raise ValueError(
@@ -30,32 +50,38 @@ def _table(p: Any) -> NDArray[np.float64]:
         where = tuple(int(k) for k in np.argwhere(bad)[0])
         raise ValueError(f"p[{', '.join(map(str, where))}] is {table[where]!s}: must be finite and >= 0")
     total = float(table.sum())
-    if abs(total - 1.0) > 1e-6:
-        raise ValueError(f"p sums to {total!r}: a joint distribution sums to 1 within 1e-06")
+    if abs(total - 1.0) > _SUM_TOLERANCE:
+        raise ValueError(f"p sums to {total!r}: a joint distribution sums to 1 within {_SUM_TOLERANCE:.0e}")
     return table / total
 
 
 def _outer(factors: Sequence[Array]) -> Array:
+    """The table of a product of distributions over the axes."""
     result = np.ones(())
     for factor in factors:
         result = np.multiply.outer(result, factor)
     return np.asarray(result)
 
 
-def _marginals(p: Any) -> Projection:
-    table = _table(p)
+def _marginals(table: Array) -> list[Array]:
     axes = range(table.ndim)
-    factors = tuple(frozen(table.sum(axis=tuple(b for b in axes if b != a))) for a in axes)
+    return [table.sum(axis=tuple(b for b in axes if b != a)) for a in axes]
+
+
+def product_of_marginals(p: Any) -> Projection:
+    """The M-projection of a table onto products."""
+    table = _table(p)
+    factors = tuple(map(frozen, _marginals(table)))
     value = information.kl(table.ravel(), _outer(factors).ravel(), mass="normalize")
-    estimate = Estimate(value, 1e-15 * (1.0 + value), table.size, "closed form")
+    estimate = Estimate(value, _ROUNDING * (1.0 + value), table.size, "closed form")
     return Projection(factors, estimate)
 
 
 def _is_minimum(table: Array, factors: Sequence[Array], shape: Any, offsets: Any, q: Array) -> bool:
-    """Whether the second variation is positive on all changes that keep each factor's sum.
+    """Whether the second variation of KL(q ‖ p) is positive on all changes that keep the sum of each factor.
 
-    In v_a = sqrt(q_a) u_a it is I - sqrt(q_a q_b) E[log p | a, b] off the diagonal blocks; directions along
-    sqrt(q_a) are taken out.
+    In the coordinates dq_a / sqrt(q_a) its diagonal blocks are I, the others are
+    -sqrt(q_a q_b) E_q[log p | a, b]; the directions sqrt(q_a), which change a sum, are projected out.
     """
     count = int(shape.sum())
     matrix = np.eye(count)
@@ -73,51 +99,50 @@ def _is_minimum(table: Array, factors: Sequence[Array], shape: Any, offsets: Any
             columns = slice(offsets[b], offsets[b] + shape[b])
             matrix[rows, columns] = -block
             matrix[columns, rows] = -block.T
-    return bool(np.linalg.eigvalsh(matrix)[0] > -1e-6)
+    return bool(np.linalg.eigvalsh(matrix)[0] > _LEAST_EIGENVALUE)
 
 
-def _table_starts(table: Array, starts: Any) -> list[list[Array]]:
+def _given_starts(starts: Any, shape: tuple[int, ...]) -> list[list[Array]]:
+    """The user's starts, each a list of probability vectors."""
+    given = []
+    try:
+        listed = [list(start) for start in starts]
+    except TypeError:
+        raise TypeError("starts must be a sequence of tuples of probability vectors") from None
+    for k, start in enumerate(listed):
+        factors = [np.array(float_array(f"starts[{k}][{a}]", f), dtype=float) for a, f in enumerate(start)]
+        if tuple(f.shape for f in factors) != tuple((n,) for n in shape):
+            raise ValueError(f"starts[{k}] must have one vector for each axis of p, of lengths {shape}")
+        for a, f in enumerate(factors):
+            if not ((f >= 0.0).all() and abs(f.sum() - 1.0) <= _SUM_TOLERANCE):
+                raise ValueError(f"starts[{k}][{a}] is not a probability vector: {f}")
+        given.append(factors)
+    if not given:
+        raise ValueError("starts is empty")
+    return given
+
+
+def _default_starts(table: Array) -> list[list[Array]]:
+    """The marginals, the uniform distribution, and distributions near the peaks of the table."""
     shape = table.shape
-    if starts is not None:
-        given = []
-        try:
-            listed = [list(start) for start in starts]
-        except TypeError:
-            raise TypeError("starts must be a sequence of tuples of probability vectors") from None
-        for k, start in enumerate(listed):
-            factors = [
-                np.array(float_array(f"starts[{k}][{a}]", f), dtype=float) for a, f in enumerate(start)
-            ]
-            if tuple(f.shape for f in factors) != tuple((n,) for n in shape):
-                raise ValueError(f"starts[{k}] must have one vector for each axis of p, of lengths {shape}")
-            for a, f in enumerate(factors):
-                if not ((f >= 0.0).all() and abs(f.sum() - 1.0) <= 1e-6):
-                    raise ValueError(f"starts[{k}][{a}] is not a probability vector: {f}")
-            given.append(factors)
-        if not given:
-            raise ValueError("starts is empty")
-        return given
-    axes = range(table.ndim)
-    result = [
-        [table.sum(axis=tuple(b for b in axes if b != a)) for a in axes],
-        [np.full(n, 1.0 / n) for n in shape],
-    ]
-    # Cells that no change of one coordinate improves: there mean field has its deterministic optima.
+    result = [_marginals(table), [np.full(n, 1.0 / n) for n in shape]]
+    # Cells that no change of one coordinate improves: near them are the optima that are almost deterministic.
     peak = np.ones(shape, dtype=bool)
-    for a in axes:
+    for a in range(table.ndim):
         peak &= table == table.max(axis=a, keepdims=True)
     cells = np.argwhere(peak)
-    for cell in cells[np.argsort(-table[peak], kind="stable")][:32]:
+    for cell in cells[np.argsort(-table[peak], kind="stable")][:_PEAKS]:
         result.append(
             [
-                np.where(np.arange(n) == c, 1.0 - 0.1 * (n > 1), 0.1 / max(n - 1, 1))
+                np.where(np.arange(n) == c, 1.0 - _OFF_PEAK * (n > 1), _OFF_PEAK / max(n - 1, 1))
                 for n, c in zip(shape, cell, strict=True)
             ]
         )
     return result
 
 
-def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
+def mean_field_optima(p: Any, starts: Any, rtol: float) -> Projection:
+    """The I-projection of a table onto products, with all minima that coordinate descent finds."""
     table = _table(p)
     zero = table == 0.0
     if zero.any():
@@ -129,23 +154,25 @@ def _mean_field(p: Any, starts: Any, rtol: float) -> Projection:
     shape = np.array(table.shape, np.int64)
     offsets = np.concatenate([[0], np.cumsum(shape)[:-1]]).astype(np.int64)
     index, values = np.empty(shape.size, np.int64), np.empty(int(shape.max()))
-    rounds = 10_000
-    trace = np.empty(rounds)
+    trace = np.empty(_ROUNDS)
     optima: list[Projection] = []
-    for start in _table_starts(table, starts):
+    for start in _default_starts(table) if starts is None else _given_starts(starts, table.shape):
         q = np.concatenate(start)
         _, used, change = kernels.projections.mean_field.mean_field(
-            log_p, shape, offsets, q, 1e-3 * rtol, rounds, index, values, trace
+            log_p, shape, offsets, q, _DESCENT_SHARE * rtol, _ROUNDS, index, values, trace
         )
         factors = tuple(frozen(q[o : o + n].copy()) for o, n in zip(offsets, shape, strict=True))
         if any(
-            all(np.abs(f - g).max() < 1e-6 for f, g in zip(factors, other.q, strict=True)) for other in optima
+            all(np.abs(f - g).max() < _SAME for f, g in zip(factors, other.q, strict=True))
+            for other in optima
         ):
             continue
         if not _is_minimum(log_p, factors, shape, offsets, q):
             continue
         value = information.kl(_outer(factors).ravel(), table.ravel(), mass="normalize")
-        estimate = Estimate(value, 1e-15 * (1.0 + value) + change * change, used * table.size, "closed form")
+        estimate = Estimate(
+            value, _ROUNDING * (1.0 + value) + change * change, used * table.size, "closed form"
+        )
         status = CONVERGED if change <= rtol else STEPS_EXHAUSTED
         optima.append(Projection(factors, estimate, change, status, used * table.size))
     if not optima:

@@ -1,4 +1,4 @@
-"""Projections: the member of a family that is closest to a distribution, in either direction of KL."""
+"""`m_projection` and `i_projection`: the member of a family that minimises KL(p ‖ q), or KL(q ‖ p)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
 from ..distributions.mixture import GaussianMixture
 from ..kernels.families.table import PROJECTION_CODES
 from .gaussian_optima import (
-    _gaussian_projection,
-    _grid_optima,
-    _match,
-    _matched_factor,
-    _mixture_optima,
-    _starts_of,
+    checked_starts,
+    gaussian_projection,
+    grid_optima,
+    kl_of_moment_match,
+    matched_factor,
+    mixture_optima,
 )
-from .product_optima import _marginals, _mean_field
+from .product_optima import mean_field_optima, product_of_marginals
 from .result import Projection
 
 
 def _family(value: Any, of_table: bool) -> str:
+    """`value`, if it is a family for this kind of p."""
     family = choice("family", value, (*PROJECTION_CODES, "product"))
     if (family == "product") != of_table:
         wanted = "a joint probability table (an array)" if family == "product" else "a distribution"
@@ -36,11 +37,12 @@ def _family(value: Any, of_table: bool) -> str:
 
 
 def _is_table(p: Any) -> bool:
+    """Whether p is no distribution, and so has to be a table of probabilities."""
     return not isinstance(p, Gaussian | GaussianMixture | Grid2D)
 
 
 def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projection:
-    r"""The member of a family that minimises KL(p ‖ q): it matches moments.
+    r"""The member of a family that minimises KL(p ‖ q): it matches the moments of p.
 
     .. math:: q^* = \arg\min_q \mathrm{KL}(p \,\|\, q)
 
@@ -56,14 +58,17 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
     Returns
     -------
     Projection
-        q has the mean of p and its covariance Σ, diag Σ, or tr Σ / D times the identity; for a table,
-        q is the tuple of its marginals, and the divergence is the total correlation (mutual information
-        for two axes).
+        q has the mean of p and its covariance Σ, diag Σ, or tr Σ / D times the identity; for a table, q is
+        the tuple of its marginals, and the divergence is the total correlation (for two axes the mutual
+        information). The divergence is in nats.
 
     Raises
     ------
+    TypeError
+        A p that is neither a distribution nor an array of real numbers.
     ValueError
-        An unknown family, or one that does not fit p; a table that is not a distribution.
+        An unknown family, or one for another kind of p; a table that is not a distribution; a covariance that
+        is singular.
 
     References
     ----------
@@ -88,20 +93,20 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
             p._log_weights, p._means, p._factors, 0, mean, factor
         ):
             q = Gaussian._from_factor(mean, factor)
-            return Projection(q, lambda: _match(p, q))
+            return Projection(q, lambda: kl_of_moment_match(p, q))
     name = _family(family, _is_table(p))
     if name == "product":
-        return _marginals(p)
+        return product_of_marginals(p)
     if isinstance(p, Gaussian) and name == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     try:
-        factor = _matched_factor(p.cov, name)  # type: ignore[union-attr]
+        factor = matched_factor(p.cov, name)  # type: ignore[union-attr]
     except np.linalg.LinAlgError:
         raise ValueError(
             f"the covariance of p is not positive definite: {p.cov.tolist()}"  # type: ignore[union-attr]
         ) from None
     matched = Gaussian._from_factor(np.array(p.mean), factor)  # type: ignore[union-attr]
-    return Projection(matched, lambda: _match(p, matched))
+    return Projection(matched, lambda: kl_of_moment_match(p, matched))
 
 
 def i_projection(
@@ -111,7 +116,7 @@ def i_projection(
     *,
     rtol: float = 1e-8,
 ) -> Projection:
-    r"""The member of a family that minimises KL(q ‖ p): it seeks a mode, and there may be several.
+    r"""The member of a family that minimises KL(q ‖ p): it fits a mode of p, and has several local optima.
 
     .. math:: q^* = \arg\min_q \mathrm{KL}(q \,\|\, p)
 
@@ -123,34 +128,37 @@ def i_projection(
     family : {"full", "diag", "isotropic", "product"}, optional
         As in `m_projection`.
     starts : sequence of Gaussian (of tuples of factors, for tables), optional
-        Where to start. Default: the components, the modes, the moment match and the merged pairs of
-        components; the peaks and the moment match of a grid; the marginals, the uniform distribution and
-        the peaks of a table.
+        Where the descents start. Default, for a mixture: its components, its modes, the moment match and
+        merged pairs of components; for a grid: its peaks and the moment match; for a table: its marginals,
+        the uniform distribution and its peaks.
     rtol : float, optional
-        How well the divergence and the parameters (in units of q's own spread) are to be known.
+        Error wanted: of the divergence, relative, and of the parameters, in units of q's own spread.
 
     Returns
     -------
     Projection
-        The best optimum; `optima` has all that were found, each with its divergence, error and gradient
-        norm. For a mixture the error is a bound; for a grid the sum over it is minimised and `kl_estimate`
-        says what it is worth.
+        The best optimum; `optima` has all that were found, each with its divergence in nats, error and
+        gradient norm. For a mixture the error is a bound; for a grid the sum over it is minimised, and the
+        divergence and its error are those of `kl_estimate`.
 
     Raises
     ------
+    TypeError
+        A p that is neither a distribution nor an array of real numbers; starts of another kind.
     ValueError
-        An unknown family, or one that does not fit p; mixtures in more than three dimensions; a density that
-        is zero somewhere on its grid or table, where no Gaussian or product can follow it.
+        An unknown family, or one for another kind of p; mixtures in more than three dimensions; a density
+        that is zero somewhere on its grid or table, so that the divergence is infinite for every q.
 
     Notes
     -----
     Damped Newton steps on E_q[log q - log p], whose derivatives in mean and factor are expectations of
-    log q - log p times Hermite polynomials (Stein's identity). In the plane, where two components of p matter
-    for q, these are sums along a contour in the complex plane: by the Mellin transform of log(1 + x) they are
-    integrals over powers of the components' ratio, whose expectations are known. Otherwise they are taken by
-    the trapezoid rule in coordinates whitened on q; its lattice is rotated to the sharpest direction and
-    halved until the optimum holds. Only minima are kept: their Hessian is positive definite. Tables:
-    coordinate ascent, where each update is the exact minimum over one factor, so that the divergence falls.
+    log q - log p times Hermite polynomials (Stein's identity). In two dimensions, where two components of p
+    matter for q, the expectations are integrals along a contour in the complex plane: the Mellin transform of
+    log(1 + x) turns them into expectations of powers of the components' ratio, which have a closed form.
+    Otherwise they are taken by the trapezoid rule in coordinates whitened on q, with the lattice rotated to
+    the sharpest direction and its step halved until two successive optima agree. Only strict minima are kept,
+    whose Hessian is positive definite. Tables: coordinate descent, whose updates are the exact minimum over
+    one factor.
 
     References
     ----------
@@ -170,18 +178,18 @@ def i_projection(
     name = _family(family, _is_table(p))
     wanted = tolerance(rtol)
     if name == "product":
-        return _mean_field(p, starts, wanted)
+        return mean_field_optima(p, starts, wanted)
     if starts is not None and not isinstance(p, Grid2D | GaussianMixture):
-        _starts_of(starts, p.dim)  # type: ignore[union-attr]
+        checked_starts(starts, p.dim)  # type: ignore[union-attr]
     if isinstance(p, Gaussian):
-        return _gaussian_projection(p, name)
+        return gaussian_projection(p, name)
     if isinstance(p, Grid2D):
-        return _grid_optima(p, PROJECTION_CODES[name], starts, wanted)
+        return grid_optima(p, PROJECTION_CODES[name], starts, wanted)
     assert isinstance(p, GaussianMixture)
     if p.dim > QUADRATURE_DIM:
         if p._weights.size == 1:
-            return _gaussian_projection(p.components[0], name)
+            return gaussian_projection(p.components[0], name)
         raise ValueError(
             f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}"
         )
-    return _mixture_optima(p, PROJECTION_CODES[name], starts, wanted)
+    return mixture_optima(p, PROJECTION_CODES[name], starts, wanted)

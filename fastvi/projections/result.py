@@ -1,4 +1,4 @@
-"""Result of a projection."""
+"""The result of a projection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..kernels.statuses import CONVERGED
 
 
 class Projection(Immutable):
-    """The closest member of a family, and how close it is.
+    """The closest member of a family, its divergence, and the other local optima.
 
     Attributes
     ----------
@@ -27,12 +27,14 @@ class Projection(Immutable):
         Length of the gradient at q, in the metric of Fisher's information; 0 for closed forms.
     optima : tuple of Projection
         Every local optimum that was found, best first. The first is this one.
+    estimate : Estimate
+        The divergence with its error.
     converged : bool
-        Whether q and kl are as good as they were asked to be.
+        Whether q and kl have the accuracy that was asked for.
     status : str
-        The same in words.
+        How the projection ended, in words.
     evaluations : int
-        Nodes of the quadrature, for all optima together: points, or places on a contour.
+        Nodes of the quadrature, in the plane or on a contour; for a mixture those of all optima together.
 
     Examples
     --------
@@ -69,7 +71,7 @@ class Projection(Immutable):
         fill(self, "_others", tuple(others))
 
     def _with(self, others: Sequence[Projection]) -> Projection:
-        """The same, as the best of several optima."""
+        """The same projection, as the best of several optima."""
         return Projection(
             self.q, self._divergence, self.gradient_norm, self._status, self.evaluations, others
         )
@@ -80,17 +82,17 @@ class Projection(Immutable):
 
     @property
     def converged(self) -> bool:
-        """Whether q and kl are as good as they were asked to be."""
+        """Whether q and kl have the accuracy that was asked for."""
         return bool(self._status == CONVERGED)
 
     @property
     def status(self) -> str:
-        """The same in words."""
+        """How the projection ended, in words."""
         return PROJECTION_WORDS[self._status]
 
     @property
     def estimate(self) -> Estimate:
-        """The divergence with its error; of an M-projection it is computed when it is first asked for."""
+        """The divergence with its error; of an M-projection it is computed at the first access."""
         given = self._divergence
         if not isinstance(given, Estimate):
             estimate = Estimate(*given) if isinstance(given, tuple) else given()

@@ -11,8 +11,7 @@ import math
 
 from ..compiler import kernel
 from ..numerics.elementary import exp
-
-REAL, LOWER, UPPER, INTERVAL, SIMPLEX = 0, 1, 2, 3, 4
+from .kinds import INTERVAL, LOWER, REAL, UPPER
 
 #: exp of this is still finite.
 LARGEST_EXPONENT = 709.0

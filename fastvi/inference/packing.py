@@ -1,0 +1,123 @@
+"""Data of a model as kernels read it: a row of 64-bit words, for one data set or for each of many.
+
+A number is one word: the bits of a float, or the integer itself. An array is its address, then its shape. The
+kernels unpack the row by the numba types of the data (`kernels.models.packing`), so data of the same types
+compile nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+#: Rows of words.
+Table = NDArray[np.int64]
+
+
+def _typed(name: str, value: Any) -> tuple[Any, Any]:
+    """One item of data as (numba type, array or number)."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill or drop the masked entries first")
+    if isinstance(value, bool | np.bool_):
+        return types.boolean, bool(value)
+    if isinstance(value, int | np.integer):
+        return types.int64, int(value)
+    if isinstance(value, float | np.floating):
+        return types.float64, float(value)
+    if isinstance(value, list | tuple):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        if value.ndim == 0:
+            return _typed(name, value.item())
+        if value.size == 0:
+            raise ValueError(f"{name} is empty: its shape is {value.shape}")
+        array = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
+        if not array.flags.aligned:
+            array = array.copy()
+        return types.Array(numba.from_dtype(array.dtype), array.ndim, "C"), array
+    raise TypeError(
+        f"{name} must be a real number or a non-empty numeric array, not {type(value).__name__}"
+        + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
+    )
+
+
+def pack(data: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], Table]:
+    """(numba types, values, words) of one data set; the words point into the values, which must be kept."""
+    kinds, values, words = [], [], []
+    for k, item in enumerate(data):
+        kind, value = _typed(f"data[{k}]", item)
+        kinds.append(kind)
+        values.append(value)
+        if isinstance(kind, types.Array):
+            words += [value.ctypes.data, *value.shape]
+        elif kind is types.float64:
+            words.append(int(np.float64(value).view(np.int64)))
+        else:
+            words.append(int(value))
+    # Without data there is one unused word, so that the row has an address.
+    return tuple(kinds), tuple(values), np.array(words or [0], np.int64)
+
+
+def pack_tuples(
+    kinds: tuple[Any, ...], blank: Table, datasets: Sequence[Any]
+) -> tuple[Table, list[Any], list[int]]:
+    """(table, values to keep, indices of the empty data sets) of a sequence of tuples of data.
+
+    A data set with an empty array gets the row `blank`.
+    """
+    rows, kept, empty = [], [], []
+    for n, data in enumerate(datasets):
+        if not isinstance(data, tuple):
+            raise TypeError(f"datasets[{n}] must be a tuple of data, not {type(data).__name__}")
+        if any(isinstance(item, np.ndarray | list) and np.size(item) == 0 for item in data):
+            empty.append(n)
+            rows.append(blank)
+            continue
+        try:
+            found, values, words = pack(data)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"datasets[{n}]: {error}") from None
+        if found != kinds:
+            raise TypeError(f"datasets[{n}] must have the types of the model's data {kinds}, not {found}")
+        rows.append(words)
+        kept.append(values)
+    return (np.stack(rows) if rows else np.zeros((0, blank.size), np.int64)), kept, empty
+
+
+def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Table, list[Any]]:
+    """(table, values to keep) of a tuple of arrays whose leading axis is the data set."""
+    arrays = [np.asarray(a) for a in datasets]
+    if len(arrays) != len(kinds):
+        raise ValueError(
+            f"datasets must have {len(kinds)} arrays, one for each item of data, not {len(arrays)}"
+        )
+    lengths = {a.shape[0] if a.ndim else -1 for a in arrays}
+    if len(lengths) != 1 or -1 in lengths:
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        raise ValueError(f"datasets must be arrays with one leading batch axis, not of shapes {shapes}")
+    (count,) = lengths
+    columns: list[Table] = []
+    kept = []
+    for k, (array, kind) in enumerate(zip(arrays, kinds, strict=True)):
+        item = kind.dtype if isinstance(kind, types.Array) else kind
+        ndim = kind.ndim if isinstance(kind, types.Array) else 0
+        if array.ndim != ndim + 1 or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"datasets[{k}] must have {ndim + 1} axes and numbers, as data[{k}] is {kind}, "
+                f"not shape {array.shape} and dtype {array.dtype}"
+            )
+        values = np.ascontiguousarray(array, dtype=np.dtype("bool" if item is types.boolean else str(item)))
+        kept.append(values)
+        if ndim == 0:
+            columns.append(values.view(np.int64) if item is types.float64 else values.astype(np.int64))
+            continue
+        stride = values.strides[0] if count else 0
+        columns.append(values.ctypes.data + np.arange(count, dtype=np.int64) * stride)
+        columns += [np.full(count, extent, np.int64) for extent in values.shape[1:]]
+    table = np.column_stack(columns) if columns else np.zeros((count, 1), np.int64)
+    return np.ascontiguousarray(table, dtype=np.int64), kept
