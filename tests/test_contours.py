@@ -7,6 +7,7 @@ import pytest
 from mpmath import mp
 
 import fastvi as fv
+from fastvi.kernels.borrowing import named
 from fastvi.kernels.densities import gaussians, mixtures
 from fastvi.kernels.quadrature import contours, lattice_rows, mixture_kl
 from fastvi.kernels.quadrature import moments as moments_
@@ -42,7 +43,9 @@ def in_frame(p, q):
     """The coefficients of p in the frame of q, and log q at its mean."""
     coefficients, dim = np.empty((p.weights.size, 13)), q.dim
     triple = np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
-    mixtures.see(mixtures.Mixture(*triple), np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6))
+    mixtures.write_coefficients(
+        mixtures.Mixture(*triple), np.array(q.mean), np.array(q.cholesky), coefficients, np.empty(6)
+    )
     return coefficients, -np.log(np.diag(q.cholesky)).sum() - 0.5 * dim * gaussians.LOG_2PI
 
 
@@ -158,7 +161,7 @@ def test_expectations_of_a_mixture(form):
     far = fv.GaussianMixture(
         [*(0.9 * p.weights), 0.1], [*p.means, [300.0, 0.0]], [*p.covs, [[1.0, 0.0], [0.0, 1.0]]]
     )
-    steps, shift, work = np.full(3, 0.2), np.zeros(3), moments_.workspace(3, 2)
+    steps, shift, work = np.full(3, 0.2), np.zeros(3), named(moments_.Workspace, moments_.workspace(3))
     for mixture in (p, far):
         coefficients, own = in_frame(mixture, q)
         moments, wanted = np.empty((2, moments_.MOMENTS))

@@ -15,8 +15,9 @@ from mpmath import mp, mpf
 from numba import njit
 
 import fastvi as fv
+from fastvi.kernels.borrowing import named
 from fastvi.kernels.densities import gaussians, grids, mixtures
-from fastvi.kernels.numerics import elementary
+from fastvi.kernels.numerics import elementary, matrices
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.projections import grid_projections, mixture_projections, optimum
 from fastvi.kernels.quadrature import lattice as lattice_
@@ -624,7 +625,7 @@ def powers(points):
 
 def in_frame(p, mean, factor, form=lambda f: f):
     coefficients = np.zeros((len(p.weights), 13))
-    form(mixtures.see)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(mixtures.Mixture(*arrays(p)), mean, factor, coefficients, np.empty(3))
     return coefficients
 
 
@@ -642,7 +643,7 @@ def test_moments(form, dim):
     shift[dim - 1] = 0.5
     constant = -np.log(np.diag(factor)).sum() - 0.5 * dim * math.log(2.0 * math.pi)
     moments, coefficients = np.empty(moments_.MOMENTS), in_frame(p, mean, factor)
-    space = moments_.workspace(3, dim)
+    space = named(moments_.Workspace, moments_.workspace(3))
     count = form(moments_.integrate_nodes)(coefficients, constant, dim, steps, shift, radius, space, moments)
     points, weights = enumerated(steps, shift, radius, dim, lambda f: f)
     assert count == len(points)
@@ -653,13 +654,13 @@ def test_moments(form, dim):
     for (a, b, c), power in powers(points).items():
         wanted[a + 5 * b + 25 * c] = terms @ power
     np.testing.assert_allclose(moments, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
-    value, count = form(moments_.integrate_difference)(
+    value, count = form(moments_.integrate_value)(
         in_frame(q, mean, factor), coefficients, dim, steps, shift, radius, space
     )
     assert count == len(points)
     difference = log_mixture(z, *arrays(q)) - log_mixture(z, *arrays(p))
     assert value == pytest.approx(weights @ difference, rel=1e-13)
-    value, _ = form(moments_.integrate_difference)(
+    value, _ = form(moments_.integrate_value)(
         coefficients, coefficients[:0], dim, steps, shift, radius, space
     )
     assert value == pytest.approx(weights @ log_mixture(z, *arrays(p)), rel=1e-13)
@@ -678,10 +679,12 @@ def test_moments_by_rows(form, dim, components):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
-    work = moments_.workspace(components, dim)
-    assert form(lattice_rows.fits)(coefficients, steps, radius, work.by_rows.polynomials) == components
+    work = named(moments_.Workspace, moments_.workspace(components))
+    assert (
+        form(lattice_rows.usable_ratios)(coefficients, steps, radius, work.by_rows.polynomials) == components
+    )
     moments, wanted = np.empty((2, moments_.MOMENTS))
-    count = form(moments_.integrate_own)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+    count = form(moments_.integrate_moments)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
     nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
     # Of one Gaussian everything is known; rows are filled up to sixteen.
     assert count < 2 * nodes if components > 1 else count == 0
@@ -694,7 +697,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
     """Whether by rows or not: it is the same to rounding, and nothing overflows."""
     rng = np.random.default_rng(int(size))
     ways = set()
-    work = moments_.workspace(3, dim)
+    work = named(moments_.Workspace, moments_.workspace(3))
     steps, shift, radius = wide_lattice(dim)
     for _ in range(30):
         coefficients = np.zeros((3, 13))
@@ -703,9 +706,9 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
         for k in range(3):
             matrix = 0.5 * rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
-        ways.add(lattice_rows.fits(coefficients, steps, radius, work.by_rows.polynomials) > 0)
+        ways.add(lattice_rows.usable_ratios(coefficients, steps, radius, work.by_rows.polynomials) > 0)
         moments, wanted = np.empty((2, moments_.MOMENTS))
-        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, moments)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, moments)
         moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
     assert True in ways
@@ -716,7 +719,7 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
 def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
     """And not much less: in a small ball it is seen."""
-    work, seen, count, nodes = moments_.workspace(3, dim), 0.0, 0, 0
+    work, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3)), 0.0, 0, 0
     _, shift, large = wide_lattice(dim)
     steps = np.array([0.1, 0.6, 0.7])
     few, all_ = np.empty((2, moments_.MOMENTS))
@@ -726,11 +729,11 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
         weights, scale = [0.6, 0.4 - 1e-6, 1e-6], np.array([1.0, 1.0, 1.0 + 99.0 * (seed % 3 == 0)])
         p = fv.GaussianMixture(weights, p.means, scale[:, None, None] * p.covs)
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
-        if lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 0:
+        if lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 0:
             continue
-        moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
         for radius in (3.0, 4.5):
-            count += moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+            count += moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
             nodes += lattice_.size(steps, radius, dim)
             outside = refinement.tail(coefficients[:0], coefficients, dim, radius)
             bound = outside + lattice_rows.left_out(3, dim, radius)
@@ -748,12 +751,12 @@ def test_the_tail_holds_for_what_the_rows_sum(dim):
     coefficients[:, 0] = -1.0, -2.0
     coefficients[0, 4:].reshape(3, 3)[:dim, :dim] = 1.35 * np.eye(dim)
     coefficients[1, 4:].reshape(3, 3)[:dim, :dim] = 0.1 * np.eye(dim)
-    work, (_, shift, large) = moments_.workspace(3, dim), wide_lattice(dim)
+    work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3)), wide_lattice(dim)
     few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
-    assert lattice_rows.fits(coefficients, steps, large, work.by_rows.polynomials) == 2
-    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, large, work, all_)
-    moments_.integrate_own(coefficients, 0.7, dim, steps, shift, radius, work, few)
+    assert lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 2
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
     assert 0.0 < few[0] - all_[0] <= refinement.tail(coefficients[:0], coefficients, dim, radius)
 
 
@@ -838,7 +841,7 @@ def test_eigenvectors(form, dim, seed):
     symmetric = (rotation * spectrum) @ rotation.T
     symmetric = 0.5 * (symmetric + symmetric.T)
     matrix, vectors = symmetric.copy(), np.empty((dim, dim))
-    form(rotation_._diagonalise)(matrix, vectors, dim)
+    form(matrices.diagonalise)(matrix, vectors, dim, rotation_.DIAGONAL, rotation_.SWEEPS, True)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-14)
     rotated = vectors.T @ symmetric @ vectors
     np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
@@ -856,9 +859,13 @@ def test_what_is_left_out_is_bounded(form):
         means = np.array([[0.0], [mean]])
         given = np.array([0.0, log_weight]), means, np.array([[[1.2]], [[sd]]])
         coefficients = np.zeros((2, 13))
-        mixtures.see(mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3))
+        mixtures.write_coefficients(
+            mixtures.Mixture(*given), np.zeros(1), np.eye(1), coefficients, np.empty(3)
+        )
         before = coefficients.copy()
-        bound = form(refinement.leave_out)(coefficients, 1, moments_.workspace(2, 1))
+        bound = form(refinement.drop_negligible)(
+            coefficients, 1, named(moments_.Workspace, moments_.workspace(2))
+        )
         dropped = coefficients[:, 0] == mixtures.DROPPED
         assert not dropped[0]
         if not dropped[1]:
@@ -886,7 +893,7 @@ def test_climbing_ends_at_a_mode(form, dim, seed):
         z, gradient = triple[1][k].copy(), np.empty(dim)
         curvature, precision = np.empty((dim, dim)), np.empty((dim, dim))
         before = log_mixture(z[None], *triple)[0]
-        assert form(mixtures.climb)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
+        assert form(mixtures.find_mode)(*triple, z, gradient, curvature, precision, np.empty(2 * dim))
         assert log_mixture(z[None], *triple)[0] >= before
         step = 1e-4
         unit = np.eye(dim) * step
@@ -962,7 +969,7 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
     factors = np.stack([random_factor(rng, dim) for _ in range(3)])
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients = np.zeros((3, 13))
-    form(mixtures.see)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
+    form(mixtures.write_coefficients)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
     (x, y), z = 3.0 * rng.standard_normal((2, 40)), 0.7
     top, total = np.empty(40), np.empty(40)
     form(mixtures.log_terms)(coefficients, dim, x, y, z, top, total)
@@ -985,7 +992,7 @@ def test_rotating_changes_no_density(form, dim):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
-    work = moments_.workspace(3, dim)
+    work = named(moments_.Workspace, moments_.workspace(3))
     form(rotation_.rotate)(first, second, dim, factor, work)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):

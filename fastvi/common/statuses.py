@@ -28,6 +28,18 @@ EM_WORDS = {
     _numbers.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
 }
 
+#: Projections.
+PROJECTION_WORDS = {
+    _numbers.CONVERGED: "converged",
+    _numbers.STEPS_EXHAUSTED: "Newton's steps did not become small",
+    _numbers.UNRESOLVED: (
+        "the quadrature would need too many nodes: the divergence is only known between bounds"
+    ),
+    _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
+    _numbers.NOT_FINITE: "no finite value",
+    _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
+}
+
 #: Variational EM for a model's theta.
 ROUNDS_EXHAUSTED = "the rounds were used up before theta stood still"
 NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enough"

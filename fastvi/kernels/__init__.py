@@ -59,7 +59,7 @@ densities
 families
     The families of Gaussians that q is chosen from.
 quadrature
-    Expectations under a Gaussian by lattices and by contour integrals.
+    Expectations under a Gaussian: trapezoid rule on a lattice, and contour integrals.
 optimizers
     Optimizers: Newton steps, L-BFGS.
 models

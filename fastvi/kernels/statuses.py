@@ -15,9 +15,14 @@ CONVERGED = FINE  #: the same, of an iteration
 STEPS_EXHAUSTED = 1
 UNRESOLVED = 2  #: the quadrature does not reach the accuracy
 NOT_A_MAXIMUM = 3  #: the Hessian is not negative definite
+NOT_A_MINIMUM = NOT_A_MAXIMUM  #: the same of a function to minimise: its Hessian is not positive definite
 STUCK = 4  #: no step raises the ELBO
 OVERFITTED = 5  #: fresh draws find less than the fixed ones promise
 UNBOUNDED = 6  #: q spreads or moves off without end: the posterior is improper
+
+# Projections.
+NOT_FINITE = 7  #: a divergence has no finite value
+COARSE_GRID = 8  #: the grid of p does not reach the accuracy
 
 #: A data set of a batch has an empty array: nothing was computed.
 EMPTY = 9

@@ -17,7 +17,8 @@ from ..distributions.integrals import EPSILON, QUADRATURE_DIM, Estimate, roundin
 from ..distributions.kl_and_entropy import entropy_estimate, kl_estimate
 from ..distributions.mixture import GaussianMixture
 from ..kernels.families.table import PROJECTION_CODES
-from .result import _COARSE, Projection
+from ..kernels.statuses import COARSE_GRID, CONVERGED
+from .result import Projection
 
 #: Peaks of a grid that are taken as starts: the highest.
 _PEAKS = 16
@@ -177,7 +178,8 @@ def grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
         q = Gaussian._from_factor(mean.copy(), factor.copy())
         estimate = kl_estimate(q, p)
         good = estimate.error <= max(rtol * estimate.value, _GRID_ERROR)
-        optima.append(Projection(q, estimate, gradient_norm, 0 if good else _COARSE, int(evaluations)))
+        status = CONVERGED if good else COARSE_GRID
+        optima.append(Projection(q, estimate, gradient_norm, status, int(evaluations)))
     return optima[0]._with(optima[1:])
 
 

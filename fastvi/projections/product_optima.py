@@ -15,6 +15,7 @@ from ..common.validation import float_array
 from ..common.values import Array
 from ..discrete import information
 from ..distributions.integrals import Estimate
+from ..kernels.statuses import CONVERGED, STEPS_EXHAUSTED
 from .result import Projection
 
 #: How far the sum of a table or of a factor may be from one.
@@ -172,7 +173,8 @@ def mean_field_optima(p: Any, starts: Any, rtol: float) -> Projection:
         estimate = Estimate(
             value, _ROUNDING * (1.0 + value) + change * change, used * table.size, "closed form"
         )
-        optima.append(Projection(factors, estimate, change, 0 if change <= rtol else 1, used * table.size))
+        status = CONVERGED if change <= rtol else STEPS_EXHAUSTED
+        optima.append(Projection(factors, estimate, change, status, used * table.size))
     if not optima:
         raise ValueError(
             "mean field found no minimum: every start ended in a saddle point; give other starts"

@@ -6,19 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..common.immutable import Immutable, frozen
+from ..common.statuses import PROJECTION_WORDS
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-
-#: What became of an I-projection, by the kernels' status; the last is this module's own.
-_COARSE = 8
-_STATUS = {
-    0: "converged",
-    1: "Newton's steps did not become small",
-    2: "the quadrature would need too many nodes: the divergence is only known between bounds",
-    3: "not a strict minimum: the Hessian is not positive definite",
-    7: "no finite value",
-    _COARSE: "the grid is too coarse, or cut off too near, to know the divergence so well",
-}
+from ..kernels.statuses import CONVERGED
 
 
 class Projection(Immutable):
@@ -67,7 +58,7 @@ class Projection(Immutable):
         q: Any,
         divergence: Estimate | tuple[float, float, int] | Callable[[], Estimate],
         gradient_norm: float = 0.0,
-        status: int = 0,
+        status: int = CONVERGED,
         evaluations: int = 0,
         others: Sequence[Projection] = (),
     ) -> None:
@@ -92,12 +83,12 @@ class Projection(Immutable):
     @property
     def converged(self) -> bool:
         """Whether q and kl have the accuracy that was asked for."""
-        return self._status == 0
+        return bool(self._status == CONVERGED)
 
     @property
     def status(self) -> str:
         """How the projection ended, in words."""
-        return _STATUS[self._status]
+        return PROJECTION_WORDS[self._status]
 
     @property
     def estimate(self) -> Estimate:

@@ -1,4 +1,7 @@
-"""Bounds of the entropy and the KL divergence of Gaussian mixtures, from pairs of components."""
+"""Bounds of the entropy and the KL divergence of Gaussian mixtures, from pairs of components.
+
+For `fastvi.entropy_bounds` and `fastvi.kl_bounds`, in any dimension.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from ..numerics.matrices import half_log_det
 from .gaussians import LOG_2PI, bhattacharyya, gaussian_kl, log_overlap
 from .mixtures import Mixture
 
+#: Largest error of the mass of phi in `matched_bound`: below it the bound is that of a distribution.
+MASS_ERROR = 1e-9
+
 
 @kernel
 def _add_log(top, total, value):
-    """Streaming log-sum-exp: (top, total) with exp(value) added."""
+    """Streaming log-sum-exp: add exp(value) to exp(top) total."""
     if value > top:
         return value, total * math.exp(top - value) + 1.0
     return top, (total + math.exp(value - top) if value > -math.inf else total)
@@ -36,9 +42,10 @@ def _gaussian_entropy(chol):
 
 @exported
 def entropy_bounds(log_weights, means, chols, values, matrix, space):
-    """(lower, upper) for the entropy of a mixture, Kolchinsky & Tracey 2017, eq. 10 with Chernoff 1/2 and KL.
+    """(lower, upper) bound of the entropy of a mixture.
 
-    `values` has 2 K numbers, `matrix` is (D, D), `space` has 2 D numbers: scratch.
+    Kolchinsky & Tracey 2017, eq. 10, with the Bhattacharyya distance and with the KL divergence. Scratch
+    space: `values` (2 K), `matrix` (D, D), `space` (2 D).
     """
     components = log_weights.size
     lower, upper = 0.0, 0.0
@@ -58,9 +65,9 @@ def entropy_bounds(log_weights, means, chols, values, matrix, space):
 
 @exported
 def kl_bounds(p, q, values, matrix, space):
-    """(lower, upper) for KL(p ‖ q) of two mixtures, from pairs of components; see `fastvi.kl_bounds`.
+    """(lower, upper) bound of KL(p ‖ q) of two mixtures, from pairs of components; see `fastvi.kl_bounds`.
 
-    `values` has 2 max(K_p, K_q) numbers, `matrix` is (D, D), `space` has 2 D numbers: scratch.
+    Scratch space: `values` (2 max(K_p, K_q)), `matrix` (D, D), `space` (2 D).
     """
     log_weights, means, chols = p
     p = Mixture(log_weights, means, chols)
@@ -80,7 +87,7 @@ def kl_bounds(p, q, values, matrix, space):
         for b in range(q.log_weights.size):
             overlaps[b], _ = log_overlap(mean, chol, q.means[b], q.chols[b], 1.0, matrix, space)
             distances[b] = -gaussian_kl(mean, chol, q.means[b], q.chols[b], space)
-        # E_a[log q] is at most log of the overlap (Jensen), and at least this (variational).
+        # E_a[log q] is at most the log of the overlap (Jensen), at least the variational bound from the KLs.
         cross_most += weight * _log_mean(q.log_weights, overlaps)
         cross_least += weight * (_log_mean(q.log_weights, distances) - _gaussian_entropy(chol))
         own = values[: p.log_weights.size]
@@ -127,11 +134,11 @@ def matched_bound(p, q, phi, psi, costs, rounds):
                 row += phi[a, b]
             for b in range(n):
                 phi[a, b] = math.exp(log_p[a]) * phi[a, b] / row if row > 0.0 else 0.0
-    # With the last psi fixed phi is optimal: the bound needs masses that still add up.
+    # With the last psi fixed phi is optimal. The bound holds only where the masses of phi sum to one.
     total, mass_p = 0.0, 0.0
     for a in range(m):
         for b in range(n):
             if phi[a, b] > 0.0:
                 total += phi[a, b] * (math.log(phi[a, b] / psi[a, b]) + costs[a, b])
                 mass_p += phi[a, b]
-    return total if abs(mass_p - 1.0) < 1e-9 else math.inf
+    return total if abs(mass_p - 1.0) < MASS_ERROR else math.inf

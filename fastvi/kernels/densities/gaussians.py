@@ -1,6 +1,7 @@
-"""Gaussians, given by their means and lower Cholesky factors, in any dimension.
+"""Densities and KL divergences of Gaussians in any dimension, given by means and lower Cholesky factors.
 
-`space` is scratch space: at least 2 D numbers. Nothing is checked: a factor has a positive diagonal.
+Used by mixtures, projections and fits. `space` is scratch space of at least 2 D numbers. Nothing is checked:
+a factor has a positive diagonal.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, space):
     """KL(p ‖ q) of two Gaussians, to full relative accuracy also for p near q.
 
     With A = chol_q^-1 chol_p and d = chol_q^-1 (mean_p - mean_q) it is half the sum of all d_i**2, of
-    A_ij**2 below the diagonal, and of A_ii**2 - 1 - log A_ii**2 on it. A - I comes from chol_p - chol_q.
+    A_ij**2 below the diagonal, and of A_ii**2 - 1 - log A_ii**2 on it. A - I = chol_q^-1 (chol_p - chol_q).
 
     Parameters
     ----------
@@ -129,9 +130,9 @@ def log_overlap(mean_p, chol_p, mean_q, chol_q, scale, matrix, space):
 
 @kernel
 def bhattacharyya(mean_p, chol_p, mean_q, chol_q, matrix, space):
-    """-log of the integral of sqrt(p q)."""
+    """The Bhattacharyya distance, -log of the integral of sqrt(p q)."""
     n = mean_p.size
     log_value, half = log_overlap(mean_p, chol_p, mean_q, chol_q, 0.5, matrix, space)
-    # log N = -distance**2 / 2 - half - n log(2 pi) / 2, of which a quarter of the distance is wanted.
+    # log_value = -distance**2 / 2 - half - n log(2 pi) / 2, of which a quarter of the distance is wanted.
     quarter = -0.25 * (log_value + half + 0.5 * n * LOG_2PI)
     return quarter + half - 0.5 * (half_log_det(chol_p) + half_log_det(chol_q))

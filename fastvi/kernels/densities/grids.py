@@ -1,4 +1,7 @@
-"""Densities tabulated on a rectangular grid: trapezoid weights, moments, peaks."""
+"""Densities tabulated on a rectangular grid: trapezoid weights, moments, peaks.
+
+For `fastvi.Grid2D` and the starts of its projections.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ..numerics.matrices import copy_vector
 
 @exported
 def trapezoid(points, out):
-    """Write the weights of the trapezoid rule."""
+    """Write the weights of the trapezoid rule on increasing points."""
     n = points.size
     for i in range(n):
         low = points[i] - points[i - 1] if i > 0 else 0.0
@@ -42,12 +45,12 @@ def _row(y, b, log_p, top):
 
 @exported
 def summary(x, y, a, b, log_p, mean, cov):
-    """Write mean and covariance; (log of the integral, entropy of the normalised density)."""
+    """Write the mean and the covariance; (log of the integral, entropy of the normalised density)."""
     top = -math.inf
     for i in range(x.size):
         for j in range(y.size):
             top = max(top, log_p[i, j])
-    # Moments about the middle of the grid, to lose no digits far from the origin.
+    # Moments about the centre of the grid: those about the origin lose digits far from it.
     cx, cy = 0.5 * (x[0] + x[-1]), 0.5 * (y[0] + y[-1])
     shifted = np.empty(y.size)
     for j in range(y.size):
@@ -74,14 +77,14 @@ def summary(x, y, a, b, log_p, mean, cov):
 
 @exported
 def peaks(x, y, log_p, means, most):
-    """Write the highest local maxima of the table, at most so many rows; their number."""
+    """Write the highest local maxima, at most `most`, as rows (x, y, log p) of `means`; their number."""
     count = 0
     for i in range(x.size):
         for j in range(y.size):
             value = log_p[i, j]
             if value == -math.inf or not _is_peak(log_p, i, j):
                 continue
-            # Insertion by height: means[:, 2] holds it.
+            # Insertion sort by log p, the highest first.
             place = count
             while place > 0 and means[place - 1, 2] < value:
                 place -= 1
@@ -98,7 +101,7 @@ def peaks(x, y, log_p, means, most):
 def _is_peak(log_p, i, j):
     for k in range(max(i - 1, 0), min(i + 2, log_p.shape[0])):
         for m in range(max(j - 1, 0), min(j + 2, log_p.shape[1])):
-            # Of equal neighbours the first is the peak.
+            # Of equal neighbours the first is the local maximum.
             if log_p[k, m] > log_p[i, j] or (log_p[k, m] == log_p[i, j] and (k < i or (k == i and m < j))):
                 return False
     return True

@@ -1,7 +1,8 @@
 """Gaussian mixtures, given by log weights (K), means (K, D) and lower Cholesky factors (K, D, D).
 
-For quadrature the mixture is seen in a frame: z = mean + factor xi, D <= 3. There component k has the log
-density ``c - |B xi + b|**2 / 2``, and a row of `coefficients` holds c, b (3) and B (9).
+Densities, moments and modes; used by distributions and projections. For quadrature the mixture is given by
+its coefficients in a frame z = mean + factor xi, D <= 3: there component k has the log density ``c - |B xi +
+b|**2 / 2``, and a row of `coefficients` holds c, b (3) and B (9).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from ..numerics.elementary import decay, log
 from ..numerics.matrices import cholesky, clear_matrix, clear_vector, half_log_det, solve_lower, solve_upper
 from .gaussians import LOG_2PI
 
-#: The constant of a component that is left out.
+#: The constant c of a component that is dropped.
 DROPPED = -1e300
 
-#: Mean shifts on the way to a mode, and the square of the last one's length in units of the spread there.
+#: Most mean shifts to a mode, and the squared length of the last one in units of the standard deviation
+#: there.
 MOST_SHIFTS, LAST_SHIFT = 100, 1e-8
 
 
@@ -105,14 +107,14 @@ def mixture_logpdf_many(points, log_weights, means, chols, space, out):
 
 
 @kernel
-def see(mixture, mean, factor, coefficients, space):
+def write_coefficients(mixture, mean, factor, coefficients, space):
     """Write the coefficients of a `Mixture` in the frame (mean, factor); `space` has D numbers."""
     log_weights, means, chols = mixture
     dim = mean.size
     for k in range(log_weights.size):
         row = coefficients[k]
         clear_vector(row)
-        # A weight of zero becomes a number that can be subtracted from itself.
+        # DROPPED and not -inf for a weight of zero: differences of constants must not be NaN.
         row[0] = max(log_weights[k] - half_log_det(chols[k]) - 0.5 * dim * LOG_2PI, DROPPED)
         for i in range(dim):
             space[i] = mean[i] - means[k, i]
@@ -135,7 +137,7 @@ def _square_2(b, b0, b1, x, y):
 
 @formula
 def _plane(row, z):
-    """The coefficients of a component in the plane of this z: c, b (2), B (2 x 2), and the third row."""
+    """Coefficients of a component in the plane of this z: c, b (2), B (2 x 2), and the third row."""
     return (
         row[0],
         row[1] + row[6] * z,
@@ -152,7 +154,7 @@ def _plane(row, z):
 
 @formula
 def _value(plane, flat, x, y):
-    """The log density of a component in a plane; `flat`: in two dimensions at most."""
+    """Log density of a component in a plane; `flat` means D <= 2."""
     c, b0, b1, b00, b01, b10, b11, b2, b20, b21 = plane
     square = _square_2(b0, b00, b01, x, y) + _square_2(b1, b10, b11, x, y)
     return c - 0.5 * (square if flat else square + _square_2(b2, b20, b21, x, y))
@@ -160,7 +162,7 @@ def _value(plane, flat, x, y):
 
 @formula
 def _combined(value, top, total):
-    """top and total of log(total) + top with the log density `value` added: total is in [1, K]."""
+    """Streaming log-sum-exp: add exp(value) to exp(top) total, with the total in [1, K]."""
     up = value > top
     e = decay(-abs(value - top))
     return (value if up else top), (total if up else 1.0) * e + (1.0 if up else total)
@@ -168,7 +170,7 @@ def _combined(value, top, total):
 
 @formula
 def log_sum(top, total):
-    """log of exp(top) total."""
+    """log(exp(top) total)."""
     return top + log(total)
 
 
@@ -192,10 +194,10 @@ def _another(one, flat, x, y, top, total):
 
 @kernel
 def log_terms(coefficients, dim, x, y, z, top, total):
-    """Write the mixture's density at nodes with one z as exp(top) total, with total in [1, K]; 1 for K = 0.
+    """Write the density at nodes with one z as exp(top) total, with total in [1, K]; 1 for K = 0.
 
-    One exponential for each component but the first. The first two share a loop: what it saves in loads and
-    stores is a fifth.
+    One exponential for each component but the first. The first two share a loop, which saves a fifth of the
+    time in loads and stores.
     """
     components, flat = coefficients.shape[0], dim < 3
     if components == 0:
@@ -256,7 +258,7 @@ def mixture_moments(log_weights, means, chols, mean, cov):
 
 @kernel
 def pair_moments(log_weights, means, chols, k, m, mean, cov):
-    """`mixture_moments` of the mixture of components k and m alone."""
+    """`mixture_moments` of components k and m alone."""
     dim = mean.size
     top = max(log_weights[k], log_weights[m])
     u, v = math.exp(log_weights[k] - top), math.exp(log_weights[m] - top)
@@ -273,7 +275,7 @@ def pair_moments(log_weights, means, chols, k, m, mean, cov):
 
 @kernel
 def _differentiate(log_weights, means, chols, z, gradient, curvature, precision, space):
-    """Write the gradient of log p at z, minus its second derivative, and the mean precision there."""
+    """Write the gradient of log p at z, minus its Hessian, and the mean precision by responsibilities."""
     dim = z.size
     level = mixture_logpdf(z, log_weights, means, chols, space)
     clear_vector(gradient)
@@ -307,10 +309,11 @@ def _differentiate(log_weights, means, chols, z, gradient, curvature, precision,
 
 
 @kernel
-def climb(log_weights, means, chols, z, gradient, curvature, precision, space):
-    """Move z uphill by mean shifts (Carreira-Perpinan 2000, section 4); False where it found no mode.
+def find_mode(log_weights, means, chols, z, gradient, curvature, precision, space):
+    """Move z to a mode by mean shifts (Carreira-Perpinan 2000, section 4); False where it found none.
 
-    The covariance's inverse at the mode (Laplace) is left in `curvature`. `space` has 2 D numbers.
+    Written to `curvature`: the Cholesky factor of minus the Hessian at the mode, the inverse of the Laplace
+    covariance. `space` has 2 D numbers.
     """
     dim = z.size
     for _ in range(MOST_SHIFTS):

@@ -1,4 +1,7 @@
-"""Gaussians truncated to an interval, which may be unbounded: log mass and moments."""
+"""Gaussians truncated to an interval, which may be unbounded: log mass and moments.
+
+For fits of truncated Gaussians and their results. Moments by the tanh-sinh rule (Takahasi & Mori 1974).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,29 @@ import math
 
 from ..compiler import kernel
 
-#: Nodes to either side: pi sinh(3.4) = 47, where what is left of the interval is 4e-21 of it.
+#: Range and step of the rule. At its ends, pi sinh(3.4) = 47, a node is 4e-21 of the interval from the end of
+#: it.
 REACH = 3.4
 STEP = 0.2
+
+#: Fraction of STEP that the moments of a truncated Gaussian are computed with.
+MOMENTS_STEP = 1.0 / 8.0
+
+#: From this many standard deviations on, log Phi is computed from its asymptotic series.
+ASYMPTOTIC = 25.0
 
 
 @kernel
 def span(mu, sigma, low, high):
-    """The part of [low, high] outside of which the density is below exp(-40) of its maximum there."""
+    """Part of [low, high] outside of which the density is below exp(-40) of its maximum in it."""
     mode = min(max(mu, low), high)
     reach = math.hypot(mode - mu, 9.0 * sigma)
     return max(low, mu - reach), min(high, mu + reach)
 
 
 @kernel
-def _place(t, first, last):
-    """(z, weight) of a node."""
+def _node(t, first, last):
+    """(z, weight) of the node at t of the tanh-sinh rule on [first, last]."""
     s = math.pi * math.sinh(t)
     e = math.exp(-abs(s))
     small, large = e / (1.0 + e), 1.0 / (1.0 + e)
@@ -34,7 +44,7 @@ def _place(t, first, last):
 def log_mass(mu, sigma, low, high):
     """Logarithm of the mass of N(mu, sigma**2) in [low, high]."""
     a, b = (low - mu) / sigma, (high - mu) / sigma
-    # On the side where the tails are small numbers.
+    # By symmetry on the negative side, where both tails are small numbers.
     if a > 0.0:
         a, b = -b, -a
     if b <= 0.0:
@@ -54,7 +64,7 @@ def _log_lower(b, a):
 @kernel
 def _log_tail(x):
     """log Phi(-x) for x >= 0."""
-    if x < 25.0:
+    if x < ASYMPTOTIC:
         return math.log(0.5 * math.erfc(x / math.sqrt(2.0)))
     # The asymptotic series, whose first neglected term is 1e-12 here (Abramowitz & Stegun 26.2.12).
     w = 1.0 / (x * x)
@@ -68,13 +78,13 @@ def moments(mu, sigma, low, high, out):
     first, last = span(mu, sigma, low, high)
     mode = min(max(mu, low), high)
     top = -0.5 * ((mode - mu) / sigma) ** 2
-    step = STEP / 8.0
+    step = STEP * MOMENTS_STEP
     width = int(REACH / step)
     for i in range(3):
         out[i] = 0.0
     total = 0.0
     for k in range(-width, width + 1):
-        z, weight = _place(k * step, first, last)
+        z, weight = _node(k * step, first, last)
         square = ((z - mu) / sigma) ** 2
         w = weight * math.exp(-0.5 * square - top)
         total += w
@@ -83,7 +93,7 @@ def moments(mu, sigma, low, high, out):
     out[0] = mode + out[0] / total
     out[2] /= total
     for k in range(-width, width + 1):
-        z, weight = _place(k * step, first, last)
+        z, weight = _node(k * step, first, last)
         w = weight * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
         out[1] += w * (z - out[0]) ** 2
     out[1] /= total

@@ -21,7 +21,7 @@ from ..models.evaluation import BLOCK, Panel, evaluate, fault
 from ..models.evaluation import workspace as panel_workspace
 from ..numerics.elementary import decay
 from ..numerics.matrices import half_log_det
-from ..quadrature.moments import MOMENTS, _moments
+from ..quadrature.moments import MOMENTS, weighted_powers
 from ..statuses import FINE, RAISED
 
 #: The step of level 0, in one dimension (23 nodes, three vectors) and in two. The rule's error for a
@@ -264,7 +264,7 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
             values = panel.values[:n]
             _weigh(weights, squares, own, densities[:n], log_jacobian[:n], values)
             p, q = _shells(values, squares, inner, middle)
-            s0, s1, s2, s3, s4 = _moments(values, x, y)
+            s0, s1, s2, s3, s4 = weighted_powers(values, x, y)
             for a in range(4):
                 sums[5 + a] += s1[a]
             for a in range(3):

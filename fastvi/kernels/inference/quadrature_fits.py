@@ -25,7 +25,7 @@ from ..optimizers.newton import (
     relaxed,
     stiffened,
 )
-from ..quadrature.mixture_kl import slopes
+from ..quadrature.mixture_kl import gradient_in_parameters
 from ..quadrature.moments import MOMENTS
 from ..statuses import (
     CONVERGED,
@@ -382,7 +382,7 @@ def elbo_quadrature(log_joint, problem, mean, factor, rtol, space, grad_mean, gr
         log_joint, problem, mean, factor, -1, 1, rtol, space.lattice, moments
     )
     if status == FINE:
-        slopes(moments, factor, space.newton, grad_mean, grad_chol)
+        gradient_in_parameters(moments, factor, space.newton, grad_mean, grad_chol)
         for i in range(mean.size):
             grad_mean[i] = -grad_mean[i]
             for j in range(mean.size):

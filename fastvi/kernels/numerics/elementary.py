@@ -1,11 +1,11 @@
-"""Logarithm and exponential as arithmetic, so that LLVM can vectorise a loop over them.
+"""Logarithm, exponential, cosine and sine in arithmetic that LLVM vectorises, for all kernels.
 
-A call to the C library's ``log`` stays scalar (4 ns each). Here the exponent is handled in integer
-registers and the rest is a short polynomial, which inlines into the caller's loop.
+A call to the ``log`` of the C library is not vectorised (4 ns each). Here the exponent is computed in integer
+registers and the rest by a short polynomial, inlined into the loop of the caller.
 
-The functions that look at the bits of a number are plain Python first (so the kernels also run
-uncompiled) with an intrinsic registered for the compiled world. The intrinsic does its integer work in
-the width of the number: numba widens int32 arithmetic to int64, which would halve the lanes of float32.
+The functions that use the bits of a number are plain Python, so that kernels also run uncompiled, with an
+intrinsic for compiled code. The intrinsic computes in integers of the width of the number: numba widens int32
+arithmetic to int64, which would halve the lanes of float32.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ LN2 = math.log(2.0)
 LN2_HIGH = 6.931471803691238e-01
 LN2_LOW = 1.9082149292705877e-10
 
+#: 1.5 * 2**52: adding and subtracting it rounds to the nearest integer, without a call.
+ROUNDER = 6755399441055744.0
+
 _FRACTION = {types.float64: 52, types.float32: 23}
 _WIDTH = {types.float64: 64, types.float32: 32}
 
 
 def exponent_step(p, q):
-    """The power of two that brings `q` next to `p`: ``(b, k)`` with b = q 2**k, p / b in [2/3, 3/2].
+    """Scale `q` by a power of two to be near `p`: ``(b, k)`` with b = q 2**k, p / b in [2/3, 3/2].
 
-    `k` is returned times 2**52 (2**23 in float32), as a float: that saves a shift. Exact for positive
-    normal numbers; zeros, subnormals and special values give a meaningless pair, never a trap.
+    `k` is returned times 2**52 (2**23 in float32), as a float: that saves a shift. Exact for positive normal
+    numbers; zeros, subnormals and special values give a meaningless pair, without a trap.
 
-    The difference of two bit patterns is a piecewise linear log2 of their ratio, off by at most 0.0861;
-    rounded to an integer it leaves a ratio within 2**(0.5 + 0.0861) = 3/2.
+    The difference of two bit patterns is a piecewise linear log2 of their ratio, with an error of at most
+    0.0861; rounded to an integer it leaves a ratio within 2**(0.5 + 0.0861) = 3/2.
     """
     fraction, integer = (52, np.int64) if isinstance(p, float) else (23, np.int32)
     real = np.float64 if fraction == 52 else np.float32
@@ -74,14 +77,14 @@ def _overload_exponent_step(p, q):
 
 
 def power_of_two(k):
-    """2**k for an integral float k in [-1022, 1023]; anything else gives a meaningless number."""
+    """2**k for an integral float k in [-1022, 1023]; meaningless for any other k."""
     return math.ldexp(1.0, int(k)) if -1023 < k < 1024 else 0.0
 
 
 @intrinsic
 def _power_of_two(typing_context, k):
     def generate(context, builder, signature, arguments):
-        # k + 1023 sits in the low bits of (k + 1023) + 2**52; shifted up, it is an exponent.
+        # The low bits of (k + 1023) + 2**52 are k + 1023; shifted by 52 they are the exponent.
         integer, real = ir.IntType(64), ir.DoubleType()
         shifted = builder.fadd(arguments[0], ir.Constant(real, 2.0**52 + 1023))
         bits = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, 52))
@@ -96,9 +99,9 @@ def _overload_power_of_two(k):
 
 
 def opaque(x):
-    """x, of which the compiler does not know that it is a constant.
+    """x, hidden from constant propagation.
 
-    A loop with a constant in it may be vectorised to another width, and its sum has other last digits.
+    A loop with a constant may be vectorised with another width, which changes the last digits of its sum.
     """
     return x
 
@@ -121,9 +124,9 @@ def _overload_opaque(x):
 
 @formula
 def atanh_tail(w):
-    """(atanh(s) - s) / s**3 at w = s**2, for |s| <= 1/5: minimax of degree 6, error 1.4e-15.
+    """(atanh(s) - s) / s**3 at w = s**2, for |s| <= 1/5: minimax polynomial of degree 6, error 1.4e-15.
 
-    It is multiplied by w <= 0.04 in a logarithm, so the logarithm is off by 6e-17 of itself.
+    A logarithm multiplies it by w <= 0.04, so its relative error is 6e-17.
     """
     r = 0.07559243554362285
     r = r * w + 0.07641851876201573
@@ -152,9 +155,8 @@ def log(x):
 
 @kernel
 def _exp_reduced(x):
-    """x = k ln 2 + r with |r| <= 0.35, returned as (k, r)."""
-    # Adding and taking away 1.5 * 2**52 rounds to the nearest integer without a call.
-    k = (x * (1.0 / LN2) + 6755399441055744.0) - 6755399441055744.0
+    """(k, r) with x = k ln 2 + r, |r| <= 0.35."""
+    k = (x * (1.0 / LN2) + ROUNDER) - ROUNDER
     return k, (x - k * LN2_HIGH) - k * LN2_LOW
 
 
@@ -179,7 +181,7 @@ def _expm1_reduced(r):
 
 @formula
 def _exp_polynomial(r):
-    """exp(r) for |r| <= 0.35, in pairs (Estrin), which wait less for each other."""
+    """exp(r) for |r| <= 0.35, by Estrin's scheme: shorter chains of dependent operations than Horner's."""
     r2 = r * r
     r4 = r2 * r2
     low = (1.0 + r) + r2 * (0.5 + r * (1.0 / 6.0))
@@ -190,14 +192,14 @@ def _exp_polynomial(r):
 
 @formula
 def _two_powers(k):
-    """Two powers of two with the product 2**k: results below 2**-1022 are reached through a normal number."""
-    half = (k * 0.5 + 6755399441055744.0) - 6755399441055744.0
+    """Two powers of two with the product 2**k, both normal, for results below 2**-1022."""
+    half = (k * 0.5 + ROUNDER) - ROUNDER
     return power_of_two(half), power_of_two(k - half)
 
 
 @formula
 def scaled_exp(s, x):
-    """s e**x for x <= 709, -inf included; NaN gives NaN. Only the product must be in range."""
+    """s e**x for x <= 709, also -inf; NaN for NaN. Only the product must be in range."""
     k, r = _exp_reduced(-800.0 if x < -800.0 else x)
     one, two = _two_powers(k)
     return (s * one) * _exp_polynomial(r) * two
@@ -205,9 +207,9 @@ def scaled_exp(s, x):
 
 @formula
 def exp(x):
-    """e**x for any x, to 4e-16; in a loop, eight at once.
+    """e**x for any x, with a relative error of 4e-16, vectorised in a loop.
 
-    For the log joints of others: a loop over ``math.exp`` takes 4 ns a number, one over this 1.7 ns or less.
+    For log joints: a loop over ``math.exp`` takes 4 ns a number, one over this at most 1.7 ns.
 
     Parameters
     ----------
@@ -224,7 +226,7 @@ def exp(x):
     >>> kernels.elementary.exp(0.0), kernels.elementary.exp(1000.0)
     (1.0, inf)
     """
-    # Not through `scaled_exp`: a fit whose log joint has one takes 5 % longer then.
+    # Not by `scaled_exp`: a fit with one in its log joint takes 5 % longer then.
     y = 710.0 if x > 710.0 else x
     k, r = _exp_reduced(-800.0 if y < -800.0 else y)
     one, two = _two_powers(k)
@@ -233,7 +235,7 @@ def exp(x):
 
 @formula
 def logarithm(x):
-    """Natural logarithm of any x, as `exp` for the log joints of others.
+    """Natural logarithm of any x, vectorised in a loop. For log joints, like `exp`.
 
     Parameters
     ----------
@@ -242,7 +244,7 @@ def logarithm(x):
     Returns
     -------
     float
-        -inf for 0, NaN below and for NaN.
+        -inf for 0, NaN for NaN and negative numbers.
 
     Examples
     --------
@@ -250,7 +252,7 @@ def logarithm(x):
     >>> kernels.elementary.logarithm(1.0), kernels.elementary.logarithm(0.0)
     (0.0, -inf)
     """
-    # Subnormal numbers are lifted to where `log` holds.
+    # Subnormal numbers are scaled to normal ones, for which `log` holds.
     small = x < 2.0**-1000
     value = log(x * 2.0**54 if small else x) - (54.0 * LN2 if small else 0.0)
     value = math.inf if x == math.inf else value
@@ -259,9 +261,9 @@ def logarithm(x):
 
 @formula
 def decay(x):
-    """e**x for x <= 709, and 3e-308 below -708. The relative error is 4e-16.
+    """e**x for x <= 709, and 3e-308 below -708, with a relative error of 4e-16.
 
-    One power of two is enough, which makes it faster than `exp`.
+    Faster than `exp`, since one power of two suffices.
     """
     k, r = _exp_reduced(x if x > -708.0 else -708.0)
     return _exp_polynomial(r) * power_of_two(k)
@@ -269,7 +271,7 @@ def decay(x):
 
 @formula
 def times_expm1(p, x):
-    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400: a tiny p can bring it in range."""
+    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; only the result must be in range."""
     k, r = _exp_reduced(-760.0 if x < -760.0 else x)
     one, f = _two_powers(k)
     e = p * one
@@ -289,12 +291,12 @@ PI_LOW = 1.2154201013012384e-10
 
 @formula
 def cos_sin(x):
-    """(cos x, sin x) for |x| < 1e6, to 3e-16: Taylor's series on half a turn."""
-    k = (x * (1.0 / math.pi) + 6755399441055744.0) - 6755399441055744.0
+    """(cos x, sin x) for |x| < 1e6, with an error of 3e-16: Taylor series after reduction to [-pi/2, pi/2]."""
+    k = (x * (1.0 / math.pi) + ROUNDER) - ROUNDER
     r = (x - k * PI_HIGH) - k * PI_LOW
-    # The sign is that of (-1)**k: what is left of k / 2 is 0 or a half.
+    # The sign is (-1)**k: `odd` is 0 for an even k and +-1/2 for an odd one.
     half = 0.5 * k
-    odd = half - ((half + 6755399441055744.0) - 6755399441055744.0)
+    odd = half - ((half + ROUNDER) - ROUNDER)
     sign = 1.0 - 8.0 * (odd * odd)
     w = r * r
     c = 1.0 / 2432902008176640000.0

@@ -1,4 +1,8 @@
-"""Error-free arithmetic: compiled without fast-math, whatever the caller is compiled with."""
+"""Error-free sums and products, for kernels that need more digits than one float has.
+
+Compiled without fast-math flags, which hold for each function by itself: inlined into a caller with such
+flags they stay as written.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from ..compiler import kernel
 
 @kernel
 def difference(x, y):
-    """x - y, where the caller may reorder sums but must not take this apart."""
+    """x - y, as one operation also in a caller that may reorder sums."""
     return x - y
 
 
 @kernel
 def add_compensated(total, lost, x):
-    """Neumaier's step: the new total, and what its roundings have lost so far."""
+    """Compensated addition (Neumaier 1974): (the new total, the sum of its rounding errors so far)."""
     s = total + x
     if not abs(s) < math.inf:
         return s, 0.0
@@ -26,7 +30,7 @@ def add_compensated(total, lost, x):
 
 @kernel
 def two_product(x, y):
-    """x y as an unevaluated sum of two floats (Dekker 1971), with no fused operation needed."""
+    """x y as an unevaluated sum of two floats (Dekker 1971), without fused operations."""
     c = 134217729.0 * x
     xh = c - (c - x)
     xl = x - xh

@@ -1,7 +1,7 @@
-"""Small dense matrices: covariances are known by their lower Cholesky factors.
+"""Linear algebra of small dense matrices; a covariance is given by its lower Cholesky factor.
 
-Arrays are copied by loops: numba's slice assignment brings the text of its error message into every function
-that has one, and with it a second of compile time.
+Arrays are copied and filled by loops: numba's slice assignment brings the text of its error message into each
+function that has one, which costs a second of compile time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 
 from ..compiler import adder, formula, kernel
 
-#: Sweeps of Jacobi's rotations that end without a rotation: a dozen are usual.
+#: Most sweeps of Jacobi rotations: a dozen are usual.
 MOST_SWEEPS = 30
 
-#: What is left beside the diagonal, relative to it: less than rounding.
+#: Largest off-diagonal entry that is left, relative to the diagonal: less than rounding.
 DIAGONAL = 1e-17
 
 
@@ -52,7 +52,7 @@ def add_scaled(scale, vector, target):
 
 @kernel
 def fill_vector(value, target):
-    """target = value. Compiling numpy's assignment takes ten times as long."""
+    """target = value. numpy's assignment takes ten times as long to compile."""
     for i in range(target.size):
         target[i] = value
 
@@ -165,7 +165,7 @@ def precisions(factor, out, space):
 
 @kernel
 def half_log_det(chol):
-    """log |Sigma| / 2: the logarithms of the diagonal, added up."""
+    """log |Sigma| / 2, the sum of the logarithms of the diagonal."""
     s = 0.0
     for i in range(chol.shape[0]):
         s += math.log(chol[i, i])
@@ -174,9 +174,9 @@ def half_log_det(chol):
 
 @kernel
 def rotate_pair(matrix, vectors, i, j, dim):
-    """Jacobi's rotation in the plane of two axes: matrix[i, j] becomes 0, the larger eigenvalue is at i.
+    """Jacobi rotation in the plane of two axes: matrix[i, j] becomes 0, the larger eigenvalue is at i.
 
-    The columns of `vectors` are rotated along.
+    The columns of `vectors` are rotated as well.
     """
     angle = 0.5 * math.atan2(2.0 * matrix[i, j], matrix[i, i] - matrix[j, j])
     c, s = math.cos(angle), math.sin(angle)
@@ -191,22 +191,29 @@ def rotate_pair(matrix, vectors, i, j, dim):
 
 
 @kernel
-def eigenvectors(matrix, vectors):
-    """Overwrite a symmetric matrix by that of its eigenvalues, and write its eigenvectors as columns.
+def diagonalise(matrix, vectors, dim, tolerance, most_sweeps, descending):
+    """Jacobi's method: overwrite a symmetric matrix by its eigenvalues, write the eigenvectors as columns.
 
-    Jacobi's rotations; a dozen sweeps make anything diagonal to rounding.
+    It ends when each off-diagonal entry is at most `tolerance` relative to the diagonal. `descending`: each
+    rotation puts the larger eigenvalue first, not last.
     """
-    n = matrix.shape[0]
-    for i in range(n):
-        for j in range(n):
+    for i in range(dim):
+        for j in range(dim):
             vectors[i, j] = 1.0 if i == j else 0.0
-    for _ in range(MOST_SWEEPS):
+    for _ in range(most_sweeps):
         rotated = False
-        for i in range(n):
+        for i in range(dim):
             for j in range(i):
-                if abs(matrix[i, j]) <= DIAGONAL * (abs(matrix[i, i]) + abs(matrix[j, j])):
+                large, small = (j, i) if descending else (i, j)
+                if abs(matrix[large, small]) <= tolerance * (abs(matrix[i, i]) + abs(matrix[j, j])):
                     continue
                 rotated = True
-                rotate_pair(matrix, vectors, i, j, n)
+                rotate_pair(matrix, vectors, large, small, dim)
         if not rotated:
             return
+
+
+@kernel
+def eigenvectors(matrix, vectors):
+    """Overwrite a symmetric matrix by its eigenvalues, to rounding, and write its eigenvectors as columns."""
+    diagonalise(matrix, vectors, matrix.shape[0], DIAGONAL, MOST_SWEEPS, False)

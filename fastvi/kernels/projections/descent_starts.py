@@ -1,4 +1,7 @@
-"""Starts of the descents to the local minima of KL(q ‖ p), and the list of minima found."""
+"""Starts of the descents to the local minima of KL(q ‖ p) for a mixture p, and the sorted list of minima.
+
+Used by `mixture_projections`; `grid_projections` uses the list alone.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import math
 from ..borrowing import borrow, named
 from ..compiler import exported, kernel
 from ..densities.gaussians import gaussian_kl
-from ..densities.mixtures import climb, mixture_moments, pair_moments
+from ..densities.mixtures import find_mode, mixture_moments, pair_moments
 from ..numerics.matrices import cholesky, copy_matrix, copy_vector, solve_lower
 from .optimum import SAME_START, Workspace, read, write
 
 
 @kernel
-def _known(mean, chol, all_means, all_chols, count, same, space):
-    """Whether (mean, chol) is among the first `count`."""
+def is_known(mean, chol, all_means, all_chols, count, same, space):
+    """Whether the KL divergence of (mean, chol) from one of the first `count` is below `same`."""
     for i in range(count):
         if gaussian_kl(mean, chol, all_means[i], all_chols[i], space) < same:
             return True
@@ -23,16 +26,19 @@ def _known(mean, chol, all_means, all_chols, count, same, space):
 
 @exported
 def starts(mixture, start_means, start_chols, space):
-    """Write starts: the components, the moment match, the merged pairs, the modes; their number.
+    """Write the starts and return their number.
 
-    The mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. `space` is a
+    These are the components, the Gaussian with the moments of the mixture, those with the moments of each
+    pair of components (for more than two components), and the Laplace approximations at the modes. The
+    mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. `space` is a
     `workspace`.
     """
     log_weights, means, chols = borrow(mixture)
     start_means, start_chols = borrow(start_means), borrow(start_chols)
     space = named(Workspace, borrow(space))
     components, dim = means.shape
-    one, two, three, gradient = space.factor, space.new_factor, space.matrix, space.trial_mean
+    one, two, three = space.matrices
+    gradient = space.trial_mean
     count = 0
     for k in range(components):
         if log_weights[k] > -math.inf:
@@ -54,11 +60,11 @@ def starts(mixture, start_means, start_chols, space):
     for k in range(components):
         z = start_means[count]
         copy_vector(means[k], z)
-        if not climb(log_weights, means, chols, z, gradient, two, three, space.vectors) or not cholesky(
+        if not find_mode(log_weights, means, chols, z, gradient, two, three, space.vectors) or not cholesky(
             two, two
         ):
             continue
-        # The covariance is the inverse of what was in `two`: one column at a time.
+        # The covariance is the inverse of two two', column by column.
         for j in range(dim):
             column = three[j]
             for i in range(dim):
@@ -70,7 +76,7 @@ def starts(mixture, start_means, start_chols, space):
                 for a in range(dim):
                     s += three[i, a] * three[j, a]
                 one[i, j] = s
-        if cholesky(one, start_chols[count]) and not _known(
+        if cholesky(one, start_chols[count]) and not is_known(
             z, start_chols[count], start_means, start_chols, count, SAME_START, space.vectors
         ):
             count += 1
@@ -79,7 +85,7 @@ def starts(mixture, start_means, start_chols, space):
 
 @kernel
 def insert(all_means, all_chols, reports, s, count, report, space):
-    """Move optimum `s` with its report to its place among the `count` that are there, best first."""
+    """Insert optimum `s` with its report into the list of the first `count`, sorted by divergence."""
     mean, chol = space.trial_mean, space.trial_chol
     copy_vector(all_means[s], mean)
     copy_matrix(all_chols[s], chol)

@@ -1,7 +1,8 @@
-"""Log densities tabulated on a rectangular grid: log_p[i, j] at (x[i], y[j]), trapezoid weights a_i b_j.
+"""I-projections of a density on a rectangular grid onto Gaussians, for `i_projection` of a `Grid2D`.
 
-A Gaussian q meets such a p in the generalised KL sum over the grid, sum a b (q log(q/p) - q + p): it cannot
-be negative, and q's mass outside the grid counts as if p were nothing but there.
+The density is given by log_p[i, j] at (x[i], y[j]), with trapezoid weights a_i b_j. What is minimised is the
+generalised KL sum over the grid, sum a b (q log(q / p) - q + p): it cannot be negative, and the mass of q
+outside of the grid counts as lost.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from ..optimizers import newton
 from ..optimizers.newton import dual_length
 from ..quadrature.lattice import padded
 from ..quadrature.moments import MOMENTS
+from ..statuses import CONVERGED
 from .descent_starts import insert
-from .optimum import CONVERGED, SAME, Report
+from .optimum import SAME, Report
 
 #: A Gaussian is cut off where it is below exp(-REACH**2 / 2) of its peak: 1e-15.
 REACH = 8.3
 
-#: Rows between two whose densities are computed afresh, and how much of a row is done at a time.
+#: Rows from one whose densities are computed by exponentials to the next, and length of a part of a row.
 FRESH, WIDE = 16, 512
 
-#: Rows whose middles differ from even spacing by less, in the row's own unit, are evenly spaced.
+#: Tolerance for evenly spaced rows: the deviation of their middles, in standard deviations along the row.
 EVEN = 1e-14
 
 
@@ -48,12 +50,12 @@ class Workspace(NamedTuple):
     """Scratch space for Gaussians in the plane."""
 
     newton: newton.Workspace
-    trial_mean: Any  #: (2,) where a step leads
+    trial_mean: Any  #: (2,) after a step of the descent
     trial_chol: Any  #: (2, 2)
     moments: Any  #: (MOMENTS,)
     trial_moments: Any  #: (MOMENTS,)
-    density: Any  #: (WIDE,) of q along a part of a row, with the weights of the rule
-    growth: Any  #: (WIDE,) what it is multiplied by from row to row
+    density: Any  #: (WIDE,) of q along a part of a row, times the weights of the rule
+    growth: Any  #: (WIDE,) the factor of the density from row to row
     vectors: Any  #: (4,) two vectors
 
 
@@ -110,7 +112,7 @@ def _grow(y, first, slope, change, growth):
 def _row_sums(y, log_p, first, slope, constant, density, growth):
     """Sums along a row of q v**k x, k <= 4, and of q; x = log q - log p, v the row's coordinate.
 
-    The densities of the next row are left behind.
+    `density` is advanced to the next row.
     """
     s0, s1, s2, s3, s4, mass = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for j in range(y.size):
@@ -131,7 +133,7 @@ def _row_sums(y, log_p, first, slope, constant, density, growth):
 
 @kernel
 def _first_above(y, value, near):
-    """The first index with y >= value, looked for from one nearby."""
+    """First index with y >= value, by a linear search from index `near`."""
     while near < y.size and y[near] < value:
         near += 1
     while near > 0 and y[near - 1] >= value:
@@ -141,7 +143,7 @@ def _first_above(y, value, near):
 
 @kernel
 def _whole_vectors(low, high, size):
-    """A range of entries widened to a multiple of PADDING where there are so many."""
+    """Widen a range of entries to a multiple of PADDING, where the row has so many."""
     count = padded(high - low)
     low = max(min(low, size - count), 0)
     return low, min(low + count, size)
@@ -149,13 +151,13 @@ def _whole_vectors(low, high, size):
 
 @kernel
 def _shift(x, i, mean, chol):
-    """How far the middle of a row is from that of row mean, in the row's own unit."""
+    """Offset of the middle of a row from the mean of q, in standard deviations along the row."""
     return chol[1, 0] * ((x[i] - mean[0]) / chol[0, 0]) / chol[1, 1]
 
 
 @kernel
 def _rows_alike(x, i, most, mean, chol):
-    """(rows from i on that are evenly spaced, the shift from one to the next); (1, 0) where they are not."""
+    """(number of rows from i on that are evenly spaced, shift from one to the next), else (1, 0)."""
     start = _shift(x, i, mean, chol)
     change = (_shift(x, i + most - 1, mean, chol) - start) / (most - 1) if most > 1 else 0.0
     if most * abs(change) > 2.0:
@@ -170,8 +172,8 @@ def _rows_alike(x, i, most, mean, chol):
 def grid_moments(grid, mean, chol, space, moments):
     """Write the moments of x = log q - log p under q, in q's frame; the mass of q on the grid.
 
-    Where the rows are evenly spaced, q's density is multiplied from row to row, by what is the same for all
-    rows: 0.6 ns a point instead of 1.1 with an exponential for each. Every few rows it is computed afresh.
+    Where the rows are evenly spaced, the density of q is multiplied by the same factors from row to row: 0.6
+    ns a point instead of 1.1 with an exponential for each. It is recomputed every FRESH rows.
     """
     x, y, a, b, log_p = grid
     clear_vector(moments)
@@ -229,7 +231,7 @@ def grid_moments(grid, mean, chol, space, moments):
 
 @kernel
 def _evaluate_on_grid(grid, mean, chol, space, moments):
-    """The generalised divergence from a normalised p, and its moments: (value, points)."""
+    """Generalised KL divergence from a normalised p, and its moments: (value, points)."""
     mass = grid_moments(grid, mean, chol, space, moments)
     return moments[0] - mass + 1.0, grid.x.size * grid.y.size
 

@@ -1,7 +1,7 @@
-"""Mean field for a joint probability table of any number of axes: coordinate ascent, one axis after another.
+"""Mean field for a joint probability table of any number of axes, for `i_projection` with family="product".
 
-A table is given flat (C order) as log p, with its shape; a product distribution is the concatenation of its
-factors, axis after axis.
+Coordinate ascent, one axis after another (Bishop, PRML eq. 10.9). A table is given flat (C order) as log p,
+with its shape; a product distribution is the concatenation of its factors, axis after axis.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..numerics.matrices import add_scaled, clear_matrix
 
 @adder
 def _weighted_sum(weights, values):
-    """Where a weight is zero the value may be infinite."""
+    """Inner product; 0 times an infinite value is 0."""
     total = 0.0
     for i in range(values.size):
         total += weights[i] * values[i] if weights[i] > 0.0 else 0.0
@@ -23,9 +23,9 @@ def _weighted_sum(weights, values):
 
 @kernel
 def _expectations(log_p, shape, offsets, q, axis, index, out):
-    """out[v] = E[log p | axis = v] under the other factors; `index` is scratch, one number for each axis.
+    """out[v] = E[log p | axis = v] under the other factors; `index` is scratch space, one number per axis.
 
-    Row by row: an entry of a table of 30**3 takes 0.5 ns, with an index of its own 4.1.
+    Row by row: 0.5 ns an entry for a table of 30**3, instead of 4.1 with the index counted for each entry.
     """
     last = shape.size - 1
     width = shape[last]
@@ -54,7 +54,7 @@ def _expectations(log_p, shape, offsets, q, axis, index, out):
 
 @kernel
 def _update(values, factor):
-    """factor = exp(values), normalised; log of the sum, and the largest change of an entry."""
+    """factor = exp(values), normalised: (log of the sum, largest change of an entry)."""
     top = -math.inf
     for v in range(values.size):
         top = max(top, values[v])
@@ -80,10 +80,10 @@ def _negative_entropy(factor):
 
 @exported
 def mean_field(log_p, shape, offsets, q, rtol, most_rounds, index, values, trace):
-    """Coordinate ascent from q, which is overwritten; (KL(q ‖ p), rounds taken, last change of an entry).
+    """Coordinate ascent from q, which is overwritten: (KL(q ‖ p), rounds, last change of an entry).
 
-    Each update is the exact minimum over one factor (Bishop, PRML eq. 10.9), so the divergence falls; it
-    is written to `trace` after each round. It ends when no entry changes by more than `rtol`.
+    Each update is the exact minimum over one factor, so the divergence falls; it is written to `trace` after
+    each round. It ends when no entry changes by more than `rtol`.
     """
     axes = shape.size
     value, change, rounds = math.inf, math.inf, 0
@@ -94,7 +94,7 @@ def mean_field(log_p, shape, offsets, q, rtol, most_rounds, index, values, trace
             _expectations(log_p, shape, offsets, q, axis, index, out)
             log_sum, moved = _update(out, q[offsets[axis] : offsets[axis] + shape[axis]])
             change = max(change, moved)
-            # After the update the divergence is minus this log, and the other factors' entropies.
+            # After the update the divergence is minus log_sum and the entropies of the other factors.
             value = -log_sum
             for a in range(axes):
                 if a != axis:

@@ -1,6 +1,8 @@
-"""Projections of a Gaussian mixture; in up to three dimensions, all local minima of KL(q ‖ p) over Gaussians.
+"""Projections of a Gaussian mixture onto Gaussians, for `m_projection` and `i_projection`.
 
-From each start, damped Newton steps on a coarse lattice, then on one that is refined until the optimum holds.
+The M-projection matches moments, in any dimension. The I-projections, in up to three dimensions, are the
+local minima of KL(q ‖ p): from each start damped Newton steps with a rough divergence (`_descend`), then
+Newton steps with one that is refined to the accuracy wanted (`_polish`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import math
 from ..borrowing import borrow, named
 from ..compiler import exported, kernel, merged, specialise
 from ..densities.gaussians import LOG_2PI
-from ..densities.mixtures import Mixture, mixture_moments, see
+from ..densities.mixtures import Mixture, mixture_moments, write_coefficients
 from ..families.operations import has_diagonal_factor, match, restrict
 from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
 from ..optimizers import newton
@@ -28,69 +30,66 @@ from ..optimizers.newton import (
 )
 from ..quadrature import contours
 from ..quadrature.lattice_rows import left_out
-from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_own
-from ..quadrature.refinement import ball, leave_out, refine_own, rounding, set_steps, tail
+from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_moments
+from ..quadrature.refinement import ball, drop_negligible, refine_moments, rounding, set_steps, tail
 from ..quadrature.rotation import rotate
-from .descent_starts import _known, insert, starts
-from .optimum import (
-    CONVERGED,
-    INVALID,
-    NEARLY_SAME,
-    NOT_A_MINIMUM,
-    SAME,
-    STEPS_EXHAUSTED,
-    UNRESOLVED,
-    Report,
-    Workspace,
-    write,
-)
+from ..statuses import CONVERGED, NOT_A_MINIMUM, NOT_FINITE, STEPS_EXHAUSTED, UNRESOLVED
+from .descent_starts import insert, is_known, starts
+from .optimum import NEARLY_SAME, SAME, Report, Workspace, write
 
-#: The lattice for the way to an optimum, its ball, and the most nodes: 69 in the plane are usual.
+#: Lattice of the descent: step, radius of the ball and most nodes. In the plane 69 are usual.
 ROUGH_STEP = 1.0
 ROUGH_RADIUS = 4.5
 ROUGH_NODES = 300.0
 
-#: What sums along a contour may be off by on that way.
+#: Largest error of contour integrals in the descent.
 ROUGH_ERROR = 1e-2
 
-#: The length of a step that ends the way there, and of one that starts the refinement.
+#: Length of a step that ends the descent, and of one after which the lattice is refined.
 NEAR = 5e-2
 APPROACH = 1e-4
 
-#: The length of a step beyond which a lattice does not serve the next frame as well.
+#: Length of a step after which the frame has changed too much to keep the lattice.
 FAR = 1e-2
 
-#: Beyond the quadratic model a step of length s changes the divergence by this times s**3 at most, and the
-#: correction to a coarse lattice by this times s times what the last halving changed in the gradient.
+#: Bounds for a step of length s: the error of the quadratic model of the divergence is below CUBIC s**3, and
+#: the correction of a coarse lattice changes by less than CUBIC s times the change of the gradient by the
+#: last halving.
 CUBIC = 10.0
 
-#: The length of the last step.
-LAST = 1e-6
+#: Shares of the tolerance that these two may take.
+MODEL_SHARE, CORRECTION_SHARE = 0.1, 0.3
 
-#: Newton's steps on the fine lattice: two are usual.
+#: Length of the last step. It leaves a gradient of at most LEFT times the square of the one before (Newton's
+#: method).
+LAST = 1e-6
+LEFT = 10.0
+
+#: Most Newton steps after the descent: two are usual.
 MOST_ROUNDS = 20
 
-#: Rounding of a divergence, relative to it.
+#: Relative rounding error of a divergence.
 ROUNDING = 4.4e-16
 
 
 @merged
 def _in_frame(mixture, mean, chol, factor, space):
-    """The coefficients of no mixture and of p in the frame (mean, factor) of q; log q at its mean.
+    """Coefficients of no mixture and of p in the frame (mean, factor) of q, and log q at its mean.
 
-    chol chol' = factor factor'.
+    chol is the Cholesky factor of factor factor'.
     """
-    first, second = space.first[:0], space.second[: mixture.log_weights.size]
-    see(mixture, mean, factor, second, space.vectors)
+    both = space.coefficients
+    first, second = both.first[:0], both.second[: mixture.log_weights.size]
+    write_coefficients(mixture, mean, factor, second, space.vectors)
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
 
 @merged
 def _evaluate_roughly(mixture, mean, chol, space, moments):
-    """The divergence along a contour or on a coarse lattice, and its moments: (value, nodes)."""
+    """Rough divergence and its moments, by contour integrals or on a coarse lattice: (value, nodes)."""
     quadrature = space.quadrature
     dim = mean.size
-    steps, shift = quadrature.steps, quadrature.shift
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
     first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
     table = quadrature.by_rows.polynomials
@@ -98,7 +97,7 @@ def _evaluate_roughly(mixture, mean, chol, space, moments):
     if error <= ROUGH_ERROR:
         return moments[0], nodes
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_own(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
+    nodes = integrate_moments(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
     return moments[0], nodes
 
 
@@ -107,12 +106,11 @@ _descend = specialise(newton.descend, "_descend", merged, evaluate=_evaluate_rou
 
 @merged
 def _report(value, error, gradient, gradient_error, nodes, status):
-    """The last step to an optimum that converged squares the gradient."""
+    """The `Report` of an optimum, its divergence not below zero."""
     return Report(
-        # The divergence is not negative: what is below zero is the error of a value near zero.
         kl=max(value, 0.0),
         error=error + ROUNDING * abs(value),
-        gradient_norm=(10.0 * gradient * gradient if status == CONVERGED else gradient) + gradient_error,
+        gradient_norm=(LEFT * gradient * gradient if status == CONVERGED else gradient) + gradient_error,
         evaluations=nodes,
         status=status,
     )
@@ -120,9 +118,9 @@ def _report(value, error, gradient, gradient_error, nodes, status):
 
 @merged
 def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
-    """`_polish` by contours: its report. STEPS_EXHAUSTED where they do not serve: the last q is kept."""
+    """`_polish` by contour integrals; the status is STEPS_EXHAUSTED where these cannot be used."""
     quadrature, parts = space.quadrature, space.newton
-    new_mean, new_chol, moments = space.mean, space.factor, space.moments
+    new_mean, new_chol, moments = space.mean, space.matrices.factor, space.moments
     dim = mean.size
     count = lay_out(family, dim, parts)
     nodes = 0
@@ -149,7 +147,7 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
 
 @kernel
 def _rebuild(factor, matrix, chol, dim):
-    """chol = the Cholesky factor of factor factor'; False where rounding leaves none."""
+    """chol = the Cholesky factor of factor factor'; False where rounding errors leave it indefinite."""
     for i in range(dim):
         for j in range(i + 1):
             s = 0.0
@@ -161,23 +159,26 @@ def _rebuild(factor, matrix, chol, dim):
 
 @merged
 def _polish(mixture, family, mean, chol, guess, rtol, space):
-    """Newton steps by contours, or on a lattice that is refined until the optimum holds; the report.
+    """Newton steps to an optimum, by contour integrals or on a refined lattice; its `Report`.
 
-    `guess` is about the divergence that it will have. The refinement moves the optimum a little. From there
-    the lattice before the last halving serves, with what that halving changed added to its moments, if the
-    step is so short that this is the same at its end; the value is then that of the quadratic model. The last
-    step is below 1e-6 and nothing is evaluated after it: Newton's method squares the gradient.
+    `guess` is an approximation of its divergence. On a lattice: Newton steps on the initial lattice to a step
+    below APPROACH, then refinement of the lattice, which moves the optimum a little. The steps after that use
+    the lattice before the last halving, with the change of the moments by that halving added as a correction,
+    if the step is so short that the correction is the same at its end (CUBIC); the divergence is then that of
+    the quadratic model. The last step is below LAST and nothing is evaluated after it, since Newton's method
+    squares the gradient.
     """
     report = _polish_by_contours(mixture, family, mean, chol, guess, rtol, space)
     if report.status != STEPS_EXHAUSTED:
         return report
     quadrature, parts = space.quadrature, space.newton
     dim = mean.size
-    new_mean, factor, new_factor, moments = space.mean, space.factor, space.new_factor, space.moments
+    new_mean, moments = space.mean, space.moments
+    factor, new_factor, product = space.matrices
     count = lay_out(family, dim, parts)
-    # What the last halving changes in the moments.
-    correction = quadrature.coarse_moments
-    steps, shift = quadrature.steps, quadrature.shift
+    # The change of the moments by the last halving.
+    correction = quadrature.halving.coarse
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
     framed, refined, corrected, resolved, holds, minimum = False, False, False, True, True, False
     value, error, gradient_error, gradient_change = guess, math.inf, 0.0, 0.0
@@ -187,14 +188,14 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         if not framed:
             copy_matrix(chol, factor)
         first, second, own = _in_frame(mixture, mean, chol, factor, quadrature)
-        dropped = leave_out(second, dim, quadrature)
+        dropped = drop_negligible(second, dim, quadrature)
         if not framed:
             if not has_diagonal_factor(family):
                 rotate(first, second, dim, factor, quadrature)
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
+        nodes += integrate_moments(second, own, dim, steps, shift, radius, quadrature, moments)
         if corrected:
             for i in range(MOMENTS):
                 moments[i] += correction[i]
@@ -202,7 +203,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             value = moments[0]
         size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
-            error, gradient_error, gradient_change, n, holds = refine_own(
+            error, gradient_error, gradient_change, n, holds = refine_moments(
                 second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
             )
             nodes += n
@@ -210,15 +211,15 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             refined = True
             size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
             drift, cube = CUBIC * size_ * gradient_change, CUBIC * size_**3
-            corrected = drift <= 0.3 * rtol and cube <= 0.1 * rtol * abs(value)
+            corrected = drift <= CORRECTION_SHARE * rtol and cube <= MODEL_SHARE * rtol * abs(value)
             if corrected:
                 gradient_error += drift
                 error += cube
                 for i in range(MOMENTS):
                     correction[i] = moments[i] - correction[i]
-                copy_vector(quadrature.coarse_steps, steps)
+                copy_vector(quadrature.lattice.coarse_steps, steps)
         if not size_ < math.inf:
-            status = INVALID
+            status = NOT_FINITE
             break
         if refined:
             value -= gain
@@ -228,8 +229,8 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
                 refined, corrected = False, False
         framed = size_ <= FAR
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
-        if not _rebuild(new_factor, space.matrix, chol, dim):
-            status = INVALID
+        if not _rebuild(new_factor, product, chol, dim):
+            status = NOT_FINITE
             break
         copy_vector(new_mean, mean)
         copy_matrix(new_factor, factor)
@@ -244,7 +245,11 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
 
 @kernel
 def _find_newton_step(moments, family, dim, count, parts):
-    """(length of the step, its gain, number of parameters, whether the Hessian is positive definite)."""
+    """(length of the Newton step, its gain, number of parameters, whether the Hessian is positive definite).
+
+    Where the Hessian is not, or the step is longer than TRUST, the step is damped. The length is inf where
+    the divergence is not finite.
+    """
     used = differentiate(moments, family, dim, count, parts)
     if not abs(moments[0]) < math.inf:
         return math.inf, 0.0, used, False
@@ -281,8 +286,8 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
     Returns
     -------
     int
-        0 converged; 1 the steps were used up; 2 the quadrature would need too many nodes; 3 not a minimum; 7
-        no finite value.
+        Of `statuses`: 0 converged; 1 the steps were used up; 2 the quadrature would need too many nodes; 3
+        not a minimum; 7 no finite value.
 
     Examples
     --------
@@ -308,11 +313,12 @@ def i_projection(log_weights, means, chols, family, mean, chol, rtol, space, rep
 
 @exported
 def i_projections(mixture, family, given, start_means, start_chols, rtol, space, found, reports):
-    """All local minima from the `given` starts, or else (0) from those of `starts`, best first: their number.
+    """All local minima of KL(q ‖ p), sorted by divergence: their number.
 
-    The mixture is (log_weights, means, chols). The starts are overwritten: the first rows are the optima.
-    `found` is scratch, two arrays of their shapes; a `Report` of each optimum is written to
-    `reports`, (S, 5). Where no start ends in a minimum, the best of what was found is kept.
+    The mixture p is (log_weights, means, chols). From the `given` first starts, or those of `starts` where
+    that is 0. The optima overwrite the starts; a `Report` of each is written to `reports`, (S, 5). `found` is
+    scratch space, two arrays of the shapes of the starts. Where no start ends in a minimum, the first
+    stationary point is kept.
     """
     log_weights, means, chols = borrow(mixture)
     mixture = Mixture(log_weights, means, chols)
@@ -328,14 +334,14 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
         restrict(family, chol, space.vectors)
         nodes, guess, _ = _descend(mixture, family, mean, chol, NEAR, space)
         total += nodes
-        if _known(mean, chol, found_means, found_chols, seen, NEARLY_SAME, space.vectors):
+        if is_known(mean, chol, found_means, found_chols, seen, NEARLY_SAME, space.vectors):
             continue
         copy_vector(mean, found_means[seen])
         copy_matrix(chol, found_chols[seen])
         seen += 1
         report = _polish(mixture, family, mean, chol, guess, rtol, space)
         total += report.evaluations
-        if report.status == INVALID:
+        if report.status == NOT_FINITE:
             continue
         minimum = report.status != NOT_A_MINIMUM
         if minimum and not kept_minimum and count > 0:
@@ -343,7 +349,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
         elif not minimum and (kept_minimum or count > 0):
             continue
         kept_minimum = kept_minimum or minimum
-        if _known(mean, chol, start_means, start_chols, count, SAME, space.vectors):
+        if is_known(mean, chol, start_means, start_chols, count, SAME, space.vectors):
             continue
         insert(start_means, start_chols, reports, s, count, report, space)
         count += 1

@@ -1,4 +1,7 @@
-"""An optimum of a projection: its scratch space, its status and its report."""
+"""An optimum of a projection: scratch space, and the report.
+
+For `mixture_projections` and, but for the scratch space, `grid_projections`.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,28 @@ from ..optimizers import newton
 from ..quadrature import moments
 from ..quadrature.moments import MOMENTS
 
-# The status of an optimum.
-CONVERGED = 0
-STEPS_EXHAUSTED = 1  #: Newton's steps did not become small
-UNRESOLVED = 2  #: the quadrature would need too many nodes
-NOT_A_MINIMUM = 3  #: the Hessian is not positive definite
-INVALID = 7  #: no finite value
-
-#: Optima with a smaller KL divergence between them are the same.
+#: KL divergence between two Gaussians below which they count as the same optimum,
 SAME = 1e-6
-NEARLY_SAME = 1e-4  #: on the way there
-SAME_START = 1e-2  #: starts
+NEARLY_SAME = 1e-4  #: before the refinement,
+SAME_START = 1e-2  #: as starts.
 
 
 class Report(NamedTuple):
-    """What is known of an optimum: the entries of a `report`, in this order."""
+    """An optimum: the entries of a `report`, in this order."""
 
     kl: Any
-    error: Any  #: a bound of that of the divergence
-    gradient_norm: Any  #: in the metric of Fisher's information
-    evaluations: Any  #: nodes used
-    status: Any
+    error: Any  #: bound of the absolute error of the divergence
+    gradient_norm: Any  #: in the metric of the Fisher information
+    evaluations: Any  #: number of nodes used
+    status: Any  #: a number of `statuses`
+
+
+class Matrices(NamedTuple):
+    """Square matrices of the refinement of an optimum."""
+
+    factor: Any  #: (D, D) of the frame: chol, rotated to the sharpest directions
+    new_factor: Any  #: (D, D) after a step
+    product: Any  #: (D, D) new_factor times its transpose
 
 
 class Workspace(NamedTuple):
@@ -40,12 +44,10 @@ class Workspace(NamedTuple):
 
     quadrature: moments.Workspace
     newton: newton.Workspace
-    trial_mean: Any  #: (D,) where a step on the way to an optimum leads
+    trial_mean: Any  #: (D,) after a step of the descent
     trial_chol: Any  #: (D, D)
-    mean: Any  #: (D,) where a step of the refinement leads
-    factor: Any  #: (D, D) of the frame: chol, rotated to what is sharp
-    new_factor: Any  #: (D, D) where a step of the refinement leads
-    matrix: Any  #: (D, D)
+    mean: Any  #: (D,) after a step of the refinement
+    matrices: Matrices
     vectors: Any  #: (2 D,) two vectors
     moments: Any  #: (MOMENTS,)
     trial_moments: Any  #: (MOMENTS,)
@@ -73,14 +75,12 @@ def workspace(components, dim):
     """
     return plain(
         Workspace(
-            quadrature=moments.workspace(components, dim),
+            quadrature=moments.workspace(components),
             newton=newton.workspace(dim),
             trial_mean=np.empty(dim),
             trial_chol=np.empty((dim, dim)),
             mean=np.empty(dim),
-            factor=np.empty((dim, dim)),
-            new_factor=np.empty((dim, dim)),
-            matrix=np.empty((dim, dim)),
+            matrices=np.empty((3, dim, dim)),
             vectors=np.empty(2 * dim),
             moments=np.zeros(MOMENTS),
             trial_moments=np.zeros(MOMENTS),

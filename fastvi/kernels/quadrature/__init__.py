@@ -1,4 +1,4 @@
-"""Expectations under a Gaussian by lattices and by contour integrals."""
+"""Expectations under a Gaussian: trapezoid rule on a lattice, and contour integrals."""
 
 from __future__ import annotations
 

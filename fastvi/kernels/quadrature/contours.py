@@ -1,16 +1,17 @@
-"""Moments of log(1 + r), r the ratio of two Gaussian densities, as sums along a line in the complex plane.
+"""Moments of log q - log p in the plane for two components of p, by contour integrals in one variable.
 
-For a mixture of two, log p = log f_m + log(1 + e**l) with l = log f_o - log f_m quadratic in xi, and
+The fast path of `mixture_kl` and of projections of mixtures. For two components log p = log f_m + log(1 +
+e**l), with l = log f_o - log f_m quadratic in xi, and
 
     log(1 + e**l) = 1 / (2 pi i) int pi / (s sin(pi s)) e**(s l) ds,   Re s = c between 0 and 1
 
-(the Mellin transform of log(1 + x), inverted: Gradshteyn & Ryzhik 4.293.10). The expectations of
-xi**alpha e**(s l) under a standard normal vector are known, those of a Gaussian with a complex mean and
-covariance: an integral over the plane is left as one along a line. What is not analytic lies on the real
-axis: the poles at 0, -1, ... and 1, 2, ..., and s = 1 / lambda for the eigenvalues of the curvature of l,
-where the Gaussian has no inverse. So s = c (1 + i sinh u) has a wide strip around it where all is analytic,
-and what is summed decays like exp(-exp u): the trapezoid rule in u takes three dozen nodes for ten digits,
-where a lattice in the plane takes thousands (Trefethen & Weideman, SIAM Review 56 (2014), sections 5 and 14).
+(the inverse Mellin transform of log(1 + x): Gradshteyn & Ryzhik 4.293.10). The expectations of xi**alpha
+e**(s l) under a standard normal vector are known in closed form, those of a Gaussian with a complex mean and
+covariance. So the integral over the plane becomes one along a line. All singularities lie on the real axis:
+the poles at the integers, and s = 1 / lambda for the eigenvalues of the curvature of l, where the matrix of
+the Gaussian is singular. The integrand is analytic in a wide strip around the line s = c (1 + i sinh u), and
+decays like exp(-exp u): the trapezoid rule in u needs three dozen nodes for ten digits, a lattice in the
+plane thousands (Trefethen & Weideman, SIAM Review 56 (2014), sections 5 and 14).
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from ..numerics.elementary import cos_sin, decay
 from ..numerics.matrices import clear_vector
 from .lattice_rows import add_polynomial, ratios
 
-#: The steps in u: on the way to an optimum, the usual one, and for the last digits.
+#: Levels and their steps in u: far from an optimum, the usual one, and for the last digits.
 ROUGH, USUAL, FINEST = 0, 1, 2
 STEPS = (0.25, 0.125, 0.0625)
 
-#: Where a line ends, at u = 8; nodes come in whole vectors.
+#: Most nodes of a line, up to u = 8 for the finest step; their number is a multiple of LANES.
 MOST = 128
 LANES = 8
 
-#: The first node that is left out is this much below the tolerance, as a logarithm.
+#: Logarithm of the tolerance over the first node that is left out.
 MARGIN = 5.0
 
-#: Components that are nowhere in this ball of any size are not counted.
+#: Radius of the ball: a component negligible in all of it is not counted.
 RADIUS = 10.0
 
 _U = np.array(STEPS)[:, None] * np.arange(MOST)
 _SINH = np.sinh(_U)
-# The halves of the line are conjugates: every node but the first counts twice.
+# The two halves of the line are complex conjugates: every node but the first counts twice.
 _WEIGHTS = np.array(STEPS)[:, None] * np.cosh(_U)
 _WEIGHTS[:, 0] *= 0.5
 _SIGNS = np.where(np.arange(MOST) % 2 == 0, 1.0, -1.0)
@@ -69,13 +70,13 @@ def _plus(u, v, factor, w):
 
 @formula
 def _real_plus(u, v, factor, w):
-    """The real part of u + factor v w, of which u is given as a real number."""
+    """The real part of u + factor v w, for a real u."""
     return u + factor * _real(v, w)
 
 
 @formula
 def _inverse_root(z):
-    """(1 / sqrt(z), 1 / |z|**2) for z that is not a negative number."""
+    """(1 / sqrt(z), 1 / |z|**2) for z that is not a negative real number."""
     x, y = z
     square = x * x + y * y
     size = math.sqrt(square)
@@ -101,9 +102,9 @@ def _matrix(c, t, ratio):
 
 @formula
 def _node(sinh, c, edge, ratio):
-    """At s = c (1 + i sinh u): E exp(s l) c / (s sin(pi s)), and the mean and covariance it goes with.
+    """At s = c (1 + i sinh u): E exp(s l) c / (s sin(pi s)), and the mean and covariance of the Gaussian.
 
-    `edge` is (cos, sin) of pi c; `ratio` is that of `integrate`.
+    `edge` is (cos, sin) of pi c; `ratio` as in `integrate`.
     """
     constant, b0, b1, _, _, _ = ratio
     cos_edge, sin_edge = edge
@@ -134,7 +135,7 @@ def _node(sinh, c, edge, ratio):
 
 @adder
 def _sums(sinh, weights, signs, c, edge, ratio):
-    """Along a line: moments x**a y**b of degree <= 2, those with alternating signs, the others, the size."""
+    """Sums along a line: degree <= 2; the same with alternating signs; degree 3 and 4; of absolute values."""
     s00, s10, s20, s01, s11, s02 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     a00, a10, a20, a01, a11, a02 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     s30, s21, s12, s03 = 0.0, 0.0, 0.0, 0.0
@@ -181,7 +182,7 @@ def _sums(sinh, weights, signs, c, edge, ratio):
 
 @kernel
 def _exponent(t, c, ratio):
-    """The logarithm of about how large a node is: the real part of the exponent, less pi t."""
+    """Approximate logarithm of the size of a node: the real part of the exponent, less pi t."""
     constant, b0, b1, _, _, _ = ratio
     (x00, y00), (x11, y11), (x01, y01), (re, im) = _matrix(c, t, ratio)
     # b' V b = b' adj(M) b / det
@@ -194,7 +195,7 @@ def _exponent(t, c, ratio):
 
 @kernel
 def _centre(ratio):
-    """Where the line crosses the real axis: halfway between two singularities, or at a saddle."""
+    """Crossing of the line and the real axis: halfway between two singularities, or at a saddle point."""
     constant, b0, b1, b00, b01, b11 = ratio
     # Half the greatest eigenvalue of -B.
     most = math.sqrt(0.25 * (b00 - b11) ** 2 + b01 * b01) - 0.5 * (b00 + b11)
@@ -210,7 +211,8 @@ def _centre(ratio):
 def integrate(ratio, tolerance, level, moments):
     """Subtract the moments E xi**alpha log(1 + r), |alpha| <= 4, in the plane: (error, nodes).
 
-    `ratio` is log r: its constant, slopes (2) and minus its second derivatives (3).
+    `ratio` has the coefficients of log r: the constant, the gradient (2) and minus the second derivatives
+    (3).
     """
     c = _centre(ratio)
     sinh, limit = _SINH[level], math.log(tolerance) - MARGIN
@@ -245,20 +247,21 @@ def integrate(ratio, tolerance, level, moments):
     square = a00 * a00 + a10 * a10 + a20 * a20 + a01 * a01 + a11 * a11 + a02 * a02
     constant, b0, b1, b00, b01, b11 = ratio
     digits = 8.0 + abs(constant) + abs(b0) + abs(b1) + abs(b00) + abs(b01) + abs(b11)
-    # Every other node alone would be off by so much, and all of them by about the square of that. The power
-    # of 3/2 is for what is small by accident: in 3,000 random frames the error was a third of this at most.
+    # `half` is the error of every other node alone; the error of all nodes is about its square. The power 3/2
+    # guards against a difference that is small by accident: in 3,000 random frames the error was at most a
+    # third of the estimate.
     half = math.sqrt(square)
     left = half * min(2.0, 30.0 * math.sqrt(half / (size + 1e-300)))
     return left + 10.0 * math.exp(last) + 2.2e-16 * digits * size, n
 
 
 @kernel
-def expect(coefficients, own, dim, tolerance, level, table, moments):
+def expect(coefficients, log_peak, dim, tolerance, level, table, moments):
     """Write the moments of log q - log p in the frame of q: (error, nodes).
 
-    The error is infinite where more than two components matter, and outside of the plane. The step is
-    halved, from that of `level`, until the error is within the tolerance. `table` is scratch space, see
-    `rows.workspace`.
+    The error is infinite where more than two components of p are relevant, or in other dimensions than two.
+    The step is halved, from that of `level`, until the error is within the tolerance. `table` is scratch
+    space, the polynomials of `lattice_rows.Workspace`; log_peak is log q at its mean.
     """
     error, nodes = math.inf, 0
     if dim != 2:
@@ -268,7 +271,7 @@ def expect(coefficients, own, dim, tolerance, level, table, moments):
         return error, nodes
     while error > tolerance and level <= FINEST:
         clear_vector(moments)
-        add_polynomial(table[0], own, dim, moments)
+        add_polynomial(table[0], log_peak, dim, moments)
         if count == 1:
             return 0.0, 1
         row = table[1]

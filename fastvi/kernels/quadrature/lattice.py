@@ -1,8 +1,8 @@
-"""The nodes of the trapezoid rule on a ball, in blocks that stay in the first-level cache.
+"""Nodes of the trapezoid rule in a ball, in blocks that fit the first-level cache.
 
-For integrals over a standard normal vector in up to three dimensions: the rule on a lattice is exponentially
-convergent in 1/step for a smooth integrand. Nodes are made as they are needed, so that a finer lattice
-takes time but no memory.
+`moments` uses them for expectations under a standard normal vector in up to three dimensions. For a smooth
+integrand the error of the rule falls exponentially in 1/step. Nodes are computed block by block, so a finer
+lattice takes time but no memory.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from ..compiler import formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import decay
 
-#: Nodes per block: a dozen arrays of them are 50 kB.
+#: Nodes per block. A dozen arrays of this length are 50 kB.
 BLOCK = 512
 
-#: The most nodes along the first axis.
+#: Most nodes along the first axis.
 MOST_ACROSS = 16384
 
-#: Blocks end at a multiple of this: no loop over one has a remainder, which would take one node at a time.
+#: A block is padded to a multiple of this: the remainder of a vectorised loop takes one node at a time.
 PADDING = 32
 
-#: Rows are written to the next multiple of this, over the start of the row to come.
+#: A row is written in whole vectors of this length; the next row overwrites what is too much.
 LANES = 8
 
-#: Weights and lengths of so many rows are computed together: one row at a time takes three times as long.
+#: Rows whose weights and lengths are computed together: one row at a time takes three times as long.
 ROWS = 64
 
 
 @formula
-def _bell(x):
+def bell_curve(x):
+    """exp(-x**2 / 2)."""
     return decay(-0.5 * (x * x))
 
 
 @kernel
 def half_chord(square, step):
-    """How many steps from the middle to the edge of a chord whose half length has this square."""
+    """Number of steps from the middle to the end of a chord; `square` is that of its half length."""
     return int(math.sqrt(max(square, 0.0)) / step)
 
 
@@ -48,13 +49,13 @@ def padded(count):
 
 @kernel
 def _at(cursor, axis, steps, shift):
-    """The coordinate of the cursor on an axis."""
+    """Coordinate of the cursor on an axis."""
     return (cursor[axis] + shift[axis]) * steps[axis]
 
 
 @inlined
 def next_rows(rows, count, first, height, z, width, radius):
-    """Write the weights and the half lengths (in steps) of the next rows."""
+    """Write the weights and the half lengths (in steps) of up to ROWS rows, from row `first` on."""
     square = radius * radius
     for j in range((min(count, ROWS) + LANES - 1) & -LANES):
         y = (first + j) * height
@@ -67,22 +68,21 @@ def _rewind_plane(cursor, steps, shift, radius, dim):
     z = _at(cursor, 2, steps, shift)
     cursor[4] = half_chord(radius * radius - z * z, steps[1]) if dim > 1 else 0
     cursor[1] = -cursor[4]
-    # The row is yet to be rewound.
+    # An empty row: `next_block` begins with the first one.
     cursor[0], cursor[3] = 1, 0
 
 
 @kernel
 def rewind(cursor, steps, shift, radius, dim, bell):
-    """Before the first node. `cursor` (6 integers): position on the three axes, and where each ends.
+    """Set `cursor` to before the first node, and write the weights along the first axis to `bell`.
 
-    `bell` (MOST_ACROSS + PADDING) is left with the weights along the first axis.
-
-    The lattice is shifted by so many steps along each axis: by half a step along one of them, it has the
-    nodes that halving that step adds.
+    `cursor` has 6 integers: the position on the three axes, then the last position on each. `bell` has
+    MOST_ACROSS + PADDING numbers. `shift` is in steps along each axis: a lattice shifted by half a step along
+    one axis has just the nodes that halving this step adds.
     """
     width, step, offset = half_chord(radius * radius, steps[0]), steps[0], shift[0]
     for i in range(padded(2 * width + 1)):
-        bell[i] = _bell((i - width + offset) * step)
+        bell[i] = bell_curve((i - width + offset) * step)
     cursor[5] = half_chord(radius * radius, steps[2]) if dim > 2 else 0
     cursor[2] = -cursor[5]
     _rewind_plane(cursor, steps, shift, radius, dim)
@@ -98,16 +98,17 @@ def _write_row(x, y, weights, first, step, height, row_weight, bell):
 
 @kernel
 def next_block(cursor, steps, shift, radius, dim, bell, nodes):
-    """Fill `nodes` (4, BLOCK + PADDING) with x, y, z[0] and weights; their number, 0 after the last.
+    """Write the next block to `nodes` (4, BLOCK + PADDING); the number of nodes, 0 after the last block.
 
-    A weight is exp(-|xi|**2 / 2). The nodes of a block have one z, and up to the next
-    multiple of PADDING there are more, of weight 0. Behind z there is what `next_rows` writes.
+    The rows are x, y, z and the weight exp(-|xi|**2 / 2). The nodes of a block have the same z, which is
+    nodes[2, 0]; the rest of that row is scratch space of `next_rows`. Up to the next multiple of PADDING
+    there are nodes of weight 0.
     """
     if cursor[2] > cursor[5]:
         return 0
     count = 0
     x, y, weights, rows = nodes[0], nodes[1], nodes[3], nodes[2, LANES:]
-    # Read once: the compiler does not know that writing nodes leaves them alone.
+    # Local copies: the compiler cannot know that writing nodes does not change these arrays.
     i, j, half, last = cursor[0], cursor[1], cursor[3], cursor[4]
     step, offset, height, offset_y = steps[0], shift[0], steps[1], shift[1]
     z = _at(cursor, 2, steps, shift)
@@ -147,7 +148,7 @@ def next_block(cursor, steps, shift, radius, dim, bell, nodes):
 
 @kernel
 def cell(steps, dim):
-    """What a node's weight exp(-|xi|**2 / 2) is to be multiplied by."""
+    """Volume of a cell times (2 pi)**(-dim / 2), the factor of the weight exp(-|xi|**2 / 2) of a node."""
     volume = math.exp(-0.5 * dim * LOG_2PI)
     for a in range(dim):
         volume *= steps[a]
@@ -156,7 +157,7 @@ def cell(steps, dim):
 
 @kernel
 def size(steps, radius, dim):
-    """About how many nodes there are; inf if there are too many along an axis."""
+    """Approximate number of nodes in the ball; inf if there are too many along the first axis."""
     if 2.0 * radius / steps[0] > MOST_ACROSS - 3:
         return math.inf
     count = 2.0 * radius / steps[0]

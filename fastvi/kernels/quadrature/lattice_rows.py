@@ -1,17 +1,16 @@
-"""Moments of log q - log p on a lattice, row by row, without an exponential for each node.
+"""Moments of log q - log p on a lattice, row by row, with one logarithm and no exponential per node.
 
-With f_m the component that is largest where q is, log p = log f_m + log(1 + sum_k r_k), r_k = f_k / f_m. Both
-log f_m and log r_k are quadratic in (x, y, z), so the moments of log q - log f_m are known: only the last
-logarithm needs a sum. It is at most sum_k r_k, and the weight times r_k is a Gaussian: each row is cut to
-where one of these is larger than the weight at the edge of the ball, which leaves half of the nodes,
-and `left_out` says what that may change.
+The fast path of `moments.integrate_moments`. With f_m the component that is largest at the mean of q,
+log p = log f_m + log(1 + sum_k r_k), r_k = f_k / f_m. Both log f_m and log r_k are quadratic in (x, y, z), so
+the moments of log q - log f_m are known in closed form, and only the last logarithm needs a sum. It is at
+most sum_k r_k, and the weight of a node times r_k is a Gaussian: each row is cut to where one of these is
+larger than the weight at the edge of the ball. That leaves half of the nodes; `left_out` bounds the change.
 
-From one row to the next r_k is multiplied by exp(a x) and a number, so one row of exp(a x) serves for all
-rows; r_k itself is computed afresh every few of them, which keeps its rounding at 1e-15. What is left for
-each node is one logarithm.
+From one row to the next r_k is multiplied by exp(a x) and by a number, so one row of exp(a x) serves for all
+rows. r_k itself is recomputed every FRESH rows, which keeps its rounding error at 1e-15.
 
-Polynomials lose digits where a component is far narrower than q, and exponentials overflow: `fits` says where
-all this may be used.
+The polynomials lose digits where a component is far narrower than q, and exponentials overflow:
+`usable_ratios` says whether the method can be used.
 """
 
 from __future__ import annotations
@@ -25,58 +24,67 @@ from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import DROPPED
 from ..numerics.elementary import decay, log_ratio
-from .lattice import ROWS, _bell, cell, half_chord
+from .lattice import ROWS, bell_curve, cell, half_chord
 
-#: The most nodes along a row.
+#: Most nodes along a row.
 ACROSS = 1024
 
-#: Rows are filled up to multiples of this: a loop over what is left of a row would take as long.
+#: A row is padded to a multiple of this: the remainder of a vectorised loop would take as long.
 LANES = 16
 
-#: Rows between two that are computed afresh.
+#: Rows from one whose ratios are computed by exponentials to the next.
 FRESH = 16
 
-#: Exponents below which a component does not matter, and beyond which rounding does: at 600 it is 1e-13.
+#: Exponents below which a component is negligible, and above which rounding is not: at 600 it is 1e-13.
 NOTHING, LARGEST = -60.0, 600.0
 
-#: Where a row without nodes begins; it ends before that.
+#: Start of a row without nodes; its end is minus that.
 NOWHERE = 1e9
 
-#: Curvature along a row above which a Gaussian is taken to have no end: its ends would lose digits.
+#: Curvature along a row above which a Gaussian is not cut: the roots of so flat a quadratic lose digits.
 FLAT = -1e-2
+
+
+class Ratios(NamedTuple):
+    """The ratios along a row, and their change to the next."""
+
+    values: Any  #: (K, ACROSS + LANES) each r_k
+    growths: Any  #: (K, ACROSS + LANES) exp(a x), by which r_k is multiplied from row to row
+
+
+class Line(NamedTuple):
+    """The nodes along a row."""
+
+    x: Any  #: (ACROSS + LANES,) the coordinates
+    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
+    total: Any  #: (ACROSS + LANES,) the sum of the ratios
 
 
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components."""
 
     polynomials: Any  #: (K, 10) log f_m and then each log r_k, see `ratios`
-    ratios: Any  #: (K, ACROSS + LANES) each r_k along a row
-    growths: Any  #: (K, ACROSS + LANES) what r_k is multiplied by from row to row, but for a number
-    scales: Any  #: (K, FRESH) that number, for each of the next rows
-    x: Any  #: (ACROSS + LANES,) the coordinates along a row
-    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
-    total: Any  #: (ACROSS + LANES,) the sum of the ratios along a row
-    rows: Any  #: (4, ROWS) by row: its weight, its first node and the one after its last, half its chord
+    ratios: Ratios
+    scales: Any  #: (K, FRESH) the number by which r_k is multiplied as well, row by row
+    line: Line
+    rows: Any  #: (4, ROWS) weight, first node, node after the last, half chord of each row
 
 
 @kernel
 def workspace(components):
-    """Scratch space for mixtures of up to so many components."""
+    """Scratch space for mixtures of up to so many components: `Workspace` as a tuple for `named`."""
     return Workspace(
         polynomials=np.empty((components, 10)),
-        ratios=np.empty((components, ACROSS + LANES)),
-        growths=np.empty((components, ACROSS + LANES)),
+        ratios=np.empty((2, components, ACROSS + LANES)),
         scales=np.empty((components, FRESH)),
-        x=np.empty(ACROSS + LANES),
-        weights=np.empty(ACROSS + LANES),
-        total=np.empty(ACROSS + LANES),
+        line=np.empty((3, ACROSS + LANES)),
         rows=np.empty((4, ROWS)),
     )
 
 
 @kernel
 def _expand(row, out):
-    """Write the log density as a polynomial: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
+    """Write the coefficients of a log density as a polynomial: of 1, x, y, z, xx, xy, xz, yy, yz, zz."""
     b0, b1, b2 = row[1], row[2], row[3]
     x0, y0, z0, x1, y1, z1 = row[4], row[5], row[6], row[7], row[8], row[9]
     x2, y2, z2 = row[10], row[11], row[12]
@@ -94,7 +102,7 @@ def _expand(row, out):
 
 @kernel
 def _extent(row, radius):
-    """A bound of what a polynomial without its constant is in the ball."""
+    """Bound of the absolute value of a polynomial without its constant in the ball."""
     square = radius * radius
     linear = radius * (abs(row[1]) + abs(row[2]) + abs(row[3]))
     pure = square * (abs(row[4]) + abs(row[7]) + abs(row[9]))
@@ -103,18 +111,18 @@ def _extent(row, radius):
 
 
 @kernel
-def _on_the_way(row, step, radius):
-    """A bound of the exponents that rows go through, in the box around the ball."""
+def _largest_exponent(row, step, radius):
+    """Bound of the exponents of ratios and growths, in the box around the ball."""
     mixed = radius * radius * (abs(row[5]) + abs(row[6]) + abs(row[8]))
-    # How far the rows go from a fresh one, and what they are multiplied by until then.
-    way = min(FRESH * step, 2.0 * radius)
-    steady = way * (abs(row[2]) + radius * (2.0 * abs(row[7]) + abs(row[8]) + abs(row[5])))
-    return max(row[0] + _extent(row, radius) + 0.5 * mixed, 0.0) + steady
+    # Bound of the logarithm of what a row is multiplied by up to the next fresh one.
+    distance = min(FRESH * step, 2.0 * radius)
+    growth = distance * (abs(row[2]) + radius * (2.0 * abs(row[7]) + abs(row[8]) + abs(row[5])))
+    return max(row[0] + _extent(row, radius) + 0.5 * mixed, 0.0) + growth
 
 
 @kernel
 def ratios(coefficients, radius, table):
-    """Write the polynomials of log f_m and then of each log r_k that matters in the ball; their number."""
+    """Write the polynomials of log f_m and of each log r_k not negligible in the ball; their number."""
     best, top = -1, DROPPED
     for k in range(coefficients.shape[0]):
         row = coefficients[k]
@@ -139,8 +147,8 @@ def ratios(coefficients, radius, table):
 
 
 @kernel
-def fits(coefficients, steps, radius, table):
-    """`ratios`; 0 where this is no use."""
+def usable_ratios(coefficients, steps, radius, table):
+    """`ratios`, or 0 where the sum by rows overflows, loses digits or needs too long rows."""
     if not 2.0 * radius / steps[0] < ACROSS - 2:
         return 0
     count = ratios(coefficients, radius, table)
@@ -148,7 +156,7 @@ def fits(coefficients, steps, radius, table):
         row = table[k]
         if not abs(row[0]) + _extent(row, radius) < LARGEST:
             return 0
-        if not _on_the_way(row, steps[1], radius) < LARGEST:
+        if not _largest_exponent(row, steps[1], radius) < LARGEST:
             return 0
     return count
 
@@ -167,7 +175,7 @@ def _fresh(a, b, c, x, out):
 
 @inlined
 def _scale(slope, curve, first, height, out):
-    """What the ratios of each of the next rows are to be multiplied by, at x = 0."""
+    """Write the factors at x = 0 of the ratios of the rows up to the next fresh one."""
     for k in range(FRESH):
         d = k * height
         out[k] = _exp_quadratic(0.0, slope + 2.0 * curve * first, curve, d)
@@ -175,7 +183,7 @@ def _scale(slope, curve, first, height, out):
 
 @inlined
 def _advance(kept, scale, ratios, growth, total):
-    """total = kept total + scale ratios; the ratios of the next row are left behind."""
+    """total = kept total + scale ratios; `ratios` is advanced to the next row."""
     for i in range(total.size):
         r = ratios[i]
         total[i] = kept * total[i] + scale * r
@@ -189,7 +197,7 @@ def _term(weight, r):
 
 @adder
 def _row_sums(x, weights, ratios):
-    """Sums along a row of w x**k log(1 + r), k <= 4."""
+    """Sums of w x**k log(1 + r) along a row, k <= 4."""
     s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
         v = x[i]
@@ -206,16 +214,16 @@ def _row_sums(x, weights, ratios):
 
 @inlined
 def _across(width, step, offset, radius, x, bell):
-    """Write the coordinates and weights along a row; outside of the ball they are its edge and 0."""
+    """Write the coordinates and weights along a row. Outside of the ball: `radius`, and a weight of 0."""
     for i in range(x.size):
         v = min((i - width + offset) * step, radius)
         x[i] = v
-        bell[i] = _bell(v) if v < radius else 0.0
+        bell[i] = bell_curve(v) if v < radius else 0.0
 
 
 @inlined
 def _chords(rows, count, first, height, z, radius):
-    """Write the weights of rows and half their chords; they have no nodes yet."""
+    """Write the weights and half chords of rows, and empty ranges of nodes."""
     for j in range(count):
         y = (first + j) * height
         rows[0, j] = decay(-0.5 * (y * y + z * z))
@@ -225,7 +233,7 @@ def _chords(rows, count, first, height, z, radius):
 
 @inlined
 def _widen(rows, count, first, height, z, level, row):
-    """Move the ends of rows to where the weight times this ratio falls below exp(level)."""
+    """Widen the ranges of rows to where the weight times this ratio is above exp(level)."""
     curve = row[4] - 0.5
     for j in range(count):
         y, chord = (first + j) * height, rows[3, j]
@@ -242,7 +250,7 @@ def _widen(rows, count, first, height, z, level, row):
 
 @inlined
 def add_moments(sums, z, moments):
-    """Add what `_moments` of the nodes with one z gives."""
+    """Add the sums over nodes with one z, as from `moments.weighted_powers`, to the moments."""
     s0, s1, s2, s3, s04 = sums
     power = 1.0
     for c in range(5):
@@ -268,14 +276,14 @@ def _normal(n):
 
 
 @inlined
-def add_polynomial(main, own, dim, moments):
-    """Add the moments of log q - log f_m: those of a polynomial."""
+def add_polynomial(main, log_peak, dim, moments):
+    """Add the moments of log q - log f_m, a polynomial, in closed form; log_peak is log q at its mean."""
     for c in range(5 if dim > 2 else 1):
         z0, z1, z2 = _normal(c), _normal(c + 1), _normal(c + 2) if dim > 2 else 0.0
         for b in range(5 - c if dim > 1 else 1):
             y0, y1, y2 = _normal(b), _normal(b + 1), _normal(b + 2) if dim > 1 else 0.0
-            # The polynomial's expectation in y and z: what multiplies 1, x and x**2.
-            one = (own - main[0]) * (y0 * z0) - main[2] * (y1 * z0) - main[3] * (y0 * z1)
+            # Coefficients of 1, x and x**2 after the expectation over y and z.
+            one = (log_peak - main[0]) * (y0 * z0) - main[2] * (y1 * z0) - main[3] * (y0 * z1)
             one -= (0.5 + main[7]) * (y2 * z0) + main[8] * (y1 * z1) + (0.5 + main[9]) * (y0 * z2)
             linear = -main[1] * (y0 * z0) - main[5] * (y1 * z0) - main[6] * (y0 * z1)
             square = -(0.5 + main[4]) * (y0 * z0)
@@ -286,7 +294,7 @@ def add_polynomial(main, own, dim, moments):
 
 @inlined
 def _ends(rows, count, width, step, offset):
-    """Turn the ends of rows into nodes: the first, and the one after the last of whole lanes."""
+    """Convert the ranges of rows from coordinates to nodes: the first, and the one after the last vector."""
     for j in range(count):
         low = max(math.ceil(rows[1, j] / step - offset + width), 0.0)
         nodes = math.floor(rows[2, j] / step - offset + width) + 1.0 - low
@@ -295,20 +303,15 @@ def _ends(rows, count, width, step, offset):
 
 
 @kernel
-def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
-    """`expectations.integrate` of log q - log p to degree 4, after `fits` has returned `count`."""
-    table, ratios, growths, scales, rows = (
-        space.polynomials,
-        space.ratios,
-        space.growths,
-        space.scales,
-        space.rows,
-    )
+def integrate_rows(count, log_peak, dim, steps, shift, radius, space, moments):
+    """Moments of log q - log p, where `usable_ratios` has returned `count`; the number of nodes."""
+    table, scales, rows, (ratios, growths) = space.polynomials, space.scales, space.rows, space.ratios
     step, height, depth = steps[0], steps[1], steps[2]
     width = half_chord(radius * radius, step)
     size = (2 * width + 2 * LANES) & -LANES
     level = -0.5 * radius * radius
-    x, bell, total = space.x[:size], space.weights[:size], space.total[:size]
+    line = space.line
+    x, bell, total = line.x[:size], line.weights[:size], line.total[:size]
     _across(width, step, shift[0], radius, x, bell)
     for k in range(1, count):
         _fresh(0.0, table[k, 5] * height, 0.0, x, growths[k, :size])
@@ -338,7 +341,7 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
             if fresh == 0:
                 if near >= far:
                     continue
-                # All that the rows up to the next fresh ones need.
+                # The ratios on the union of the ranges of the rows up to the next fresh one.
                 fresh = min(FRESH, ROWS - k, 2 * last + 1 - j)
                 low, high = near, far
                 for i in range(k, k + fresh):
@@ -390,12 +393,12 @@ def integrate_rows(count, own, dim, steps, shift, radius, space, moments):
     volume = -cell(steps, dim)
     for i in range(moments.size):
         moments[i] *= volume
-    add_polynomial(table[0], own, dim, moments)
+    add_polynomial(table[0], log_peak, dim, moments)
     return nodes
 
 
 @kernel
 def left_out(components, dim, radius):
-    """A bound of what the rows leave out of the ball: there the weight times each r_k is below that level."""
+    """Bound of what is cut from the rows: there the weight times each r_k is below exp(-radius**2 / 2)."""
     volume = (2.0 * radius, math.pi * radius**2, 4.0 / 3.0 * math.pi * radius**3)[dim - 1]
     return (components - 1) * volume * math.exp(-0.5 * (radius * radius + dim * LOG_2PI))

@@ -1,6 +1,7 @@
-"""Divergences and entropies of Gaussian mixtures by quadrature, and their bounds without.
+"""KL divergences and entropies of Gaussian mixtures by quadrature, in up to three dimensions.
 
-A mixture is its log weights (K), means (K, D) and Cholesky factors (K, D, D).
+For `kl_estimate` and `entropy_estimate` of mixtures. By contour integrals where these can be used (in the
+plane, two relevant components), else on a lattice.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ import numpy as np
 from ..borrowing import borrow, named, plain
 from ..compiler import exported, kernel
 from ..densities.gaussians import LOG_2PI
-from ..densities.mixtures import Mixture, see
+from ..densities.mixtures import Mixture, write_coefficients
 from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, half_log_det
 from ..optimizers import newton
 from ..optimizers.newton import FULL, differentiate, lay_out
 from . import contours
 from . import moments as moments_
 from .lattice_rows import left_out
-from .moments import MOMENTS, MOST_NODES, STEP, integrate_difference, integrate_own
-from .refinement import ball, leave_out, refine, refine_own, rounding, set_steps, tail
+from .moments import MOMENTS, MOST_NODES, STEP, integrate_moments, integrate_value
+from .refinement import ball, drop_negligible, refine_moments, refine_value, rounding, set_steps, tail
 from .rotation import rotate
 
-#: The ball and the most nodes for a first value, which says how well the parts must be known.
+#: Radius and most nodes of the lattice for a rough value, from which the tolerance of each part is derived.
 ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
 
-#: Rounding of a value, relative to it.
+#: Relative rounding error of a value.
 ROUNDING = 4.4e-16
 
 
@@ -36,7 +37,7 @@ class Workspace(NamedTuple):
 
     quadrature: moments_.Workspace
     newton: newton.Workspace
-    factor: Any  #: (D, D) of the frame, rotated to what is sharp
+    factor: Any  #: (D, D) of the frame, rotated to the sharpest directions
     moments: Any  #: (MOMENTS,)
 
 
@@ -62,7 +63,7 @@ def workspace(components_p, components_q, dim):
     """
     return plain(
         Workspace(
-            quadrature=moments_.workspace(max(components_p, components_q), dim),
+            quadrature=moments_.workspace(max(components_p, components_q)),
             newton=newton.workspace(dim),
             factor=np.empty((dim, dim)),
             moments=np.zeros(MOMENTS),
@@ -72,27 +73,28 @@ def workspace(components_p, components_q, dim):
 
 @kernel
 def _in_frame(p, q, k, factor, space):
-    """The coefficients of both in the frame of component k of p."""
-    first, second = space.first[: p.log_weights.size], space.second[: q.log_weights.size]
-    see(p, p.means[k], factor, first, space.vectors)
-    see(q, p.means[k], factor, second, space.vectors)
+    """Coefficients of p and q in the frame (mean of component k of p, factor)."""
+    both = space.coefficients
+    first, second = both.first[: p.log_weights.size], both.second[: q.log_weights.size]
+    write_coefficients(p, p.means[k], factor, first, space.vectors)
+    write_coefficients(q, p.means[k], factor, second, space.vectors)
     return first, second
 
 
 @kernel
 def _in_rotated_frame(p, q, k, factor, space):
-    """`_in_frame` of component k, its factor rotated to what is sharp; and a bound of what was left out."""
+    """`_in_frame` of component k, rotated to the sharpest directions; and the bound of `drop_negligible`."""
     copy_matrix(p.chols[k], factor)
     first, second = _in_frame(p, q, k, factor, space)
     dim = factor.shape[0]
-    dropped = leave_out(first, dim, space) + leave_out(second, dim, space)
+    dropped = drop_negligible(first, dim, space) + drop_negligible(second, dim, space)
     rotate(first, second, dim, factor, space)
     return first, second, dropped
 
 
 @kernel
 def _by_contours(p, q, rtol, space):
-    """`mixture_kl` by sums along contours: (value, error, nodes); an infinite error where not."""
+    """`mixture_kl` by contour integrals: (value, error, nodes); error inf where they cannot be used."""
     quadrature, moments = space.quadrature, space.moments
     components, dim = p.means.shape
     table = quadrature.by_rows.polynomials
@@ -163,15 +165,15 @@ def mixture_kl(p, q, rtol, space):
         return total, error, nodes, True
     factor, space = space.factor, space.quadrature
     components, dim = p.means.shape
-    steps, shift = space.steps, space.shift
+    steps, shift = space.lattice.steps, space.lattice.shift
     clear_vector(shift)
-    # What the whole sum is about says how well each part must be known.
+    # A rough value of the sum gives the absolute tolerance of its parts.
     coarse, floor = 0.0, 0.0
     for k in range(components):
         first, second, _ = _in_rotated_frame(p, q, k, factor, space)
         floor = max(floor, rounding(first, second))
         set_steps(first, second, dim, STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-        value, _ = integrate_difference(first, second, dim, steps, shift, ROUGH_RADIUS, space)
+        value, _ = integrate_value(first, second, dim, steps, shift, ROUGH_RADIUS, space)
         coarse += math.exp(p.log_weights[k]) * value
     wanted = max(rtol * abs(coarse), floor)
     total, error, nodes, resolved = 0.0, floor, 0, True
@@ -183,9 +185,9 @@ def mixture_kl(p, q, rtol, space):
         atol = wanted / (weight * components)
         radius = ball(first, second, dim, 0.1 * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        value, n = integrate_difference(first, second, dim, steps, shift, radius, space)
+        value, n = integrate_value(first, second, dim, steps, shift, radius, space)
         nodes += n
-        value, left, n = refine(first, second, dim, radius, atol, space, value)
+        value, left, n = refine_value(first, second, dim, radius, atol, space, value)
         nodes += n
         total += weight * value
         error += weight * (left + dropped + tail(first, second, dim, radius) + ROUNDING * abs(value))
@@ -227,33 +229,34 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     space = named(Workspace, borrow(space))
     quadrature, factor, moments = space.quadrature, space.factor, space.moments
     dim = mean.size
-    steps, shift = quadrature.steps, quadrature.shift
+    steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
-    first, second = quadrature.first[:0], quadrature.second[: log_weights.size]
+    both = quadrature.coefficients
+    first, second = both.first[:0], both.second[: log_weights.size]
     copy_matrix(chol, factor)
-    see(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
-    own = -half_log_det(chol) - 0.5 * dim * LOG_2PI
+    write_coefficients(Mixture(log_weights, means, chols), mean, factor, second, quadrature.vectors)
+    log_peak = -half_log_det(chol) - 0.5 * dim * LOG_2PI
     floor = rounding(first, second)
     table = quadrature.by_rows.polynomials
-    error, _ = contours.expect(second, own, dim, max(0.1 * rtol, floor), contours.USUAL, table, moments)
+    error, _ = contours.expect(second, log_peak, dim, max(0.1 * rtol, floor), contours.USUAL, table, moments)
     if error <= rtol * min(abs(moments[0]), 1.0) + floor:
-        slopes(moments, chol, space.newton, grad_mean, grad_chol)
+        gradient_in_parameters(moments, chol, space.newton, grad_mean, grad_chol)
         return moments[0], error + floor
-    dropped = leave_out(second, dim, quadrature)
+    dropped = drop_negligible(second, dim, quadrature)
     radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-    integrate_own(second, own, dim, steps, shift, radius, quadrature, moments)
-    error, _, _, _, holds = refine_own(
-        second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
+    integrate_moments(second, log_peak, dim, steps, shift, radius, quadrature, moments)
+    error, _, _, _, holds = refine_moments(
+        second, log_peak, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
     )
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
-    slopes(moments, chol, space.newton, grad_mean, grad_chol)
+    gradient_in_parameters(moments, chol, space.newton, grad_mean, grad_chol)
     return moments[0], error if fits and holds else math.inf
 
 
 @kernel
-def slopes(moments, chol, parts, grad_mean, grad_chol):
-    """Write the gradient in (mean, factor), from the moments in the frame of the factor itself."""
+def gradient_in_parameters(moments, chol, parts, grad_mean, grad_chol):
+    """Write the gradient in mean and factor, from the moments in the frame (mean, factor)."""
     dim = grad_mean.size
     count = lay_out(FULL, dim, parts)
     differentiate(moments, FULL, dim, count, parts)
@@ -265,7 +268,7 @@ def slopes(moments, chol, parts, grad_mean, grad_chol):
             grad_mean[a] = gradient[i]
         else:
             grad_chol[a, b] = gradient[i]
-    # d factor = factor dT: solve factor' G = gradient, a column at a time, and keep the lower triangle.
+    # d factor = factor dT: solve factor' G = gradient column by column, and keep the lower triangle.
     for i in range(dim - 1, -1, -1):
         for k in range(i + 1, dim):
             grad_mean[i] -= chol[k, i] * grad_mean[k]

@@ -1,9 +1,10 @@
-"""Expectations under a Gaussian of the difference of two log densities, with their derivatives.
+"""Expectations of the difference of two log densities under a Gaussian, on one lattice.
 
-In the frame (mean, factor) of the Gaussian this is E[x(xi)], xi standard normal, x = log f - log g. Because
-of Stein's identity its derivatives in mean and factor need no derivative of x: they are expectations of x
-times Hermite polynomials. So all that is taken from the nodes are the moments E[x xi**alpha], |alpha| <= 4:
-the value, the gradient and the Hessian are linear in them.
+`refinement` chooses the lattice; the KL divergences of mixtures and their projections are such expectations.
+In the frame z = mean + factor xi of the Gaussian it is E[x(xi)], xi standard normal, x = log f - log g. By
+Stein's identity its derivatives in mean and factor are expectations of x times Hermite polynomials, without
+a derivative of x. So the nodes are used for the moments E[x xi**alpha], |alpha| <= 4, alone: the value, the
+gradient and the Hessian are linear in them.
 """
 
 from __future__ import annotations
@@ -19,62 +20,84 @@ from ..numerics.error_free import add_compensated
 from ..numerics.matrices import clear_vector
 from . import lattice_rows
 from .lattice import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
-from .lattice_rows import add_moments, fits, integrate_rows
+from .lattice_rows import add_moments, integrate_rows, usable_ratios
 
 #: E[x xi_0**a xi_1**b xi_2**c] is moment a + 5 b + 25 c.
 MOMENTS = 125
 
-#: The largest ball: in the plane it holds all but 2e-22 of a standard normal vector.
+#: Radius of the largest ball. In the plane it holds all but 2e-22 of a standard normal vector.
 RADIUS = 10.0
 
-#: The coarsest lattice: the rule's own error for a polynomial is then 1e-16.
+#: Step of the coarsest lattice: the error of the rule for a polynomial is 1e-16.
 STEP = 0.7
 
-#: Nodes beyond which a lattice is not refined: 30 ms each.
+#: Most nodes of a lattice: they take 30 ms.
 MOST_NODES = 4e6
+
+
+class Block(NamedTuple):
+    """A block of nodes."""
+
+    nodes: Any  #: (4, BLOCK + PADDING) x, y, z and weights, see `lattice.next_block`
+    densities: Any  #: (4, BLOCK + PADDING) top and total (see `log_terms`) of two mixtures
+
+
+class Coefficients(NamedTuple):
+    """Coefficients of two mixtures in the frame, see `mixtures.write_coefficients`."""
+
+    first: Any  #: (K, 13)
+    second: Any  #: (K, 13)
+
+
+class Lattice(NamedTuple):
+    """The lattice, and the one before the last halving of a step."""
+
+    steps: Any  #: (3,)
+    shift: Any  #: (3,) in steps
+    coarse_steps: Any  #: (3,)
+
+
+class Halving(NamedTuple):
+    """Moments before and after the last halving of a step."""
+
+    coarse: Any  #: (MOMENTS,)
+    fine: Any  #: (MOMENTS,)
+
+
+class Matrices(NamedTuple):
+    """Matrices for the rotation of a lattice, and for the influence of a component."""
+
+    sharpness: Any  #: (3, 3) sharpness of the mixtures by direction, a quadratic form
+    axes: Any  #: (3, 3) its eigenvectors
+    product: Any  #: (3, 3) product of two matrices
+    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
 
 
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components in up to three dimensions."""
 
-    nodes: Any  #: (4, BLOCK + PADDING) x, y, z and weights of a block of nodes, see `lattices.next_block`
-    densities: Any  #: (4, BLOCK) of the first mixture at the nodes: top and total; of the second
-    cursor: Any  #: (6,) where on the lattice the block is
-    bell: Any  #: (MOST_ACROSS + PADDING,) the weights along the first axis
-    first: Any  #: (K, 13) the coefficients of a mixture in the frame, see `mixtures.see`
-    second: Any  #: (K, 13) those of the other
-    steps: Any  #: (3,) of the lattice
-    shift: Any  #: (3,) of the lattice, in steps
-    coarse_steps: Any  #: (3,) of the lattice before the last halving
-    coarse_moments: Any  #: (MOMENTS,) on that lattice
-    fine_moments: Any  #: (MOMENTS,) on the lattice of half the step
-    sharpness: Any  #: (3, 3) how sharp the mixtures are, by direction
-    axes: Any  #: (3, 3) its eigenvectors
-    product: Any  #: (3, 3) of two matrices
-    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
+    block: Block
+    cursor: Any  #: (6,) position on the lattice
+    bell: Any  #: (MOST_ACROSS + PADDING,) weights along the first axis
+    coefficients: Coefficients
+    lattice: Lattice
+    halving: Halving
+    matrices: Matrices
     vectors: Any  #: (6,) two vectors
     by_rows: lattice_rows.Workspace
 
 
 @kernel
-def workspace(components, dim):
-    """Scratch space for mixtures of up to so many components in `dim` <= 3 dimensions."""
+def workspace(components):
+    """Scratch space for mixtures of up to so many components: `Workspace` as a tuple for `named`."""
     return Workspace(
-        nodes=np.empty((4, BLOCK + PADDING)),
-        densities=np.empty((4, BLOCK)),
+        block=np.empty((2, 4, BLOCK + PADDING)),
         cursor=np.zeros(6, np.int64),
         bell=np.empty(MOST_ACROSS + PADDING),
-        first=np.empty((components, 13)),
-        second=np.empty((components, 13)),
-        steps=np.zeros(3),
-        shift=np.zeros(3),
-        coarse_steps=np.zeros(3),
-        coarse_moments=np.zeros(MOMENTS),
-        fine_moments=np.zeros(MOMENTS),
-        sharpness=np.empty((3, 3)),
-        axes=np.empty((3, 3)),
-        product=np.empty((3, 3)),
-        precision=np.empty((3, 3)),
+        coefficients=np.empty((2, components, 13)),
+        lattice=np.zeros((3, 3)),
+        halving=np.zeros((2, MOMENTS)),
+        matrices=np.empty((4, 3, 3)),
         vectors=np.empty(6),
         by_rows=lattice_rows.workspace(components),
     )
@@ -87,8 +110,9 @@ def _difference(weight, first, first_total, second, second_total):
 
 
 @formula
-def _own_difference(x, y, z, own, top, total):
-    return (own - 0.5 * (x * x + y * y + z * z)) - log_sum(top, total)
+def _difference_from_gaussian(x, y, z, log_peak, top, total):
+    """log q - log p of log q = log_peak - |xi|**2 / 2 and p = exp(top) total."""
+    return (log_peak - 0.5 * (x * x + y * y + z * z)) - log_sum(top, total)
 
 
 @inlined
@@ -98,9 +122,9 @@ def _weigh(weights, f, ft, g, gt):
 
 
 @inlined
-def _weigh_own(weights, x, y, z, own, g, gt):
+def _weigh_from_gaussian(weights, x, y, z, log_peak, g, gt):
     for i in range(weights.size):
-        g[i] = weights[i] * _own_difference(x[i], y[i], z, own, g[i], gt[i])
+        g[i] = weights[i] * _difference_from_gaussian(x[i], y[i], z, log_peak, g[i], gt[i])
 
 
 @adder
@@ -112,7 +136,7 @@ def _sum(values):
 
 
 @adder
-def _moments(values, x, y):
+def weighted_powers(values, x, y):
     """Sums of values x**a y**b for a + b <= 4, ordered by b and then a."""
     s00, s10, s20, s30, s40 = 0.0, 0.0, 0.0, 0.0, 0.0
     s01, s11, s21, s31 = 0.0, 0.0, 0.0, 0.0
@@ -146,12 +170,12 @@ def _moments(values, x, y):
 
 
 @kernel
-def integrate_difference(first, second, dim, steps, shift, radius, space):
-    """(E[log first - log second], number of nodes); both are rows of coefficients.
+def integrate_value(first, second, dim, steps, shift, radius, space):
+    """(E[log first - log second], number of nodes) of two mixtures, given by their coefficients.
 
-    No rows of `second` are a density of 1.
+    A mixture of no components has the density 1.
     """
-    nodes, densities = space.nodes, space.densities
+    nodes, densities = space.block
     rewind(space.cursor, steps, shift, radius, dim, space.bell)
     value, compensation, count = 0.0, 0.0, 0
     while True:
@@ -170,12 +194,12 @@ def integrate_difference(first, second, dim, steps, shift, radius, space):
 
 
 @kernel
-def integrate_nodes(second, own, dim, steps, shift, radius, space, moments):
-    """Write the moments of x = log q - log second, log q = ``own - |xi|**2 / 2``; the number of nodes.
+def integrate_nodes(coefficients, log_peak, dim, steps, shift, radius, space, moments):
+    """Write the moments of log q - log p, log q = log_peak - |xi|**2 / 2, node by node; the number of nodes.
 
-    `second` is rows of coefficients. Node by node, also where `integrate_own` goes by rows.
+    p is a mixture, given by its coefficients.
     """
-    nodes, densities = space.nodes, space.densities
+    nodes, densities = space.block
     clear_vector(moments)
     rewind(space.cursor, steps, shift, radius, dim, space.bell)
     count = 0
@@ -187,9 +211,9 @@ def integrate_nodes(second, own, dim, steps, shift, radius, space, moments):
         m = padded(n)
         x, y, z, weights = nodes[0, :m], nodes[1, :m], nodes[2, 0], nodes[3, :m]
         g, gt = densities[2, :m], densities[3, :m]
-        log_terms(second, dim, x, y, z, g, gt)
-        _weigh_own(weights, x, y, z, own, g, gt)
-        add_moments(_moments(g, x, y), z, moments)
+        log_terms(coefficients, dim, x, y, z, g, gt)
+        _weigh_from_gaussian(weights, x, y, z, log_peak, g, gt)
+        add_moments(weighted_powers(g, x, y), z, moments)
     volume = cell(steps, dim)
     for i in range(MOMENTS):
         moments[i] *= volume
@@ -197,10 +221,10 @@ def integrate_nodes(second, own, dim, steps, shift, radius, space, moments):
 
 
 @kernel
-def integrate_own(second, own, dim, steps, shift, radius, space, moments):
-    """`integrate_nodes`, by rows where that is faster."""
-    used = fits(second, steps, radius, space.by_rows.polynomials)
+def integrate_moments(coefficients, log_peak, dim, steps, shift, radius, space, moments):
+    """`integrate_nodes`, or its fast path `integrate_rows` where that can be used."""
+    used = usable_ratios(coefficients, steps, radius, space.by_rows.polynomials)
     if used == 0:
-        return integrate_nodes(second, own, dim, steps, shift, radius, space, moments)
+        return integrate_nodes(coefficients, log_peak, dim, steps, shift, radius, space, moments)
     clear_vector(moments)
-    return integrate_rows(used, own, dim, steps, shift, radius, space.by_rows, moments)
+    return integrate_rows(used, log_peak, dim, steps, shift, radius, space.by_rows, moments)

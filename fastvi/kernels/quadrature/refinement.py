@@ -1,9 +1,12 @@
-"""The lattice of an expectation: rotated to the sharpest direction, halved until two values agree.
+"""Lattice of an expectation under a Gaussian: its first steps, its ball, and halving until the value holds.
 
-A mixture has two scales besides that of the Gaussian itself. A component narrower than it would slip through
-a coarse lattice unseen, so the first step is never longer than its width; components that cannot matter
-are left out, and by how much they could is added to the error. The change from one component to the next
-is as sharp as they are far apart, which halving the steps brings out. Both have a direction.
+Used by `mixture_kl` and by projections of mixtures; the expectation on one lattice is in `moments`.
+
+A mixture has two scales besides that of the Gaussian. A component narrower than the Gaussian could fall
+between the nodes of a coarse lattice, so the first step is no longer than its width; components with a
+negligible influence are dropped, and a bound of the influence is added to the error. Where one component
+takes over from the next, the log density bends the more sharply the farther apart they are; halving the steps
+resolves that. Both depend on the direction, see `rotation`.
 """
 
 from __future__ import annotations
@@ -14,33 +17,33 @@ from ..compiler import inlined, kernel, merged
 from ..densities.mixtures import DROPPED
 from ..numerics.matrices import cholesky, copy_vector, half_log_det, solve_lower
 from .lattice import size
-from .moments import MOMENTS, MOST_NODES, RADIUS, integrate_difference, integrate_own
+from .moments import MOMENTS, MOST_NODES, RADIUS, integrate_moments, integrate_value
 
-#: What leaving out one component may change.
+#: Influence on the expectation below which a component is dropped.
 NEGLIGIBLE = 1e-12
 
-#: Only components sharper than this are left out: others ask for no finer lattice.
+#: Only components sharper than this are dropped: others do not need a finer lattice.
 SHARP = 2.0
 
-#: Sweeps of Jacobi's rotations, and what may be left beside the diagonal: the axes need not be exact.
-SWEEPS, DIAGONAL = 8, 1e-9
-
-#: The smallest ball, and the step to the next one.
+#: Radius of the smallest ball, and its increment.
 LEAST_RADIUS, RADIUS_STEP = 5.5, 0.25
 
-#: A change that no second halving confirms counts so many times.
+#: Factor of the error estimate where no second halving confirms the change of the first.
 UNCONFIRMED = 4.0
 
-#: The error after a halving is so many times the change**3 / last**2 that theory leaves.
+#: Safety factor of the theoretical error after a halving, change**3 / last**2.
 MARGIN = 100.0
 
-#: Rounding in an expectation, relative to the logarithms in it, and how large these are at least.
+#: Rounding error of an expectation relative to the logarithms in it, and their least size.
 ROUNDING, LEAST_LOGARITHM = 8.8e-16, 8.0
 
 
 @kernel
 def _log_influence(row, other, dim, matrix, vector):
-    """log E sqrt(f_j / f_i) for two components: E log(1 + f_j / f_i) is at most E sqrt(f_j / f_i)."""
+    """log E sqrt(f_j / f_i) for two components: E log(1 + f_j / f_i) is at most E sqrt(f_j / f_i).
+
+    `row` and `other` are the coefficients of f_j and f_i.
+    """
     constant = 0.5 * (row[0] - other[0])
     for a in range(dim):
         constant += 0.25 * (other[1 + a] * other[1 + a] - row[1 + a] * row[1 + a])
@@ -62,8 +65,8 @@ def _log_influence(row, other, dim, matrix, vector):
 
 
 @kernel
-def _column(row, a, dim):
-    """The sharpness of a component along an axis."""
+def _sharpness(row, a, dim):
+    """Sharpness of a component along an axis: the inverse of its width there, given the other coordinates."""
     s = 0.0
     for e in range(dim):
         s += row[4 + 3 * e + a] * row[4 + 3 * e + a]
@@ -71,20 +74,20 @@ def _column(row, a, dim):
 
 
 @kernel
-def leave_out(coefficients, dim, space):
-    """Leave out sharp components that cannot matter; a bound of what that changes."""
+def drop_negligible(coefficients, dim, space):
+    """Drop sharp components of negligible influence; a bound of the change of the expectation."""
     bound = 0.0
     components = coefficients.shape[0]
     for j in range(components):
         sharp = 0.0
         for a in range(dim):
-            sharp = max(sharp, _column(coefficients[j], a, dim))
+            sharp = max(sharp, _sharpness(coefficients[j], a, dim))
         if sharp < SHARP or coefficients[j, 0] == DROPPED:
             continue
         for i in range(components):
             if i != j and coefficients[i, 0] > DROPPED:
                 influence = _log_influence(
-                    coefficients[j], coefficients[i], dim, space.precision, space.vectors
+                    coefficients[j], coefficients[i], dim, space.matrices.precision, space.vectors
                 )
                 if influence < math.log(NEGLIGIBLE):
                     bound += math.exp(influence)
@@ -95,14 +98,17 @@ def leave_out(coefficients, dim, space):
 
 @kernel
 def set_steps(first, second, dim, step, radius, most, steps):
-    """Write steps no longer than the components are wide; False if that takes more than `most` nodes."""
+    """Write steps no longer than the components are wide; False if that takes more than `most` nodes.
+
+    Then the steps are scaled to about `most` nodes.
+    """
     for a in range(dim):
         sharp = 1.0
         for coefficients in (first, second):
             if coefficients.shape[0] > 1:
                 for k in range(coefficients.shape[0]):
                     if coefficients[k, 0] > DROPPED:
-                        sharp = max(sharp, _column(coefficients[k], a, dim))
+                        sharp = max(sharp, _sharpness(coefficients[k], a, dim))
         steps[a] = step / sharp
     count = size(steps, radius, dim)
     if count <= most:
@@ -114,10 +120,10 @@ def set_steps(first, second, dim, step, radius, most, steps):
 
 @kernel
 def tail(first, second, dim, radius):
-    """A bound of what lies outside the ball.
+    """Bound of the part of the expectation that is outside of the ball.
 
-    Without `first` it holds for log p - log f_m as well, which is what `rows` sums: that is the larger of the
-    two where q is wide and f_m is narrow.
+    With no `first` it bounds that of log p - log f_m as well, which is what `lattice_rows` sums: it is the
+    larger one where q is wide and f_m is narrow.
     """
     # P(|xi| > r) < r exp(-r**2 / 2) in up to three dimensions, and |xi|**2 is r**2 + 2 on average there.
     mass = max(radius, 1.0) * math.exp(-0.5 * radius * radius)
@@ -131,7 +137,7 @@ def tail(first, second, dim, radius):
                 continue
             sharp, offset = 0.0, 0.0
             for a in range(dim):
-                sharp += _column(row, a, dim) ** 2
+                sharp += _sharpness(row, a, dim) ** 2
                 offset += row[1 + a] * row[1 + a]
             low = 0.5 * (math.sqrt(sharp * square) + math.sqrt(offset)) ** 2 - row[0]
             least, most = min(least, low), max(most, row[0])
@@ -147,7 +153,7 @@ def tail(first, second, dim, radius):
 
 @inlined
 def _gradient_change(one, two, dim):
-    """How much the gradient differs between two sets of moments."""
+    """Length of the difference of the gradients from two sets of moments."""
     s = 0.0
     places = (1, 5, 25)
     for a in range(dim):
@@ -159,30 +165,30 @@ def _gradient_change(one, two, dim):
 
 
 @kernel
-def _halve(first, second, dim, axis, radius, space, value):
-    """(the value for half the step along an axis, the nodes that this adds); the step is halved."""
-    steps, shift = space.steps, space.shift
+def _halve_value(first, second, dim, axis, radius, space, value):
+    """Halve the step along an axis: (the value, the number of nodes that this adds)."""
+    steps, shift = space.lattice.steps, space.lattice.shift
     shift[axis] = 0.5
-    added, nodes = integrate_difference(first, second, dim, steps, shift, radius, space)
+    added, nodes = integrate_value(first, second, dim, steps, shift, radius, space)
     shift[axis] = 0.0
     steps[axis] *= 0.5
     return 0.5 * (added + value), nodes
 
 
 @kernel
-def refine(first, second, dim, radius, atol, space, value):
-    """Halve the steps, one axis at a time, until E[log first - log second] holds: (value, error, nodes).
+def refine_value(first, second, dim, radius, atol, space, value):
+    """Halve the steps, axis by axis, until E[log first - log second] converges: (value, error, nodes).
 
-    `value` is that of the lattice at the start. The change that halving a step makes is the error before it.
-    A change may be small by accident where a lattice misses what is sharp, so the value must hold for two
-    halvings, and their changes are the error.
+    `value` is that of the initial lattice. The change made by a halving is the error before it. It may be
+    small by accident where the lattice misses a sharp feature, so two successive changes must be within the
+    tolerance; the error is twice the larger one.
     """
-    steps = space.steps
+    steps = space.lattice.steps
     error, nodes, tolerance = 0.0, 0, atol / dim
     for axis in range(dim):
         left = math.inf
         while size(steps, radius, dim) <= MOST_NODES:
-            finer, n = _halve(first, second, dim, axis, radius, space, value)
+            finer, n = _halve_value(first, second, dim, axis, radius, space, value)
             nodes += n
             left = abs(finer - value)
             if left <= tolerance:
@@ -190,12 +196,12 @@ def refine(first, second, dim, radius, atol, space, value):
                     left *= UNCONFIRMED
                     steps[axis] *= 2.0
                     break
-                finest, n = _halve(first, second, dim, axis, radius, space, finer)
+                finest, n = _halve_value(first, second, dim, axis, radius, space, finer)
                 nodes += n
                 left_again = abs(finest - finer)
                 steps[axis] *= 2.0
                 if left_again <= tolerance:
-                    # The finer of the two is kept: the axes after this one may need it.
+                    # Keep the first of the two halvings: the axes after this one may need it.
                     left = 2.0 * max(left_again, left)
                     value = finer
                     break
@@ -205,11 +211,11 @@ def refine(first, second, dim, radius, atol, space, value):
 
 
 @merged
-def _halve_own(second, own, dim, axis, radius, space, moments, finer):
-    """Write to `finer` the moments for half the step along an axis, which is halved; the nodes added."""
-    steps, shift = space.steps, space.shift
+def _halve_moments(second, log_peak, dim, axis, radius, space, moments, finer):
+    """Halve the step along an axis: write the moments to `finer`; the number of nodes that this adds."""
+    steps, shift = space.lattice.steps, space.lattice.shift
     shift[axis] = 0.5
-    nodes = integrate_own(second, own, dim, steps, shift, radius, space, finer)
+    nodes = integrate_moments(second, log_peak, dim, steps, shift, radius, space, finer)
     shift[axis] = 0.0
     steps[axis] *= 0.5
     for i in range(MOMENTS):
@@ -218,16 +224,16 @@ def _halve_own(second, own, dim, axis, radius, space, moments, finer):
 
 
 @merged
-def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, moments):
-    """Halve the steps, one axis at a time, until the moments of log q - log p hold.
+def refine_moments(second, log_peak, dim, radius, rtol, atol, gradient_tolerance, space, moments):
+    """Halve the steps, axis by axis, until the moments of log q - log p converge.
 
-    Returned: (error, error of the gradient, what the last halving changed in it, nodes, whether they hold).
-    The lattice fits q, so one small change will do, or two that get smaller: halving squares the error,
-    relative to its size at the start, so with a change before, of size `last`, what remains is about
-    change**3 / last**2; a hundred times that, and at most change**2 / last, is counted. The lattice before
-    the last halving is left in ``space.coarse_steps``, and its moments in ``space.coarse_moments``.
+    Returned: (error, error of the gradient, change of the gradient by the last halving, nodes, converged).
+    The lattice is in the frame of q, so unlike `refine_value` it needs no second small change. Halving a step
+    squares the relative error, so after changes `last` and `change` the error is about change**3 / last**2.
+    The estimate is MARGIN times that, and at most change**2 / last. The steps before the last halving are
+    written to ``space.lattice.coarse_steps``, their moments to ``space.halving.coarse``.
     """
-    steps, finer = space.steps, space.fine_moments
+    steps, finer = space.lattice.steps, space.halving.fine
     error, gradient_error, gradient_change, nodes, holds = 0.0, 0.0, 0.0, 0, True
     _keep(moments, space)
     for axis in range(dim):
@@ -237,19 +243,19 @@ def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, 
             if size(steps, radius, dim) > MOST_NODES:
                 holds = False
                 break
-            nodes += _halve_own(second, own, dim, axis, radius, space, moments, finer)
+            nodes += _halve_moments(second, log_peak, dim, axis, radius, space, moments, finer)
             change, gradient = abs(finer[0] - moments[0]), _gradient_change(finer, moments, dim)
             tolerance = (rtol * abs(finer[0]) + atol) / dim
             steps[axis] *= 2.0
             left, gradient_left = change, gradient
             if change <= tolerance and gradient <= gradient_tolerance / dim:
-                # The coarser lattice would have done.
+                # The coarser lattice was fine enough: it is kept for the axes after this one.
                 break
             _keep(moments, space)
             gradient_change = gradient
             steps[axis] *= 0.5
             copy_vector(finer, moments)
-            left, gradient_left = _left(change, before), _left(gradient, gradient_before)
+            left, gradient_left = _error_left(change, before), _error_left(gradient, gradient_before)
             if left <= tolerance and gradient_left <= gradient_tolerance / dim:
                 break
             before, gradient_before = change, gradient
@@ -260,14 +266,14 @@ def refine_own(second, own, dim, radius, rtol, atol, gradient_tolerance, space, 
 
 @merged
 def _keep(moments, space):
-    """Keep the last lattice but one, and its moments."""
-    copy_vector(moments, space.coarse_moments)
-    copy_vector(space.steps, space.coarse_steps)
+    """Keep the steps and the moments before a halving."""
+    copy_vector(moments, space.halving.coarse)
+    copy_vector(space.lattice.steps, space.lattice.coarse_steps)
 
 
 @inlined
-def _left(change, last):
-    """The error after a halving that changed so much, when the one before changed `last`."""
+def _error_left(change, last):
+    """Error after a halving that changed a value by `change`, where the one before changed it by `last`."""
     if change == 0.0:
         return 0.0
     ratio = min(1.0, change / last) if last < math.inf else 1.0
@@ -276,7 +282,7 @@ def _left(change, last):
 
 @kernel
 def ball(first, second, dim, tolerance):
-    """The least radius (in steps of RADIUS_STEP) outside of which there is less than `tolerance`."""
+    """Least radius, by increments of RADIUS_STEP, with a `tail` of at most `tolerance`."""
     radius = LEAST_RADIUS
     while radius < RADIUS and tail(first, second, dim, radius) > tolerance:
         radius += RADIUS_STEP
@@ -285,7 +291,7 @@ def ball(first, second, dim, tolerance):
 
 @kernel
 def rounding(first, second):
-    """What rounding may have left in an expectation: a few times 2**-53 of the logarithms' size."""
+    """Bound of the rounding error of an expectation: a few times 2**-53 of the size of the logarithms."""
     size_ = LEAST_LOGARITHM
     for coefficients in (first, second):
         for k in range(coefficients.shape[0]):

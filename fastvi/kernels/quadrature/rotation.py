@@ -1,20 +1,30 @@
-"""Rotation of a quadrature lattice to the sharpest directions of the integrand."""
+"""Rotation of a quadrature lattice to the sharpest directions of the integrand.
+
+A lattice needs short steps along the directions in which a log density changes fast. After the rotation these
+are the axes, so only one or two of its steps are short. Used by `mixture_kl` and by projections.
+"""
 
 from __future__ import annotations
 
 from ..compiler import kernel
 from ..densities.mixtures import DROPPED
-from ..numerics.matrices import rotate_pair
-from .refinement import DIAGONAL, SWEEPS
+from ..numerics.matrices import diagonalise
+
+#: Sweeps of Jacobi rotations, and the off-diagonal entry that is left: the axes need not be exact.
+SWEEPS, DIAGONAL = 8, 1e-9
 
 
 @kernel
 def _add_sharpness(coefficients, dim, matrix, vectors):
-    """Add what is sharp in which direction: slopes against each other, and widths."""
+    """Add the sharpness of a mixture by direction, a quadratic form; 0 for fewer than two components.
+
+    The sum over the components of g g' + Lambda**2, g the difference of the component's gradient at xi = 0
+    from the mean of all, Lambda its precision.
+    """
     components, kept = coefficients.shape[0], 0
     if components < 2:
         return
-    mean, slope = vectors[:3], vectors[3:]
+    mean, gradient = vectors[:3], vectors[3:]
     for a in range(dim):
         mean[a] = 0.0
     for k in range(components):
@@ -30,12 +40,12 @@ def _add_sharpness(coefficients, dim, matrix, vectors):
         if row[0] == DROPPED:
             continue
         for a in range(dim):
-            slope[a] = -mean[a] / kept
+            gradient[a] = -mean[a] / kept
             for e in range(dim):
-                slope[a] += row[4 + 3 * e + a] * row[1 + e]
+                gradient[a] += row[4 + 3 * e + a] * row[1 + e]
         for a in range(dim):
             for b in range(dim):
-                matrix[a, b] += slope[a] * slope[b]
+                matrix[a, b] += gradient[a] * gradient[b]
                 for c in range(dim):
                     ac, cb = 0.0, 0.0
                     for e in range(dim):
@@ -45,22 +55,8 @@ def _add_sharpness(coefficients, dim, matrix, vectors):
 
 
 @kernel
-def _diagonalise(matrix, vectors, dim):
-    """Write the eigenvectors of a symmetric matrix, which becomes nearly that of its eigenvalues."""
-    for a in range(dim):
-        for b in range(dim):
-            vectors[a, b] = 1.0 if a == b else 0.0
-    for _ in range(SWEEPS):
-        for a in range(dim):
-            for b in range(a + 1, dim):
-                if abs(matrix[a, b]) <= DIAGONAL * (abs(matrix[a, a]) + abs(matrix[b, b])):
-                    continue
-                rotate_pair(matrix, vectors, a, b, dim)
-
-
-@kernel
 def _sort(matrix, vectors, dim):
-    """Largest eigenvalue first."""
+    """Sort the eigenvalues and the eigenvectors, the largest eigenvalue first."""
     for a in range(dim):
         for b in range(a + 1, dim):
             if matrix[b, b] > matrix[a, a]:
@@ -71,16 +67,17 @@ def _sort(matrix, vectors, dim):
 
 @kernel
 def rotate(first, second, dim, factor, space):
-    """Rotate the frame (its factor, both mixtures' coefficients): the sharpest axis first."""
+    """Rotate the frame, that is its factor and the coefficients of both mixtures: the sharpest axis first."""
     if dim < 2:
         return
-    matrix, vectors, product = space.sharpness, space.axes, space.product
+    matrices = space.matrices
+    matrix, vectors, product = matrices.sharpness, matrices.axes, matrices.product
     for a in range(dim):
         for b in range(dim):
             matrix[a, b] = 0.0
     _add_sharpness(first, dim, matrix, space.vectors)
     _add_sharpness(second, dim, matrix, space.vectors)
-    _diagonalise(matrix, vectors, dim)
+    diagonalise(matrix, vectors, dim, DIAGONAL, SWEEPS, True)
     _sort(matrix, vectors, dim)
     _times(factor, vectors, dim, product)
     for coefficients in (first, second):
