@@ -1,7 +1,7 @@
 """Benchmarks: asv suites in bench_*.py; ``python -m bench.`` peers, growth, limits and instructions.
 
-This file is imported before all others here, by asv, by pytest and by those commands. It holds what must be
-in the environment before NumPy and Numba are imported.
+This file is imported before all others here, by asv, by pytest and by those commands. It sets the environment
+variables that NumPy and Numba read when they are imported.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-# One thread unless a benchmark says so. BLAS and numexpr read these when they are loaded. XLA reads the last
-# one; with its own flags for that, jax 0.10 still uses several.
+# One thread unless a benchmark says otherwise. BLAS and numexpr read these when they are loaded; XLA reads
+# the last one, and with its own flags jax 0.10 still uses several threads.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC"):
     os.environ[_name] = "1"
 
@@ -39,9 +39,9 @@ def _source_hash() -> str:
 
 
 # Numba's cache does not notice a change in the *callee* of a cached function, and asv installs one commit
-# over the other: with the usual cache a benchmark could run the previous commit's code. So each state of
-# the source has a directory of its own. It is not simply a new one per process, because asv starts a
-# process per benchmark and parameter, and each would compile everything again.
+# over the other: with the usual cache a benchmark could run code of the previous commit. So each state of the
+# source has a directory of its own. A new directory for each process would be simpler, but asv starts a
+# process for each benchmark and parameter, and each would compile everything again.
 if not SMOKE:
     _CACHE = Path(__file__).parent.parent / ".asv" / "numba" / _source_hash()
     os.environ["NUMBA_CACHE_DIR"] = str(_CACHE)

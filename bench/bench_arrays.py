@@ -1,4 +1,4 @@
-"""Steady state of the divergences on arrays."""
+"""Divergences of arrays, warm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _call(row: Row):
     return function
 
 
-#: What is measured of the registry: not the roots of sums that other rows have as well.
+#: The rows that are measured: not the roots of sums that other rows have as well.
 NAMES = tuple(name for name, row in ROWS.items() if BY_TERM.get(row.term, row) is row)
 
 #: Calls by name.
@@ -77,7 +77,7 @@ class Logarithms:
 
     def setup(self, function, n):
         numba.set_num_threads(1)
-        self.arguments = [np.log(a) for a in pair(n)] + ([2.5] if function == "renyi" else [])
+        self.arguments = [np.log(a) for a in pair(n)] + ([ALPHA] if ROWS[function].orders else [])
         self.time_whole(function, n)
 
     def time_whole(self, function, n):

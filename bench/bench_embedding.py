@@ -9,7 +9,7 @@ from fastvi.examples import agents, tracking
 
 from . import sizes
 from .bench_arrays import use_threads
-from .embedding import fastvi_small
+from .compiled import fastvi_small
 from .inputs import pair
 
 

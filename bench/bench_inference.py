@@ -44,7 +44,7 @@ def worked_model(x, support):
 
 
 class Bounds:
-    """What a fit is made of: on quadrature up to dimension 2, then on draws."""
+    """The parts of a fit: by quadrature up to dimension 2, on draws above."""
 
     params = sizes(1, 2, 5, 20)
     param_names = ("dim",)
@@ -193,7 +193,7 @@ def random_effects_model(n):
 
 
 class Learning:
-    """Maximum likelihood by raising q and theta in turn."""
+    """Maximum likelihood by raising the ELBO in q and theta alternately."""
 
     params = sizes(10, 1_000)
     param_names = ("n",)

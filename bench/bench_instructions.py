@@ -1,4 +1,4 @@
-"""Figures that do not depend on the load of the machine."""
+"""Instruction counts of the hot loops, which do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class HotLoops:
         return {name: hot_loop(*HOT[name]) for name in self.params}
 
     def track_instructions(self, loops, loop):
-        """Of the innermost loop; 0 where it is not vectorised."""
+        """Instructions of the innermost loop; 0 where it is not vectorised."""
         return loops[loop].total if loops[loop].vectorised else 0

@@ -8,7 +8,7 @@ import numpy as np
 import fastvi as fv
 
 from . import sizes
-from .mixture_fits import clouds, geyser, plain_em
+from .em import clouds, geyser, plain_em
 
 
 class Steps:

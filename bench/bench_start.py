@@ -1,4 +1,4 @@
-"""What a user waits for before the work begins: import, compilation, the call itself."""
+"""Times that do not depend on the size of the data: import, compilation, the call itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fastvi as fv
 from . import SMOKE
 from .inputs import pair
 
-#: Processes that are started for a minimum.
+#: Processes whose minimum is taken.
 ROUNDS = 1 if SMOKE else 3
 
 
@@ -67,7 +67,7 @@ def _first_call(work, **environment):
 
 
 class FirstCall:
-    """The first call of a process, which compiles or loads what it needs; import not counted."""
+    """The first call of a process, which compiles or loads its kernels, without the import."""
 
     unit = "seconds"
     timeout = 300
@@ -94,7 +94,7 @@ def _thousand_calls(p, q):
 
 
 class Call:
-    """A thousand calls on arrays of 16: almost nothing but the cost of calling."""
+    """A thousand calls on arrays of 16: nearly all of it is the cost of a call."""
 
     params = ("kl", "js", "entropy", "hellinger")
     param_names = ("function",)
@@ -125,7 +125,7 @@ class CallCompiled:
 
 
 class CallBroadcast:
-    """One call on small arrays that need the general path: shapes, axes, another dtype."""
+    """A thousand calls on small arrays that need the general path: shapes, axes, another dtype."""
 
     timeout = 300
 

@@ -19,18 +19,18 @@ import numpy as np
 
 import fastvi as fv
 
-from . import comparisons, inference, inputs, limits, mixture_fits, projections
+from . import discrete, em, inference, inputs, limits, projections
+from .contenders import UnavailableError
 from .peers import circumstances, in_words
-from .registry import UnavailableError
 
-#: A contender whose call takes longer than this is not tried on more.
-PATIENCE = 0.3  # seconds
+#: Seconds: a contender whose call takes longer is not measured on larger sizes.
+PATIENCE = 0.3
 
 
 @dataclass(frozen=True)
 class Family:
     name: str
-    axis: str  #: what the size is
+    axis: str  #: what the size counts
     sizes: tuple[int, ...]
     inputs: Callable[[int], tuple[Any, ...]]
     contenders: dict[str, Callable[[int], Callable[..., Any]]]  #: size -> function of the inputs
@@ -61,12 +61,12 @@ FAMILIES = (
         LENGTHS,
         inputs.pair,
         any_sizes(
-            fastvi=comparisons.fastvi_kl,
-            scipy_rel_entr=comparisons.scipy_rel_entr,
-            numkong=comparisons.numkong_kl,
-            numexpr=comparisons.numexpr_kl,
-            torch=comparisons.torch_kl,
-            numpy_dot=comparisons.numpy_dot,
+            fastvi=discrete.fastvi_kl,
+            scipy_rel_entr=discrete.scipy_rel_entr,
+            numkong=discrete.numkong_kl,
+            numexpr=discrete.numexpr_kl,
+            torch=discrete.torch_kl,
+            numpy_dot=discrete.numpy_dot,
         ),
     ),
     Family(
@@ -75,9 +75,9 @@ FAMILIES = (
         LENGTHS,
         inputs.pair,
         any_sizes(
-            fastvi=comparisons.fastvi_js_distance,
-            scipy_jensenshannon=comparisons.scipy_jensenshannon,
-            numkong=comparisons.numkong_js_distance,
+            fastvi=discrete.fastvi_js_distance,
+            scipy_jensenshannon=discrete.scipy_jensenshannon,
+            numkong=discrete.numkong_js_distance,
         ),
     ),
     Family(
@@ -85,7 +85,7 @@ FAMILIES = (
         "rows",
         (1, 4, 16, 64, 250, 1_000, 4_000, 16_000),
         lambda rows: inputs.pair((rows, 256)),
-        any_sizes(fastvi=comparisons.fastvi_kl, scipy_entropy=comparisons.scipy_entropy_rows),
+        any_sizes(fastvi=discrete.fastvi_kl, scipy_entropy=discrete.scipy_entropy_rows),
     ),
     Family(
         "pairwise kl, rows of 64",
@@ -93,10 +93,10 @@ FAMILIES = (
         (2, 8, 32, 125, 500, 2_000),
         lambda rows: inputs.pair((rows, 64)),
         any_sizes(
-            fastvi=comparisons.fastvi_pairwise("kl"),
-            scipy_rel_entr=comparisons.scipy_rel_entr_broadcast,
-            numpy_product=comparisons.numpy_pairwise_kl,
-            torch_product=comparisons.torch_pairwise_kl,
+            fastvi=discrete.fastvi_pairwise("kl"),
+            scipy_rel_entr=discrete.scipy_rel_entr_broadcast,
+            numpy_product=discrete.numpy_pairwise_kl,
+            torch_product=discrete.torch_pairwise_kl,
         ),
     ),
     Family(
@@ -117,13 +117,13 @@ FAMILIES = (
         any_sizes(fastvi=fastvi_all_projections),
     ),
     Family(
-        f"{mixture_fits.STEPS} EM steps, K = 5, d = 3",
+        f"{em.STEPS} EM steps, K = 5, d = 3",
         "points",
         (100, 1_000, 10_000, 100_000, 1_000_000),
-        lambda n: mixture_fits.clouds(n, 5, 3),
+        lambda n: em.clouds(n, 5, 3),
         any_sizes(
-            fastvi=mixture_fits.fastvi_steps,
-            sklearn=mixture_fits.sklearn_fit(0.0, mixture_fits.STEPS),
+            fastvi=em.fastvi_steps,
+            sklearn=em.sklearn_fit(0.0, em.STEPS),
         ),
     ),
     Family(
@@ -155,7 +155,7 @@ def measure(family: Family) -> dict[str, dict[int, float]]:
 
 
 def exponent(times: dict[int, float]) -> float:
-    """Of the power law through the larger half of the sizes, by least squares of the logarithms."""
+    """The exponent of the power law through the larger half of the sizes, by least squares of logarithms."""
     sizes = np.array(sorted(times), float)
     sizes = sizes[min(sizes.size // 2, sizes.size - 2) :]
     return float(np.polyfit(np.log(sizes), np.log([times[int(n)] for n in sizes]), 1)[0])

@@ -1,8 +1,8 @@
-"""Fits of q to a model, beside NumPyro's stochastic ones and JAX's BFGS.
+"""Fits of q to a model, beside NumPyro's stochastic fits and JAX's BFGS.
 
-NumPyro runs SVI with AutoNormal and 10,000 steps of Adam, in two ways: by its own `SVI.run`, which compiles
-its loop anew in each call, and by one function under `jax.jit` that takes the data as arguments and has
-compiled before it is timed.
+NumPyro runs SVI with AutoNormal and 10,000 steps of Adam, in two ways: by `SVI.run`, which compiles its loop
+in each call, and by a function under `jax.jit` that takes the data as arguments and is compiled before it is
+timed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 import fastvi as fv
 
-from .registry import Comparison, Peer, UnavailableError
+from .contenders import Comparison, Peer, UnavailableError
 
 STEPS = 10_000
 RATE = 0.01
@@ -90,7 +90,7 @@ def svi_fit(model, sites, compiled, seed=20240229):
 
     run = jax.jit(loop) if compiled else library
     key = jax.random.PRNGKey(seed)
-    # Arrays, so that new numbers are not new constants.
+    # Arrays, so that new data are not new constants, for which JAX compiles again.
     return lambda *data: jax.block_until_ready(run(key, *map(jax.numpy.asarray, data)))
 
 
@@ -195,10 +195,10 @@ def schools_grad(z, grad, y, s):
         r = (y[j] - mu - tau * e) * inverse
         total += 2.0 * _NORMAL - 0.5 * (e * e + r * r)
         product *= s[j]
-        slope = r * inverse
-        grad[0] += slope
-        grad[1] += e * slope
-        grad[2 + j] = tau * slope - e
+        residual = r * inverse
+        grad[0] += residual
+        grad[1] += e * residual
+        grad[2 + j] = tau * residual - e
     return total - math.log(product)
 
 
@@ -224,12 +224,12 @@ def schools_elbo(q, draws=100_000):
 
 
 def exact_schools(y, s):
-    """The best ELBO that is known: of a fit on 16,384 draws."""
+    """The best known ELBO: that of a fit on 16,384 draws."""
     return schools_elbo(fv.fit(schools_model(True), "diag", draws=16_384))
 
 
 def gap(value, exact):
-    """Nats below the best."""
+    """Nats below the best known ELBO."""
     return exact - schools_elbo(value)
 
 
@@ -255,7 +255,7 @@ def numpyro_schools(compiled, seed=20240229):
     return svi_fit(model, ["mu", "tau", "e"], compiled, seed)
 
 
-# The first fit of a new process: from its start to its end.
+# The first fit of a new process, timed from its start to its end.
 
 _FIRST = {
     "fastvi": """
@@ -306,7 +306,7 @@ def first_fit(library):
 
 
 def numpyro_peers(load, wanted=()):
-    """`wanted` is for the compiled loop: nothing that compiles is a fair goal."""
+    """NumPyro's two ways; a ratio is wanted only for the loop that is compiled before it is timed."""
     return (
         Peer("NumPyro SVI, 10,000 steps under jax.jit", functools.partial(load, True), wanted),
         Peer("NumPyro SVI.run, 10,000 steps", functools.partial(load, False)),

@@ -1,4 +1,4 @@
-"""Seeded inputs, kept so that asv's repeated `setup` does not draw them again."""
+"""Seeded inputs, cached so that asv's repeated `setup` does not draw them again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import functools
 import numba
 import numpy as np
 
-# asv forks each benchmark from a process that has imported this file. What numba loads for the first compiled
-# function of a process takes 0.3 s: with three hundred forks, a minute and a half.
+# asv forks each benchmark from a process that has imported this file. The first compiled function of a
+# process takes 0.3 s to load numba's parts: with three hundred forks, a minute and a half.
 numba.njit(lambda: None)()
 
 

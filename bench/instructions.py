@@ -30,7 +30,7 @@ _ROW = types.Array(_X, 1, "C")
 _ROW32 = types.Array(types.float32, 1, "C")
 _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
-_FRAME = numba.typeof(normalized.plain_frame.py_func())
+_NORMALIZATION = numba.typeof(normalized.identity_normalization.py_func())
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
@@ -56,8 +56,8 @@ HOT = {
     "hellinger, near": (chunks._hellinger_lifted, (_ROW, _ROW, _THETA)),
     "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _X)),
     "alpha_divergence, near": (chunks._alpha_lifted, (_ROW, _ROW, _THETA)),
-    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _FRAME, _THETA)),
-    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _FRAME)),
+    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _NORMALIZATION, _THETA)),
+    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _NORMALIZATION)),
     "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
     "masses": (normalized._masses, (_ROW, _ROW)),
     "logarithms' mass": (normalized._exp_sum, (_ROW, _X)),
@@ -75,9 +75,9 @@ HOT = {
     "elbo, moments in 1-D": (expectations._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (expectations._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
     "elbo, tails": (expectations._shells, (_ROW, _ROW, _X, _X)),
-    "em, densities in 1-D": (e_step._values_1, (_ROW, _X, _X, _X, _ROW)),
-    "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, *[_X] * 6, _ROW)),
-    "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, *[_X] * 10, _ROW)),
+    "em, densities in 1-D": (e_step._values_1, (_ROW, _ROW, _TABLE, _X, _ROW)),
+    "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
+    "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
     "em, shares of two": (e_step._share_two, (_ROW, _ROW, _ROW, _ROW)),
     "em, shares": (e_step._share, (_ROW, _ROW, _ROW)),
     "em, evidence": (e_step._sum_of_logs, (_ROW,)),

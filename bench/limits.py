@@ -1,9 +1,9 @@
-"""How far each hot loop is from what the machine could do at best: ``python -m bench.limits``.
+"""How far each hot loop is from the limit of the machine: ``python -m bench.limits``.
 
 Measured in the same run, on one thread: reading (np.dot on arrays of the same size, so from the same cache or
-memory), a vector division or root alone, the elementary logarithm and exponential alone, and a log joint
-alone, in cache; for all pairs of rows the BLAS. The floor of a loop is the larger of the time to read its
-arrays and the time for what its formula needs, as if all else were free and the two overlapped.
+memory); a vector division, a root, the elementary logarithm and exponential, and a log joint, each alone and
+in cache; for all pairs of rows the BLAS. The floor of a loop is the larger of two times: to read its arrays,
+and to execute the costly operations of its formula.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import timeit
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,28 +23,29 @@ import numpy as np
 import fastvi as fv
 from fastvi import kernels
 from fastvi.kernels.compiler import adder
+from fastvi.kernels.discrete.registry import ROWS
 from fastvi.kernels.numerics import elementary
 
-from . import inference, inputs, mixture_fits, projections
+from . import em, inference, inputs, projections
 from .bench_arrays import CALLS
 from .peers import circumstances
 
 #: Loops that take more than this times their floor are marked.
 FAR = 2.0
 
-SECONDS = 0.5  #: for each measurement
-TURN = 0.002
+SECONDS = 0.5  #: of a measurement
+SLICE = 0.002  #: seconds: short calls are repeated for so long
 
 
 def least(function: Callable[[], Any]) -> float:
-    """The least CPU time of a call, in seconds: on one thread that is what a machine at rest would take."""
+    """The least CPU time of a call in seconds, which on one thread hardly depends on the load."""
     timer = timeit.Timer(function, timer=time.process_time)
     once = max(min(timer.repeat(3, 1)), 1e-7)
-    number = max(1, int(TURN / once))
+    number = max(1, int(SLICE / once))
     return min(timer.repeat(max(3, int(SECONDS / (number * once))), number)) / number
 
 
-# The units, in seconds per entry: sums over arrays that stay in the first cache.
+# The operations, in seconds per entry: sums over arrays that stay in the first-level cache.
 
 
 @adder
@@ -79,13 +81,13 @@ def _exponential(x, y):
 
 
 def _again(unit: Any) -> Any:
-    """Many calls in one, so that Python's call is lost in them."""
+    """A hundred calls in one, so that the time of Python's call is negligible."""
 
     @numba.njit
     def hundred(x, y):
         total = 0.0
         for _ in range(100):
-            x[0] += 1e-9  # or LLVM sees that all calls are one
+            x[0] += 1e-9  # without a change LLVM merges all calls
             total += unit(x, y)
         return total
 
@@ -105,13 +107,13 @@ UNITS = {"division": _divide, "root": _root, "log": _logarithm, "exp": _exponent
 
 @dataclass(frozen=True)
 class Loop:
-    """A piece of work, and what an entry (a pair, a node, a data point and component) of it needs."""
+    """A piece of work, and the operations of an entry (a pair, a node, a data point and component) of it."""
 
     name: str
     run: Callable[[], Any]
     entries: int
     needs: dict[str, float]
-    read: Callable[[], Any] | None = None  #: reads what the loop reads once, or takes its place
+    read: Callable[[], Any] | None = None  #: reads the arrays once, or is another floor
     dtype: str = "float64"
     reader: str = "reading"
 
@@ -125,32 +127,19 @@ def reading(*arrays: Any) -> Callable[[], Any]:
     return lambda: np.dot(*flat)
 
 
-#: What the terms of the divergences need; one that is not listed needs its entries. A logarithm contains a
-#: division.
-TERMS = {
-    "entropy": {"log": 1},
-    "cross_entropy": {"log": 1},
-    "kl": {"log": 1},
-    "js": {"log": 2},
-    "jeffreys": {"log": 1},
-    "hellinger": {"root": 2},
-    "total_variation": {},
-    "chi2": {"division": 1},
-    "bhattacharyya": {"root": 1},
-    "renyi": {"log": 1, "exp": 1},
-    "alpha_divergence": {"log": 1, "exp": 1},
-    "kl_grad": {"log": 1, "division": 1},
-}
+#: Operations of an entry, from the registry; a logarithm contains a division.
+NEEDS = {name: Counter(row.needs.split()) for name, row in ROWS.items()}
+NEEDS["kl_grad"] = Counter(("log", "division"))
 
 
 def arrays() -> list[Loop]:
     loops = []
     for name, call in CALLS.items():
-        needs = TERMS.get(name, {})
+        needs = NEEDS[name]
         for n, dtype in ((10_000, "float64"), (1_000_000, "float64"), (1_000_000, "float32")):
             p, q = inputs.pair(n, dtype=dtype)
             read = reading(p) if name == "entropy" else reading(p, q)
-            # float32 has no logarithm or exponential of its own: at least a division.
+            # There is no elementary logarithm or exponential in float32: a division is the floor.
             single = dict.fromkeys(["division"] if needs else [], 1.0)
             loops.append(
                 Loop(
@@ -204,9 +193,10 @@ def grids() -> list[Loop]:
 
 
 def mixtures() -> list[Loop]:
-    """A node of a lattice takes K - 1 exponentials and one logarithm; one on a contour does for the plane.
+    """A node of a lattice takes K - 1 exponentials and one logarithm.
 
-    That has two exponentials, a cosine and a sine as long as these, two roots and three divisions.
+    A mixture of two takes nodes on contours, each with two exponentials, a cosine and a sine as costly as
+    these, two roots and three divisions.
     """
     loops = []
     for count in (2, 3, 8):
@@ -240,7 +230,7 @@ def products() -> list[Loop]:
     read = reading(log_p, table)
 
     def sweeps():
-        for _ in range(3 * rounds // 2):  # two arrays at a time
+        for _ in range(3 * rounds // 2):  # `read` reads two arrays
             read()
 
     name = f"mean field, {values}**3 table, entry and update"
@@ -248,7 +238,7 @@ def products() -> list[Loop]:
 
 
 def fits() -> list[Loop]:
-    """What is counted are evaluations of the log joint; the floor is calling it."""
+    """Entries are evaluations of the log joint; the floor is the time of calling it."""
     worked = numba.njit(inference.worked)
     grad = numba.njit(inference.schools_grad)
 
@@ -260,10 +250,10 @@ def fits() -> list[Loop]:
         return total
 
     @numba.njit
-    def call_schools(points, slope, y, s):
+    def call_schools(points, gradient, y, s):
         total = 0.0
         for i in range(points.shape[0]):
-            total += grad(points[i], slope, y, s)
+            total += grad(points[i], gradient, y, s)
         return total
 
     def evaluations(count, call, dim, *data):
@@ -299,12 +289,12 @@ def fits() -> list[Loop]:
     return loops
 
 
-def em() -> list[Loop]:
-    """K - 1 exponentials a point and step are enough; the logarithms are one for 32 points."""
+def mixture_fits() -> list[Loop]:
+    """A point and step takes K - 1 exponentials, and 32 points take one logarithm."""
     n, steps = 100_000, 10
     loops = []
     for k in (2, 5):
-        x, start = mixture_fits.clouds(n, k, 3)
+        x, start = em.clouds(n, k, 3)
         run = partial(fv.fit_mixture, x, k, start=start, tol=0.0, max_iterations=steps)
         entries = n * k * (steps + 1)
         needs = {"exp": (k - 1) / k, "log": 1 / (32 * k)}
@@ -312,11 +302,11 @@ def em() -> list[Loop]:
     return loops
 
 
-FAMILIES = (arrays, tables, grids, mixtures, products, em, fits)
+FAMILIES = (arrays, tables, grids, mixtures, products, mixture_fits, fits)
 
 
 def measure(loop: Loop, units: dict[tuple[str, str], float]) -> tuple[float, float, str]:
-    """Nanoseconds of an entry, its floor, and what the floor is made of."""
+    """(Nanoseconds of an entry, its floor, what the floor consists of)."""
     loop.run()
     ours = least(loop.run) / loop.entries
     read = least(loop.read) / loop.entries if loop.read else 0.0

@@ -1,7 +1,7 @@
 """The table of fastvi against its peers: ``python -m bench.peers``, or with parts of the names of rows.
 
-Contenders take turns, a few milliseconds each, so that a change of the clock or of the machine's load meets
-all of them; the minimum of each counts, and the median says how steady it was.
+Contenders run alternately, a few milliseconds each, so that a change of the clock or of the machine's load
+affects all of them. The minimum of each counts; the median shows how steady it was.
 
 For a CPU without AVX-512: ``NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= python -m bench.peers``.
 """
@@ -25,11 +25,11 @@ import numba
 import fastvi as fv
 
 from .comparisons import COMPARISONS
-from .registry import Comparison, UnavailableError, error_of, ours_on, prepared, ready, use_threads
+from .contenders import Comparison, UnavailableError, error_of, ours_on, prepared, ready, use_threads
 
 ROUNDS = 5  #: at least
-SECONDS = 3.0  #: per comparison, if that makes more rounds
-TURN = 0.005  #: seconds: short calls are repeated for so long
+SECONDS = 3.0  #: of a comparison, if that makes more rounds
+SLICE = 0.005  #: seconds: short calls are repeated for so long
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ Measurements = dict[tuple[str, str], Measured]
 def measure(comparison: Comparison) -> Measurements:
     arguments, exact = prepared(comparison)
     results: Measurements = {}
-    racers = []
+    runners = []
     for contender in comparison.contenders():
         try:
             function = ready(contender)
@@ -57,24 +57,24 @@ def measure(comparison: Comparison) -> Measurements:
         error = error_of(comparison, contender, function(*arguments), exact)  # this call compiles
         timer = timeit.Timer(lambda function=function: function(*arguments))
         once = min(timer.repeat(3, 1))
-        racers.append((contender, error, timer, max(1, int(TURN / once))))
+        runners.append((contender, error, timer, max(1, int(SLICE / once))))
 
-    times: list[list[float]] = [[] for _ in racers]
+    times: list[list[float]] = [[] for _ in runners]
     end = time.perf_counter() + SECONDS
-    for turn in itertools.count(1):
-        for i, (contender, _, timer, number) in enumerate(racers):
+    for rounds in itertools.count(1):
+        for i, (contender, _, timer, number) in enumerate(runners):
             use_threads(contender)
             times[i].append(timer.timeit(number) / number)
-        if turn >= ROUNDS and time.perf_counter() > end:
+        if rounds >= ROUNDS and time.perf_counter() > end:
             break
-    for (contender, error, _, _), seconds in zip(racers, times, strict=True):
+    for (contender, error, _, _), seconds in zip(runners, times, strict=True):
         measured = Measured(min(seconds), statistics.median(seconds), error)
         results[comparison.work, contender.name] = measured
     return results
 
 
 def report(results: Measurements) -> str:
-    """A Markdown table of what was measured, and on what; ratios are of minima."""
+    """A Markdown table of the measurements and their circumstances; ratios are of minima."""
     lines = [
         "| work | peer | ratio | wanted | fastvi: min (median) | error | peer: min (median) | error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -119,7 +119,7 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:.1e}"
 
 
-#: Whose versions a report names.
+#: Packages whose versions a report names.
 PACKAGES = (
     "numba",
     "llvmlite",
@@ -153,7 +153,7 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """Name of the CPU, and of that which the kernels are compiled for."""
+    """Name of the CPU, and of the CPU that the kernels are compiled for."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -17,7 +17,7 @@ from numba import njit, prange
 import fastvi as fv
 from fastvi import kernels
 
-from .registry import Comparison, Peer
+from .contenders import Comparison, Peer
 
 #: Mixtures in the batch: a hundredth of a second for each hundred.
 BATCH = 5_000
@@ -31,7 +31,7 @@ def mixture():
 
 
 def ring(components):
-    """So many round components, three apart, around a ring."""
+    """A mixture of round components on a ring, at distances of three."""
     angles = 2.0 * np.pi * np.arange(components) / components
     radius = 1.5 / np.sin(np.pi / components) if components > 1 else 0.0
     means = radius * np.column_stack([np.cos(angles), np.sin(angles)])
@@ -45,7 +45,7 @@ def grid(points=201):
 
 
 def exact_optima(p):
-    """KL at the optima, which are flat there, by a trapezoid sum of its own."""
+    """KL at the optima by an independent trapezoid sum; errors of the optima hardly change it."""
     step = 0.02
     x, y = (step * (np.arange(1601) - 800) for _ in range(2))
     z = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -109,7 +109,7 @@ def jax_optima():
     return lambda p: sorted(float(solve(start)) for start in starts)
 
 
-# One value and gradient on a grid that is given.
+# One value and gradient on a given grid.
 
 
 def start():

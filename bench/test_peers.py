@@ -6,8 +6,8 @@ asv imports every module here, in environments without pytest: nothing is import
 from __future__ import annotations
 
 from .comparisons import COMPARISONS
+from .contenders import UnavailableError, error_of, prepared, ready
 from .peers import Measured, Measurements
-from .registry import UnavailableError, error_of, prepared, ready
 
 #: What `conftest` prints at the end.
 measured: Measurements = {}

@@ -1,11 +1,11 @@
 r"""The kernels as C functions, for C, ctypes, SciPy and every language that can call a function pointer.
 
-Each attribute is a `CFunction`: an ``address``, the same as a ctypes function, and the declaration in C. It
-is compiled when it is first asked for (a second or two; `fit_1d` twenty) and cached on disk. The functions
-need no GIL, hold no state and may be called by any thread. They raise nothing: they return a `Status`, which
-is below 0 for input that is not valid, and write NaN there.
+Each attribute is a `CFunction`: an ``address``, a ctypes function, and the declaration in C. It is compiled
+on first use (a second or two; `fit_1d` twenty) and cached on disk. The functions need no GIL, hold no state
+and may be called from any thread. They raise nothing: they return a `Status`, which is below 0 for invalid
+input, where they write NaN.
 
-Divergences of arrays, as the functions of the same names in `fastvi`; `mass` is a `Mass`, and the result is
+Divergences of arrays have the names of the functions of `fastvi`; `mass` is a `Mass`, and the result is
 written to `out`::
 
     int entropy(const double *p, int64_t n, int mass, double *out)
@@ -15,8 +15,8 @@ written to `out`::
 Like `kl`: LIKE_KL.
 Like `renyi`: LIKE_RENYI.
 
-What one entry of two measures adds (for the Hellinger distance: to its square), NaN for an entry that is
-negative or not finite::
+The term of one entry of two measures (of the Hellinger distance: that of its square), NaN for an entry that
+is negative or not finite::
 
     double kl_element(double p, double q)
     double alpha_divergence_element(double p, double q, double alpha)
@@ -29,16 +29,16 @@ Gaussians, given by means and lower Cholesky factors, row by row::
                     int64_t dim, double *out)
     int gaussian_logpdf(const double *z, const double *mean, const double *chol, int64_t dim, double *out)
 
-Integrands in the form that SciPy takes, for densities packed by `user_data`: `pdf` and `logpdf` of one, and
-`kl_integrand`, which is p log(p/q) - p + q, of two::
+Integrands in the form that SciPy takes, of densities packed by `user_data`: `pdf` and `logpdf` of one
+density, and `kl_integrand` = p log(p/q) - p + q of two::
 
     double pdf(int n, const double *z, void *packed)
 
-A fit of a Gaussian to a log joint of one coordinate, itself a C function, which is handed `data`. `support`
-is a `Support`, with `low` and `high` where it has them. The start and the result are those of the coordinate
-that q is Gaussian in: z, log(z - low), log(high - z), or the logit in between. A start of 0 and 1 will do.
-`out` has one number for each `FitResult`. A log joint that fails returns NaN, which ends the fit with a
-status; an exception would be printed and lost::
+A fit of a Gaussian to a log joint of one coordinate, a C function that is passed `data`. `support` is a
+`Support`, with `low` and `high` where it has them. The start and the result are in the latent coordinate, in
+which q is Gaussian: z, log(z - low), log(high - z), or the logit of (z - low) / (high - low). Mean 0 and
+scale 1 are a usable start. `out` has one number for each `FitResult`. A log joint that fails must return NaN,
+which ends the fit with a status; an exception is printed and ignored::
 
     double log_joint(const double *z, void *data)
     int fit_1d(fastvi_log_joint log_joint, void *data, int support, double low, double high,
@@ -55,7 +55,7 @@ From ctypes, an array is ``numpy.ctypeslib.as_ctypes(array)``:
 >>> cfuncs.Status(cfuncs.kl.ctypes(c(2 * p), c(q), 3, cfuncs.Mass.UNIT, c(out))).name, float(out[0])
 ('INVALID', nan)
 
-From SciPy, which then takes no step through Python at each point:
+From SciPy, whose integration then calls no Python at its points:
 
 >>> from scipy import LowLevelCallable, integrate
 >>> import fastvi as fv
@@ -65,7 +65,7 @@ From SciPy, which then takes no step through Python at each point:
 >>> round(integrate.quad(integrand, -12.0, 12.0)[0], 9)       # KL of p from its M-projection
 0.073645049
 
-The log joint of a fit is the address of a function, of numba's `cfunc` for instance, or a ctypes callback:
+The log joint of a fit is the address of a function, such as that of numba's `cfunc`, or a ctypes callback:
 
 >>> import math, numba
 >>> @numba.cfunc("float64(CPointer(float64), voidptr)")
@@ -78,12 +78,12 @@ The log joint of a fit is the address of a function, of numba's `cfunc` for inst
 >>> fit[[cfuncs.FitResult.MEAN, cfuncs.FitResult.DEVIATION, cfuncs.FitResult.ELBO]].round(9)
 array([ 1. ,  1. , -1.5])
 
-From C, `header` has the types of all functions and the names of all numbers::
+From C, with the types of all functions and the names of all numbers from `header`::
 
     python -c "from fastvi import cfuncs; print(cfuncs.header())" > fastvi.h
 
-A library that Python calls is handed addresses. A program that embeds Python gets the functions with a macro
-of the header, and can then call them from any thread, for as long as Python is not finalised::
+A library that Python calls is passed addresses. A program that embeds Python gets the functions by a macro of
+the header, and can then call them from any thread until Python is finalised::
 
     #include <Python.h>
     #include "fastvi.h"
@@ -122,14 +122,14 @@ from .distributions.mixture import GaussianMixture
 from .kernels import statuses as _statuses
 from .kernels.discrete.registry import BY_TERM, METRICS
 
-_foreign = kernels.c_functions
+_definitions = kernels.c_functions
 
 
 def _list(names: Iterable[str]) -> str:
     return textwrap.fill(", ".join(f"`{name}`" for name in names), 100)
 
 
-_likewise = {
+_names_like = {
     "LIKE_KL": _list(name for name, row in METRICS.items() if name != "kl" and not row.orders),
     "LIKE_RENYI": _list(name for name, row in METRICS.items() if name != "renyi" and row.orders),
     "LIKE_ELEMENT": _list(
@@ -137,27 +137,27 @@ _likewise = {
     ),
 }
 if __doc__:  # not under python -OO
-    for _mark, _names in _likewise.items():
+    for _mark, _names in _names_like.items():
         __doc__ = __doc__.replace(_mark, _names)
 
 
 class Status(IntEnum):
-    """What a function returns: below 0, the input is not valid; above 0, what became of a fit."""
+    """What a function returns: below 0 for invalid input, above 0 for a fit that did not converge."""
 
     FINE = _statuses.FINE
-    #: Entries that are negative or not finite, a sum that `mass` does not allow, a factor that is none.
+    #: Entries that are negative or not finite, a sum that `mass` does not allow, an invalid Cholesky factor.
     INVALID = _statuses.INVALID
     #: A size, code or parameter out of its range.
     BAD_ARGUMENT = _statuses.BAD_ARGUMENT
     NO_MEMORY = _statuses.NO_MEMORY
     STEPS_EXHAUSTED = _statuses.STEPS_EXHAUSTED
-    #: The quadrature does not resolve the log joint as well as was asked.
+    #: The quadrature does not reach the accuracy `rtol`.
     UNRESOLVED = _statuses.UNRESOLVED
     #: The Hessian of the ELBO is not negative definite.
     NOT_A_MAXIMUM = _statuses.NOT_A_MAXIMUM
     #: No step raises the ELBO further, but the gradient is not small.
     STUCK = _statuses.STUCK
-    #: q spreads or wanders off without end: the posterior is improper.
+    #: The mean or the deviation of q diverges: the posterior is improper.
     UNBOUNDED = _statuses.UNBOUNDED
     #: The log joint is NaN, +inf or -inf where q has mass: at `FitResult.FAULT_AT`.
     NOT_A_NUMBER = _statuses.NOT_A_NUMBER
@@ -168,31 +168,31 @@ class Status(IntEnum):
 class Mass(IntEnum):
     """What to do about sums other than 1, as in Python; `renyi` and `bhattacharyya` refuse ANY."""
 
-    UNIT = _foreign.UNIT
-    NORMALIZE = _foreign.NORMALIZE
-    ANY = _foreign.ANY
+    UNIT = _definitions.UNIT
+    NORMALIZE = _definitions.NORMALIZE
+    ANY = _definitions.ANY
 
 
 class Support(IntEnum):
-    """The support of z in `fit_1d`: everything, z > low, z < high, or low < z < high."""
+    """The support of z in `fit_1d`: the real line, z > low, z < high, or low < z < high."""
 
-    REAL = _foreign.REAL
-    LOWER = _foreign.LOWER
-    UPPER = _foreign.UPPER
-    INTERVAL = _foreign.INTERVAL
+    REAL = _definitions.REAL
+    LOWER = _definitions.LOWER
+    UPPER = _definitions.UPPER
+    INTERVAL = _definitions.INTERVAL
 
 
 class FitResult(IntEnum):
-    """What `fit_1d` writes where. NaN is what is not known."""
+    """Places in the result of `fit_1d`. What is not known is NaN."""
 
-    MEAN = _foreign.FIT_MEAN
-    DEVIATION = _foreign.FIT_DEVIATION
-    ELBO = _foreign.FIT_ELBO
-    ERROR = _foreign.FIT_ERROR  #: of the ELBO
-    GRADIENT_NORM = _foreign.FIT_GRADIENT_NORM
-    EVALUATIONS = _foreign.FIT_EVALUATIONS
-    STEPS = _foreign.FIT_STEPS
-    FAULT_AT = _foreign.FIT_FAULT_AT  #: the z of a fault, in the coordinate of the log joint
+    MEAN = _definitions.FIT_MEAN
+    DEVIATION = _definitions.FIT_DEVIATION
+    ELBO = _definitions.FIT_ELBO
+    ERROR = _definitions.FIT_ERROR  #: of the ELBO
+    GRADIENT_NORM = _definitions.FIT_GRADIENT_NORM
+    EVALUATIONS = _definitions.FIT_EVALUATIONS
+    STEPS = _definitions.FIT_STEPS
+    FAULT_AT = _definitions.FIT_FAULT_AT  #: the z of a fault, in the coordinate of the log joint
 
 
 class CFunction(Immutable):
@@ -206,7 +206,7 @@ class CFunction(Immutable):
     address : int
         In this process, for as long as it lives.
     ctypes : ctypes function
-        The same, with its types; it lets go of the GIL. ``scipy.LowLevelCallable`` takes it.
+        The same with its types, called without the GIL. ``scipy.LowLevelCallable`` takes it.
 
     Examples
     --------
@@ -233,7 +233,7 @@ class CFunction(Immutable):
         fill(self, "_compiled", compiled)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Addresses hold in this process only.
+        # Addresses are those of this process.
         return _load, (self.name,)
 
     def __repr__(self) -> str:
@@ -245,33 +245,33 @@ _loaded: dict[str, CFunction] = {}
 
 
 def _load(name: str) -> CFunction:
-    """The one function of this name: an address that was handed out is that of a function which is kept."""
+    """The function of this name, made once and kept, so that its address stays valid."""
     with _lock:
         if name not in _loaded:
             if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
                 raise RuntimeError("NUMBA_DISABLE_JIT is set: there are no compiled functions")
-            _loaded[name] = CFunction(name, _foreign.make(name))
+            _loaded[name] = CFunction(name, _definitions.make(name))
         return _loaded[name]
 
 
 def __getattr__(name: str) -> CFunction:
-    if name not in _foreign.FUNCTIONS:
+    if name not in _definitions.FUNCTIONS:
         raise AttributeError(f"module 'fastvi.cfuncs' has no attribute {name!r}")
     return _load(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_foreign.FUNCTIONS})
+    return sorted({*globals(), *_definitions.FUNCTIONS})
 
 
-# In C.
+# Declarations in C.
 
 _TYPES = {
-    _foreign.INT: "int ",
-    _foreign.SIZE: "int64_t ",
-    _foreign.DOUBLE: "double ",
-    _foreign.NUMBERS: "const double *",
-    _foreign.ANYTHING: "void *",
+    _definitions.INT: "int ",
+    _definitions.SIZE: "int64_t ",
+    _definitions.DOUBLE: "double ",
+    _definitions.NUMBERS: "const double *",
+    _definitions.ANYTHING: "void *",
 }
 
 
@@ -282,7 +282,7 @@ def _parameter(name: str, kind: Any) -> str:
 
 
 def _declaration(name: str, prefix: str = "", suffix: str = "") -> str:
-    template, signature, _ = _foreign.FUNCTIONS[name]
+    template, signature, _ = _definitions.FUNCTIONS[name]
     names = inspect.signature(template).parameters
     parameters = ", ".join(map(_parameter, names, signature.args))
     return f"{_TYPES[signature.return_type]}{prefix}{name}{suffix}({parameters})"
@@ -330,9 +330,9 @@ def _enumeration(comment: str, prefix: str, members: type[IntEnum]) -> str:
 
 
 def header() -> str:
-    """The text of a C header: types of all functions, and names of all numbers that they know.
+    """The text of a C header: the types of all functions, and the names of their numbers.
 
-    Compiles nothing. Where ``Python.h`` was included before it, it also defines ``FASTVI_GET``.
+    Compiles nothing. Where ``Python.h`` is included before it, it also defines ``FASTVI_GET``.
 
     Examples
     --------
@@ -343,13 +343,13 @@ def header() -> str:
     from . import __version__
 
     constants = [
-        _enumeration("What functions return: above 0, what became of a fit.", "FASTVI_", Status),
+        _enumeration("What functions return: above 0, why a fit did not converge.", "FASTVI_", Status),
         _enumeration("What to do about sums other than 1.", "FASTVI_", Mass),
         _enumeration("Supports of fit_1d.", "FASTVI_", Support),
-        _enumeration("What fit_1d writes where.", "FASTVI_FIT_", FitResult),
+        _enumeration("Places in the result of fit_1d.", "FASTVI_FIT_", FitResult),
         f"#define FASTVI_FIT_SIZE {len(FitResult)}",
     ]
-    types = [f"typedef {_declaration(name, '(*fastvi_', ')')};" for name in _foreign.FUNCTIONS]
+    types = [f"typedef {_declaration(name, '(*fastvi_', ')')};" for name in _definitions.FUNCTIONS]
     return _HEADER.format(version=__version__, constants="\n\n".join(constants), types="\n".join(types))
 
 

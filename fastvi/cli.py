@@ -1,4 +1,4 @@
-"""The command `fastvi`."""
+"""The command `fastvi`: `fastvi tour` and `fastvi info`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pictures of densities, projections and fits, for people.
+"""Pictures of densities, projections and fits.
 
-They need matplotlib: ``pip install "fastvi[plot]"``. No display is needed, and
-matplotlib's global state is left alone: figures are made without pyplot.
+They need matplotlib: ``pip install "fastvi[plot]"``. Figures are made without pyplot: no display is needed,
+and matplotlib's global state does not change.
 """
 
 from __future__ import annotations
@@ -36,19 +36,25 @@ from .inference.starts import laplace_start
 from .kernels.models.kinds import INTERVAL, LOWER, SIMPLEX, UPPER
 from .projections.result import Projection
 
-#: Okabe and Ito's colours, which the colour-blind can tell apart: M-projections, then I-projections.
+#: Colours of the palette of Okabe and Ito, which the colour-blind can tell apart.
 _M_COLOUR = "#d55e00"
 _I_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-#: Contours enclose these shares of the mass.
+#: Shares of the mass that contours enclose.
 _SHARES = (0.95, 0.8, 0.6, 0.4, 0.2, 0.05)
 
-
-#: Of one q after the other, so that those that agree can both be seen.
+#: Line styles of several q, so that equal ones are both visible.
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 
-#: Which part of the mass of p and of q a picture shows, along each coordinate.
-_SEEN = (0.004, 0.996)
+#: Quantiles of p and of each q between which a picture extends, for each coordinate.
+_QUANTILES = (0.004, 0.996)
+
+#: Components with less than this part of the largest weight do not extend a picture.
+_LEAST_WEIGHT = 1e-3
+
+#: Half widths of a picture, in standard deviations of the parts of p, and of the Gaussians whose ellipses it
+#: shows.
+_REACH_OF_PARTS, _REACH_OF_ELLIPSES = 3.2, 2.3
 
 
 def row_of_axes(count: int, size: tuple[float, float]) -> list[Axes]:
@@ -63,7 +69,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _legend_below(ax: Axes, handles: Sequence[Artist], columns: int) -> None:
-    """Below the axes, where it hides nothing."""
+    """A legend below the axes, where it covers no curve."""
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
 
 
@@ -71,15 +77,15 @@ def _gaussians(p: Distribution) -> list[Gaussian]:
     if isinstance(p, Gaussian):
         return [p]
     if isinstance(p, GaussianMixture):
-        heavy = p.weights > 1e-3 * p.weights.max()
+        heavy = p.weights > _LEAST_WEIGHT * p.weights.max()
         return [part for part, keep in zip(p.components, heavy, strict=True) if keep]
     return [Gaussian(p.mean, p.cov)]
 
 
 def _window(parts: Sequence[Gaussian], drawn: Sequence[Gaussian]) -> list[tuple[float, float]]:
-    """Room for three standard deviations of each part, and for the ellipses."""
+    """The range of each coordinate, around all parts of p and all ellipses."""
     gaussians = [*parts, *drawn]
-    widths = [3.2] * len(parts) + [2.3] * len(drawn)
+    widths = [_REACH_OF_PARTS] * len(parts) + [_REACH_OF_ELLIPSES] * len(drawn)
     reach = [w * np.sqrt(np.diag(g.cov)) for w, g in zip(widths, gaussians, strict=True)]
     low = np.min([g.mean - r for g, r in zip(gaussians, reach, strict=True)], axis=0)
     high = np.max([g.mean + r for g, r in zip(gaussians, reach, strict=True)], axis=0)
@@ -87,7 +93,7 @@ def _window(parts: Sequence[Gaussian], drawn: Sequence[Gaussian]) -> list[tuple[
 
 
 def _levels(density: Array) -> Array:
-    """Heights whose contours enclose `_SHARES` of the mass, lowest first."""
+    """The density on the contours that enclose `_SHARES` of the mass, lowest first."""
     heights = np.sort(density.ravel())[::-1]
     mass = np.cumsum(heights)
     levels = [heights[min(np.searchsorted(mass, share * mass[-1]), heights.size - 1)] for share in _SHARES]
@@ -102,7 +108,7 @@ def _draw_density(ax: Axes, x: Array, y: Array, density: Array) -> None:
 
 
 def draw_ellipses(ax: Axes, q: Gaussian, colour: str, style: Any, sizes: Sequence[int] = (1, 2)) -> None:
-    """Draw the ellipses so many standard deviations from the mean of a 2-D Gaussian, and its mean."""
+    """Draw the mean of a 2-D Gaussian, and its ellipses at `sizes` standard deviations."""
     values, vectors = np.linalg.eigh(q.cov)
     angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
     for k in sizes:
@@ -153,7 +159,7 @@ def plot_projection(
     labels: tuple[str, str] = ("z₁", "z₂"),
     title: str | None = None,
 ) -> Axes:
-    """Draw a density in grey contours, and the 1- and 2-sigma ellipses of its projections over it.
+    """Draw a density as grey contours, and over it the 1- and 2-sigma ellipses of its projections.
 
     Parameters
     ----------
@@ -262,7 +268,7 @@ def plot_grid(grid: Grid2D, ax: Axes | None = None, *, title: str | None = None)
 
 
 def _completed(support: Support, free: Array) -> tuple[Array, Array]:
-    """Points (N, D) from all coordinates but the last of each simplex, and which are in the support."""
+    """Points (N, D) from all coordinates but the last of each simplex; which are in the support."""
     columns: list[Array] = []
     inside = np.ones(len(free), bool)
     left: Any = 1.0
@@ -281,7 +287,7 @@ def _completed(support: Support, free: Array) -> tuple[Array, Array]:
 
 
 def _free(support: Support) -> list[int]:
-    """Which of the model's coordinates `_completed` takes."""
+    """Indices of the coordinates that `_completed` takes."""
     where, k = [], 0
     for kind, (low, _) in zip(support.kinds, support.bounds, strict=True):
         where.append(k)
@@ -290,7 +296,7 @@ def _free(support: Support) -> list[int]:
 
 
 def _log_q(support: Support, q: Variational, z: Array) -> Array:
-    """log q at points inside of the support: all at once, where `q.logpdf` takes them one by one."""
+    """log q at points inside the support, vectorised: `q.logpdf` transforms them one by one."""
     if not isinstance(q, TransformedGaussian):
         return np.atleast_1d(q.logpdf(z))
     latent = support.to_latent("z", z)
@@ -298,7 +304,7 @@ def _log_q(support: Support, q: Variational, z: Array) -> Array:
 
 
 def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
-    """Points (N, D) around q, and the logarithms of the volumes that they stand for."""
+    """Points (N, D) of a lattice around q, and the logarithms of their volumes."""
     if isinstance(q, TruncatedGaussian):
         sd = float(np.sqrt(q.cov[0, 0]))
         low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
@@ -309,11 +315,11 @@ def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
     return support.to_model(gaussian.mean + noise @ gaussian.cholesky.T)
 
 
-def _sight(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
-    """Where the posterior and every q have nearly all of their mass, for each free coordinate."""
+def _visible_range(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
+    """The range of each free coordinate that holds most of the mass of the posterior and of every q."""
     support = model._support
     free = _free(support)
-    # The posterior is where Laplace's approximation is; q need not be there.
+    # Laplace's approximation locates the posterior, which a bad q need not.
     laplace = q_of(model, *laplace_start(model, None)[:2])
     densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
     densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
@@ -326,7 +332,7 @@ def _sight(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float]]:
         for x in z[inside][:, free].T:
             order = np.argsort(x)
             share = np.cumsum(mass[order])
-            ends.append(x[order][np.searchsorted(share, np.array(_SEEN) * share[-1])])
+            ends.append(x[order][np.searchsorted(share, np.array(_QUANTILES) * share[-1])])
     each = np.reshape(ends, (len(densities), len(free), 2))
     low, high = each[..., 0].min(axis=0), each[..., 1].max(axis=0)
     room = 0.12 * (high - low)
@@ -407,7 +413,7 @@ def plot_posterior(
     evidence = parts[0].log_evidence
     if not np.isfinite(evidence.value):
         raise ValueError(f"the posterior cannot be drawn: {evidence.note}")
-    window = _sight(model, fits)
+    window = _visible_range(model, fits)
     lines = [np.linspace(low, high, 1001 if len(window) == 1 else 201) for low, high in window]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(window))
     z, inside = _completed(support, grid)
@@ -451,7 +457,7 @@ def plot_posterior(
 
 
 def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, title: str | None = None) -> Axes:
-    """Draw how the ELBO of a fit rose, under the log evidence where that can be had.
+    """Draw the trace of the ELBO of a fit, and the log evidence where quadrature gives it.
 
     Parameters
     ----------
@@ -485,7 +491,7 @@ def plot_trace(fit: Fit | ThetaFit | MixtureFit, ax: Axes | None = None, *, titl
     if not isinstance(fit, Fit | ThetaFit | MixtureFit):
         raise TypeError(f"fit must be a Fit, a ThetaFit or a MixtureFit, not {type(fit).__name__}")
     ax = _axes(ax)
-    # A mixture's trace begins with its start, the others with their first step.
+    # The trace of a mixture begins with its start, those of the others with the first step.
     first = 0 if isinstance(fit, MixtureFit) else 1
     if isinstance(fit, MixtureFit):
         name, end, step = "log p(x) = ELBO", f"{fit.log_likelihood:.9g}", "iteration of EM"

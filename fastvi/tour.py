@@ -1,6 +1,6 @@
-"""What the command `fastvi tour` runs: the library at work on real data, part by part.
+"""The command `fastvi tour`: the library at work on real data, part by part.
 
-A part is a function that takes the `Tour`, says what it finds, and saves what it makes.
+A part is a function of the `Tour`, which prints its findings and writes its tables and pictures to a folder.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ SHORT = 3.0
 _DURATION_BINS = np.arange(1.5, 5.51, 0.5)
 _WAITING_BINS = np.arange(40.0, 100.1, 5.0)
 
-#: Seconds after which no further warm call is timed.
+#: Seconds after which no further warm call is timed, and the largest number of them.
 _PATIENCE = 0.5
+_WARM_CALLS = 50
 
 _Result = TypeVar("_Result")
 
 
 class Tour:
-    """Prints and keeps what the parts say, and times what they compute."""
+    """Prints and keeps the lines of the parts, and times what they compute."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,25 +55,25 @@ class Tour:
         folder.mkdir(parents=True, exist_ok=True)
 
     def say(self, line: str = "") -> None:
-        """Print a line and keep it for the report."""
+        """Print a line, and keep it for the report."""
         print(line, flush=True)
         self.lines.append(line)
 
     def compute(self, what: str, function: Callable[[], float], meaning: Callable[[float], str]) -> float:
-        """Say the value of `function`, what it means, and how long its first and a warm call take."""
+        """Say the value of `function`, what it means, and the times of a first and of a warm call."""
         value, times = _timed(function)
         self.say(f"{what} = {value:.6f}   ({times})")
         self.say(f"    {meaning(value)}")
         return value
 
     def timed(self, what: str, function: Callable[[], _Result]) -> _Result:
-        """Say how long the first and a warm call of `function` take, and return its result."""
+        """Say the times of a first and of a warm call of `function`, and return its result."""
         result, times = _timed(function)
         self.say(f"{what}   ({times})")
         return result
 
     def progress(self, what: str) -> Callable[..., Iterator[int]]:
-        """A `range` that shows on the terminal how far it is."""
+        """A `range` that shows its progress on the terminal."""
 
         def steps(first: int, last: int, step: int) -> Iterator[int]:
             for i in range(first, last, step):
@@ -83,7 +84,7 @@ class Tour:
         return steps
 
     def draw(self, name: str, picture: Callable[[Any], Any]) -> None:
-        """Write the figure of the axes that `picture` draws with `plotting`, if matplotlib is there."""
+        """Write the figure that `picture` draws with `plotting`, if matplotlib is installed."""
         try:
             from . import plotting
         except ImportError:
@@ -96,7 +97,7 @@ class Tour:
         np.savetxt(self.folder / name, table, delimiter=",", header=header, comments="", fmt="%.10g")
 
     def finish(self) -> None:
-        """Write the report, and say where everything is."""
+        """Write the report, and say where the files are."""
         self.say()
         self.say(f"Written to {self.folder.resolve()}:")
         names = sorted({path.name for path in self.folder.iterdir()} | {"tour.txt"})
@@ -105,13 +106,13 @@ class Tour:
 
 
 def _timed(function: Callable[[], _Result]) -> tuple[_Result, str]:
-    """The result of `function`, and how long its first and a warm call took."""
+    """The result of `function`, and the times of its first and its fastest warm call."""
     start = time.perf_counter()
     result = function()
     first = time.perf_counter() - start
     warm = math.inf
     end = time.perf_counter() + _PATIENCE
-    for _ in range(50):
+    for _ in range(_WARM_CALLS):
         start = time.perf_counter()
         function()
         warm = min(warm, time.perf_counter() - start)
@@ -128,7 +129,7 @@ def _duration(seconds: float) -> str:
 
 
 def divergences(tour: Tour) -> None:
-    """Old Faithful, binned: how much one half of the data tells about the other."""
+    """Old Faithful, binned: entropies and divergences of the waiting times after short and long eruptions."""
     duration, waiting = old_faithful()
     short = duration < SHORT
     after_short = np.histogram(waiting[short], _WAITING_BINS)[0]
@@ -195,10 +196,10 @@ def divergences(tour: Tour) -> None:
 
 
 def _three_spokes() -> GaussianMixture:
-    """Three long Gaussians that point to one middle."""
+    """Three long Gaussians that point to a common centre."""
     means, covs = [], []
-    for turn in (0.0, 1.0, 2.0):
-        angle = 2.0 * math.pi * turn / 3.0
+    for k in (0.0, 1.0, 2.0):
+        angle = 2.0 * math.pi * k / 3.0
         c, s = math.cos(angle), math.sin(angle)
         rotation = np.array([[c, -s], [s, c]])
         means.append(rotation @ [0.0, 2.4])
@@ -214,7 +215,7 @@ def _describe(q: Gaussian) -> str:
 
 
 def _project(tour: Tour, p: GaussianMixture) -> tuple[Projection, Projection]:
-    """Both projections, with their divergence, its error, and the time they took."""
+    """Both projections, with their divergences, errors and times."""
     m = tour.timed("M-projection, KL(p ‖ q)", partial(m_projection, p))
     tour.say(f"    {m.kl:.9f} ± {m.error:.0e}: {_describe(m.q)}")
     i = tour.timed("I-projection, KL(q ‖ p)", partial(i_projection, p))
@@ -226,7 +227,7 @@ def _project(tour: Tour, p: GaussianMixture) -> tuple[Projection, Projection]:
 def _eruptions(tour: Tour) -> GaussianMixture:
     """Two Gaussians under (duration, waiting), by maximum likelihood."""
     x = np.column_stack(old_faithful())
-    # To 1e-18 of the mean log likelihood, which makes eight digits of the parameters right.
+    # A gain of 1e-18 in the mean log likelihood means eight correct digits of the parameters.
     found: MixtureFit = tour.timed("EM, 10 restarts", partial(fit_mixture, x, 2, tol=1e-18))
     tour.say(f"    log likelihood {found.log_likelihood:.5f}, {found.status}, {found.iterations} iterations")
     for weight, part in zip(found.mixture.weights, found.mixture.components, strict=True):
@@ -239,7 +240,7 @@ def _eruptions(tour: Tour) -> GaussianMixture:
 
 
 def projections(tour: Tour) -> None:
-    """Old Faithful as a mixture, and the one Gaussian that each direction of KL puts under it."""
+    """Old Faithful as a mixture, and its projections onto one Gaussian in both directions of KL."""
     tour.say()
     tour.say("Projections: one Gaussian for a mixture of two, Old Faithful's two kinds of eruption")
     tour.say("The mixture is the maximum-likelihood fit: EM, whose q of the labels is the exact posterior.")
@@ -261,7 +262,8 @@ def projections(tour: Tour) -> None:
     tour.draw("three_optima.png", lambda plotting: plotting.plot_projection(spokes, *pair, title=title))
 
 
-#: The data of the worked example: x - 1 is one standard deviation from z = 0, so the truncation matters.
+#: The observation of the worked example: x - 1 is one standard deviation above z = 0, so the truncation
+#: matters.
 _X = 2.0
 
 
@@ -286,7 +288,7 @@ def _say_parts(tour: Tour, found: Fit) -> None:
 
 
 def _walk(tour: Tour, whole: Model) -> None:
-    """Steps along the gradient of the ELBO in μ, each with its decomposition."""
+    """Gradient ascent of the ELBO in μ, each step with its decomposition."""
     mu, rate = -2.0, 0.5
     tour.say(f"    steps mu <- mu + {rate} dELBO/dmu; the gradient by quadrature, and x - 1 - mu by hand:")
     heads = "mu", "gradient", "by hand", "ELBO", "+ KL", "= log p(x)"
@@ -301,7 +303,7 @@ def _walk(tour: Tour, whole: Model) -> None:
 
 
 def _three_readings(plotting: Any, whole: Fit, cut: Fit, log: Fit) -> Any:
-    """The exact posterior of each reading in grey, and the q's."""
+    """The exact posterior (grey) and the q of each reading."""
     axes = plotting.row_of_axes(3, (15.0, 5.2))
     plotting.plot_posterior(whole, axes[0], labels=("z",), title="z on the whole line: a Gaussian is exact")
     z = np.linspace(-2.5, 5.0, 1001)
@@ -350,7 +352,7 @@ def worked_example(tour: Tour) -> None:
 
 
 def batches(tour: Tour) -> None:
-    """The worked example for many x at once, against its formulas."""
+    """The worked example for many x at once, compared with its formulas."""
     size = 10_000
     random = np.random.default_rng(0)
     x = random.exponential(size=size) + random.standard_normal(size)
@@ -386,7 +388,7 @@ def _schools_log_joint(z: Any, y: Any, sigma: Any) -> Any:
 
 
 def _collapsed_log_joint(z: Any, y: Any, sigma: Any) -> Any:
-    """The same with the e_j integrated out by hand: y_j ~ N(mu, sigma_j^2 + tau^2); z = mu, tau."""
+    """The eight schools with e_j integrated out by hand: y_j ~ N(mu, sigma_j^2 + tau^2); z = mu, tau."""
     mu, tau = z[0], z[1]
     value = -0.5 * (mu / 5.0) ** 2 - math.log(5.0) - 0.5 * math.log(2.0 * math.pi)
     value += math.log(2.0 / (5.0 * math.pi)) - math.log1p((tau / 5.0) ** 2)
@@ -409,7 +411,7 @@ def _exact_means(collapsed: Model) -> Array:
 
 
 def _shrinkage(plotting: Any, mean: Array, sd: Array, middle: float) -> Any:
-    """What each school measured, and what the posterior makes of it."""
+    """The measured effect and the posterior of each school."""
     (ax,) = plotting.row_of_axes(1, (7.0, 5.6))
     school = np.arange(len(_EFFECTS))
     ax.errorbar(school - 0.1, _EFFECTS, _ERRORS, fmt="o", color="0.55", capsize=3, label="measured")
@@ -455,7 +457,7 @@ def eight_schools(tour: Tour) -> None:
 
 
 def foragers(tour: Tour) -> None:
-    """Ten thousand agents that update their beliefs inside one compiled function of the user's."""
+    """Ten thousand agents that update their beliefs inside a compiled function of the user's."""
     from .examples import agents
 
     tour.say()
@@ -483,7 +485,7 @@ _ELLIPSES = 4  #: steps from one ellipse to the next
 
 
 def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], n: int) -> Any:
-    """One track and both filters' beliefs along it, and the error of all tracks by step."""
+    """One track with the beliefs of both filters, and the error over all tracks by step."""
     axes = plotting.row_of_axes(3, (16.0, 5.2))
     words = {"M": "M-projection: covers both modes", "I": "I-projection: takes one of them"}
     for ax, (name, colour) in zip(axes, (("M", "#0072b2"), ("I", "#d55e00")), strict=False):
@@ -505,7 +507,7 @@ def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], 
 
 
 def mirror(tour: Tour) -> None:
-    """A Gaussian-sum filter that collapses its mixture in either direction of KL."""
+    """A Gaussian-sum filter that projects its mixture onto a Gaussian in either direction of KL."""
     from .examples import tracking
 
     tour.say()

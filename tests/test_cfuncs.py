@@ -380,7 +380,7 @@ def test_importing_compiles_nothing():
 
 
 def test_all_functions_are_declared_everywhere():
-    names = set(cfuncs._foreign.FUNCTIONS)
+    names = set(cfuncs._definitions.FUNCTIONS)
     text = cfuncs.header()
     assert set(re.findall(r"\(\*fastvi_(\w+)\)", text)) == names | {"log_joint"}
     assert names <= set(dir(cfuncs))

@@ -100,3 +100,22 @@ def test_large_orders(name, kind, log):
 def test_an_integer_beyond_the_floats_is_refused(name):
     with pytest.raises(ValueError, match="alpha is an integer beyond the floats"):
         getattr(fv, name)([0.5, 0.5], [0.25, 0.75], 10**400)
+
+
+@of_order
+@pytest.mark.parametrize("alpha", [True, np.True_])
+def test_a_bool_is_refused(name, alpha):
+    with pytest.raises(TypeError, match="alpha must be a real number"):
+        getattr(fv, name)([0.5, 0.5], [0.25, 0.75], alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1e-3, 1e-10, 1e-16, 1e-20, 1e-300, 1e-310])
+@pytest.mark.parametrize("log", [False, True])
+def test_small_orders_of_an_alpha_divergence(alpha, log):
+    """Where p is 0 it is q / alpha, which 1 - (1 - alpha) would not give."""
+    p, q = np.array([0.0, 0.5, 0.5]), np.array([1e-3, 0.499, 0.5])
+    expected = reference.exact("alpha_divergence", p, q, alpha=alpha)
+    with np.errstate(divide="ignore"):
+        arguments = (np.log(p), np.log(q)) if log else (p, q)
+    value = fv.alpha_divergence(*arguments, alpha, log=log)
+    assert value == pytest.approx(float(expected), rel=1e-13)

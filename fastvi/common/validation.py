@@ -89,7 +89,9 @@ def order_of(row: Row, alpha: Any) -> float:
 
 
 def real_number(name: str, value: Any) -> float:
-    """`value` as a float that is not NaN."""
+    """`value` as a float that is not NaN; a bool is no number."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a real number, not {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -114,6 +116,10 @@ def generator(name: str, value: Any) -> np.random.Generator:
         raise type(error)(
             f"{name} must be a numpy.random.Generator, an integer >= 0 or None, not {value!r}"
         ) from None
+
+
+#: How far the sum of two weights may be from 1.
+WEIGHT_PAIR_TOLERANCE = 1e-12
 
 
 def weight_pair(weights: Any) -> tuple[float, float]:

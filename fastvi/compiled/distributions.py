@@ -1,4 +1,4 @@
-"""Distributions inside the user's own `numba.njit` code: making them, densities, moments, KL."""
+"""Distributions inside the user's `numba.njit` code: constructors, densities, moments, KL."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import (
-    overload,
-    overload_attribute,
-    overload_method,
-)
+from numba.extending import overload, overload_attribute, overload_method, register_jitable
 
 from .. import kernels
+from ..common.validation import SYMMETRY_TOLERANCE, WEIGHTS_TOLERANCE
 from ..discrete import information
 from ..distributions import kl_and_entropy
 from ..distributions.gaussian import Gaussian
@@ -22,46 +19,37 @@ from ..distributions.mixture import GaussianMixture
 from .types import (
     GAUSSIAN,
     MIXTURE,
-    _gaussian,
-    _GaussianType,
-    _is_floats,
-    _mixture,
-    _MixtureType,
-    _TransformedType,
+    GaussianType,
+    MixtureType,
+    TransformedType,
+    is_floats,
+    make_gaussian,
+    make_mixture,
 )
 
 
 class CompiledEstimate(NamedTuple):
-    """`Estimate` in compiled code: a value in nats, its error, and how often the density was evaluated."""
+    """`Estimate` in compiled code: a value in nats, its error, and the number of density evaluations."""
 
     value: float
     error: float
     evaluations: int
 
 
-def _symmetric_factor(cov, factor):
-    raise NotImplementedError
-
-
-@overload(_symmetric_factor)
-def _overload_symmetric_factor(cov, factor):
-    """Write the factor, NaN where there is none; whether there is one."""
-
-    def compiled(cov, factor):
-        good = kernels.numerics.matrices.cholesky(cov, factor)
-        for i in range(cov.shape[0]):
-            for j in range(i):
-                gap = abs(cov[i, j] - cov[j, i])
-                good = good and gap <= 1e-8 * math.sqrt(cov[i, i] * cov[j, j])
-        if not good:
-            kernels.numerics.matrices.fill_matrix(math.nan, factor)
-        return good
-
-    return compiled
+@register_jitable
+def _factorize(cov, factor):
+    """Write the Cholesky factor of a covariance, NaN if the matrix is none."""
+    good = kernels.numerics.matrices.cholesky(cov, factor)
+    for i in range(cov.shape[0]):
+        for j in range(i):
+            gap = abs(cov[i, j] - cov[j, i])
+            good = good and gap <= SYMMETRY_TOLERANCE * math.sqrt(cov[i, i] * cov[j, j])
+    if not good:
+        kernels.numerics.matrices.fill_matrix(math.nan, factor)
 
 
 @overload(Gaussian)
-def _make_gaussian(mean, cov):
+def _overload_gaussian(mean, cov):
     if isinstance(mean, types.Float | types.Integer) and isinstance(cov, types.Float | types.Integer):
 
         def from_numbers(mean, cov):
@@ -71,10 +59,10 @@ def _make_gaussian(mean, cov):
             )
             if 0.0 < cov < math.inf:
                 factor[0, 0] = math.sqrt(cov)
-            return _gaussian((location, factor))
+            return make_gaussian((location, factor))
 
         return from_numbers
-    if not (_is_floats(mean, 1) and _is_floats(cov, 2)):
+    if not (is_floats(mean, 1) and is_floats(cov, 2)):
         raise TypingError(
             "fastvi.Gaussian in compiled code takes float arrays (D,) and (D, D), or two numbers, "
             f"not {mean} and {cov}"
@@ -86,15 +74,15 @@ def _make_gaussian(mean, cov):
         for i in range(dim):
             location[i] = mean[i]
         if cov.shape == (dim, dim):
-            _symmetric_factor(cov, factor)
-        return _gaussian((location, factor))
+            _factorize(cov, factor)
+        return make_gaussian((location, factor))
 
     return from_arrays
 
 
 @overload(GaussianMixture)
-def _make_mixture(weights, means, covs):
-    if not (_is_floats(weights, 1) and _is_floats(means, 2) and _is_floats(covs, 3)):
+def _overload_mixture(weights, means, covs):
+    if not (is_floats(weights, 1) and is_floats(means, 2) and is_floats(covs, 3)):
         raise TypingError(
             "fastvi.GaussianMixture in compiled code takes float arrays (K,), (K, D) and (K, D, D), "
             f"not {weights}, {means}, {covs}"
@@ -112,31 +100,31 @@ def _make_mixture(weights, means, covs):
             for k in range(count):
                 total += weights[k]
                 good = good and weights[k] >= 0.0
-            for k in range(count if good and abs(total - 1.0) <= 1e-6 else 0):
+            for k in range(count if good and abs(total - 1.0) <= WEIGHTS_TOLERANCE else 0):
                 logs[k] = math.log(weights[k] / total) if weights[k] > 0.0 else -math.inf
             for k in range(count):
-                _symmetric_factor(covs[k], factors[k])
-        return _mixture((logs, locations, factors))
+                _factorize(covs[k], factors[k])
+        return make_mixture((logs, locations, factors))
 
     return from_arrays
 
 
-@overload_attribute(_GaussianType, "dim")
+@overload_attribute(GaussianType, "dim")
 def _gaussian_dim(q):
     return lambda q: q.mean.size
 
 
-@overload_attribute(_MixtureType, "dim")
+@overload_attribute(MixtureType, "dim")
 def _mixture_dim(p):
     return lambda p: p.means.shape[1]
 
 
-@overload_attribute(_TransformedType, "gaussian")
+@overload_attribute(TransformedType, "gaussian")
 def _latent_gaussian(q):
-    return lambda q: _gaussian((q._mean, q._cholesky))
+    return lambda q: make_gaussian((q._mean, q._cholesky))
 
 
-@overload_attribute(_GaussianType, "cov")
+@overload_attribute(GaussianType, "cov")
 def _gaussian_cov(q):
     def compiled(q):
         factor = q.cholesky
@@ -151,45 +139,36 @@ def _gaussian_cov(q):
     return compiled
 
 
-@overload_attribute(_MixtureType, "weights")
+@overload_attribute(MixtureType, "weights")
 def _mixture_weights(p):
     return lambda p: np.exp(p._log_weights)
 
 
-@overload_attribute(_MixtureType, "mean")
+@overload_attribute(MixtureType, "mean")
 def _mixture_mean(p):
     return lambda p: _moments(p)[0]
 
 
-@overload_attribute(_MixtureType, "cov")
+@overload_attribute(MixtureType, "cov")
 def _mixture_cov(p):
     return lambda p: _moments(p)[1]
 
 
+@register_jitable
 def _moments(p):
+    dim = p.means.shape[1]
+    mean, cov = np.empty(dim), np.empty((dim, dim))
+    kernels.densities.mixtures.mixture_moments(p._log_weights, p.means, p._choleskys, mean, cov)
+    return mean, cov
+
+
+def as_mixture(p):
+    """(log weights, means, factors) of a mixture, or of a Gaussian as a mixture of one component."""
     raise NotImplementedError
 
 
-@overload(_moments)
-def _overload_moments(p):
-    moments = kernels.densities.mixtures.mixture_moments
-
-    def compiled(p):
-        dim = p.means.shape[1]
-        mean, cov = np.empty(dim), np.empty((dim, dim))
-        moments(p._log_weights, p.means, p._choleskys, mean, cov)
-        return mean, cov
-
-    return compiled
-
-
-def _triple(p):
-    raise NotImplementedError
-
-
-@overload(_triple)
-def _overload_triple(p):
-    """What the kernels know a mixture by; a Gaussian is one of one component."""
+@overload(as_mixture)
+def _overload_as_mixture(p):
     if p is MIXTURE:
         return lambda p: (p._log_weights, p.means, p._choleskys)
 
@@ -200,7 +179,7 @@ def _overload_triple(p):
     return compiled
 
 
-@overload_method(_GaussianType, "entropy")
+@overload_method(GaussianType, "entropy")
 def _gaussian_entropy(q):
     def compiled(q):
         total = 0.5 * q.mean.size * (1.0 + math.log(2.0 * math.pi))
@@ -211,14 +190,14 @@ def _gaussian_entropy(q):
     return compiled
 
 
-@overload_method(_GaussianType, "logpdf")
-@overload_method(_MixtureType, "logpdf")
+@overload_method(GaussianType, "logpdf")
+@overload_method(MixtureType, "logpdf")
 def _logpdf(p, z):
     many, one = kernels.densities.mixtures.mixture_logpdf_many, kernels.densities.mixtures.mixture_logpdf
     if isinstance(z, types.Float | types.Integer):
 
         def of_number(p, z):
-            weights, means, factors = _triple(p)
+            weights, means, factors = as_mixture(p)
             if means.shape[1] != 1:
                 return math.nan
             return one(
@@ -226,19 +205,19 @@ def _logpdf(p, z):
             )
 
         return of_number
-    if _is_floats(z, 1):
+    if is_floats(z, 1):
 
         def of_point(p, z):
-            weights, means, factors = _triple(p)
+            weights, means, factors = as_mixture(p)
             if means.shape[1] != z.size:
                 return math.nan
             return one(z, weights, means, factors, np.empty(z.size))
 
         return of_point
-    if _is_floats(z, 2):
+    if is_floats(z, 2):
 
         def of_points(p, z):
-            weights, means, factors = _triple(p)
+            weights, means, factors = as_mixture(p)
             out = kernels.numerics.matrices.filled_vector(z.shape[0], math.nan)
             if means.shape[1] == z.shape[1]:
                 many(z, weights, means, factors, np.empty(z.shape[1]), out)
@@ -248,8 +227,8 @@ def _logpdf(p, z):
     raise TypingError(f"logpdf in compiled code takes a number, or a float array (D,) or (N, D), not {z}")
 
 
-@overload_method(_GaussianType, "pdf")
-@overload_method(_MixtureType, "pdf")
+@overload_method(GaussianType, "pdf")
+@overload_method(MixtureType, "pdf")
 def _pdf(p, z):
     return lambda p, z: np.exp(p.logpdf(z))
 
@@ -275,7 +254,7 @@ def _kl_estimate(p, q, rtol=1e-10):
     mixture_kl, workspace = kernels.quadrature.mixture_kl.mixture_kl, kernels.quadrature.mixture_kl.workspace
 
     def by_quadrature(p, q, rtol=1e-10):
-        one, two = _triple(p), _triple(q)
+        one, two = as_mixture(p), as_mixture(q)
         (_, means_p, _), (_, means_q, _) = one, two
         components, dim = means_p.shape
         if dim != means_q.shape[1] or dim > 3:

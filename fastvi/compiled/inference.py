@@ -1,10 +1,10 @@
-"""Distributions and models inside the user's own `numba.njit` code: their types, and the functions of them.
+"""ELBO, evidence and fits inside the user's `numba.njit` code.
 
-There `Gaussian`, `GaussianMixture` and `Model` are plain values: they can be made, passed in from Python and
+There `Gaussian`, `GaussianMixture` and `Model` are values that can be made, passed in from Python and
 returned to it (a Model only passed in). As with arrays nothing is raised: an invalid argument makes the
-result NaN, and `converged` is False. Results have the names of their Python counterparts, without what takes
-text or memory to say. Scratch space is taken anew in each call, about 2 µs of it for a fit; the kernels take
-it from the caller.
+result NaN, and `converged` is False. Results have the fields of their Python counterparts, without texts and
+traces. Each call allocates its scratch space, which takes a fit about 2 µs; the kernels (`fastvi.kernels`)
+take it from the caller.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba.core.errors import TypingError
-from numba.extending import (
-    overload,
-)
+from numba.extending import overload, register_jitable
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
@@ -24,11 +22,11 @@ from ..inference import evidence, expectations, fitting
 from ..kernels import statuses
 from ..kernels.families.table import CODES, TABLE
 from .distributions import CompiledEstimate
-from .types import GAUSSIAN, TRANSFORMED, _gaussian, _is_none, _ModelType, _transformed, _word
+from .types import GAUSSIAN, TRANSFORMED, ModelType, constant, is_none, make_gaussian, make_transformed
 
 
 class CompiledFit(NamedTuple):
-    """`Fit` in compiled code: q is Gaussian in the latent coordinates, and `status` that of the kernel."""
+    """`Fit` in compiled code; `status` is a number of `kernels.statuses`."""
 
     q: Gaussian
     elbo: CompiledEstimate
@@ -37,13 +35,13 @@ class CompiledFit(NamedTuple):
     status: int
 
 
-#: The status of a fit in compiled code whose start is none.
+#: Status of a fit whose start is invalid.
 INVALID_START = statuses.INVALID
 
 
 def _check_model(name, model):
-    """The log joint of a model that compiled code can integrate."""
-    if not isinstance(model, _ModelType):
+    """The log joint of a model whose dimension quadrature can deal with."""
+    if not isinstance(model, ModelType):
         raise TypingError(f"fastvi.{name} in compiled code takes a Model, not {model}")
     if model.latent > 2:
         raise TypingError(
@@ -68,10 +66,10 @@ def _q_of(model, q):
 
 @overload(_q_of)
 def _overload_q_of(model, q):
-    """q as Python has it: put on the support, where that is not the real line."""
+    """q as in Python: transformed to the support where that is not the real line."""
     if model.real:
         return lambda model, q: q
-    return lambda model, q: _transformed((q.mean, q.cholesky, model._kinds, model._bounds))
+    return lambda model, q: make_transformed((q.mean, q.cholesky, model._kinds, model._bounds))
 
 
 def _same_support(model, q):
@@ -99,7 +97,7 @@ def _expectation(model, q, rtol, grad_mean, grad_chol):
 
 @overload(_expectation)
 def _overload_expectation(model, q, rtol, grad_mean, grad_chol):
-    """The ELBO, and its gradient, NaN where there is none."""
+    """The ELBO; its gradient is written, NaN where there is none."""
     log_joint = _check_model("elbo", model)
     if q not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
@@ -176,23 +174,26 @@ def _fit(
     max_steps=500,
 ):
     log_joint = _check_model("fit", model)
-    code = _word("fit", "family", family, CODES)
-    _word("fit", "method", method, {"auto": 0})
-    if not _is_none(starts):
+    code = constant("fit", "family", family, CODES)
+    constant("fit", "method", method, {"auto": 0})
+    if not is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
     latent, dim = model.latent, model.dim
-    workspace = kernels.inference.quadrature_fits.workspace
-    if not _is_none(start) and start not in (GAUSSIAN, TRANSFORMED):
+    workspace, report_size = (
+        kernels.inference.quadrature_fits.workspace,
+        kernels.inference.reports.REPORT_SIZE,
+    )
+    if not is_none(start) and start not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
         )
     name = TABLE[code].name
-    if TABLE[code].held and _is_none(start):
+    if TABLE[code].held and is_none(start):
         raise TypingError(
             f"fastvi.fit: family={name!r} holds the covariance of the start: give a Gaussian as start"
         )
-    # Two functions: Laplace's approximation takes as long to compile as the rest, and what calls either is
-    # compiled with it once more.
+    # Two functions, because Laplace's approximation takes as long to compile as the rest, and is compiled
+    # into every function that calls it.
     fit_from, fit_near = (
         kernels.inference.quadrature_fits.fit_quadrature,
         kernels.inference.quadrature_fits.start_and_fit_quadrature,
@@ -211,7 +212,10 @@ def _fit(
             kernels.numerics.matrices.filled_vector(latent, 0.0),
             kernels.numerics.matrices.filled_vector(latent, 1.0),
         )
-        factor, report = np.empty((latent, latent)), kernels.numerics.matrices.filled_vector(8, math.nan)
+        factor, report = (
+            np.empty((latent, latent)),
+            kernels.numerics.matrices.filled_vector(report_size, math.nan),
+        )
         problem, trace, space = (model.data, model._kinds, model._bounds), np.empty(0), workspace(latent, dim)
         start_ = mean, scale, factor
         status = fit_near(log_joint, problem, code, True, start_, rtol, max_steps, space, trace, report)
@@ -227,61 +231,43 @@ def _fit(
         max_steps=500,
     ):
         mean, factor = np.empty(latent), np.empty((latent, latent))
-        report = kernels.numerics.matrices.filled_vector(8, math.nan)
+        report = kernels.numerics.matrices.filled_vector(report_size, math.nan)
         problem, trace, status = (model.data, model._kinds, model._bounds), np.empty(0), INVALID_START
         if _begin(start, code, mean, factor):
             space = workspace(latent, dim)
             status = fit_from(log_joint, problem, code, mean, factor, rtol, max_steps, space, trace, report)
         return _made(model, mean, factor, report, status)
 
-    return near_zero if _is_none(start) else from_start
+    return near_zero if is_none(start) else from_start
 
 
+@register_jitable
 def _made(model, mean, factor, report, status):
-    raise NotImplementedError
+    found = kernels.inference.reports.read_report(report)
+    evaluations = int(found.evaluations) if found.evaluations >= 0.0 else 0
+    estimate = CompiledEstimate(found.elbo, found.error, evaluations)
+    q = _q_of(model, make_gaussian((mean, factor)))
+    return CompiledFit(q, estimate, found.gradient_norm, status == statuses.CONVERGED, status)
 
 
-@overload(_made)
-def _overload_made(model, mean, factor, report, status):
-    read_report = kernels.inference.reports.read_report
-
-    def compiled(model, mean, factor, report, status):
-        found = read_report(report)
-        evaluations = int(found.evaluations) if found.evaluations >= 0.0 else 0
-        estimate = CompiledEstimate(found.elbo, found.error, evaluations)
-        q = _q_of(model, _gaussian((mean, factor)))
-        return CompiledFit(q, estimate, found.gradient_norm, status == statuses.CONVERGED, status)
-
-    return compiled
-
-
+@register_jitable
 def _begin(start, family, mean, factor):
-    raise NotImplementedError
-
-
-@overload(_begin)
-def _overload_begin(start, family, mean, factor):
-    """Write where to start; False for a start that is none."""
-    restrict = kernels.families.operations.restrict
-
-    def compiled(start, family, mean, factor):
-        gaussian = _gaussian_of(start)
-        kernels.numerics.matrices.fill_vector(math.nan, mean)
-        kernels.numerics.matrices.fill_matrix(math.nan, factor)
-        if gaussian.mean.size != mean.size or not math.isfinite(gaussian.cholesky[0, 0]):
-            return False
-        kernels.numerics.matrices.copy_vector(gaussian.mean, mean)
-        kernels.numerics.matrices.copy_matrix(gaussian.cholesky, factor)
-        restrict(family, factor, np.empty(2 * mean.size))
-        return True
-
-    return compiled
+    """Write the mean and the factor to start from; False for an invalid start."""
+    gaussian = _gaussian_of(start)
+    kernels.numerics.matrices.fill_vector(math.nan, mean)
+    kernels.numerics.matrices.fill_matrix(math.nan, factor)
+    if gaussian.mean.size != mean.size or not math.isfinite(gaussian.cholesky[0, 0]):
+        return False
+    kernels.numerics.matrices.copy_vector(gaussian.mean, mean)
+    kernels.numerics.matrices.copy_matrix(gaussian.cholesky, factor)
+    kernels.families.operations.restrict(family, factor, np.empty(2 * mean.size))
+    return True
 
 
 @overload(evidence.log_evidence)
 def _log_evidence(model, start=None, rtol=1e-10):
     log_joint = _check_model("log_evidence", model)
-    if not _is_none(start):
+    if not is_none(start):
         raise TypingError("fastvi.log_evidence in compiled code finds its frame itself")
     latent, dim = model.latent, model.dim
     fit_space, laplace = kernels.inference.quadrature_fits.workspace, kernels.inference.laplace.laplace

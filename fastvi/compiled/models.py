@@ -1,20 +1,18 @@
-"""Models inside the user's own `numba.njit` code: making them, and changing theta."""
+"""The constructor of `Model` inside the user's `numba.njit` code."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import (
-    overload,
-)
+from numba.extending import overload
 
 from .. import kernels
 from ..inference.model import Model
 from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
-from .types import _is_floats, _is_none, _maker, _ModelType, _word
+from .types import ModelType, constant, is_floats, is_none, maker
 
-#: Kinds of a latent coordinate by the word that declares them.
+#: Kind of a latent coordinate by the word that declares it.
 _KINDS = {
     "real": REAL,
     "positive": LOWER,
@@ -25,20 +23,20 @@ _KINDS = {
 }
 
 
-def _start_word(support):
-    """(word of a support, whether it is a tuple of a word and its ends)."""
+def _word_and_ends(support):
+    """(the word of a support, the number of ends in its tuple)."""
     if isinstance(support, types.BaseTuple):
         return support.types[0], len(support.types) - 1
     return support, 0
 
 
 @overload(Model, prefer_literal=True)
-def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, theta=None):
+def _overload_model(log_joint, dim, data=(), support="real", log_joint_grad=None, theta=None):
     if not isinstance(log_joint, types.Dispatcher):
         raise TypingError(
             f"fastvi.Model in compiled code takes a jitted log_joint(z, *data), not {log_joint}"
         )
-    if not _is_none(log_joint_grad):
+    if not is_none(log_joint_grad):
         raise TypingError(
             "fastvi.Model in compiled code takes no log_joint_grad: fits there are by quadrature, "
             "which needs none"
@@ -47,8 +45,8 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
         raise TypingError("fastvi.Model: dim must be a positive constant in compiled code")
     if not (isinstance(data, types.BaseTuple) or (isinstance(data, types.Omitted) and data.value == ())):
         raise TypingError(f"fastvi.Model: data must be a tuple, not {data}: write (x,) for one item")
-    word, ends = _start_word(support)
-    code = _word("Model", "support", word, _KINDS)
+    word, ends = _word_and_ends(support)
+    code = constant("Model", "support", word, _KINDS)
     if ends != {"lower": 1, "upper": 1, "interval": 2}.get(getattr(word, "literal_value", ""), 0):
         raise TypingError(
             "fastvi.Model: support must be 'real', 'positive', 'simplex', ('lower', a), ('upper', b) or "
@@ -59,14 +57,14 @@ def _make_model(log_joint, dim, data=(), support="real", log_joint_grad=None, th
     latent = size - 1 if simplex else size
     if latent < 1:
         raise TypingError("fastvi.Model: a simplex has at least two coordinates")
-    has_theta = not _is_none(theta)
+    has_theta = not is_none(theta)
     held = () if isinstance(data, types.Omitted) else data.types
     if has_theta:
-        if not _is_floats(theta, 1):
+        if not is_floats(theta, 1):
             raise TypingError(f"fastvi.Model: theta must be a 1-D float array in compiled code, not {theta}")
         held = (theta, *held)
     held = tuple(types.unliteral(kind) for kind in held)
-    make = _maker(_ModelType(log_joint, size, latent, code == REAL, types.BaseTuple.from_types(held)))
+    make = maker(ModelType(log_joint, size, latent, code == REAL, types.BaseTuple.from_types(held)))
 
     def compiled(
         log_joint,
@@ -109,6 +107,6 @@ def _with_theta(theta, data):
 
 @overload(_with_theta)
 def _overload_with_theta(theta, data):
-    if _is_none(theta):
+    if is_none(theta):
         return lambda theta, data: data
     return lambda theta, data: (theta, *data)

@@ -1,4 +1,4 @@
-"""Projections inside the user's own `numba.njit` code."""
+"""Projections inside the user's `numba.njit` code."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numba.core.errors import TypingError
-from numba.extending import (
-    overload,
-)
+from numba.extending import overload
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import PROJECTION_CODES
 from ..projections import projections
-from .distributions import _triple
-from .types import GAUSSIAN, MIXTURE, _gaussian, _is_none, _word
+from .distributions import as_mixture
+from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian
 
 
 class Optimum(NamedTuple):
@@ -41,7 +39,7 @@ class CompiledProjection(NamedTuple):
 
 
 class CompiledMatch(NamedTuple):
-    """The M-projection in compiled code: q alone, whose divergence `fv.kl(p, m.q)` takes quadrature."""
+    """The M-projection in compiled code; its divergence is `fv.kl(p, m.q)`, by quadrature."""
 
     q: Gaussian
     converged: bool
@@ -53,17 +51,17 @@ def _m_projection(p, family="full"):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
-    code = _word("m_projection", "family", family, PROJECTION_CODES)
+    code = constant("m_projection", "family", family, PROJECTION_CODES)
     project = kernels.projections.mixture_projections.m_projection
 
     def compiled(p, family="full"):
-        weights, means, factors = _triple(p)
+        weights, means, factors = as_mixture(p)
         dim = means.shape[1]
         mean, factor = np.empty(dim), np.empty((dim, dim))
         good = project(weights, means, factors, code, mean, factor)
         if not good:
             kernels.numerics.matrices.fill_matrix(math.nan, factor)
-        return CompiledMatch(_gaussian((mean, factor)), good)
+        return CompiledMatch(make_gaussian((mean, factor)), good)
 
     return compiled
 
@@ -74,24 +72,24 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
         raise TypingError(
             f"fastvi.i_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
-    if not _is_none(starts):
+    if not is_none(starts):
         raise TypingError(
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "
             "call fastvi.kernels.projections.i_projection"
         )
-    code = _word("i_projection", "family", family, PROJECTION_CODES)
+    code = constant("i_projection", "family", family, PROJECTION_CODES)
     workspace, project = (
         kernels.projections.optimum.workspace,
         kernels.projections.mixture_projections.i_projections,
     )
-    read = kernels.projections.optimum.read
+    read, report_size = kernels.projections.optimum.read, len(kernels.projections.optimum.Report._fields)
 
     def compiled(p, family="full", starts=None, rtol=1e-8):
-        log_weights, means, factors = _triple(p)
+        log_weights, means, factors = as_mixture(p)
         count, dim = means.shape
         most = count * (count + 3) // 2 + 1
         start_means, start_factors = np.empty((most, dim)), np.empty((most, dim, dim))
-        reports = kernels.numerics.matrices.filled_matrix(most, 5, math.nan)
+        reports = kernels.numerics.matrices.filled_matrix(most, report_size, math.nan)
         found = 0
         if dim <= 3 and math.isfinite(log_weights.max()):
             scratch, space = (np.empty((most, dim)), np.empty((most, dim, dim))), workspace(count, dim)
@@ -106,7 +104,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             mean, factor = np.empty(dim), np.empty((dim, dim))
             kernels.numerics.matrices.copy_vector(start_means[i], mean)
             kernels.numerics.matrices.copy_matrix(start_factors[i], factor)
-            q = _gaussian((mean, factor))
+            q = make_gaussian((mean, factor))
             known = read(reports[i])
             optima.append(Optimum(q, known.kl, known.error, known.gradient_norm, known.status == 0.0))
         best = optima[0]

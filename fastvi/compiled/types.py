@@ -1,4 +1,7 @@
-"""numba's types for distributions and models: their fields, boxing and unboxing."""
+"""numba types of distributions and models, with boxing and unboxing, and the checks of arguments.
+
+Used by the overloads in the other modules of this package.
+"""
 
 from __future__ import annotations
 
@@ -28,73 +31,79 @@ _MATRIX = types.Array(types.float64, 2, "C")
 _MATRICES = types.Array(types.float64, 3, "C")
 
 
-class _GaussianType(types.Type):
+class GaussianType(types.Type):
+    """The type of a `Gaussian`."""
+
     def __init__(self):
         super().__init__("fastvi.Gaussian")
 
 
-class _TransformedType(types.Type):
+class TransformedType(types.Type):
+    """The type of a `TransformedGaussian`."""
+
     def __init__(self):
         super().__init__("fastvi.TransformedGaussian")
 
 
-class _MixtureType(types.Type):
+class MixtureType(types.Type):
+    """The type of a `GaussianMixture`."""
+
     def __init__(self):
         super().__init__("fastvi.GaussianMixture")
 
 
-class _ModelType(types.Type):
-    """The log joint is part of the type: each has code of its own."""
+class ModelType(types.Type):
+    """The type of a model, which contains that of the log joint: code is compiled for each log joint."""
 
     def __init__(self, log_joint, dim, latent, real, data):
         self.log_joint, self.dim, self.latent, self.real, self.data = log_joint, dim, latent, real, data
         super().__init__(f"fastvi.Model({log_joint}, {dim}, {latent}, {real}, {data})")
 
 
-GAUSSIAN = _GaussianType()
-MIXTURE = _MixtureType()
-TRANSFORMED = _TransformedType()
+GAUSSIAN = GaussianType()
+MIXTURE = MixtureType()
+TRANSFORMED = TransformedType()
 
 _SUPPORT = [("kinds", types.Array(types.int64, 1, "C")), ("bounds", _MATRIX)]
 
 _FIELDS: dict[Any, list[tuple[str, Any]]] = {
-    _GaussianType: [("mean", _VECTOR), ("cholesky", _MATRIX)],
-    _MixtureType: [("log_weights", _VECTOR), ("means", _MATRIX), ("choleskys", _MATRICES)],
-    _TransformedType: [("mean", _VECTOR), ("cholesky", _MATRIX), *_SUPPORT],
+    GaussianType: [("mean", _VECTOR), ("cholesky", _MATRIX)],
+    MixtureType: [("log_weights", _VECTOR), ("means", _MATRIX), ("choleskys", _MATRICES)],
+    TransformedType: [("mean", _VECTOR), ("cholesky", _MATRIX), *_SUPPORT],
 }
 
-#: Where the Python object keeps these fields.
-_PLACES: dict[Any, tuple[str, ...]] = {
-    _GaussianType: ("_mean", "_factor"),
-    _MixtureType: ("_log_weights", "_means", "_factors"),
-    _TransformedType: ("gaussian._mean", "gaussian._factor", "_support.kinds", "_support.bounds"),
-    _ModelType: ("_arguments", "_support.kinds", "_support.bounds"),
+#: The attributes of the Python object that hold these fields.
+_ATTRIBUTES: dict[Any, tuple[str, ...]] = {
+    GaussianType: ("_mean", "_factor"),
+    MixtureType: ("_log_weights", "_means", "_factors"),
+    TransformedType: ("gaussian._mean", "gaussian._factor", "_support.kinds", "_support.bounds"),
+    ModelType: ("_arguments", "_support.kinds", "_support.bounds"),
 }
 
 
 def _fields(kind):
-    """(name, type) of each member of a value of this type."""
-    return [("data", kind.data), *_SUPPORT] if isinstance(kind, _ModelType) else _FIELDS[type(kind)]
+    """(name, type) of each field of a value of this type."""
+    return [("data", kind.data), *_SUPPORT] if isinstance(kind, ModelType) else _FIELDS[type(kind)]
 
 
-@register_model(_GaussianType)
-@register_model(_MixtureType)
-@register_model(_TransformedType)
-@register_model(_ModelType)
+@register_model(GaussianType)
+@register_model(MixtureType)
+@register_model(TransformedType)
+@register_model(ModelType)
 class _Struct(models.StructModel):
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, _fields(fe_type))
 
 
-make_attribute_wrapper(_GaussianType, "mean", "mean")
-make_attribute_wrapper(_GaussianType, "cholesky", "cholesky")
-make_attribute_wrapper(_MixtureType, "log_weights", "_log_weights")
-make_attribute_wrapper(_MixtureType, "means", "means")
-make_attribute_wrapper(_MixtureType, "choleskys", "_choleskys")
-make_attribute_wrapper(_TransformedType, "mean", "_mean")
-make_attribute_wrapper(_TransformedType, "cholesky", "_cholesky")
-make_attribute_wrapper(_ModelType, "data", "data")
-for _type in (_TransformedType, _ModelType):
+make_attribute_wrapper(GaussianType, "mean", "mean")
+make_attribute_wrapper(GaussianType, "cholesky", "cholesky")
+make_attribute_wrapper(MixtureType, "log_weights", "_log_weights")
+make_attribute_wrapper(MixtureType, "means", "means")
+make_attribute_wrapper(MixtureType, "choleskys", "_choleskys")
+make_attribute_wrapper(TransformedType, "mean", "_mean")
+make_attribute_wrapper(TransformedType, "cholesky", "_cholesky")
+make_attribute_wrapper(ModelType, "data", "data")
+for _type in (TransformedType, ModelType):
     make_attribute_wrapper(_type, "kinds", "_kinds")
     make_attribute_wrapper(_type, "bounds", "_bounds")
 
@@ -117,19 +126,19 @@ def _typeof_transformed(value, context):
 @typeof_impl.register(Model)
 def _typeof_model(value, context):
     data = types.BaseTuple.from_types([typeof_impl(item, context) for item in value._arguments])
-    return _ModelType(
+    return ModelType(
         types.Dispatcher(value._dispatcher), value.dim, value.latent_dim, value._support.is_real, data
     )
 
 
-@unbox(_GaussianType)
-@unbox(_MixtureType)
-@unbox(_TransformedType)
-@unbox(_ModelType)
+@unbox(GaussianType)
+@unbox(MixtureType)
+@unbox(TransformedType)
+@unbox(ModelType)
 def _unboxed(kind, obj, c):
     struct = cgutils.create_struct_proxy(kind)(c.context, c.builder)
     failed = cgutils.alloca_once_value(c.builder, cgutils.false_bit)
-    for (field, part), path in zip(_fields(kind), _PLACES[type(kind)], strict=True):
+    for (field, part), path in zip(_fields(kind), _ATTRIBUTES[type(kind)], strict=True):
         owner, held = obj, []
         for name in path.split("."):
             owner = c.pyapi.object_getattr_string(owner, name)
@@ -152,23 +161,23 @@ def _boxed(c, kind, value, make):
     return result
 
 
-@box(_GaussianType)
+@box(GaussianType)
 def _box_gaussian(kind, value, c):
     return _boxed(c, kind, value, Gaussian._from_factor)
 
 
-@box(_MixtureType)
+@box(MixtureType)
 def _box_mixture(kind, value, c):
     return _boxed(c, kind, value, GaussianMixture._from_factors)
 
 
-@box(_TransformedType)
+@box(TransformedType)
 def _box_transformed(kind, value, c):
     return _boxed(c, kind, value, TransformedGaussian._from_kinds)
 
 
-def _maker(kind):
-    """An intrinsic that makes a value of a type from its fields."""
+def maker(kind):
+    """An intrinsic that makes a value of this type from the tuple of its fields."""
 
     @intrinsic
     def make(typing_context, fields):
@@ -187,25 +196,28 @@ def _maker(kind):
     return make
 
 
-_gaussian = _maker(GAUSSIAN)
-_mixture = _maker(MIXTURE)
-_transformed = _maker(TRANSFORMED)
+make_gaussian = maker(GAUSSIAN)
+make_mixture = maker(MIXTURE)
+make_transformed = maker(TRANSFORMED)
 
 
-def _is_floats(kind, ndim):
+def is_floats(kind, ndim):
+    """Whether a type is that of a float array with so many dimensions."""
     return isinstance(kind, types.Array) and kind.ndim == ndim and isinstance(kind.dtype, types.Float)
 
 
-def _word(name, argument, value, allowed):
-    """A word that must be known when the user's function is compiled."""
+def constant(name, keyword, value, allowed, show=str):
+    """What `allowed` maps a keyword to, whose value must be known when the user's function is compiled."""
     value = getattr(value, "value", value)  # types.Omitted
     value = getattr(value, "literal_value", value)
     if isinstance(value, types.Type):
-        raise TypingError(f"fastvi.{name}: {argument} must be a constant in compiled code, not {value}")
+        raise TypingError(f"fastvi.{name}: {keyword} must be a constant in compiled code, not {value}")
     if value not in allowed:
-        raise TypingError(f"fastvi.{name}: {argument} must be one of {', '.join(allowed)}, not {value!r}")
+        wanted = ", ".join(map(show, allowed))
+        raise TypingError(f"fastvi.{name}: {keyword} must be one of {wanted}, not {value!r}")
     return allowed[value]
 
 
-def _is_none(value):
+def is_none(value):
+    """Whether the type of an argument says that it is None or left out."""
     return value is None or isinstance(value, types.NoneType | types.Omitted)

@@ -1,4 +1,4 @@
-"""Data that ships with fastvi."""
+"""Data sets that are installed with fastvi, for examples, the tour and tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entropies and divergences of discrete distributions held in arrays."""
+"""Entropies and divergences of discrete distributions in arrays, and between all pairs of rows."""
 
 from .all_pairs import pairwise
 from .distances import alpha_divergence, bhattacharyya, chi2, hellinger, renyi, total_variation

@@ -1,4 +1,4 @@
-"""All divergences between two sets of distributions, tile by tile."""
+"""`pairwise`: all divergences between two sets of distributions, tile by tile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from ..kernels.discrete.masses import ANY
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
 
-#: Bytes of a tile's table of logarithms and of its results: the first stays in the second-level cache.
+#: Most bytes of a table of logarithms or roots, which stays in the second-level cache, and of a band of rows.
 _TABLE_BYTES = 1 << 19
-_TILE_BYTES = 1 << 22
+_BAND_BYTES = 1 << 22
+
+#: Most columns and rows of a block of the result, and most rows of a band, and of a block that is checked.
+_COLUMNS, _ROWS, _BAND_ROWS, _CHECKED_ROWS = 256, 64, 4096, 8192
 
 
 def _rows(name: str, value: ArrayLike) -> NDArray[Any]:
@@ -31,7 +34,7 @@ def _rows(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _block(array: NDArray[Any], first: int, last: int, dtype: Any) -> NDArray[Any]:
-    """Some rows, contiguous and read-only: strided arrays are copied a block at a time."""
+    """Some rows, contiguous and read-only, so that a strided array is copied a block at a time."""
     rows = np.ascontiguousarray(array[first:last], dtype=dtype).view()
     rows.flags.writeable = False
     return rows
@@ -53,7 +56,7 @@ def _check(name: str, array: NDArray[Any], dtype: Any, code: int, step: int) -> 
 
 
 class _Exact:
-    """Fills a block of the result with the kernel of the metric."""
+    """A block of the result by the kernel of the metric."""
 
     def __init__(self, name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -> None:
         self.loop, self.q, self.theta, self.code = kernels.discrete.all_pairs.PAIRS[name], q, theta, code
@@ -71,12 +74,12 @@ def _product(padded: NDArray[np.float64], table: NDArray[np.float64], rows: int)
 
 
 class _Products:
-    """KL by matrix product with a table of the logarithms of `q`."""
+    """KL by the matrix product with a table of the logarithms of `q`."""
 
     def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
         self.q, self.masses, self.code = q, masses, code
         self.table = np.zeros((_padded(q.shape[1]), len(q)))
-        kernels.discrete.all_pairs.surprise(q, masses, self.table)
+        kernels.discrete.all_pairs.minus_logs(q, masses, self.table)
 
     def __call__(self, p: NDArray[Any]) -> NDArray[np.float64]:
         padded = np.zeros((_padded(len(p)), len(self.table)))
@@ -87,7 +90,7 @@ class _Products:
 
 
 class _Overlaps:
-    """The Hellinger and the Bhattacharyya distance by matrix product of the roots of `p` and `q`."""
+    """The Hellinger and the Bhattacharyya distance by the matrix product of the roots of `p` and `q`."""
 
     def __init__(self, name: str, q: NDArray[Any], masses: NDArray[np.float64], code: int) -> None:
         self.name, self.q, self.masses, self.code = name, q, masses, code
@@ -111,7 +114,7 @@ class _Overlaps:
 
 
 class _Entropies:
-    """JS, or its root, by the entropies of p, q and their mixture."""
+    """JS, or its root, by the entropies of p, of q and of their mixtures."""
 
     def __init__(self, q: NDArray[Any], masses: NDArray[np.float64], code: int, rooted: bool) -> None:
         self.q, self.code, self.rooted = q, code, rooted
@@ -134,7 +137,7 @@ class _Entropies:
 
 
 def _even(n: int, most: int, multiple: int) -> int:
-    """The size of nearly equal parts of `n`, none above `most` by more than rounding up to a multiple."""
+    """The size of nearly equal parts of `n`, a multiple of `multiple`, at most `most` rounded up to one."""
     parts = -(-n // max(most, multiple))
     return max(multiple, -(-n // max(parts, 1) // multiple) * multiple)
 
@@ -150,7 +153,7 @@ def _masses(rows: NDArray[Any]) -> NDArray[np.float64]:
     return out
 
 
-def _filler(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -> Any:
+def _method(name: str, q: NDArray[Any], theta: tuple[float, float], code: int) -> Any:
     masses = _masses(q)
     if name == "kl" and masses.all():
         return _Products(q, masses, code)
@@ -212,9 +215,9 @@ def pairwise(
 
     Notes
     -----
-    "kl", "hellinger" and "bhattacharyya" are matrix products, "js" is a difference of entropies; where these
-    cancel (a small result), the exact kernel computes the entry again, so that results are as right as
-    those of `kl`, `hellinger` and so on.
+    "kl", "hellinger" and "bhattacharyya" are computed by matrix products, "js" as a difference of entropies.
+    Where these cancel (a small result), the exact kernel computes the entry again, so that results are as
+    accurate as those of `kl`, `hellinger` and so on.
 
     References
     ----------
@@ -238,19 +241,19 @@ def pairwise(
     result = _result(out, (p.shape[0], q.shape[0]))
     dtype = np.result_type(p, q)
     width = p.shape[1]
-    columns = _even(len(q), min(256, _TABLE_BYTES // (8 * width)), 8)
-    height = _even(len(p), min(64, _TABLE_BYTES // (8 * width)), kernels.discrete.all_pairs.STRIP)
-    step = max(columns, min(8192, _TILE_BYTES // (8 * width)))
+    columns = _even(len(q), min(_COLUMNS, _TABLE_BYTES // (8 * width)), 8)
+    height = _even(len(p), min(_ROWS, _TABLE_BYTES // (8 * width)), kernels.discrete.all_pairs.STRIP)
+    step = max(columns, min(_CHECKED_ROWS, _BAND_BYTES // (8 * width)))
     _check("P", p, dtype, code, step)
     if q is not p:
         _check("Q", q, dtype, code, step)
 
-    # A table belongs to a few columns of the result; blocks of rows of a band are shared out among threads.
-    band = max(height, min(4096, _TILE_BYTES // (8 * width)))
+    # A table serves a few columns of the result. The blocks of rows of a band are spread over the threads.
+    band = max(height, min(_BAND_ROWS, _BAND_BYTES // (8 * width)))
     bands = list(itertools.product(range(0, len(q), columns), range(0, len(p), band)))
     for column, first in bar(bands, progress, "pairwise", "tile"):
         if first == 0:
-            fill = _filler(name, _block(q, column, column + columns, dtype), theta, code)
+            fill = _method(name, _block(q, column, column + columns, dtype), theta, code)
         last = min(first + band, len(p))
 
         def block(

@@ -1,4 +1,7 @@
-"""Distances and divergences of an order between discrete distributions held in arrays."""
+"""Distances, and divergences of an order: public functions of arrays.
+
+Each has a row in `kernels.discrete.registry`: which keywords it allows, which kernels compute it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from numpy.typing import ArrayLike
 from ..common.validation import order_of
 from ..kernels.discrete.registry import NO_THETA, ROWS
 from .docstrings import documented
-from .rows import Result, _divergence
+from .rows import Result, divergence
 
 
 @documented
@@ -50,7 +53,7 @@ def hellinger(
     >>> fv.hellinger([1.0, 0.0], [0.0, 1.0])
     1.0
     """
-    return _divergence("hellinger", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("hellinger", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -93,7 +96,7 @@ def total_variation(
     >>> fv.total_variation([0.5, 0.5], [0.75, 0.25])
     0.25
     """
-    return _divergence("total_variation", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("total_variation", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -136,7 +139,7 @@ def chi2(
     >>> round(fv.chi2([0.5, 0.5], [0.75, 0.25]), 12)
     0.333333333333
     """
-    return _divergence("chi2", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("chi2", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -180,7 +183,7 @@ def bhattacharyya(
     >>> round(fv.bhattacharyya([0.5, 0.5], [0.9, 0.1]), 12)
     0.111571775657
     """
-    return _divergence("bhattacharyya", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("bhattacharyya", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -234,7 +237,7 @@ def renyi(
     1.0
     """
     theta = order_of(ROWS["renyi"], alpha), 0.0
-    return _divergence("renyi", theta, p, q, axis, base, mass, log, keepdims)
+    return divergence("renyi", theta, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -285,7 +288,7 @@ def alpha_divergence(
     0.166666666667
     """
     theta = order_of(ROWS["alpha_divergence"], alpha), 0.0
-    return _divergence("alpha_divergence", theta, p, q, axis, base, mass, log, keepdims)
+    return divergence("alpha_divergence", theta, p, q, axis, base, mass, log, keepdims)
 
 
 __all__ = [

@@ -1,7 +1,4 @@
-"""What the docstrings of the divergences have in common, written once.
-
-A docstring has lines such as ``%(axis)s`` where a parameter is described; `documented` fills them in.
-"""
+"""Text that docstrings of divergences share: `documented` puts it in place of lines such as ``%(axis)s``."""
 
 from __future__ import annotations
 
@@ -75,7 +72,7 @@ def _keywords(name: str) -> str:
 
 
 def documented(function: _Function) -> _Function:
-    """`function`, its docstring with the shared texts filled in; `%(keywords)s` goes by its row."""
+    """`function` with the shared texts in its docstring; ``%(keywords)s`` depends on its registry row."""
     if function.__doc__:  # not under python -OO
         texts = dict(_TEXTS)
         if function.__name__ in ROWS:

@@ -1,11 +1,12 @@
-"""Divergences of discrete distributions held in arrays.
+"""Entropies and the divergences made of them: public functions of arrays.
 
-Each has a row in `kernels.discrete.registry`: which checks its arguments need, which kernels compute it.
+Each has a row in `kernels.discrete.registry`: which keywords it allows, which kernels compute it.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
@@ -16,7 +17,7 @@ from ..distributions.kl_and_entropy import is_distribution, kl_value
 from ..kernels.discrete.masses import ANY
 from ..kernels.discrete.registry import HALVES, NO_THETA
 from .docstrings import documented
-from .rows import _FIRST, Result, _blocks, _divergence, _explain_pair, _ndarray, _pair_up, _plain, _shaped
+from .rows import FIRST_ROW, Result, blocks, divergence, is_plain, pair_up, raise_for_pair, shaped
 
 
 @documented
@@ -78,11 +79,11 @@ def kl(
     >>> fv.kl(fv.Gaussian([0, 0], [[1, 0], [0, 1]]), fv.Gaussian([1, 1], [[1, 0], [0, 1]]))
     1.0
     """
-    if (type(p) is not _ndarray and is_distribution(p)) or (type(q) is not _ndarray and is_distribution(q)):
+    if (type(p) is not ndarray and is_distribution(p)) or (type(q) is not ndarray and is_distribution(q)):
         if (axis, mass, log, keepdims) != (-1, "unit", False, False):
             raise ValueError("axis, mass, log and keepdims are for arrays; p and q are distributions")
         return kl_value(p, q) / log_unit(base)
-    return _divergence("kl", NO_THETA, p, q, axis, base, mass, log, keepdims)  # type: ignore[arg-type]
+    return divergence("kl", NO_THETA, p, q, axis, base, mass, log, keepdims)  # type: ignore[arg-type]
 
 
 @documented
@@ -128,7 +129,7 @@ def entropy(
     >>> fv.entropy([0.5, 0.25, 0.25], base=2)
     1.5
     """
-    return _divergence("entropy", NO_THETA, p, p, axis, base, mass, log, keepdims)
+    return divergence("entropy", NO_THETA, p, p, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -175,7 +176,7 @@ def cross_entropy(
     >>> round(fv.cross_entropy([0.5, 0.5], [0.25, 0.75], base=2), 12)
     1.207518749639
     """
-    return _divergence("cross_entropy", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("cross_entropy", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -230,7 +231,7 @@ def js(
     >>> fv.js([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    return _divergence("js", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
+    return divergence("js", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -277,7 +278,7 @@ def js_distance(
     >>> fv.js_distance([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    return _divergence("js_distance", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
+    return divergence("js_distance", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -322,7 +323,7 @@ def jeffreys(
     >>> round(fv.jeffreys([0.5, 0.5], [0.9, 0.1]), 12)
     0.878889830934
     """
-    return _divergence("jeffreys", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("jeffreys", NO_THETA, p, q, axis, base, mass, log, keepdims)
 
 
 @documented
@@ -368,19 +369,19 @@ def kl_grad(
     >>> grad_q
     array([-1.        ,  0.33333333])
     """
-    if axis == -1 and _plain(p, q):
+    if axis == -1 and is_plain(p, q):
         rows_p, rows_q = p.reshape(1, -1), q.reshape(1, -1)  # type: ignore[union-attr]
         rows_p.flags.writeable = rows_q.flags.writeable = False
         values, gradients = np.empty(1), np.empty((2, 1, p.size))  # type: ignore[union-attr]
-        kernels.discrete.all_pairs.kl_grad_rows(rows_p, rows_q, _FIRST, _FIRST, values, *gradients)
+        kernels.discrete.all_pairs.kl_grad_rows(rows_p, rows_q, FIRST_ROW, FIRST_ROW, values, *gradients)
         if values[0] == values[0]:
             return float(values[0]), gradients[0, 0], gradients[1, 0]
-    pair = _pair_up(p, q, axis)
+    pair = pair_up(p, q, axis)
     count, width = pair.rows_p.size, pair.p.shape[1]
     values = np.empty(count)
-    # One array: of two, glibc returns the memory to the system each time (1e6 entries: 5.6 ms, not 2.3).
+    # One array: the memory of two goes back to the system after each call (1e6 entries: 5.6 ms, not 2.3).
     grad_p, grad_q = np.empty((2, count, width))
-    size, pieces = _blocks(count, width)
+    size, pieces = blocks(count, width)
 
     def block(i: int) -> None:
         rows = slice(i * size, (i + 1) * size)
@@ -392,10 +393,10 @@ def kl_grad(
     threads.run(block, pieces)
     refused = np.isnan(values)
     if refused.any():
-        _explain_pair(pair, int(np.argmax(refused)), ANY, False)
+        raise_for_pair(pair, int(np.argmax(refused)), ANY, False)
     shape = (*pair.shape, width)
     grads = [np.moveaxis(g.reshape(shape), -1, pair.axis) for g in (grad_p, grad_q)]
-    return _shaped(values, pair, False), grads[0], grads[1]
+    return shaped(values, pair, False), grads[0], grads[1]
 
 
 __all__ = [

@@ -1,4 +1,7 @@
-"""Pairs of rows: how arrays of any shape become the rows that the kernels take."""
+"""Arrays of any shape as pairs of rows for the kernels, and the threads that the rows are spread over.
+
+Used by all functions of arrays: `divergence` does the whole work of one, for its row of the registry.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
@@ -16,14 +20,16 @@ from ..kernels.discrete.registry import NO_THETA, ROWS, kernel_of
 
 Result = Any  #: a float for 1-D input, an array otherwise
 
-_ndarray = np.ndarray
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
-_FIRST = np.zeros(1, np.intp)  #: the row numbers of a single pair
+FIRST_ROW = np.zeros(1, np.intp)  #: the row numbers of a single pair
+
+#: Most pieces of a table: enough for the threads to end together. Each costs 3 µs.
+_PIECES = 32
 
 
 class _Pairing(NamedTuple):
-    """Distributions as rows, and which row of `p` meets which row of `q`."""
+    """Distributions as rows; pair k is row rows_p[k] of `p` and row rows_q[k] of `q`."""
 
     p: NDArray[Any]
     q: NDArray[Any]
@@ -38,9 +44,9 @@ class _Pairing(NamedTuple):
 
 
 def _as_rows(array: NDArray[Any], axis: int, dtype: Any) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """A C-contiguous read-only (rows, n) array, copied only if it must be, and the shape of the rows.
+    """A C-contiguous read-only (rows, n) array, copied only if necessary, and the shape without the axis.
 
-    Read-only, because numba compiles a kernel apart for arrays that may be written: one type is enough.
+    Read-only, because numba compiles a kernel once more for writable arrays.
     """
     moved = array if axis == -1 else np.moveaxis(array, axis, -1)
     rows = np.ascontiguousarray(moved, dtype=dtype).reshape(-1, moved.shape[-1]).view()
@@ -55,7 +61,8 @@ def _row_numbers(shape: tuple[int, ...], broadcast: tuple[int, ...]) -> NDArray[
     return np.ascontiguousarray(np.broadcast_to(numbers.reshape(shape), broadcast)).reshape(-1)
 
 
-def _pair_up(p: ArrayLike, q: ArrayLike, axis: int) -> _Pairing:
+def pair_up(p: ArrayLike, q: ArrayLike, axis: int) -> _Pairing:
+    """Two arguments as pairs of rows along `axis`, broadcast."""
     a, b = float_array("p", p), float_array("q", q)
     shapes = f"shapes {a.shape} of p and {b.shape} of q"
     if a.ndim == 0 or b.ndim == 0:
@@ -85,8 +92,8 @@ def _position(row: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(k) for k in np.unravel_index(row, shape)) if shape else ()
 
 
-def _explain_pair(pair: _Pairing, k: int, code: int, log: bool, names: tuple[str, ...] = ("p", "q")) -> None:
-    """Raise the error for pair number `k`, which a kernel has refused."""
+def raise_for_pair(pair: _Pairing, k: int, code: int, log: bool, names: tuple[str, ...] = ("p", "q")) -> None:
+    """Raise the error for pair `k`, which a kernel has refused."""
     i, j = int(pair.rows_p[k]), int(pair.rows_q[k])
     rows = [
         (names[0], pair.p[i], _position(i, pair.shape_p)[pair.added_p :]),
@@ -95,10 +102,9 @@ def _explain_pair(pair: _Pairing, k: int, code: int, log: bool, names: tuple[str
     explain(rows[: len(names)], pair.axis, code, log)
 
 
-def _blocks(rows: int, width: int) -> tuple[int, int]:
-    """Rows per piece of work, and the number of pieces; they depend on the data alone."""
-    # 32 pieces share out well; each costs 3 µs, which a smaller one would not earn back.
-    size = max(1, threads.WORTHWHILE // 2 // width, -(-rows // 32))
+def blocks(rows: int, width: int) -> tuple[int, int]:
+    """(Rows in a piece of work, number of pieces), which depend on the shape alone."""
+    size = max(1, threads.WORTHWHILE // 2 // width, -(-rows // _PIECES))
     return size, -(-rows // size)
 
 
@@ -108,7 +114,7 @@ def _long(kernel: Any, p: NDArray[Any], q: NDArray[Any], theta: tuple[float, flo
         return kernel.whole(p, q, theta, code)  # type: ignore[no-any-return]
     chunks = -(-p.size // kernels.discrete.normalized.CHUNK)
     per_piece = threads.WORTHWHILE // kernels.discrete.normalized.CHUNK
-    parts = np.empty((chunks, 3))
+    parts = np.empty((chunks, len(kernels.discrete.chunks.Sums._fields)))
 
     def piece(i: int) -> None:
         first = i * per_piece
@@ -129,7 +135,7 @@ def _compute(
             out[k] = _long(kernel, pair.p[pair.rows_p[k]], pair.q[pair.rows_q[k]], theta, code)
         return out
     loop = (kernels.discrete.all_pairs.LOG_ROWS if log else kernels.discrete.all_pairs.ROWS)[name]
-    size, pieces = _blocks(out.size, width)
+    size, pieces = blocks(out.size, width)
 
     def block(i: int) -> None:
         rows = slice(i * size, (i + 1) * size)
@@ -139,21 +145,22 @@ def _compute(
     return out
 
 
-def _shaped(values: NDArray[np.float64], pair: _Pairing, keepdims: bool) -> Result:
+def shaped(values: NDArray[np.float64], pair: _Pairing, keepdims: bool) -> Result:
+    """One value for each pair, in the shape of the arguments without the axis."""
     result = values.reshape(pair.shape)
     if keepdims:
         return np.expand_dims(result, len(pair.shape) + 1 + pair.axis)
     return result if pair.shape else float(result)
 
 
-def _plain(p: Any, q: Any) -> bool:
+def is_plain(p: Any, q: Any) -> bool:
     """Whether p and q are 1-D arrays that the kernels take as they are.
 
-    The general path takes 12 µs to look at shapes and axes; these need 1 µs beside the kernel's call.
+    Shapes and axes of other arrays take 12 µs to sort out. This check takes 1 µs.
     """
     return (
-        type(p) is _ndarray
-        and type(q) is _ndarray
+        type(p) is ndarray
+        and type(q) is ndarray
         and p.ndim == 1
         and p.shape == q.shape
         and p.size > 0
@@ -166,7 +173,7 @@ def _plain(p: Any, q: Any) -> bool:
 
 def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> float:
     """The result for two plain 1-D arrays, or NaN for anything else."""
-    if _plain(p, q):
+    if is_plain(p, q):
         if p.size < threads.WORTHWHILE:
             return kernels.discrete.divergences.KERNELS[name].whole(p, q, theta, code)  # type: ignore[no-any-return]
         p, q = p.view(), q.view()
@@ -175,7 +182,7 @@ def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> 
     return math.nan
 
 
-def _divergence(
+def divergence(
     name: str,
     theta: tuple[float, float],
     p: ArrayLike,
@@ -190,17 +197,17 @@ def _divergence(
     row = ROWS[name]
     code = mass_code(row, mass)
     unit = 1.0 if base is None else unit_of(row, base)
-    # Most have their own kernels; a call of `kernel_of` would take 5 % of one with 16 entries.
+    # Most rows have kernels of their own. Calling `kernel_of` for them costs 5 % of a call with 16 entries.
     kernel = name if theta is NO_THETA and not row.kernel else kernel_of(row, theta)
     if not log and not keepdims and axis == -1:
         value = _quick(kernel, theta, p, q, code)
         if value == value:
             return value / unit
-    pair = _pair_up(p, q, axis)
+    pair = pair_up(p, q, axis)
     values = _compute(kernel, pair, theta, code, bool(log))
     refused = np.isnan(values)
     if refused.any():
-        _explain_pair(pair, int(np.argmax(refused)), code, bool(log), ("p", "q")[: row.arrays])
+        raise_for_pair(pair, int(np.argmax(refused)), code, bool(log), ("p", "q")[: row.arrays])
     if unit != 1.0:
         values /= unit
-    return _shaped(values, pair, keepdims)
+    return shaped(values, pair, keepdims)

@@ -1,1 +1,1 @@
-"""Complete programs that use fastvi, as a user would write them. `fastvi tour` runs them."""
+"""Complete programs as users would write them. `fastvi tour` runs them, and the benchmarks time them."""

@@ -1,9 +1,9 @@
-"""Ten thousand foragers, each of which believes something about the patch it feeds on.
+"""Ten thousand foragers, each with a belief about the food in its patch.
 
-The log rate x of food in a patch wanders. A forager's belief about it is N(mean, variance). In each step it
-counts what it finds, a Poisson number with rate e^x, and its new belief is the Gaussian nearest to the
-posterior: one ELBO fit. Where it expects less than `LEAVE`, it moves on to the next patch, of which it knows
-nothing.
+The log rate x of food in a patch is an autoregressive process. A forager's belief about it is N(mean,
+variance). In each step it counts the food that it finds, a Poisson number with rate e^x. Its new belief is
+the Gaussian closest to the posterior: one ELBO fit. Where it expects less than `LEAVE`, it moves on to the
+next patch, with a belief N(0, 1).
 """
 
 import math
@@ -16,7 +16,7 @@ from fastvi import kernels
 STEPS, AGENTS, PATCHES, BLOCKS = 100, 10_000, 500, 16
 DRIFT, KEEP, LEAVE = 0.2, 0.98, 0.5
 
-exp = kernels.elementary.exp  # unlike math.exp it takes eight numbers at once
+exp = kernels.elementary.exp  # vectorised, unlike math.exp
 fit, workspace, FULL = kernels.fits.fit_quadrature, kernels.fits.workspace, kernels.newton.FULL
 
 
@@ -37,14 +37,14 @@ def poisson(rate, uniform):
 
 @njit(parallel=True, nogil=True, cache=True)
 def live(first, last, log_rates, uniforms, patch, mean, variance, eaten, failed):
-    """Steps first to last of all agents, in blocks that share nothing: any number of threads, same bits."""
+    """Steps first to last of all agents, in independent blocks: the bits do not depend on the threads."""
     for block in prange(BLOCKS):
         space, trace, report = workspace(1, 1), np.empty(0), np.empty(8)
         kinds, bounds = np.zeros(1, np.int64), np.zeros((1, 2))  # one coordinate, on the real line
         new_mean, new_sd = np.empty(1), np.empty((1, 1))
         for i in range(block * mean.size // BLOCKS, (block + 1) * mean.size // BLOCKS):
             for t in range(first, last):
-                m, v = KEEP * mean[i], KEEP**2 * variance[i] + DRIFT**2  # a step of the wandering rate
+                m, v = KEEP * mean[i], KEEP**2 * variance[i] + DRIFT**2  # a step of the process
                 count = poisson(math.exp(log_rates[t, patch[i]]), uniforms[t, i])
                 eaten[i] += count
                 new_mean[0], new_sd[0, 0] = m, math.sqrt(v)
@@ -58,7 +58,7 @@ def live(first, last, log_rates, uniforms, patch, mean, variance, eaten, failed)
 
 
 def world(rng, steps=STEPS, agents=AGENTS, patches=PATCHES):
-    """The wandering log rates (steps, patches), and a uniform number for each step of each agent."""
+    """The log rates (steps, patches), and a uniform number for each step of each agent."""
     rng = np.random.default_rng(rng)
     log_rates = np.empty((steps, patches))
     x = rng.standard_normal(patches)

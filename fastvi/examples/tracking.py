@@ -1,8 +1,8 @@
-"""A filter that meets two modes: a target beside a wall that mirrors it.
+"""A filter whose posterior has two modes: a target beside a wall that mirrors it.
 
-The target walks in the plane. Each measurement is its place, or with probability `ECHO` that of its mirror
-image behind the wall x = 0, with noise either way. So the posterior of a Gaussian belief is a mixture of two
-Gaussians, which the filter replaces by one: its M-projection covers both, its I-projection takes a side.
+The target moves in the plane. Each measurement is its position, or with probability `ECHO` that of its mirror
+image behind the wall x = 0, plus noise. So the posterior of a Gaussian belief is a mixture of two Gaussians.
+The filter replaces it by one Gaussian: the M-projection covers both modes, the I-projection takes one.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ MIRROR = np.array([[-1.0, 0.0], [0.0, 1.0]])
 
 @njit
 def update(belief, y):
-    """The posterior of a belief, as a mixture: one Kalman update for each explanation of a measurement."""
+    """The posterior of a belief as a mixture: one Kalman update for each origin of the measurement."""
     logs, means, covs = np.empty(2), np.empty((2, 2)), np.empty((2, 2, 2))
     for k in range(2):
-        seen = y if k == 0 else MIRROR @ y  # an echo of y is a sighting of its mirror image
+        seen = y if k == 0 else MIRROR @ y  # an echo at y is a measurement of the position mirrored back
         prior = belief.cov
         gain = prior @ np.linalg.inv(prior + NOISE**2 * np.eye(2))
         means[k] = belief.mean + gain @ (seen - belief.mean)
@@ -47,7 +47,7 @@ def track(measured, by_m, means, covs):
 
 
 def world(rng, tracks=200, steps=60):
-    """True places and measurements, each (tracks, steps, 2)."""
+    """True positions and measurements, each (tracks, steps, 2)."""
     rng = np.random.default_rng(rng)
     true, z = np.empty((tracks, steps, 2)), HOME + 1.6**0.5 * rng.standard_normal((tracks, 2))
     for t in range(steps):
@@ -59,7 +59,7 @@ def world(rng, tracks=200, steps=60):
 
 
 def simulate(rng=0, tracks=200, steps=60, progress=range):
-    """(true places, {"M" or "I": (means, covariances)}); `progress` may show a bar."""
+    """(true positions, {"M" or "I": (means, covariances)}); `progress` may show a bar."""
     true, measured = world(rng, tracks, steps)
     found = {}
     for name in ("M", "I"):

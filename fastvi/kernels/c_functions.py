@@ -1,7 +1,7 @@
-"""The kernels as C functions: pointers and numbers in, a number or a status out.
+"""Kernels as C functions: pointers and numbers in, a number or a status out. Used by `fastvi.cfuncs`.
 
-`FUNCTIONS` says how each is made; `make` compiles one. They serve any thread, hold no state, and raise
-nothing: an exception would be printed by numba and lost.
+`FUNCTIONS` defines them, those of the divergences by the rows of the registry; `make` compiles one. They may
+be called from any thread, hold no state, and raise nothing: numba would print an exception and ignore it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, types
 
-from .compiler import foreign, inlined, specialise
+from .compiler import exported_to_c, inlined, specialise
 from .densities import gaussians, mixtures
 from .discrete import terms
 from .discrete.divergences import KERNELS
@@ -27,7 +27,7 @@ from .numerics.error_free import difference
 from .optimizers.newton import FULL
 from .statuses import BAD_ARGUMENT, FINE, INVALID, NO_MEMORY, RAISED
 
-#: What `fit_1d` writes.
+#: Places in the result of `fit_1d`.
 FIT_MEAN = 0
 FIT_DEVIATION = 1
 FIT_ELBO = 2
@@ -38,10 +38,10 @@ FIT_STEPS = 6
 FIT_FAULT_AT = 7
 FIT_SIZE = 8
 
-#: Accepted steps of a fit at most.
+#: Largest number of accepted steps of a fit.
 _MOST_STEPS = 100
 
-# The types of arguments and results, and all there are.
+# All types of arguments and results.
 NUMBERS = types.CPointer(types.float64)
 INT, SIZE, DOUBLE, ANYTHING = types.int32, types.int64, types.float64, types.voidptr
 
@@ -56,7 +56,7 @@ def _conclude(value, out):
 
 
 def _pair(p, q, n, mass, out):
-    """Template (`whole`, `theta`, `most`): for a fixed theta; `most` is the last code of a mass."""
+    """Template (`whole`, `theta`, `most`): of two arrays; `most` is the largest code of a mass."""
     if n < 1 or not UNIT <= mass <= most:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
@@ -73,7 +73,7 @@ def _one(p, n, mass, out):
 
 
 def _order(p, q, n, alpha, mass, out):
-    """Template (`whole`, `at_one`, `low`, `high`, `most`): of an order alpha from `low` to `high`."""
+    """Template (`whole`, `at_one`, `low`, `high`, `most`): of two arrays and an order in a range."""
     if n < 1 or not UNIT <= mass <= most or not low <= alpha <= high:  # noqa: F821
         out[0] = math.nan
         return BAD_ARGUMENT
@@ -83,7 +83,7 @@ def _order(p, q, n, alpha, mass, out):
     return _conclude(whole(x, y, theta, code), out)  # noqa: F821
 
 
-# What one entry of two measures adds.
+# Terms of one entry.
 
 
 @inlined
@@ -92,7 +92,7 @@ def _is_entry(x):
 
 
 def _element(p, q):
-    """Template (`term`, `theta`): one entry's term; NaN for one that no measure has."""
+    """Template (`term`, `theta`): the term of one entry; NaN if it is negative or not finite."""
     if not (_is_entry(p) and _is_entry(q)):
         return math.nan
     x, y = p * LIFT, q * LIFT
@@ -100,7 +100,7 @@ def _element(p, q):
 
 
 def _element_order(p, q, alpha):
-    """Template (`term`, `low`, `high`): the same with an order."""
+    """Template (`term`, `low`, `high`): `_element` with an order from `low` to `high`."""
     if not (_is_entry(p) and _is_entry(q) and low <= alpha <= high):  # noqa: F821
         return math.nan
     x, y = p * LIFT, q * LIFT
@@ -112,7 +112,7 @@ def _element_order(p, q, alpha):
 
 @inlined
 def _is_factor(chol):
-    """Whether the diagonal is positive and finite."""
+    """Whether the diagonal of a Cholesky factor is positive and finite."""
     for i in range(chol.shape[0]):
         if not 0.0 < chol[i, i] < math.inf:
             return False
@@ -127,8 +127,8 @@ def gaussian_kl(mean_p, chol_p, mean_q, chol_q, dim, out):
     factor_p, factor_q = carray(chol_p, (dim, dim)), carray(chol_q, (dim, dim))
     if not (_is_factor(factor_p) and _is_factor(factor_q)):
         return INVALID
-    work = np.empty(2 * dim)
-    value = gaussians.gaussian_kl(carray(mean_p, dim), factor_p, carray(mean_q, dim), factor_q, work)
+    space = np.empty(2 * dim)
+    value = gaussians.gaussian_kl(carray(mean_p, dim), factor_p, carray(mean_q, dim), factor_q, space)
     return _conclude(value, out)
 
 
@@ -150,13 +150,13 @@ def gaussian_logpdf(z, mean, chol, dim, out):
 
 @inlined
 def _end(words, start):
-    """Where the packed density that starts here ends."""
+    """The end of the packed density that starts here."""
     components, dim = int(words[start]), int(words[start + 1])
     return start + 2 + components * (1 + dim + dim * dim)
 
 
 @inlined
-def _logpdf(z, words, start, work):
+def _logpdf(z, words, start, space):
     components, dim = int(words[start]), int(words[start + 1])
     if dim != z.size:
         return math.nan
@@ -167,7 +167,7 @@ def _logpdf(z, words, start, work):
         words[start + 2 : means],
         words[means:chols].reshape((components, dim)),
         words[chols : chols + components * dim * dim].reshape((components, dim, dim)),
-        work,
+        space,
     )
 
 
@@ -184,11 +184,11 @@ def density(n, z, packed):
 
 
 def kl_integrand(n, z, packed):
-    """p log(p / q) - p + q of two packed densities, one after the other; NaN where a dimension is not n."""
+    """p log(p / q) - p + q of two densities packed one after the other; NaN where a dimension is not n."""
     second = _end(carray(packed, 2, np.float64), 0)
     words = carray(packed, _end(carray(packed, second + 2, np.float64), second), np.float64)
-    point, work = carray(z, n), np.empty(max(n, 0))
-    log_p, log_q = _logpdf(point, words, 0, work), _logpdf(point, words, second, work)
+    point, space = carray(z, n), np.empty(max(n, 0))
+    log_p, log_q = _logpdf(point, words, 0, space), _logpdf(point, words, second, space)
     p, q = math.exp(log_p), math.exp(log_q)
     if p == 0.0:
         return q
@@ -200,7 +200,7 @@ def kl_integrand(n, z, packed):
 
 @inlined
 def _is_interval(support, low, high):
-    """Whether the code of the support is one of a single coordinate, and has the bounds it needs."""
+    """Whether the code is the support of a single coordinate, with the bounds that it needs."""
     if support == REAL:
         return True
     if support == LOWER:
@@ -211,7 +211,7 @@ def _is_interval(support, low, high):
 
 
 def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, out):
-    """The Gaussian closest to a log joint of one coordinate, from Laplace's approximation near the start."""
+    """The Gaussian closest to a log joint of one coordinate: a fit from Laplace's approximation."""
     for i in range(FIT_SIZE):
         out[i] = math.nan
     if not (_is_interval(support, low, high) and abs(start_mean) < math.inf):
@@ -250,19 +250,19 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
     return status
 
 
-# What there is.
+# The functions.
 
 
-class Foreign(NamedTuple):
-    """A function by its template, and how the names in it are bound."""
+class Definition(NamedTuple):
+    """How a C function is made."""
 
     template: Callable[..., Any]
     signature: Any
-    bindings: Callable[[], dict[str, Any]] = dict
+    bindings: Callable[[], dict[str, Any]] = dict  #: what names of the template are bound to
 
 
 def _bindings(row):
-    """What the templates of a divergence refer to, as far as its row has it."""
+    """What the names in the templates of a divergence are bound to, by its row."""
     whole = KERNELS[row.kernel or row.name].whole
     low, high = row.orders or (0.0, 0.0)
     return {
@@ -280,12 +280,12 @@ def _divergence(row):
     template = _order if row.orders else _one if row.arrays == 1 else _pair
     order = (DOUBLE,) if row.orders else ()
     signature = INT(*(row.arrays * (NUMBERS,)), SIZE, *order, INT, NUMBERS)
-    return Foreign(template, signature, lambda: _bindings(row))
+    return Definition(template, signature, lambda: _bindings(row))
 
 
 def _of_one_entry(row):
     template, order = (_element_order, (DOUBLE,)) if row.orders else (_element, ())
-    return Foreign(template, DOUBLE(DOUBLE, DOUBLE, *order), lambda: _bindings(row))
+    return Definition(template, DOUBLE(DOUBLE, DOUBLE, *order), lambda: _bindings(row))
 
 
 _GAUSSIANS = INT(NUMBERS, NUMBERS, NUMBERS, NUMBERS, SIZE, NUMBERS)
@@ -296,16 +296,16 @@ _FIT = INT(ANYTHING, ANYTHING, INT, *(5 * (DOUBLE,)), NUMBERS)
 FUNCTIONS = {
     **{name: _divergence(row) for name, row in ROWS.items()},
     **{f"{row.name}_element": _of_one_entry(row) for row in BY_TERM.values()},
-    "gaussian_kl": Foreign(gaussian_kl, _GAUSSIANS),
-    "gaussian_logpdf": Foreign(gaussian_logpdf, _POINT),
-    "pdf": Foreign(density, _INTEGRAND),
-    "logpdf": Foreign(log_density, _INTEGRAND),
-    "kl_integrand": Foreign(kl_integrand, _INTEGRAND),
-    "fit_1d": Foreign(fit_1d, _FIT),
+    "gaussian_kl": Definition(gaussian_kl, _GAUSSIANS),
+    "gaussian_logpdf": Definition(gaussian_logpdf, _POINT),
+    "pdf": Definition(density, _INTEGRAND),
+    "logpdf": Definition(log_density, _INTEGRAND),
+    "kl_integrand": Definition(kl_integrand, _INTEGRAND),
+    "fit_1d": Definition(fit_1d, _FIT),
 }
 
 
 def make(name: str) -> Any:
     """Compile a function, or load it from the disk; it must be kept alive."""
     template, signature, bindings = FUNCTIONS[name]
-    return specialise(template, name, foreign(signature), **bindings())
+    return specialise(template, name, exported_to_c(signature), **bindings())

@@ -76,7 +76,7 @@ def exported(function: Callable[..., Any]) -> Any:
         return kernel(function)
 
 
-def foreign(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+def exported_to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """A C function of this signature, compiled at once and cached on disk like what is `exported`."""
 
     def decorate(function: Callable[..., Any]) -> Any:

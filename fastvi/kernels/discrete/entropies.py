@@ -1,8 +1,8 @@
-"""Entropy and cross-entropy.
+"""Entropy and cross-entropy: two rows of `registry` with kernels of their own.
 
--log(q / mass) = log(top / q) + log1p((mass - top) / top) for any number `top`.
-With top = 1 it is one pass, and good unless little is left of the two parts. With top = max q both parts
-are >= 0, so that a distribution with one dominant entry keeps its digits too.
+-log(q / mass) = log(top / q) + log1p((mass - top) / top) for any number `top`. With top = 1 this takes one
+pass, and is accurate unless the two parts nearly cancel. With top = max q both parts are >= 0, which is
+accurate for a distribution with one dominant entry too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from ..numerics.error_free import add_compensated
 from .masses import ANY, UNIT
 from .normalized import CHUNK, LIFT, UNLIFT, allowed, is_unit, log_mass, over_mass
 
+#: Part of its two parts that the result with top = 1 must be, for an error of 1e-14: each has a relative
+#: error of 2**-53.
+_LEAST_REMAINDER = 0.02
+
+#: Ratios below this are divided in an order that keeps subnormals out.
+_TINY_RATIO = 1e-200
+
 
 @formula
 def _cross_term(p, q, top):
@@ -27,7 +34,7 @@ def _cross_term(p, q, top):
 
 @adder
 def _cross_sums(p, q, top):
-    """Lifted: (sum of p log(top / q), sum of the q below top), number of q at the top, lifted sum of p."""
+    """(Sum of p log(top / q), sum of the q other than top, number of q at top, sum of p); sums lifted."""
     a, rest, at_top, mass, negative = 0.0, 0.0, 0, 0.0, 0
     lifted = top * LIFT
     for i in range(p.size):
@@ -45,7 +52,7 @@ def _cross_sums(p, q, top):
 
 @kernel
 def _cross_totals(p, q, top):
-    """Lifted: (sum of p log(top / q), sum of q below top, the rest of that of q, sum of p)."""
+    """(Sum of p log(top / q), sum of the q other than top, sum of the others, sum of p), all lifted."""
     a, al, r, rl, m, ml, at_top = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
     for low in range(0, p.size, CHUNK):
         x, y, n, z = _cross_sums(p[low : low + CHUNK], q[low : low + CHUNK], top)
@@ -58,9 +65,9 @@ def _cross_totals(p, q, top):
 
 @kernel
 def _lifted_log1p(rest, top):
-    """LIFT times log1p(rest / top), for a ratio that may be below the normal numbers."""
+    """LIFT times log1p(rest / top), for a ratio that may be subnormal."""
     ratio = rest / top
-    return math.log1p(ratio) * LIFT if ratio > 1e-200 else rest * LIFT / top
+    return math.log1p(ratio) * LIFT if ratio > _TINY_RATIO else rest * LIFT / top
 
 
 @exported
@@ -73,8 +80,7 @@ def cross_entropy(p, q, theta, mass):
     if mass == ANY:
         return total * UNLIFT
     value, shift = total / mass_p, math.log(mass_q) - 54.0 * LN2
-    # The logarithm is off by 2**-53 of 1 and of itself.
-    if value + shift > 0.02 * (1.0 + abs(shift)):
+    if value + shift > _LEAST_REMAINDER * (1.0 + abs(shift)):
         return value + shift
     top = 0.0
     for i in range(q.size):
@@ -91,7 +97,7 @@ def _log_cross_term(x, q, top):
 
 @adder
 def _log_cross_sums(p, q, shift, top):
-    """Lifted: (sum of exp(p - shift) (top - q), sum of exp(q - top) below the top), number at the top."""
+    """(Sum of exp(p - shift) (top - q), sum of exp(q - top) below top, number of q at top); sums lifted."""
     a, rest, at_top = 0.0, 0.0, 0
     for i in range(p.size):
         y = np.float64(q[i])
@@ -103,7 +109,7 @@ def _log_cross_sums(p, q, shift, top):
 
 @exported
 def log_cross_entropy(p, q, theta, mass):
-    """-sum exp(p) q."""
+    """`cross_entropy` for log-probabilities: -sum exp(p) q."""
     top_p, sum_p = log_mass(p)
     top_q, sum_q = log_mass(q)
     if not (sum_p >= 0.0 and sum_q >= 0.0):

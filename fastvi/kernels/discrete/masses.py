@@ -1,11 +1,11 @@
-"""What kernels are told about the sums of distributions."""
+"""Codes of the keyword `mass`, and the limits of masses. Used by the kernels and by the checks of the API."""
 
-#: The sum must be one; divide by the sum; any sum will do.
+#: The sum must be one; divide by the sum; take the sum as it is.
 UNIT, NORMALIZE, ANY = 0, 1, 2
 
-#: How far a sum may be from one, by item size.
+#: Tolerance of a unit sum, for float64 and float32.
 UNIT_TOLERANCE64 = 1e-6
 UNIT_TOLERANCE32 = 1e-3
 
-#: Larger sums are refused: scaled by 2**54, as some loops do, they must stay finite.
+#: Larger sums are refused: times 2**54 (`normalized.LIFT`) they must stay finite.
 LARGEST_MASS = 2.0**960

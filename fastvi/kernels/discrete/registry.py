@@ -1,11 +1,18 @@
-"""The divergences of arrays, one row each.
+"""The registry of divergences of arrays: one row each, read by everything that serves all divergences.
 
-From its row a divergence gets its compiled kernels (`divergences.KERNELS`), its loops over rows and pairs
-(`tables`), its C functions (`foreign`), the checks of its Python function, its place in `pairwise`, its
-overload in compiled code, its benchmarks and its common tests.
+To add a divergence:
 
-To add one: a term in `terms` (or two kernels in a module of their own, see `Row.module`), a row here, a
-public function with its docstring, and a reference in the tests.
+1.  Write its term in ``kernels/discrete/terms.py``: ``<term>_term(p, q, d, theta)``, which is >= 0. If the
+    divergence is no sum, write the kernels ``<name>`` and ``log_<name>`` in a module, like `renyi`.
+2.  Add a row to `ROWS` below.
+3.  Write the public function with its docstring in ``fastvi/discrete/distances.py``, and add its name to
+    the lists in ``fastvi/discrete/__init__.py`` and ``fastvi/__init__.py``.
+4.  Write its definition with mpmath, under the same name, in the references of the tests.
+
+All else comes from the row: the compiled kernels (`divergences.KERNELS`), the loops over rows and pairs
+(`all_pairs`), the metric of `fastvi.pairwise`, the checks of the keywords, the function in compiled code
+(``fastvi.compiled.arrays``), the C functions (`c_functions`), the benchmarks and the common tests. A faster
+loop (`chunks`) or a term for log-probabilities is found by its name when there is one: see `Row`.
 """
 
 from __future__ import annotations
@@ -14,8 +21,10 @@ import math
 import sys
 from typing import NamedTuple
 
-#: The parameters of a divergence that has none, and the weights of both arguments alike.
+#: The parameters of a divergence that has none.
 NO_THETA = (0.0, 0.0)
+
+#: Equal weights.
 HALVES = (0.5, 0.5)
 
 #: The range of an order that may be any finite number.
@@ -23,44 +32,57 @@ FINITE = (-sys.float_info.max, sys.float_info.max)
 
 
 class Row(NamedTuple):
-    """What there is to know of one divergence. Kernels are given by name: importing this compiles nothing."""
+    """One divergence. Kernels are given by name, so that importing this module compiles nothing."""
 
     name: str  #: of the public function, the metric of `pairwise`, the kernel and the C function
-    #: ``terms.<term>_term``, which is summed. Where they exist, ``terms.<term>_log_term`` is taken for
-    #: log-probabilities, ``terms.<term>_low`` for sums that overflow, ``sums.<term>_chunk`` as a faster loop.
+
+    # One of these three gives the kernels.
+
+    #: ``terms.<term>_term`` is summed. Taken if they exist: ``terms.<term>_log_term`` for log-probabilities,
+    #: ``terms.<term>_low`` for sums that overflow, and the faster loop ``chunks.<term>_chunk``.
     term: str = ""
-    module: str = ""  #: without a term: the module of two kernels, ``<name>`` and ``log_<name>``
-    kernel: str = ""  #: without either: the name of another row, whose kernels serve this one as well
-    normalise: str = "quadratic"  #: how the sum changes with the masses: see `divergences.NORMALISE`
-    root: bool = False  #: the square root of the sum
-    base: bool = False  #: a logarithm, so that its unit can be chosen
-    measures: bool = True  #: whether ``mass="any"`` is allowed
+    module: str = ""  #: the module with the kernels ``<name>`` and ``log_<name>``
+    kernel: str = ""  #: another row, whose kernels serve this one as well
+
+    normalise: str = "quadratic"  #: how the sum changes with the masses: a key of `divergences.NORMALISE`
+    root: bool = False  #: the result is the square root of the sum
+    base: bool = False  #: the result is in units of a logarithm, whose `base` can be chosen
+    measures: bool = True  #: ``mass="any"`` is allowed
     symmetric: bool = False  #: in p and q, with equal weights
     weights: bool = False  #: theta is two weights
-    orders: tuple[float, float] | None = None  #: theta[0] is an order alpha, from the first to the second
+    orders: tuple[float, float] | None = None  #: theta[0] is an order alpha in this closed range
     kernel_at_one: str = ""  #: the row whose kernels serve the order 1
     arrays: int = 2  #: 1 for a function of p alone
+    needs: str = ""  #: the costly operations of an entry, from which `bench.limits` takes its floor
 
 
 ROWS = {
     row.name: row
     for row in (
-        Row("kl", term="kl", normalise="kl", base=True),
-        Row("cross_entropy", module="entropies", base=True),
-        Row("entropy", kernel="cross_entropy", base=True, arrays=1),
-        Row("js", term="js", base=True, symmetric=True, weights=True),
-        Row("js_distance", term="js", root=True, base=True, symmetric=True, weights=True),
-        Row("jeffreys", term="jeffreys", base=True, symmetric=True),
-        Row("hellinger", term="hellinger", root=True, symmetric=True),
+        Row("kl", term="kl", normalise="kl", base=True, needs="log"),
+        Row("cross_entropy", module="entropies", base=True, needs="log"),
+        Row("entropy", kernel="cross_entropy", base=True, arrays=1, needs="log"),
+        Row("js", term="js", base=True, symmetric=True, weights=True, needs="log log"),
+        Row("js_distance", term="js", root=True, base=True, symmetric=True, weights=True, needs="log log"),
+        Row("jeffreys", term="jeffreys", base=True, symmetric=True, needs="log"),
+        Row("hellinger", term="hellinger", root=True, symmetric=True, needs="root root"),
         Row("total_variation", term="total_variation", normalise="linear", symmetric=True),
-        Row("chi2", term="chi2"),
-        Row("bhattacharyya", module="renyi", base=True, measures=False, symmetric=True),
-        Row("renyi", module="renyi", base=True, measures=False, orders=(0.0, math.inf), kernel_at_one="kl"),
-        Row("alpha_divergence", term="alpha", orders=FINITE),
+        Row("chi2", term="chi2", needs="division"),
+        Row("bhattacharyya", module="renyi", base=True, measures=False, symmetric=True, needs="root"),
+        Row(
+            "renyi",
+            module="renyi",
+            base=True,
+            measures=False,
+            orders=(0.0, math.inf),
+            kernel_at_one="kl",
+            needs="log exp",
+        ),
+        Row("alpha_divergence", term="alpha", orders=FINITE, needs="log exp"),
     )
 }
 
-#: The rows with kernels of their own, which are those of two arrays: the metrics of `pairwise`.
+#: The rows of two arrays, which have kernels of their own: the metrics of `pairwise`.
 METRICS = {name: row for name, row in ROWS.items() if row.arrays == 2}
 
 #: The first row of each term.

@@ -1,10 +1,10 @@
-"""What one entry adds to a divergence, and when the sum is the divergence of the normalised distributions.
+"""Terms: what one pair of entries of two measures adds to a divergence.
 
-A term is that for two measures. It is >= 0 and is given the exact difference ``d = p - q``, so that it
-keeps its relative accuracy as p approaches q, and no sum of terms can be negative. All terms are homogeneous:
-scaling p, q and d scales the term. p and q are finite, >= 0, and zero or normal numbers; `theta` holds the
-parameters of the divergence as two floats: the weights of `js_term`, the order of `alpha_term`. Which terms a
-divergence needs, and by which names they are found, is in `registry.Row`.
+A term is >= 0, so that no sum of terms is negative. It is given the exact difference ``d = p - q``, which
+keeps its relative accuracy as p approaches q. All terms are homogeneous: scaling p, q and d scales the term.
+p and q are finite, >= 0, and zero or normal numbers. `theta` holds the parameters of the divergence as two
+floats: the weights of `js_term`, the order of `alpha_term`. `registry.Row.term` names them; `divergences` and
+`chunks` sum them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import math
 
 from ..compiler import formula, kernel
 from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
+
+#: Largest |log(p / q)| for which terms are computed from the difference d, without cancellation.
+_NEAR = 0.3
 
 
 @formula
@@ -46,8 +49,8 @@ def jeffreys_term(p, q, d, theta):
 
 @formula
 def hellinger_term(p, q, d, theta):
-    """(sqrt p - sqrt q)**2 / 2: the square of the distance adds up."""
-    # A negative entry is refused later; in plain Python its root would raise before that.
+    """(sqrt p - sqrt q)**2 / 2: the square of the distance is a sum."""
+    # A negative entry is refused later; in plain Python its root would raise first.
     root = d / (math.sqrt(abs(p)) + math.sqrt(abs(q)))
     return 0.0 if d == 0.0 else 0.5 * (root * root)
 
@@ -71,14 +74,14 @@ def alpha_term(p, q, d, theta):
     return alpha_log_term(p, q, d, -math.inf if p == 0.0 else x, theta)
 
 
-# The same given x = log(p / q), for log-probabilities: there p or q may be rounded to zero when x is
-# finite. A divergence without a `*_log_term` keeps its term.
+# The same for log-probabilities, from x = log(p / q): p or q may underflow to zero where x is finite. A
+# divergence without a `*_log_term` takes its term.
 
 
 @kernel
 def kl_log_term(p, q, d, x, theta):
     """`kl_term` from x."""
-    if abs(x) < 0.3 and q > 0.0:
+    if abs(x) < _NEAR and q > 0.0:
         return kl_term(p, q, d, theta)
     return q if p == 0.0 else max(p * x - p + q, 0.0)
 
@@ -92,14 +95,20 @@ def jeffreys_log_term(p, q, d, x, theta):
 @kernel
 def chi2_log_term(p, q, d, x, theta):
     """`chi2_term` from x: q exp(2 x) - 2 p + q where q alone has underflowed."""
-    if abs(x) < 0.3 and q > 0.0:
+    if abs(x) < _NEAR and q > 0.0:
         return d * (d / q)
     half = math.exp(0.5 * x)
     return q if p == 0.0 else max(p * half * half - 2.0 * p + q, 0.0)
 
 
-#: The largest coefficient of the series in `alpha_log_term`: times any entry, it is finite.
-LARGEST = 1e300
+#: Largest coefficient of the series in `alpha_log_term`, so that its product with an entry is finite.
+_MOST_COEFFICIENT = 1e300
+
+#: Largest |log(p / q)| times the order for which `alpha_log_term` takes the series.
+_SERIES_RANGE = 0.25
+
+#: Largest exponent of `times_expm1`; beyond it the term is infinite.
+_OVERFLOW = 1400.0
 
 
 @formula
@@ -111,19 +120,21 @@ def alpha_log_term(p, q, d, x, theta):
     p, q = (q, p) if swap else (p, q)
     d, x = (-d, -x) if swap else (d, x)
     beta = a - 1.0
+    # The same as -beta, but exact for small orders: where one entry is 0, the term is the other over this.
+    minus_beta = theta[0] if swap else 1.0 - a
     # Near p = q: q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j, where nothing cancels. The
     # coefficients do not depend on the entry. They stay finite: an infinite one times x**2 = 0 would be NaN.
     c3 = 1.0 + a
-    c4 = min(1.0 + a * c3, LARGEST)
-    c5 = min(1.0 + a * c4, LARGEST)
-    c6 = min(1.0 + a * c5, LARGEST)
-    c7 = min(1.0 + a * c6, LARGEST)
-    c8 = min(1.0 + a * c7, LARGEST)
-    c9 = min(1.0 + a * c8, LARGEST)
-    c10 = min(1.0 + a * c9, LARGEST)
-    c11 = min(1.0 + a * c10, LARGEST)
-    c12 = min(1.0 + a * c11, LARGEST)
-    c13 = min(1.0 + a * c12, LARGEST)
+    c4 = min(1.0 + a * c3, _MOST_COEFFICIENT)
+    c5 = min(1.0 + a * c4, _MOST_COEFFICIENT)
+    c6 = min(1.0 + a * c5, _MOST_COEFFICIENT)
+    c7 = min(1.0 + a * c6, _MOST_COEFFICIENT)
+    c8 = min(1.0 + a * c7, _MOST_COEFFICIENT)
+    c9 = min(1.0 + a * c8, _MOST_COEFFICIENT)
+    c10 = min(1.0 + a * c9, _MOST_COEFFICIENT)
+    c11 = min(1.0 + a * c10, _MOST_COEFFICIENT)
+    c12 = min(1.0 + a * c11, _MOST_COEFFICIENT)
+    c13 = min(1.0 + a * c12, _MOST_COEFFICIENT)
     s = c13 * (1.0 / 6227020800.0)
     s = s * x + c12 * (1.0 / 479001600.0)
     s = s * x + c11 * (1.0 / 39916800.0)
@@ -140,15 +151,15 @@ def alpha_log_term(p, q, d, x, theta):
     # Elsewhere: (p (exp(beta x) - 1) / beta - p + q) / a.
     y = beta * x
     grown = p * x if beta == 0.0 else times_expm1(p, y) / beta
-    far = math.inf if y > 1400.0 else (grown - d) / a
-    value = near if abs(x) * a < 0.25 else far
-    without_q = math.inf if beta >= 0.0 else p / -beta
+    far = math.inf if y > _OVERFLOW else (grown - d) / a
+    value = near if abs(x) * a < _SERIES_RANGE else far
+    without_q = math.inf if minus_beta <= 0.0 else p / minus_beta
     value = without_q if x == math.inf else value
     value = q / a if p == 0.0 else value
     return 0.0 if d == 0.0 else value
 
 
-#: What `*_low` terms are multiplied by, so that a sum overflows only if the result does.
+#: Factor of the `*_low` terms: their sum overflows only if the result does.
 LOW = 2.0**-128
 
 
@@ -163,8 +174,8 @@ def chi2_low(p, q, d, x, theta):
 @formula
 def alpha_low(p, q, d, x, theta):
     """LOW times `alpha_term`."""
-    # The entry that is raised to a power above 1 must not be rounded to zero.
+    # The entry that is raised to a power above 1 must not underflow.
     raised = q if theta[0] < 0.5 else p
-    if abs(x) == math.inf or raised < 2.0**-800:
+    if raised < 2.0**-800:
         return alpha_log_term(p, q, d, x, theta) * LOW
     return alpha_log_term(p * LOW, q * LOW, d * LOW, x, theta)

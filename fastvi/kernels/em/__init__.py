@@ -1,4 +1,4 @@
-"""EM for Gaussian mixtures."""
+"""EM for Gaussian mixtures: `fastvi.fit_mixture`, and the same steps for compiled code of the user's."""
 
 from __future__ import annotations
 

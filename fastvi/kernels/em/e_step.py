@@ -1,4 +1,8 @@
-"""E-step of EM: densities of the components at the data, responsibilities, log-likelihood."""
+"""E-step of EM: densities of the components at the data, responsibilities, log likelihood.
+
+Used by each pass over the data in `iterations`, and by the results of `fastvi.fit_mixture`. The loops run
+along the points of a block, which are vectorised.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +19,33 @@ from ..numerics.matrices import clear_vector, copy_vector, half_log_det
 #: Points in a block.
 BLOCK = 512
 
-#: The last block is padded to a multiple of this, because the vectorised loops take so many points at once
-#: and the rest one by one: unpadded, each of 64 points costs three times as much as each of 256.
+#: The last block is padded to a multiple of this: the vectorised loops take so many points at once, and the
+#: rest one by one. Without padding, each of 64 points costs three times as much as each of 256.
 LANES = 32
 
 _HALF_ROOT = math.sqrt(0.5)
 
 
-class Space(NamedTuple):
+class Workspace(NamedTuple):
     """Scratch space for `fit` and what it calls."""
 
     shares: Any  #: (K, BLOCK): log densities, then responsibilities times their sum
-    sums: Any  #: (BLOCK,): their sums, then the inverse sums
+    sums: Any  #: (BLOCK,): sums of the shares over the components, then the inverse sums
     top: Any  #: (BLOCK,): largest log densities
-    block: Any  #: (D, BLOCK): differences from a mean
-    row: Any  #: (BLOCK,): one of them, weighted
+    block: Any  #: (D, BLOCK): differences d from a mean
+    row: Any  #: (BLOCK,): one coordinate of d, weighted
     tail: Any  #: (D, BLOCK): the last block of the data, padded
-    products: Any  #: (LANES,)
+    products: Any  #: (LANES,): products of the sums
     constants: Any  #: (K,): constants of the log densities
     inverses: Any  #: (K, D, D): inverse factors, divided by sqrt(2)
-    moments: Any  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d'
-    weights: Any  #: (K,): the next mixture
+    moments: Any  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d', r the responsibility
+    weights: Any  #: (K,): weights, means and factors of the next mixture
     means: Any
     factors: Any
     covariance: Any  #: (D, D): of one component
-    matrices: Any  #: (2, D, D): scratch of `floored_factor`
-    mean: Any  #: (D,): of a component's points, less its mean before
-    solution: Any  #: (2 D,): scratch of `gaussian_kl`
+    matrices: Any  #: (2, D, D): space of `floored_factor`
+    mean: Any  #: (D,): change of a component's mean
+    solution: Any  #: (2 D,): space of `gaussian_kl`
 
 
 @exported
@@ -54,14 +58,14 @@ def workspace(components, dim):
 
     Returns
     -------
-    Space
+    Workspace
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.em.workspace(2, 1)
     """
-    return Space(
+    return Workspace(
         np.empty((components, BLOCK)),
         np.empty(BLOCK),
         np.empty(BLOCK),
@@ -80,6 +84,10 @@ def workspace(components, dim):
         np.empty(dim),
         np.empty(2 * dim),
     )
+
+
+# Log densities, without square roots and divisions: constant - |inverse (x - mean)|**2, inverse from
+# `prepare`.
 
 
 @formula
@@ -111,11 +119,12 @@ def _values_3(x, y, z, mean, inverse, constant, out):
         out[n] = constant - u * u - v * v - w * w
 
 
-# In more dimensions one row of a block at a time.
+# In more dimensions, one coordinate of a block at a time.
 
 
 @formula
-def _minus(x, m, out):
+def subtract(x, m, out):
+    """out = x - m for a number m."""
     for n in range(out.size):
         out[n] = x[n] - m
 
@@ -146,10 +155,10 @@ def _subtract_square(x, out):
 
 @kernel
 def _subtract_squares(columns, first, mean, inverse, block, row, out):
-    """Take |inverse (x - mean)|**2 from `out`, and leave the differences in the block."""
+    """out -= |inverse (x - mean)|**2; the differences x - mean are left in `block`."""
     count = out.size
     for i in range(mean.size):
-        _minus(columns[i, first : first + count], mean[i], block[i, :count])
+        subtract(columns[i, first : first + count], mean[i], block[i, :count])
         _multiple(block[i, :count], inverse[i, i], row[:count])
         for j in range(0, i - 1, 2):
             _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row[:count])
@@ -160,7 +169,7 @@ def _subtract_squares(columns, first, mean, inverse, block, row, out):
 
 @inlined
 def _values(columns, first, mean, inverse, constant, block, row, out):
-    """The log density of one component, times its weight, at a block of points."""
+    """out = log of the weight times the density of one component, at a block of points."""
     dim, last = mean.size, first + out.size
     if dim == 1:
         _values_1(columns[0, first:last], mean, inverse, constant, out)
@@ -176,13 +185,14 @@ def _values(columns, first, mean, inverse, constant, block, row, out):
 
 
 @formula
-def _raise_to(values, top):
+def _maximum(values, top):
     for n in range(top.size):
         top[n] = values[n] if values[n] > top[n] else top[n]
 
 
 @formula
 def _share(values, top, total):
+    """values = exp(values - top), which is added to the total."""
     for n in range(top.size):
         e = decay(values[n] - top[n])
         values[n] = e
@@ -191,7 +201,7 @@ def _share(values, top, total):
 
 @formula
 def _share_two(first, second, top, total):
-    """`_raise_to` and `_share` for two components, with one exponential."""
+    """`_maximum` and `_share` for two components, with one exponential instead of two."""
     for n in range(top.size):
         d = second[n] - first[n]
         e = decay(-abs(d))
@@ -230,10 +240,11 @@ def _sum_of_logs(x):
 
 
 @kernel
-def _evidence(top, total, products):
-    """Sum of the points' log densities, top + log(total), for a multiple of 32 points; `total` is inverted.
+def block_log_likelihood(top, total, products):
+    """The sum of top + log(total) over a multiple of 32 points; `total` is inverted.
 
-    One logarithm for 32 points each: the totals lie between 1 and K, and so the products are in range.
+    The logarithms are those of 32 products of all totals, each of which lies between 1 and K: no product
+    overflows.
     """
     folded = products[:LANES]
     for n in range(LANES):
@@ -245,8 +256,8 @@ def _evidence(top, total, products):
 
 
 @inlined
-def _prepare(weights, means, factors, space):
-    """Constants and inverse factors of the components; log 0 = -inf is welcome."""
+def prepare(weights, means, factors, space):
+    """Write the constants and inverse factors of the components to the space. A weight may be 0."""
     constants, inverses = space.constants, space.inverses
     dim = means.shape[1]
     for k in range(weights.size):
@@ -262,8 +273,8 @@ def _prepare(weights, means, factors, space):
 
 
 @inlined
-def _block_shares(columns, first, count, means, space):
-    """Write a block's largest log densities, shares relative to them, and their sums."""
+def block_shares(columns, first, count, means, space):
+    """Write the largest log densities of a block, the shares exp(log density - largest), and their sums."""
     values, constants, inverses = space.shares, space.constants, space.inverses
     components = means.shape[0]
     top, total = space.top[:count], space.sums[:count]
@@ -275,7 +286,7 @@ def _block_shares(columns, first, count, means, space):
         return
     copy_vector(values[0, :count], top)
     for k in range(1, components):
-        _raise_to(values[k, :count], top)
+        _maximum(values[k, :count], top)
     clear_vector(total)
     for k in range(components):
         _share(values[k, :count], top, total)
@@ -286,7 +297,7 @@ def log_joint(columns, weights, means, factors, space, out):
     """out[n, k] = log of weight k times density k at point n; -inf for a weight of zero."""
     shares = space.shares
     size = columns.shape[1]
-    _prepare(weights, means, factors, space)
+    prepare(weights, means, factors, space)
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
         for k in range(weights.size):
@@ -298,12 +309,12 @@ def log_joint(columns, weights, means, factors, space, out):
 
 @exported
 def responsibilities(columns, weights, means, factors, space, out):
-    """out[n, k] = posterior probability of component k at point n."""
+    """out[n, k] = posterior probability of component k for point n."""
     size = columns.shape[1]
-    _prepare(weights, means, factors, space)
+    prepare(weights, means, factors, space)
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
-        _block_shares(columns, first, count, means, space)
+        block_shares(columns, first, count, means, space)
         for k in range(weights.size):
             for n in range(count):
                 out[first + n, k] = space.shares[k, n] / space.sums[n] if weights[k] > 0.0 else 0.0

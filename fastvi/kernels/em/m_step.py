@@ -1,4 +1,4 @@
-"""M-step of EM: weights, means and factors from the moments, eigenvalues kept above a floor."""
+"""M-step of EM: weights, means and factors from the moments of a sweep, with a floor for the eigenvalues."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ..densities.gaussians import gaussian_kl
 from ..discrete.terms import kl_term
 from ..numerics.matrices import cholesky, copy_matrix, copy_vector, eigenvectors
 
-#: Rows of `floored`: whether a component is at the covariance floor, and in how many steps it has been.
+#: Rows of `floored`: whether a component is at the covariance floor, and the number of steps in which it was.
 AT_FLOOR, FLOOR_STEPS = 0, 1
 
-#: A component with less than this share of the data is empty: its moments would be rounding.
+#: A component with less than this share of the data is empty: its moments are rounding errors.
 EMPTY = 1e-200
 
 
 @kernel
 def _raise_eigenvalues(matrix, floor, vectors, out):
-    """Write to `out` the symmetric `matrix`, which is destroyed, with eigenvalues below `floor` raised."""
+    """out = the symmetric `matrix` with eigenvalues below `floor` raised to it; the matrix is overwritten."""
     dim = matrix.shape[0]
     eigenvectors(matrix, vectors)
     for i in range(dim):
@@ -32,10 +32,10 @@ def _raise_eigenvalues(matrix, floor, vectors, out):
 
 @inlined
 def floored_factor(cov, floor, factor, scratch):
-    """Write the factor of `cov` with its eigenvalues raised to `floor`: (whether one was, success).
+    """Write the factor of `cov` with its eigenvalues raised to `floor`: (whether one was raised, success).
 
-    Among the covariances above the floor this one has the greatest likelihood, so that EM with a floor
-    still goes uphill. `scratch` has two matrices.
+    Of the covariances with eigenvalues above the floor this one has the largest likelihood, so that EM with a
+    floor never decreases the likelihood. `scratch` holds two matrices.
     """
     dim = cov.shape[0]
     copy_matrix(cov, scratch[0])
@@ -50,10 +50,11 @@ def floored_factor(cov, floor, factor, scratch):
 
 @kernel
 def maximise(size, weights, means, factors, floor, floored, space):
-    """Take the M-step from the moments of a sweep: (KL from the complete-data model before, success).
+    """The M-step from the moments of a sweep: (gain per point, success).
 
-    By Pythagoras' theorem that KL is what the step gains for each point. `floored` says on which components
-    the floor acted, and counts how often it has. Nothing is changed where a covariance is singular.
+    The gain is the KL divergence of the complete-data model before from the one after, by Pythagoras'
+    theorem. `floored` marks the components that the floor acted on, and counts its actions. Where a
+    covariance is singular nothing is changed.
     """
     moments, scratch = space.moments, space.matrices
     new_weights, new_means, new_factors = space.weights, space.means, space.factors

@@ -1,10 +1,14 @@
-"""Weighted sums of the data for the M-step of EM: weights, means, second moments."""
+"""Weighted sums of the data for the M-step of EM: of r, r d and r d d'.
+
+r are the responsibilities of a component and d = x - mean. `iterations.sweep` adds those of each block. There
+are special loops for one to three dimensions.
+"""
 
 from __future__ import annotations
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.matrices import dot
-from .e_step import _minus
+from .e_step import subtract
 
 
 @formula
@@ -76,7 +80,7 @@ def _moments_3(x, y, z, m0, m1, m2, e, inverse_total):
 
 @adder
 def _scale(values, inverse_total):
-    """values times inverse_total, in place; their sum."""
+    """values *= inverse_total; their sum."""
     s = 0.0
     for n in range(values.size):
         values[n] *= inverse_total[n]
@@ -86,7 +90,7 @@ def _scale(values, inverse_total):
 
 @adder
 def _weigh(x, weights, out):
-    """out = x times weights; its sum."""
+    """out = x times weights; the sum of out."""
     s = 0.0
     for n in range(out.size):
         out[n] = x[n] * weights[n]
@@ -96,6 +100,7 @@ def _weigh(x, weights, out):
 
 @adder
 def _two_products(x, y, z):
+    """(x . y, x . z)."""
     s, t = 0.0, 0.0
     for n in range(x.size):
         s += x[n] * y[n]
@@ -109,7 +114,7 @@ def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_tota
     out[0] += _scale(shares, inverse_total)
     place = 1 + dim
     for i in range(dim):
-        _minus(columns[i, first : first + count], mean[i], block[i, :count])
+        subtract(columns[i, first : first + count], mean[i], block[i, :count])
         out[1 + i] += _weigh(block[i, :count], shares, row[:count])
         for j in range(0, i, 2):
             s, t = _two_products(row[:count], block[j, :count], block[j + 1, :count])
@@ -121,8 +126,8 @@ def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_tota
 
 
 @inlined
-def _add_moments(columns, first, mean, block, row, shares, inverse_total, out):
-    """Add a block's sums of r, r d and r d d' (d = x - mean, r its responsibilities) to `out`."""
+def add_moments(columns, first, mean, block, row, shares, inverse_total, out):
+    """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows."""
     dim, last = mean.size, first + shares.size
     if dim == 1:
         s, s0, s00 = _moments_1(columns[0, first:last], mean[0], shares, inverse_total)

@@ -1,4 +1,4 @@
-"""Starts of EM: centres spread over the data, and the clusters around them."""
+"""Starts of EM: centres by k-means++, and the clusters around them. Used by each restart of `fit_mixture`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ..compiler import exported, kernel
 from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix
 from .m_step import floored_factor
 
-#: Covariances of a start have eigenvalues of at least this, for standardized points.
+#: Least eigenvalue of the covariances of a start, for standardized points.
 LEAST_START = 1e-6
 
 
 @kernel
 def _nearer(columns, centre, label, distances, labels):
-    """Give this centre's label to the points that are nearer to it than to those before it."""
+    """Label the points that are nearer to this centre than to the centres before it."""
     dim, size = columns.shape
     for n in range(size):
         s = 0.0
@@ -29,9 +29,10 @@ def _nearer(columns, centre, label, distances, labels):
 def seed(columns, uniforms, weights, means, factors, floor, distances, labels, space):
     """Write a start, from one uniform number for each component; `distances` and `labels` have N entries.
 
-    Centres are points of the data, each drawn with probability proportional to the squared distance from
-    the centres before it (Arthur and Vassilvitskii 2007). Components are then the clusters around them, all
-    with the pooled covariance within clusters: one of a few points may have none of its own.
+    Centres are points of the data, each drawn with probability proportional to the squared distance from the
+    nearest centre before it: k-means++ (Arthur and Vassilvitskii 2007). A component has the weight and the
+    mean of the points nearest to a centre; all have the pooled covariance within the clusters, since that of
+    a cluster of few points may be singular.
     """
     dim, size = columns.shape
     components = weights.size
@@ -73,7 +74,7 @@ def seed(columns, uniforms, weights, means, factors, floor, distances, labels, s
 
 @kernel
 def _clusters(columns, labels, weights, means):
-    """Write the clusters' shares and means; a centre without points (a duplicate) keeps its place."""
+    """Write the shares and means of the clusters; a centre without points (a duplicate) is its own mean."""
     dim, size = columns.shape
     clear_vector(weights)
     for n in range(size):

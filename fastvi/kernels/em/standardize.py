@@ -1,4 +1,7 @@
-"""Data in the units of their own mean and covariance, and mixtures back in those of the data."""
+"""Standardization of data to mean 0 and covariance I, and of mixtures to and from such coordinates.
+
+`fastvi.fit_mixture` runs EM in standardized coordinates, where its tolerances mean the same for all data.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import math
 from ..compiler import exported, formula, kernel
 from ..numerics.matrices import clear_matrix, dot, solve_lower
 
-#: A column of which less than this is left, relative to its deviation, is a linear combination of the columns
-#: before it: rounding leaves 1e-16.
+#: A column whose residual on the columns before it is below this part of its deviation is linearly dependent
+#: on them: rounding leaves 1e-16.
 DEPENDENT = 1e-12
 
 
 @kernel
 def _shift(x, i, out):
-    """out = column i of x minus its mean, which is returned."""
+    """out = column i of x minus its mean; the mean."""
     first = x[0, i]
     s = 0.0
     for n in range(out.size):
@@ -40,11 +43,11 @@ def _multiply(x, a):
 
 @exported
 def standardize(x, columns, mean, factor):
-    """Write the columns of x (N, D) with mean 0 and covariance I: x[n] = mean + factor columns[:, n].
+    """Write columns with mean 0 and covariance I, where x[n] = mean + factor columns[:, n]; x is (N, D).
 
-    Returned is the first column that is a linear combination of those before it (or constant, or out of
-    range), or D for none. Column by column this is Cholesky's method (modified Gram and Schmidt), and the
-    factor is exact for these columns.
+    Returned is the index of the first column that is constant, out of range, or a linear combination of the
+    columns before it; D if there is none. The method is modified Gram-Schmidt, so that the identity holds to
+    rounding.
     """
     size, dim = x.shape
     clear_matrix(factor)
@@ -64,7 +67,7 @@ def standardize(x, columns, mean, factor):
 
 @exported
 def unstandardize_mixture(mean, factor, means, factors):
-    """Carry a mixture of standardized points to the coordinates of the data, in place."""
+    """Transform a mixture of standardized points to the coordinates of the data, in place."""
     dim = mean.size
     for k in range(means.shape[0]):
         for i in range(dim - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""What a comparison is: a piece of work, fastvi's way, its peers' ways, and what the ratio should be."""
+"""Comparisons and contenders: a piece of work, as fastvi and its peers do it, and the ratio aimed at."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def relative_error(value: Any, exact: Any) -> float:
 
 @dataclass(frozen=True)
 class Peer:
-    """A competitor, and the least ratio of its time to fastvi's, for each of the comparison's `threads`."""
+    """A competitor, and the ratio of its time to fastvi's that is wanted for each number of `threads`."""
 
     name: str
     load: Callable[[], Callable[..., Any]]
     wanted: tuple[float, ...] = ()
-    same_result: bool = True  #: False for a peer that only marks a limit of the machine
+    same_result: bool = True  #: False for a peer that only shows a limit of the machine
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def use_threads(contender: Contender) -> None:
 
 @functools.lru_cache(maxsize=1)
 def prepared(comparison: Comparison) -> tuple[tuple[Any, ...], Any]:
-    """Inputs and their accurate result; kept for the next contender only, because they are large."""
+    """Inputs and their accurate result; only the last ones are kept, because they are large."""
     arguments = comparison.inputs()
     return arguments, comparison.exact(*arguments)
 
 
 def error_of(comparison: Comparison, contender: Contender, value: Any, exact: Any) -> float | None:
-    """What the comparison calls the error of a result."""
+    """The error of a result, by the measure of the comparison."""
     return comparison.error(value, exact) if contender.same_result else None

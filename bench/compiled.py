@@ -1,4 +1,4 @@
-"""fastvi inside a user's compiled loops, beside what the user would write without it."""
+"""fastvi inside a user's compiled loops, beside what the user would write without fastvi."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numba import njit
 import fastvi as fv
 from fastvi.examples import agents, tracking
 
+from .contenders import Comparison, Peer
 from .inputs import pair
-from .registry import Comparison, Peer
 
 ROWS = 1000
 
@@ -50,7 +50,7 @@ def exact_small(p, q):
     return (p.astype(np.longdouble) * np.log(p.astype(np.longdouble) / q)).sum()
 
 
-# One step of the foragers, who have lived for twenty.
+# One step of the foragers, after twenty.
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def foragers():
     return log_rates, uniforms, patch, mean, variance
 
 
-def found():
+def observed():
     """(count, prior mean, prior variance) of each forager in that step."""
     log_rates, uniforms, patch, mean, variance = foragers()
     rates = np.exp(log_rates[20, patch])
@@ -84,7 +84,7 @@ def fastvi_foragers():
 
 
 def after(mean, sd):
-    """What a forager that leaves its patch believes of the next."""
+    """The posterior means, or the prior mean 0 of the next patch for foragers that leave."""
     return np.where(np.exp(mean + 0.5 * sd**2) < agents.LEAVE, 0.0, mean)
 
 
@@ -93,7 +93,7 @@ def gauss_hermite(count):
     return nodes, weights / weights.sum()
 
 
-#: The rate that takes the fewest steps to 1e-6 on these data, found by trial; longer ones soon diverge.
+#: The rate that takes the fewest steps to 1e-6 on these data, found by trial; larger ones diverge.
 RATE, STEPS = 0.13, 90
 
 
@@ -105,9 +105,9 @@ def numpy_gradient():
         for _ in range(STEPS):
             sd = np.exp(log_sd)
             z = mu[:, None] + sd[:, None] * nodes
-            slope = counts[:, None] - np.exp(z) - (z - mean[:, None]) / variance[:, None]
-            mu += RATE * variance * (slope @ weights)
-            log_sd += 0.5 * RATE * (sd * (slope @ (nodes * weights)) + 1.0)
+            gradient = counts[:, None] - np.exp(z) - (z - mean[:, None]) / variance[:, None]
+            mu += RATE * variance * (gradient @ weights)
+            log_sd += 0.5 * RATE * (sd * (gradient @ (nodes * weights)) + 1.0)
         return after(mu, np.exp(log_sd))
 
     return step
@@ -155,7 +155,7 @@ def fastvi_track():
 
 
 def python_track(collapse):
-    """The same filter with another function from a mixture to (mean, covariance)."""
+    """The filter in Python, with `collapse` from a mixture to (mean, covariance)."""
 
     def run(measured):
         belief = fv.Gaussian(tracking.HOME, 1.6 * np.eye(2))
@@ -181,7 +181,7 @@ def exact_track(measured):
 
 
 def scipy_track(points, weights, moving):
-    """BFGS over mean and factor, from each component. The points are fixed in the plane, or move with q."""
+    """BFGS over mean and factor, from each component; the points are fixed in the plane, or move with q."""
     from scipy.optimize import minimize
 
     def log_density(p, x, y):
@@ -232,7 +232,7 @@ def scipy_gauss_hermite_track():
     return scipy_track(points, np.outer(weights, weights).ravel(), moving=True)
 
 
-EMBEDDING = (
+COMPILED = (
     Comparison(
         work="1,000 kl of n = 16 inside @njit",
         inputs=lambda: pair((ROWS, 16)),
@@ -242,7 +242,7 @@ EMBEDDING = (
     ),
     Comparison(
         work="10,000 foragers, one step",
-        inputs=found,
+        inputs=observed,
         exact=exact_foragers,
         fastvi=fastvi_foragers,
         peers=(

@@ -1,7 +1,7 @@
-"""EM for Gaussian mixtures, beside scikit-learn's: the same starts, tolerances and covariances.
+"""EM for Gaussian mixtures, beside scikit-learn: the same starts, tolerances and covariances.
 
-scikit-learn's value is the log likelihood before its last M-step, and it sweeps over the data once more for
-the labels: as many sweeps as M-steps, and one, as here. Errors are those of minus the log likelihood.
+scikit-learn returns the log likelihood before its last M-step, and sweeps over the data once more for the
+labels: as many sweeps as M-steps, plus one, as fastvi. Errors are those of minus the log likelihood.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import fastvi as fv
 from fastvi.data import old_faithful
 
-from .registry import Comparison, Peer
+from .contenders import Comparison, Peer
 
-#: On the mean log likelihood: below it scikit-learn's changes, and here what is left to gain.
+#: Tolerance of the mean log likelihood: for its change in scikit-learn, for the remaining gain in fastvi.
 TOL = 1e-8
 
-#: For the larger data a number of M-steps, as tolerances do not mean the same.
+#: M-steps on the larger data, since the two tolerances do not mean the same.
 STEPS = 20
 
 
@@ -31,7 +31,7 @@ def geyser():
 
 @functools.cache
 def clouds(n, k, d):
-    """Points of a mixture whose components overlap, and a start beside it."""
+    """Points of a mixture whose components overlap, and a start near it."""
     rng = np.random.default_rng(20240229)
     centres = 2.5 * rng.standard_normal((k, d))
     x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, d))
@@ -39,14 +39,14 @@ def clouds(n, k, d):
 
 
 def plain_em(x, start, steps, dtype):
-    """Minus the log likelihood after so many M-steps, by the textbook."""
+    """Minus the log likelihood after so many M-steps, by the textbook's formulas."""
     x, w, means, covs = (np.array(a, dtype) for a in (x, start.weights, start.means, start.covs))
     dim = x.shape[1]
     for step in range(steps + 1):
         columns = []
         for k in range(w.size):
             chol = np.linalg.cholesky(covs[k].astype(float)).astype(dtype)
-            # One Newton step: NumPy's factor of a long double matrix is only a double.
+            # One Newton step: NumPy factorizes a long double matrix in double precision.
             gap = covs[k] - chol @ chol.T
             inverse = np.linalg.inv(chol.astype(float)).astype(dtype)
             inner = inverse @ gap @ inverse.T
@@ -104,7 +104,7 @@ def sklearn_fit(tol, steps):
     return load
 
 
-MIXTURE_FITS = (
+EM = (
     Comparison(
         work="fit_mixture, Old Faithful, to the same tolerance",
         inputs=geyser,
