@@ -25,8 +25,8 @@ from ..families import operations
 from ..families.table import MEAN as MEAN
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, Problem, evaluate, fault
-from ..numerics.matrices import half_log_det
-from ..optimizers.lbfgs import MEMORY, _direction, _norm
+from ..numerics.matrices import copy_vector, half_log_det
+from ..optimizers.lbfgs import DECREASE, MEMORY, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .gradients import gradients_at, sides_for
 from .reports import Report, write_report
@@ -34,18 +34,22 @@ from .reports import Report, write_report
 #: What a fit on fixed draws may promise more than fresh draws find, in nats.
 OPTIMISM = 0.01
 
-#: The line search: the decrease that a step must have, of what its slope promises; the least and the usual
-#: part that a step is shortened to; and how often, before L-BFGS starts again from the gradient.
-DECREASE = 1e-4
-LEAST_SHRINK, USUAL_SHRINK = 0.1, 0.5
+#: Points that a line search tries before L-BFGS starts again from the gradient, or the fit ends.
 MOST_TRIES = 25
 
-#: The longest step in standard deviations, before anything is known of the curvature and after.
-FIRST_LONGEST, LONGEST = 2.0, 10.0
+#: Values below this are taken for minus infinity: the ELBO has no maximum.
+LOWEST = -1e300
+
+#: Rounding of the mean of n values, relative to 1 + abs(mean): this times sqrt(n).
+ROUNDING = 1e-15
 
 #: Steps that change the value by no more than its rounding: so many end a fit whose gradient is small up to
 #: rounding, and so many any fit.
 FEW_IDLE, MOST_IDLE = 3, 10
+
+#: A step is idle where it lowers the value by less than this times its rounding; a gradient is small up to
+#: rounding below this times the tolerance, plus 1e-6.
+IDLE, NEARLY = 10.0, 1e3
 
 
 class Coordinates(NamedTuple):
@@ -341,9 +345,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     steps, evaluations, first = 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
-    for i in range(count):
-        trial[i] = point[i]
-        direction[i] = 0.0
+    copy_vector(point, trial)
     while True:
         unpack(family, trial, coordinates, mean, factor)
         fault_, new, more = objective(
@@ -353,51 +355,33 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
         if first and fault_ != FINE:
             status = fault_
             break
-        if fault_ == FINE and not new > -1e300:
+        if fault_ == FINE and not new > LOWEST:
             status = UNBOUNDED
             break
-        slack = 1e-15 * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
+        slack = ROUNDING * draws.shape[0] ** 0.5 * (1.0 + abs(value)) if not first else 0.0
         if not first and not (fault_ == FINE and new <= value + DECREASE * t * expected + slack):
-            # Backtrack, to the minimum of a parabola where there is one.
-            shrink = LEAST_SHRINK
-            if fault_ == FINE and new < math.inf:
-                curve = new - value - t * expected
-                shrink = USUAL_SHRINK
-                if curve > 0.0:
-                    shrink = min(max(-0.5 * t * expected / curve, LEAST_SHRINK), USUAL_SHRINK)
-            t *= shrink
+            t *= shrink(new - value, t, expected)
             tries += 1
             if tries > MOST_TRIES:
-                if used > 0:
-                    used, tries, t = 0, 0, 1.0  # forget, and go along the gradient
-                else:
+                if used == 0:
                     status = fault_ if fault_ != FINE else STUCK
                     break
+                used, tries = 0, 0  # forget, and go along the gradient
         else:
             pack_gradient(family, trial, root, factor, space, trial_gradient)
             if not first:
-                newest = (newest + 1) % MEMORY
-                ys = 0.0
-                for i in range(count):
-                    space.steps[newest, i] = trial[i] - point[i]
-                    space.changes[newest, i] = trial_gradient[i] - gradient[i]
-                    ys += space.steps[newest, i] * space.changes[newest, i]
-                if ys > 1e-12 * abs(t * expected):
-                    space.inverses[newest] = 1.0 / ys
-                    used = min(used + 1, MEMORY)
-                else:
-                    newest = (newest - 1) % MEMORY
-                idle = idle + 1 if value - new <= 10.0 * slack else 0
-            for i in range(count):
-                point[i] = trial[i]
-                gradient[i] = trial_gradient[i]
+                promised = abs(t * expected)
+                used, newest = remember(point, gradient, trial, trial_gradient, promised, used, newest, space)
+                idle = idle + 1 if value - new <= IDLE * slack else 0
+            copy_vector(trial, point)
+            copy_vector(trial_gradient, gradient)
             value, first = new, False
             if steps < trace.size:
                 trace[steps] = -value
             steps += 1
-            norm = _norm(gradient, metric)
-            # Where steps no longer change the value, rounding hides what is left of the gradient.
-            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= 1e3 * control.tolerance + 1e-6):
+            norm = dual_length(gradient, metric)
+            # Where steps no longer change the value, what remains of the gradient is below its rounding.
+            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= NEARLY * control.tolerance + 1e-6):
                 status = CONVERGED
                 break
             if idle >= MOST_IDLE:
@@ -405,21 +389,9 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
                 break
             if steps >= control.most_steps:
                 break
-            t, tries = 1.0, 0
+            tries = 0
         if tries == 0:
-            _direction(gradient, used, newest, space, direction)
-            expected, size = 0.0, 0.0
-            for i in range(count):
-                expected += direction[i] * gradient[i]
-                size += metric[i] * direction[i] * direction[i]
-            if not expected < 0.0:
-                used = 0
-                _direction(gradient, used, newest, space, direction)
-                expected = -norm * norm
-                size = norm * norm
-            longest = FIRST_LONGEST if used == 0 else LONGEST
-            if size > longest * longest:
-                t = longest / math.sqrt(size)
+            used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
     unpack(family, point, coordinates, mean, factor)

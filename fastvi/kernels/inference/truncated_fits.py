@@ -1,7 +1,7 @@
-"""Gaussians truncated to an interval, which may be unbounded: their numbers, and their fit to a log joint.
+"""ELBO and fit of a Gaussian truncated to an interval, which may be unbounded, for one coordinate.
 
 Integrals by the double-exponential rule: z = low + width / (1 + exp(-pi sinh t)), the trapezoid rule in t.
-Neither a cut density nor a logarithm at the end of the interval slows it down.
+It converges as fast with a density that jumps to zero, or a logarithm, at an end of the interval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,20 @@ from ..numerics.matrices import copy_vector
 from ..statuses import CONVERGED, FINE, RAISED, STEPS_EXHAUSTED, STUCK, UNRESOLVED, ZERO
 from .reports import Report, write_report
 
+#: Halvings of the quadrature's step, with the first lattice.
 LEVELS = 5
+
+#: Weights of nodes below this are left out: the largest is about 1.
+LEAST_WEIGHT = 1e-300
+
+#: Halvings of a natural-gradient step before the fit is stuck.
+MOST_TRIES = 30
+
+#: The new precision must be above this share of the old one: sigma grows at most sevenfold in a step.
+LEAST_PRECISION = 0.02
+
+#: An ELBO is lower where it is so by more than this times the two errors.
+DOUBT = 4.0
 
 
 class Workspace(NamedTuple):
@@ -83,7 +96,8 @@ def _window(mu, sigma, low, high):
 def _add_level(log_joint, data, level, window, space, sums):
     """Add the nodes of a level to the sums of w, w u .. w u**4, w f, w f u, w f u**2, w |f|; (status, nodes).
 
-    u = (z - centre) / scale, and w is the density of q over its maximum. Shrunk as the step halves.
+    u = (z - centre) / scale, and w is the density of q over its maximum. The sums of the levels before are
+    halved with the step.
     """
     step = STEP * 0.5**level
     width = int(REACH / step + 1e-9)
@@ -96,7 +110,7 @@ def _add_level(log_joint, data, level, window, space, sums):
         if level == 0 or k % 2 != 0:
             z, w = _place(k * step, first, last)
             w *= step * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
-            if w > 1e-300 and first < z < last:
+            if w > LEAST_WEIGHT and first < z < last:
                 nodes[count, 0], weights[count] = z, w
                 count += 1
         if count == BLOCK or (k == width and count > 0):
@@ -135,7 +149,7 @@ def _elbo_of(sums, window):
 
 @inlined
 def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
-    """(status, ELBO, its error, nodes) of N(mu, sigma**2) truncated to [low, high]; the sums are left."""
+    """(status, ELBO, its error, nodes) of N(mu, sigma**2) truncated to [low, high]; `sums` are written."""
     window = _window(mu, sigma, low, high)
     value, change, nodes = math.nan, math.inf, 0
     for level in range(LEVELS):
@@ -153,11 +167,32 @@ def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
 
 
 @inlined
+def _natural_gradient(sums, mu, sigma, centre, scale):
+    """(old1, old2, d1, d2, norm): log q is old1 u + old2 u**2 + const., and the step changes these by d1, d2.
+
+    Least squares of f on 1, u, u**2 under q; the norm is that of the change in Fisher's metric.
+    """
+    t = sums[0]
+    m1, m2, m3, m4 = sums[1] / t, sums[2] / t, sums[3] / t, sums[4] / t
+    f0, f1, f2 = sums[5] / t, sums[6] / t, sums[7] / t
+    c11, c12, c22 = m2 - m1 * m1, m3 - m1 * m2, m4 - m2 * m2
+    g1, g2 = f1 - m1 * f0, f2 - m2 * f0
+    det = c11 * c22 - c12 * c12
+    b2 = (c11 * g2 - c12 * g1) / det
+    b1 = (g1 - c12 * b2) / c11
+    old2 = -0.5 * scale * scale / (sigma * sigma)
+    old1 = -2.0 * old2 * (mu - centre) / scale
+    d1, d2 = b1 - old1, b2 - old2
+    norm = math.sqrt(max(c11 * d1 * d1 + 2.0 * c12 * d1 * d2 + c22 * d2 * d2, 0.0))
+    return old1, old2, d1, d2, norm
+
+
+@inlined
 def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, trace, report):
     """Fit a Gaussian truncated to [low, high] to a log joint of one coordinate.
 
-    Natural gradient steps: the best quadratic for the log joint under q, in the sense of least squares, is
-    the next q. For a log joint that is quadratic on the interval that is the answer.
+    Natural-gradient steps: the next q is the exponential of the quadratic that fits the log joint best under
+    q, in least squares. One step is exact for a log joint that is quadratic on the interval.
 
     Parameters
     ----------
@@ -210,19 +245,7 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
             break
         window = _window(mu, sigma, low, high)
         centre, scale = window.centre, window.scale
-        # Least squares of f on 1, u, u**2 under q.
-        t = sums[0]
-        m1, m2, m3, m4 = sums[1] / t, sums[2] / t, sums[3] / t, sums[4] / t
-        f0, f1, f2 = sums[5] / t, sums[6] / t, sums[7] / t
-        c11, c12, c22 = m2 - m1 * m1, m3 - m1 * m2, m4 - m2 * m2
-        g1, g2 = f1 - m1 * f0, f2 - m2 * f0
-        det = c11 * c22 - c12 * c12
-        b2 = (c11 * g2 - c12 * g1) / det
-        b1 = (g1 - c12 * b2) / c11
-        old2 = -0.5 * scale * scale / (sigma * sigma)
-        old1 = -2.0 * old2 * (mu - centre) / scale
-        d1, d2 = b1 - old1, b2 - old2
-        norm = math.sqrt(max(c11 * d1 * d1 + 2.0 * c12 * d1 * d2 + c22 * d2 * d2, 0.0))
+        old1, old2, d1, d2, norm = _natural_gradient(sums, mu, sigma, centre, scale)
         if not norm < math.inf:
             status = STUCK
             break
@@ -230,17 +253,17 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
             status = CONVERGED if error <= rtol * (1.0 + abs(value)) + 1e-12 else UNRESOLVED
             break
         rho, moved = 1.0, False
-        for _ in range(30):
+        for _ in range(MOST_TRIES):
             new2 = old2 + rho * d2
             new1 = old1 + rho * d1
-            if new2 < 0.02 * old2:
+            if new2 < LEAST_PRECISION * old2:
                 new_sigma = scale / math.sqrt(-2.0 * new2)
                 new_mu = centre - scale * new1 / (2.0 * new2)
                 fault_, new_value, new_error, n = elbo(
                     log_joint, data, new_mu, new_sigma, low, high, rtol, space, trial
                 )
                 evaluations += n
-                if fault_ == FINE and new_value >= value - 4.0 * (error + new_error):
+                if fault_ == FINE and new_value >= value - DOUBT * (error + new_error):
                     moved = True
                     break
             rho *= 0.5
