@@ -320,7 +320,8 @@ def grid_projections(grid, family, means, chols, tolerance, space, reports):
         value, _ = _evaluate_on_grid(grid, mean, chol, space, moments)
         used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts.layout), parts)
         norm = dual_length(parts.gradient, parts.layout, family, 2, used)
-        insert(means, chols, reports, s, count, Report(value, 0.0, norm, 0, CONVERGED), space)
+        report = Report(value, 0.0, norm, 0, CONVERGED)
+        insert(means, chols, reports, s, count, report, space.trial_mean, space.trial_chol)
         count += 1
     for i in range(count):
         reports[i, 3] = nodes_used

@@ -351,7 +351,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
     count, seen, total = 0, 0, 0
     kept_minimum = False
     if given == 0:
-        given = starts(mixture, start_means, start_chols, space)
+        given = starts(mixture, start_means, start_chols, space.matrices, space.mean, space.vectors)
     for s in range(given):
         mean, chol = start_means[s], start_chols[s]
         restrict(family, chol, space.vectors)
@@ -374,7 +374,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
         kept_minimum = kept_minimum or minimum
         if is_known(mean, chol, start_means, start_chols, count, SAME, space.vectors):
             continue
-        insert(start_means, start_chols, reports, s, count, report, space)
+        insert(start_means, start_chols, reports, s, count, report, space.trial_mean, space.trial_chol)
         count += 1
     for i in range(count):
         reports[i, 3] = total
