@@ -98,12 +98,14 @@ def _growth(v, change):
 
 @inlined
 def _start(y, b, first, slope, density):
+    """Write the densities along a row, times the weights of the rule."""
     for j in range(y.size):
         density[j] = _density(slope * (y[j] - first), b[j])
 
 
 @inlined
 def _grow(y, first, slope, change, growth):
+    """Write the factors from each row to the next."""
     for j in range(y.size):
         growth[j] = _growth(slope * (y[j] - first), change)
 
