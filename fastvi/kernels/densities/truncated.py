@@ -9,12 +9,11 @@ import math
 
 from ..compiler import kernel
 
-#: Range and step of the rule. At its ends, pi sinh(3.4) = 47, a node is 4e-21 of the interval from the end of
-#: it.
+#: Range and coarsest step of the rule in t. Outside is exp(-pi sinh(3.4)) = 4e-21 of the interval.
 REACH = 3.4
 STEP = 0.2
 
-#: Fraction of STEP that the moments of a truncated Gaussian are computed with.
+#: Halvings of that step for moments, as a factor.
 MOMENTS_STEP = 1.0 / 8.0
 
 #: From this many standard deviations on, log Phi is computed from its asymptotic series.
@@ -30,7 +29,7 @@ def span(mu, sigma, low, high):
 
 
 @kernel
-def _node(t, first, last):
+def tanh_sinh_node(t, first, last):
     """(z, weight) of the node at t of the tanh-sinh rule on [first, last]."""
     s = math.pi * math.sinh(t)
     e = math.exp(-abs(s))
@@ -84,7 +83,7 @@ def moments(mu, sigma, low, high, out):
         out[i] = 0.0
     total = 0.0
     for k in range(-width, width + 1):
-        z, weight = _node(k * step, first, last)
+        z, weight = tanh_sinh_node(k * step, first, last)
         square = ((z - mu) / sigma) ** 2
         w = weight * math.exp(-0.5 * square - top)
         total += w
@@ -93,7 +92,7 @@ def moments(mu, sigma, low, high, out):
     out[0] = mode + out[0] / total
     out[2] /= total
     for k in range(-width, width + 1):
-        z, weight = _node(k * step, first, last)
+        z, weight = tanh_sinh_node(k * step, first, last)
         w = weight * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
         out[1] += w * (z - out[0]) ** 2
     out[1] /= total

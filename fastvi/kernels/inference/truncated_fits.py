@@ -13,7 +13,7 @@ import numpy as np
 
 from ..borrowing import borrow, named
 from ..compiler import inlined, kernel
-from ..densities.truncated import REACH, STEP, _place, span
+from ..densities.truncated import REACH, STEP, span, tanh_sinh_node
 from ..models.calling import tabulate
 from ..models.evaluation import BLOCK, status_of
 from ..numerics.matrices import copy_vector
@@ -108,7 +108,7 @@ def _add_level(log_joint, data, level, window, space, sums):
     count, used = 0, 0
     for k in range(-width, width + 1):
         if level == 0 or k % 2 != 0:
-            z, w = _place(k * step, first, last)
+            z, w = tanh_sinh_node(k * step, first, last)
             w *= step * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
             if w > LEAST_WEIGHT and first < z < last:
                 nodes[count, 0], weights[count] = z, w

@@ -271,7 +271,7 @@ def decay(x):
 
 @formula
 def times_expm1(p, x):
-    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; only the result must be in range."""
+    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; only the result must fit."""
     k, r = _exp_reduced(-760.0 if x < -760.0 else x)
     one, f = _two_powers(k)
     e = p * one
@@ -291,7 +291,7 @@ PI_LOW = 1.2154201013012384e-10
 
 @formula
 def cos_sin(x):
-    """(cos x, sin x) for |x| < 1e6, with an error of 3e-16: Taylor series after reduction to [-pi/2, pi/2]."""
+    """(cos x, sin x) for |x| < 1e6, with an error of 3e-16: reduced to [-pi/2, pi/2], then Taylor series."""
     k = (x * (1.0 / math.pi) + ROUNDER) - ROUNDER
     r = (x - k * PI_HIGH) - k * PI_LOW
     # The sign is (-1)**k: `odd` is 0 for an even k and +-1/2 for an odd one.

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 
-from ..borrowing import borrow, named
-from ..compiler import exported, kernel
+from ..compiler import kernel
 from ..densities.gaussians import gaussian_kl
 from ..densities.mixtures import find_mode, mixture_moments, pair_moments
 from ..numerics.matrices import cholesky, copy_matrix, copy_vector, solve_lower
-from .optimum import SAME_START, Workspace, read, write
+from .optimum import SAME_START, read, write
 
 
 @kernel
@@ -24,21 +23,18 @@ def is_known(mean, chol, all_means, all_chols, count, same, space):
     return False
 
 
-@exported
-def starts(mixture, start_means, start_chols, space):
+@kernel
+def starts(mixture, start_means, start_chols, matrices, gradient, vectors):
     """Write the starts and return their number.
 
     These are the components, the Gaussian with the moments of the mixture, those with the moments of each
     pair of components (for more than two components), and the Laplace approximations at the modes. The
-    mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. `space` is a
-    `workspace`.
+    mixture is (log_weights, means, chols). There must be room for K (K + 3) / 2 + 1 starts. Scratch space:
+    three `matrices` (D, D), `gradient` (D,), `vectors` (2 D).
     """
-    log_weights, means, chols = borrow(mixture)
-    start_means, start_chols = borrow(start_means), borrow(start_chols)
-    space = named(Workspace, borrow(space))
+    log_weights, means, chols = mixture
     components, dim = means.shape
-    one, two, three = space.matrices
-    gradient = space.trial_mean
+    one, two, three = matrices
     count = 0
     for k in range(components):
         if log_weights[k] > -math.inf:
@@ -60,7 +56,7 @@ def starts(mixture, start_means, start_chols, space):
     for k in range(components):
         z = start_means[count]
         copy_vector(means[k], z)
-        if not find_mode(log_weights, means, chols, z, gradient, two, three, space.vectors) or not cholesky(
+        if not find_mode(log_weights, means, chols, z, gradient, two, three, vectors) or not cholesky(
             two, two
         ):
             continue
@@ -77,16 +73,18 @@ def starts(mixture, start_means, start_chols, space):
                     s += three[i, a] * three[j, a]
                 one[i, j] = s
         if cholesky(one, start_chols[count]) and not is_known(
-            z, start_chols[count], start_means, start_chols, count, SAME_START, space.vectors
+            z, start_chols[count], start_means, start_chols, count, SAME_START, vectors
         ):
             count += 1
     return count
 
 
 @kernel
-def insert(all_means, all_chols, reports, s, count, report, space):
-    """Insert optimum `s` with its report into the list of the first `count`, sorted by divergence."""
-    mean, chol = space.trial_mean, space.trial_chol
+def insert(all_means, all_chols, reports, s, count, report, mean, chol):
+    """Insert optimum `s` with its report into the list of the first `count`, sorted by divergence.
+
+    Scratch space: `mean` (D,), `chol` (D, D).
+    """
     copy_vector(all_means[s], mean)
     copy_matrix(all_chols[s], chol)
     i = count

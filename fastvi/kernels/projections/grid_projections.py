@@ -98,12 +98,14 @@ def _growth(v, change):
 
 @inlined
 def _start(y, b, first, slope, density):
+    """Write the densities along a row, times the weights of the rule."""
     for j in range(y.size):
         density[j] = _density(slope * (y[j] - first), b[j])
 
 
 @inlined
 def _grow(y, first, slope, change, growth):
+    """Write the factors from each row to the next."""
     for j in range(y.size):
         growth[j] = _growth(slope * (y[j] - first), change)
 
@@ -319,8 +321,8 @@ def grid_projections(grid, family, means, chols, tolerance, space, reports):
             continue
         value, _ = _evaluate_on_grid(grid, mean, chol, space, moments)
         used = newton.differentiate(moments, family, 2, newton.lay_out(family, 2, parts), parts)
-        norm = dual_length(used, parts)
-        insert(means, chols, reports, s, count, Report(value, 0.0, norm, 0, CONVERGED), space)
+        report = Report(value, 0.0, dual_length(used, parts), 0, CONVERGED)
+        insert(means, chols, reports, s, count, report, space.trial_mean, space.trial_chol)
         count += 1
     for i in range(count):
         reports[i, 3] = nodes_used

@@ -60,10 +60,8 @@ CUBIC = 10.0
 #: Shares of the tolerance that these two may take.
 MODEL_SHARE, CORRECTION_SHARE = 0.1, 0.3
 
-#: Length of the last step. It leaves a gradient of at most LEFT times the square of the one before (Newton's
-#: method).
-LAST = 1e-6
-LEFT = 10.0
+#: Length of the last step, and the bound of the gradient after it over the square of the gradient before it.
+LAST, GRADIENT_AFTER = 1e-6, 10.0
 
 #: Most Newton steps after the descent: two are usual.
 MOST_ROUNDS = 20
@@ -91,13 +89,13 @@ def _evaluate_roughly(mixture, mean, chol, space, moments):
     dim = mean.size
     steps, shift = quadrature.lattice.steps, quadrature.lattice.shift
     clear_vector(shift)
-    first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
+    first, second, log_peak = _in_frame(mixture, mean, chol, chol, quadrature)
     table = quadrature.by_rows.polynomials
-    error, nodes = contours.expect(second, own, dim, ROUGH_ERROR, contours.ROUGH, table, moments)
+    error, nodes = contours.expect(second, log_peak, dim, ROUGH_ERROR, contours.ROUGH, table, moments)
     if error <= ROUGH_ERROR:
         return moments[0], nodes
     set_steps(first, second, dim, ROUGH_STEP, ROUGH_RADIUS, ROUGH_NODES, steps)
-    nodes = integrate_moments(second, own, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
+    nodes = integrate_moments(second, log_peak, dim, steps, shift, ROUGH_RADIUS, quadrature, moments)
     return moments[0], nodes
 
 
@@ -107,10 +105,11 @@ _descend = specialise(newton.descend, "_descend", merged, evaluate=_evaluate_rou
 @merged
 def _report(value, error, gradient, gradient_error, nodes, status):
     """The `Report` of an optimum, its divergence not below zero."""
+    norm = GRADIENT_AFTER * gradient * gradient if status == CONVERGED else gradient
     return Report(
         kl=max(value, 0.0),
         error=error + ROUNDING * abs(value),
-        gradient_norm=(LEFT * gradient * gradient if status == CONVERGED else gradient) + gradient_error,
+        gradient_norm=norm + gradient_error,
         evaluations=nodes,
         status=status,
     )
@@ -125,11 +124,11 @@ def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
     count = lay_out(family, dim, parts)
     nodes = 0
     for _ in range(MOST_ROUNDS):
-        first, second, own = _in_frame(mixture, mean, chol, chol, quadrature)
+        first, second, log_peak = _in_frame(mixture, mean, chol, chol, quadrature)
         floor = rounding(first, second)
         tolerance = max(0.5 * rtol * min(abs(guess), 1.0), 2.0 * floor)
         table = quadrature.by_rows.polynomials
-        error, n = contours.expect(second, own, dim, tolerance, contours.USUAL, table, moments)
+        error, n = contours.expect(second, log_peak, dim, tolerance, contours.USUAL, table, moments)
         nodes += n
         guess = moments[0]
         size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
@@ -187,7 +186,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
     for _ in range(MOST_ROUNDS):
         if not framed:
             copy_matrix(chol, factor)
-        first, second, own = _in_frame(mixture, mean, chol, factor, quadrature)
+        first, second, log_peak = _in_frame(mixture, mean, chol, factor, quadrature)
         dropped = drop_negligible(second, dim, quadrature)
         if not framed:
             if not has_diagonal_factor(family):
@@ -195,7 +194,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             floor = rounding(first, second)
             radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
-        nodes += integrate_moments(second, own, dim, steps, shift, radius, quadrature, moments)
+        nodes += integrate_moments(second, log_peak, dim, steps, shift, radius, quadrature, moments)
         if corrected:
             for i in range(MOMENTS):
                 moments[i] += correction[i]
@@ -204,7 +203,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
             error, gradient_error, gradient_change, n, holds = refine_moments(
-                second, own, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
+                second, log_peak, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
             )
             nodes += n
             value = moments[0]
@@ -328,7 +327,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
     count, seen, total = 0, 0, 0
     kept_minimum = False
     if given == 0:
-        given = starts(mixture, start_means, start_chols, space)
+        given = starts(mixture, start_means, start_chols, space.matrices, space.mean, space.vectors)
     for s in range(given):
         mean, chol = start_means[s], start_chols[s]
         restrict(family, chol, space.vectors)
@@ -351,7 +350,7 @@ def i_projections(mixture, family, given, start_means, start_chols, rtol, space,
         kept_minimum = kept_minimum or minimum
         if is_known(mean, chol, start_means, start_chols, count, SAME, space.vectors):
             continue
-        insert(start_means, start_chols, reports, s, count, report, space)
+        insert(start_means, start_chols, reports, s, count, report, space.trial_mean, space.trial_chol)
         count += 1
     for i in range(count):
         reports[i, 3] = total
