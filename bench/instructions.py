@@ -1,7 +1,8 @@
 """What the compiler made of the hot loops: ``python -m bench.instructions``.
 
 Counts the instructions of each one's innermost loop in the assembly. Seconds differ from run to run; these
-figures are the same on every machine with the same instruction set, and tests/test_vectorised.py holds them.
+figures are the same on every machine with the same instruction set: tests/kernels/test_vectorised.py checks
+them.
 
 Only from Numba and fastvi's kernels: the test loads this file by itself, without this package's environment.
 """
@@ -69,9 +70,9 @@ HOT = {
     "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "projection, contour": (contours._sums, (_ROW, _ROW, _ROW, _X, types.UniTuple(_X, 2), _SIX)),
-    "projection, kl of a node": (moments_._weigh_own, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
+    "projection, kl of a node": (moments_._weigh_from_gaussian, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
     "projection, moments of a row": (lattice_rows._row_sums, (_ROW, _ROW, _ROW)),
-    "projection, moments": (moments_._moments, (_ROW, _ROW, _ROW)),
+    "projection, moments": (moments_.weighted_powers, (_ROW, _ROW, _ROW)),
     "elbo, moments in 1-D": (expectations._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (expectations._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
     "elbo, tails": (expectations._shells, (_ROW, _ROW, _X, _X)),

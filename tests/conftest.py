@@ -1,4 +1,4 @@
-"""What all tests share: a fixture, and the compiled kernels, for which test processes wait for each other.
+"""What all tests share: fixtures, and the compiled kernels, for which test processes wait for each other.
 
 Kernels are cached on disk, but processes that start together would all compile the same ones: that is a third
 of their time. So whoever compiles one holds a lock on it, and the next finds it in the cache.
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
@@ -20,6 +21,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+# Programs are run by tests, not imported to look for doctests.
+collect_ignore = ["programs"]
 
 _LOCKS = Path(numba.config.CACHE_DIR or tempfile.gettempdir()) / "fastvi-locks"
 _compile = Dispatcher.compile
@@ -48,3 +52,10 @@ def counted():
     yield
     if not was:
         _nrt_python.memsys_disable_stats()
+
+
+@pytest.fixture
+def quiet():
+    """Plain kernels divide by zero where compiled ones do, and NumPy's scalars would warn of it."""
+    with np.errstate(all="ignore"):
+        yield

@@ -13,12 +13,10 @@ import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
-from divergence_rows import EVERY, OF_DISTRIBUTIONS, OF_ORDER, ROOTED, arrays
 from numba.core.runtime import rtsys
 from scipy import LowLevelCallable, integrate, stats
 
@@ -26,10 +24,11 @@ import fastvi as fv
 from fastvi import cfuncs
 from fastvi.cfuncs import FitResult, Mass, Status, Support
 from fastvi.kernels.discrete.registry import BY_TERM, ROWS
+from helpers.divergence_rows import EVERY, OF_DISTRIBUTIONS, OF_ORDER, ROOTED, arrays
+from helpers.programs import PROGRAMS, ROOT, environment, run_program
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
-HERE = Path(__file__).parent
 WORDS = {Mass.UNIT: "unit", Mass.NORMALIZE: "normalize", Mass.ANY: "any"}
 
 c = np.ctypeslib.as_ctypes
@@ -372,11 +371,7 @@ def test_a_function_is_made_once_and_kept(monkeypatch):
 
 
 def test_importing_compiles_nothing():
-    code = (
-        "import sys, fastvi; assert 'fastvi.cfuncs' not in sys.modules\n"
-        "from fastvi import cfuncs; cfuncs.header(), dir(cfuncs); assert not cfuncs._loaded"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_program("load_cfuncs")
 
 
 def test_all_functions_are_declared_everywhere():
@@ -409,7 +404,7 @@ def test_declarations_fit_the_types_of_ctypes():
 
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory):
-    """A function that compiles a file of `embedding` with some flags, and gives the path of what it made."""
+    """A function that compiles a program with some flags, and gives the path of what it made."""
     names = [shlex.split(sysconfig.get_config_var("CC") or "cc")[0], "cc", "gcc", "clang"]
     cc = next(filter(None, map(shutil.which, names)), None)
     if cc is None or os.name != "posix":
@@ -453,14 +448,13 @@ def test_a_c_program_that_embeds_python(compiler, tmp_path):
     _, trouble = compiler(probe, "probe", *embedding_flags())
     if trouble:
         pytest.skip(f"Python cannot be embedded here: {trouble.splitlines()[-1]}")
-    program, trouble = compiler(HERE / "embedding" / "program.c", "program", *embedding_flags())
+    program, trouble = compiler(PROGRAMS / "embedding.c", "program", *embedding_flags())
     assert trouble == ""
-    environment = {
-        **os.environ,
-        "PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}",
-        "PYTHONPATH": os.pathsep.join([str(Path(fv.__file__).parents[1]), *filter(None, sys.path)]),
-    }
-    done = subprocess.run([program], env=environment, capture_output=True, text=True)
+    env = environment(
+        PYTHONHOME=f"{sys.base_prefix}:{sys.base_exec_prefix}",
+        PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    )
+    done = subprocess.run([program], env=env, capture_output=True, text=True)
     assert done.stderr == ""
     assert done.returncode == 0
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -480,9 +474,7 @@ def test_a_c_program_that_embeds_python(compiler, tmp_path):
 
 
 def test_two_c_threads_at_once(compiler):
-    library, trouble = compiler(
-        HERE / "embedding" / "threads.c", "threads.so", "-shared", "-fPIC", "-pthread", "-lm"
-    )
+    library, trouble = compiler(PROGRAMS / "threads.c", "threads.so", "-shared", "-fPIC", "-pthread", "-lm")
     assert trouble == ""
     run = ctypes.CDLL(str(library)).in_two_threads
     run.argtypes = ctypes.c_void_p, ctypes.c_void_p

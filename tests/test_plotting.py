@@ -1,9 +1,6 @@
 """Pictures: what is drawn, and that no display is needed. How they look is for people to judge."""
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 import fastvi as fv
-from fastvi import tour as tours
 from fastvi.plotting import plot_grid, plot_posterior, plot_projection, plot_trace
+from helpers.programs import run_program
 
 
 @pytest.fixture(scope="module")
@@ -262,68 +259,6 @@ def test_what_is_no_fit_is_named(fits, call, error, message):
 
 
 def test_no_display_is_needed_and_pyplot_is_left_alone(tmp_path):
-    code = (
-        "import sys, fastvi as fv\n"
-        "from fastvi.plotting import plot_projection\n"
-        "p = fv.Gaussian([0, 0], [[1, 0], [0, 1]])\n"
-        f"plot_projection(p).figure.savefig({str(tmp_path / 'p.png')!r})\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")
-    }
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    nowhere = dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND"))
+    run_program("plot_without_display", tmp_path / "p.png", **nowhere)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_importing_fastvi_does_not_import_matplotlib_or_scipy_stats():
-    code = (
-        "import sys, fastvi\n"
-        "fastvi.i_projection(fastvi.Gaussian(0, 1))\n"
-        "assert not {'matplotlib', 'scipy.stats'} & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_tour_fits_old_faithful_projects_and_draws_it(tmp_path, capsys):
-    tours.projections(tours.Tour(tmp_path))
-    said = capsys.readouterr().out
-    assert "-1130.26396" in said
-    assert "0.5846317" in said
-    assert "0.4392386" in said
-    for name in ("em_trace.png", "old_faithful.png", "three_optima.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    three = said[said.index("A mixture of three") :]
-    assert three.count("±") == 4  # the M-projection, and three optima
-
-
-def test_tour_reads_the_worked_example_in_three_ways(tmp_path, capsys):
-    tours.worked_example(tours.Tour(tmp_path))
-    whole, wrong, right = capsys.readouterr().out.split("\n\n")[1:]
-    rows = np.array([line.split() for line in whole.splitlines()[3:11]], float)
-    mu = rows[:, 0]
-    np.testing.assert_allclose(rows[:, 1], 1.0 - mu, atol=2e-5)
-    np.testing.assert_allclose(mu[1:], mu[:-1] + 0.5 * (1.0 - mu[:-1]), atol=2e-5)
-    np.testing.assert_allclose(rows[:, 4], 0.5 * (mu - 1.0) ** 2, atol=2e-5)
-    np.testing.assert_array_equal(rows[:, 5], -1.5)
-    assert "ELBO -inf: q is a Gaussian on the whole line" in wrong
-    assert "-1.672754" in wrong
-    assert right.count("-1.672753779 ±") == 3  # the evidence twice, and one ELBO
-    assert "KL 0.157428944" in right
-    assert (tmp_path / "worked_example.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_tour_integrates_the_schools_out_rightly():
-    y, sigma, mu, tau = np.array([28.0]), np.array([15.0]), 3.0, 7.0
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    log_density = np.array([tours._schools_log_joint([mu, tau, e], y, sigma) for e in nodes])
-    integral = math.log((weights * np.exp(log_density + 0.5 * nodes**2)).sum())
-    assert tours._collapsed_log_joint([mu, tau], y, sigma) == pytest.approx(integral, rel=1e-12)
-
-
-def test_tour_does_without_matplotlib(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fastvi.plotting", None)
-    monkeypatch.delattr(fv, "plotting")
-    tours.Tour(tmp_path).draw("x.png", lambda plotting: pytest.fail("there is nothing to draw with"))
-    assert "no x.png: pictures need matplotlib" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())

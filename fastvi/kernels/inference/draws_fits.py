@@ -92,6 +92,8 @@ class Workspace(NamedTuple):
     alphas: Any  #: (MEMORY,)
     curvature: Any  #: (3,) int64, see BEGIN
     points: Any  #: (BLOCK, D) a block of draws from q
+    gradients: Any  #: (BLOCK, D) of the log joint there, in the model's own coordinates
+    latent_gradients: Any  #: (BLOCK, D) of log joint + log-Jacobian, in latent coordinates
     mean_gradient: Any  #: (D,) without the entropy
     factor_gradient: Any  #: (D, D) the same, lower triangle
     mean: Any  #: (D,)
@@ -140,6 +142,8 @@ def workspace(family, latent, dim):
         np.empty(MEMORY),
         np.empty(MEMORY),
         np.zeros(3, np.int64),
+        np.empty((BLOCK, latent)),
+        np.empty((BLOCK, dim)),
         np.empty((BLOCK, latent)),
         np.empty(latent),
         np.empty((latent, latent)),
@@ -213,12 +217,12 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal,
     for low in range(0, count, BLOCK):
         n = min(BLOCK, count - low)
         _place(mean, factor, diagonal, draws, low, n, points, space.row)
-        status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, sides, points, panel)
+        status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, sides, space)
         used += more
         if status != FINE:
             return status, math.inf, used
         for s in range(n):
-            e, g = draws[low + s], panel.latent_gradients[s]
+            e, g = draws[low + s], space.latent_gradients[s]
             total += panel.values[s]
             for i in range(dim):
                 mean_gradient[i] -= g[i]
@@ -424,7 +428,7 @@ def average(log_joint, problem, draws, mean, factor, panel, values):
     total = 0.0
     for low in range(0, draws.shape[0], BLOCK):
         n = min(BLOCK, draws.shape[0] - low)
-        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.latent_gradients[0])
+        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.values)
         status = evaluate(log_joint, problem, n, panel)
         if status == FINE:
             status = fault(problem, n, panel)

@@ -34,8 +34,9 @@ def sides_for(tolerance, root, scale):
 
 
 @kernel
-def _differences(log_joint, problem, count, scale, sides, points, panel):
+def _differences(log_joint, problem, count, scale, sides, space):
     """Differences to one side or to both at `count` points, and the values there; (status, evaluations)."""
+    points, panel = space.points, space.panel
     dim = scale.size
     each = sides * dim + 1
     step = DIFFERENCE if sides == 2 else ONE_SIDED
@@ -66,13 +67,14 @@ def _differences(log_joint, problem, count, scale, sides, points, panel):
                 up = row + 1 + i
                 down = up + dim if sides == 2 else row
                 rise = (values[up] - values[down]) + (log_jacobian[up] - log_jacobian[down])
-                panel.latent_gradients[low + k, i] = rise / (sides * step * scale[i])
+                space.latent_gradients[low + k, i] = rise / (sides * step * scale[i])
     return FINE, used
 
 
 @kernel
-def _given(log_joint_grad, problem, count, points, panel):
+def _given(log_joint_grad, problem, count, space):
     """The user's gradients at `count` points, in the latent coordinates; (status, evaluations)."""
+    points, panel = space.points, space.panel
     kinds, bounds = problem.kinds, problem.bounds
     real = is_real(kinds)
     if real:
@@ -82,7 +84,7 @@ def _given(log_joint_grad, problem, count, points, panel):
     else:
         to_support(kinds, bounds, points, count, panel.z, panel.log_jacobian)
     places = panel.latent if real else panel.z
-    failed = tabulate_gradients(log_joint_grad, problem.data, places, count, panel.log_joint, panel.gradients)
+    failed = tabulate_gradients(log_joint_grad, problem.data, places, count, panel.log_joint, space.gradients)
     if failed != 0:
         point_out(problem, failed - 1, panel)
         return RAISED, count
@@ -93,37 +95,37 @@ def _given(log_joint_grad, problem, count, points, panel):
         panel.values[n] = panel.log_joint[n] + (0.0 if real else panel.log_jacobian[n])
         if real:
             for i in range(kinds.size):
-                panel.latent_gradients[n, i] = panel.gradients[n, i]
+                space.latent_gradients[n, i] = space.gradients[n, i]
         else:
-            pull_back(kinds, bounds, points[n], panel.z[n], panel.gradients[n], panel.latent_gradients[n])
+            pull_back(kinds, bounds, points[n], panel.z[n], space.gradients[n], space.latent_gradients[n])
     return FINE, count
 
 
-def gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
-    """Write values and latent gradients of a panel at `count` <= BLOCK latent points; (status, evaluations).
+def gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, space):
+    """Write values and gradients at `count` <= BLOCK latent points of a space; (status, evaluations).
 
     Without a `log_joint_grad` (None, or the address 0) by differences to one side or to both: `sides` is 1
     or 2.
     """
     if log_joint_grad is None:
-        return _differences(log_joint, problem, count, scale, sides, points, panel)
-    return _given(log_joint_grad, problem, count, points, panel)
+        return _differences(log_joint, problem, count, scale, sides, space)
+    return _given(log_joint_grad, problem, count, space)
 
 
 @overload(gradients_at)
-def _overload_gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
+def _overload_gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, space):
     if isinstance(log_joint_grad, types.NoneType | types.Omitted):
-        return lambda log_joint, log_joint_grad, problem, count, scale, sides, points, panel: _differences(
-            log_joint, problem, count, scale, sides, points, panel
+        return lambda log_joint, log_joint_grad, problem, count, scale, sides, space: _differences(
+            log_joint, problem, count, scale, sides, space
         )
     if isinstance(log_joint_grad, types.Integer):
 
-        def by_address(log_joint, log_joint_grad, problem, count, scale, sides, points, panel):
+        def by_address(log_joint, log_joint_grad, problem, count, scale, sides, space):
             if log_joint_grad == 0:
-                return _differences(log_joint, problem, count, scale, sides, points, panel)
-            return _given(log_joint_grad, problem, count, points, panel)
+                return _differences(log_joint, problem, count, scale, sides, space)
+            return _given(log_joint_grad, problem, count, space)
 
         return by_address
-    return lambda log_joint, log_joint_grad, problem, count, scale, sides, points, panel: _given(
-        log_joint_grad, problem, count, points, panel
+    return lambda log_joint, log_joint_grad, problem, count, scale, sides, space: _given(
+        log_joint_grad, problem, count, space
     )

@@ -33,8 +33,6 @@ class Panel(NamedTuple):
     log_jacobian: Any  #: (rows,)
     values: Any  #: (rows,) for their sum, or an integrand
     where: Any  #: (D,) a point where something was wrong, in the model's coordinates
-    gradients: Any  #: (BLOCK, D) of the log joint in z
-    latent_gradients: Any  #: (BLOCK, R) of the sum in the latent coordinates
 
 
 @kernel
@@ -48,8 +46,6 @@ def workspace(latent, dim):
         np.empty(rows),
         np.empty(rows),
         np.empty(dim),
-        np.empty((BLOCK, dim)),
-        np.empty((BLOCK, latent)),
     )
 
 

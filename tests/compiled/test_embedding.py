@@ -1,0 +1,301 @@
+"""fastvi inside programs of others: nothing here but public names, as a stranger would write it."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+from numba import njit, prange
+from numba.core.errors import TypingError
+
+import fastvi as fv
+from helpers.programs import run_program
+
+pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
+
+
+def plane(seed):
+    """A mean and a covariance in two dimensions."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((2, 2)) + 2.0 * np.eye(2)
+    return rng.standard_normal(2), root @ root.T
+
+
+P = fv.GaussianMixture([0.3, 0.7], [[-3, 0.5], [3, 0]], [np.eye(2), [[1, 0.3], [0.3, 0.5]]])
+
+
+# Distributions.
+
+
+@njit
+def of_gaussians(mean, cov, z, q):
+    p = fv.Gaussian(mean, cov)
+    return p, p.dim, p.mean, p.cov, p.cholesky, p.logpdf(z), p.pdf(z), p.entropy(), fv.kl(p, q), fv.kl(q, p)
+
+
+def test_gaussians_are_what_they_are_in_python():
+    mean, cov = plane(0)
+    q = fv.Gaussian(*plane(1))
+    z = np.array([[0.1, 0.2], [1.0, -1.0]])
+    p, dim, m, c, factor, logpdf, pdf, entropy, there, back = of_gaussians(mean, cov, z, q)
+    own = fv.Gaussian(mean, cov)
+    assert isinstance(p, fv.Gaussian)
+    assert p == own or np.allclose(p.cov, own.cov, rtol=1e-15)
+    assert dim == 2
+    np.testing.assert_array_equal(m, own.mean)
+    np.testing.assert_allclose(c, cov, rtol=1e-15)
+    np.testing.assert_allclose(factor, own.cholesky, rtol=1e-15)
+    np.testing.assert_allclose(logpdf, own.logpdf(z), rtol=1e-14)
+    np.testing.assert_allclose(pdf, own.pdf(z), rtol=1e-14)
+    assert math.isclose(entropy, own.entropy(), rel_tol=1e-14)
+    assert math.isclose(there, fv.kl(own, q), rel_tol=1e-14)
+    assert math.isclose(back, fv.kl(q, own), rel_tol=1e-14)
+
+
+@njit(parallel=True)
+def divergences_of_many(means, covs, q, out):
+    for i in prange(len(means)):
+        out[i] = fv.kl(fv.Gaussian(means[i], covs[i]), q)
+
+
+def test_one_bad_gaussian_marks_itself_only():
+    pairs = [plane(seed) for seed in range(20)]
+    means, covs = np.stack([m for m, _ in pairs]), np.stack([c for _, c in pairs])
+    q, out, expected = fv.Gaussian([0, 0], np.eye(2)), np.empty(20), np.empty(20)
+    for i, (m, c) in enumerate(pairs):
+        expected[i] = fv.kl(fv.Gaussian(m, c), q)
+    means[3, 1] = np.nan
+    covs[5] = [[1.0, 2.0], [2.0, 1.0]]  # not positive definite
+    covs[7] = [[1.0, 0.5], [0.4, 1.0]]  # not symmetric
+    divergences_of_many(means, covs, q, out)
+    bad = np.isin(np.arange(20), [3, 5, 7])
+    assert np.isnan(out[bad]).all()
+    np.testing.assert_allclose(out[~bad], expected[~bad], rtol=1e-13)
+
+
+@njit
+def of_numbers(mean, variance, z):
+    p = fv.Gaussian(mean, variance)
+    return p, p.logpdf(z)
+
+
+def test_one_dimension_takes_numbers():
+    p, value = of_numbers(1.0, 4.0, 2)
+    assert p == fv.Gaussian(1.0, 4.0)
+    assert math.isclose(value, fv.Gaussian(1.0, 4.0).logpdf(2.0), rel_tol=1e-15)
+    for variance in (0.0, -1.0, math.nan, math.inf):
+        assert math.isnan(of_numbers(1.0, variance, 2)[1])
+
+
+@njit
+def of_mixtures(weights, means, covs, z):
+    p = fv.GaussianMixture(weights, means, covs)
+    return p, p.dim, p.weights, p.mean, p.cov, p.logpdf(z), p.pdf(z)
+
+
+def test_mixtures_are_what_they_are_in_python():
+    z = np.array([0.5, -0.2])
+    p, dim, weights, mean, cov, logpdf, pdf = of_mixtures(P.weights, P.means, P.covs, z)
+    assert isinstance(p, fv.GaussianMixture)
+    assert dim == 2
+    for found, expected in (
+        (p.weights, P.weights),
+        (p.means, P.means),
+        (p.covs, P.covs),
+        (weights, P.weights),
+        (mean, P.mean),
+        (cov, P.cov),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+    assert math.isclose(logpdf, P.logpdf(z), rel_tol=1e-14)
+    assert math.isclose(pdf, P.pdf(z), rel_tol=1e-14)
+    assert math.isnan(of_mixtures(P.weights, P.means, P.covs, np.zeros(3))[5])  # of another dimension
+    for weights in ([0.3, 0.6], [-0.1, 1.1], [np.nan, 1.0], [1.0]):
+        assert math.isnan(of_mixtures(np.array(weights), P.means, P.covs, z)[5])
+
+
+@njit(nogil=True)
+def both_projections(p):
+    m = fv.m_projection(p)
+    return (
+        m,
+        fv.m_projection(p, "diag"),
+        fv.m_projection(p, "isotropic"),
+        fv.kl_estimate(p, m.q),
+        fv.i_projection(p),
+    )
+
+
+def test_projections_are_those_of_python_also_in_threads_without_the_gil():
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(both_projections, [P] * 8))
+    own_m, own_i = fv.m_projection(P), fv.i_projection(P)
+    for m, diagonal, round_, estimate, i in results:
+        for found, expected in (
+            (m.q, own_m.q),
+            (diagonal.q, fv.m_projection(P, "diag").q),
+            (round_.q, fv.m_projection(P, "isotropic").q),
+        ):
+            np.testing.assert_allclose(found.mean, expected.mean, atol=1e-13)
+            np.testing.assert_allclose(found.cov, expected.cov, atol=1e-13)
+        assert m.converged
+        assert abs(estimate.value - own_m.kl) <= estimate.error + own_m.error
+        assert len(i.optima) == len(own_i.optima) == 2
+        for found, expected in zip(i.optima, own_i.optima, strict=True):
+            assert found.converged
+            assert abs(found.kl - expected.kl) <= found.error + expected.error
+            np.testing.assert_allclose(found.q.mean, expected.q.mean, atol=1e-6)
+        assert i.q == i.optima[0].q == results[0][4].q  # the same bits in each thread
+        assert (i.kl, i.error, i.converged) == (i.optima[0].kl, i.optima[0].error, True)
+
+
+def test_what_has_no_projection_is_not_a_number():
+    p, *_ = of_mixtures(np.array([0.3, 0.6]), P.means, P.covs, np.zeros(2))
+    *_, estimate, i = both_projections(p)
+    assert math.isnan(estimate.value)
+    assert math.isnan(i.kl)
+    assert not i.converged
+
+
+# Models.
+
+
+@njit
+def log_joint(z, x):
+    """p(z) = exp(-z), p(x | z) = N(x | z, 1)."""
+    return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2.0 * math.pi)
+
+
+@njit(nogil=True)
+def fits_of_many(xs, mean, sd, elbo, converged):
+    for i in range(xs.size):
+        found = fv.fit(fv.Model(log_joint, 1, (xs[i],), "positive"))
+        mean[i], sd[i] = found.q.gaussian.mean[0], found.q.gaussian.cholesky[0, 0]
+        elbo[i], converged[i] = found.elbo.value, found.converged
+
+
+def test_whole_fits_in_a_users_loop():
+    xs = np.linspace(-2.0, 4.0, 12)
+    xs[4] = np.nan
+    mean, sd, elbo = np.empty(12), np.empty(12), np.empty(12)
+    converged = np.empty(12, bool)
+    fits_of_many(xs, mean, sd, elbo, converged)
+    assert converged.tolist() == [i != 4 for i in range(12)]
+    assert math.isnan(elbo[4])
+    model = fv.Model(log_joint, 1, data=(0.0,), support="positive")
+    for i in np.flatnonzero(converged):
+        own = fv.fit(model.with_data((xs[i],)))
+        assert abs(own.elbo.value - elbo[i]) <= 1e-9
+        assert abs(own.q.gaussian.mean[0] - mean[i]) <= 1e-7
+        assert abs(own.q.gaussian.cholesky[0, 0] - sd[i]) <= 1e-7
+
+
+@njit
+def all_of_a_model(model, q):
+    return q, fv.elbo(model, q), fv.elbo_grad(model, q), fv.log_evidence(model)
+
+
+def test_models_of_python_come_in():
+    model = fv.Model(log_joint, 1, data=(2.0,), support="positive")
+    q = fv.TransformedGaussian(fv.Gaussian(0.2, 0.5), "positive", 1)
+    again, bound, gradient, evidence = all_of_a_model(model, q)
+    assert isinstance(again, fv.TransformedGaussian)
+    assert again.support == ["positive"]
+    np.testing.assert_array_equal(again.gaussian.mean, q.gaussian.mean)
+    np.testing.assert_array_equal(again.gaussian.cholesky, q.gaussian.cholesky)
+    assert abs(bound.value - fv.elbo(model, q).value) <= 1e-12
+    expected = fv.elbo_grad(model, q)
+    assert abs(gradient.mean[0] - expected.mean[0]) <= 1e-10
+    assert abs(gradient.cholesky[0, 0] - expected.cholesky[0, 0]) <= 1e-10
+    assert abs(evidence.value - fv.log_evidence(model).value) <= evidence.error + 1e-12
+    other = fv.TransformedGaussian(fv.Gaussian(0.2, 0.5), ("lower", 1.0), 1)  # on another support
+    assert math.isnan(all_of_a_model(model, other)[1].value)
+    # New data of the same type compile nothing.
+    before = len(all_of_a_model.signatures)
+    _, bound, *_ = all_of_a_model(model.with_data((3.0,)), q)
+    assert len(all_of_a_model.signatures) == before
+    assert abs(bound.value - fv.elbo(model.with_data((3.0,)), q).value) <= 1e-12
+
+
+@njit
+def bound_of(q):
+    return fv.elbo(fv.Model(log_joint, 1, (2.0,), ("lower", 0.0)), q).value
+
+
+def test_a_gaussian_on_the_whole_line_has_mass_where_the_joint_is_zero():
+    assert bound_of(fv.Gaussian(1.0, 1.0)) == -math.inf
+
+
+# Nothing but errors of types: their messages name the function, and what it takes.
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (
+            lambda p, q: fv.kl(p, q),
+            (np.arange(3), np.arange(3)),
+            r"fastvi\.kl .*contiguous 1-D arrays of float",
+        ),
+        (
+            lambda p, q: fv.kl(p, q),
+            (np.ones(6)[::2], np.ones(3)),
+            r"fastvi\.kl .*contiguous 1-D arrays of float",
+        ),
+        (lambda p, q: fv.kl(p, q), (P, np.ones(3)), r"fastvi\.kl .*not fastvi\.GaussianMixture"),
+        (
+            lambda p: fv.i_projection(p, "round"),
+            (P,),
+            r"fastvi\.i_projection: family must be one of full, diag",
+        ),
+        (lambda p, f: fv.i_projection(p, f), (P, "full"), r"fastvi\.i_projection: family must be a constant"),
+        (
+            lambda p: fv.i_projection(p),
+            (np.ones(3),),
+            r"fastvi\.i_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (
+            lambda p: fv.m_projection(p),
+            (np.ones(3),),
+            r"fastvi\.m_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (lambda m, c: fv.Gaussian(m, c), (np.ones(2), np.ones(2)), r"fastvi\.Gaussian .*\(D,\) and \(D, D\)"),
+        (lambda w: fv.GaussianMixture(w, w, w), (np.ones(2),), r"fastvi\.GaussianMixture .*\(K,\), \(K, D\)"),
+        (lambda p: p.logpdf(np.arange(2)), (P,), r"logpdf .*a float array \(D,\) or \(N, D\)"),
+        (lambda: fv.Model(3.0, 1), (), r"fastvi\.Model .*jitted log_joint\(z, \*data\)"),
+        (lambda n: fv.Model(log_joint, n, (1.0,)), (1,), r"fastvi\.Model: dim must be a positive constant"),
+        (lambda: fv.Model(log_joint, 1, [1.0]), (), r"fastvi\.Model: data must be a tuple"),
+        (lambda: fv.Model(log_joint, 1, (1.0,), "big"), (), r"fastvi\.Model: support must be one of real"),
+        (
+            lambda: fv.Model(log_joint, 1, (1.0,), "lower"),
+            (),
+            r"fastvi\.Model: support must be .*\('lower', a\)",
+        ),
+        (
+            lambda: fv.fit(fv.Model(log_joint, 3, (1.0,))),
+            (),
+            r"fastvi\.fit .*one or two latent dimensions, not 3",
+        ),
+        (lambda: fv.fit(fv.Model(log_joint, 1, (1.0,)), "mean"), (), r"fastvi\.fit: family='mean' holds"),
+        (lambda p: fv.fit(p), (P,), r"fastvi\.fit .*takes a Model, not fastvi\.GaussianMixture"),
+        (
+            lambda: fv.elbo(fv.Model(log_joint, 1, (1.0,)), 3.0),
+            (),
+            r"fastvi\.elbo .*a Gaussian or a Transformed",
+        ),
+    ],
+)
+def test_errors_of_types_name_the_function_and_what_it_takes(function, arguments, message):
+    with pytest.raises(TypingError, match=message):
+        njit(function)(*arguments)
+
+
+# The user's own cache on disk.
+
+
+def test_a_users_cached_function_is_loaded_by_the_next_process(tmp_path):
+    cache = tmp_path / "cache"
+    first, second = (run_program("cached_distances", NUMBA_CACHE_DIR=cache).splitlines() for _ in range(2))
+    assert first[0] == second[0]
+    assert [first[1], second[1]] == ["0 1", "1 0"]

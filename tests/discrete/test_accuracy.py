@@ -1,0 +1,421 @@
+"""Every function against mpmath with 50 digits and more, in the regimes where naive formulas fail."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import fastvi as fv
+from fastvi.kernels.discrete.registry import ROWS
+from helpers.divergence_rows import EVERY, OF_MEASURES, OF_ORDER, ROOTED, WITH_BASE, arrays
+from reference import discrete as reference
+
+
+def with_parameters(name, orders):
+    """(name, keywords) of a divergence: for weights that differ too, and for the orders that it allows."""
+    row = ROWS[name]
+    if row.orders:
+        low, high = row.orders
+        return [(name, {"alpha": alpha}) for alpha in orders if low <= alpha <= high]
+    return [(name, {})] + ([(name, {"weights": (0.125, 0.875)})] if name == "js" else [])
+
+
+ORDERS = (-1, 0, 0.3, 0.5, 1, 1 - 1e-9, 1 + 1e-9, 2, 3.5, 10, math.inf)
+ALL = [function for name in EVERY for function in with_parameters(name, ORDERS)]
+MEASURES = [function for function in ALL if function[0] in OF_MEASURES]
+FEW = [(name, {"alpha": 0.3} if name in OF_ORDER else {}) for name in EVERY if name != "js_distance"]
+
+
+def label(value):
+    if isinstance(value, tuple):
+        name, parameters = value
+        return "-".join([name, *map(str, parameters.values())])
+    return str(value)
+
+
+def over(functions):
+    return pytest.mark.parametrize("function", functions, ids=label)
+
+
+def call(function, p, q, **keywords):
+    name, parameters = function
+    return getattr(fv, name)(*arrays(name, p, q), **parameters, **keywords)
+
+
+def truth(function, p, q, **keywords):
+    name, parameters = function
+    return reference.exact(name, *arrays(name, p, q), **parameters, **keywords)
+
+
+def assert_right(function, p, q, tolerance=1e-13, **keywords):
+    value, expected = call(function, p, q, **keywords), truth(function, p, q, **keywords)
+    assert type(value) is float
+    if function[0] in ROOTED and expected**2 < mpf(5e-324) / 2**54:
+        expected = mpf(0)  # the sum of squares is below the floats, even scaled
+    assert value >= 0.0 or (keywords.get("mass") == "any" and "entropy" in function[0])
+    error = reference.relative_error(value, expected) if value >= 0 else relative_signed(value, expected)
+    assert error <= tolerance, f"got {value!r}, expected {mp.nstr(expected, 20)}"
+
+
+def relative_signed(value, expected):
+    return reference.relative_error(-value, -expected)
+
+
+def dirichlet(seed, n, concentration):
+    rng = np.random.default_rng(seed)
+    p, q = rng.dirichlet(np.full(n, concentration), size=2)
+    return p, q
+
+
+def noisy(seed, n, epsilon):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(n))
+    q = p * (1.0 + epsilon * rng.standard_normal(n))
+    return p, q / q.sum()
+
+
+def scaled(seed, n, epsilon):
+    """Proportional but for the rounding of the product: the truth is near 1e-33."""
+    p = np.random.default_rng(seed).dirichlet(np.ones(n))
+    return p, p * (1.0 + epsilon)
+
+
+def orders(seed, n, lowest):
+    """Entries of all sizes from 10**lowest to 1."""
+    rng = np.random.default_rng(seed)
+    p, q = 10.0 ** rng.uniform(lowest, 0.0, size=(2, n))
+    return p / p.sum(), q / q.sum()
+
+
+def sparse(seed, n):
+    """Zeros in either, both or none."""
+    rng = np.random.default_rng(seed)
+    p, q = rng.dirichlet(np.ones(n), size=2)
+    p[rng.random(n) < 0.4] = 0.0
+    q[(rng.random(n) < 0.4) & (p == 0.0)] = 0.0
+    return p / p.sum(), q / q.sum()
+
+
+def one_hot(n, k=0):
+    p = np.zeros(n)
+    p[k] = 1.0
+    return p
+
+
+def array(*values):
+    return np.array(values, dtype=np.float64)
+
+
+REGIMES = {
+    **{
+        f"dirichlet-{a}-{n}": dirichlet(i, n, a)
+        for i, (a, n) in enumerate(
+            itertools.chain(
+                [(0.01, 2), (0.01, 60), (0.1, 17), (0.3, 100), (1.0, 1), (1.0, 2), (1.0, 3), (1.0, 200)],
+                [(10.0, 16), (100.0, 5), (100.0, 150)],
+            )
+        )
+    },
+    **{f"noise-{e}": noisy(20 + i, 40, e) for i, e in enumerate([1e-2, 1e-3, 1e-5, 1e-7, 1e-8, 1e-9])},
+    "noise-1e-9-150": noisy(30, 150, 1e-9),
+    **{f"scaled-{e}": scaled(40 + i, 30, e) for i, e in enumerate([1e-7, 3e-9, 1e-12])},
+    **{f"orders-{-d}": orders(50 + i, 60, d) for i, d in enumerate([-20, -150, -300, -320])},
+    "sparse": sparse(60, 50),
+    "sparse-100": sparse(61, 100),
+    "subnormal-q": (array(0, 1), array(5e-324, 1)),
+    "subnormal-p": (array(5e-324, 1), array(0, 1)),
+    "subnormal-both": (array(5e-324, 1), array(1e-323, 1)),
+    "subnormal-far": (array(5e-324, 1), array(0.5, 0.5)),
+    "subnormal-far-q": (array(0.5, 0.5), array(5e-324, 1)),
+    "subnormal-several": (array(3e-320, 1e-310, 1), array(2e-309, 7e-322, 1)),
+    "normal-limit": (array(2.2250738585072014e-308, 1), array(2.225073858507201e-308, 1)),
+    "one-hot-uniform": (one_hot(7), np.full(7, 1 / 7)),
+    "uniform-one-hot": (np.full(7, 1 / 7), one_hot(7)),
+    "one-hot-uniform-500": (one_hot(500, 499), np.full(500, 1 / 500)),
+    "one-hots": (one_hot(5), one_hot(5, 3)),
+    "dominated-some": (array(1 - 1e-5, 1e-5), array(1 - 3e-6, 3e-6)),
+    "dominated": (array(1 - 1e-9, 1e-9), array(1 - 3e-10, 3e-10)),
+    "dominated-far": (array(1.0, 1e-30), array(1.0, 1e-200)),
+    "last-bit": (array(0.5, 0.5), array(np.nextafter(0.5, 1), np.nextafter(0.5, 0))),
+    "masses": (array(0.5, 0.5), array(0.5 + 4e-7, 0.5)),
+    "masses-both": (array(0.3, 0.7 - 9e-7), array(0.3 + 1e-12, 0.7 + 9e-7)),
+}
+
+
+@over(ALL)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_float64(regime, function):
+    assert_right(function, *REGIMES[regime])
+
+
+def single(p, q):
+    return np.asarray(p, dtype=np.float32), np.asarray(q, dtype=np.float32)
+
+
+REGIMES32 = {
+    **{
+        f"dirichlet-{a}-{n}": single(*dirichlet(100 + i, n, a))
+        for i, (a, n) in enumerate([(0.01, 30), (0.1, 200), (1.0, 1), (1.0, 7), (1.0, 150), (100.0, 130)])
+    },
+    **{f"noise-{e}": single(*noisy(120 + i, 150, e)) for i, e in enumerate([1e-2, 1e-4, 1e-6, 1e-7])},
+    "noise-few": single(*noisy(130, 9, 1e-5)),
+    "orders-30": single(*orders(131, 80, -30)),
+    "orders-45": single(*orders(132, 80, -45)),
+    "sparse": single(*sparse(133, 70)),
+    "subnormal-q": single([0, 1], [1e-45, 1]),
+    "subnormal-p": single([1e-45, 1], [0, 1]),
+    "subnormal-far": single([1e-45, 1], [0.5, 0.5]),
+    "one-hot-uniform": single(one_hot(100), np.full(100, 0.01)),
+    "one-hots": single(one_hot(5), one_hot(5, 3)),
+    "masses": single([0.5, 0.5], [0.5004, 0.5]),
+    "last-bit": (np.array([0.5, 0.5], np.float32), np.array([0.5 + 6e-8, 0.5 - 3e-8], np.float32)),
+    # above the 2048 entries of a float32 partial sum
+    "long": single(*dirichlet(134, 3000, 1.0)),
+}
+
+
+@over(ALL)
+@pytest.mark.parametrize("regime", REGIMES32)
+def test_float32(regime, function):
+    if regime == "long" and function not in FEW:
+        pytest.skip("mpmath takes long, and these share their loops with others")
+    p, q = REGIMES32[regime]
+    assert p.dtype == q.dtype == np.float32
+    assert_right(function, p, q, tolerance=1e-6)
+
+
+def logs(p, q):
+    with np.errstate(divide="ignore"):
+        return np.log(p), np.log(q)
+
+
+LOG_REGIMES = {
+    **{k: logs(*REGIMES[k]) for k in ("dirichlet-0.3-100", "dirichlet-1.0-3", "noise-0.01", "noise-1e-05")},
+    **{k: logs(*REGIMES[k]) for k in ("noise-1e-08", "sparse", "subnormal-q", "orders-300", "one-hots")},
+    **{k: logs(*REGIMES[k]) for k in ("one-hot-uniform", "subnormal-far", "last-bit")},
+    # finite logarithms of numbers that no float holds
+    "below-floats": (array(0.0, -2000.0, -1500.0), array(0.0, -1500.0, -1501.0)),
+    "below-floats-far": (array(-1000.0, 0.0), array(math.log(0.5), math.log(0.5))),
+}
+
+
+@over(ALL)
+@pytest.mark.parametrize("regime", LOG_REGIMES)
+def test_log_probabilities(regime, function):
+    assert_right(function, *LOG_REGIMES[regime], log=True)
+
+
+@over(FEW)
+def test_log_probabilities_in_float32(function):
+    p, q = single(*logs(*dirichlet(140, 60, 1.0)))
+    assert_right(function, p, q, tolerance=1e-6, log=True)
+
+
+@over(FEW)
+def test_log_weights_normalised(function):
+    rng = np.random.default_rng(141)
+    p, q = rng.normal(-500.0, 3.0, size=50), rng.normal(300.0, 3.0, size=50)
+    assert_right(function, p, q, log=True, mass="normalize")
+
+
+MEASURE_REGIMES = {
+    "masses-apart": (array(1.5, 0.0, 3.0), array(0.25, 2.0, 3.0)),
+    "scaled-up": (np.array([0.2, 0.3]), np.array([0.2, 0.3]) * (1 + 1e-9)),
+    "random": tuple(np.random.default_rng(150).gamma(0.5, 3.0, size=(2, 80))),
+    "large": tuple(np.random.default_rng(151).gamma(0.5, 1e200, size=(2, 20))),
+    "small": tuple(np.random.default_rng(152).gamma(2.0, 1e-250, size=(2, 20))),
+    "zero-p": (np.zeros(3), array(0.0, 1.0, 2.0)),
+    "zeros": (np.zeros(3), np.zeros(3)),
+    "zero-q": (array(0.0, 1.0, 2.0), np.zeros(3)),
+}
+
+
+@over(MEASURES)
+@pytest.mark.parametrize("regime", MEASURE_REGIMES)
+def test_measures(regime, function):
+    assert_right(function, *MEASURE_REGIMES[regime], mass="any")
+
+
+@over(MEASURES)
+def test_measures_from_logs(function):
+    rng = np.random.default_rng(153)
+    p, q = rng.normal(3.0, 2.0, size=(2, 40))
+    p[3], q[5] = -math.inf, p[5]
+    assert_right(function, p, q, mass="any", log=True)
+
+
+@over(ALL)
+def test_counts_normalised(function):
+    rng = np.random.default_rng(160)
+    p, q = rng.poisson(20.0, size=(2, 60))
+    p[7] = 0
+    q += 1
+    assert p.dtype.kind == "i"
+    assert_right(function, p, q, mass="normalize")
+
+
+@over(ALL)
+@pytest.mark.parametrize("size", [1e-200, 1e-7, 1e7, 1e8, 1e9, 1e250])
+def test_weights_of_any_size_normalised(function, size):
+    p, q = REGIMES["dirichlet-10.0-16"]
+    assert_right(function, p * size, q / size, mass="normalize")
+
+
+ZERO_AT_EQUALITY = [f for f in ALL if "entropy" not in f[0]]
+COUNTS = np.array([3, 0, 7, 11, 13, 2**40])
+
+
+@over(ZERO_AT_EQUALITY)
+@pytest.mark.parametrize(
+    ("p", "q", "mass"),
+    [
+        (REGIMES["dirichlet-1.0-200"][0], REGIMES["dirichlet-1.0-200"][0].copy(), "unit"),
+        (REGIMES["orders-320"][0], REGIMES["orders-320"][0].copy(), "unit"),
+        (REGIMES32["dirichlet-0.1-200"][0], REGIMES32["dirichlet-0.1-200"][0].copy(), "unit"),
+        (COUNTS, COUNTS * 3, "normalize"),
+        (COUNTS * 7, COUNTS * 5, "normalize"),
+        (COUNTS * 1e-300, COUNTS * 1e-300 * 2.0**800, "normalize"),
+        (np.full(97, 1 / 97), np.full(97, 3.7), "normalize"),
+        (array(5e-324, 1e-323), array(1, 2), "normalize"),
+    ],
+    ids=[
+        "same",
+        "same-orders",
+        "same-float32",
+        "counts",
+        "counts-7-5",
+        "power-of-two",
+        "uniform",
+        "subnormal",
+    ],
+)
+def test_proportional_is_exactly_zero(p, q, mass, function):
+    assert call(function, p, q, mass=mass) == 0.0
+
+
+@over(ZERO_AT_EQUALITY)
+def test_equal_logs_are_exactly_zero(function):
+    p, _ = LOG_REGIMES["sparse"]
+    assert call(function, p, p.copy(), log=True) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("function", "p", "q"),
+    [
+        (("chi2", {}), array(0.5, 0.5), array(1e-310, 1.0)),
+        (("chi2", {}), array(0.5, 0.5), array(5e-324, 1.0)),
+        (("alpha_divergence", {"alpha": 2}), array(0.5, 0.5), array(5e-324, 1.0)),
+        (("alpha_divergence", {"alpha": 3.5}), array(0.5, 0.5), array(1e-200, 1.0)),
+        (("alpha_divergence", {"alpha": -1}), array(5e-324, 1.0), array(0.5, 0.5)),
+    ],
+    ids=label,
+)
+def test_overflow_is_infinite(function, p, q):
+    assert truth(function, p, q) > reference.LARGEST
+    assert call(function, p, q) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("function", "p", "q"),
+    [
+        (("chi2", {}), array(0.5, 0.5), array(2e-309, 1.0)),
+        (("alpha_divergence", {"alpha": 2}), array(0.5, 0.5), array(2e-309, 1.0)),
+        (("renyi", {"alpha": 10}), array(0.5, 0.5), array(1e-300, 1.0)),
+        (("renyi", {"alpha": 2}), array(0.5, 0.5), array(5e-324, 1.0)),
+        (("renyi", {"alpha": math.inf}), array(0.5, 0.5), array(5e-324, 1.0)),
+    ],
+    ids=label,
+)
+def test_large_but_finite(function, p, q):
+    assert truth(function, p, q) < reference.LARGEST
+    assert_right(function, p, q)
+
+
+COPIES = 2**17
+
+
+def test_the_tiled_array_has_ten_million_entries():
+    assert REGIMES_TILED["apart"][0].size * COPIES > 9_900_000
+
+
+REGIMES_TILED = {"apart": dirichlet(170, 76, 1.0), "near": noisy(171, 76, 1e-6)}
+
+
+@over(FEW)
+@pytest.mark.parametrize("regime", REGIMES_TILED)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-6)])
+def test_ten_million_entries(regime, function, dtype, tolerance):
+    """k copies of p / k, k a power of two: the divergence is that of p, an entropy is larger by log k."""
+    p, q = (x.astype(dtype) for x in REGIMES_TILED[regime])
+    expected = truth(function, p, q)
+    if "entropy" in function[0]:
+        with mp.workdps(50):
+            expected += mp.log(COPIES)
+    k = dtype(1 / COPIES)
+    value = call(function, np.tile(p * k, COPIES), np.tile(q * k, COPIES))
+    assert reference.relative_error(value, expected) <= tolerance
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is no wider than double")
+@pytest.mark.parametrize("noise", [None, 1e-3])
+def test_a_million_random_entries(noise):
+    """kl and js, chunks and their combination, against sums in extended precision."""
+    rng = np.random.default_rng(180)
+    p = rng.dirichlet(np.ones(1_000_003))
+    q = rng.dirichlet(np.ones(p.size)) if noise is None else p * (1 + noise * rng.standard_normal(p.size))
+    x, y = p.astype(np.longdouble), q.astype(np.longdouble)
+    x, y = x / x.sum(), y / y.sum()
+    m = (x + y) / 2
+    expected_kl = (x * np.log(x / y) - x + y).sum()
+    expected_js = ((x * np.log(x / m) - x + m).sum() + (y * np.log(y / m) - y + m).sum()) / 2
+    assert abs(fv.kl(p, q, mass="normalize") / expected_kl - 1) <= 1e-13
+    assert abs(fv.js(p, q, mass="normalize") / expected_js - 1) <= 1e-13
+
+
+@pytest.mark.parametrize("base", [2, 10, 1.5, math.e])
+@over([f for f in FEW if f[0] in WITH_BASE])
+def test_base(function, base):
+    p, q = REGIMES["dirichlet-10.0-16"]
+    with mp.workdps(50):
+        expected = truth(function, p, q) / mp.log(mpf(float(base)))
+    assert reference.relative_error(call(function, p, q, base=base), expected) <= 1e-13
+
+
+def test_the_oracle_knows_textbook_values():
+    """A wrong reference would bless a wrong library."""
+    half, other = array(0.5, 0.5), array(0.75, 0.25)
+    with mp.workdps(40):
+        expected = {
+            "entropy": mp.log(2),
+            "kl": mp.log(mpf(4) / 3) / 2,
+            "total_variation": mpf(1) / 4,
+            "chi2": mpf(1) / 3,
+            "jeffreys": mp.log(3) / 4,
+            "bhattacharyya": -mp.log(mp.sqrt(mpf(3) / 8) + mp.sqrt(mpf(1) / 8)),
+        }
+        for name, value in expected.items():
+            got = reference.exact(name, *((half,) if name == "entropy" else (half, other)))
+            assert abs(got - value) < mpf(10) ** -35, name
+        assert abs(reference.exact("renyi", half, other, alpha=2) - mp.log(mpf(4) / 3)) < mpf(10) ** -35
+        assert abs(reference.exact("js", array(1, 0), array(0, 1)) - mp.log(2)) < mpf(10) ** -35
+
+
+@over(
+    [("hellinger", {}), ("bhattacharyya", {})]
+    + [("alpha_divergence", {"alpha": a}) for a in (-1, 0.3, 1 + 1e-9, 2.5, 10)]
+)
+def test_from_far_to_near(function):
+    """A sum of powers alone gives a large distance, and no digits of a small one; nor does a part tell."""
+    p, other = dirichlet(61, 700, 1.0)
+    for share in np.logspace(0, -6, 13):
+        q = (1.0 - share) * p + share * other
+        assert_right(function, p, q / q.sum())
+        assert_right(function, p, q * 1.01, mass="normalize")
+    for part in (slice(0, 512), slice(512, 700)):
+        q = p.copy()
+        q[part] = other[part]
+        assert_right(function, p, q / q.sum())
+        q[part] = p[part] * (1.0 + 1e-9 * other[part])
+        assert_right(function, p, q / q.sum())

@@ -1,0 +1,51 @@
+"""Random mixtures for the kernels, and their densities in NumPy."""
+
+import math
+
+import numpy as np
+
+import fastvi as fv
+
+
+def random_cov(rng, dim, condition=10.0):
+    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    cov = (rotation * condition ** rng.uniform(-0.5, 0.5, dim)) @ rotation.T
+    return 0.5 * (cov + cov.T)
+
+
+def random_mixture(seed, dim, components, spread=2.0):
+    rng = np.random.default_rng([seed, dim, components])
+    return fv.GaussianMixture(
+        rng.dirichlet(np.full(components, 2.0)),
+        spread * rng.standard_normal((components, dim)),
+        [random_cov(rng, dim) for _ in range(components)],
+    )
+
+
+def random_factor(rng, dim):
+    return np.linalg.cholesky(random_cov(rng, dim))
+
+
+def arrays(p):
+    """Log weights, means and factors, as a user would make them."""
+    with np.errstate(divide="ignore"):
+        return np.log(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
+
+
+def frozen(*given):
+    """Read-only copies."""
+    copies = [np.array(a) for a in given]
+    for a in copies:
+        a.flags.writeable = False
+    return copies
+
+
+def log_normal(z, mean, factor):
+    white = np.linalg.solve(factor, (z - mean).T)
+    constant = np.log(np.diag(factor)).sum() + 0.5 * len(mean) * math.log(2.0 * math.pi)
+    return -0.5 * (white**2).sum(axis=0) - constant
+
+
+def log_mixture(z, log_weights, means, factors):
+    parts = [w + log_normal(z, m, f) for w, m, f in zip(log_weights, means, factors, strict=True)]
+    return np.logaddexp.reduce(parts, axis=0)

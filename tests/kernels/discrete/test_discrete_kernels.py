@@ -1,0 +1,179 @@
+"""Kernels of discrete divergences: compiled and plain, against the reference, and by chunks and rows."""
+
+import math
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+from fastvi.kernels.discrete import all_pairs, divergences
+from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
+from fastvi.kernels.discrete.normalized import CHUNK
+from helpers.divergence_rows import parameters, theta
+from helpers.forms import JIT, plain
+from reference import discrete as reference
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def pair(seed, n, dtype=np.float64):
+    p, q = np.random.default_rng(seed).dirichlet(np.ones(n), size=2).astype(dtype)
+    return p, q
+
+
+every = pytest.mark.parametrize("name", divergences.KERNELS)
+
+
+def truth(name, p, q, **keywords):
+    return reference.exact(name, p, q, **parameters(name), **keywords)
+
+
+@every
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-6)])
+@pytest.mark.parametrize("n", [1, 5, 70, 300])
+def test_against_the_reference(name, dtype, tolerance, n):
+    p, q = pair(n, n, dtype)
+    value = divergences.KERNELS[name].whole(p, q, theta(name), UNIT)
+    assert reference.relative_error(value, truth(name, p, q)) <= tolerance
+    assert isinstance(value, float), "float32 is summed in float64"
+
+
+@every
+def test_logarithms_against_the_reference(name):
+    p, q = np.log(pair(1, 40))
+    value = divergences.KERNELS[name].log(p, q, theta(name), UNIT)
+    assert reference.relative_error(value, truth(name, p, q, log=True)) <= 1e-13
+
+
+@every
+@pytest.mark.parametrize("kind", ["apart", "near", "zeros"])
+def test_compiled_and_plain_agree(name, kind):
+    p, q = pair(2, 60)
+    if kind == "near":
+        q = p * (1 + 1e-7)
+    elif kind == "zeros":
+        p[::3] = 0.0
+    for kernel, x, y in [
+        (divergences.KERNELS[name].whole, p, q),
+        (divergences.KERNELS[name].log, np.log(p + 1e-3), np.log(q + 1e-3)),
+    ]:
+        value = kernel(x, y, theta(name), NORMALIZE)
+        other = plain(kernel)(x, y, theta(name), NORMALIZE)
+        assert value > 0.0
+        assert value == pytest.approx(other, rel=1e-13, abs=0.0)
+
+
+@every
+def test_invalid_input_gives_nan(name):
+    kernel, parameter = divergences.KERNELS[name].whole, theta(name)
+    p, q = pair(3, 40)
+    for value in (math.nan, math.inf, -math.inf, -1e-9, -1.0):
+        for k in (0, 5, 39):
+            bad = p.copy()
+            bad[k] = value
+            for mass in (UNIT, NORMALIZE, ANY):
+                assert math.isnan(kernel(bad, q, parameter, mass)), (value, k, mass)
+                assert math.isnan(kernel(q, bad, parameter, mass)), (value, k, mass)
+    assert math.isnan(kernel(2.0 * p, q, parameter, UNIT))
+    assert math.isnan(kernel(p, 2.0 * q, parameter, UNIT))
+    assert math.isnan(kernel(np.zeros(3), np.ones(3), parameter, NORMALIZE))
+    assert math.isnan(kernel(np.ones(3), np.zeros(3), parameter, NORMALIZE))
+
+
+@every
+def test_invalid_logarithms_give_nan(name):
+    kernel, parameter = divergences.KERNELS[name].log, theta(name)
+    p, q = np.log(pair(4, 40))
+    for value in (math.nan, math.inf):
+        bad = p.copy()
+        bad[7] = value
+        assert math.isnan(kernel(bad, q, parameter, NORMALIZE))
+        assert math.isnan(kernel(q, bad, parameter, NORMALIZE))
+    assert math.isnan(kernel(p + 1.0, q, parameter, UNIT))
+
+
+@every
+def test_zeros_and_infinities_survive_the_compiler(name):
+    """What a fast-math flag too many would break: 0 log 0, p > 0 = q, and telling NaN from numbers."""
+    kernel, parameter = divergences.KERNELS[name].whole, theta(name)
+    for dtype in (np.float64, np.float32):
+        p = np.zeros(100, dtype)
+        p[::2] = 0.02
+        unlike_entropy = 0.0 if name != "cross_entropy" else math.log(50)
+        assert kernel(p, p.copy(), parameter, UNIT) == pytest.approx(unlike_entropy, abs=0.0, rel=1e-6)
+        other = p[::-1].copy()
+        assert reference.relative_error(kernel(p, other, parameter, UNIT), truth(name, p, other)) <= 1e-6
+        p[2] = math.nan
+        assert math.isnan(kernel(p, p[::-1].copy(), parameter, UNIT))
+
+
+@pytest.mark.parametrize("name", [n for n, k in divergences.KERNELS.items() if k.partial is not None])
+def test_chunks_add_up_to_the_whole(name):
+    kernel, parameter = divergences.KERNELS[name], theta(name)
+    n = 2 * CHUNK + 17 if JIT else CHUNK + 3
+    p, q = pair(5, n)
+    chunks = -(-n // CHUNK)
+    parts = np.full((chunks, 3), math.nan)
+    for i in reversed(range(chunks)):
+        kernel.partial(p, q, parameter, i, i + 1, parts)
+    value = kernel.finish(p, q, parts, parameter, UNIT)
+    assert value == kernel.whole(p, q, parameter, UNIT)
+    assert value > 0.0
+
+
+def test_kl_grad_writes_both_gradients():
+    p, q = pair(6, 30)
+    grads = np.full((2, 30), math.nan)
+    value = divergences.kl_grad(p, q, grads[0], grads[1])
+    other = np.empty((2, 30))
+    assert plain(divergences.kl_grad)(p, q, other[0], other[1]) == pytest.approx(value, rel=1e-13)
+    np.testing.assert_allclose(grads, other, rtol=1e-13)
+    np.testing.assert_allclose(grads[1], 1.0 - p / q, rtol=1e-12)
+
+
+def test_pairs_and_rows():
+    rng = np.random.default_rng(7)
+    p, q = rng.dirichlet(np.ones(6), size=4), rng.dirichlet(np.ones(6), size=3)
+    log_p, log_q = np.log(p), np.log(q)
+    for array in (p, q, log_p, log_q):
+        array.flags.writeable = False  # as the API hands them on: any other type is compiled again
+    for name, kernel in divergences.KERNELS.items():
+        parameter, out = theta(name), np.full((4, 3), math.nan)
+        all_pairs.PAIRS[name](p, q, parameter, UNIT, out)
+        ip, iq = np.divmod(np.arange(12), 3)
+        rows = np.full(12, math.nan)
+        all_pairs.ROWS[name](p, q, ip, iq, parameter, UNIT, rows)
+        assert np.array_equal(rows.reshape(4, 3), out)
+        assert out[2, 1] == kernel.whole(p[2].copy(), q[1].copy(), parameter, UNIT)
+        logs = np.full(12, math.nan)
+        all_pairs.LOG_ROWS[name](log_p, log_q, ip, iq, parameter, UNIT, logs)
+        np.testing.assert_allclose(logs, rows, rtol=1e-12)
+
+
+def test_add_products_is_a_matrix_product():
+    rng = np.random.default_rng(8)
+    p, s = rng.random((8, 12)), rng.random((12, 5))
+    out = np.ones((8, 5))
+    all_pairs.add_products(p, s, out)
+    np.testing.assert_allclose(out, 1.0 + p @ s, rtol=1e-15)
+
+
+def test_minus_logs_are_large_for_zero():
+    q = np.array([[0.5, 0.0, 1.5], [5e-324, 1.0, 1e-310]])
+    masses = q.sum(axis=1)
+    out = np.full((3, 2), math.nan)
+    all_pairs.minus_logs(q, masses, out)
+    assert out[1, 0] > 1e6 * 745
+    assert math.isfinite(out[1, 0])
+    for j, k in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]:
+        expected = -mp.log(mpf(float(q[j, k])) / mpf(float(masses[j])))
+        assert abs(out[k, j] - expected) <= 1e-15 * abs(expected)
+
+
+def test_mixture_entropy():
+    p, q = pair(9, 50)
+    halves = np.empty((2, 50))
+    all_pairs.halves(np.stack([p, q]) * 3.0, np.array([3.0, 3.0]), halves)
+    np.testing.assert_allclose(halves[0], p / 2, rtol=1e-15)
+    expected = reference.exact("entropy", (p + q) / 2)
+    assert reference.relative_error(all_pairs.mixture_entropy(halves[0], halves[1]), expected) <= 1e-14

@@ -1,0 +1,131 @@
+"""Kernels of EM: in a loop of the user's, and each against NumPy."""
+
+import numpy as np
+import pytest
+from numba import njit, prange
+
+import fastvi as fv
+from fastvi.kernels import statuses as em
+from fastvi.kernels.em import e_step, iterations, seeding, standardize
+
+
+def clouds(seed, n, dim, k, spread=3.0):
+    """Points around k centres, and a mixture to start from."""
+    rng = np.random.default_rng([seed, n, dim, k])
+    centres = spread * rng.standard_normal((k, dim))
+    x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, dim)) @ (
+        np.eye(dim) + 0.4 * rng.standard_normal((dim, dim))
+    )
+    cov = np.atleast_2d(np.cov(x.T)) / 2
+    start = fv.GaussianMixture(np.full(k, 1 / k), centres + 0.3 * rng.standard_normal((k, dim)), [cov] * k)
+    return x, start
+
+
+# Kernels
+
+
+@njit
+def fit_two(x, uniforms, tol, means):
+    """A mixture of two: its means and log likelihood."""
+    size, dim = x.shape
+    space = em_workspace(2, dim)
+    columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
+    em_standardize(x, columns, mean, factor)
+    weights, factors = np.empty(2), np.empty((2, dim, dim))
+    distances, labels = np.empty(size), np.empty(size, np.int64)
+    em_seed(columns, uniforms, weights, means, factors, 1e-6, distances, labels, space)
+    trace, floored = np.empty(2001), np.zeros((2, 2), np.int64)
+    _, steps, _ = em_fit(columns, weights, means, factors, 1e-6, tol, 2000, trace, floored, space)
+    em_unstandardize(mean, factor, means, factors)
+    return trace[steps] - size * np.log(np.diag(factor)).sum()
+
+
+@njit(parallel=True)
+def fit_many(data, uniforms, tol, values, means):
+    for i in prange(len(data)):
+        values[i] = fit_two(data[i], uniforms[i], tol, means[i])
+
+
+em_workspace, em_standardize, em_seed, em_fit = (
+    e_step.workspace,
+    standardize.standardize,
+    seeding.seed,
+    iterations.fit,
+)
+
+em_unstandardize = standardize.unstandardize_mixture
+
+
+def test_inside_a_users_parallel_loop():
+    data = np.stack([clouds([11, i], 120, 2, 2)[0] for i in range(6)])
+    uniforms = np.stack([np.random.default_rng(i).random(2) for i in range(6)])
+    values, means = np.empty(6), np.empty((6, 2, 2))
+    fit_many(data, uniforms, 1e-12, values, means)
+    for i in range(6):
+        fit = fv.fit_mixture(data[i], 2, restarts=1, rng=i)
+        assert fit.log_likelihood == values[i]
+        order = np.argsort(means[i, :, 0])
+        assert np.array_equal(fit.mixture.means, means[i][order])
+
+
+def test_a_sweep_takes_any_number_of_points():
+    """Around the sizes of a block and of its padding."""
+    rng = np.random.default_rng(13)
+    weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, 2))
+    factors = np.stack([np.array([[1.0, 0.0], [0.3, 0.8]])] * 3)
+    p = fv.GaussianMixture(weights, means, factors @ factors.swapaxes(1, 2))
+    for n in (1, 2, 31, 32, 33, e_step.BLOCK - 1, e_step.BLOCK, e_step.BLOCK + 1, 2 * e_step.BLOCK + 63):
+        x = rng.standard_normal((n, 2))
+        trace, floored = np.empty(2), np.zeros((2, 3), np.int64)
+        mixture = weights.copy(), means.copy(), factors.copy()
+        columns = np.ascontiguousarray(x.T)
+        iterations.fit(columns, *mixture, 1e-3, 0.0, 1, trace, floored, e_step.workspace(3, 2))
+        assert trace[0] == pytest.approx(p.logpdf(x).sum(), rel=1e-13)
+        assert mixture[0].sum() == pytest.approx(1.0, rel=1e-14)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 6])
+def test_standardizing(dim):
+    x, start = clouds(14, 100, dim, 2)
+    x = x * 2.0 ** np.arange(dim) + 100.0
+    columns, mean, factor = np.empty((dim, 100)), np.empty(dim), np.empty((dim, dim))
+    assert standardize.standardize(x, columns, mean, factor) == dim
+    np.testing.assert_allclose(columns @ columns.T / 100, np.eye(dim), atol=1e-12)
+    np.testing.assert_allclose(columns.mean(axis=1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(mean + columns.T @ factor.T, x, rtol=1e-12)
+    means, factors = start.means.copy(), np.linalg.cholesky(start.covs)
+    there = means.copy(), factors.copy()
+    standardize.standardize_mixture(mean, factor, *there)
+    standardize.unstandardize_mixture(mean, factor, *there)
+    np.testing.assert_allclose(there[0], means, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(there[1], factors, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeding(seed):
+    """Centres by squared distance, then clusters with their pooled covariance."""
+    rng = np.random.default_rng(seed)
+    x, uniforms = rng.standard_normal((50, 2)), rng.random(3)
+    centres = [x[int(uniforms[0] * 50)]]
+    for u in uniforms[1:]:
+        square = np.min([((x - c) ** 2).sum(axis=1) for c in centres], axis=0)
+        centres.append(x[np.searchsorted(square.cumsum(), u * square.sum(), side="right")])
+    labels = np.argmin([((x - c) ** 2).sum(axis=1) for c in centres], axis=0)
+    means = np.stack([x[labels == k].mean(axis=0) for k in range(3)])
+    deviations = x - means[labels]
+    found = np.empty(3), np.empty((3, 2)), np.empty((3, 2, 2))
+    scratch = np.empty(50), np.empty(50, np.int64), e_step.workspace(3, 2)
+    seeding.seed(np.ascontiguousarray(x.T), uniforms, *found, 1e-6, *scratch)
+    np.testing.assert_allclose(found[0], np.bincount(labels) / 50)
+    np.testing.assert_allclose(found[1], means, rtol=1e-12)
+    for factor in found[2]:
+        np.testing.assert_allclose(factor @ factor.T, deviations.T @ deviations / 50, rtol=1e-12)
+
+
+def test_a_singular_start_has_a_status():
+    x, _ = clouds(15, 40, 2, 2)
+    mixture = np.array([0.5, 0.5]), x[:2].copy(), np.zeros((2, 2, 2))
+    trace, floored = np.empty(4), np.zeros((2, 2), np.int64)
+    columns = np.ascontiguousarray(x.T)
+    status, steps, _ = iterations.fit(columns, *mixture, 0.0, 1e-6, 3, trace, floored, e_step.workspace(2, 2))
+    assert (status, steps) == (em.SINGULAR, 0)

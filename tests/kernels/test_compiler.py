@@ -1,0 +1,135 @@
+"""Compiler options, names in the cache on disk, and functions made from templates: of every kernel."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+
+import numba
+
+import fastvi
+import fastvi.kernels
+from fastvi.kernels import compiler
+from fastvi.kernels.discrete import all_pairs, divergences
+from fastvi.kernels.numerics import elementary, error_free
+from helpers.forms import compiled_only
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(fastvi.kernels.__path__, "fastvi.kernels.")
+]
+
+
+def dispatchers():
+    """Every compiled function of the kernels: of modules, in registries, and those that others call."""
+    found, queue = {}, [value for module in MODULES for value in vars(module).values()]
+    while queue:
+        value = queue.pop()
+        if isinstance(value, (Mapping, tuple)):
+            queue.extend(value.values() if isinstance(value, Mapping) else value)
+        elif hasattr(value, "py_func") and value.__module__.startswith("fastvi.") and id(value) not in found:
+            found[id(value)] = value
+            function = value.py_func
+            queue.extend(function.__globals__.get(name) for name in function.__code__.co_names)
+    return list(found.values())
+
+
+DISPATCHERS = dispatchers()
+
+ENTRY_POINTS = [k for entry in divergences.KERNELS.values() for k in entry if k is not None] + [
+    k for registry in (all_pairs.ROWS, all_pairs.LOG_ROWS, all_pairs.PAIRS) for k in registry.values()
+]
+
+
+# Compiler options.
+
+
+@compiled_only
+def test_the_search_finds_the_kernels():
+    modules = {function.__module__ for function in DISPATCHERS}
+    assert {divergences.__name__, all_pairs.__name__, elementary.__name__} <= modules
+    names = {function.__name__ for function in DISPATCHERS}
+    assert {
+        "kl",
+        "_kl_refined",
+        "_kl_refined_sums",
+        "_kl_sums32",
+        "js_term",
+        "log_ratio",
+        "_js_pairs",
+    } <= names
+    assert len(DISPATCHERS) > 80
+
+
+@compiled_only
+def test_fast_math_never_ignores_nan_or_infinity():
+    for function in DISPATCHERS:
+        flags = function.targetoptions.get("fastmath", False)
+        flags = {flags} if isinstance(flags, (str, bool)) else set(flags)
+        assert flags <= {False, "contract", "reassoc"}, function
+
+
+@compiled_only
+def test_sums_are_reordered_only_in_loops():
+    """The formulas' exact differences must stay as written: only functions with a loop may reorder."""
+    reordering = [f for f in DISPATCHERS if "reassoc" in (f.targetoptions.get("fastmath") or ())]
+    assert len(reordering) > 10
+    for function in reordering:
+        assert "for " in inspect.getsource(function.py_func), function
+
+
+@compiled_only
+def test_error_free_steps_allow_no_fast_math():
+    for function in (
+        error_free.two_product,
+        error_free.cross_difference,
+        error_free.add_compensated,
+        error_free.difference,
+        elementary._exp_reduced,
+    ):
+        assert not function.targetoptions.get("fastmath"), function
+
+
+@compiled_only
+def test_every_kernel_releases_the_gil_and_divides_as_the_hardware():
+    for function in DISPATCHERS:
+        assert function.targetoptions["nogil"], function
+        assert function.targetoptions["error_model"] == "numpy", function
+        assert not function.targetoptions.get("parallel"), function
+
+
+@compiled_only
+def test_constants_do_not_make_other_kernels():
+    @compiler.kernel
+    def power(x, n):
+        return x**n
+
+    @numba.njit
+    def use(x, n):
+        return power(x, 2) + power(x, 3) + power(x, n)
+
+    assert use(2.0, 4) == 28.0
+    assert power(2.0, 5) == 32.0
+    assert power.signatures == [(numba.types.float64, numba.types.int64)]
+
+
+@compiled_only
+def test_what_the_api_calls_is_cached_under_its_own_name():
+    """The disk cache goes by the name: two kernels of one name would be one kernel in the next process."""
+    seen = {}
+    cached = [f for f in DISPATCHERS if type(f._cache).__name__ == "FunctionCache"]
+    inlined = {id(entry.inner) for entry in divergences.KERNELS.values()}  # into the code of users
+    assert {id(f) for f in ENTRY_POINTS} - inlined <= {id(f) for f in cached}
+    for function in cached:
+        key = (function.__module__, function.__qualname__)
+        assert seen.setdefault(key, function) is function, key
+
+
+def test_specialise_binds_globals():
+    def template(x):
+        return inner(x) + 1.0  # noqa: F821
+
+    double = compiler.specialise(template, "doubled", decorate=lambda f: f, inner=lambda x: 2.0 * x)
+    square = compiler.specialise(template, "squared", decorate=lambda f: f, inner=lambda x: x * x)
+    assert (double(5.0), square(5.0)) == (11.0, 26.0)
+    assert double.__name__ == "doubled"

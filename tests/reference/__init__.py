@@ -1,0 +1,1 @@
+"""Slow, obvious versions of what fastvi computes: they say what is right."""

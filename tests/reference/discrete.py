@@ -1,0 +1,146 @@
+"""Slow, obvious versions of every divergence: the formulas of the docstrings in mpmath.
+
+Each float is taken exactly. The precision is 50 digits and as many more as the entries span orders of
+magnitude, so that 1 + 5e-324 is not 1 here. The formulas are the generalised ones for measures, which
+are the usual ones when both arguments sum to one.
+"""
+
+import math
+import sys
+
+import numpy as np
+from mpmath import mp, mpf
+
+LARGEST = mpf(sys.float_info.max)
+QUANTUM = mpf(5e-324)
+
+
+def _digits(*arrays):
+    """Enough to leave 50 digits where terms cancel: in p near q, orders near 1, entries of all sizes."""
+    sizes = [mp.mag(x) for array in arrays for x in array if x > 0]  # binary exponents
+    return 100 + (math.ceil((max(sizes) - min(sizes)) * math.log10(2)) if sizes else 0)
+
+
+def _exact(array, log):
+    values = [mpf(float(x)) for x in np.asarray(array).ravel()]
+    return [mp.exp(x) for x in values] if log else values
+
+
+def _xlog(x, ratio):
+    return mpf(0) if x == 0 else x * mp.log(ratio)
+
+
+def _divided(x, y):
+    return x / y if y != 0 else mp.inf
+
+
+def entropy(p):
+    return -mp.fsum(_xlog(x, x) for x in p)
+
+
+def cross_entropy(p, q):
+    if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
+        return mp.inf
+    return -mp.fsum(_xlog(x, y) for x, y in zip(p, q, strict=True))
+
+
+def kl(p, q):
+    if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
+        return mp.inf
+    return mp.fsum(_xlog(x, _divided(x, y)) - x + y for x, y in zip(p, q, strict=True))
+
+
+def js(p, q, weights=(0.5, 0.5)):
+    u, v = (mpf(float(w)) for w in weights)
+    m = [u * x + v * y for x, y in zip(p, q, strict=True)]
+    return mp.fsum(
+        u * _xlog(x, _divided(x, z)) + v * _xlog(y, _divided(y, z)) for x, y, z in zip(p, q, m, strict=True)
+    )
+
+
+def js_distance(p, q, weights=(0.5, 0.5)):
+    return mp.sqrt(js(p, q, weights))
+
+
+def jeffreys(p, q):
+    return kl(p, q) + kl(q, p)
+
+
+def hellinger(p, q):
+    return mp.sqrt(mp.fsum((mp.sqrt(x) - mp.sqrt(y)) ** 2 for x, y in zip(p, q, strict=True)) / 2)
+
+
+def total_variation(p, q):
+    return mp.fsum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2
+
+
+def chi2(p, q):
+    return mp.fsum(_divided((x - y) ** 2, y) for x, y in zip(p, q, strict=True) if x != y)
+
+
+def bhattacharyya(p, q):
+    overlap = mp.fsum(mp.sqrt(x * y) for x, y in zip(p, q, strict=True))
+    return -mp.log(overlap) if overlap > 0 else mp.inf
+
+
+def _power(x, y, a):
+    """x**a y**(1 - a) with its limits at zero."""
+    if x == 0 and y == 0:
+        return mpf(0)
+    if x == 0:
+        return mpf(0) if a > 0 else (y if a == 0 else mp.inf)
+    if y == 0:
+        return mpf(0) if a < 1 else (x if a == 1 else mp.inf)
+    return x**a * y ** (1 - a)
+
+
+def renyi(p, q, alpha):
+    a = mpf(float(alpha))
+    pairs = list(zip(p, q, strict=True))
+    if a == 1:
+        return kl(p, q)
+    if a == mp.inf:
+        return mp.log(max(_divided(x, y) for x, y in pairs if x > 0))
+    if a == 0:
+        missing = mp.fsum(y for x, y in pairs if x == 0)
+        return -mp.log1p(-missing) if any(x > 0 and y > 0 for x, y in pairs) else mp.inf
+    total = mp.fsum(_power(x, y, a) for x, y in pairs)
+    if total == 0 or total == mp.inf:
+        return mp.inf
+    return mp.log(total) / (a - 1)
+
+
+def alpha_divergence(p, q, alpha):
+    a = mpf(float(alpha))
+    if a == 1:
+        return kl(p, q)
+    if a == 0:
+        return kl(q, p)
+    return mp.fsum(_power(x, y, a) - a * x + (a - 1) * y for x, y in zip(p, q, strict=True)) / (a * (a - 1))
+
+
+def exact(name, *arrays, mass="unit", log=False, **parameters):
+    """The value of the divergence `name` for exactly these floats."""
+    with mp.workdps(50):
+        digits = _digits(*(_exact(a, log) for a in arrays))
+    with mp.workdps(digits):
+        measures = [_exact(a, log) for a in arrays]
+        if mass != "any":
+            sums = [mp.fsum(m) for m in measures]
+            measures = [[x / s for x in m] for m, s in zip(measures, sums, strict=True)]
+        return globals()[name](*measures, **parameters)
+
+
+def relative_error(value, expected):
+    """|value / expected - 1|, with what a float cannot hold forgiven: overflow, the last subnormal digit."""
+    if math.isnan(value):
+        return math.inf
+    if expected > LARGEST:
+        return 0.0 if value == math.inf or value > sys.float_info.max * (1 - 1e-13) else math.inf
+    if value == math.inf:
+        return math.inf
+    with mp.workdps(60):
+        off = abs(mpf(float(value)) - expected)
+        if expected < QUANTUM:
+            return 0.0 if off <= QUANTUM else math.inf
+        return float(max(off - QUANTUM, 0) / expected)
