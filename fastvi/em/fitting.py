@@ -50,7 +50,7 @@ def _standardized(x: Array) -> tuple[Array, Array, Array]:
     """(standardized data (d, n), mean, Cholesky factor of the covariance), which must not be singular."""
     size, dim = x.shape
     columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
-    bad = kernels.em.standardize.standardize(x, columns, mean, factor)
+    bad = kernels.em.standardization.standardize(x, columns, mean, factor)
     if bad == dim:
         return columns, mean, factor
     name = "x" if dim == 1 else f"x[:, {bad}]"
@@ -250,7 +250,7 @@ def _from_start(
     """The run from a start in the coordinates of the data."""
     run = _Run(start.weights.size, start.dim, most)
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
-    kernels.em.standardize.standardize_mixture(mean, factor, run.means, run.factors)
+    kernels.em.standardization.standardize_mixture(mean, factor, run.means, run.factors)
     run.climb(columns, floor, tol, workspace(start.weights.size, start.dim))
     return run
 
@@ -282,7 +282,7 @@ def _from_seeds(
 def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixture:
     """The mixture of a run in the coordinates of the data."""
     means, factors = run.means[order], run.factors[order]
-    kernels.em.standardize.unstandardize_mixture(mean, factor, means, factors)
+    kernels.em.standardization.unstandardize_mixture(mean, factor, means, factors)
     weights = run.weights[order] / run.weights.sum()
     with np.errstate(divide="ignore"):
         logs = np.log(weights)

@@ -5,8 +5,9 @@ import pytest
 from numba import njit, prange
 
 import fastvi as fv
+from fastvi import kernels
 from fastvi.kernels import statuses as em
-from fastvi.kernels.em import e_step, iterations, seeding, standardize
+from fastvi.kernels.em import e_step, iterations, seeding, standardization
 
 
 def clouds(seed, n, dim, k, spread=3.0):
@@ -48,12 +49,20 @@ def fit_many(data, uniforms, tol, values, means):
 
 em_workspace, em_standardize, em_seed, em_fit = (
     e_step.workspace,
-    standardize.standardize,
+    standardization.standardize,
     seeding.seed,
     iterations.fit,
 )
 
-em_unstandardize = standardize.unstandardize_mixture
+em_unstandardize = standardization.unstandardize_mixture
+
+
+@pytest.mark.parametrize(
+    "name", ["workspace", "fit", "standardize", "unstandardize_mixture", "seed", "maximise"]
+)
+def test_documented_names_are_functions(name):
+    """Also once the modules are loaded, which have other names."""
+    assert callable(getattr(kernels.em, name))
 
 
 def test_inside_a_users_parallel_loop():
@@ -89,14 +98,14 @@ def test_standardizing(dim):
     x, start = clouds(14, 100, dim, 2)
     x = x * 2.0 ** np.arange(dim) + 100.0
     columns, mean, factor = np.empty((dim, 100)), np.empty(dim), np.empty((dim, dim))
-    assert standardize.standardize(x, columns, mean, factor) == dim
+    assert standardization.standardize(x, columns, mean, factor) == dim
     np.testing.assert_allclose(columns @ columns.T / 100, np.eye(dim), atol=1e-12)
     np.testing.assert_allclose(columns.mean(axis=1), 0.0, atol=1e-12)
     np.testing.assert_allclose(mean + columns.T @ factor.T, x, rtol=1e-12)
     means, factors = start.means.copy(), np.linalg.cholesky(start.covs)
     there = means.copy(), factors.copy()
-    standardize.standardize_mixture(mean, factor, *there)
-    standardize.unstandardize_mixture(mean, factor, *there)
+    standardization.standardize_mixture(mean, factor, *there)
+    standardization.unstandardize_mixture(mean, factor, *there)
     np.testing.assert_allclose(there[0], means, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(there[1], factors, rtol=1e-9, atol=1e-9)
 
