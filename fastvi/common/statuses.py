@@ -21,7 +21,14 @@ WORDS = {
     _numbers.ZERO: "log_joint is -inf",
 }
 
-#: Outcomes of a projection.
+#: EM for mixtures.
+EM_WORDS = {
+    _numbers.CONVERGED: "converged",
+    _numbers.STEPS_EXHAUSTED: "not converged: the iterations ran out",
+    _numbers.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
+}
+
+#: Projections.
 PROJECTION_WORDS = {
     _numbers.CONVERGED: "converged",
     _numbers.STEPS_EXHAUSTED: "Newton's steps did not become small",
@@ -31,13 +38,6 @@ PROJECTION_WORDS = {
     _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
     _numbers.NOT_FINITE: "no finite value",
     _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
-}
-
-#: EM for mixtures.
-EM_WORDS = {
-    _numbers.CONVERGED: "converged",
-    _numbers.STEPS_EXHAUSTED: "not converged: the iterations ran out",
-    _numbers.SINGULAR: "stopped: a covariance became singular, and min_cov=0 sets no floor",
 }
 
 #: Variational EM for a model's theta.

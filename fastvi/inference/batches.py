@@ -31,8 +31,8 @@ _PIECE = 64
 #: Pieces between two moves of the progress bar.
 _BAR = 64
 
-#: Pairs of fixed draws: so many, and for each dimension two, or four for a full covariance. They are not
-#: increased, so there are more than `fit` begins with.
+#: Pairs of fixed draws: at least 64, and for each dimension two, or four for a full covariance. Their number
+#: does not grow, so it is larger than that which `fit` begins with.
 _PAIRS, _PAIRS_EACH, _PAIRS_EACH_FULL = 64, 2, 4
 
 #: Relative tolerance of the Gaussian fits whose moments start truncated ones.
@@ -198,26 +198,9 @@ def fit_batch(
         raise ValueError(
             f"fit_batch works in up to {kernels.inference.laplace.DENSE} latent dimensions, the model has {r}"
         )
-    scale, from_laplace = np.ones(r), factor is None
-    if factor is None:
-        factor = np.eye(r)
-    elif r > QUADRATURE_DIM:
-        scale = conditional_deviations(factor)
-    else:
-        factor = restricted(factor, "full" if name == "truncated" else name)
-    means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, scale, factor))
-    traces, rows = np.empty((count, 0)), np.zeros((count, 8))
-    wheres = np.zeros((count, model.dim))
-    run = _runner(
-        model,
-        name,
-        from_laplace,
-        tables,
-        (means, scales, chols),
-        wanted,
-        max_steps,
-        (traces, rows, wheres),
-    )
+    starts = _starts(name, mean, factor, count)
+    results = np.empty((count, 0)), np.zeros((count, 8)), np.zeros((count, model.dim))
+    run = _runner(model, name, factor is None, tables, starts, wanted, max_steps, results)
     pieces = -(-count // _PIECE)
 
     def piece(i: int) -> None:
@@ -229,6 +212,7 @@ def fit_batch(
     elif pieces:
         threads.run(piece, pieces)
     del kept  # the tables pointed into it
+    (means, _, chols), (_, rows, wheres) = starts, results
     reports = _columns(rows)
     codes = reports.status.astype(np.int64)
     codes[empty] = EMPTY
@@ -248,6 +232,20 @@ def fit_batch(
         converged=codes == CONVERGED,
         _wheres=wheres,
     )
+
+
+def _starts(family: str, mean: Array, factor: Array | None, count: int) -> tuple[Array, Array, Array]:
+    """(means, standard deviations, Cholesky factors) of the same start for each data set."""
+    r = mean.size
+    scale = np.ones(r)
+    if factor is None:
+        factor = np.eye(r)
+    elif r > QUADRATURE_DIM:
+        scale = conditional_deviations(factor)
+    else:
+        factor = restricted(factor, "full" if family == "truncated" else family)
+    means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, scale, factor))
+    return means, scales, chols
 
 
 def _columns(rows: Array) -> Any:

@@ -21,7 +21,7 @@ from .model import Model, target_of
 from .results import Fit, fit_of_report, q_of
 from .starts import check_start, laplace_start, start_of
 
-#: Pairs of fixed draws to begin with: at least so many, and for each dimension one, or four with a full
+#: Pairs of fixed draws to begin with: at least 32, and for each dimension one, or four with a full
 #: covariance, which has more parameters.
 _LEAST_PAIRS = 32
 _PAIRS_EACH, _PAIRS_EACH_FULL = 1, 4
@@ -134,7 +134,7 @@ class _FixedDraws:
         self.traces: list[Array] = []
 
     def climb(self, pairs: int, tolerance: float) -> Any:
-        """Maximise the ELBO over so many pairs of draws; the report."""
+        """Maximise the ELBO over this number of pairs of draws; the report."""
         trace, row = np.empty(_TRACE), np.zeros(8)
         kernels.inference.entry_points.fit_draws(
             target_of(self.model),

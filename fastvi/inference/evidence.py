@@ -20,8 +20,8 @@ from .kernel_calls import QUADRATURE_DIM, fault_point, workspace
 from .model import Model, checked_model, target_of
 from .starts import laplace_start
 
-#: p and q are integrated on one lattice, q's, unless p is so many times wider, or so many of q's standard
-#: deviations away.
+#: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
+#: 20 of q's standard deviations away.
 _WIDE = 20.0
 
 

@@ -31,7 +31,7 @@ from .results import Fit
 #: Lattice for E_q in the M-step: nodes at a distance of half a standard deviation, in a ball of radius seven.
 _REACH, _STEP = 7.0, 0.5
 
-#: Fixed draws for E_q in the M-step in more dimensions: so many pairs, and so many for each dimension.
+#: Pairs of fixed draws for E_q in the M-step in more dimensions: at least, and for each dimension.
 _PAIRS, _PAIRS_EACH = 256, 4
 
 #: The steps of the differences are chosen so that the second difference of the expected log joint (in nats)
@@ -55,8 +55,12 @@ _HALVINGS = 30
 #: Least eigenvalue of the Hessian, relative to the largest, that a Newton step divides by.
 _LEAST_EIGENVALUE = 1e-9
 
-#: Relative tolerance of the fits, in units of that of θ; change of θ that ends the rounds, in the same.
+#: Relative tolerance of the fits, and change of θ (in standard deviations) that ends the rounds: both in
+#: units of `rtol`.
 _FIT_SHARE, _THETA_SHARE = 1e-2, 10.0
+
+#: Rounding error of an ELBO, relative to 1 + |ELBO|.
+_ROUNDING = 1e-12
 
 
 class ThetaFit(Record):
@@ -263,23 +267,23 @@ def maximize_evidence(
     wanted = tolerance(rtol)
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
-
     settings = Settings(name, rtol=_FIT_SHARE * wanted)
 
     def expect(theta: Array, from_: Any) -> Fit:
+        """The E-step."""
         return fit_once(model.with_theta(theta), from_, settings)
 
     theta = np.array(model.theta)
     current = expect(theta, start)
-    warm = current.q if name in HELD else None
+    held = current.q if name in HELD else None  # the covariance that all fits have
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
     status = statuses.ROUNDS_EXHAUSTED
     rounds: list[Array] = [theta]
     for _ in bar(range(max_rounds), progress, "rounds"):
         new, scale = _newton_step(_expected(model.with_theta(theta), current), theta, scale)
-        found = expect(new, current.q if warm is None else warm)
-        slack = 1e-12 * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
+        found = expect(new, current.q if held is None else held)
+        slack = _ROUNDING * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
         if found.elbo.value < trace[-1] - slack:
             status = statuses.NOT_RISING
             break
@@ -289,7 +293,7 @@ def maximize_evidence(
             rounds = [new]
             if jumped is not None:
                 try:
-                    tried = expect(jumped, found.q if warm is None else warm)
+                    tried = expect(jumped, found.q if held is None else held)
                 except ValueError:
                     tried = None
                 if tried is not None and tried.elbo.value > found.elbo.value:
@@ -312,14 +316,14 @@ def maximize_evidence(
 
 
 def _jump(rounds: list[Array]) -> Array | None:
-    """The extrapolation of two rounds of EM (Varadhan and Roland's scheme S3); None where it is no jump."""
+    """The extrapolation of two rounds of EM (Varadhan and Roland's S3); None where it is no longer step."""
     first, second = rounds[1] - rounds[0], rounds[2] - rounds[1]
-    bend = second - first
-    norm = float(np.linalg.norm(bend))
+    change = second - first
+    norm = float(np.linalg.norm(change))
     if norm == 0.0:
         return None
     length = -float(np.linalg.norm(first)) / norm
     if length > -1.0:
         return None
-    jumped: Array = rounds[0] - 2.0 * length * first + length**2 * bend
+    jumped: Array = rounds[0] - 2.0 * length * first + length**2 * change
     return jumped if np.isfinite(jumped).all() else None

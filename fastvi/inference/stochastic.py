@@ -55,17 +55,17 @@ def fit_sgd(
     scale = start_scale(scale, family)
     code = CODES[family]
     space = workspace("draws", code, r, model.dim)
-    named = named_workspace("draws", space)
-    point, first, second, total = np.zeros((4, named.point.size))
-    generator_ = generator("rng", rng)
+    point, first_moment, second_moment, total = np.zeros((4, named_workspace("draws", space).point.size))
+    source = generator("rng", rng)
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
-    status, kept, taken = 0, np.zeros(point.size), 0
+    # The average is over the iterates after these steps, whose sum is subtracted from the total.
+    status, early_total, early_steps = 0, np.zeros(point.size), 0
     for low, high in bar(list(itertools.pairwise(edges)), progress, "steps"):
         if low < steps // 2 <= high or steps == 1:
-            kept, taken = total.copy(), int(low)
+            early_total, early_steps = total.copy(), int(low)
         before = point.copy()
-        noise = generator_.standard_normal((high - low, each, r))
+        noise = source.standard_normal((high - low, each, r))
         status, value, more = kernels.inference.entry_points.sgd_steps(
             target_of(model),
             code,
@@ -73,7 +73,7 @@ def fit_sgd(
             low + 1,
             rate,
             (base, root, scale),
-            (point, first, second, total),
+            (point, first_moment, second_moment, total),
             space,
         )
         used += more
@@ -81,11 +81,11 @@ def fit_sgd(
             point[:] = before
             break
         trace.append(value)
-        taken_to = int(high)
+        done = int(high)
     if status and not trace:
         raise ValueError(f"the fit cannot start: {statuses.words(status, fault_point('draws', space))}")
-    if not status and taken_to > taken:
-        point = np.ascontiguousarray((total - kept) / (taken_to - taken))
+    if not status and done > early_steps:
+        point = np.ascontiguousarray((total - early_total) / (done - early_steps))
     mean, factor = np.empty(r), np.empty((r, r))
     kernels.inference.entry_points.unpack(code, point, (base, root, scale), mean, factor)
     q = q_of(model, mean, factor)

@@ -32,6 +32,14 @@ def fit_many(data, uniforms, tol, values, means):
         values[i] = fit_two(data[i], uniforms[i], tol, means[i])
 
 
+@pytest.mark.parametrize(
+    "name", ["workspace", "fit", "standardize", "unstandardize_mixture", "seed", "maximise"]
+)
+def test_documented_names_are_functions(name):
+    """Also once the modules are loaded, which have other names."""
+    assert callable(getattr(em, name))
+
+
 def test_inside_a_users_parallel_loop():
     data = np.stack([clouds([11, i], 120, 2, 2)[0] for i in range(6)])
     uniforms = np.stack([np.random.default_rng(i).random(2) for i in range(6)])
