@@ -1,7 +1,8 @@
 """The families of q by name and code: for the API, whose `family=` has these names, and for `operations`.
 
 To add one, write its module (the functions are those of `full`; `operations` says what each of them does)
-and a row in `TABLE`. Nothing is compiled here: importing the table is free.
+and a row in `TABLE`; then its name belongs into the docstrings of `fit` and the projections. The common tests
+take it from the table. Nothing is compiled here: importing the table is free.
 """
 
 from __future__ import annotations
