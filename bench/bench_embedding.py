@@ -14,7 +14,7 @@ from .inputs import pair
 
 
 class SmallKl:
-    """A thousand divergences of so many entries in one compiled loop."""
+    """A thousand divergences of n entries in one compiled loop."""
 
     params = sizes(4, 16, 64, 256, 1024)
     param_names = ("n",)
@@ -29,7 +29,7 @@ class SmallKl:
 
 
 class Foragers:
-    """A step of so many agents in a user's prange, an ELBO fit in each."""
+    """A step of the agents in a user's prange, with an ELBO fit for each."""
 
     params = (sizes(100, 1000, 10_000), (1, 2))
     param_names = ("agents", "threads")
@@ -46,7 +46,7 @@ class Foragers:
 
 
 class Filter:
-    """So many tracks of twenty steps, each of which collapses a mixture."""
+    """Tracks of twenty steps, each of which projects a mixture onto a Gaussian."""
 
     params = (sizes(1, 10, 100), ("M", "I"))
     param_names = ("tracks", "projection")

@@ -1,7 +1,7 @@
 """What all tests share: fixtures, and the compiled kernels, for which test processes wait for each other.
 
-Kernels are cached on disk, but processes that start together would all compile the same ones: that is a third
-of their time. So whoever compiles one holds a lock on it, and the next finds it in the cache.
+Kernels are cached on disk, but processes that start together would all compile the same ones, in a third of
+their time. So a process that compiles a kernel holds a lock on it, and the next one finds it in the cache.
 """
 
 from __future__ import annotations

@@ -228,15 +228,15 @@ LOG_JOINT = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.POINTER(ctypes.c_double), c
 def carried_gaussian(z, data):
     """The density of z whose latent coordinate is N(m, s**2): data is (support, low, high, m, s)."""
     support, low, high, m, s = numba.carray(data, 5, np.float64)
-    x, log_slope = z[0], 0.0
+    x, log_derivative = z[0], 0.0
     if support == 1.0:
-        x, log_slope = math.log(z[0] - low), -math.log(z[0] - low)
+        x, log_derivative = math.log(z[0] - low), -math.log(z[0] - low)
     elif support == 2.0:
-        x, log_slope = math.log(high - z[0]), -math.log(high - z[0])
+        x, log_derivative = math.log(high - z[0]), -math.log(high - z[0])
     elif support == 3.0:
         u, v = z[0] - low, high - z[0]
-        x, log_slope = math.log(u / v), math.log((high - low) / (u * v))
-    return -0.5 * ((x - m) / s) ** 2 - math.log(s) - 0.5 * math.log(2.0 * math.pi) + log_slope
+        x, log_derivative = math.log(u / v), math.log((high - low) / (u * v))
+    return -0.5 * ((x - m) / s) ** 2 - math.log(s) - 0.5 * math.log(2.0 * math.pi) + log_derivative
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, and that no display is needed. How they look is for people to judge."""
+"""Pictures: what is drawn, and that no display is needed."""
 
 import math
 
@@ -147,7 +147,7 @@ def test_posterior_that_q_misses_is_in_sight(half_line):
 
 
 def as_fit(model, q):
-    """A fit that never was, so that nothing is compiled for it."""
+    """A Fit made by hand, so that nothing is compiled for it."""
     elbo = fv.Estimate(-2.5, 0.25, 1, "draws (standard error)")
     return fv.Fit(model=model, q=q, family="full", elbo=elbo, trace=np.array([-4.0, -3.0, -2.5]))
 

@@ -126,7 +126,7 @@ def same(a, b):
 
 
 def arrays(value, path, seen):
-    """Every array that can be reached through public attributes, with the way to it."""
+    """Every array that can be reached through public attributes, with its path."""
     if id(value) in seen:
         return
     seen[id(value)] = value
@@ -178,7 +178,7 @@ def test_copies_are_the_same(name, way):
 
 
 def there(values):
-    """In the other process: what has arrived, which goes back."""
+    """Runs in the other process: the texts of the values, and the values."""
     return [repr(value) for value in values], values
 
 

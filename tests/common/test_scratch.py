@@ -1,4 +1,4 @@
-"""Scratch space: kept within bounds, one owner at a time, and what models remember does not pile up."""
+"""Scratch space: one owner at a time, and bounded."""
 
 import sys
 import threading
@@ -40,7 +40,7 @@ def test_a_space_in_use_is_not_handed_out_again(kept):
     other = scratch.space(make, 100)
     assert mine is not other
     assert not np.shares_memory(mine[0][0], other[0][0])
-    # What is in use need not be kept: the last one is.
+    # Only the last of the spaces in use is kept.
     held = id(other)
     del mine, other
     assert id(scratch.space(make, 100)) == held
@@ -51,7 +51,7 @@ def test_few_spaces_are_kept(kept):
     for size in range(1, 200):
         scratch.space(make, size)
     assert len(kept) == scratch.MOST
-    scratch.space(make, 200 - scratch.MOST)  # the oldest, which is the newest after this
+    scratch.space(make, 200 - scratch.MOST)  # the oldest, used again
     scratch.space(make, 1000)
     assert (make, (200 - scratch.MOST,)) in kept
     assert (make, (201 - scratch.MOST,)) not in kept

@@ -36,7 +36,7 @@ def with_threads():
 
 @pytest.fixture
 def helpers(monkeypatch):
-    """The names of threads that worked: a test of two threads must not pass on one."""
+    """The names of the threads that computed: a test of two threads must not pass on one."""
     names = set()
     run = threads.run
 

@@ -1,4 +1,4 @@
-"""fastvi inside programs of others: nothing here but public names, as a stranger would write it."""
+"""Distributions, projections and fits in a user's compiled code, with public names only."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -227,7 +227,7 @@ def test_a_gaussian_on_the_whole_line_has_mass_where_the_joint_is_zero():
     assert bound_of(fv.Gaussian(1.0, 1.0)) == -math.inf
 
 
-# Nothing but errors of types: their messages name the function, and what it takes.
+# Typing errors: their messages name the function, and what it takes.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""fastvi inside the user's own compiled code, written as a user would: nothing but `import fastvi`."""
+"""Divergences of arrays in a user's compiled code, with `import fastvi` only."""
 
 import math
 from functools import cache

@@ -90,7 +90,7 @@ def orders(seed, n, lowest):
 
 
 def sparse(seed, n):
-    """Zeros in either, both or none."""
+    """Zeros in either, both or neither."""
     rng = np.random.default_rng(seed)
     p, q = rng.dirichlet(np.ones(n), size=2)
     p[rng.random(n) < 0.4] = 0.0
@@ -384,7 +384,7 @@ def test_base(function, base):
 
 
 def test_the_oracle_knows_textbook_values():
-    """A wrong reference would bless a wrong library."""
+    """The reference itself, against published values."""
     half, other = array(0.5, 0.5), array(0.75, 0.25)
     with mp.workdps(40):
         expected = {
@@ -407,7 +407,7 @@ def test_the_oracle_knows_textbook_values():
     + [("alpha_divergence", {"alpha": a}) for a in (-1, 0.3, 1 + 1e-9, 2.5, 10)]
 )
 def test_from_far_to_near(function):
-    """A sum of powers alone gives a large distance, and no digits of a small one; nor does a part tell."""
+    """A sum of powers is accurate for far distributions and has no digits left for near ones."""
     p, other = dirichlet(61, 700, 1.0)
     for share in np.logspace(0, -6, 13):
         q = (1.0 - share) * p + share * other

@@ -411,11 +411,11 @@ def test_kl_grad_agrees_with_central_differences():
     for k in range(p.size):
         e = np.zeros(p.size)
         e[k] = step
-        slope_p = (fv.kl(p + e, q, mass="any") - fv.kl(p - e, q, mass="any")) / (2 * step)
-        slope_q = (fv.kl(p, q + e, mass="any") - fv.kl(p, q - e, mass="any")) / (2 * step)
+        difference_p = (fv.kl(p + e, q, mass="any") - fv.kl(p - e, q, mass="any")) / (2 * step)
+        difference_q = (fv.kl(p, q + e, mass="any") - fv.kl(p, q - e, mass="any")) / (2 * step)
         # third derivatives are below 1e3 here: the differences are good to 1e-7
-        assert abs(slope_p - grad_p[k]) < 1e-7
-        assert abs(slope_q - grad_q[k]) < 1e-7
+        assert abs(difference_p - grad_p[k]) < 1e-7
+        assert abs(difference_q - grad_q[k]) < 1e-7
     assert np.abs(grad_p).min() > 1e-6
     assert np.abs(grad_q).min() > 1e-6
 
@@ -458,7 +458,7 @@ def test_kl_grad_along_an_axis(axis):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_kl_grad_of_plain_arrays_is_that_of_rows(dtype):
-    """Plain arrays take a short cut, here with zeros, and one of them negative."""
+    """Contiguous arrays have a shorter code path; with zeros and a negative entry it gives the same."""
     p, q = np.random.default_rng(37).gamma(1.0, size=(2, 50)).astype(dtype)
     p[3] = p[4] = q[4] = q[5] = 0.0
     value, *grads = fv.kl_grad(p, q)

@@ -1,4 +1,4 @@
-"""What the user is told about bad input: the argument, the place, the value, the choices."""
+"""Messages about invalid input: they name the argument, the index, the value and the choices."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The order of a divergence: one range, and one answer through every door."""
+"""The order of a divergence: one range, and one answer from every interface."""
 
 import math
 import sys

@@ -253,7 +253,7 @@ def test_out_in_big_endian():
 
 @pytest.fixture
 def bars(monkeypatch):
-    """A stand-in for tqdm that takes notes; the real one is not needed to see that it is used."""
+    """A replacement of tqdm that records its calls."""
     seen = []
 
     def tqdm(steps, **_):

@@ -18,7 +18,7 @@ def rotation(rng, dim):
     return np.linalg.qr(rng.standard_normal((dim, dim)))[0]
 
 
-def turned(rng, variances):
+def rotated_cov(rng, variances):
     axes = rotation(rng, len(variances))
     cov = (axes * variances) @ axes.T
     return 0.5 * (cov + cov.T)
@@ -26,11 +26,11 @@ def turned(rng, variances):
 
 def random_gaussian(rng, dim, scale=1.0, condition=10.0):
     variances = scale**2 * condition ** rng.uniform(-0.5, 0.5, dim)
-    return Gaussian(scale * rng.standard_normal(dim), turned(rng, variances))
+    return Gaussian(scale * rng.standard_normal(dim), rotated_cov(rng, variances))
 
 
 def random_parts(rng, dim, count, separation, condition):
-    """Components up to `separation` apart, of condition numbers up to `condition`, any way round."""
+    """Components up to `separation` apart, of condition numbers up to `condition`, rotated at random."""
     weights = rng.dirichlet(np.ones(count))
     if count > 1:
         weights[0] = 10 ** rng.uniform(-6, 0)
@@ -40,7 +40,7 @@ def random_parts(rng, dim, count, separation, condition):
     covs = []
     for _ in range(count):
         spread = condition ** (0.5 * rng.uniform(0, 1))
-        covs.append(turned(rng, np.geomspace(spread, 1.0 / spread, dim) * 10 ** rng.uniform(-0.5, 0.5)))
+        covs.append(rotated_cov(rng, np.geomspace(spread, 1.0 / spread, dim) * 10 ** rng.uniform(-0.5, 0.5)))
     return weights / weights.sum(), means, np.array(covs)
 
 
@@ -116,10 +116,10 @@ def test_kl_that_overflows_is_infinite():
 
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_gaussians_of_condition_number_1e12(dim):
-    """Rounding the factor alone moves the least variance by 1e-4 of itself; the error must say so."""
+    """Rounding the factor changes the smallest variance by 1e-4 of itself; the error must include that."""
     rng = np.random.default_rng(dim)
     for _ in range(5):
-        q = Gaussian(rng.standard_normal(dim), turned(rng, np.geomspace(1e-6, 1e6, dim)))
+        q = Gaussian(rng.standard_normal(dim), rotated_cov(rng, np.geomspace(1e-6, 1e6, dim)))
         p = random_gaussian(rng, dim)
         within(kl_estimate(p, q), reference.gaussian_kl(p.mean, p.cov, q.mean, q.cov), 0.0)
         within(entropy_estimate(q), reference.gaussian_entropy(q.cov), 0.0)
@@ -338,7 +338,7 @@ def test_bounds_of_far_components_meet(dim):
     rng = np.random.default_rng(dim)
     weights, means = np.array([0.2, 0.3, 0.5]), np.zeros((3, dim))
     means[:, 0] = [-1e3, 0.0, 1e3]
-    covs = np.array([turned(rng, rng.uniform(0.5, 2.0, dim)) for _ in range(3)])
+    covs = np.array([rotated_cov(rng, rng.uniform(0.5, 2.0, dim)) for _ in range(3)])
     p = GaussianMixture(weights, means, covs)
     entropy = sum(w * (part.entropy() - math.log(w)) for w, part in zip(weights, p.components, strict=True))
     assert fv.mixture_entropy_bounds(p) == pytest.approx((entropy, entropy), rel=1e-14)
@@ -398,7 +398,7 @@ def test_components_1e6_apart(dim):
     entropy = sum(w * (g.entropy() - math.log(w)) for w, g in zip(weights, parts, strict=True))
     within(entropy_estimate(p), entropy, 1e-13)
     q = Gaussian(p.mean, p.cov)
-    # E_p[log q] knows p by its moments alone, which are q's.
+    # E_p[log q] depends on p only through its moments, which are those of q.
     within(kl_estimate(p, q), float(reference.gaussian_entropy(q.cov)) - entropy, 1e-3 * (dim > 1) + 1e-12)
     r = GaussianMixture(weights[::-1], p.means, p.covs)
     within(kl_estimate(p, r), 0.25 * math.log(1 / 3) + 0.75 * math.log(3), 1e-13)
@@ -406,7 +406,7 @@ def test_components_1e6_apart(dim):
 
 @pytest.mark.parametrize("angle", [0.0, 0.3])
 def test_mixtures_of_condition_number_1e12(angle):
-    """Stretched by 1e6, and turned: rounding a factor then moves the least variance by 1e-4 of itself."""
+    """Stretched by 1e6 and rotated: rounding the factor changes the smallest variance by 1e-4 of itself."""
     rng = np.random.default_rng(9)
     c, s = math.cos(angle), math.sin(angle)
     stretch = np.array([[c, -s], [s, c]]) @ np.diag([1e3, 1e-3])
@@ -418,7 +418,7 @@ def test_mixtures_of_condition_number_1e12(angle):
 
 
 def test_a_component_of_condition_number_1e12_beside_a_round_one():
-    """A needle in the plane: the value must be right, or the error must own up."""
+    """A narrow component in the plane: the error must cover what is wrong with the value."""
     p = GaussianMixture([0.5, 0.5], [[0, 0], [1, 0]], [np.eye(2), np.diag([1e-6, 1e6])])
     q = Gaussian(p.mean, p.cov)
     estimate, entropy = kl_estimate(p, q), entropy_estimate(p)
@@ -464,7 +464,7 @@ def test_weight_zero():
 
 
 def test_what_is_too_sharp_is_owned_up_to():
-    """Needles across each other: the lattice would need too many nodes, and the bounds are what is left."""
+    """Narrow components that cross: too many nodes for a lattice, so the error comes from the bounds."""
     sharp = GaussianMixture(
         [0.4, 0.3, 0.3],
         [[0.0, 0.0], [0.5, 0.2], [-0.3, 0.4]],
@@ -513,7 +513,7 @@ def test_two_grids_of_gaussians():
 
 @pytest.mark.parametrize("shift", [-800.0, 0.0, 800.0])
 def test_a_grid_and_a_gaussian(shift):
-    """Whatever the grid's density is multiplied by."""
+    """The grid's density need not be normalised."""
     p = Grid2D.from_distribution(P, BOUNDS, (161, 161))
     p = Grid2D(p.x, p.y, p.logp + shift)
     forth, back = kl_estimate(p, Q), kl_estimate(Q, p)
@@ -537,7 +537,7 @@ def test_a_grid_and_a_mixture():
 
 @pytest.mark.parametrize("edge", [0.5, 1.0, 2.0, 3.0])
 def test_mass_outside_a_grid_that_is_cut(edge):
-    """The other distribution's mass that the grid does not see is reported, both ways."""
+    """The other distribution's mass outside the grid is reported, in both orders of the arguments."""
     unit = Gaussian([0, 0], np.eye(2))
     inside = math.erf(edge / math.sqrt(2.0)) ** 2
     g = Grid2D.from_distribution(unit, [(-edge, edge)] * 2, (401, 401))

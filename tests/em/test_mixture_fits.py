@@ -12,6 +12,7 @@ from fastvi.common import threads
 from fastvi.data import old_faithful
 from fastvi.kernels.em import m_step
 from helpers.messages import says
+from helpers.mixtures import clouds
 from helpers.programs import run_program
 from reference import em as reference
 
@@ -22,23 +23,11 @@ def geyser():
     return np.column_stack(old_faithful())
 
 
-def clouds(seed, n, dim, k, spread=3.0):
-    """Points around k centres, and a mixture to start from."""
-    rng = np.random.default_rng([seed, n, dim, k])
-    centres = spread * rng.standard_normal((k, dim))
-    x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, dim)) @ (
-        np.eye(dim) + 0.4 * rng.standard_normal((dim, dim))
-    )
-    cov = np.atleast_2d(np.cov(x.T)) / 2
-    start = fv.GaussianMixture(np.full(k, 1 / k), centres + 0.3 * rng.standard_normal((k, dim)), [cov] * k)
-    return x, start
-
-
 def random_labels(seed, n, k):
     return np.random.default_rng(seed).dirichlet(np.full(k, 0.5), n)
 
 
-# What is right
+# Against references
 
 
 @dims
@@ -76,7 +65,7 @@ def test_the_maximum_for_old_faithful():
 @pytest.mark.parametrize("tol", [1e-6, 1e-8, 1e-12, 1e-16])
 @pytest.mark.parametrize("spread", [1.0, 2.0, 4.0])
 def test_what_is_left_to_gain_is_below_the_tolerance(tol, spread):
-    """With components that overlap EM is slow; where changes are small, the maximum may be far."""
+    """Where components overlap EM is slow: small changes do not mean that the maximum is near."""
     x, start = clouds(2, 400, 2, 2, spread)
     best = fv.fit_mixture(x, 2, start=start, tol=1e-24, max_iterations=20_000)
     fit = fv.fit_mixture(x, 2, start=start, tol=tol, max_iterations=20_000)
@@ -198,8 +187,8 @@ def test_the_order_of_points_and_components_does_not_matter():
     x, start = clouds(7, 300, 2, 3)
     order, labels = np.random.default_rng(0).permutation(300), [2, 0, 1]
     fit = fv.fit_mixture(x, 3, start=start, tol=1e-20)
-    turned = fv.GaussianMixture(start.weights[labels], start.means[labels], start.covs[labels])
-    other = fv.fit_mixture(x[order], 3, start=turned, tol=1e-20)
+    permuted = fv.GaussianMixture(start.weights[labels], start.means[labels], start.covs[labels])
+    other = fv.fit_mixture(x[order], 3, start=permuted, tol=1e-20)
     np.testing.assert_allclose(other.mixture.means, fit.mixture.means[labels], rtol=1e-7)
     np.testing.assert_allclose(other.responsibilities, fit.responsibilities[order][:, labels], atol=1e-7)
     assert other.log_likelihood == pytest.approx(fit.log_likelihood, rel=1e-13)
@@ -281,7 +270,7 @@ def test_the_best_restart_is_kept_and_all_are_reported():
 
 
 def test_the_floor_holds_what_would_collapse():
-    """Three equal points: their component's likelihood has no bound, and the floor is where it stops."""
+    """Three equal points: the likelihood of their component is unbounded but for the floor."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.standard_normal((100, 2)), np.full((3, 2), 5.0)])
     start = fv.GaussianMixture([0.9, 0.1], [[0, 0], [5, 5]], [np.eye(2)] * 2)
@@ -309,7 +298,7 @@ def test_the_floor_does_nothing_where_it_is_not_reached():
 
 
 def test_a_maximum_at_the_floor_is_not_preferred():
-    """A spike on two close points is likelier than the two clouds, and means nothing."""
+    """A narrow component on two close points is likelier than the two clouds, and is not a cluster."""
     rng = np.random.default_rng(3)
     x = np.concatenate([rng.normal(0.0, 1.0, 40), rng.normal(6.0, 1.0, 40)])
     x[1] = x[0]
@@ -324,15 +313,15 @@ def test_a_maximum_at_the_floor_is_not_preferred():
 @dims
 def test_the_floor_raises_eigenvalues_only(dim):
     rng = np.random.default_rng(dim)
-    turn = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
     values = 10.0 ** -np.arange(0.0, dim)
-    cov = turn * values @ turn.T
+    cov = rotation * values @ rotation.T
     factor, scratch = np.empty((dim, dim)), np.empty((3, dim, dim))
     for floor in (3e-3, 0.5, 1e-9):
         acted, good = m_step.floored_factor(cov, floor, factor, scratch)
         assert good
         assert acted == (values.min() < floor)
-        expected = turn * np.maximum(values, floor) @ turn.T
+        expected = rotation * np.maximum(values, floor) @ rotation.T
         np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-12, atol=1e-14)
 
 

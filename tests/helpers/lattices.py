@@ -8,8 +8,6 @@ from fastvi.kernels.densities import mixtures
 from fastvi.kernels.quadrature import lattice as lattice_
 from helpers.mixtures import arrays
 
-# The pieces
-
 
 def enumerated(steps, shift, radius, dim, form):
     """All nodes (N, 3) and weights that come out of the blocks."""

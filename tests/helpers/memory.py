@@ -11,7 +11,7 @@ class Used(NamedTuple):
     allocations: int
     headers: int  #: of arrays
     frees: int
-    grown: int  #: bytes of the process; 0 where nothing tells
+    grown: int  #: bytes of the process; 0 where the system does not tell
 
 
 def _resident():

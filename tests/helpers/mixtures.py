@@ -1,4 +1,4 @@
-"""Random mixtures for the kernels, and their densities in NumPy."""
+"""Random mixtures, points of them, and densities in NumPy."""
 
 import math
 
@@ -49,3 +49,15 @@ def log_normal(z, mean, factor):
 def log_mixture(z, log_weights, means, factors):
     parts = [w + log_normal(z, m, f) for w, m, f in zip(log_weights, means, factors, strict=True)]
     return np.logaddexp.reduce(parts, axis=0)
+
+
+def clouds(seed, n, dim, k, spread=3.0):
+    """Points around k centres, and a mixture to start from."""
+    rng = np.random.default_rng([seed, n, dim, k])
+    centres = spread * rng.standard_normal((k, dim))
+    x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, dim)) @ (
+        np.eye(dim) + 0.4 * rng.standard_normal((dim, dim))
+    )
+    cov = np.atleast_2d(np.cov(x.T)) / 2
+    start = fv.GaussianMixture(np.full(k, 1 / k), centres + 0.3 * rng.standard_normal((k, dim)), [cov] * k)
+    return x, start

@@ -1,4 +1,4 @@
-"""Many fits at once: what one fit gives, for any number of threads, whatever the neighbours are."""
+"""Many fits at once: the results of single fits, for any number of threads and any other data sets."""
 
 import math
 
@@ -75,8 +75,8 @@ def test_the_bits_do_not_depend_on_threads(two_threads):
     for name in ("mean", "cov", "elbo", "error", "gradient_norm", "evaluations", "codes"):
         np.testing.assert_array_equal(getattr(many, name), getattr(one, name))
     # Nor on the order, or on what came before in the same scratch space.
-    turned = fv.fit_batch(POSITIVE, (X[::-1],))
-    np.testing.assert_array_equal(turned.elbo[::-1], one.elbo)
+    reversed_order = fv.fit_batch(POSITIVE, (X[::-1],))
+    np.testing.assert_array_equal(reversed_order.elbo[::-1], one.elbo)
 
 
 def test_a_bad_data_set_disturbs_no_other():

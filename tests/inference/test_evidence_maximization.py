@@ -1,4 +1,4 @@
-"""Maximum likelihood: theta is the maximiser of the evidence, and the ELBO rises on the way."""
+"""Maximum likelihood: theta is the maximiser of the evidence, and the ELBO rises from step to step."""
 
 import math
 

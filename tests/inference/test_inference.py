@@ -63,7 +63,7 @@ def glm(z, kind, rows, y, noise, center, spread):
 
 
 @numba.njit
-def glm_slopes(z, grad, kind, rows, y, noise, center, spread):
+def glm_gradient(z, grad, kind, rows, y, noise, center, spread):
     for i in range(z.size):
         grad[i] = -(z[i] - center) / spread**2
     for n in range(y.size):
@@ -71,13 +71,13 @@ def glm_slopes(z, grad, kind, rows, y, noise, center, spread):
         for i in range(z.size):
             eta += rows[n, i] * z[i]
         if kind == NORMAL:
-            slope = (y[n] - eta) / noise**2
+            derivative = (y[n] - eta) / noise**2
         elif kind == LOGISTIC:
-            slope = y[n] - 1.0 / (1.0 + math.exp(-eta))
+            derivative = y[n] - 1.0 / (1.0 + math.exp(-eta))
         else:
-            slope = y[n] - math.exp(min(eta, 700.0))
+            derivative = y[n] - math.exp(min(eta, 700.0))
         for i in range(z.size):
-            grad[i] += slope * rows[n, i]
+            grad[i] += derivative * rows[n, i]
     return glm(z, kind, rows, y, noise, center, spread)
 
 
@@ -127,7 +127,7 @@ def regression(rng, kind, rows, prior=10.0, noise=0.5, grad=False):
     else:
         y = eta + noise * rng.standard_normal(len(eta))
     data = (kind, rows, y, float(noise), 0.0, float(prior))
-    return fv.Model(glm, rows.shape[1], data=data, log_joint_grad=glm_slopes if grad else None)
+    return fv.Model(glm, rows.shape[1], data=data, log_joint_grad=glm_gradient if grad else None)
 
 
 def exact_regression(model):
@@ -162,8 +162,8 @@ def test_worked_example_on_the_whole_line(x):
         bound = fv.elbo(model, fv.Gaussian(mu, 1.0))
         expected = 0.5 - x - 0.5 * (mu - x + 1.0) ** 2
         assert abs(bound.value - expected) <= max(bound.error, 1e-12) <= 1e-8
-        slope = fv.elbo_grad(model, fv.Gaussian(mu, 1.0))
-        assert abs(slope.mean[0] - (x - 1.0 - mu)) <= 1e-8 * (1 + abs(expected))
+        gradient = fv.elbo_grad(model, fv.Gaussian(mu, 1.0))
+        assert abs(gradient.mean[0] - (x - 1.0 - mu)) <= 1e-8 * (1 + abs(expected))
     for family in ("full", "diag", "isotropic"):
         found = fv.fit(model, family)
         assert found.converged
@@ -390,7 +390,7 @@ def difference(model, gaussian, wrap, entry, h):
 def test_gradients(support, dim, grad):
     rng = np.random.default_rng(dim)
     model = regression(rng, LOGISTIC, rng.standard_normal((12, dim)), grad=grad)
-    model = fv.Model(glm, dim, model.data, support, glm_slopes if grad else None)
+    model = fv.Model(glm, dim, model.data, support, glm_gradient if grad else None)
     r = model.latent_dim
     gaussian = fv.Gaussian(0.5 * rng.standard_normal(r), 0.3 * random_cov(rng, r, 3.0) / r)
 
@@ -417,15 +417,15 @@ def test_given_gradients_and_differences_find_the_same():
     rows = rng.standard_normal((30, 4))
     for kind in (LOGISTIC, POISSON, NORMAL):
         model = regression(np.random.default_rng(4), kind, rows)
-        given = fv.Model(glm, 4, model.data, log_joint_grad=glm_slopes)
+        given = fv.Model(glm, 4, model.data, log_joint_grad=glm_gradient)
         assert fv.check_gradient(given)
         one, two = fv.fit(model), fv.fit(given)
         assert one.converged
         assert two.converged
         assert gap(one.q, two.q.mean, two.q.cov) <= 1e-5
         assert two.evaluations < one.evaluations
-    # A wrong one is found out: the slopes of another kind.
-    wrong = fv.Model(glm, 4, (STUDENT, *given.data[1:]), log_joint_grad=glm_slopes)
+    # A wrong gradient, of another kind, is found out.
+    wrong = fv.Model(glm, 4, (STUDENT, *given.data[1:]), log_joint_grad=glm_gradient)
     assert not fv.check_gradient(wrong)
     assert "the gradient is wrong: grad[" in str(fv.check_gradient(wrong))
     with says(ValueError, "model has no log_joint_grad"):
@@ -438,7 +438,7 @@ def test_fixed_draws_are_spread_evenly():
     np.testing.assert_array_equal(draws[:pairs], -draws[pairs:])
     np.testing.assert_allclose(draws.T @ draws / (2 * pairs), np.eye(dim), atol=1e-12)
     assert not np.array_equal(draws, expectations._pairs(4, pairs, dim))
-    # Means are nearer to the expectation than those of independent draws: 0.007, not 0.015.
+    # The mean over fixed draws has an error of 0.007; over independent draws it is 0.015.
     gaps = [np.cos(expectations._pairs(k, 64, 5)).mean(axis=0) - math.exp(-0.5) for k in range(20)]
     assert np.sqrt(np.square(gaps).mean()) <= 0.01
     assert ((draws[:pairs] > 0).mean(axis=0) > 0.2).all()
@@ -463,7 +463,7 @@ def test_a_fit_does_not_remember_another():
 
 
 def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
-    """With what is known of the curvature, and from a few draws to begin with."""
+    """From the mean, covariance and curvature that a fit on fewer draws has found."""
     model, fixed = skewed(), kernels.inference.entry_points.fit_draws
     counts = []
 
@@ -526,7 +526,7 @@ def test_uncentred_predictors(kind, dim):
         assert gap(found.q, mean, cov) <= (1e-6 if dim == 2 else 1e-4)
         assert abs(found.elbo.value - evidence) <= found.elbo.error + 1e-6
     else:
-        # The same posterior in coordinates where it is round: z = shear w.
+        # The same posterior in coordinates in which it is uncorrelated: z = shear w.
         shear = np.eye(dim)
         shear[0, 1] = -rows[:, 1].mean()
         eased = fv.fit(fv.Model(glm, dim, (kind, rows @ shear, y, 0.5, 0.0, 1000.0)))
@@ -591,7 +591,7 @@ def test_what_is_far_wider_than_q():
 
 
 def test_a_joint_that_underflows_far_out():
-    # exp(-9.5**2 / 2) is 1e-20: neither the ELBO nor the divergence minds what is there.
+    # exp(-9.5**2 / 2) is 1e-20: what the log joint is there changes neither the ELBO nor the divergence.
     parts = fv.decompose(fv.Model(faulty, 1, (ZERO, 9.5)), fv.Gaussian(0.0, 1.0))
     assert abs(parts.kl.value) <= 1e-10
     assert abs(parts.residual) <= parts.error <= 1e-8
@@ -637,7 +637,7 @@ def test_bad_arguments():
         fv.elbo(model, other)
 
 
-# What a fit says of itself.
+# Diagnostics and summaries.
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])

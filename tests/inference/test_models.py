@@ -1,4 +1,4 @@
-"""Models: how data travels, what is refused and in which words, supports, and that nothing compiles twice."""
+"""Models: how data are passed, what is refused, copies and pickles, and that nothing is compiled twice."""
 
 import copy
 import gc
@@ -39,7 +39,7 @@ def with_theta(z, theta, x):
 
 
 @numba.njit
-def slope(z, grad, x):
+def gradient(z, grad, x):
     grad[0] = x - z[0]
     return -0.5 * (z[0] - x) ** 2
 
@@ -168,7 +168,7 @@ def test_theta_and_data_are_replaced():
 
 
 def test_a_model_cannot_be_changed_but_copied_and_pickled():
-    model = fv.Model(shifted, 1, (3.0,), log_joint_grad=slope)
+    model = fv.Model(shifted, 1, (3.0,), log_joint_grad=gradient)
     with says(AttributeError, "a Model cannot be changed"):
         model.dim = 2
     for other in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

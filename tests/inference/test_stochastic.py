@@ -48,7 +48,7 @@ def test_a_seed_is_a_fit():
 
 
 def test_sticking_the_landing():
-    """Where q is the posterior the gradient has no noise: steps from there stay there."""
+    """At the posterior the gradient has no noise, so that steps stay there."""
 
     @numba.njit
     def normal(z):

@@ -14,16 +14,13 @@ from helpers.memory import assert_no_allocation, used
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
 
-# Models.
-
-
 @njit
 def log_joint(z, x):
     """p(z) = exp(-z), p(x | z) = N(x | z, 1)."""
     return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2.0 * math.pi)
 
 
-# Kernels in loops: the same bits on any number of threads, no allocation. `n` rounds of the same work.
+# Each function does `n` rounds of the same.
 
 REAL, NO_BOUNDS = np.zeros(1, np.int64), np.zeros((1, 2))
 FULL = kernels.newton.FULL
@@ -174,9 +171,9 @@ def test_the_kernels_are_right():
     status, mean, sd, elbo = (lambda f, a: f(1, *a))(*cases()["fit"])
     assert status == 0
     np.testing.assert_allclose([mean, sd, elbo], [4.0, 1.0, -4.5], atol=1e-9)
-    value, slope, spread = (lambda f, a: f(1, *a))(*cases()["elbo"])
+    value, of_mean, of_factor = (lambda f, a: f(1, *a))(*cases()["elbo"])
     # At N(0, 1): -E[z] - E[(5 - z)**2] / 2 - log(2 pi) / 2 + entropy.
-    np.testing.assert_allclose([value, slope, spread], [-12.5, 4.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose([value, of_mean, of_factor], [-12.5, 4.0, 0.0], atol=1e-9)
     status, mu, sigma = (lambda f, a: f(1, *a))(*cases()["truncated"])
     assert status == 0
     np.testing.assert_allclose([mu, sigma], [4.0, 1.0], atol=1e-6)

@@ -41,9 +41,6 @@ ENTRY_POINTS = [k for entry in divergences.KERNELS.values() for k in entry if k 
 ]
 
 
-# Compiler options.
-
-
 @compiled_only
 def test_the_search_finds_the_kernels():
     modules = {function.__module__ for function in DISPATCHERS}
@@ -115,7 +112,7 @@ def test_constants_do_not_make_other_kernels():
 
 @compiled_only
 def test_what_the_api_calls_is_cached_under_its_own_name():
-    """The disk cache goes by the name: two kernels of one name would be one kernel in the next process."""
+    """The disk cache is keyed by name: of two kernels with one name the next process would load only one."""
     seen = {}
     cached = [f for f in DISPATCHERS if type(f._cache).__name__ == "FunctionCache"]
     inlined = {id(entry.inner) for entry in divergences.KERNELS.values()}  # into the code of users

@@ -1,6 +1,5 @@
 """The hot loops are vectorised: by the instructions in their assembly, not by the clock."""
 
-import importlib
 import importlib.util
 import json
 import math
@@ -15,8 +14,6 @@ from helpers.programs import run_program
 
 if numba.config.DISABLE_JIT:
     pytest.skip("NUMBA_DISABLE_JIT is set", allow_module_level=True)
-
-
 if platform.machine() not in ("x86_64", "AMD64"):
     pytest.skip("it reads the assembly of x86", allow_module_level=True)
 
@@ -78,11 +75,11 @@ def test_what_is_not_vectorised_is_found_out():
 
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory):
-    """Counts of packed divisions; a process of its own, code from the disk cache has no assembly."""
+    """Counts of packed divisions, in a process with an empty cache: cached code has no assembly."""
     import llvmlite.binding as llvm
 
     if not llvm.get_host_cpu_features().get("avx2"):
-        pytest.skip("this machine has no AVX2: no vector width to look for")
+        pytest.skip("this machine has no AVX2")
     return json.loads(run_program("assembly", NUMBA_CACHE_DIR=tmp_path_factory.mktemp("cache")))
 
 

@@ -10,8 +10,6 @@ import fastvi as fv
 from fastvi import kernels
 from helpers.messages import says
 
-# Tables
-
 
 def total_correlation(table):
     """The sum of p log p over the product of marginals, cell by cell."""
@@ -74,7 +72,7 @@ def mean_field_value(table, a, b):
 
 
 def exhaustive(table):
-    """All local minima over two probabilities: the best of a grid and of each of its valleys, polished."""
+    """All local minima over two probabilities: the local minima on a grid, polished."""
     log_p = np.log(table)
     a = np.linspace(0.0005, 0.9995, 400)
     h = a * np.log(a) + (1.0 - a) * np.log(1.0 - a)

@@ -58,19 +58,19 @@ def moved(p, matrix, shift):
 
 def derivatives(p, z):
     """log p, its gradient and its Hessian at points (N, D), by the textbook's formulas."""
-    logs, slopes, precisions = [], [], []
+    logs, gradients, precisions = [], [], []
     for w, m, c in zip(p.weights, p.means, p.covs, strict=True):
         precision = np.linalg.inv(c)
-        slope = (m - z) @ precision
+        own_gradient = (m - z) @ precision
         constant = math.log(w) - 0.5 * np.linalg.slogdet(2.0 * math.pi * c)[1]
-        logs.append(constant - 0.5 * np.einsum("ni,ni->n", slope, m - z))
-        slopes.append(slope)
+        logs.append(constant - 0.5 * np.einsum("ni,ni->n", own_gradient, m - z))
+        gradients.append(own_gradient)
         precisions.append(precision)
     logs = np.array(logs)
     value = np.logaddexp.reduce(logs, axis=0)
     shares = np.exp(logs - value)
-    gradient = np.einsum("kn,kni->ni", shares, np.array(slopes))
-    hessian = np.einsum("kn,kni,knj->nij", shares, np.array(slopes), np.array(slopes))
+    gradient = np.einsum("kn,kni->ni", shares, np.array(gradients))
+    hessian = np.einsum("kn,kni,knj->nij", shares, np.array(gradients), np.array(gradients))
     hessian -= np.einsum("kn,kij->nij", shares, np.array(precisions))
     hessian -= np.einsum("ni,nj->nij", gradient, gradient)
     return value, gradient, hessian
@@ -126,7 +126,7 @@ def apart(q, r):
     return math.sqrt(2.0 * fv.kl(q, r))
 
 
-def slope_of(q, p, family, step=None):
+def gradient_of(q, p, family, step=None):
     """The gradient of KL(q ‖ p) in the coordinates of q, in the metric of Fisher's information."""
     _, gradient, hessian = under(q, p, step)
     location = q.cholesky.T @ gradient
@@ -325,9 +325,9 @@ def test_optima_are_stationary(family, dim, seeds):
         result = fv.i_projection(p, family)
         for optimum in result.optima:
             assert optimum.converged, optimum
-            slope = np.linalg.norm(slope_of(optimum.q, p, family))
-            assert slope < 1e-8
-            assert abs(slope - optimum.gradient_norm) < 1e-8
+            norm = np.linalg.norm(gradient_of(optimum.q, p, family))
+            assert norm < 1e-8
+            assert abs(norm - optimum.gradient_norm) < 1e-8
             cov = optimum.q.cov
             if family != "full":
                 assert np.array_equal(cov, np.diag(np.diag(cov)))
@@ -487,7 +487,7 @@ def test_more_digits_on_request(seed):
     assert fine.error <= 1e-12 * fine.kl + 1e-12
     for result in (rough, fine):
         assert abs(result.kl - under(result.q, p)[0]) <= result.error + 1e-14 * (1.0 + result.kl)
-    assert np.linalg.norm(slope_of(fine.q, p, "full")) < 1e-10
+    assert np.linalg.norm(gradient_of(fine.q, p, "full")) < 1e-10
 
 
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8, 1e-10, 1e-12])
@@ -513,7 +513,7 @@ def test_two_components_on_the_line(weight, distance, ratio):
         exact = line(optimum.q, p)
         if optimum.converged:
             assert optimum.error <= 1e-8 * optimum.kl + 1e-12
-            assert np.linalg.norm(slope_of(optimum.q, p, "full", 0.005)) < 1e-7
+            assert np.linalg.norm(gradient_of(optimum.q, p, "full", 0.005)) < 1e-7
         assert abs(optimum.kl - exact) <= optimum.error + 1e-14 * (1.0 + exact)
 
 
@@ -587,7 +587,7 @@ def test_projections_of_random_grids(seed):
     assert apart(result.q, exact.q) < 1e-6
     assert abs(result.kl - exact.kl) < 1e-6
     for optimum in result.optima:
-        assert np.linalg.norm(slope_of(optimum.q, p, "full")) < 1e-6
+        assert np.linalg.norm(gradient_of(optimum.q, p, "full")) < 1e-6
 
 
 def test_a_grid_need_not_be_normalised():
@@ -633,7 +633,7 @@ def test_a_zero_in_a_grid():
 
 
 def line(q, p):
-    """KL(q ‖ p) on the line by Gauss-Legendre panels, laid where anything is sharp."""
+    """KL(q ‖ p) on the line by Gauss-Legendre panels, narrow where a component is."""
     m, s = float(q.mean[0]), float(q.cholesky[0, 0])
     keep = p.weights > 0.0
     logs, mus = np.log(p.weights[keep]), p.means[keep, 0]
@@ -642,16 +642,16 @@ def line(q, p):
     edges += [mu + sd * np.linspace(-12.0, 12.0, 97) for mu, sd in zip(mus, sds, strict=True)]
     scales = np.append(0.0, 2.0 ** np.arange(-4.0, 8.0))
     for i, j in itertools.combinations(range(mus.size), 2):
-        # Where two components are equal one takes over from the other, within 1 / (difference of slopes).
+        # Log densities that cross there do so within 1 / (difference of their derivatives).
         curve = 0.5 / sds[j] ** 2 - 0.5 / sds[i] ** 2
         tilt = mus[i] / sds[i] ** 2 - mus[j] / sds[j] ** 2
         level = logs[i] - logs[j] - math.log(sds[i] / sds[j])
         level += 0.5 * (mus[j] / sds[j]) ** 2 - 0.5 * (mus[i] / sds[i]) ** 2
         for root in np.roots([curve, tilt, level]) if curve or tilt else []:
             if abs(root.imag) < 1e-12 * abs(root.real) + 1e-300:
-                slope = abs(2.0 * curve * root.real + tilt)
-                if slope > 0.0:
-                    edges.append(root.real + np.concatenate([-scales, scales]) / slope)
+                derivative = abs(2.0 * curve * root.real + tilt)
+                if derivative > 0.0:
+                    edges.append(root.real + np.concatenate([-scales, scales]) / derivative)
     ends = np.unique(np.clip(np.concatenate(edges), m - 10.0 * s, m + 10.0 * s))
     nodes, weights = np.polynomial.legendre.leggauss(24)
     middle, half = 0.5 * (ends[1:] + ends[:-1]), 0.5 * np.diff(ends)
@@ -686,7 +686,7 @@ HARD = {
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("dim", [1, 2])
 def test_hard_input_on_the_line(name, dim):
-    """A right number, or one that says that it is not; the plane adds an independent direction."""
+    """The value is right or its error covers it; the plane adds an independent direction."""
     weights, means, variances = map(np.array, HARD[name])
     flat = fv.GaussianMixture(weights, means, variances)
     scale = math.sqrt(variances.min())
@@ -717,7 +717,7 @@ def test_hard_input_on_the_line(name, dim):
 
 
 def test_an_optimum_that_was_reached_comes_before_numbers_of_no_worth():
-    """An error of infinity says that nothing is known; it must not outrank what is."""
+    """An optimum whose error is infinite must not come before one that is known."""
     p = fv.GaussianMixture([0.5, 0.5], [0.0, 0.0], [1.0, 1e-12])
     result = fv.i_projection(p)
     assert any(optimum.converged for optimum in result.optima)
@@ -726,7 +726,7 @@ def test_an_optimum_that_was_reached_comes_before_numbers_of_no_worth():
 
 @pytest.mark.parametrize("family", ["full", "diag"])
 def test_condition_number_1e12(family):
-    """The same mixture in coordinates where all is round."""
+    """The same as the mixture in coordinates in which every covariance is the identity or near it."""
     matrix = np.diag([1.0, 1e-6])
     p = random_mixture(2, 2, 3)
     p = fv.GaussianMixture(p.weights, p.means, [np.diag(np.diag(c)) for c in p.covs])
@@ -753,7 +753,7 @@ def test_condition_number_1e12_in_general_position(angle):
 
 
 def near_the_crossing(q, p):
-    """KL(q ‖ p) and its slopes for the mixture below, by nodes where alone both components matter."""
+    """KL(q ‖ p) and its gradient for the mixture below, with nodes where both components matter."""
     log_parts = np.log(p.weights) + np.array([g.logpdf(q.mean) for g in p.components])
     main = int(np.argmax(log_parts))
     one, other = p.components[main], p.components[1 - main]
@@ -761,7 +761,7 @@ def near_the_crossing(q, p):
     axis = 1e-6 * np.arange(-16.0, 16.0, 0.04)
     z = np.stack(np.meshgrid(1.0 + axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     ratios = np.logaddexp(0.0, constant + other.logpdf(z) - one.logpdf(z))
-    # What is left of log q - log p is a polynomial.
+    # Without the second component log q - log p is a quadratic: five Gauss-Hermite nodes are exact.
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     few = q.mean + np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2) @ q.cholesky.T
     rest = q.logpdf(few) - math.log(p.weights[main]) - one.logpdf(few)
@@ -775,7 +775,7 @@ def near_the_crossing(q, p):
 
 @families
 def test_crossed_components_of_condition_number_1e12(family):
-    """No lattice resolves both, a contour does so for one optimum: no error may be small without reason."""
+    """No lattice resolves both components, a contour does for one optimum: stated errors must hold."""
     p = fv.GaussianMixture([0.3, 0.7], [[0, 0], [1, 0]], [np.diag([1, 1e-12]), np.diag([1e-12, 1])])
     optima = fv.i_projection(p, family).optima
     assert optima[0].converged
@@ -783,12 +783,12 @@ def test_crossed_components_of_condition_number_1e12(family):
         bounds = fv.kl_bounds(optimum.q, p)
         assert bounds.lower - optimum.error - 1e-9 <= optimum.kl <= bounds.upper + optimum.error + 1e-9
         value, location, spread = near_the_crossing(optimum.q, p)
-        # The coordinates near 1 are good to 1e-10 of what is 1e-6 wide.
+        # Coordinates near 1 are rounded to 1e-16, 1e-10 of a width of 1e-6.
         assert abs(optimum.kl - value) <= optimum.error + 1e-10
         if optimum.converged:
-            slopes = [spread.sum()] if family == "isotropic" else spread
+            spread = [spread.sum()] if family == "isotropic" else spread
             assert optimum.error < 1e-8
-            assert np.linalg.norm([*location, *slopes]) < 1e-9
+            assert np.linalg.norm([*location, *spread]) < 1e-9
         else:
             assert optimum.error > 1e-9
 

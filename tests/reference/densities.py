@@ -92,10 +92,10 @@ def mixture_integral_1d(p, q=None):
         return total
 
 
-def _frame(cov, turn):
-    """The Cholesky factor of `cov`, turned, with 50 digits: a rounded one would be another mixture."""
+def _frame(cov, rotation):
+    """The Cholesky factor of `cov` times a rotation, to 50 digits: a rounded factor is another mixture's."""
     with mp.workdps(50):
-        return mp.cholesky(_matrix(cov)) * _matrix(turn)
+        return mp.cholesky(_matrix(cov)) * _matrix(rotation)
 
 
 def _in_frame(mixture, mean, factor):
@@ -167,9 +167,9 @@ def mixture_integral_2d(p, q=None, tolerance=1e-12):
     total = 0.0
     edges = np.array([-9.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 9.0])
     for w, m, c in zip(*p, strict=True):
-        # Turned by an angle, lest something sharp run along an axis.
-        turn = np.array([[math.cos(1.0), -math.sin(1.0)], [math.sin(1.0), math.cos(1.0)]])
-        factor = _frame(c, turn)
+        # Rotated, so that nothing narrow lies along an axis.
+        rotation = np.array([[math.cos(1.0), -math.sin(1.0)], [math.sin(1.0), math.cos(1.0)]])
+        factor = _frame(c, rotation)
         first, second = _in_frame(p, m, factor), _in_frame(q, m, factor) if q is not None else None
 
         def integrand(x, y, first=first, second=second):

@@ -8,8 +8,8 @@ not allow), raises nothing and needs no GIL. It is assembled from a term (`terms
 
 1.  The arrays are cut into chunks. Each gives `chunks.Sums`, which are added in order by a compensated
     sum: the result does not depend on the number of threads, and its error does not grow with n.
-2.  If the masses are not exactly one, `normalise` turns the sums over the two measures into the divergence of
-    the normalised distributions, or says that too few digits survive.
+2.  If the masses are not exactly one, `normalise` converts the sums over the two measures to the
+    divergence of the normalised distributions, or says that too few digits survive.
 3.  In that rare case (p nearly proportional to q, or masses that differ), `refined` sums again, over entries
     normalised in twice the precision (`normalized.entry`).
 """

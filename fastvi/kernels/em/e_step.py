@@ -19,7 +19,7 @@ from ..numerics.matrices import clear_vector, copy_vector, half_log_det
 #: Points in a block.
 BLOCK = 512
 
-#: The last block is padded to a multiple of this: the vectorised loops take so many points at once, and the
+#: The last block is padded to a multiple of this: the vectorised loops take this many points at once, the
 #: rest one by one. Without padding, each of 64 points costs three times as much as each of 256.
 LANES = 32
 

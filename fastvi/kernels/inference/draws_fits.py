@@ -1,14 +1,12 @@
-"""Fits on fixed draws, in any dimension: L-BFGS on the ELBO averaged over draws that stay the same.
+"""Fits on fixed draws, in any dimension: L-BFGS on the ELBO averaged over the same draws in every step.
 
 With the draws fixed the ELBO is an ordinary smooth function with a real optimum (Giordano, Ingram & Broderick
 2024). They come in pairs +e, -e whose second moments are exactly the identity, so a quadratic log joint is
 integrated without error.
 
-The parameters are those of q = N(base + root delta, ...) in the coordinates of `root`, the factor of
-Laplace's approximation: delta, then the lower triangle of M in factor = root M (FULL), or the logarithms of
-the deviations in units of `scale` (DIAGONAL, one of them ISOTROPIC), or none (MEAN). The diagonal of M is
-kept as logarithms. In these coordinates the Hessian of a near-Gaussian problem is the identity, and 2 for the
-logarithms.
+The parameters of q = N(base + root delta, ...) are relative to `root`, the factor of Laplace's approximation:
+delta, then those of the family's factor (`families`). In these coordinates the Hessian of a near-Gaussian
+problem is the identity, and 2 for logarithms of deviations.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .gradients import gradients_at, sides_for
 from .reports import Report, write_report
 
-#: What a fit on fixed draws may promise more than fresh draws find, in nats.
+#: ELBO on the fixed draws minus that on fresh ones, in nats, up to which a fit is not overfitted.
 OPTIMISM = 0.01
 
 #: Points that a line search tries before L-BFGS starts again from the gradient, or the fit ends.
@@ -43,8 +41,8 @@ LOWEST = -1e300
 #: Rounding of the mean of n values, relative to 1 + abs(mean): this times sqrt(n).
 ROUNDING = 1e-15
 
-#: Steps that change the value by no more than its rounding: so many end a fit whose gradient is small up to
-#: rounding, and so many any fit.
+#: Idle steps (they change the value by no more than its rounding) that end a fit whose gradient is small up
+#: to rounding, and that end any fit.
 FEW_IDLE, MOST_IDLE = 3, 10
 
 #: A step is idle where it lowers the value by less than this times its rounding; a gradient is small up to
@@ -53,11 +51,11 @@ IDLE, NEARLY = 10.0, 1e3
 
 
 class Coordinates(NamedTuple):
-    """Where the parameters have their zero: N(base, root root')."""
+    """The coordinates of the parameters: at zero, q is N(base, root root')."""
 
     base: Any  #: (D,)
     root: Any  #: (D, D)
-    scale: Any  #: (D,) deviations, for families without covariances and for differences
+    scale: Any  #: (D,) deviations, for families without correlations and as the unit of finite differences
 
 
 class Control(NamedTuple):
@@ -80,7 +78,7 @@ class Workspace(NamedTuple):
     """Scratch space for a fit of P parameters in D latent coordinates."""
 
     panel: Panel
-    point: Any  #: (P,) where a fit starts, and ends
+    point: Any  #: (P,) the start of a fit, and its end
     gradient: Any  #: (P,) there
     trial: Any  #: (P,)
     trial_gradient: Any  #: (P,)
@@ -102,8 +100,8 @@ class Workspace(NamedTuple):
     along: Any  #: (D,) the diagonal of the factor's gradient
 
 
-#: Entries of `Workspace.curvature`: how many of the pairs (step, change) a fit begins with, how many it knew
-#: at its end, and the newest of them.
+#: Entries of `Workspace.curvature`: how many pairs (step, change) a fit begins with, how many it had at its
+#: end, and the newest of them.
 BEGIN, KNOWN, NEWEST = 0, 1, 2
 
 
@@ -168,7 +166,7 @@ def unpack(family, point, coordinates, mean, factor):
 
 @kernel
 def pack_gradient(family, point, root, factor, space, gradient):
-    """Write the gradient in the parameters, from that in the mean and the factor that `objective` left."""
+    """Write the gradient in the parameters, from those in mean and factor that `objective` wrote."""
     mean_gradient, factor_gradient = space.mean_gradient, space.factor_gradient
     dim = mean_gradient.size
     for j in range(dim):
@@ -202,8 +200,8 @@ def _place(mean, factor, diagonal, draws, low, count, points, row):
 def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space):
     """(status, minus the ELBO, evaluations) over the draws, and its gradient.
 
-    The gradients in the mean and in the factor are left in the space; they leave out the entropy. Where the
-    factor is `diagonal`, only its diagonal is used. `scale` and `sides` are those of differences.
+    The gradients in mean and factor are written to the space, without that of the entropy. Of a `diagonal`
+    factor only the diagonal is used. `scale` and `sides` are those of finite differences.
     """
     dim = mean.size
     mean_gradient, factor_gradient, along = space.mean_gradient, space.factor_gradient, space.along
@@ -256,7 +254,7 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
     """Maximise the ELBO over fixed draws, by L-BFGS, in any dimension.
 
     It ends when the gradient is shorter than the tolerance in the metric of Fisher's information, or when
-    rounding hides all progress.
+    steps change the value by no more than its rounding.
 
     Parameters
     ----------
@@ -273,9 +271,9 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
         Of a standard normal vector. In pairs +e, -e whose second moments are the identity they integrate a
         quadratic log joint exactly.
     coordinates : tuple
-        `Coordinates`, or (base (D,), root (D, D), scale (D,)): the parameters have their zero at N(base, root
-        root'), for families without covariances with the deviations `scale`. Laplace's approximation makes
-        the problem easy.
+        `Coordinates`, or (base (D,), root (D, D), scale (D,)): at zero the parameters mean N(base, root
+        root'), or with deviations `scale` for families without correlations. With Laplace's approximation the
+        problem is well conditioned.
     control : tuple
         `Control`, or (tolerance, most_steps).
     result : tuple
@@ -283,9 +281,9 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
         over the draws after each accepted step as far as the trace goes, and the fields of a
         `reports.Report`. The error of the ELBO is not known here: NaN.
     space : Workspace
-        Its `point` is where the fit starts: all zeros for (base, root) itself. It is left at the end, and
-        ``curvature[BEGIN] = curvature[KNOWN]`` keeps what is known of the curvature for one more fit of the
-        same problem, on other draws.
+        Its `point` is the start, all zeros for (base, root) itself, and then the end of the fit.
+        ``curvature[BEGIN] = curvature[KNOWN]`` keeps the memory of L-BFGS for another fit of the same problem
+        on other draws.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""What the API calls: fits and expectations, compiled once for models that arrive as addresses.
+"""The kernels that the API calls: fits and expectations, compiled once for models that arrive as addresses.
 
-Each function works through rows low to high of its arrays, so one fit is a batch of one. Python hands over
-plain tuples, which are named here (see `borrowing`).
+A fit is a batch of one: `low` and `high` are the range of rows to work on. Python hands over plain tuples,
+which are named here (see `borrowing`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .reports import Report, no_fit, with_evaluations, write_report
 
 
 class Target(NamedTuple):
-    """What the API knows a model by, see `targets`."""
+    """A model as the API hands it over, see `models.calling`."""
 
     log_joint: Any  #: address
     log_joint_grad: Any  #: address, or 0
@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Where fits start, row by row, see `fits.Start`."""
+    """The starts of fits, row by row, see `quadrature_fits.Start`."""
 
     means: Any  #: (N, R)
     scales: Any  #: (N, R)

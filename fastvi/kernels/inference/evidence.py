@@ -1,7 +1,8 @@
-"""The log evidence, and the divergence from a posterior, by quadrature over one or two whole axes.
+"""The log evidence, and the divergence of q from the posterior, by quadrature over one or two whole axes.
 
-Each axis of a frame is run through by xi = sinh t, and the trapezoid rule is taken in t: Gaussian tails are
-met with a few nodes, and tails that fall like a power of xi, exponentially in t, with a few more.
+The trapezoid rule in t on each axis xi = sinh t of a frame. Gaussian tails then take a few nodes, and tails
+that fall like a power of xi, which are exponential in t, a few more. Used by `fastvi.log_evidence` and
+`fastvi.decompose`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ from ..models.evaluation import BLOCK, Panel, evaluate, point_out
 from ..numerics.matrices import half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 
-#: How far t goes at first and at most: sinh(3) = 10, sinh(60) = 6e25.
+#: The range of abs(t) at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
 LARGEST_REACH = 60.0
 
-#: The first step. It is halved until the sum holds.
+#: The range grows by this share, and at least by 1.
+GROWTH = 0.25
+
+#: The first step. It is halved until two sums agree.
 STEP = 0.25
 
-#: q's mass at a node below which it does not matter that the joint is zero there.
+#: Lattices that are tried at most.
+MOST_ROUNDS = 80
+
+#: The outer shells do not shrink where their ratio is above this: the error is then infinite.
+MOST_RATIO = 0.98
+
+#: q's mass at a node below which a joint of zero is ignored there.
 FAR = 1e-13
 
 #: Nodes beyond which nothing is refined: 20 ms.
 MOST_NODES = 2_000_000
 
 
-#: What is integrated: the joint; q log(q / p) - q + p; q log(q / p), where p may lie far outside of q.
+#: The integrand: the joint; q log(q / p) - q + p; q log(q / p), for a p that may lie far outside of q.
 JOINT, KL, KL_OF_Q = 0, 1, 2
 
 #: Densities of q: Gaussian in latent coordinates; truncated Gaussian in the model's own.
@@ -106,10 +116,10 @@ def _log_density(q, n, panel, row):
 
 @inlined
 def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, space):
-    """One lattice: log of the integral of the joint, or the divergence of q from p = joint / exp(total).
+    """On one lattice, log of the integral of the joint, or the divergence of q from p = joint / exp(total).
 
-    Returned: (status, value, inner shell, outer shell, nodes). The shells are shares of the sum: what has
-    max(|t|) between reach - 1 and reach - 1/2, and more than that.
+    Returned: (status, value, inner shell, outer shell, nodes). The shells are the terms with max(|t|) between
+    reach - 1 and reach - 1/2, and above; of the joint as shares of the sum.
     """
     dim = mean.size
     columns = int(reach / step + 1e-9)
@@ -134,7 +144,7 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, spa
             if integrand != JOINT:
                 g = _log_density(q, k, panel, space.row)
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
-                # Logarithms of sums underflow far out, where q is so small that the ELBO has no node.
+                # Log joints that are logarithms of sums underflow far out, where the ELBO has no node.
                 if a > FAR and f == -math.inf:
                     point_out(problem, k, panel)
                     return FINE, math.inf, 0.0, 0.0, nodes
@@ -166,12 +176,12 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
     `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with.
 
     The reach grows until the outer shells are negligible; where they do not shrink, the error is infinite.
-    The step halves until two sums agree. `rtol` is of at least 1.
+    The step halves until two sums agree. `rtol` is relative to 1 + abs(value).
     """
     reach, step = REACH, STEP
     nodes, value, change, last = 0, math.nan, math.inf, math.inf
     widening, outside = True, math.inf
-    for _ in range(80):
+    for _ in range(MOST_ROUNDS):
         status, new, one, two, n = _sum(
             log_joint, problem, mean, factor, step, reach, q, integrand, total, space
         )
@@ -182,7 +192,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
             return FINE, new, 0.0, nodes
         scale = 1.0 + abs(new)
         ratio = two / one if one > 0.0 else (1.0 if two > 0.0 else 0.0)
-        outside = two * ratio / (1.0 - ratio) if ratio < 0.98 else math.inf
+        outside = two * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
         if widening:
             value = new
             if outside <= 0.01 * rtol * scale:
@@ -191,7 +201,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
                 continue
             if reach >= LARGEST_REACH or n > MOST_NODES:
                 return FINE, value, outside, nodes
-            reach = min(reach + max(1.0, 0.25 * reach), LARGEST_REACH)
+            reach = min(reach + max(1.0, GROWTH * reach), LARGEST_REACH)
             continue
         last, change = change, abs(new - value)
         value = new

@@ -1,4 +1,4 @@
-"""Gradients of a log joint at points: given by the user, or by differences."""
+"""Gradients of a log joint at points, by the user's function or finite differences, for fits on draws."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..models.evaluation import evaluate, fault, point_out
 from ..models.supports import is_real, pull_back, to_support
 from ..statuses import FINE, RAISED
 
-#: A finite difference's step, in conditional standard deviations: its error is 1e-9, the rounding's 1e-11.
+#: Step of central differences, in conditional standard deviations: truncation error 1e-9, rounding 1e-11.
 DIFFERENCE = 1e-4
 
-#: The step of differences to one side, which are half as many. Their error is half of it, in conditional
-#: deviations: in the coordinates of `root` 500 times as much for an intercept and a year.
+#: Step of one-sided differences, which take half as many evaluations. Their error is half of it, in units of
+#: the conditional deviations; in the coordinates of `root` 500 times as much for an intercept and a year.
 ONE_SIDED = 4e-6
 
 

@@ -1,7 +1,7 @@
-"""Laplace's approximation from values of the log joint alone: where a fit starts, and how it is scaled.
+"""Laplace's approximation from values of the log joint alone: the start of fits, and their scale.
 
-Newton's method on finite differences whose steps are found first: along each coordinate one over which the
-second difference is near DROP, whatever the units: a fifth of the conditional standard deviation.
+Newton's method on finite differences. Their steps are found first: along each coordinate one over which the
+second difference is near DROP, about a fifth of the conditional standard deviation, whatever the units.
 """
 
 from __future__ import annotations
@@ -19,23 +19,42 @@ from ..statuses import FINE, RAISED
 #: Dimensions up to which all second derivatives are taken.
 DENSE = 64
 
+#: Newton steps; tries for the differences' steps, of which so many change them by full factors.
 MOST_STEPS = 60
 MOST_TRIES = 40
 QUICK_TRIES = 12
 
-#: The second difference that is aimed at: the larger, the less rounding; the smaller, the less bias.
+#: A second difference is near what is wanted between these multiples of it.
+LEAST_DROP, MOST_DROP = 0.04, 20.0
+
+#: Factors that bound one change of a step; and that of a step over which the log joint is not finite.
+LEAST_CHANGE, MOST_CHANGE, INWARD = 0.2, 3.0, 0.1
+
+#: The exponent of these factors shrinks by this per try after QUICK_TRIES, so that they cannot oscillate.
+PATIENCE = 0.8
+
+#: The second difference wanted, in nats: a larger one has less rounding error, a smaller one less bias.
 DROP = 0.05
 
-#: The least second difference, relative to the values: four digits of it are right.
+#: The least second difference relative to the values: four of its digits are right.
 NOISE = 1e-12
 
-#: Half the squared length of the last step, in standard deviations, and of one that is not worth a line
-#: search.
+#: Half the squared length, in standard deviations, of the last step, and of one that ends the search when it
+#: had to be shortened.
 CLOSE = 1e-3
 CLOSE_ENOUGH = 0.02
 
-#: Part of a Newton step below which the way is not followed further.
+#: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
+#: that it is shortened by; how often; and the part of a Newton step that ends the search for the mode.
+INCREASE = 1e-4
+SHRINK = 0.3
+MOST_SHRINKS = 30
 LEAST_STEP = 1e-3
+
+#: Damping of a precision that is not positive definite: the first, the factor to the next, how many; and what
+#: is added to the size of a diagonal entry that it multiplies.
+FIRST_DAMPING, STIFFER, MOST_DAMPINGS = 1e-3, 4.0, 40
+LEAST_DIAGONAL = 1e-3
 
 
 class Workspace(NamedTuple):
@@ -88,11 +107,10 @@ def _sides(log_joint, problem, centre, scale, panel, sides):
 def calibrate(log_joint, problem, centre, value, scale, panel, sides):
     """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
-    # Far from the mode the values are so large that their rounding hides a small difference.
+    # Far from the mode the values are so large that a small difference is below their rounding.
     wanted = max(DROP, NOISE * abs(value))
     for k in range(MOST_TRIES):
-        # Limit each change to a factor of 5 down, 3 up, shrinking after 12 tries so it cannot oscillate.
-        patience = 0.8 ** max(k - QUICK_TRIES, 0)
+        patience = PATIENCE ** max(k - QUICK_TRIES, 0)
         status = _sides(log_joint, problem, centre, scale, panel, sides)
         used += 2 * centre.size
         if status != FINE:
@@ -101,10 +119,11 @@ def calibrate(log_joint, problem, centre, value, scale, panel, sides):
         for i in range(centre.size):
             drop = abs(2.0 * value - sides[0, i] - sides[1, i])
             if not drop < math.inf:
-                scale[i] *= 0.1**patience
+                scale[i] *= INWARD**patience
                 moved = True
-            elif not 0.04 * wanted <= drop <= 20.0 * wanted:
-                scale[i] *= min(max(math.sqrt(wanted / max(drop, 1e-300)), 0.2), 3.0) ** patience
+            elif not LEAST_DROP * wanted <= drop <= MOST_DROP * wanted:
+                change = math.sqrt(wanted / max(drop, 1e-300))
+                scale[i] *= min(max(change, LEAST_CHANGE), MOST_CHANGE) ** patience
                 moved = True
         if not moved:
             break
@@ -138,16 +157,16 @@ def _mixed(log_joint, problem, centre, value, scale, panel, sides, precision):
 
 @kernel
 def _factorise(precision, factor, dim):
-    """Factor the precision with as much added to its diagonal as that takes; what was added."""
+    """Factor the precision, damped until it is positive definite; the damping."""
     damping = 0.0
-    for _ in range(40):
+    for _ in range(MOST_DAMPINGS):
         for i in range(dim):
             for j in range(i):
                 factor[i, j] = precision[i, j]
-            factor[i, i] = precision[i, i] + damping * (abs(precision[i, i]) + 1e-3)
+            factor[i, i] = precision[i, i] + damping * (abs(precision[i, i]) + LEAST_DIAGONAL)
         if cholesky(factor, factor):
             return damping
-        damping = max(4.0 * damping, 1e-3)
+        damping = max(STIFFER * damping, FIRST_DAMPING)
     for i in range(dim):
         for j in range(dim):
             factor[i, j] = 1.0 if i == j else 0.0
@@ -158,8 +177,8 @@ def _factorise(precision, factor, dim):
 def laplace(log_joint, problem, mean, scale, chol, panel, space):
     """Move `mean` to a mode and write the Cholesky factor of the covariance there; (status, evaluations).
 
-    `scale` holds first guesses of the standard deviations, and is left with the conditional ones. Up to DENSE
-    dimensions; beyond, only the diagonal is of use.
+    `scale` holds first guesses of the standard deviations, and is overwritten with the conditional ones. For
+    up to DENSE dimensions.
     """
     dim = mean.size
     sides, gradient, step = space.sides, space.gradient, space.step
@@ -195,26 +214,26 @@ def laplace(log_joint, problem, mean, scale, chol, panel, space):
                 mean[i] += scale[i] * step[i]
             break
         t, climbed = 1.0, False
-        for _ in range(30):
+        for _ in range(MOST_SHRINKS):
             for i in range(dim):
                 trial[i] = mean[i] + t * scale[i] * step[i]
             status, new = density(log_joint, problem, trial, panel)
             used += 1
             if status == RAISED:
                 return status, used
-            if status == FINE and new >= value + 1e-4 * t * decrement:
+            if status == FINE and new >= value + INCREASE * t * decrement:
                 climbed = True
                 break
-            t *= 0.3
+            t *= SHRINK
         if not climbed:
             break
         if t < 1.0 and decrement < 2.0 * CLOSE_ENOUGH:
-            # The differences' bias points past the mode: for a start that is near enough.
+            # The bias of the differences points past the mode; a start need not be nearer.
             break
         value = new
         for i in range(dim):
             mean[i] = trial[i]
-        # Differences over whole deviations no longer point uphill: this is as near as they come.
+        # The direction from the differences is no longer uphill: their bias does not allow to come nearer.
         if t < LEAST_STEP:
             break
     if damping == 0.0:
@@ -224,7 +243,7 @@ def laplace(log_joint, problem, mean, scale, chol, panel, space):
                 chol[i, j] *= scale[i]
         conditional(chol, scale, step)
         return FINE, used
-    # The last curvature was not that of a maximum: only the size of it is used, along each coordinate.
+    # The precision is not positive definite: its diagonal alone is used, by absolute values.
     status, n = calibrate(log_joint, problem, mean, value, scale, panel, sides)
     for i in range(dim):
         for j in range(dim):
@@ -238,7 +257,7 @@ def laplace(log_joint, problem, mean, scale, chol, panel, space):
 @kernel
 def _invert(factor, chol, dim):
     """Write the Cholesky factor of the inverse of factor factor'."""
-    # The columns of the inverse, then its factor, in place.
+    # The columns of the inverse, which is then factored in place.
     for j in range(dim):
         for i in range(dim):
             chol[i, j] = 1.0 if i == j else 0.0

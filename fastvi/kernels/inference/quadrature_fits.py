@@ -210,6 +210,15 @@ def _nudge(mean, chol, new_mean):
 
 
 @inlined
+def _gradient_norm(status, used, space):
+    """The length of the gradient in `used` parameters: after the last step, if that was not evaluated."""
+    if used == 0:
+        return math.inf
+    norm = dual_length(used, space)
+    return QUADRATIC * norm * norm if status in (CONVERGED, UNRESOLVED) else norm
+
+
+@inlined
 def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace):
     """`fit_quadrature`; the report."""
     parts, new_mean, new_chol = space.newton, space.mean, space.chol
@@ -218,7 +227,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
     count = lay_out(family, dim, parts)
     fine, good, purpose, status = False, False, _FIRST, STEPS_EXHAUSTED
     error, gradient_error, level, known = math.inf, math.inf, 1, -1
-    best, size_, gain, damping, norm = math.inf, math.inf, 0.0, 0.0, math.inf
+    best, size_, gain, damping = math.inf, math.inf, 0.0, 0.0
     evaluations, steps, rejected, nudges, used = 0, 0, 0, 0, 0
     last = min(LAST, math.sqrt(rtol))
     # Start from the smallest ball, so that a fit does not depend on the one before it.
@@ -299,11 +308,6 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
                 kept, trial = trial, kept
                 known = 0
     value = -best
-    if used > 0:
-        norm = dual_length(used, parts)
-        if status in (CONVERGED, UNRESOLVED):
-            # The gradient after the last step.
-            norm = QUADRATIC * norm * norm
     if status >= RAISED and purpose == _FIRST and nudges == 0:
         value = -math.inf if status == ZERO else math.nan
     if steps < trace.size:
@@ -311,7 +315,7 @@ def _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
     return Report(
         elbo=value,
         error=error,
-        gradient_norm=norm + gradient_error,
+        gradient_norm=_gradient_norm(status, used, parts) + gradient_error,
         evaluations=evaluations,
         status=status,
         steps=steps + 1,

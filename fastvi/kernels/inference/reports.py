@@ -1,4 +1,4 @@
-"""What is known of a fit: named inside of kernels, a row of eight numbers outside."""
+"""The report of a fit: a NamedTuple inside of kernels, a row of eight numbers outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..compiler import inlined
 
 
 class Report(NamedTuple):
-    """What is known of a fit; in arrays, numbers in this order. NaN is what is not known."""
+    """What is known of a fit; in arrays, numbers in this order. NaN: not known."""
 
     elbo: Any
     error: Any  #: of the ELBO
@@ -18,7 +18,7 @@ class Report(NamedTuple):
     status: Any
     steps: Any  #: accepted ones
     parameter_error: Any  #: of mean and factor, in units of q's spread
-    sides: Any  #: of the differences that stand for gradients: 1 or 2; 0 where there are none
+    sides: Any  #: of the finite differences for gradients: 1 or 2; 0 without such
 
 
 #: Numbers of a report.
@@ -57,7 +57,7 @@ def with_evaluations(report, more):
 
 @inlined
 def read_report(numbers):
-    """The report that these numbers are."""
+    """The report with these numbers."""
     return Report(
         numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]
     )

@@ -1,4 +1,4 @@
-"""Stochastic gradient steps on the ELBO, with fresh draws in each."""
+"""Stochastic gradient steps on the ELBO, with fresh draws in each: for `fastvi.fit` with method="sgd"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .steps import adam_step
 
 @kernel
 def _stick(diagonal, draws, factor, space):
-    """Take the path derivative of log q into the gradients: sticking the landing (Roeder et al. 2017)."""
+    """Add the path derivative of log q to the gradients: "sticking the landing" (Roeder et al. 2017)."""
     row, mean_gradient, factor_gradient = space.row, space.mean_gradient, space.factor_gradient
     dim = factor.shape[0]
     count = draws.shape[0]
@@ -64,7 +64,7 @@ def sgd_steps(
         total -= value
         _stick(diagonal, noise[k], factor, space)
         pack_gradient(family, point, root, factor, space, gradient)
-        # The gradient of the entropy is among the path derivatives.
+        # The path derivatives stand for the gradient of the entropy.
         operations.leave_out_entropy(family, dim, gradient)
         adam_step(point, gradient, iterates.first, iterates.second, first_step + k, rate)
         for i in range(count):

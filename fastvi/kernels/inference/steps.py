@@ -1,4 +1,4 @@
-"""Single steps of variational inference, for loops of the user's own."""
+"""Single steps of variational inference for users' loops: Adam, which `sgd` uses, and natural gradients."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from ..quadrature import moments as moments_
 from ..statuses import FINE
 from . import expectations
 
+#: Halvings of a natural-gradient step until the precision is positive definite.
+MOST_HALVINGS = 60
+
 
 @kernel
 def adam_step(point, gradient, first, second, t, rate):
@@ -25,7 +28,7 @@ def adam_step(point, gradient, first, second, t, rate):
     point, gradient : (P,)
         The point is overwritten.
     first, second : (P,)
-        The moments of the gradient: zero before the first step, then as they were left.
+        The moments of the gradient, which are overwritten: zero before the first step.
     t : int
         The number of the step, from 1.
     rate : float
@@ -48,6 +51,7 @@ def adam_step(point, gradient, first, second, t, rate):
     >>> bool(abs(point[0]) < 1e-3)
     True
     """
+    # The decay rates 0.9 and 0.999 and the 1e-8 are those of the paper.
     a, b = 1.0 - 0.9**t, 1.0 - 0.999**t
     for i in range(point.size):
         first[i] = 0.9 * first[i] + 0.1 * gradient[i]
@@ -153,7 +157,7 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
     if status != FINE:
         return status, math.nan
     places = (1, 5)
-    for _ in range(60):
+    for _ in range(MOST_HALVINGS):
         for a in range(dim):
             for b in range(a + 1):
                 value = moments[places[a] + places[b]]
@@ -188,9 +192,9 @@ def natural_gradient_step(log_joint, problem, rho, mean, chol, rtol, space):
 
 
 class Iterates(NamedTuple):
-    """Where stochastic steps are, in P parameters (see `draws`)."""
+    """The state of stochastic steps in P parameters (see `draws_fits`)."""
 
     point: Any  #: (P,)
     first: Any  #: (P,) Adam's moments of the gradient
     second: Any  #: (P,)
-    total: Any  #: (P,) all points so far, added up
+    total: Any  #: (P,) sum of all points so far

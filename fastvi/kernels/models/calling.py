@@ -1,8 +1,8 @@
-"""How the kernels call a log joint that they do not know.
+"""Calls of a user's log joint at many points, for `evaluation`.
 
 `tabulate` has three forms. From Python a model arrives as the address of a compiled function, with its data
-packed into a table of 64-bit words: the kernels are compiled once, whatever the model, and its call costs 0.7
-ns more than the user's own function. In the user's compiled code it arrives as the function itself, with a
+packed into a table of 64-bit words: the kernels are compiled once for all models, and a call costs 0.7 ns
+more than the user's own function. In the user's compiled code it arrives as the function itself, with a
 tuple of data, and is compiled into the kernels. From C it arrives as a pointer to a function, ``double (const
 double *z, void *data)``, and a pointer to its data.
 """
@@ -25,7 +25,7 @@ def tabulate(log_joint, data, nodes, count, out):
 
 
 def tabulate_gradients(log_joint_grad, data, nodes, count, out, gradients):
-    """The same, with the gradients (N, D)."""
+    """`tabulate`, with the gradients (N, D)."""
     for i in range(count):
         out[i] = log_joint_grad(nodes[i], gradients[i], *data)
     return 0

@@ -1,4 +1,7 @@
-"""A log joint at many points: the one place where a model is called, and where its faults are found."""
+"""A log joint and its log-Jacobian at many latent points, with the status of values that are not finite.
+
+All kernels for inference evaluate models by this module, whatever the support and the form of the call.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .calling import tabulate
 from .supports import is_real, to_support
 
-#: Points that are evaluated together: a dozen arrays of them stay in the first-level cache.
+#: Points that are evaluated together: a dozen arrays of so many fit in the first-level cache.
 BLOCK = 512
 
 
 class Problem(NamedTuple):
-    """What a log joint is handed, and where it lives, see `targets` and `supports`."""
+    """The data of a log joint and its support, see `calling` and `supports`."""
 
     data: Any  #: a tuple
     kinds: Any  #: (R,) of each latent coordinate
@@ -25,10 +28,10 @@ class Problem(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Scratch space for rows of points, and what is known of each."""
+    """Scratch space for rows of points and the values at each."""
 
     latent: Any  #: (rows, R) latent coordinates
-    z: Any  #: (rows, D) the model's own, where these are others
+    z: Any  #: (rows, D) the model's own, where they differ
     log_joint: Any  #: (rows,)
     log_jacobian: Any  #: (rows,)
     values: Any  #: (rows,) for their sum, or an integrand
@@ -67,7 +70,7 @@ def evaluate(log_joint, problem, count, panel):
 
 @kernel
 def point_out(problem, row, panel):
-    """Keep the model's coordinates of a row."""
+    """Copy the model's coordinates of a row to `panel.where`."""
     points = panel.latent if is_real(problem.kinds) else panel.z
     for i in range(panel.where.size):
         panel.where[i] = points[row, i]

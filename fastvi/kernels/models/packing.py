@@ -1,6 +1,6 @@
-"""A user's log joint as a C function that the engine can call by its address.
+"""A user's log joint as a C function with an address, for `fastvi.Model`; `calling` is the other side.
 
-This is compiled for each log joint and each combination of types of its data: 0.15 s for a short one.
+It is compiled for each log joint and each combination of types of its data: 0.15 s for a short one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _unpacker(kinds: tuple[Any, ...]) -> Any:
 def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> Any:
     """The compiled C function, which the caller must keep alive."""
     unpack = _unpacker(kinds)
-    # A function with signatures of its own cannot be compiled for another type.
+    # A function that was given signatures is not compiled for read-only arrays.
     seen = _read_only if getattr(function, "_can_compile", True) else _same
     # Unpacking arguments (*data) is not possible inside of try.
     if with_gradient and has_theta:

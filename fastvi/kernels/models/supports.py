@@ -1,9 +1,8 @@
-"""Between the real line, where q is Gaussian, and the support of a model.
+"""Transforms between latent coordinates, in which q is Gaussian, and the support of a model.
 
-A latent coordinate has a kind and two bounds. On the way to the model's coordinates a row of real numbers
-becomes a row of z, and the log-Jacobian is added up. A simplex of n + 1 entries has n latent coordinates
-(stick breaking; the density is that of its first n entries), each with the number of those that are left in
-its first bound.
+A latent coordinate has a kind and two bounds: z = x, low + exp x, high - exp x, or low + (high - low) / (1 +
+exp -x). A simplex of n + 1 entries has n latent coordinates, by stick breaking with the density of its first
+n entries; their first bounds count down from n to 1. The log-Jacobians are added up.
 """
 
 from __future__ import annotations
@@ -13,6 +12,12 @@ import math
 from ..compiler import kernel
 from ..numerics.elementary import exp
 from .kinds import INTERVAL, LOWER, REAL, UPPER
+
+#: exp of this is still finite.
+LARGEST_EXPONENT = 709.0
+
+#: How far the sum of a simplex may be from 1.
+SUM_TOLERANCE = 1e-9
 
 
 @kernel
@@ -31,7 +36,7 @@ def _logistic(x):
 
 @kernel
 def is_real(kinds):
-    """Whether the two coordinate systems are the same."""
+    """Whether the latent coordinates are the model's own."""
     for i in range(kinds.size):
         if kinds[i] != REAL:
             return False
@@ -51,11 +56,11 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
                 z[n, j] = latent[n, i]
         elif kind == LOWER:
             for n in range(count):
-                z[n, j] = low + exp(min(latent[n, i], 709.0))
+                z[n, j] = low + exp(min(latent[n, i], LARGEST_EXPONENT))
                 log_jacobian[n] += latent[n, i]
         elif kind == UPPER:
             for n in range(count):
-                z[n, j] = high - exp(min(latent[n, i], 709.0))
+                z[n, j] = high - exp(min(latent[n, i], LARGEST_EXPONENT))
                 log_jacobian[n] += latent[n, i]
         elif kind == INTERVAL:
             width = high - low
@@ -104,7 +109,7 @@ def to_latent(kinds, bounds, z, latent):
             latent[i] = math.log(share) - math.log1p(-share) + math.log(low)
             rest -= z[j]
             if low == 1.0:
-                if not abs(rest - z[j + 1]) <= 1e-9:
+                if not abs(rest - z[j + 1]) <= SUM_TOLERANCE:
                     return False
                 rest = 1.0
                 j += 1
@@ -132,7 +137,7 @@ def pull_back(kinds, bounds, latent, z, gradient, latent_gradient):
             u = _logistic(x)
             latent_gradient[i] = gradient[j] * (high - low) * u * (1.0 - u) + (1.0 - 2.0 * u)
         else:
-            # `behind` is d / d log(rest) of all that is broken off the rest after this stick.
+            # `behind` is d / d log(rest) of all entries that are broken off after this one.
             if low == 1.0:
                 behind = gradient[j] * z[j]
                 j -= 1

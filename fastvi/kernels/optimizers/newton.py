@@ -1,4 +1,6 @@
-"""Newton steps for E_q[x], q Gaussian, from the moments of x = log q - log p under q.
+"""Damped Newton steps that minimise E_q[log q - log p] over Gaussians q, from moments of x = log q - log p.
+
+Used by I-projections and by fits in one or two dimensions (`descend` is a template for the former).
 
 The step is taken in the coordinates of q itself: mean + factor delta and factor (I + T), T lower triangular.
 There Fisher's information is diagonal, M = diag(1, ..., 1, 2 for T_aa): a damped step solves
@@ -21,28 +23,32 @@ from ..families.table import FULL as FULL
 from ..families.table import ISOTROPIC as ISOTROPIC
 from ..numerics.matrices import copy_matrix, copy_vector
 
-#: A step longer than this, in the metric M, is damped: the quadratic model is not to be trusted so far.
+#: A step longer than this, in the metric M, is damped: the quadratic model does not hold so far.
 TRUST = 1.0
 
-#: The least pivot of the Hessian at a minimum, in the coordinates of q.
+#: Pivots of the Hessian above this, in the coordinates of q, make a point a minimum.
 LEAST_CURVATURE = 1e-6
 
-#: The least pivot of what a step is solved with.
+#: Pivots of a damped Hessian above this let a step be solved for.
 LEAST_PIVOT = 1e-9
 
-#: A dozen steps are usual.
+#: Steps of one descent: a dozen are usual.
 MOST_STEPS = 60
 
-#: The least damping that is tried after none, and one beyond which a step gets nowhere.
+#: The first damping that is tried after none, and one with which a step is too short to matter.
 LEAST_DAMPING, MOST_DAMPING = 0.1, 1e3
 
-#: Dampings that are tried for one step, each three times the last: 60 of them reach 1e27.
+#: Dampings that are tried for one step, each STIFFER times the last: 60 of them reach 1e27.
 MOST_TRIALS = 60
+STIFFER = 3.0
 
-#: A step is taken where it gains this share of what the quadratic model promises.
+#: Factors of the damping after a step that was taken, and after one that was not.
+RELAXED, STIFFENED = 0.2, 5.0
+
+#: A step is accepted where it gains this share of what the quadratic model promises.
 LEAST_GAIN = 0.1
 
-#: An undamped step no longer than this is taken whatever the value says.
+#: An undamped step no longer than this is accepted whatever the value.
 NEAR = 0.1
 
 
@@ -86,13 +92,13 @@ def lay_out(family, dim, space):
 
 @inlined
 def _place(axis):
-    """Where an axis is counted in the number of a moment: 1, 5, 25."""
+    """The weight of an axis in the number of a moment: 1, 5, 25 (`moments.MOMENTS`)."""
     return (1, 5, 25)[axis]
 
 
 @kernel
 def _hermite(moments, dim, out):
-    """Write E[x He_a(xi_0) He_b(xi_1) He_c(xi_2)], numbered as the moments are, a + b + c <= 4."""
+    """Write E[x He_a(xi_0) He_b(xi_1) He_c(xi_2)], a + b + c <= 4, in the order of the moments."""
     copy_vector(moments[: out.size], out)
     for axis in range(dim):
         one = _place(axis)
@@ -134,8 +140,8 @@ def _differentiate_2(m, full, gradient, hessian):
 def differentiate(moments, family, dim, count, space):
     """Write the gradient and the Hessian of E_q[x]; the number of parameters.
 
-    The derivative by two parameters is the expectation of x times that of the density over the density, and
-    for T_ab, T_cd that is the derivative of xi_b xi_d q by xi_a and xi_c: He_abcd, and He_ac where b = d.
+    By Stein's identity a derivative of E_q[x] is the expectation of x times Hermite polynomials: for delta_a
+    He_a, for T_ab He_ab, for T_ab and T_cd He_abcd, plus He_ac where b = d. `count` is that of `lay_out`.
     """
     layout, gradient, hessian, table = space.layout, space.gradient, space.hessian, space.hermite
     if dim == 1:
@@ -205,7 +211,7 @@ def factorise(damping, least, count, space):
 
 @inlined
 def solve(count, space):
-    """Write the step that belongs to the last `factorise`; what it gains to second order."""
+    """Write the step for the matrix that was factorised last; its gain to second order."""
     gradient, step, factor = space.gradient, space.step, space.factor
     gain = 0.0
     for i in range(count):
@@ -224,7 +230,7 @@ def solve(count, space):
 
 @inlined
 def _solve_1(damping, count, space):
-    """`factorise`, `solve` and `length` in one dimension: (gain, square of the length), NaN where not."""
+    """`factorise`, `solve` and `length` in one dimension: (gain, squared length or NaN where indefinite)."""
     gradient, hessian, step = space.gradient, space.hessian, space.step
     a, g = hessian[0, 0] + damping, gradient[0]
     if count == 1:
@@ -241,7 +247,7 @@ def _solve_1(damping, count, space):
 
 @kernel
 def find_step(damping, dim, count, space):
-    """A step with at least this damping: written; the damping it took, the gain expected, and its length."""
+    """Write a step with at least this damping; (damping used, gain expected, length)."""
     for _ in range(MOST_TRIALS):
         if dim == 1:
             gain, square = _solve_1(damping, count, space)
@@ -252,8 +258,8 @@ def find_step(damping, dim, count, space):
             size_ = length(count, space)
             if size_ <= TRUST:
                 return damping, gain, size_
-        damping = max(3.0 * damping, LEAST_DAMPING)
-    # Not even a tiny step along the gradient is finite: none is taken.
+        damping = max(STIFFER * damping, LEAST_DAMPING)
+    # Not even a tiny step along the gradient is finite.
     for i in range(count):
         space.step[i] = 0.0
     return damping, 0.0, 0.0
@@ -261,14 +267,14 @@ def find_step(damping, dim, count, space):
 
 @kernel
 def relaxed(damping):
-    """The damping after a step that was taken: a fifth, and none where that would be next to nothing."""
-    return 0.2 * damping if damping > 0.5 * LEAST_DAMPING else 0.0
+    """The damping after a step that was accepted: none where it would be negligible."""
+    return RELAXED * damping if damping > 0.5 * LEAST_DAMPING else 0.0
 
 
 @kernel
 def stiffened(damping):
-    """The damping after a step that was not."""
-    return max(5.0 * damping, LEAST_DAMPING)
+    """The damping after a step that was rejected."""
+    return max(STIFFENED * damping, LEAST_DAMPING)
 
 
 @kernel
@@ -318,7 +324,7 @@ def descend(problem, family, mean, chol, tolerance, space):
             return nodes, value, minimum
         new_value, n = evaluate(problem, new_mean, new_chol, space, trial)  # noqa: F821
         nodes += n
-        # The value of a coarse lattice jitters: a short Newton step is taken whatever it says.
+        # Values on a coarse lattice are off by their errors: a short Newton step is accepted regardless.
         if near or new_value <= value - LEAST_GAIN * gain:
             value = new_value
             copy_vector(new_mean, mean)

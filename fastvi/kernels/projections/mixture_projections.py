@@ -31,7 +31,16 @@ from ..optimizers.newton import (
 from ..quadrature import contours
 from ..quadrature.lattice_rows import left_out
 from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_moments
-from ..quadrature.refinement import ball, drop_negligible, refine_moments, rounding, set_steps, tail
+from ..quadrature.refinement import (
+    GRADIENT_ROUNDING,
+    TAIL_SHARE,
+    ball,
+    drop_negligible,
+    refine_moments,
+    rounding,
+    set_steps,
+    tail,
+)
 from ..quadrature.rotation import rotate
 from ..statuses import CONVERGED, NOT_A_MINIMUM, NOT_FINITE, STEPS_EXHAUSTED, UNRESOLVED
 from .descent_starts import insert, is_known, starts
@@ -192,7 +201,7 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             if not has_diagonal_factor(family):
                 rotate(first, second, dim, factor, quadrature)
             floor = rounding(first, second)
-            radius = ball(first, second, dim, 0.1 * max(rtol * abs(guess), floor))
+            radius = ball(first, second, dim, TAIL_SHARE * max(rtol * abs(guess), floor))
             resolved = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         nodes += integrate_moments(second, log_peak, dim, steps, shift, radius, quadrature, moments)
         if corrected:
@@ -203,7 +212,15 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
         size_, gain, used, minimum = _find_newton_step(moments, family, dim, count, parts)
         if not refined and size_ <= APPROACH:
             error, gradient_error, gradient_change, n, holds = refine_moments(
-                second, log_peak, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
+                second,
+                log_peak,
+                dim,
+                radius,
+                rtol,
+                floor,
+                max(rtol, GRADIENT_ROUNDING * floor),
+                quadrature,
+                moments,
             )
             nodes += n
             value = moments[0]

@@ -22,11 +22,33 @@ from . import contours
 from . import moments as moments_
 from .lattice_rows import left_out
 from .moments import MOMENTS, MOST_NODES, STEP, integrate_moments, integrate_value
-from .refinement import ball, drop_negligible, refine_moments, refine_value, rounding, set_steps, tail
+from .refinement import (
+    GRADIENT_ROUNDING,
+    TAIL_SHARE,
+    ball,
+    drop_negligible,
+    refine_moments,
+    refine_value,
+    rounding,
+    set_steps,
+    tail,
+)
 from .rotation import rotate
 
 #: Radius and most nodes of the lattice for a rough value, from which the tolerance of each part is derived.
 ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
+
+#: Share of the tolerance for each contour integral: the difference of two of them loses digits.
+CONTOUR_SHARE = 1e-3
+
+#: Tolerance up to which contour integrals begin with the finest step.
+FINE = 1e-8
+
+#: Absolute error that is accepted of contour integrals, for divergences near zero.
+LEAST_ERROR = 1e-14
+
+#: Shares of the tolerance in `reverse_kl`: for the contour integral, and for what is outside of the ball.
+REVERSE_CONTOUR_SHARE, REVERSE_TAIL_SHARE = 0.1, 1e-3
 
 #: Relative rounding error of a value.
 ROUNDING = 4.4e-16
@@ -98,7 +120,7 @@ def _by_contours(p, q, rtol, space):
     quadrature, moments = space.quadrature, space.moments
     components, dim = p.means.shape
     table = quadrature.by_rows.polynomials
-    level = contours.USUAL if rtol > 1e-8 else contours.FINEST
+    level = contours.USUAL if rtol > FINE else contours.FINEST
     total, error, floor, nodes = 0.0, 0.0, 0.0, 0
     for k in range(components):
         weight = math.exp(p.log_weights[k])
@@ -107,11 +129,11 @@ def _by_contours(p, q, rtol, space):
         first, second = _in_frame(p, q, k, p.chols[k], quadrature)
         floor = max(floor, rounding(first, second))
         # E[-|xi|**2 / 2] - E[log p], and the same for q.
-        one, n = contours.expect(first, 0.0, dim, 1e-3 * rtol, level, table, moments)
+        one, n = contours.expect(first, 0.0, dim, CONTOUR_SHARE * rtol, level, table, moments)
         value, left = -moments[0], one
         nodes += n
         if second.shape[0] > 0:
-            two, n = contours.expect(second, 0.0, dim, 1e-3 * rtol, level, table, moments)
+            two, n = contours.expect(second, 0.0, dim, CONTOUR_SHARE * rtol, level, table, moments)
             value, left = value + moments[0], left + two
             nodes += n
         else:
@@ -161,7 +183,7 @@ def mixture_kl(p, q, rtol, space):
     q = Mixture(log_weights, means, chols)
     space = named(Workspace, borrow(space))
     total, error, nodes = _by_contours(p, q, rtol, space)
-    if error <= rtol * abs(total) + 1e-14:
+    if error <= rtol * abs(total) + LEAST_ERROR:
         return total, error, nodes, True
     factor, space = space.factor, space.quadrature
     components, dim = p.means.shape
@@ -183,7 +205,7 @@ def mixture_kl(p, q, rtol, space):
             continue
         first, second, dropped = _in_rotated_frame(p, q, k, factor, space)
         atol = wanted / (weight * components)
-        radius = ball(first, second, dim, 0.1 * atol)
+        radius = ball(first, second, dim, TAIL_SHARE * atol)
         fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
         value, n = integrate_value(first, second, dim, steps, shift, radius, space)
         nodes += n
@@ -238,16 +260,18 @@ def reverse_kl(log_weights, means, chols, mean, chol, rtol, grad_mean, grad_chol
     log_peak = -half_log_det(chol) - 0.5 * dim * LOG_2PI
     floor = rounding(first, second)
     table = quadrature.by_rows.polynomials
-    error, _ = contours.expect(second, log_peak, dim, max(0.1 * rtol, floor), contours.USUAL, table, moments)
+    error, _ = contours.expect(
+        second, log_peak, dim, max(REVERSE_CONTOUR_SHARE * rtol, floor), contours.USUAL, table, moments
+    )
     if error <= rtol * min(abs(moments[0]), 1.0) + floor:
         gradient_in_parameters(moments, chol, space.newton, grad_mean, grad_chol)
         return moments[0], error + floor
     dropped = drop_negligible(second, dim, quadrature)
-    radius = ball(first, second, dim, max(1e-3 * rtol, 0.1 * floor))
+    radius = ball(first, second, dim, max(REVERSE_TAIL_SHARE * rtol, TAIL_SHARE * floor))
     fits = set_steps(first, second, dim, STEP, radius, MOST_NODES, steps)
     integrate_moments(second, log_peak, dim, steps, shift, radius, quadrature, moments)
     error, _, _, _, holds = refine_moments(
-        second, log_peak, dim, radius, rtol, floor, max(rtol, 100.0 * floor), quadrature, moments
+        second, log_peak, dim, radius, rtol, floor, max(rtol, GRADIENT_ROUNDING * floor), quadrature, moments
     )
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
     gradient_in_parameters(moments, chol, space.newton, grad_mean, grad_chol)

@@ -34,6 +34,12 @@ UNCONFIRMED = 4.0
 #: Safety factor of the theoretical error after a halving, change**3 / last**2.
 MARGIN = 100.0
 
+#: Share of the tolerance for what is outside of the ball.
+TAIL_SHARE = 0.1
+
+#: Rounding error of a gradient over that of the value: a gradient tolerance below is not reached.
+GRADIENT_ROUNDING = 100.0
+
 #: Rounding error of an expectation relative to the logarithms in it, and their least size.
 ROUNDING, LEAST_LOGARITHM = 8.8e-16, 8.0
 

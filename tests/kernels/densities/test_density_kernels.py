@@ -15,13 +15,10 @@ from helpers.mixtures import arrays, frozen, log_mixture, log_normal, random_fac
 dims = pytest.mark.parametrize("dim", [1, 2, 3])
 
 
-# Inside the user's own compiled code
-
-
 @njit
-def use_gaussians(z, mean_p, chol_p, mean_q, chol_q, work):
-    return gaussians.gaussian_kl(mean_p, chol_p, mean_q, chol_q, work), gaussians.gaussian_logpdf(
-        z, mean_p, chol_p, work
+def use_gaussians(z, mean_p, chol_p, mean_q, chol_q, space):
+    return gaussians.gaussian_kl(mean_p, chol_p, mean_q, chol_q, space), gaussians.gaussian_logpdf(
+        z, mean_p, chol_p, space
     )
 
 
@@ -44,9 +41,9 @@ def test_gaussians(dim):
 
 
 @njit
-def use_mixture(points, log_weights, means, chols, work, out):
+def use_mixture(points, log_weights, means, chols, space, out):
     for i in range(len(points)):
-        out[i] = mixtures.mixture_logpdf(points[i], log_weights, means, chols, work)
+        out[i] = mixtures.mixture_logpdf(points[i], log_weights, means, chols, space)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -78,12 +75,12 @@ def test_climbing_ends_at_a_mode(form, dim, seed):
         def at(*changes, z=z):
             return log_mixture((z + sum(changes))[None], *triple)[0]
 
-        slope = np.array([(at(u) - at(-u)) / (2.0 * step) for u in unit])
+        by_differences = np.array([(at(u) - at(-u)) / (2.0 * step) for u in unit])
         hessian = np.array(
             [[(at(u, v) - at(u, -v) - at(-u, v) + at(-u, -v)) / (4.0 * step**2) for v in unit] for u in unit]
         )
         np.testing.assert_allclose(curvature, -hessian, rtol=0, atol=1e-5 * np.abs(hessian).max())
-        assert math.sqrt(slope @ np.linalg.solve(-hessian, slope)) < 1e-3
+        assert math.sqrt(by_differences @ np.linalg.solve(-hessian, by_differences)) < 1e-3
 
 
 def exact_log_density(z, log_weights, means, factors):
@@ -150,7 +147,7 @@ def test_masses_and_moments_as_in_plain_python():
         mass = truncated.moments(mu, sigma, low, high, one)
         assert abs(truncated.moments.py_func(mu, sigma, low, high, two) - mass) <= 1e-13 * abs(mass) + 1e-15
         np.testing.assert_allclose(one, two, rtol=1e-12)
-        # On the side where the masses are small.
+        # The log masses of the tail in which they are small.
         if a > 0:
             a, b = -b, -a
         upper, lower = stats.norm.logcdf(b), stats.norm.logcdf(a)

@@ -94,7 +94,7 @@ def test_invalid_logarithms_give_nan(name):
 
 @every
 def test_zeros_and_infinities_survive_the_compiler(name):
-    """What a fast-math flag too many would break: 0 log 0, p > 0 = q, and telling NaN from numbers."""
+    """What too loose fast-math flags break: 0 log 0, p > 0 = q, and tests for NaN."""
     kernel, parameter = divergences.KERNELS[name].whole, theta(name)
     for dtype in (np.float64, np.float32):
         p = np.zeros(100, dtype)

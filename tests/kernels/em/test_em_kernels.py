@@ -5,39 +5,24 @@ import pytest
 from numba import njit, prange
 
 import fastvi as fv
-from fastvi import kernels
-from fastvi.kernels import statuses as em
+from fastvi.kernels import em, statuses
 from fastvi.kernels.em import e_step, iterations, seeding, standardization
-
-
-def clouds(seed, n, dim, k, spread=3.0):
-    """Points around k centres, and a mixture to start from."""
-    rng = np.random.default_rng([seed, n, dim, k])
-    centres = spread * rng.standard_normal((k, dim))
-    x = centres[rng.integers(0, k, n)] + rng.standard_normal((n, dim)) @ (
-        np.eye(dim) + 0.4 * rng.standard_normal((dim, dim))
-    )
-    cov = np.atleast_2d(np.cov(x.T)) / 2
-    start = fv.GaussianMixture(np.full(k, 1 / k), centres + 0.3 * rng.standard_normal((k, dim)), [cov] * k)
-    return x, start
-
-
-# Kernels
+from helpers.mixtures import clouds
 
 
 @njit
 def fit_two(x, uniforms, tol, means):
-    """A mixture of two: its means and log likelihood."""
+    """A mixture of two, by the names that `fit_mixture` documents: its means and log likelihood."""
     size, dim = x.shape
-    space = em_workspace(2, dim)
+    space = em.workspace(2, dim)
     columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
-    em_standardize(x, columns, mean, factor)
+    em.standardize(x, columns, mean, factor)
     weights, factors = np.empty(2), np.empty((2, dim, dim))
     distances, labels = np.empty(size), np.empty(size, np.int64)
-    em_seed(columns, uniforms, weights, means, factors, 1e-6, distances, labels, space)
+    em.seed(columns, uniforms, weights, means, factors, 1e-6, distances, labels, space)
     trace, floored = np.empty(2001), np.zeros((2, 2), np.int64)
-    _, steps, _ = em_fit(columns, weights, means, factors, 1e-6, tol, 2000, trace, floored, space)
-    em_unstandardize(mean, factor, means, factors)
+    _, steps, _ = em.fit(columns, weights, means, factors, 1e-6, tol, 2000, trace, floored, space)
+    em.unstandardize_mixture(mean, factor, means, factors)
     return trace[steps] - size * np.log(np.diag(factor)).sum()
 
 
@@ -47,22 +32,12 @@ def fit_many(data, uniforms, tol, values, means):
         values[i] = fit_two(data[i], uniforms[i], tol, means[i])
 
 
-em_workspace, em_standardize, em_seed, em_fit = (
-    e_step.workspace,
-    standardization.standardize,
-    seeding.seed,
-    iterations.fit,
-)
-
-em_unstandardize = standardization.unstandardize_mixture
-
-
 @pytest.mark.parametrize(
     "name", ["workspace", "fit", "standardize", "unstandardize_mixture", "seed", "maximise"]
 )
 def test_documented_names_are_functions(name):
     """Also once the modules are loaded, which have other names."""
-    assert callable(getattr(kernels.em, name))
+    assert callable(getattr(em, name))
 
 
 def test_inside_a_users_parallel_loop():
@@ -78,7 +53,7 @@ def test_inside_a_users_parallel_loop():
 
 
 def test_a_sweep_takes_any_number_of_points():
-    """Around the sizes of a block and of its padding."""
+    """Numbers of points around the block size and its padding."""
     rng = np.random.default_rng(13)
     weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, 2))
     factors = np.stack([np.array([[1.0, 0.0], [0.3, 0.8]])] * 3)
@@ -137,4 +112,4 @@ def test_a_singular_start_has_a_status():
     trace, floored = np.empty(4), np.zeros((2, 2), np.int64)
     columns = np.ascontiguousarray(x.T)
     status, steps, _ = iterations.fit(columns, *mixture, 0.0, 1e-6, 3, trace, floored, e_step.workspace(2, 2))
-    assert (status, steps) == (em.SINGULAR, 0)
+    assert (status, steps) == (statuses.SINGULAR, 0)

@@ -94,7 +94,7 @@ def test_fit_on_draws_in_a_users_function(tolerance, sides):
     status = fit_on_draws(4.0, calls, kinds, bounds, noise, tolerance, mean, factor, report)
     found = Report(*report)
     assert status == found.status == CONVERGED
-    # Of a gradient in units of deviations; the ELBO lacks half of its square.
+    # The gradient is per standard deviation of q; the ELBO is short of half its square.
     np.testing.assert_allclose(mean, 2.0, atol=10 * tolerance)
     np.testing.assert_allclose(factor @ factor.T, np.eye(3) / 2, atol=10 * tolerance)
     assert abs(found.elbo - 3 * (0.5 * math.log(math.pi) - 4.0)) <= max(1e-9, tolerance**2)
@@ -122,7 +122,7 @@ def test_a_natural_gradient_step_solves_a_quadratic():
     q, posterior = fv.Gaussian(start[0], start[1] @ start[1].T), fv.Gaussian([1.5, 1.5], np.eye(2) / 2)
     expected = math.log(math.pi) - 4.5 - fv.kl(q, posterior)
     assert abs(value - expected) <= 1e-9
-    # The same number is minus the first of the moments, also when the coarsest lattice was there before.
+    # It is minus the first moment, also where the values on the coarsest lattice are known already.
     assert abs(moments[0, 0] + expected) <= 1e-9
     np.testing.assert_array_equal(moments[0], moments[1])
     # Half a step: the precision is the mean of both.
@@ -182,7 +182,7 @@ def test_truncated_fit_in_a_users_function(x):
 
 
 def test_the_lattice_has_the_moments_of_a_standard_normal():
-    """Else a constant in the log joint leaks into the gradient: 45 times 1e-9 with a radius of 7."""
+    """Otherwise a constant in the log joint enters the gradient: 45 times 1e-9 with a radius of 7."""
     for dim in (1, 2):
         space = expectations.workspace(dim, dim)
         assert expectations.lay(1, dim, space)
@@ -194,7 +194,7 @@ def test_the_lattice_has_the_moments_of_a_standard_normal():
         for values, exact in ((1.0, 1.0), (x, 0.0), (x**2, 1.0), (x**4, 3.0), (x * y, 0.0)):
             assert abs(float((weights * values).sum()) - exact) <= 1e-9
         if dim == 1:
-            # What a fit begins with are the same nodes as constants.
+            # The first lattice of a fit has the same nodes, as constants.
             assert n == 2 * expectations.QUICK
             np.testing.assert_allclose(expectations._NODES.ravel(), x, rtol=0, atol=1e-14)
             np.testing.assert_allclose(expectations._WEIGHTS.ravel(), nodes[2, :n], rtol=1e-14, atol=0)
@@ -203,7 +203,7 @@ def test_the_lattice_has_the_moments_of_a_standard_normal():
 
 
 def test_a_fit_in_one_dimension_takes_few_evaluations():
-    """Newton's steps on the coarsest lattice, and one more level that confirms the last."""
+    """Newton steps on the coarsest lattice, and one finer lattice that confirms the last."""
     model = fv.Model(log_joint, 1, data=(3.0,))
     found = fv.fit(model, start=fv.Gaussian(1.0, 1.0))
     assert found.converged

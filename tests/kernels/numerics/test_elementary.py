@@ -16,12 +16,10 @@ from helpers.forms import JIT, plain
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-# Elementary functions, over their whole range.
-
 ULP = 2.0**-52
 
 
-# What kernels pass on: entries times 2**54, from the smallest subnormal to the largest mass.
+# The range of arguments in the kernels: entries times 2**54, from the smallest subnormal to the largest mass.
 SMALLEST, LARGEST = 2.0**-1020, 2.0**1014
 
 
@@ -122,7 +120,7 @@ def test_cos_sin():
 def test_atanh_tail():
     for s in np.linspace(1e-4, 0.2, 200):
         with mp.workdps(50):
-            # the argument is what the float is, so that only the polynomial is judged
+            # The exact value of the float, so that only the polynomial is tested.
             w = mpf(float(s * s))
             root = mp.sqrt(w)
             expected = (mp.atanh(root) - root) / root**3
@@ -153,7 +151,7 @@ def test_exponent_step(dtype):
         shift = int(float(k) / unit)
         assert shift == float(k) / unit
         assert Fraction(float(scaled)) == Fraction(float(q)) * Fraction(2) ** shift
-        # the bound the series rest on
+        # The bound within which the series converge to full precision.
         assert Fraction(2, 3) <= Fraction(float(p)) / Fraction(float(scaled)) <= Fraction(3, 2)
         seen.add(shift)
     assert len(seen) > 50

@@ -12,9 +12,6 @@ from helpers.forms import plain
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-# Error-free arithmetic, checked in exact fractions.
-
-
 def numbers(seed, count, low=-300, high=300):
     rng = np.random.default_rng(seed)
     values = rng.uniform(1.0, 2.0, count) * 2.0 ** rng.integers(low, high, count) * rng.choice([-1, 1], count)

@@ -54,20 +54,20 @@ def test_reverse_divergence_from_a_grid(shape, seed):
     step = 1e-5
     for i in range(2):
         change = step * np.eye(2)[i]
-        slope = (at(mean + change, chol) - at(mean - change, chol)) / (2.0 * step)
-        assert grad_mean[i] == pytest.approx(slope, abs=1e-6)
+        by_differences = (at(mean + change, chol) - at(mean - change, chol)) / (2.0 * step)
+        assert grad_mean[i] == pytest.approx(by_differences, abs=1e-6)
         for j in range(i + 1):
             change = np.zeros((2, 2))
             change[i, j] = step
-            slope = (at(mean, chol + change) - at(mean, chol - change)) / (2.0 * step)
-            assert grad_chol[i, j] == pytest.approx(slope, abs=1e-6)
+            by_differences = (at(mean, chol + change) - at(mean, chol - change)) / (2.0 * step)
+            assert grad_chol[i, j] == pytest.approx(by_differences, abs=1e-6)
     assert grad_chol[0, 1] == 0.0
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5, 30.0])
 @pytest.mark.parametrize("even", [True, False])
 def test_divergence_from_a_wide_grid(even, tilt):
-    """Rows longer than are done at a time, and rows of which no two are alike."""
+    """Rows longer than a block, and uneven steps between rows."""
     rng = np.random.default_rng(4)
     x, y = np.linspace(-7.0, 6.0, 45), np.linspace(-90.0, 95.0, 1300)
     if not even:
@@ -159,17 +159,17 @@ def test_a_workspace_keeps_nothing():
     assert np.isfinite(fresh).all()
 
 
-# What must not allocate: the functions above, called once or often in a loop of compiled code. The
-# arrays are read-only like the ones above, because another type would be compiled again, which takes longest.
+# The functions above must not allocate in a loop of compiled code. The arrays are read-only like those above:
+# for arrays of another type everything would be compiled again.
 
 
 @njit
-def use_small(n, z, mean, chol, log_weights, means, chols, work, out_mean, out_chol):
+def use_small(n, z, mean, chol, log_weights, means, chols, space, out_mean, out_chol):
     total = 0.0
     for _ in range(n):
-        total += gaussians.gaussian_kl(mean, chol, z, chol, work)
-        total += gaussians.gaussian_logpdf(z, mean, chol, work)
-        total += mixtures.mixture_logpdf(z, log_weights, means, chols, work)
+        total += gaussians.gaussian_kl(mean, chol, z, chol, space)
+        total += gaussians.gaussian_logpdf(z, mean, chol, space)
+        total += mixtures.mixture_logpdf(z, log_weights, means, chols, space)
         mixture_projections.m_projection(log_weights, means, chols, 0, out_mean, out_chol)
         total += out_chol[0, 0]
     return total
@@ -209,7 +209,7 @@ CHEAP = ("small 1", "small 2", "projection 1 full", "grid")
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_allocated(counted, name):
     function, arguments = cases()[name]
-    # In more dimensions a round takes long, and the code is the same.
+    # In more dimensions a round takes longer, and the code is the same.
     assert_no_allocation(function, arguments, 100_000 if name in CHEAP else 30)
 
 

@@ -62,7 +62,7 @@ def summed(ratio, step=0.05, radius=9.0):
 
 
 def frames(p):
-    """Where an I-projection may pass: its components, the moment match, a narrow and a wide one."""
+    """Gaussians that an I-projection may pass: components of p, its moment match, a narrow and a wide one."""
     match = fv.m_projection(p).q
     odd = [fv.Gaussian(match.mean, scale * match.cov) for scale in (0.05, 2.0)]
     return [*p.components, match, *odd]
@@ -99,7 +99,7 @@ def test_the_sums_without_the_compiler():
     ("slope", "curvature"), [(0.0, -0.6), (0.5, 0.0), (3.0, 1.0), (6.0, -0.9), (4.0, 40.0)]
 )
 def test_moments_by_mpmath(constant, slope, curvature):
-    """What does not depend on y: its moments are those of one dimension, times those of a normal y."""
+    """A ratio that does not depend on y: the moments are those in x times those of a normal y."""
     ratio, moments = (constant, slope, 0.0, curvature, 0.0, 0.0), np.zeros(moments_.MOMENTS)
     error, _ = contours.integrate(ratio, 1e-15, contours.FINEST, moments)
     normal = {0: 1.0, 2: 1.0, 4: 3.0}
@@ -122,7 +122,7 @@ def test_moments_by_mpmath(constant, slope, curvature):
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9, 1e-13])
 def test_the_stated_error_is_above_the_true_one(tolerance):
-    """And most often within what was asked for, with few nodes."""
+    """The stated error also meets the tolerance most often, with few nodes."""
     rng = np.random.default_rng(7)
     reached, counts, tried = 0, [], 0
     for trial in range(150):
@@ -133,7 +133,7 @@ def test_the_stated_error_is_above_the_true_one(tolerance):
             best, _ = contours.expect(coefficients, own, 2, 0.0, contours.FINEST, table, exact)
             error, nodes = contours.expect(coefficients, own, 2, tolerance, contours.ROUGH, table, moments)
             if not best < 1e-3 * error:
-                # What is left is rounding, or what no step here resolves.
+                # Otherwise rounding, or a pole that no step here resolves.
                 assert not tolerance > 1e-8 or best < 1e-10 or error > 0.1 * best
                 continue
             tried += 1
@@ -150,19 +150,19 @@ def test_the_stated_error_is_above_the_true_one(tolerance):
 
 @both
 def test_expectations_of_a_mixture(form):
-    """Where two components matter; what is nowhere near q is not one of them."""
+    """With two components near q; one far from q is left out."""
     p, q = random_pair(np.random.default_rng(3), 3.0, 4.0), fv.Gaussian([0.4, 0.3], [[0.8, 0.3], [0.3, 1.1]])
     far = fv.GaussianMixture(
         [*(0.9 * p.weights), 0.1], [*p.means, [300.0, 0.0]], [*p.covs, [[1.0, 0.0], [0.0, 1.0]]]
     )
-    steps, shift, work = np.full(3, 0.2), np.zeros(3), named(moments_.Workspace, moments_.workspace(3))
+    steps, shift, space = np.full(3, 0.2), np.zeros(3), named(moments_.Workspace, moments_.workspace(3))
     for mixture in (p, far):
         coefficients, own = in_frame(mixture, q)
         moments, wanted = np.empty((2, moments_.MOMENTS))
         error, nodes = form(contours.expect)(
-            coefficients, own, 2, 1e-12, contours.USUAL, work.by_rows.polynomials, moments
+            coefficients, own, 2, 1e-12, contours.USUAL, space.by_rows.polynomials, moments
         )
-        moments_.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, work, wanted)
+        moments_.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, space, wanted)
         assert error <= 1e-12
         assert 0 < nodes <= 3 * contours.MOST
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
@@ -207,7 +207,7 @@ def least_bound(ratio):
 
 
 def test_numbers_out_of_range_have_no_small_error():
-    """Slopes and curvatures of any size: the error says so, and NaN is not within any tolerance."""
+    """Coefficients of any size give a large error or NaN, which is within no tolerance."""
     rng = np.random.default_rng(1)
     within = 0
     for _ in range(1000):
@@ -235,20 +235,20 @@ def reverse(p, q, rtol):
 
 @pytest.mark.parametrize("rtol", [1e-6, 1e-12])
 def test_a_component_in_two_halves_is_the_same_mixture(rtol):
-    """Three components go by lattices; of two, those that a contour knows well enough do not."""
+    """Three components are integrated on lattices, two along a contour where its error is small enough."""
     rng, counts = np.random.default_rng(5), []
     for trial in range(10):
         p = random_pair(rng, 0.6 * trial, 4.0)
         (v, w), (m, n), (a, b) = p.weights, p.means, p.covs
         halves = fv.GaussianMixture([v, 0.5 * w, 0.5 * w], [m, n, n], [a, b, b])
         for q in frames(p)[:4]:
-            (value, error, slopes), (other, other_error, other_slopes) = (
+            (value, error, gradient), (other, other_error, other_gradient) = (
                 reverse(mixture, q, rtol) for mixture in (p, halves)
             )
             assert max(error, other_error) <= 2.0 * rtol * (1.0 + abs(value)) + 1e-13
             assert abs(value - other) <= error + other_error
-            scale = 1.0 + np.abs(slopes).max()
-            np.testing.assert_allclose(slopes, other_slopes, rtol=0, atol=10.0 * scale * (rtol + 1e-13))
+            scale = 1.0 + np.abs(gradient).max()
+            np.testing.assert_allclose(gradient, other_gradient, rtol=0, atol=10.0 * scale * (rtol + 1e-13))
         one, two = fv.kl_estimate(p, q, rtol=rtol), fv.kl_estimate(halves, q, rtol=rtol)
         assert abs(one.value - two.value) <= one.error + two.error
         counts.append((one.evaluations, two.evaluations))

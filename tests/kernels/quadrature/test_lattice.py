@@ -14,7 +14,7 @@ dims = pytest.mark.parametrize("dim", [1, 2, 3])
 
 
 def lattice(steps, shift, radius, dim):
-    """The points (i + shift) steps within the ball, by looking at all of a box."""
+    """The points (i + shift) steps within the ball, selected from all of a box."""
     most = [math.ceil(radius / h) + 1 if a < dim else 0 for a, h in enumerate(steps)]
     index = np.array(list(itertools.product(*[range(-m, m + 1) for m in most])), dtype=float)
     points = (index + shift) * steps

@@ -52,13 +52,13 @@ def test_reverse_divergence_and_its_gradient(dim, seed):
     step = 1e-4
     for a in range(dim):
         change = step * np.eye(dim)[a]
-        slope = (at(mean + change, chol).value - at(mean - change, chol).value) / (2.0 * step)
-        assert grad_mean[a] == pytest.approx(slope, abs=1e-6)
+        by_differences = (at(mean + change, chol).value - at(mean - change, chol).value) / (2.0 * step)
+        assert grad_mean[a] == pytest.approx(by_differences, abs=1e-6)
         for b in range(a + 1):
             change = np.zeros((dim, dim))
             change[a, b] = step
-            slope = (at(mean, chol + change).value - at(mean, chol - change).value) / (2.0 * step)
-            assert grad_chol[a, b] == pytest.approx(slope, abs=1e-6)
+            by_differences = (at(mean, chol + change).value - at(mean, chol - change).value) / (2.0 * step)
+            assert grad_chol[a, b] == pytest.approx(by_differences, abs=1e-6)
     assert np.array_equal(grad_chol, np.tril(grad_chol))
 
 
@@ -118,7 +118,7 @@ def test_moments(form, dim):
 
 
 def wide_lattice(dim):
-    """A shifted one on which the sums of polynomials are exact."""
+    """A shifted lattice on which sums of polynomials are exact."""
     return np.array([0.35, 0.6, 0.7]), 0.5 * np.eye(3)[dim - 1], 9.5
 
 
@@ -130,14 +130,14 @@ def test_moments_by_rows(form, dim, components):
     rng = np.random.default_rng(dim)
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients, (steps, shift, radius) = in_frame(p, mean, factor), wide_lattice(dim)
-    work = named(moments_.Workspace, moments_.workspace(components))
+    space = named(moments_.Workspace, moments_.workspace(components))
     assert (
-        form(lattice_rows.usable_ratios)(coefficients, steps, radius, work.by_rows.polynomials) == components
+        form(lattice_rows.usable_ratios)(coefficients, steps, radius, space.by_rows.polynomials) == components
     )
     moments, wanted = np.empty((2, moments_.MOMENTS))
-    count = form(moments_.integrate_moments)(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-    nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
-    # Of one Gaussian everything is known; rows are filled up to sixteen.
+    count = form(moments_.integrate_moments)(coefficients, 0.7, dim, steps, shift, radius, space, moments)
+    nodes = moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, space, wanted)
+    # One Gaussian has closed forms and needs no node; rows are padded to sixteen nodes.
     assert count < 2 * nodes if components > 1 else count == 0
     np.testing.assert_allclose(moments, wanted, rtol=1e-13, atol=1e-14 * np.abs(wanted).max())
 
@@ -145,10 +145,10 @@ def test_moments_by_rows(form, dim, components):
 @dims
 @pytest.mark.parametrize("size", [1.0, 4.0, 16.0, 64.0])
 def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
-    """Whether by rows or not: it is the same to rounding, and nothing overflows."""
+    """By rows and by nodes the moments agree to rounding, and nothing overflows."""
     rng = np.random.default_rng(int(size))
     ways = set()
-    work = named(moments_.Workspace, moments_.workspace(3))
+    space = named(moments_.Workspace, moments_.workspace(3))
     steps, shift, radius = wide_lattice(dim)
     for _ in range(30):
         coefficients = np.zeros((3, 13))
@@ -157,10 +157,10 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
         for k in range(3):
             matrix = 0.5 * rng.standard_normal((dim, dim)) * size ** rng.uniform(-1, 1)
             coefficients[k, 4:].reshape(3, 3)[:dim, :dim] = matrix
-        ways.add(lattice_rows.usable_ratios(coefficients, steps, radius, work.by_rows.polynomials) > 0)
+        ways.add(lattice_rows.usable_ratios(coefficients, steps, radius, space.by_rows.polynomials) > 0)
         moments, wanted = np.empty((2, moments_.MOMENTS))
-        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, moments)
-        moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, work, wanted)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, space, moments)
+        moments_.integrate_nodes(coefficients, 0.7, dim, steps, shift, radius, space, wanted)
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
     assert True in ways
     assert size == 1.0 or False in ways
@@ -169,8 +169,8 @@ def test_moments_by_rows_of_what_is_sharp_or_far(dim, size):
 @dims
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
 def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
-    """And not much less: in a small ball it is seen."""
-    work, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3)), 0.0, 0, 0
+    """The bound is above what is left out, and in a small ball within a factor of 100 of it."""
+    space, seen, count, nodes = named(moments_.Workspace, moments_.workspace(3)), 0.0, 0, 0
     _, shift, large = wide_lattice(dim)
     steps = np.array([0.1, 0.6, 0.7])
     few, all_ = np.empty((2, moments_.MOMENTS))
@@ -180,15 +180,15 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
         weights, scale = [0.6, 0.4 - 1e-6, 1e-6], np.array([1.0, 1.0, 1.0 + 99.0 * (seed % 3 == 0)])
         p = fv.GaussianMixture(weights, p.means, scale[:, None, None] * p.covs)
         coefficients = in_frame(p, p.means[0], (1.0 + 0.3 * (seed % 2)) * p.components[0].cholesky)
-        if lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 0:
+        if lattice_rows.usable_ratios(coefficients, steps, large, space.by_rows.polynomials) == 0:
             continue
-        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
+        moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, space, all_)
         for radius in (3.0, 4.5):
-            count += moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
+            count += moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, space, few)
             nodes += lattice_.size(steps, radius, dim)
             outside = refinement.tail(coefficients[:0], coefficients, dim, radius)
             bound = outside + lattice_rows.left_out(3, dim, radius)
-            # What is left out of log p is positive.
+            # The terms left out of log p are positive.
             assert -1e-13 <= few[0] - all_[0] <= bound
             seen = max(seen, (few[0] - all_[0]) / bound)
     assert seen > 1e-2
@@ -197,17 +197,17 @@ def test_what_rows_and_ball_leave_out_is_less_than_they_say(dim, spread):
 
 @dims
 def test_the_tail_holds_for_what_the_rows_sum(dim):
-    """log p is flat where a wide component is all there is; log p - log f_m, f_m narrow, is not."""
+    """log p of a wide component varies little there; log p - log f_m for a narrow f_m does not."""
     coefficients = np.zeros((2, 13))
     coefficients[:, 0] = -1.0, -2.0
     coefficients[0, 4:].reshape(3, 3)[:dim, :dim] = 1.35 * np.eye(dim)
     coefficients[1, 4:].reshape(3, 3)[:dim, :dim] = 0.1 * np.eye(dim)
-    work, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3)), wide_lattice(dim)
+    space, (_, shift, large) = named(moments_.Workspace, moments_.workspace(3)), wide_lattice(dim)
     few, all_ = np.empty((2, moments_.MOMENTS))
     steps, radius = np.full(3, 0.3), 4.5
-    assert lattice_rows.usable_ratios(coefficients, steps, large, work.by_rows.polynomials) == 2
-    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, work, all_)
-    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, work, few)
+    assert lattice_rows.usable_ratios(coefficients, steps, large, space.by_rows.polynomials) == 2
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, large, space, all_)
+    moments_.integrate_moments(coefficients, 0.7, dim, steps, shift, radius, space, few)
     assert 0.0 < few[0] - all_[0] <= refinement.tail(coefficients[:0], coefficients, dim, radius)
 
 
@@ -272,8 +272,8 @@ def test_rotating_changes_no_density(form, dim):
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     before = factor.copy()
     first, second = in_frame(p, mean, factor), in_frame(q, mean, factor)
-    work = named(moments_.Workspace, moments_.workspace(3))
-    form(rotation_.rotate)(first, second, dim, factor, work)
+    space = named(moments_.Workspace, moments_.workspace(3))
+    form(rotation_.rotate)(first, second, dim, factor, space)
     np.testing.assert_allclose(factor @ factor.T, before @ before.T, rtol=1e-13, atol=1e-14)
     for mixture, coefficients in ((p, first), (q, second)):
         np.testing.assert_allclose(coefficients, in_frame(mixture, mean, factor), rtol=1e-12, atol=1e-13)
@@ -285,13 +285,11 @@ def test_nothing_is_allocated(counted, name):
     dim = int(dim)
     rng = np.random.default_rng(0)
     p, space = frozen(*arrays(random_mixture(1, dim, 3))), mixture_kl.workspace(3, 3, dim)
-    # In more dimensions a round takes long, and the code is the same.
+    # In more dimensions a round takes longer, and the code is the same.
     rounds = 100_000 if dim == 1 else 30
     if kind == "reverse":
-        q, out = (
-            frozen(rng.standard_normal(dim), random_factor(rng, dim)),
-            (np.empty(dim), np.empty((dim, dim))),
-        )
-        assert_no_allocation(use_reverse, (*p, *q, 1e-6, *out, space), rounds)
+        q = frozen(rng.standard_normal(dim), random_factor(rng, dim))
+        gradient = np.empty(dim), np.empty((dim, dim))
+        assert_no_allocation(use_reverse, (*p, *q, 1e-6, *gradient, space), rounds)
     else:
         assert_no_allocation(use_divergence, (tuple(p), tuple(p), 1e-6, space), rounds)
