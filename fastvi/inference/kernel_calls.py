@@ -44,8 +44,8 @@ def named_workspace(kind: str, space: Any) -> Any:
 
 
 def fault_point(kind: str, space: Any) -> Array:
-    """The point z where the log joint was last at fault, from the scratch space of that call."""
-    where: Array = attrgetter(_WORKSPACES[kind][1])(named_workspace(kind, space))
+    """A copy of the point z where the log joint was last at fault, from the scratch space of that call."""
+    where: Array = attrgetter(_WORKSPACES[kind][1])(named_workspace(kind, space)).copy()
     return where
 
 
