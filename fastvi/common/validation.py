@@ -90,7 +90,7 @@ def order_of(row: Row, alpha: Any) -> float:
 
 def real_number(name: str, value: Any) -> float:
     """`value` as a float that is not NaN; a bool is no number."""
-    if isinstance(value, bool | np.bool_):
+    if type(value) is not float and isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a real number, not {value!r}")
     try:
         number = float(value)

@@ -74,19 +74,6 @@ class FitBatch(Record):
     'log_joint is nan at z = [0]'
     """
 
-    __slots__ = (
-        "_factors",
-        "_wheres",
-        "codes",
-        "converged",
-        "elbo",
-        "error",
-        "evaluations",
-        "family",
-        "gradient_norm",
-        "mean",
-        "model",
-    )
     mean: Array
     elbo: Array
     error: Array

@@ -81,7 +81,7 @@ def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps
         0,
         1,
     )
-    report = kernels.inference.reports.Report(*reports[0].tolist())
+    report = kernels.inference.reports.Report._make(reports[0].tolist())
     q = q_of(model, mean, chols[0])
     return fit_of_report(model, family, q, report, traces[0], where[0], "quadrature")
 
@@ -111,7 +111,7 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
         0,
         1,
     )
-    report = kernels.inference.reports.Report(*reports[0].tolist())
+    report = kernels.inference.reports.Report._make(reports[0].tolist())
     report = report._replace(evaluations=report.evaluations + used)
     q = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high)
     return fit_of_report(model, "truncated", q, report, traces[0], where[0], "quadrature")

@@ -92,7 +92,6 @@ class ThetaFit(Record):
     ThetaFit(theta=[3], elbo=0.572365, converged in 4 rounds)
     """
 
-    __slots__ = ("converged", "elbo", "fit", "status", "theta", "trace")
     theta: Array
     fit: Fit
     elbo: Estimate

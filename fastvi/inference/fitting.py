@@ -18,6 +18,10 @@ from .starts import start_of
 from .stochastic import fit_sgd
 
 
+#: Names of all families.
+FAMILIES = (*CODES, "truncated")
+
+
 class Settings(NamedTuple):
     """How to fit: the arguments of `fit` but for the model, the start and the bar."""
 
@@ -114,7 +118,7 @@ def fit(
     (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
     checked_model(model)
-    name = choice("family", family, (*CODES, "truncated"))
+    name = choice("family", family, FAMILIES)
     choice("method", method, ("auto", "sgd"))
     if rng is not None:
         generator("rng", rng)

@@ -59,19 +59,6 @@ class Fit(Record):
     Fit(q=Gaussian(mean=[1.5], cov=[[0.5]]), elbo=-1.67764, converged)
     """
 
-    __slots__ = (
-        "_psis",
-        "converged",
-        "elbo",
-        "evaluations",
-        "family",
-        "gradient_norm",
-        "model",
-        "q",
-        "starts",
-        "status",
-        "trace",
-    )
     q: Variational
     elbo: Estimate
     trace: Array
@@ -82,10 +69,7 @@ class Fit(Record):
     starts: tuple[float, ...]
     model: Model
     family: str
-    _psis: float | None
-
-    def __init__(self, **fields: Any) -> None:
-        super().__init__(**{"_psis": None, **fields})
+    _psis: float | None = None
 
     @property
     def psis_k(self) -> float:
@@ -100,7 +84,7 @@ class Fit(Record):
         Stephens, Technometrics 51 (2009).
         """
         if self._psis is None:
-            object.__setattr__(self, "_psis", psis_shape(self.model, self.q))
+            self.__dict__["_psis"] = psis_shape(self.model, self.q)
         assert self._psis is not None
         return self._psis
 
