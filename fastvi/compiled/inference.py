@@ -246,6 +246,10 @@ def _made(model, mean, factor, report, status):
     found = kernels.inference.reports.read_report(report)
     evaluations = int(found.evaluations) if found.evaluations >= 0.0 else 0
     estimate = CompiledEstimate(found.elbo, found.error, evaluations)
+    if not found.elbo > -math.inf:
+        # The fit could not start: its factor is not written.
+        kernels.numerics.matrices.fill_vector(math.nan, mean)
+        kernels.numerics.matrices.fill_matrix(math.nan, factor)
     q = _q_of(model, make_gaussian((mean, factor)))
     return CompiledFit(q, estimate, found.gradient_norm, status == statuses.CONVERGED, status)
 

@@ -19,6 +19,7 @@ from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, EMPTY
 from .expectations import fixed_draws, fresh_draws, writable
+from .fitting import FAMILIES
 from .kernel_calls import QUADRATURE_DIM, conditional_deviations, restricted, workspace
 from .model import Model, checked_model, target_of
 from .packing import Table, pack_arrays, pack_tuples
@@ -169,7 +170,7 @@ def fit_batch(
     array([0.5 , 0.75])
     """
     checked_model(model)
-    name = choice("family", family, (*CODES, "truncated"))
+    name = choice("family", family, FAMILIES)
     wanted = tolerance(rtol)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):

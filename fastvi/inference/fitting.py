@@ -17,7 +17,6 @@ from .results import Fit
 from .starts import start_of
 from .stochastic import fit_sgd
 
-
 #: Names of all families.
 FAMILIES = (*CODES, "truncated")
 
