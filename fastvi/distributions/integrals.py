@@ -30,7 +30,7 @@ _REPLICATES = 16
 _POINTS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Estimate:
     """A number with its error.
 
@@ -64,6 +64,20 @@ class Estimate:
     method: str = "quadrature"
     outside: float = 0.0
     note: str = ""
+
+    def __init__(
+        self,
+        value: float,
+        error: float,
+        evaluations: int,
+        method: str = "quadrature",
+        outside: float = 0.0,
+        note: str = "",
+    ) -> None:
+        # The one that a frozen dataclass makes takes twice as long: 1.05 µs, of 20 for a small fit.
+        self.__dict__.update(
+            value=value, error=error, evaluations=evaluations, method=method, outside=outside, note=note
+        )
 
     def __float__(self) -> float:
         return self.value

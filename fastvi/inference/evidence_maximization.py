@@ -23,7 +23,7 @@ from ..distributions.variational import TransformedGaussian, Variational
 from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
 from .expectations import fixed_draws, writable
-from .fitting import Settings, fit_once
+from .fitting import fit_once
 from .kernel_calls import QUADRATURE_DIM, workspace
 from .model import Model, checked_model, target_of
 from .results import Fit
@@ -266,11 +266,10 @@ def maximize_evidence(
     wanted = tolerance(rtol)
     if max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
-    settings = Settings(name, rtol=_FIT_SHARE * wanted)
 
     def expect(theta: Array, from_: Any) -> Fit:
         """The E-step."""
-        return fit_once(model.with_theta(theta), from_, settings)
+        return fit_once(model.with_theta(theta), from_, name, _FIT_SHARE * wanted)
 
     theta = np.array(model.theta)
     current = expect(theta, start)

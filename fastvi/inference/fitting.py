@@ -21,17 +21,12 @@ from .stochastic import fit_sgd
 FAMILIES = (*CODES, "truncated")
 
 
-class Settings(NamedTuple):
-    """How to fit: the arguments of `fit` but for the model, the start and the bar."""
+class SgdOptions(NamedTuple):
+    """The arguments of `fit` for ``method="sgd"`` alone."""
 
-    family: str
-    method: str = "auto"
-    rtol: float = 1e-8
-    max_steps: int = 500
-    draws: int | None = None
-    rng: Any = None
-    steps: int = 10_000
-    rate: float = 0.02
+    rng: Any
+    steps: int
+    rate: float
 
 
 def fit(
@@ -124,7 +119,7 @@ def fit(
     wanted = tolerance(rtol)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, not {max_steps!r}")
-    settings = Settings(name, method, wanted, max_steps, draws, rng, steps, rate)
+    sgd = SgdOptions(rng, steps, rate) if method == "sgd" else None
     if starts is not None:
         if start is not None:
             raise ValueError("give start or starts, not both")
@@ -134,21 +129,29 @@ def fit(
         fits = []
         for k, one in enumerate(bar(listed, progress, "starts")):
             start_of(model, one, f"starts[{k}]")
-            fits.append(fit_once(model, one, settings))
+            fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd))
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
         return fits[0]._replace(starts=tuple(f.elbo.value for f in fits))
-    return fit_once(model, start, settings, progress)
+    return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress)
 
 
-def fit_once(model: Model, start: Any, settings: Settings, progress: bool = False) -> Fit:
-    """The fit from one start; the model and the settings have been checked."""
-    family, method, rtol, max_steps, draws, rng, steps, rate = settings
+def fit_once(
+    model: Model,
+    start: Any,
+    family: str,
+    rtol: float,
+    max_steps: int = 500,
+    draws: int | None = None,
+    sgd: SgdOptions | None = None,
+    progress: bool = False,
+) -> Fit:
+    """The fit from one start; all arguments but the start have been checked."""
     if family == "truncated":
-        if method == "sgd":
+        if sgd is not None:
             raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
         return fit_truncated(model, start, rtol, max_steps)
-    if method == "sgd":
-        return fit_sgd(model, family, start, draws, rng, steps, rate, progress)
+    if sgd is not None:
+        return fit_sgd(model, family, start, draws, *sgd, progress)
     if model.latent_dim <= QUADRATURE_DIM:
         return fit_quadrature(model, family, start, rtol, max_steps)
     if model.latent_dim > DRAWS_DIM:
