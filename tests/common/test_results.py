@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.common.immutable import Immutable, Record
+from fastvi.common.immutable import Immutable
 
 #: Programs, and what works inside of compiled code.
 NOT_VALUES = ("fastvi.cli", "fastvi.compiled", "fastvi.examples", "fastvi.kernels", "fastvi.tour")
@@ -84,6 +84,10 @@ EXAMPLES = {
 }
 
 
+#: Base classes, and tuples that the modules hand to each other.
+INTERNAL = ("Density", "DrawsExpectation", "Immutable", "Record", "SgdOptions")
+
+
 def classes():
     """Public classes of values by name, from all modules."""
     found = {}
@@ -92,10 +96,9 @@ def classes():
             continue
         for name, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             is_value = issubclass(kind, Immutable | tuple) or hasattr(kind, "__dataclass_fields__")
-            if is_value and kind.__module__.startswith("fastvi.") and not name.startswith("_"):
+            own = kind.__module__.startswith("fastvi.") and not kind.__module__.startswith(NOT_VALUES)
+            if is_value and own and not name.startswith("_") and name not in INTERNAL:
                 found[name] = kind
-    for kind in (Immutable, Record):
-        del found[kind.__name__]
     return found
 
 

@@ -120,7 +120,8 @@ def test_log_density_of_blocks(form, dim, log_weights, spread):
     factors = np.stack([random_factor(rng, dim) for _ in range(3)])
     mean, factor = rng.standard_normal(dim), random_factor(rng, dim)
     coefficients = np.zeros((3, 13))
-    form(mixtures.write_coefficients)(log_weights, means, factors, mean, factor, coefficients, np.empty(3))
+    given = mixtures.Mixture(log_weights, means, factors)
+    form(mixtures.write_coefficients)(given, mean, factor, coefficients, np.empty(3))
     (x, y), z = 3.0 * rng.standard_normal((2, 40)), 0.7
     top, total = np.empty(40), np.empty(40)
     form(mixtures.log_terms)(coefficients, dim, x, y, z, top, total)

@@ -10,6 +10,7 @@ from scipy import stats
 import fastvi as fv
 from fastvi.kernels.inference import draws_fits, expectations, quadrature_fits, steps, truncated_fits
 from fastvi.kernels.inference.reports import Report
+from fastvi.kernels.models.evaluation import Problem
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.quadrature import moments as moments_
 from fastvi.kernels.statuses import CONVERGED
@@ -105,7 +106,7 @@ def test_fit_on_draws_in_a_users_function(tolerance, sides):
 @numba.njit
 def natural(data, kinds, bounds, rho, mean, chol, moments):
     space = steps.natural_workspace(mean.size, mean.size)
-    problem = ((data,), kinds, bounds)
+    problem = Problem((data,), kinds, bounds)
     for known, least, row in ((-1, 1, 0), (-1, -1, 1), (0, 1, 1)):
         expectations.expect(log_joint, problem, mean, chol, known, least, 1e-10, space.lattice, moments[row])
     return steps.natural_gradient_step(log_joint, problem, rho, mean, chol, 1e-10, space)
