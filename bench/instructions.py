@@ -146,6 +146,7 @@ def _count(instructions: list[str]) -> Loop:
 
 def hot_loop(function: Any, arguments: tuple[Any, ...]) -> Loop:
     """The loop of a compiled function that does most at once."""
+    function = getattr(function, "full", function)
     function.compile(arguments)
     loops = map(_count, _innermost(function.inspect_asm(arguments)))
     return max(loops, key=lambda loop: (loop.vectorised, loop.bits, loop.packed, loop.scalar))

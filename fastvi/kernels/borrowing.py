@@ -18,8 +18,10 @@ from typing import get_type_hints
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from .compiler import overloaded
 
 
 def borrow(value):
@@ -49,7 +51,7 @@ def _borrow(typing_context, value):
     return value(value), generate
 
 
-@overload(borrow)
+@overloaded(borrow)
 def _overload_borrow(value):
     return lambda value: _borrow(value)
 
@@ -146,11 +148,11 @@ def _named(typing_context, kind, value):
     return target(kind, value), generate
 
 
-@overload(plain)
+@overloaded(plain)
 def _overload_plain(value):
     return lambda value: _plain(value)
 
 
-@overload(named)
+@overloaded(named)
 def _overload_named(kind, value):
     return lambda kind, value: _named(kind, value)

@@ -18,36 +18,30 @@ Fast-math is opened one flag at a time, never ``nnan`` or ``ninf`` (KL meets 0 l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
-from numba import cfunc, config, njit, types
+from numba import cfunc, config, njit
+from numba.extending import overload
+
+try:
+    from .dispatchers import Full, Kernel, Thin
+except ImportError:  # another numba, without one of the hooks
+    Kernel = None
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
 def _jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """njit with our options, for arguments that are known by their types alone.
+    """njit with our options, thin for other kernels."""
+    if Kernel is None or config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return njit(**_OPTIONS, **options)
+    return lambda function: _kernel(function, **options)
 
-    numba compiles a function anew for each constant integer that it is called with: one called with FULL is
-    another than one called with a variable (an I-projection and a fit take a fifth longer to compile so).
-    """
-    compile_ = njit(**_OPTIONS, **options)
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = compile_(function)
-        if config.DISABLE_JIT:  # type: ignore[attr-defined]
-            return dispatcher  # which is the function itself
-        resolve = dispatcher.get_call_template
-
-        def by_type(args: Any, kws: Any) -> Any:
-            plain = {name: types.unliteral(kind) for name, kind in kws.items()}
-            return resolve([types.unliteral(kind) for kind in args], plain)
-
-        dispatcher.get_call_template = by_type
-        return dispatcher
-
-    return decorate
+def _kernel(function: Callable[..., Any], **options: Any) -> Any:
+    return Kernel(function, targetoptions={"nopython": True, "boundscheck": None, **_OPTIONS, **options})
 
 
 #: For code whose roundings are part of its meaning (error-free sums and products), and for control flow.
@@ -55,10 +49,6 @@ kernel = _jit()
 
 #: The same for the short steps between a row and its loop.
 inlined = _jit(forceinline=True)
-
-#: Part of its callers before they are compiled: each kernel that is compiled by itself is optimised again in
-#: every kernel above it (an I-projection takes a quarter longer to compile without).
-merged = _jit(inline="always")
 
 #: For formulas: products and sums may be fused.
 formula = _jit(fastmath={"contract"}, forceinline=True)
@@ -69,21 +59,28 @@ adder = _jit(fastmath={"contract", "reassoc"}, forceinline=True)
 
 def exported(function: Callable[..., Any]) -> Any:
     """`kernel` for what is called from outside, and cached on disk. The others are compiled into these."""
-    try:
-        return _jit(cache=True)(function)
-    except RuntimeError:
-        # numba finds no place to write to, neither next to the file nor in the home directory.
-        return kernel(function)
+    if isinstance(made := kernel(function), Kernel or ()):
+        made.cached = True
+    else:
+        with suppress(AttributeError, RuntimeError):  # a plain function; no place to write to
+            made.enable_caching()
+    return made
+
+
+def overloaded(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.extending.overload` for a function that kernels call, thin like them."""
+    return overload(function, jit_options={} if Kernel is None else {"pipeline_class": Thin})
 
 
 def exported_to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """A C function of this signature, compiled at once and cached on disk like what is `exported`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
+        options = _OPTIONS if Kernel is None else {**_OPTIONS, "pipeline_class": Full}
         try:
-            return cfunc(signature, cache=True, **_OPTIONS)(function)
+            return cfunc(signature, cache=True, **options)(function)
         except RuntimeError:
-            return cfunc(signature, **_OPTIONS)(function)
+            return cfunc(signature, **options)(function)
 
     return decorate
 

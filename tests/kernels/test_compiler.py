@@ -107,14 +107,14 @@ def test_constants_do_not_make_other_kernels():
 
     assert use(2.0, 4) == 28.0
     assert power(2.0, 5) == 32.0
-    assert power.signatures == [(numba.types.float64, numba.types.int64)]
+    assert list(power.overloads) == power.signatures == [(numba.types.float64, numba.types.int64)]
 
 
 @compiled_only
 def test_what_the_api_calls_is_cached_under_its_own_name():
     """The disk cache is keyed by name: of two kernels with one name the next process would load only one."""
     seen = {}
-    cached = [f for f in DISPATCHERS if type(f._cache).__name__ == "FunctionCache"]
+    cached = [f for f in DISPATCHERS if f.cached]
     inlined = {id(entry.inner) for entry in divergences.KERNELS.values()}  # into the code of users
     assert {id(f) for f in ENTRY_POINTS} - inlined <= {id(f) for f in cached}
     for function in cached:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from ..compiler import adder, formula, inlined, kernel, specialise
+from ..compiler import adder, formula, inlined, kernel, overloaded, specialise
 from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
 from ..numerics.error_free import add_compensated, difference
 from .normalized import CHUNK, LIFT
@@ -165,7 +164,7 @@ def _kl_sums(p, q):
     return _kl_sums32(p, q) if p.dtype == np.float32 else _kl_sums64(p, q)
 
 
-@overload(_kl_sums)
+@overloaded(_kl_sums)
 def _overload_kl_sums(p, q):
     sums = _kl_sums32 if p.dtype == types.float32 else _kl_sums64
     return lambda p, q: sums(p, q)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import merged
+from ..compiler import kernel
 from ..numerics.matrices import clear_matrix, precisions, set_diagonal
 
 
-@merged
+@kernel
 def parameters(dim):
     """See `operations`, as for all functions here."""
     return 2 * dim
 
 
-@merged
+@kernel
 def has_diagonal_factor():
     """Its factor is diagonal."""
     return True
 
 
-@merged
+@kernel
 def metric(dim, out):
     """2 for the logarithm of a deviation."""
     for i in range(dim):
         out[dim + i] = 2.0
 
 
-@merged
+@kernel
 def lay_out(dim, layout):
     """T_aa."""
     for a in range(dim):
@@ -35,19 +35,19 @@ def lay_out(dim, layout):
     return 2 * dim
 
 
-@merged
+@kernel
 def fold(dim, count, gradient, hessian):
     """Every T_aa is a parameter."""
     return count
 
 
-@merged
+@kernel
 def unfold(dim, count, step):
     """Every T_aa is a parameter."""
     return count
 
 
-@merged
+@kernel
 def unpack(point, root, scale, factor):
     """Deviations, as logarithms in units of `scale`."""
     clear_matrix(factor)
@@ -55,7 +55,7 @@ def unpack(point, root, scale, factor):
         factor[i, i] = scale[i] * math.exp(point[scale.size + i])
 
 
-@merged
+@kernel
 def pack_gradient(point, root, factor, factor_gradient, gradient):
     """d / dlog factor_ii."""
     dim = root.shape[0]
@@ -63,19 +63,19 @@ def pack_gradient(point, root, factor, factor_gradient, gradient):
         gradient[dim + i] = factor_gradient[i, i] * factor[i, i] - 1.0
 
 
-@merged
+@kernel
 def leave_out_entropy(dim, gradient):
     """The entropy is the sum of the logarithms of the deviations."""
     for i in range(dim):
         gradient[dim + i] += 1.0
 
 
-@merged
+@kernel
 def start(scale):
     """The conditional deviations minimise KL(q ‖ p)."""
 
 
-@merged
+@kernel
 def restrict(chol, space):
     """Variances 1 / Lambda_ii minimise KL(q ‖ p)."""
     dim = chol.shape[0]
@@ -86,7 +86,7 @@ def restrict(chol, space):
     set_diagonal(scale, chol)
 
 
-@merged
+@kernel
 def match(cov):
     """The variances of p minimise KL(p ‖ q)."""
     trace = 0.0

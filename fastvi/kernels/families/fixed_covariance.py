@@ -2,66 +2,66 @@
 
 from __future__ import annotations
 
-from ..compiler import merged
+from ..compiler import kernel
 from ..numerics.matrices import copy_matrix
 
 
-@merged
+@kernel
 def parameters(dim):
     """See `operations`, as for all functions here."""
     return dim
 
 
-@merged
+@kernel
 def has_diagonal_factor():
     """Its factor is that of the start, a lower triangle."""
     return False
 
 
-@merged
+@kernel
 def metric(dim, out):
     """There is nothing but the mean."""
 
 
-@merged
+@kernel
 def lay_out(dim, layout):
     """No T."""
     return dim
 
 
-@merged
+@kernel
 def fold(dim, count, gradient, hessian):
     """There is nothing but the mean."""
     return count
 
 
-@merged
+@kernel
 def unfold(dim, count, step):
     """There is nothing but the mean."""
     return count
 
 
-@merged
+@kernel
 def unpack(point, root, scale, factor):
     """The factor is the root."""
     copy_matrix(root, factor)
 
 
-@merged
+@kernel
 def pack_gradient(point, root, factor, factor_gradient, gradient):
     """There is nothing but the mean."""
 
 
-@merged
+@kernel
 def leave_out_entropy(dim, gradient):
     """The entropy is constant."""
 
 
-@merged
+@kernel
 def start(scale):
     """The covariance is held as it is."""
 
 
-@merged
+@kernel
 def restrict(chol, space):
     """The covariance is held as it is."""

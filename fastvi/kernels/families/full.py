@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import merged
+from ..compiler import kernel
 from ..numerics.matrices import cholesky, clear_matrix
 
 
-@merged
+@kernel
 def parameters(dim):
     """See `operations`, as for all functions here."""
     return dim + dim * (dim + 1) // 2
 
 
-@merged
+@kernel
 def has_diagonal_factor():
     """Its factor is a lower triangle."""
     return False
 
 
-@merged
+@kernel
 def metric(dim, out):
     """1 beside the diagonal, 2 on it."""
     k = dim
@@ -30,7 +30,7 @@ def metric(dim, out):
             k += 1
 
 
-@merged
+@kernel
 def lay_out(dim, layout):
     """T_ab for b <= a."""
     k = dim
@@ -41,19 +41,19 @@ def lay_out(dim, layout):
     return k
 
 
-@merged
+@kernel
 def fold(dim, count, gradient, hessian):
     """Every T_ab is a parameter."""
     return count
 
 
-@merged
+@kernel
 def unfold(dim, count, step):
     """Every T_ab is a parameter."""
     return count
 
 
-@merged
+@kernel
 def unpack(point, root, scale, factor):
     """factor = root M, the diagonal of M as logarithms."""
     dim = scale.size
@@ -67,7 +67,7 @@ def unpack(point, root, scale, factor):
                 factor[i, b] += root[i, a] * m
 
 
-@merged
+@kernel
 def pack_gradient(point, root, factor, factor_gradient, gradient):
     """d / dM_ab = (root' d / dfactor)_ab, times M_aa for its logarithm."""
     dim = root.shape[0]
@@ -81,7 +81,7 @@ def pack_gradient(point, root, factor, factor_gradient, gradient):
             k += 1
 
 
-@merged
+@kernel
 def leave_out_entropy(dim, gradient):
     """The entropy is the sum of the logarithms on the diagonal."""
     i = dim
@@ -91,17 +91,17 @@ def leave_out_entropy(dim, gradient):
         i += 1
 
 
-@merged
+@kernel
 def start(scale):
     """Laplace's approximation itself is a member."""
 
 
-@merged
+@kernel
 def restrict(chol, space):
     """Every Gaussian is a member."""
 
 
-@merged
+@kernel
 def match(cov):
     """Every covariance is one of the family."""
     return cholesky(cov, cov)

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import kernel, merged
+from ..compiler import kernel
 from ..numerics.matrices import clear_matrix, fill_vector, precisions, set_diagonal
 from . import diagonal
 
 
-@merged
+@kernel
 def parameters(dim):
     """See `operations`, as for all functions here."""
     return dim + 1
 
 
-@merged
+@kernel
 def has_diagonal_factor():
     """Its factor is diagonal."""
     return True
 
 
-@merged
+@kernel
 def metric(dim, out):
     """2 for the logarithm of each deviation."""
     out[dim] = 2.0 * dim
 
 
-@merged
+@kernel
 def lay_out(dim, layout):
     """T_aa, which `fold` sums up."""
     return diagonal.lay_out(dim, layout)
 
 
-@merged
+@kernel
 def fold(dim, count, gradient, hessian):
     """T = t I: the derivatives by t are the sums of those by T_aa."""
     for j in range(dim):
@@ -55,7 +55,7 @@ def _column_sum(hessian, dim, j):
     return total
 
 
-@merged
+@kernel
 def unfold(dim, count, step):
     """T_aa = t."""
     for a in range(1, dim):
@@ -63,7 +63,7 @@ def unfold(dim, count, step):
     return 2 * dim
 
 
-@merged
+@kernel
 def unpack(point, root, scale, factor):
     """One factor of `scale`, as a logarithm."""
     clear_matrix(factor)
@@ -71,7 +71,7 @@ def unpack(point, root, scale, factor):
         factor[i, i] = scale[i] * math.exp(point[scale.size])
 
 
-@merged
+@kernel
 def pack_gradient(point, root, factor, factor_gradient, gradient):
     """The sum of d / dlog factor_ii."""
     dim = root.shape[0]
@@ -80,7 +80,7 @@ def pack_gradient(point, root, factor, factor_gradient, gradient):
         gradient[dim] += factor_gradient[i, i] * factor[i, i] - 1.0
 
 
-@merged
+@kernel
 def leave_out_entropy(dim, gradient):
     """The entropy is D times the logarithm of the deviation."""
     gradient[dim] += dim
@@ -95,7 +95,7 @@ def _common_scale(precision):
     fill_vector(math.sqrt(precision.size / trace), precision)
 
 
-@merged
+@kernel
 def start(scale):
     """One deviation from the conditional ones: Lambda_ii = 1 / scale_i**2."""
     for i in range(scale.size):
@@ -103,7 +103,7 @@ def start(scale):
     _common_scale(scale)
 
 
-@merged
+@kernel
 def restrict(chol, space):
     """The variance D / tr Lambda minimises KL(q ‖ p)."""
     dim = chol.shape[0]
@@ -113,7 +113,7 @@ def restrict(chol, space):
     set_diagonal(scale, chol)
 
 
-@merged
+@kernel
 def match(cov):
     """The mean of the variances of p minimises KL(p ‖ q)."""
     dim = cov.shape[0]

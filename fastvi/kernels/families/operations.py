@@ -1,7 +1,7 @@
 """What is done with a family of q that is known by its code: the kernels that take `family`.
 
 A family is a run-time integer, so that fits and projections are compiled once for all families. Each function
-here is a chain of comparisons over `table.TABLE`, merged into its caller: ``CODE`` is the code of a family,
+here is a chain of comparisons over `table.TABLE`: ``CODE`` is the code of a family,
 ``METHOD`` its function of the same name, and ``REST`` the chain over the families after it. The last is taken
 without a comparison. Families without such a function are left out.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ..compiler import exported, merged, specialise
+from ..compiler import exported, kernel, specialise
 from .table import TABLE
 
 CODE, METHOD, REST = -1, None, None
@@ -30,18 +30,18 @@ _LAST = (
 )
 
 
-def _by_family(template, decorate=merged):
+def _by_family(template, decorate=kernel):
     """The chain over the families that have a function of the template's name."""
     name = template.__name__
     modules = [import_module(f".{family.module}", __package__) for family in TABLE]
     methods = [(code, getattr(module, name)) for code, module in enumerate(modules) if hasattr(module, name)]
     _, method = methods.pop()
-    chain = specialise(_LAST[template.__code__.co_argcount - 1], f"{name}_last", merged, METHOD=method)
+    chain = specialise(_LAST[template.__code__.co_argcount - 1], f"{name}_last", kernel, METHOD=method)
     for code, method in reversed(methods):
         bindings = {"CODE": code, "METHOD": method, "REST": chain}
         first = code == methods[0][0]
         chain = specialise(
-            template, name if first else f"{name}_{code}", decorate if first else merged, **bindings
+            template, name if first else f"{name}_{code}", decorate if first else kernel, **bindings
         )
     return chain
 

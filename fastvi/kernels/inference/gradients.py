@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from numba import types
-from numba.extending import overload
 
-from ..compiler import kernel
+from ..compiler import kernel, overloaded
 from ..models.calling import tabulate_gradients
 from ..models.evaluation import evaluate, fault, point_out
 from ..models.supports import is_real, pull_back, to_support
@@ -112,7 +111,7 @@ def gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, space)
     return _given(log_joint_grad, problem, count, space)
 
 
-@overload(gradients_at)
+@overloaded(gradients_at)
 def _overload_gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, space):
     if isinstance(log_joint_grad, types.NoneType | types.Omitted):
         return lambda log_joint, log_joint_grad, problem, count, scale, sides, space: _differences(

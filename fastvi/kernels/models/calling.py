@@ -12,9 +12,9 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from ..compiler import kernel
+from ..compiler import kernel, overloaded
 
 
 def tabulate(log_joint, data, nodes, count, out):
@@ -97,7 +97,7 @@ def _gradients_through_address(log_joint_grad, data, nodes, count, out, gradient
     )
 
 
-@overload(tabulate)
+@overloaded(tabulate)
 def _overload_tabulate(log_joint, data, nodes, count, out):
     if isinstance(log_joint, types.Integer):
         return lambda log_joint, data, nodes, count, out: _through_address(log_joint, data, nodes, count, out)
@@ -119,7 +119,7 @@ def _overload_tabulate(log_joint, data, nodes, count, out):
     return each
 
 
-@overload(tabulate_gradients)
+@overloaded(tabulate_gradients)
 def _overload_tabulate_gradients(log_joint_grad, data, nodes, count, out, gradients):
     if isinstance(log_joint_grad, types.Integer):
         return lambda log_joint_grad, data, nodes, count, out, gradients: _gradients_through_address(

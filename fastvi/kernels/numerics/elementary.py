@@ -15,9 +15,9 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from ..compiler import formula, kernel
+from ..compiler import formula, kernel, overloaded
 
 LN2 = math.log(2.0)
 
@@ -69,7 +69,7 @@ def _exponent_step(typing_context, p, q):
     return types.UniTuple(p, 2)(p, q), generate
 
 
-@overload(exponent_step)
+@overloaded(exponent_step)
 def _overload_exponent_step(p, q):
     if p in _FRACTION and p == q:
         return lambda p, q: _exponent_step(p, q)
@@ -93,7 +93,7 @@ def _power_of_two(typing_context, k):
     return types.float64(types.float64), generate
 
 
-@overload(power_of_two)
+@overloaded(power_of_two)
 def _overload_power_of_two(k):
     return lambda k: _power_of_two(k)
 
@@ -117,7 +117,7 @@ def _opaque(typing_context, x):
     return types.float64(types.float64), generate
 
 
-@overload(opaque)
+@overloaded(opaque)
 def _overload_opaque(x):
     return lambda x: _opaque(x)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from ..borrowing import borrow, named
-from ..compiler import exported, kernel, merged, specialise
+from ..compiler import exported, kernel, specialise
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import Mixture, mixture_moments, write_coefficients
 from ..families.operations import has_diagonal_factor, match, restrict
@@ -79,7 +79,7 @@ MOST_ROUNDS = 20
 ROUNDING = 4.4e-16
 
 
-@merged
+@kernel
 def _in_frame(mixture, mean, chol, factor, space):
     """Coefficients of no mixture and of p in the frame (mean, factor) of q, and log q at its mean.
 
@@ -91,7 +91,7 @@ def _in_frame(mixture, mean, chol, factor, space):
     return first, second, -half_log_det(chol) - 0.5 * mean.size * LOG_2PI
 
 
-@merged
+@kernel
 def _evaluate_roughly(mixture, mean, chol, space, moments):
     """Rough divergence and its moments, by contour integrals or on a coarse lattice: (value, nodes)."""
     quadrature = space.quadrature
@@ -108,10 +108,10 @@ def _evaluate_roughly(mixture, mean, chol, space, moments):
     return moments[0], nodes
 
 
-_descend = specialise(newton.descend, "_descend", merged, evaluate=_evaluate_roughly)
+_descend = specialise(newton.descend, "_descend", kernel, evaluate=_evaluate_roughly)
 
 
-@merged
+@kernel
 def _report(value, error, gradient, gradient_error, nodes, status):
     """The `Report` of an optimum, its divergence not below zero."""
     norm = GRADIENT_AFTER * gradient * gradient if status == CONVERGED else gradient
@@ -124,7 +124,7 @@ def _report(value, error, gradient, gradient_error, nodes, status):
     )
 
 
-@merged
+@kernel
 def _polish_by_contours(mixture, family, mean, chol, guess, rtol, space):
     """`_polish` by contour integrals; the status is STEPS_EXHAUSTED where these cannot be used."""
     quadrature, parts = space.quadrature, space.newton
@@ -165,7 +165,7 @@ def _rebuild(factor, matrix, chol, dim):
     return cholesky(matrix, chol)
 
 
-@merged
+@kernel
 def _polish(mixture, family, mean, chol, guess, rtol, space):
     """Newton steps to an optimum, by contour integrals or on a refined lattice; its `Report`.
 

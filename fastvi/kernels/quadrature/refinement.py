@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import inlined, kernel, merged
+from ..compiler import inlined, kernel
 from ..densities.mixtures import DROPPED
 from ..numerics.matrices import cholesky, copy_vector, half_log_det, solve_lower
 from .lattice import size
@@ -216,7 +216,7 @@ def refine_value(first, second, dim, radius, atol, space, value):
     return value, error, nodes
 
 
-@merged
+@kernel
 def _halve_moments(second, log_peak, dim, axis, radius, space, moments, finer):
     """Halve the step along an axis: write the moments to `finer`; the number of nodes that this adds."""
     steps, shift = space.lattice.steps, space.lattice.shift
@@ -229,7 +229,7 @@ def _halve_moments(second, log_peak, dim, axis, radius, space, moments, finer):
     return nodes
 
 
-@merged
+@kernel
 def refine_moments(second, log_peak, dim, radius, rtol, atol, gradient_tolerance, space, moments):
     """Halve the steps, axis by axis, until the moments of log q - log p converge.
 
@@ -270,7 +270,7 @@ def refine_moments(second, log_peak, dim, radius, rtol, atol, gradient_tolerance
     return error, gradient_error, gradient_change, nodes, holds
 
 
-@merged
+@kernel
 def _keep(moments, space):
     """Keep the steps and the moments before a halving."""
     copy_vector(moments, space.halving.coarse)
