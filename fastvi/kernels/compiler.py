@@ -26,7 +26,8 @@ from numba import cfunc, config, njit
 from numba.extending import overload
 
 try:
-    from .dispatchers import Full, Kernel, Thin
+    from .dispatchers import Kernel, c_function
+    from .pipelines import Thin
 except ImportError:  # another numba, without one of the hooks
     Kernel = None
 
@@ -76,11 +77,12 @@ def exported_to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """A C function of this signature, compiled at once and cached on disk like what is `exported`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        options = _OPTIONS if Kernel is None else {**_OPTIONS, "pipeline_class": Full}
+        if Kernel is not None:
+            return c_function(function, signature, {"nopython": True, **_OPTIONS})
         try:
-            return cfunc(signature, cache=True, **options)(function)
+            return cfunc(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:
-            return cfunc(signature, **options)(function)
+            return cfunc(signature, **_OPTIONS)(function)
 
     return decorate
 

@@ -1,0 +1,204 @@
+"""Where the full form of a kernel comes from: a container, the user's cache on disk, the compiler.
+
+The user's cache is numba's, with three differences. Its key holds the sources of all kernels and the options of
+the compiler, of which numba knows only those of the file of the kernel. It keeps machine code only, since the
+full form is linked into nothing. And a file of it that is damaged costs a compilation and a warning: numba
+raises an exception for an index, and LLVM ends the process for a byte of an object.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _Cache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from . import container
+from .pipelines import FullLibrary
+
+#: Set, it keeps fastvi from telling that it compiles.
+QUIET = "FASTVI_QUIET"
+
+#: A person is told of a compilation that takes longer, in seconds.
+_PATIENCE = 1.0
+
+
+def entry_name(function: Any) -> str:
+    """The name of a kernel in containers: that of its module within `kernels`, and its own."""
+    return f"{function.__module__.partition('.kernels.')[2]}.{function.__qualname__}"
+
+
+def reduced(result: CompileResult) -> Any:
+    """The machine code of a kernel, and what numba knows of it, to be pickled."""
+    result.fndesc.typemap = result.fndesc.calltypes = None
+    library: FullLibrary = result.library
+    return (
+        library.name,
+        library._get_compiled_object(),
+        [function.name for function in library.get_defined_functions() if not _is_internal(function)],
+        dumps((result.fndesc, result.environment, result.signature, result.reload_init)),
+    )
+
+
+def _is_internal(function: Any) -> bool:
+    return str(function.linkage) in ("Linkage.internal", "Linkage.private")
+
+
+def rebuilt(target_context: Any, state: Any) -> CompileResult:
+    """The kernel again, ready to be called."""
+    name, code, symbols, rest = state
+    fndesc, environment, signature, reload_init = pickle.loads(rest)
+    for run in reload_init:
+        run()
+    library = FullLibrary.from_object(target_context.codegen(), name, code, symbols)
+    entry_point = target_context.get_executable(library, fndesc, environment)
+    return CompileResult(
+        target_context=target_context,
+        typing_context=target_context.typing_context,
+        library=library,
+        environment=environment,
+        entry_point=entry_point,
+        fndesc=fndesc,
+        type_annotation="",
+        signature=signature,
+        objectmode=False,
+        lifted=(),
+        typing_error=None,
+        call_helper=None,
+        metadata=None,
+        reload_init=reload_init,
+        referenced_envs=(),
+    )
+
+
+class _Impl(CompileResultCacheImpl):
+    """What the user's cache keeps: a pickle of (key, state), and its digest."""
+
+    def reduce(self, cres: Any) -> Any:
+        data = pickle.dumps((str(cres.signature.args), reduced(cres)))
+        return container.digest(data), data
+
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        expected, data = payload
+        if container.digest(data) != expected:
+            raise container.DamagedError
+        arguments, state = pickle.loads(data)
+        return arguments, rebuilt(target_context, state)
+
+
+class _UserCache(FunctionCache):
+    _impl_class = _Impl
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), tuple(container.conditions().items()))
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        key = self._index_key(sig, target_context.codegen())
+        files = self._cache_file
+        with self._guarded(files._index_path):
+            name = files._load_index().get(key)
+            if name is None:
+                return None
+            with self._guarded(files._data_path(name)), suppress(FileNotFoundError):
+                arguments, result = self._impl.rebuild(target_context, files._load_data(name))
+                if arguments == str(tuple(sig.args if hasattr(sig, "args") else sig)):
+                    return result
+                raise container.DamagedError
+        return None
+
+    @contextmanager
+    def _guarded(self, path: str) -> Iterator[None]:
+        """Unpickling garbage raises anything. The file is removed, as it would stop the saving as well."""
+        try:
+            yield
+        except OSError:
+            return  # a cache that cannot be read is none
+        except Exception:
+            container.warn_of_damage(Path(path))
+            with suppress(OSError):
+                os.unlink(path)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        # A directory that has become read-only, or was removed; a damaged index that cannot be removed.
+        with suppress(Exception):
+            super().save_overload(sig, data)
+
+
+class KernelCache(_Cache):
+    """The cache of one kernel's dispatcher: container, then user's cache."""
+
+    def __init__(self, function: Any) -> None:
+        self._name = entry_name(function)
+        try:
+            self._user: Any = _UserCache(function)
+        except RuntimeError:
+            # numba finds no place to write to, neither next to the file nor in the home directory.
+            self._user = NullCache()
+        self._notice = _Notice(self._name)
+
+    @property
+    def cache_path(self) -> str | None:
+        return self._user.cache_path  # type: ignore[no-any-return]
+
+    def enable(self) -> None:
+        self._user.enable()
+
+    def disable(self) -> None:
+        self._user.disable()
+
+    def flush(self) -> None:
+        self._user.flush()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        arguments = tuple(sig.args if hasattr(sig, "args") else sig)
+        state = container.find(self._name, str(arguments))
+        if state is not None:
+            return rebuilt(target_context, state)
+        found = self._user.load_overload(sig, target_context)
+        if found is None:
+            self._notice.start()
+        return found
+
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        self._notice.stop()
+        self._user.save_overload(sig, cres)
+
+
+class _Notice:
+    """Tells a person once in a process, on a terminal, that a kernel has been compiling for a second."""
+
+    _told = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._timer: threading.Timer | None = None
+
+    def start(self) -> None:
+        if _Notice._told or os.environ.get(QUIET) or not (sys.stderr and sys.stderr.isatty()):
+            return
+        self._timer = threading.Timer(_PATIENCE, self._tell)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tell(self) -> None:
+        if not _Notice._told:
+            _Notice._told = True
+            print(
+                f"fastvi is compiling {self._name}: up to half a minute, the first time on this machine. "
+                f"`fastvi compile` compiles everything ahead; {QUIET}=1 keeps this quiet.",
+                file=sys.stderr,
+            )

@@ -1,0 +1,211 @@
+"""The two ways in which numba compiles a kernel: thin, and in full.
+
+numba links, optimises and translates a function anew in each function that calls it, and makes two wrappers
+for each: what an I-projection consists of is optimised four to ten times over. Here
+
+`Thin`
+    compiles what compiled code calls. It is typed and lowered, and no more: no wrappers, no machine code. The
+    function that uses it links the modules of all its callees, each once, and optimises them together, once.
+`Full`
+    compiles what Python calls. All that it linked is internal to its module: its object has one entry point,
+    and no weak symbol in whose place the linker could take a function of the same name from another object of
+    the process.
+
+A first fit takes 34 s of CPU instead of 65, a first I-projection 45 instead of 65. The hooks of numba that this
+takes are not public; `compiler` does without them where one is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite.binding import Linkage
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder, _LowerResult
+from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.typed_passes import NativeLowering
+
+from . import container
+
+#: Variables that point to a function's Python objects have names that begin so. numba sets them by name.
+_ENVIRONMENT = "_ZN08NumbaEnv"
+
+#: Functions of numba's runtime. It removes pairs of calls of them, and knows them by name.
+_RUNTIME = "NRT_"
+
+
+class ThinLibrary(JITCodeLibrary):
+    """One function, lowered. What it calls stays in libraries of its own until somebody needs the whole."""
+
+    def finalize(self) -> None:
+        self._raise_if_finalized()
+        for library in self._linking_libraries:
+            self._reload_init.update(library._reload_init)
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def _get_module_for_linking(self) -> Any:
+        """The function with all that it calls, for libraries that know of no thin ones."""
+        self._ensure_finalized()
+        if self._shared_module is None:
+            module = self._final_module.clone()
+            for part in _parts(self._linking_libraries):
+                if part is not self:
+                    module.link_in(_module(part), preserve=True)
+            for function in module.functions:
+                if not function.is_declaration and function.linkage == Linkage.external:
+                    function.linkage = "linkonce_odr"  # as numba does
+            self._shared_module = module
+        return self._shared_module
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0
+
+
+def _parts(libraries: list[Any]) -> list[Any]:
+    """These libraries, and those that the thin ones among them need: each once.
+
+    The thin ones come first: of a numba library, LLVM links only what has been called by then.
+    """
+    found: dict[Any, None] = {}
+    queue = list(reversed(libraries))
+    while queue:
+        library = queue.pop()
+        if library not in found:
+            found[library] = None
+            if isinstance(library, ThinLibrary):
+                queue.extend(reversed(library._linking_libraries))
+    return sorted(found, key=lambda library: not isinstance(library, ThinLibrary))
+
+
+def _module(library: Any) -> Any:
+    """What to link of one of the parts."""
+    return library._final_module if isinstance(library, ThinLibrary) else library._get_module_for_linking()
+
+
+class FullLibrary(JITCodeLibrary):
+    """A function and all that it calls, with one entry point."""
+
+    def finalize(self) -> None:
+        self._codegen._check_llvm_bugs()
+        self._raise_if_finalized()
+        module = self._final_module
+        own = {f.name for f in module.functions if not f.is_declaration}
+        own |= {v.name for v in module.global_variables}
+        for library in _parts(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            module.link_in(_module(library), preserve=True)
+        self._make_internal({*own, _RUNTIME})
+        self._optimize_final_module()
+        self._make_internal(own)
+        missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("_ZN")]
+        if missing:
+            raise AssertionError(f"{self.name}: not linked: {missing}")
+        module.verify()
+        self._finalize_final_module()
+
+    @classmethod
+    def from_object(cls, codegen: Any, name: str, code: bytes, symbols: list[str]) -> FullLibrary:
+        """A library of machine code that was made earlier, and the names that it defines."""
+        self = cls(codegen, name)
+        self.enable_object_caching()
+        self._set_compiled_object(code)
+        self._finalize_final_module()
+        codegen._engine._defined_symbols.update(symbols)
+        return self
+
+    def _make_internal(self, kept: set[str]) -> None:
+        for function in self._final_module.functions:
+            if function.is_declaration or function.name in kept:
+                continue
+            if not (_RUNTIME in kept and function.name.startswith(_RUNTIME)):
+                function.linkage = "internal"
+        for variable in self._final_module.global_variables:
+            # Unused ones are dropped then: those of all functions that raise nothing.
+            defined = variable.name.startswith(_ENVIRONMENT) and not variable.is_declaration
+            if defined and variable.name not in kept:
+                variable.linkage = "internal"
+
+
+def _uses(library_class: type[JITCodeLibrary], name: str, named: bool = False) -> type[FunctionPass]:
+    """A pass that gives the function a library of this class. numba makes one only where there is none.
+
+    If `named`, the function's symbol depends on the kernels' sources and its own name alone. numba's has a
+    counter of the process in it, with which two functions can get one symbol.
+    """
+
+    @register_pass(mutates_CFG=False, analysis_only=False)
+    class Uses(FunctionPass):
+        _name = name
+
+        def __init__(self) -> None:
+            FunctionPass.__init__(self)
+
+        def run_pass(self, state: Any) -> bool:
+            if state.library is None:
+                state.library = library_class(state.targetctx.codegen(), state.func_id.func_qualname)
+                state.library.enable_object_caching()
+            if named:
+                function = state.func_id
+                text = f"{container.source_digest()} {function.modname} {function.func_qualname}"
+                function.unique_id = f"fastvi{container.digest(text.encode()).hex()}"
+                function.unique_name = f"{function.func_qualname}${function.unique_id}"
+            return False
+
+    return Uses
+
+
+_UseThin = _uses(ThinLibrary, "fastvi_thin_library")
+_UseFull = _uses(FullLibrary, "fastvi_full_library")
+_UseNamed = _uses(FullLibrary, "fastvi_named_library", named=True)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ThinLowering(NativeLowering):
+    """Lowering without wrappers and without machine code."""
+
+    _name = "fastvi_thin_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        flags = state.flags
+        flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
+        NativeLowering.run_pass(self, state)
+        lowered = state["cr"]
+        # numba knows a compiled function by its entry point, an object that must be a builtin function.
+        key = object().__reduce__
+        state.targetctx.insert_user_function(key, lowered.fndesc, [state.library])
+        state.reload_init.extend(state.library._reload_init)
+        state["cr"] = _LowerResult(lowered.fndesc, lowered.call_helper, cfunc=key, env=lowered.env)
+        return True
+
+
+class _Pipeline(CompilerBase):
+    uses: type[FunctionPass]
+    lowering: type[NativeLowering]
+
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes = [(self.lowering if p is NativeLowering else p, note) for p, note in manager.passes]
+        passes.insert(1, (self.uses, "library"))  # after the bytecode, which numba checks after each pass
+        manager.passes = passes
+        manager.finalize()
+        return [manager]
+
+
+class Thin(_Pipeline):
+    """The compiler of what compiled functions call."""
+
+    uses, lowering = _UseThin, _ThinLowering
+
+
+class Full(_Pipeline):
+    """The compiler of what Python calls."""
+
+    uses, lowering = _UseFull, NativeLowering
+
+
+class Named(_Pipeline):
+    """The compiler of what Python calls and what is kept on disk: of modules, where each name is used once."""
+
+    uses, lowering = _UseNamed, NativeLowering
