@@ -1,4 +1,4 @@
-"""The command `fastvi`: `fastvi tour` and `fastvi info`."""
+"""The command `fastvi`: `fastvi tour`, `fastvi compile` and `fastvi info`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def info() -> str:
-    """Versions, threads, SIMD width and compile cache of this installation, a line each.
+    """Versions, threads, SIMD width, compiled kernels and compile cache of this installation, a line each.
 
     Examples
     --------
@@ -32,6 +32,7 @@ def info() -> str:
             width = bits
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
     cache = getattr(kernels.discrete.divergences.KERNELS["kl"].whole, "stats", None)
+    compiled = kernels.container.describe() if cache else "none (NUMBA_DISABLE_JIT is set)"
     lines = {
         "fastvi": __version__,
         "python": platform.python_version(),
@@ -41,9 +42,31 @@ def info() -> str:
         "scipy": version("scipy"),
         "threads": f"{numba.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",  # type: ignore[attr-defined]
         "cpu": f"{cpu}, SIMD registers of {width} bits in use ({width // 64} float64, {width // 32} float32)",
+        "kernels": compiled,
         "compile cache": cache.cache_path if cache else "none (NUMBA_DISABLE_JIT is set)",
     }
     return "\n".join(f"{name:<14} {value}" for name, value in lines.items())
+
+
+def compile_kernels(levels: list[str], directory: Path | None = None) -> None:
+    """Compile all kernels ahead, for each of these levels of CPUs, on all cores."""
+    from .common.progress import share_bar
+    from .kernels import building
+
+    for level in levels:
+        with share_bar(f"compiling for {level}") as show:
+            path = building.build(directory or building.default_directory(), level, progress=show)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _levels(text: str) -> list[str]:
+    from .kernels.building import LEVELS
+
+    levels = text.split(",")
+    for level in levels:
+        if level not in LEVELS:
+            raise argparse.ArgumentTypeError(f"{level!r} is not one of {', '.join(LEVELS)}")
+    return levels
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,10 +82,25 @@ def main(arguments: list[str] | None = None) -> int:
         default=Path("fastvi-tour"),
         help="folder for what it writes (default: fastvi-tour)",
     )
-    commands.add_parser("info", help="versions, threads, SIMD width, compile cache")
+    commands.add_parser("info", help="versions, threads, SIMD width, compiled kernels, compile cache")
+    compile_ = commands.add_parser(
+        "compile",
+        help="compile all kernels ahead, on all cores",
+        description="Compile all kernels ahead, on all cores, so that no first call does. Takes minutes.",
+    )
+    compile_.add_argument(
+        "--level",
+        type=_levels,
+        default=["host"],
+        metavar="LEVELS",
+        help="CPUs to compile for: host (this machine, the default), or of v2, v3, v4 (x86-64), with commas",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "info":
         print(info())
+        return 0
+    if chosen.command == "compile":
+        compile_kernels(chosen.level)
         return 0
     from .tour import run
 

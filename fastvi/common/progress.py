@@ -1,8 +1,10 @@
-"""The progress bar of the functions with a `progress` argument."""
+"""Progress bars: of the functions with a `progress` argument, and of `fastvi compile`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -16,3 +18,23 @@ def bar(steps: Any, show: bool, what: str, unit: str = "it") -> Iterable[Any]:
         else:
             return tqdm(steps, desc=what, unit=unit)  # type: ignore[no-any-return]
     return steps  # type: ignore[no-any-return]
+
+
+@contextmanager
+def share_bar(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for a terminal, of a thing that is not counted: a function of the share of it that is done."""
+    width = 40
+
+    def show(share: float) -> None:
+        full = round(width * share)
+        line = f"\r{what} [{'#' * full}{'.' * (width - full)}] {share:4.0%}"
+        print(line, end="", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield lambda share: None
+        return
+    show(0.0)
+    try:
+        yield show
+    finally:
+        print(file=sys.stderr)

@@ -1,9 +1,9 @@
 """Where the full form of a kernel comes from: a container, the user's cache on disk, the compiler.
 
-The user's cache is numba's, with three differences. Its key holds the sources of all kernels and the options of
-the compiler, of which numba knows only those of the file of the kernel. It keeps machine code only, since the
-full form is linked into nothing. And a file of it that is damaged costs a compilation and a warning: numba
-raises an exception for an index, and LLVM ends the process for a byte of an object.
+The user's cache is numba's, with three differences. Its key holds the sources of all kernels and the options
+of the compiler; numba's has only the file of the kernel. It keeps machine code only, since the full form is
+linked into nothing. And a file of it that is damaged costs a compilation and a warning: numba raises an
+exception for an index, and LLVM ends the process for a byte of an object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _Cache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, NullCache, _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
@@ -26,6 +26,9 @@ from .pipelines import FullLibrary
 
 #: Set, it keeps fastvi from telling that it compiles.
 QUIET = "FASTVI_QUIET"
+
+#: Where the kernels that are compiled go while a container is made: state by kernel and signature.
+collected: dict[tuple[str, str], Any] | None = None
 
 #: A person is told of a compilation that takes longer, in seconds.
 _PATIENCE = 1.0
@@ -40,6 +43,7 @@ def reduced(result: CompileResult) -> Any:
     """The machine code of a kernel, and what numba knows of it, to be pickled."""
     result.fndesc.typemap = result.fndesc.calltypes = None
     library: FullLibrary = result.library
+    library._ensure_finalized()
     return (
         library.name,
         library._get_compiled_object(),
@@ -94,8 +98,31 @@ class _Impl(CompileResultCacheImpl):
         return arguments, rebuilt(target_context, state)
 
 
+class _Files(IndexDataCacheFile):
+    """numba's files, with a digest at the end of the index."""
+
+    def _load_index(self) -> Any:
+        try:
+            data = Path(self._index_path).read_bytes()
+        except FileNotFoundError:
+            return {}
+        if container.digest(data[: -container.DIGEST]) != data[-container.DIGEST :]:
+            raise container.DamagedError
+        return super()._load_index()
+
+    def _save_index(self, overloads: Any) -> None:
+        data = pickle.dumps(self._version) + self._dump((self._source_stamp, overloads))
+        with self._open_for_write(self._index_path) as file:
+            file.write(data + container.digest(data))
+
+
 class _UserCache(FunctionCache):
     _impl_class = _Impl
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        files = self._cache_file
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, files._source_stamp)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), tuple(container.conditions().items()))
@@ -159,6 +186,8 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
+        if collected is not None:
+            return None
         arguments = tuple(sig.args if hasattr(sig, "args") else sig)
         state = container.find(self._name, str(arguments))
         if state is not None:
@@ -170,6 +199,9 @@ class KernelCache(_Cache):
 
     def save_overload(self, sig: Any, cres: Any) -> None:
         self._notice.stop()
+        if collected is not None:
+            collected[self._name, str(cres.signature.args)] = reduced(cres)
+            return
         self._user.save_overload(sig, cres)
 
 

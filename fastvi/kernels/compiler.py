@@ -26,6 +26,7 @@ from numba import cfunc, config, njit
 from numba.extending import overload
 
 try:
+    from .caching import entry_name
     from .dispatchers import Kernel, c_function
     from .pipelines import Thin
 except ImportError:  # another numba, without one of the hooks
@@ -58,10 +59,16 @@ formula = _jit(fastmath={"contract"}, forceinline=True)
 adder = _jit(fastmath={"contract", "reassoc"}, forceinline=True)
 
 
+#: What is `exported`, by the names that containers have for it.
+EXPORTED: dict[str, Any] = {}
+
+
 def exported(function: Callable[..., Any]) -> Any:
-    """`kernel` for what is called from outside, and cached on disk. The others are compiled into these."""
-    if isinstance(made := kernel(function), Kernel or ()):
+    """`kernel` for what is called from outside, and kept on disk. The others are compiled into these."""
+    made = kernel(function)
+    if Kernel is not None and isinstance(made, Kernel):
         made.cached = True
+        EXPORTED[entry_name(function)] = made
     else:
         with suppress(AttributeError, RuntimeError):  # a plain function; no place to write to
             made.enable_caching()

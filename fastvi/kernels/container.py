@@ -4,8 +4,8 @@ A container is for one version of numba, llvmlite, NumPy's ABI and Python, one s
 kernels, and one level (or one CPU). If any differs it is not used, and kernels are compiled. An entry is the
 object code of a kernel for one signature, with a digest: a damaged one is not used either, with a warning.
 
-A container lies in the package (``fastvi/prebuilt``), or in the user's cache directory. It is code: it is read
-only if nobody but this user and root can write to it.
+A container lies in the package (``fastvi/prebuilt``), or in the user's cache directory. It is code: it is
+read only if nobody but this user and root can write to it.
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ HOST = "host"
 SWITCH = "FASTVI_CONTAINER"
 
 _MAGIC = b"fastvi container 1\n"
-_DIGEST = hashlib.blake2b(digest_size=16).digest_size
+#: Bytes of a digest.
+DIGEST = hashlib.blake2b(digest_size=16).digest_size
 
 
 def digest(data: bytes) -> bytes:
     """What tells a damaged file from a good one."""
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
 @cache
 def source_digest() -> str:
     """Of the text of all kernels: numba knows the file of a kernel, but not those of what it calls."""
-    total = hashlib.blake2b(digest_size=_DIGEST)
+    total = hashlib.blake2b(digest_size=DIGEST)
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -126,16 +127,18 @@ class Container:
         self.path = path
         if not (_only_ours(path) and _only_ours(path.parent)):
             raise ValueError("others can write to it")
+        if not path.stat().st_size:
+            raise DamagedError("it is empty")
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = len(_MAGIC) + 8
         size = int.from_bytes(self._data[len(_MAGIC) : start], "little")
-        head = self._data[start + _DIGEST : start + _DIGEST + size]
+        head = self._data[start + DIGEST : start + DIGEST + size]
         sound = self._data[: len(_MAGIC)] == _MAGIC and len(head) == size
-        if not (sound and digest(head) == self._data[start : start + _DIGEST]):
+        if not (sound and digest(head) == self._data[start : start + DIGEST]):
             raise DamagedError("it is damaged")
         content = pickle.loads(head)
-        self._first = start + _DIGEST + size
+        self._first = start + DIGEST + size
         self._index: dict[tuple[str, str], tuple[int, int, bytes]] = content["index"]
         self.seconds: Mapping[str, float] = content["seconds"]
         made = content["conditions"]

@@ -11,8 +11,8 @@ for each: what an I-projection consists of is optimised four to ten times over. 
     and no weak symbol in whose place the linker could take a function of the same name from another object of
     the process.
 
-A first fit takes 34 s of CPU instead of 65, a first I-projection 45 instead of 65. The hooks of numba that this
-takes are not public; `compiler` does without them where one is missing.
+A first fit takes 34 s of CPU instead of 65, a first I-projection 45 instead of 65. The hooks of numba that
+this takes are not public; `compiler` does without them where one is missing.
 """
 
 from __future__ import annotations
@@ -206,6 +206,6 @@ class Full(_Pipeline):
 
 
 class Named(_Pipeline):
-    """The compiler of what Python calls and what is kept on disk: of modules, where each name is used once."""
+    """`Full` for what is kept on disk: functions of modules, each with a name of its own."""
 
     uses, lowering = _UseNamed, NativeLowering

@@ -1,0 +1,108 @@
+"""Making containers: every kernel of `signatures`, compiled for a level of CPUs on all cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from . import container
+from .signatures import Job, jobs
+
+#: For each level, the CPU that LLVM compiles for, and features. Left to itself, LLVM uses half of the
+#: registers of v4.
+_TARGETS = {"v2": ("x86-64-v2", ""), "v3": ("x86-64-v3", ""), "v4": ("x86-64-v4", "-prefer-256-bit")}
+
+LEVELS = (container.HOST, *_TARGETS)
+
+
+def default_directory() -> Path:
+    """Of the package if it can be written to, else of the user."""
+    package, user = container.places()
+    return package if os.access(package if package.exists() else package.parent, os.W_OK) else user
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
+    """Compile one kernel, in this process: (CPU seconds, entries for a container)."""
+    from . import c_functions, caching
+    from .compiler import EXPORTED, Lazily
+
+    started = time.process_time()
+    caching.collected = {}
+    try:
+        module, _, name = job.name.rpartition(".")
+        if job.arguments is None:
+            c_functions.make(name)
+        else:
+            for value in list(vars(import_module(f".{module}", __package__)).values()):
+                if isinstance(value, Lazily):
+                    list(value.values())  # makes their kernels known
+            EXPORTED[job.name].full.compile(job.arguments)
+        return time.process_time() - started, caching.collected
+    finally:
+        caching.collected = None
+
+
+@contextmanager
+def _compiling_for(level: str) -> Iterator[None]:
+    """Processes that start meanwhile compile for a level."""
+    name, features = _TARGETS.get(level, (None, None))
+    changes = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    before = {variable: os.environ.get(variable) for variable in changes}
+    if name is not None:
+        os.environ.update({variable: value for variable, value in changes.items() if value is not None})
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
+
+
+def build(
+    directory: Path,
+    level: str = container.HOST,
+    workers: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Path:
+    """Make the container of a level in a directory, and return its path.
+
+    `progress` is called with the share that is done.
+    """
+    todo = sorted(jobs(), reverse=True, key=lambda job: job.seconds)
+    total, done = sum(job.seconds for job in todo), 0.0
+    entries: dict[tuple[str, str], Any] = {}
+    seconds: dict[str, float] = {}
+    path = directory / f"{level}.fvk"
+    with (
+        _compiling_for(level),
+        ProcessPoolExecutor(workers or _cores(), get_context("spawn")) as pool,
+    ):
+        running = {pool.submit(compile_job, job): job for job in todo}
+        for future in as_completed(running):
+            job = running[future]
+            seconds[job.name], found = future.result()
+            entries.update(found)
+            done += job.seconds
+            progress(done / total)
+    container.write(path, level, entries, seconds)
+    container.reset()
+    return path
+
+
+def write_list(path: Path, found: Mapping[str, float]) -> None:
+    """Write lines of `signatures.txt`: seconds by the rest of the line."""
+    lines = [f"{value:.1f} {line}".rstrip() for line, value in sorted(found.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

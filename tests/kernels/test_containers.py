@@ -1,0 +1,242 @@
+"""Kernels in machine code: their symbols, containers and the user's cache, sound and damaged."""
+
+import random
+import re
+import stat
+import warnings
+
+import numba
+import pytest
+from numba import types
+
+import fastvi as fv
+from fastvi.kernels import building, caching, compiler, container, signatures
+from fastvi.kernels.dispatchers import Kernel
+from helpers.elf import symbols
+from helpers.forms import compiled_only
+from helpers.programs import run_program
+
+pytestmark = compiled_only
+
+OPTIONS = {"nopython": True, "boundscheck": None, "error_model": "numpy", "nogil": True}
+
+
+def twice(x):
+    return 2.0 * x
+
+
+def new_kernel():
+    """A kernel that nothing has been compiled for, with the cache on disk."""
+    made = Kernel(twice, targetoptions=OPTIONS)
+    made.cached = True
+    return made
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """An empty cache directory, and no containers but those in it."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(container, "places", lambda: [tmp_path / "prebuilt"])
+    monkeypatch.delenv(container.SWITCH, raising=False)
+    container.reset()
+    yield tmp_path
+    container.reset()
+
+
+def hits(made):
+    return sum(made.stats.cache_hits.values())
+
+
+# Symbols.
+
+
+def object_of(dispatcher, *arguments):
+    dispatcher.full.compile(arguments)
+    (result,) = [r for kinds, r in dispatcher.full.overloads.items() if kinds == arguments]
+    return result, caching.reduced(result)[1]
+
+
+@pytest.mark.parametrize("name", ["discrete.divergences.kl", "discrete.entropies.cross_entropy"])
+def test_an_object_has_one_entry_and_no_weak_symbols(name, directory):
+    job = next(job for job in signatures.jobs() if job.name == name)
+    building.compile_job(job)  # makes it known
+    found = compiler.EXPORTED[name]
+    made = Kernel(found.py_func, targetoptions=found.targetoptions)
+    made.cached = True
+    result, code = object_of(made, *job.arguments)
+    defined = [symbol for symbol in symbols(code) if symbol.defined]
+    assert {symbol.binding for symbol in defined} == {"local", "global"}
+    # The function, its two wrappers, and the variable that numba sets.
+    entry = result.fndesc.mangled_name
+    names = {symbol.name for symbol in defined if symbol.binding == "global"}
+    assert names == {
+        entry,
+        result.fndesc.llvm_cpython_wrapper_name,
+        result.fndesc.llvm_cfunc_wrapper_name,
+        result.fndesc.env_name,
+    }
+    assert re.search(r"vfastvi[0-9a-f]{32}", entry)
+    missing = [symbol.name for symbol in symbols(code) if not symbol.defined]
+    assert not [name for name in missing if name.startswith("_ZN")], missing
+
+
+def test_a_namesake_of_an_inner_function_is_not_called_in_its_place(tmp_path):
+    changes = {"NUMBA_CACHE_DIR": tmp_path}
+    assert run_program("colliding", "make", **changes) == "4000.0 0\n"
+    assert run_program("colliding", "load", **changes) == "4000.0 1\n"
+
+
+# The user's cache.
+
+
+def test_a_kernel_comes_from_the_cache_of_an_earlier_one(directory):
+    first, second = new_kernel(), new_kernel()
+    assert first(3.0) == second(3.0) == 6.0
+    assert (hits(first), hits(second)) == (0, 1)
+
+
+def test_other_sources_or_options_are_other_kernels(directory, monkeypatch):
+    new_kernel()(1.0)
+    monkeypatch.setattr(container, "source_digest", lambda: "other")
+    other = new_kernel()
+    assert (other(1.0), hits(other)) == (2.0, 0)
+    monkeypatch.setattr(numba.config, "SLP_VECTORIZE", 1 - numba.config.SLP_VECTORIZE)
+    other = new_kernel()
+    assert (other(1.0), hits(other)) == (2.0, 0)
+
+
+def damages(data):
+    """Ways to damage a file: (name, what is then in it)."""
+    rng = random.Random(20261126)
+    yield "empty", b""
+    yield "garbage", bytes(rng.randrange(256) for _ in range(len(data)))
+    for share in (0.01, 0.3, 0.9):
+        yield f"cut at {share}", data[: int(share * len(data))]
+    for _ in range(25):
+        at = rng.randrange(len(data))
+        yield f"byte {at}", data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_file_of_the_cache_costs_a_compilation(suffix, directory):
+    new_kernel()(1.0)
+    (path,) = directory.rglob(f"*{suffix}")
+    sound = path.read_bytes()
+    for what, data in damages(sound):
+        path.write_bytes(data)
+        made = new_kernel()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert made(3.0) == 6.0, what
+        assert all(str(path) in str(w.message) and "damaged" in str(w.message) for w in told), what
+        assert len(told) == 1, what
+        assert hits(made) == 0, what
+        # It is sound again.
+        again = new_kernel()
+        assert (again(3.0), hits(again)) == (6.0, 1), what
+
+
+# Containers.
+
+
+@pytest.fixture
+def made(directory, monkeypatch):
+    """A container of this machine with one kernel: its path."""
+    monkeypatch.setattr(caching, "collected", {})
+    new_kernel()(1.0)
+    path = directory / "prebuilt" / f"{container.HOST}.fvk"
+    container.write(path, container.HOST, caching.collected, {})
+    monkeypatch.setattr(caching, "collected", None)
+    return path
+
+
+def test_a_kernel_comes_from_the_container(made, directory):
+    kernel = new_kernel()
+    assert (kernel(3.0), hits(kernel)) == (6.0, 1)
+    assert not list(directory.rglob("*.nbc"))
+    assert str(made) in container.describe()
+    # In other types it is compiled.
+    assert kernel(3) == 6.0
+    assert list(directory.rglob("*.nbc"))
+
+
+@pytest.mark.parametrize("name", ["numba", "llvmlite", "python", "numpy", "platform", "options", "sources"])
+def test_a_container_for_other_conditions_is_not_used(name, made, monkeypatch):
+    conditions = container.conditions()
+    monkeypatch.setattr(container, "conditions", lambda: {**conditions, name: "another"})
+    kernel = new_kernel()
+    assert (kernel(3.0), hits(kernel)) == (6.0, 0)
+    assert f"made for {name}" in container.describe()
+
+
+def test_a_container_for_another_cpu_is_not_used(made, monkeypatch):
+    monkeypatch.setattr(container, "cpu", lambda: "another")
+    kernel = new_kernel()
+    assert (kernel(3.0), hits(kernel)) == (6.0, 0)
+
+
+def test_containers_are_not_used_where_they_are_switched_off(made, monkeypatch):
+    monkeypatch.setenv(container.SWITCH, "off")
+    kernel = new_kernel()
+    assert (kernel(3.0), hits(kernel)) == (6.0, 0)
+
+
+@pytest.mark.parametrize("which", ["file", "directory"])
+def test_a_container_that_others_can_write_to_is_not_read(which, made):
+    path = made if which == "file" else made.parent
+    path.chmod(path.stat().st_mode | stat.S_IWOTH)
+    kernel = new_kernel()
+    assert (kernel(3.0), hits(kernel)) == (6.0, 0)
+    assert "others can write" in container.describe()
+
+
+def test_a_damaged_container_costs_a_compilation(made):
+    sound = made.read_bytes()
+    for what, data in damages(sound):
+        made.write_bytes(data)
+        container.reset()
+        kernel = new_kernel()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert kernel(3.0) == 6.0, what
+        assert [str(made) in str(w.message) for w in told] == [True], what
+        for file in made.parent.parent.rglob("*.nb?"):
+            file.unlink()
+
+
+def test_levels():
+    usable = container.usable_levels()
+    assert usable == list(container.LEVELS)[len(container.LEVELS) - len(usable) :]
+
+
+# The list.
+
+
+def test_types_are_listed_as_text():
+    kinds = (
+        types.float64,
+        types.int64,
+        types.boolean,
+        types.none,
+        types.Array(types.float64, 2, "C"),
+        types.Array(types.float32, 1, "C", readonly=True),
+        types.Tuple(
+            (types.float64, types.UniTuple(types.float64, 2), types.Tuple((types.int64, types.boolean)))
+        ),
+        types.Tuple(()),
+    )
+    assert signatures.decode(" ".join(map(signatures.encode, kinds))) == kinds
+    with pytest.raises(ValueError, match="no kernel of a container takes complex128"):
+        signatures.encode(types.complex128)
+
+
+def test_every_c_function_is_in_the_list():
+    listed = {job.name for job in signatures.jobs()}
+    assert {f"c_functions.{name}" for name in fv.kernels.c_functions.FUNCTIONS} <= listed
+
+
+def test_a_job_makes_an_entry():
+    (job,) = [job for job in signatures.jobs() if job.name == "c_functions.entropy"]
+    seconds, entries = building.compile_job(job)
+    assert seconds > 0.0
+    assert [name for name, _ in entries] == [job.name]
