@@ -43,7 +43,7 @@ def dispatcher_of(name: str, function: Any) -> Any:
         return function
     if not inspect.isfunction(function):
         raise TypeError(f"{name} must be a function, plain or jitted, not {type(function).__name__}")
-    return _remembered(_jits, function, lambda: numba.njit(function))
+    return _remembered(_jits, function, lambda: kernels.compiler.jitted(function))
 
 
 def check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from numba.extending import overload
 try:
     from .caching import entry_name
     from .dispatchers import Kernel, c_function
-    from .pipelines import Thin
+    from .pipelines import Full, Thin
 except ImportError:  # another numba, without one of the hooks
     Kernel = None
 
@@ -78,6 +78,18 @@ def exported(function: Callable[..., Any]) -> Any:
 def overloaded(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """`numba.extending.overload` for a function that kernels call, thin like them."""
     return overload(function, jit_options={} if Kernel is None else {"pipeline_class": Thin})
+
+
+def jitted(function: Callable[..., Any]) -> Any:
+    """numba.njit of a user's function, with numba's own options: its divisions raise as Python's do."""
+    if Kernel is None or config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return njit(function)
+    return Kernel(function, targetoptions={"nopython": True, "boundscheck": None})
+
+
+def to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.cfunc` with numba's own options, for a function that calls one of a user."""
+    return cfunc(signature) if Kernel is None else cfunc(signature, pipeline_class=Full)
 
 
 def exported_to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:

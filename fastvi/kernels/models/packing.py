@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from ..compiler import jitted, to_c
 
 _NUMBERS = types.CPointer(types.float64)
 _WORDS = types.CPointer(types.int64)
@@ -79,13 +81,13 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
     seen = _read_only if getattr(function, "_can_compile", True) else _same
     # Unpacking arguments (*data) is not possible inside of try.
     if with_gradient and has_theta:
-        one = njit(lambda z, gradient, theta, data: function(z, gradient, theta, *data))
+        one = jitted(lambda z, gradient, theta, data: function(z, gradient, theta, *data))
     elif with_gradient:
-        one = njit(lambda z, gradient, theta, data: function(z, gradient, *data))
+        one = jitted(lambda z, gradient, theta, data: function(z, gradient, *data))
     elif has_theta:
-        one = njit(lambda z, theta, data: function(z, theta, *data))
+        one = jitted(lambda z, theta, data: function(z, theta, *data))
     else:
-        one = njit(lambda z, theta, data: function(z, *data))
+        one = jitted(lambda z, theta, data: function(z, *data))
 
     def values(nodes, count, dim, theta, size, table, out):
         data = unpack(table)
@@ -108,4 +110,4 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
                 return i + 1
         return 0
 
-    return cfunc(GRADIENTS)(values_and_gradients) if with_gradient else cfunc(VALUE)(values)
+    return to_c(GRADIENTS)(values_and_gradients) if with_gradient else to_c(VALUE)(values)
