@@ -95,12 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="LEVELS",
         help="CPUs to compile for: host (this machine, the default), or of v2, v3, v4 (x86-64), with commas",
     )
+    compile_.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the kernels (default: the package's; the user's, if that cannot be written to)",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "info":
         print(info())
         return 0
     if chosen.command == "compile":
-        compile_kernels(chosen.level)
+        compile_kernels(chosen.level, chosen.out)
         return 0
     from .tour import run
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 from . import container
@@ -32,22 +33,29 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def exported_kernels() -> dict[str, Any]:
+    """All exported kernels by their names, made if they are not."""
+    from . import __path__ as rooms
+    from .compiler import EXPORTED, Lazily
+
+    for module in walk_packages(rooms, f"{__package__}."):
+        for value in list(vars(import_module(module.name)).values()):
+            if isinstance(value, Lazily):
+                list(value.values())
+    return EXPORTED
+
+
 def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
     """Compile one kernel, in this process: (CPU seconds, entries for a container)."""
     from . import c_functions, caching
-    from .compiler import EXPORTED, Lazily
 
     started = time.process_time()
     caching.collected = {}
     try:
-        module, _, name = job.name.rpartition(".")
         if job.arguments is None:
-            c_functions.make(name)
+            c_functions.make(job.name.rpartition(".")[2])
         else:
-            for value in list(vars(import_module(f".{module}", __package__)).values()):
-                if isinstance(value, Lazily):
-                    list(value.values())  # makes their kernels known
-            EXPORTED[job.name].full.compile(job.arguments)
+            exported_kernels()[job.name].full.compile(job.arguments)
         return time.process_time() - started, caching.collected
     finally:
         caching.collected = None
@@ -100,9 +108,3 @@ def build(
     container.write(path, level, entries, seconds)
     container.reset()
     return path
-
-
-def write_list(path: Path, found: Mapping[str, float]) -> None:
-    """Write lines of `signatures.txt`: seconds by the rest of the line."""
-    lines = [f"{value:.1f} {line}".rstrip() for line, value in sorted(found.items())]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -230,9 +230,13 @@ def test_types_are_listed_as_text():
         signatures.encode(types.complex128)
 
 
-def test_every_c_function_is_in_the_list():
+def test_every_exported_kernel_is_in_the_list():
     listed = {job.name for job in signatures.jobs()}
     assert {f"c_functions.{name}" for name in fv.kernels.c_functions.FUNCTIONS} <= listed
+    exported = building.exported_kernels()
+    assert len(exported) > 100
+    assert set(exported) <= listed
+    assert {job.name for job in signatures.jobs() if job.arguments is not None} <= set(exported)
 
 
 def test_a_job_makes_an_entry():
