@@ -13,8 +13,8 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
-from . import container
-from .signatures import Job, jobs
+from . import container, signatures
+from .signatures import Job
 
 #: For each level, the CPU that LLVM compiles for, and features. Left to itself, LLVM uses half of the
 #: registers of v4.
@@ -45,6 +45,23 @@ def exported_kernels() -> dict[str, Any]:
     return EXPORTED
 
 
+def jobs() -> list[Job]:
+    """Every kernel of a container."""
+    from .c_functions import FUNCTIONS
+
+    return list(signatures.jobs(exported_kernels(), FUNCTIONS))
+
+
+def _arguments(job: Job) -> tuple[Any, ...]:
+    def returned(name: str) -> Any:
+        (maker,) = [other for other in jobs() if other.name == name]
+        kernel, arguments = exported_kernels()[name], _arguments(maker)
+        kernel.compile(arguments)  # its thin form, which has all types
+        return kernel.overloads[arguments].signature.return_type
+
+    return signatures.decode(job.arguments or "", returned)
+
+
 def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
     """Compile one kernel, in this process: (CPU seconds, entries for a container)."""
     from . import c_functions, caching
@@ -55,7 +72,7 @@ def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
         if job.arguments is None:
             c_functions.make(job.name.rpartition(".")[2])
         else:
-            exported_kernels()[job.name].full.compile(job.arguments)
+            exported_kernels()[job.name].full.compile(_arguments(job))
         return time.process_time() - started, caching.collected
     finally:
         caching.collected = None
