@@ -59,8 +59,7 @@ def object_of(dispatcher, *arguments):
 @pytest.mark.parametrize("name", ["discrete.divergences.kl", "discrete.entropies.cross_entropy"])
 def test_an_object_has_one_entry_and_no_weak_symbols(name, directory):
     job = next(job for job in building.jobs() if job.name == name)
-    building.compile_job(job)  # makes it known
-    found = compiler.EXPORTED[name]
+    found = building.exported_kernels()[name]
     made = Kernel(found.py_func, targetoptions=found.targetoptions)
     made.cached = True
     result, code = object_of(made, *signatures.decode(job.arguments))
