@@ -21,7 +21,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
-from . import container
+from . import container, signatures
 from .pipelines import FullLibrary
 
 #: Set, it keeps fastvi from telling that it compiles.
@@ -229,8 +229,10 @@ class _Notice:
     def _tell(self) -> None:
         if not _Notice._told:
             _Notice._told = True
+            seconds = signatures.seconds(self._name)
+            about = f", about {seconds:.0f} s" if seconds else ""
             print(
-                f"fastvi is compiling {self._name}: up to half a minute, the first time on this machine. "
-                f"`fastvi compile` compiles everything ahead; {QUIET}=1 keeps this quiet.",
+                f"fastvi is compiling {self._name}{about}, once on this machine. `fastvi compile` compiles "
+                f"everything ahead; {QUIET}=1 keeps this quiet.",
                 file=sys.stderr,
             )

@@ -69,13 +69,25 @@ def decode(text: str, returned: Callable[[str], Any] | None = None) -> tuple[Any
     return tuple(members[0])
 
 
-def jobs(exported: Iterable[str], functions: Iterable[str]) -> Iterator[Job]:
-    """What the list says of these exported kernels, and these C functions."""
-    names = sorted(exported)
+def _lines() -> Iterator[tuple[float, str, str]]:
     for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             seconds, pattern, *arguments = line.split(maxsplit=2)
-            for name in fnmatch.filter(names, pattern):
-                yield Job(float(seconds), name, "".join(arguments))
+            yield float(seconds), pattern, "".join(arguments)
+
+
+def seconds(name: str) -> float:
+    """How long a kernel compiles, at most; 0 if it is not in the list."""
+    if name.startswith("c_functions."):
+        return C_FUNCTION_SECONDS
+    return max((known for known, pattern, _ in _lines() if fnmatch.fnmatch(name, pattern)), default=0.0)
+
+
+def jobs(exported: Iterable[str], functions: Iterable[str]) -> Iterator[Job]:
+    """What the list says of these exported kernels, and these C functions."""
+    names = sorted(exported)
+    for known, pattern, arguments in _lines():
+        for name in fnmatch.filter(names, pattern):
+            yield Job(known, name, arguments)
     for name in functions:
         yield Job(C_FUNCTION_SECONDS, f"c_functions.{name}")

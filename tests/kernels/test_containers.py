@@ -1,8 +1,10 @@
 """Kernels in machine code: their symbols, containers and the user's cache, sound and damaged."""
 
+import io
 import random
 import re
 import stat
+import sys
 import warnings
 
 import numba
@@ -133,6 +135,31 @@ def test_a_damaged_file_of_the_cache_costs_a_compilation(suffix, directory):
         # It is sound again.
         again = new_kernel()
         assert (again(3.0), hits(again)) == (6.0, 1), what
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_person_is_told_once_that_a_kernel_compiles(quiet, directory, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(caching, "_PATIENCE", 0.0)
+    monkeypatch.setattr(caching._Notice, "_told", False)
+    monkeypatch.setenv(caching.QUIET, "1") if quiet else monkeypatch.delenv(caching.QUIET, raising=False)
+    kernel = new_kernel()
+    assert (kernel(1.0), kernel(1)) == (2.0, 2)
+    assert terminal.getvalue().count("fastvi is compiling") == (0 if quiet else 1)
+    assert quiet or "`fastvi compile`" in terminal.getvalue()
+
+
+def test_nobody_is_told_where_there_is_no_terminal(directory, monkeypatch, capsys):
+    monkeypatch.setattr(caching, "_PATIENCE", 0.0)
+    monkeypatch.setattr(caching._Notice, "_told", False)
+    assert new_kernel()(1.0) == 2.0
+    assert capsys.readouterr().err == ""
 
 
 # Containers.
