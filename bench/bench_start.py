@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import numpy as np
 
 import fastvi as fv
 
-from . import SMOKE
+from . import SMOKE, first_call, sizes
 from .inputs import pair
 
 #: Processes whose minimum is taken.
@@ -42,47 +41,22 @@ class Import:
     track_fastvi_over_numba.unit = "ratio"
 
 
-_BEGIN = """
-import time
-import numpy as np
-import fastvi as fv
-p = np.full(16, 1 / 16)
-q = p[::-1].copy()
-mixture = fv.GaussianMixture([0.4, 0.6], [[-2, 0], [2, 0]], [np.eye(2)] * 2)
-model = fv.Model(lambda z, x: -z[0] - 0.5 * (x - z[0]) ** 2, 1, data=(5.0,))
-start = time.perf_counter()
-"""
-
-_END = """
-print(time.perf_counter() - start)
-"""
-
-_WORKS = {"kl": "fv.kl(p, q)", "i_projection": "fv.i_projection(mixture)", "fit": "fv.fit(model)"}
-
-
-def _first_call(work, **environment):
-    command = [sys.executable, "-c", _BEGIN + _WORKS[work] + _END]
-    done = subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True)
-    return float(done.stdout)
-
-
 class FirstCall:
-    """The first call of a process, which compiles or loads its kernels, without the import."""
+    """CPU seconds of the first call of a process, by the compiler and from the cache on disk."""
 
+    params = sizes(*first_call.CALLS)
+    param_names = ("call",)
     unit = "seconds"
-    timeout = 300
+    timeout = 600
 
-    def track_kl_cold(self):
+    def track_compiler(self, call):
         with tempfile.TemporaryDirectory() as cache:
-            return _first_call("kl", NUMBA_CACHE_DIR=cache)
+            return first_call.seconds(call, False, cache)
 
-    def track_cached(self, work):
+    def track_cache(self, call):
         """A fit compiles the user's log joint all the same."""
-        _first_call(work)
-        return min(_first_call(work) for _ in range(ROUNDS))
-
-    track_cached.params = tuple(_WORKS)
-    track_cached.param_names = ("work",)
+        with tempfile.TemporaryDirectory() as cache:
+            return min(first_call.seconds(call, False, cache) for _ in range(1 + ROUNDS))
 
 
 @numba.njit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -99,21 +100,22 @@ def _compiling_for(level: str) -> Iterator[None]:
 def build(
     directory: Path,
     level: str = container.HOST,
-    workers: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    only: str = "*",
 ) -> Path:
     """Make the container of a level in a directory, and return its path.
 
-    `progress` is called with the share that is done.
+    `progress` is called with the share that is done; `only` is a pattern of the names of kernels.
     """
-    todo = sorted(jobs(), reverse=True, key=lambda job: job.seconds)
+    chosen = [job for job in jobs() if fnmatch.fnmatch(job.name, only)]
+    todo = sorted(chosen, reverse=True, key=lambda job: job.seconds)
     total, done = sum(job.seconds for job in todo), 0.0
     entries: dict[tuple[str, str], Any] = {}
     seconds: dict[str, float] = {}
     path = directory / f"{level}.fvk"
     with (
         _compiling_for(level),
-        ProcessPoolExecutor(workers or _cores(), get_context("spawn")) as pool,
+        ProcessPoolExecutor(_cores(), get_context("spawn")) as pool,
     ):
         running = {pool.submit(compile_job, job): job for job in todo}
         for future in as_completed(running):

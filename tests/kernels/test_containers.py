@@ -1,6 +1,7 @@
 """Kernels in machine code: their symbols, containers and the user's cache, sound and damaged."""
 
 import io
+import json
 import random
 import re
 import stat
@@ -233,6 +234,23 @@ def test_a_damaged_container_costs_a_compilation(made):
 def test_levels():
     usable = container.usable_levels()
     assert usable == list(container.LEVELS)[len(container.LEVELS) - len(usable) :]
+
+
+@pytest.mark.parametrize("level", [container.HOST, *container.usable_levels()])
+def test_each_level_gives_what_the_compiler_gives(level, tmp_path):
+    """Loaded by four threads at once, and by a fork."""
+    compiled, cache = tmp_path / "compiled", tmp_path / "cache"
+    path = building.build(compiled / "fastvi-prebuilt", level, only="discrete.all_pairs._[kcj][lrs]*_rows")
+    assert path.name == f"{level}.fvk"
+    loaded = json.loads(run_program("load_at_once", "compiled", NUMBA_CACHE_DIR=compiled))
+    expected = json.loads(run_program("load_at_once", NUMBA_CACHE_DIR=cache, FASTVI_CONTAINER="off"))
+    assert loaded.pop("hits") == 2
+    assert expected.pop("hits") == 0
+    for name, value in expected.items():
+        assert abs(loaded[name] - value) <= 1e-14 * abs(value), name
+    if level == container.HOST:
+        assert loaded == expected
+    assert not list(compiled.rglob("*.nbc"))
 
 
 # The list.
