@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,12 +25,15 @@ SYMMETRY_TOLERANCE = 1e-8
 WEIGHTS_TOLERANCE = 1e-6
 WEIGHT_PAIR_TOLERANCE = 1e-12
 
+#: The largest integer that kernels take.
+_LARGEST_INTEGER = 2**63 - 1
+
 #: The kernels' codes of the `mass` keyword.
 MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
 
 
 def float_array(name: str, value: Any) -> NDArray[Any]:
-    """`value` as a float32 or float64 array in native byte order, not copied where it is one."""
+    """`value` as an aligned float32 or float64 array in native byte order, not copied where it is one."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: fill or drop the masked entries first")
     try:
@@ -38,7 +42,8 @@ def float_array(name: str, value: Any) -> NDArray[Any]:
         raise ValueError(f"{name} is not an array of numbers: {error}") from None
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "f" and size in (4, 8):
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        good = array.dtype.isnative and array.flags.aligned
+        return array if good else array.astype(array.dtype.newbyteorder("="))
     if kind == "f" and size == 2:
         return array.astype(np.float32)
     if kind in "iub":
@@ -89,8 +94,8 @@ def order_of(row: Row, alpha: Any) -> float:
 
 
 def real_number(name: str, value: Any) -> float:
-    """`value` as a float that is not NaN; a bool is no number."""
-    if type(value) is not float and isinstance(value, bool | np.bool_):
+    """`value` as a float that is not NaN; a bool is no number, nor is a text."""
+    if type(value) is not float and _is_no_number(value):
         raise TypeError(f"{name} must be a real number, not {value!r}")
     try:
         number = float(value)
@@ -101,6 +106,31 @@ def real_number(name: str, value: Any) -> float:
     if math.isnan(number):
         raise ValueError(f"{name} is nan")
     return number
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at most 64 bits, if it is an integer of at least `least`; 2.0 is one, True is not.
+
+    Kernels get it as a Python int: numba compiles a function anew for each other type of integer.
+    """
+    number = value if type(value) is int else None
+    if number is None and not _is_no_number(value):
+        with suppress(TypeError, ValueError, OverflowError):
+            number = int(value)
+    if number is None or number != value:
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
+    if number > _LARGEST_INTEGER:
+        raise ValueError(f"{name} must be at most {_LARGEST_INTEGER}, not {value!r}")
+    return number
+
+
+def _is_no_number(value: Any) -> bool:
+    """Whether `int` and `float` take a value that is no number: a bool, a text, an array with one entry."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0 or value.dtype.kind == "b"
+    return isinstance(value, bool | np.bool_ | str | bytes)
 
 
 def generator(name: str, value: Any) -> np.random.Generator:

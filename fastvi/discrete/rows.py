@@ -108,10 +108,13 @@ def blocks(rows: int, width: int) -> tuple[int, int]:
     return size, -(-rows // size)
 
 
+def _in_chunks(kernel: Any) -> bool:
+    """Whether `_long` can spread an array over threads."""
+    return kernel.partial is not None and numba.get_num_threads() > 1
+
+
 def _long(kernel: Any, p: NDArray[Any], q: NDArray[Any], theta: tuple[float, float], code: int) -> float:
-    """One divergence of two long arrays, its chunks spread over the threads."""
-    if kernel.partial is None or numba.get_num_threads() == 1:
-        return kernel.whole(p, q, theta, code)  # type: ignore[no-any-return]
+    """One divergence of two long read-only arrays, its chunks spread over the threads."""
     chunks = -(-p.size // kernels.discrete.normalized.CHUNK)
     per_piece = threads.WORTHWHILE // kernels.discrete.normalized.CHUNK
     parts = np.empty((chunks, len(kernels.discrete.chunks.Sums._fields)))
@@ -130,7 +133,7 @@ def _compute(
     out = np.empty(pair.rows_p.size)
     width = pair.p.shape[1]
     kernel = kernels.discrete.divergences.KERNELS[name]
-    if not log and width >= threads.WORTHWHILE:
+    if not log and width >= threads.WORTHWHILE and _in_chunks(kernel):
         for k in range(out.size):
             out[k] = _long(kernel, pair.p[pair.rows_p[k]], pair.q[pair.rows_q[k]], theta, code)
         return out
@@ -174,11 +177,12 @@ def is_plain(p: Any, q: Any) -> bool:
 def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int) -> float:
     """The result for two plain 1-D arrays, or NaN for anything else."""
     if is_plain(p, q):
-        if p.size < threads.WORTHWHILE:
-            return kernels.discrete.divergences.KERNELS[name].whole(p, q, theta, code)  # type: ignore[no-any-return]
+        kernel = kernels.discrete.divergences.KERNELS[name]
+        if p.size < threads.WORTHWHILE or not _in_chunks(kernel):
+            return kernel.whole(p, q, theta, code)  # type: ignore[no-any-return]
         p, q = p.view(), q.view()
         p.flags.writeable = q.flags.writeable = False
-        return _long(kernels.discrete.divergences.KERNELS[name], p, q, theta, code)
+        return _long(kernel, p, q, theta, code)
     return math.nan
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.immutable import frozen, restore, shown
-from ..common.validation import generator, mean_and_factor
+from ..common.validation import generator, integer, mean_and_factor
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
 from .density import Density
 
@@ -121,7 +121,7 @@ class Gaussian(Density):
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
-        noise = generator("rng", rng).standard_normal((n, self.dim))
+        noise = generator("rng", rng).standard_normal((integer("n", n, 0), self.dim))
         return self._mean + noise @ self._factor.T
 
     def _triple(self) -> Triple:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
 from ..common.immutable import Immutable, frozen, restore, shown
-from ..common.validation import float_array, increasing, real_number
+from ..common.validation import float_array, increasing, integer, real_number
 from ..common.values import Array, hashable, tidy
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
@@ -114,7 +114,7 @@ class Grid2D(Immutable):
         Raises
         ------
         TypeError
-            A `function` that is not callable.
+            A `function` that is not callable; bounds or a shape that are no numbers.
         ValueError
             Bounds that are not finite and increasing, fewer than three points, values as for `Grid2D`.
 
@@ -130,11 +130,12 @@ class Grid2D(Immutable):
         """
         try:
             (x0, x1), (y0, y1) = bounds
-            nx, ny = (int(n) for n in shape)
+            nx, ny = shape
         except (TypeError, ValueError):
             raise ValueError(
                 f"bounds must be two pairs and shape two integers, not {bounds!r} and {shape!r}"
             ) from None
+        nx, ny = integer("shape[0]", nx, 1), integer("shape[1]", ny, 1)
         ends = [real_number(f"bounds[{k // 2}][{k % 2}]", e) for k, e in enumerate((x0, x1, y0, y1))]
         for k, end in enumerate(ends):
             if not math.isfinite(end):

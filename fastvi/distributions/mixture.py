@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.immutable import frozen, restore, shown
-from ..common.validation import cholesky_factor, finite_array, float_array, generator, mixture_weights
+from ..common.validation import (
+    cholesky_factor,
+    finite_array,
+    float_array,
+    generator,
+    integer,
+    mixture_weights,
+)
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
 from .density import Density
 from .gaussian import Gaussian, amplification
@@ -205,7 +212,7 @@ class GaussianMixture(Density):
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
-        source = generator("rng", rng)
+        source, n = generator("rng", rng), integer("n", n, 0)
         which = source.choice(self._weights.size, size=n, p=self._weights)
         noise = source.standard_normal((n, self.dim))
         draws: Array = self._means[which] + np.einsum("nij,nj->ni", self._factors[which], noise)

@@ -14,15 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
-from ..common.validation import real_number
+from ..common.validation import integer, real_number
 from ..common.values import Array
 from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 
 
 class Support:
-    """The support of z as the kernels take it: a kind and two bounds for each latent coordinate."""
+    """The support of z as the kernels take it: a kind and two bounds for each latent coordinate.
+
+    The maps copy the points: numba compiles a kernel once more for read-only arrays.
+    """
 
     def __init__(self, support: Any, dim: int) -> None:
+        dim = integer("dim", dim, 1)
         # A copy: the caller may change a list.
         self._declared = copy.deepcopy(support)
         entries = [support] * dim if isinstance(support, str) else support
@@ -76,7 +80,7 @@ class Support:
         """(z (N, D), log-Jacobians (N,)) of latent coordinates (N, R)."""
         z, log_jacobian = np.empty((len(latent), self.dim)), np.empty(len(latent))
         kernels.inference.entry_points.to_support(
-            self.kinds, self.bounds, np.ascontiguousarray(latent), z, log_jacobian
+            self.kinds, self.bounds, np.array(latent, order="C"), z, log_jacobian
         )
         return z, log_jacobian
 
@@ -84,7 +88,7 @@ class Support:
         """Latent coordinates (N, R) of z (N, D); ValueError, with `name`, for a z outside of the support."""
         latent = np.empty((len(z), self.latent_dim))
         inside = kernels.inference.entry_points.to_latent(
-            self.kinds, self.bounds, np.ascontiguousarray(z), latent
+            self.kinds, self.bounds, np.array(z, order="C"), latent
         )
         if inside < len(z):
             place = "" if len(z) == 1 else f"[{inside}]"

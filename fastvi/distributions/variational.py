@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.immutable import frozen
-from ..common.validation import generator, real_number
+from ..common.validation import generator, integer, real_number
 from ..common.values import Array, as_points, in_shape, tidy
 from .density import Density
 from .gaussian import Gaussian
@@ -259,7 +259,7 @@ class TruncatedGaussian(Density):
         flip = a > 0.0
         if flip:
             a, b = -b, -a
-        uniform = generator("rng", rng).random(n)
+        uniform = generator("rng", rng).random(integer("n", n, 0))
         # Inversion of log(Phi(a) + u (Phi(b) - Phi(a))); the flip keeps it accurate in the upper tail.
         top = float(log_ndtr(b))
         share = math.exp(float(log_ndtr(a)) - top)

@@ -13,7 +13,7 @@ from .. import kernels
 from ..common import threads
 from ..common.immutable import restore
 from ..common.progress import bar
-from ..common.validation import finite_array, float_array, generator, real_number
+from ..common.validation import finite_array, float_array, generator, integer, real_number
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
@@ -21,16 +21,6 @@ from .result import MixtureFit, count_of, workspace
 
 #: Iterations that a fit usually takes: an estimate of its work, for the decision whether to use threads.
 _USUAL_ITERATIONS = 16
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    """`value` as an integer, if it is one of at least `least`."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    number = int(value.__index__())
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
-    return number
 
 
 def _data(x: Any, components: int) -> Array:
@@ -209,15 +199,15 @@ def fit_mixture(
     (array([0.35587286, 0.64412714]), array([[ 2.036388, 54.478516],
            [ 4.289662, 79.968115]]))
     """
-    components = _integer("k", k, 1)
+    components = integer("k", k, 1)
     points = _data(x, components)
-    most = _integer("max_iterations", max_iterations, 1)
+    most = integer("max_iterations", max_iterations, 1)
     wanted, floor = real_number("tol", tol), real_number("min_cov", min_cov)
     if not 0.0 <= wanted < math.inf:
         raise ValueError(f"tol must be a finite number >= 0, not {tol!r}")
     if not 0.0 <= floor < 1.0:
         raise ValueError(f"min_cov must be in [0, 1), not {min_cov!r}")
-    count = _integer("restarts", restarts, 1)
+    count = integer("restarts", restarts, 1)
     columns, mean, factor = _standardized(points)
     size, dim = points.shape
     if start is not None:

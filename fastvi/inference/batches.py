@@ -12,7 +12,7 @@ from .. import kernels
 from ..common import statuses, threads
 from ..common.immutable import Record, frozen
 from ..common.progress import bar
-from ..common.validation import choice
+from ..common.validation import choice, integer
 from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
@@ -149,7 +149,8 @@ def fit_batch(
     Raises
     ------
     TypeError
-        A model that is not a Model; data of other types than the model's.
+        A model that is not a Model; data of other types than the model's, or that do not fit into them
+        without loss; a `max_steps` that is no integer.
     ValueError
         Other values than described above; more than 64 latent dimensions.
 
@@ -171,7 +172,7 @@ def fit_batch(
     """
     checked_model(model)
     name = choice("family", family, FAMILIES)
-    wanted = tolerance(rtol)
+    wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):
         tables, kept = pack_arrays(model._types, datasets)

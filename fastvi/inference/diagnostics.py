@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.immutable import frozen_fields
-from ..common.validation import float_array, generator
+from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from .kernel_calls import workspace
@@ -168,6 +168,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     'the gradient is wrong: grad[1] is -2, numerically -4, at z = [1, 2]'
     """
     checked_model(model)
+    allowed = real_number("rtol", rtol)
     if model._gradient is None:
         raise ValueError("model has no log_joint_grad to check")
     if z is None:
@@ -192,7 +193,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
         gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), 1e-8)
         gaps = np.where(np.isnan(gaps), math.inf, gaps)
         i = int(np.argmax(gaps))
-        check = frozen_fields(GradientCheck, bool(gaps[i] <= rtol), i, point, analytic, numerical)
+        check = frozen_fields(GradientCheck, bool(gaps[i] <= allowed), i, point, analytic, numerical)
         if worst is None or gaps[i] > worst[0]:
             worst = float(gaps[i]), check
     assert worst is not None

@@ -16,7 +16,7 @@ from .. import kernels
 from ..common import statuses
 from ..common.immutable import Record
 from ..common.progress import bar
-from ..common.validation import choice
+from ..common.validation import choice, integer
 from ..common.values import Array, tidy
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, Variational
@@ -234,7 +234,7 @@ def maximize_evidence(
     Raises
     ------
     TypeError
-        A model that is not a Model.
+        A model that is not a Model; a `max_rounds` that is no integer.
     ValueError
         A model without theta; other values than described above; a fit that cannot start.
 
@@ -263,9 +263,7 @@ def maximize_evidence(
     if model.theta is None:
         raise ValueError("model has no theta: give Model(..., theta=...) the parameters to start from")
     name = choice("family", family, tuple(CODES))
-    wanted = tolerance(rtol)
-    if max_rounds < 1:
-        raise ValueError(f"max_rounds must be at least 1, not {max_rounds!r}")
+    wanted, max_rounds = tolerance(rtol), integer("max_rounds", max_rounds, 1)
 
     def expect(theta: Array, from_: Any) -> Fit:
         """The E-step."""

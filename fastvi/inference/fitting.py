@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..common.progress import bar
-from ..common.validation import choice, generator
+from ..common.validation import choice, generator, integer, real_number
 from ..distributions.integrals import tolerance
 from ..kernels.families.table import CODES
 from .deterministic import fit_draws, fit_quadrature, fit_truncated
@@ -86,7 +86,8 @@ def fit(
     Raises
     ------
     TypeError
-        A model that is not a Model; a start or an `rng` of another kind.
+        A model that is not a Model; a start or an `rng` of another kind; a number of steps or draws that is
+        no integer.
     ValueError
         Other values than described above; a start outside of the support, or where the log joint is not
         finite; more than 1000 latent dimensions with "auto".
@@ -116,10 +117,14 @@ def fit(
     choice("method", method, ("auto", "sgd"))
     if rng is not None:
         generator("rng", rng)
-    wanted = tolerance(rtol)
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps!r}")
-    sgd = SgdOptions(rng, steps, rate) if method == "sgd" else None
+    wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
+    if draws is not None:
+        draws = integer("draws", draws, 1)
+    sgd = None
+    if method == "sgd":
+        sgd = SgdOptions(rng, integer("steps", steps, 1), real_number("rate", rate))
+        if not 0.0 < sgd.rate < math.inf:
+            raise ValueError(f"rate must be positive and finite, not {rate!r}")
     if starts is not None:
         if start is not None:
             raise ValueError("give start or starts, not both")

@@ -46,7 +46,7 @@ class Model(Immutable):
     ------
     TypeError
         A `log_joint` that is not a function, takes another number of arguments, cannot be compiled, or writes
-        to z; data of other kinds.
+        to z; data of other kinds; a `dim` that is no integer.
     ValueError
         A `dim` below 1, an unknown support, empty data, a theta that is not finite.
 
@@ -108,12 +108,11 @@ class Model(Immutable):
         theta: Any = None,
     ) -> None:
         fill = object.__setattr__
-        if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
-            raise ValueError(f"dim must be a positive integer, not {dim!r}")
+        where = Support(support, dim)
         if not isinstance(data, tuple):
             raise TypeError(f"data must be a tuple, not {type(data).__name__}: write (x,) for one item")
-        fill(self, "dim", int(dim))
-        fill(self, "_support", Support(support, int(dim)))
+        fill(self, "dim", where.dim)
+        fill(self, "_support", where)
         parameters = np.zeros(0)
         if theta is not None:
             parameters = finite_array("theta", np.atleast_1d(float_array("theta", theta)), 1, "(T,)")

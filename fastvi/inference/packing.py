@@ -31,9 +31,9 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
         return types.float64, float(value)
     if isinstance(value, list | tuple):
         value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        if value.ndim == 0:
-            return _typed(name, value.item())
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return _typed(name, value.item())
+    if isinstance(value, np.ndarray) and _is_known(value.dtype):
         if value.size == 0:
             raise ValueError(f"{name} is empty: its shape is {value.shape}")
         array = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
@@ -44,6 +44,11 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
         f"{name} must be a real number or a non-empty numeric array, not {type(value).__name__}"
         + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
     )
+
+
+def _is_known(dtype: np.dtype[Any]) -> bool:
+    """Whether numba compiles code for arrays of these numbers; it does not for half and long double."""
+    return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize in (4, 8))
 
 
 def pack(data: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], Table]:
@@ -106,12 +111,18 @@ def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Tabl
     for k, (array, kind) in enumerate(zip(arrays, kinds, strict=True)):
         item = kind.dtype if isinstance(kind, types.Array) else kind
         ndim = kind.ndim if isinstance(kind, types.Array) else 0
+        wanted = np.dtype("bool" if item is types.boolean else str(item))
         if array.ndim != ndim + 1 or array.dtype.kind not in "biuf":
             raise ValueError(
                 f"datasets[{k}] must have {ndim + 1} axes and numbers, as data[{k}] is {kind}, "
                 f"not shape {array.shape} and dtype {array.dtype}"
             )
-        values = np.ascontiguousarray(array, dtype=np.dtype("bool" if item is types.boolean else str(item)))
+        if not np.can_cast(array.dtype, wanted):
+            raise TypeError(
+                f"datasets[{k}] must have numbers that fit into {wanted}, as data[{k}] is {kind}, "
+                f"not dtype {array.dtype}"
+            )
+        values = np.require(array, wanted, ("C", "ALIGNED"))
         kept.append(values)
         if ndim == 0:
             columns.append(values.view(np.int64) if item is types.float64 else values.astype(np.int64))

@@ -39,17 +39,8 @@ def fit_sgd(
     rate: float,
     progress: bool,
 ) -> Fit:
-    """The fit of a Gaussian by Adam: the average of the last half of the iterates.
-
-    Checks `draws`, `steps` and `rate`; the other arguments have been checked.
-    """
+    """The fit of a Gaussian by Adam: the average of the last half of the iterates."""
     each = _DRAWS if draws is None else draws
-    if each < 1:
-        raise ValueError(f"draws must be at least 1, not {draws!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps!r}")
-    if not 0.0 < rate < float("inf"):
-        raise ValueError(f"rate must be positive and finite, not {rate!r}")
     r = model.latent_dim
     base, root, scale, used = laplace_start(model, start, family)
     scale = start_scale(scale, family)

@@ -800,10 +800,12 @@ def test_from_function_of_something_else():
         (None, (9, 9)),
         ([(0, 1), (0, 1)], 9),
         ([(0, 1), (0, 1)], (9, 9, 9)),
-        ([(0, 1), (0, 1)], ("a", 9)),
     ):
         with says(ValueError, pair, repr(bounds), repr(shape)):
             fv.Grid2D.from_function(bowl, bounds, shape)
+    for shape in (("a", 9), (9.5, 9)):
+        with says(TypeError, f"shape[0] must be an integer, not {shape[0]!r}"):
+            fv.Grid2D.from_function(bowl, [(0, 1), (0, 1)], shape)
     with says(TypeError, "bounds[0][1] must be a real number, not 'b'"):
         fv.Grid2D.from_function(bowl, [(0, "b"), (0, 1)])
     with says(ValueError, "bounds[1][0] is nan"):

@@ -396,7 +396,7 @@ NAN[17, 1] = np.nan
             (np.column_stack([np.arange(9.0), 0.1 * np.arange(9.0) + 3.0]), 2),
         ),
         (ValueError, ("x is out of range",), ([-1e300, 0.0, 1e300], 1)),
-        (TypeError, ("k must be an integer, not 2.0",), (geyser(), 2.0)),
+        (TypeError, ("k must be an integer, not 2.5",), (geyser(), 2.5)),
         (TypeError, ("k must be an integer, not True",), (geyser(), True)),
         (ValueError, ("k must be at least 1, not 0",), (geyser(), 0)),
     ],

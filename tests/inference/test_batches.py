@@ -238,6 +238,18 @@ def test_bad_data_sets(datasets, error, message):
         fv.fit_batch(POSITIVE, datasets)
 
 
+def test_numbers_that_would_lose_digits():
+    whole = fv.Model(worked_example, 1, data=(1,))
+    assert (
+        fv.fit_batch(whole, (np.arange(1, 3, dtype=np.uint8),)).elbo == fv.fit_batch(whole, [(1,), (2,)]).elbo
+    ).all()
+    for numbers in (np.array([1.5, 2.0]), np.array([1, 2], np.uint64)):
+        with pytest.raises(
+            TypeError, match=rf"datasets\[0\] .* fit into int64, .* not dtype {numbers.dtype}"
+        ):
+            fv.fit_batch(whole, (numbers,))
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match="model must be a Model, not int"):
         fv.fit_batch(1, (X,))

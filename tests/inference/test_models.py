@@ -187,8 +187,11 @@ def test_a_pickled_model_works_in_another_process(tmp_path):
 
 
 def test_bad_models():
-    for dim in (0, -1, 1.5, True, "1"):
-        with says(ValueError, "dim must be a positive integer, not"):
+    for dim in (0, -1):
+        with says(ValueError, "dim must be at least 1, not"):
+            fv.Model(squares, dim)
+    for dim in (1.5, True, "1"):
+        with says(TypeError, "dim must be an integer, not"):
             fv.Model(squares, dim)
     with says(TypeError, "data must be a tuple, not float: write (x,)"):
         fv.Model(shifted, 1, 3.0)
@@ -221,6 +224,7 @@ def test_bad_models():
         (None, TypeError, ("data[0] must be", "not NoneType")),
         (1j, TypeError, ("data[0] must be", "not complex")),
         (np.zeros(2, complex), TypeError, ("data[0] must be", "of dtype complex128")),
+        (np.zeros(2, np.float16), TypeError, ("data[0] must be", "of dtype float16")),
         (np.array(["a"]), TypeError, ("data[0] must be", "of dtype <U1")),
         (np.array([{}]), TypeError, ("data[0] must be", "of dtype object")),
         ({"x": 1}, TypeError, ("data[0] must be", "not dict")),
