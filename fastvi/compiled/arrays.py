@@ -24,9 +24,6 @@ from ..kernels.discrete.registry import HALVES, NO_THETA, ROWS, Row
 from .external import external
 from .types import constant, is_none
 
-#: The type of a kernel's parameters.
-_THETA = types.UniTuple(types.float64, 2)
-
 
 def _check_arrays(name: str, *arrays: Any) -> None:
     for array in arrays:
@@ -49,12 +46,10 @@ def _no_keywords(name: str, axis: Any, keepdims: Any) -> None:
     constant(name, "keepdims", keepdims, {False: None})
 
 
-def _kernel(row: Row, name: str, log: Any, array: Any) -> Any:
+def _kernel(row: Row, name: str, log: Any) -> Any:
     """The kernel of a row, or of another one that serves it."""
     kind = constant(row.name, "log", log, {False: "whole", True: "log"})
-    vector = types.Array(array.dtype, 1, "C")
-    path = f"discrete.divergences.KERNELS.{name}.{kind}"
-    return external(path, vector, vector, _THETA, types.int64)
+    return external(f"kernels.discrete.divergences.KERNELS.{name}.{kind}")
 
 
 def _code(row: Row, mass: Any) -> int:
@@ -87,7 +82,7 @@ def _of_two(row: Row) -> Any:
         _check_arrays(row.name, p, q)
         _no_keywords(row.name, axis, keepdims)
         code, unit = _code(row, mass), _unit(row, base)
-        run = _kernel(row, row.name, log, p)
+        run = _kernel(row, row.name, log)
 
         def compiled(p, q, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0:
@@ -106,7 +101,7 @@ def _of_weights(row: Row) -> Any:
         _check_arrays(row.name, p, q)
         _no_keywords(row.name, axis, keepdims)
         code, unit = _code(row, mass), _unit(row, base)
-        run = _kernel(row, row.name, log, p)
+        run = _kernel(row, row.name, log)
 
         def compiled(p, q, weights=HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             u, v = weights
@@ -129,8 +124,8 @@ def _of_order(row: Row) -> Any:
         _check_arrays(row.name, p, q)
         _no_keywords(row.name, axis, keepdims)
         code, unit = _code(row, mass), _unit(row, base)
-        run = _kernel(row, row.name, log, p)
-        run_one = _kernel(row, row.kernel_at_one, log, p) if row.kernel_at_one else run
+        run = _kernel(row, row.name, log)
+        run_one = _kernel(row, row.kernel_at_one, log) if row.kernel_at_one else run
 
         def compiled(p, q, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size != q.size or p.size == 0 or not low <= alpha <= high:
@@ -152,7 +147,7 @@ def _of_one(row: Row) -> Any:
         _check_arrays(row.name, p)
         _no_keywords(row.name, axis, keepdims)
         code, unit = _code(row, mass), _unit(row, base)
-        run = _kernel(row, row.kernel or row.name, log, p)
+        run = _kernel(row, row.kernel or row.name, log)
 
         def compiled(p, axis=-1, base=None, mass="unit", log=False, keepdims=False):
             if p.size == 0:
@@ -181,8 +176,7 @@ def _kl_grad(p, q, axis=-1):
     _check_arrays("kl_grad", p, q)
     _no_keywords("kl_grad", axis, False)
 
-    vector, gradient = types.Array(p.dtype, 1, "C"), types.Array(types.float64, 1, "C")
-    run = external("discrete.divergences.kl_grad", vector, vector, gradient, gradient)
+    run = external("kernels.discrete.divergences.kl_grad")
 
     def compiled(p, q, axis=-1):
         grad_p, grad_q = np.empty(p.size), np.empty(q.size)
