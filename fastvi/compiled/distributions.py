@@ -206,7 +206,7 @@ def _overload_vector(z):
         return lambda z: kernels.numerics.matrices.filled_vector(1, float(z))
     if z.dtype == types.float64 and z.layout == "C":
         return lambda z: z
-    return lambda z: z.astype(np.float64)
+    return lambda z: np.ascontiguousarray(z).astype(np.float64)
 
 
 @overload_method(GaussianType, "logpdf")
