@@ -104,7 +104,7 @@ def _of_weights(row: Row) -> Any:
         run = _kernel(row, row.name, log)
 
         def compiled(p, q, weights=HALVES, axis=-1, base=None, mass="unit", log=False, keepdims=False):
-            u, v = weights
+            u, v = float(weights[0]), float(weights[1])
             if p.size != q.size or p.size == 0:
                 return math.nan
             if not (u > 0.0 and v > 0.0 and abs(u + v - 1.0) <= WEIGHT_PAIR_TOLERANCE):

@@ -85,7 +85,9 @@ def _argument(kind: Any) -> Any:
     if isinstance(kind, types.BaseTuple):
         return types.Tuple([_argument(member) for member in kind.types])
     kind = types.unliteral(kind)
-    return types.int64 if isinstance(kind, types.Integer) else kind
+    if isinstance(kind, types.Integer | types.Float):
+        return types.int64 if isinstance(kind, types.Integer) else types.float64
+    return kind
 
 
 def _handed_over(context: Any, builder: Any, value: Any, kind: Any) -> Any:
@@ -103,7 +105,7 @@ def _handed_over(context: Any, builder: Any, value: Any, kind: Any) -> Any:
 def external(path: str) -> Any:
     """An intrinsic that calls the kernel with this path in fastvi, with a tuple of its arguments.
 
-    Its types are those of Python's calls: arrays are taken for writable ones, integers for int64.
+    Its types are those of Python's calls: arrays are taken for writable ones, numbers for int64 or float64.
     """
 
     @intrinsic

@@ -3,8 +3,8 @@
 There `Gaussian`, `GaussianMixture` and `Model` are values that can be made, passed in from Python and
 returned to it (a Model only passed in). As with arrays nothing is raised: an invalid argument makes the
 result NaN, and `converged` is False. Results have the fields of their Python counterparts, without texts and
-traces. Each call allocates its scratch space, which takes a fit about 2 µs; the kernels (`fastvi.kernels`)
-take it from the caller.
+traces. A call takes the kernels that Python calls (`external`) and allocates their scratch space, which takes
+a fit about 2 µs; `fastvi.kernels` take it from the caller, and are compiled into the user's code.
 """
 
 from __future__ import annotations
