@@ -34,6 +34,10 @@ class CompiledFit(NamedTuple):
     status: int
 
 
+#: What contains a log joint is inlined, as in `log_joints`: no other function can be taken for it.
+_INLINED = {"forceinline": True}
+
+
 def _check_model(name, model):
     """Refuse what is no model, or one of a dimension that quadrature cannot deal with."""
     if not isinstance(model, ModelType):
@@ -79,7 +83,7 @@ def _bound(model, q):
     return external("compiled.operations.elbo"), q is GAUSSIAN and not model.real
 
 
-@overloaded(expectations.elbo)
+@overloaded(expectations.elbo, jit_options=_INLINED)
 def _elbo(model, q, rtol=1e-10):
     run, outside = _bound(model, q)
     dim, target = model.dim, target_of(model)
@@ -91,7 +95,7 @@ def _elbo(model, q, rtol=1e-10):
     return compiled
 
 
-@overloaded(expectations.elbo_grad)
+@overloaded(expectations.elbo_grad, jit_options=_INLINED)
 def _elbo_grad(model, q, rtol=1e-10):
     run, outside = _bound(model, q)
     dim, target, gradient = model.dim, target_of(model), expectations.Gradient
@@ -105,7 +109,7 @@ def _elbo_grad(model, q, rtol=1e-10):
     return compiled
 
 
-@overloaded(fitting.fit, prefer_literal=True)
+@overloaded(fitting.fit, prefer_literal=True, jit_options=_INLINED)
 def _fit(
     model,
     family="full",
@@ -173,7 +177,7 @@ def _overload_made(model, found):
     return compiled
 
 
-@overloaded(evidence.log_evidence)
+@overloaded(evidence.log_evidence, jit_options=_INLINED)
 def _log_evidence(model, start=None, rtol=1e-10):
     _check_model("log_evidence", model)
     if not is_none(start):

@@ -377,6 +377,21 @@ def test_kernels_are_not_compiled_again(tmp_path):
     assert compiled <= INLINED
 
 
+def test_nothing_with_a_log_joint_has_a_symbol_that_another_function_may_have():
+    """A weak symbol of a name that is already in the process would be taken for it."""
+
+    @njit
+    def all_of_a_model(x, q):
+        model = fv.Model(log_joint, 1, (x,), "positive")
+        return fv.fit(model).elbo, fv.fit(model, start=q).elbo, fv.elbo(model, q), fv.log_evidence(model)
+
+    all_of_a_model(2.0, fv.Gaussian(0.0, 1.0))
+    (module,) = all_of_a_model.inspect_llvm().values()
+    defined = [line for line in module.splitlines() if line.startswith("define")]
+    assert any("fastvi.log_joint" in line for line in defined)
+    assert not [line for line in defined if "fastvi" in line and "linkonce" in line]
+
+
 def test_a_cached_function_of_another_version_is_compiled_again():
     path = "kernels.discrete.divergences.KERNELS.kl.whole"
     vector = numba.float64[::1]
