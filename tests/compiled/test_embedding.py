@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numba import njit, prange
 from numba.core.errors import TypingError
+from numba.core.runtime import rtsys
 
 import fastvi as fv
 from fastvi.compiled import external
@@ -279,6 +280,28 @@ def bound_of(q):
 
 def test_a_gaussian_on_the_whole_line_has_mass_where_the_joint_is_zero():
     assert bound_of(fv.Gaussian(1.0, 1.0)) == -math.inf
+
+
+@njit
+def operations_on_all(p, x, count):
+    total = 0.0
+    for _ in range(count):
+        model = fv.Model(log_joint, 1, (x,), "positive")
+        found = fv.fit(model)
+        total += fv.fit(model, start=found.q).elbo.value + fv.elbo_grad(model, found.q).mean[0]
+        total += fv.log_evidence(model).value + fv.elbo(model, found.q).value
+        total += fv.kl(p, fv.m_projection(p).q) + fv.i_projection(p, "diag").kl + p.logpdf(p.means)[0]
+    return total
+
+
+@pytest.mark.usefixtures("counted")
+def test_what_an_operation_allocates_is_freed():
+    operations_on_all(P, 2.0, 1)
+    before = rtsys.get_allocation_stats()
+    operations_on_all(P, 2.0, 10)
+    after = rtsys.get_allocation_stats()
+    assert after.alloc - before.alloc > 100
+    assert after.alloc - before.alloc == after.free - before.free
 
 
 # Typing errors: their messages name the function, and what it takes.
