@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import overload, overload_attribute, overload_method, register_jitable
+from numba.extending import overload_attribute, overload_method, register_jitable
 
 from .. import kernels
 from ..common.validation import SYMMETRY_TOLERANCE, WEIGHTS_TOLERANCE
@@ -16,6 +16,8 @@ from ..discrete import information
 from ..distributions import kl_and_entropy
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
+from ..kernels.compiler import overloaded
+from .external import external
 from .types import (
     GAUSSIAN,
     MIXTURE,
@@ -48,7 +50,7 @@ def _factorize(cov, factor):
         kernels.numerics.matrices.fill_matrix(math.nan, factor)
 
 
-@overload(Gaussian)
+@overloaded(Gaussian)
 def _overload_gaussian(mean, cov):
     if isinstance(mean, types.Float | types.Integer) and isinstance(cov, types.Float | types.Integer):
 
@@ -80,7 +82,7 @@ def _overload_gaussian(mean, cov):
     return from_arrays
 
 
-@overload(GaussianMixture)
+@overloaded(GaussianMixture)
 def _overload_mixture(weights, means, covs):
     if not (is_floats(weights, 1) and is_floats(means, 2) and is_floats(covs, 3)):
         raise TypingError(
@@ -154,11 +156,14 @@ def _mixture_cov(p):
     return lambda p: _moments(p)[1]
 
 
+_mixture_moments = external("kernels.densities.mixtures.mixture_moments")
+
+
 @register_jitable
 def _moments(p):
     dim = p.means.shape[1]
     mean, cov = np.empty(dim), np.empty((dim, dim))
-    kernels.densities.mixtures.mixture_moments(p._log_weights, p.means, p._choleskys, mean, cov)
+    _mixture_moments((p._log_weights, p.means, p._choleskys, mean, cov))
     return mean, cov
 
 
@@ -167,7 +172,7 @@ def as_mixture(p):
     raise NotImplementedError
 
 
-@overload(as_mixture)
+@overloaded(as_mixture)
 def _overload_as_mixture(p):
     if p is MIXTURE:
         return lambda p: (p._log_weights, p.means, p._choleskys)
@@ -190,37 +195,42 @@ def _gaussian_entropy(q):
     return compiled
 
 
+def _vector(z):
+    """A point as a contiguous array of float64."""
+    raise NotImplementedError
+
+
+@overloaded(_vector)
+def _overload_vector(z):
+    if isinstance(z, types.Float | types.Integer):
+        return lambda z: kernels.numerics.matrices.filled_vector(1, float(z))
+    if z.dtype == types.float64 and z.layout == "C":
+        return lambda z: z
+    return lambda z: np.ascontiguousarray(z).astype(np.float64)
+
+
 @overload_method(GaussianType, "logpdf")
 @overload_method(MixtureType, "logpdf")
 def _logpdf(p, z):
-    many, one = kernels.densities.mixtures.mixture_logpdf_many, kernels.densities.mixtures.mixture_logpdf
-    if isinstance(z, types.Float | types.Integer):
-
-        def of_number(p, z):
-            weights, means, factors = as_mixture(p)
-            if means.shape[1] != 1:
-                return math.nan
-            return one(
-                kernels.numerics.matrices.filled_vector(1, float(z)), weights, means, factors, np.empty(1)
-            )
-
-        return of_number
-    if is_floats(z, 1):
+    if isinstance(z, types.Float | types.Integer) or is_floats(z, 1):
+        one = external("kernels.densities.mixtures.mixture_logpdf")
 
         def of_point(p, z):
             weights, means, factors = as_mixture(p)
-            if means.shape[1] != z.size:
+            point = _vector(z)
+            if means.shape[1] != point.size:
                 return math.nan
-            return one(z, weights, means, factors, np.empty(z.size))
+            return one((point, weights, means, factors, np.empty(point.size)))
 
         return of_point
     if is_floats(z, 2):
+        many = external("kernels.densities.mixtures.mixture_logpdf_many")
 
         def of_points(p, z):
             weights, means, factors = as_mixture(p)
             out = kernels.numerics.matrices.filled_vector(z.shape[0], math.nan)
             if means.shape[1] == z.shape[1]:
-                many(z, weights, means, factors, np.empty(z.shape[1]), out)
+                many((_vector(z), weights, means, factors, np.empty(z.shape[1]), out))
             return out
 
         return of_points
@@ -233,7 +243,7 @@ def _pdf(p, z):
     return lambda p, z: np.exp(p.logpdf(z))
 
 
-@overload(kl_and_entropy.kl_estimate)
+@overloaded(kl_and_entropy.kl_estimate)
 def _kl_estimate(p, q, rtol=1e-10):
     for argument, kind in (("p", p), ("q", q)):
         if kind not in (GAUSSIAN, MIXTURE):
@@ -242,31 +252,25 @@ def _kl_estimate(p, q, rtol=1e-10):
                 f"not {kind}"
             )
     if p is GAUSSIAN and q is GAUSSIAN:
-        closed = kernels.densities.gaussians.gaussian_kl
+        closed = external("compiled.operations.gaussian_kl")
 
         def of_gaussians(p, q, rtol=1e-10):
             if p.mean.size != q.mean.size:
                 return CompiledEstimate(math.nan, math.inf, 0)
-            value = closed(p.mean, p.cholesky, q.mean, q.cholesky, np.empty(2 * p.mean.size))
+            value = closed((p.mean, p.cholesky, q.mean, q.cholesky))
             return CompiledEstimate(value, 4.4e-16 * abs(value), 0)
 
         return of_gaussians
-    mixture_kl, workspace = kernels.quadrature.mixture_kl.mixture_kl, kernels.quadrature.mixture_kl.workspace
+    by_quadrature = external("compiled.operations.mixture_kl")
 
-    def by_quadrature(p, q, rtol=1e-10):
-        one, two = as_mixture(p), as_mixture(q)
-        (_, means_p, _), (_, means_q, _) = one, two
-        components, dim = means_p.shape
-        if dim != means_q.shape[1] or dim > 3:
-            return CompiledEstimate(math.nan, math.inf, 0)
-        space = workspace(components, means_q.shape[0], dim)
-        value, error, nodes, resolved = mixture_kl(one, two, rtol, space)
-        return CompiledEstimate(value if resolved else math.nan, error if resolved else math.inf, nodes)
+    def of_mixtures(p, q, rtol=1e-10):
+        value, error, nodes = by_quadrature((as_mixture(p), as_mixture(q), float(rtol)))
+        return CompiledEstimate(value, error, nodes)
 
-    return by_quadrature
+    return of_mixtures
 
 
-@overload(information.kl)
+@overloaded(information.kl)
 def _kl(p, q):
     if p in (GAUSSIAN, MIXTURE) and q in (GAUSSIAN, MIXTURE):
         estimate = kl_and_entropy.kl_estimate

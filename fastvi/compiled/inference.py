@@ -3,25 +3,24 @@
 There `Gaussian`, `GaussianMixture` and `Model` are values that can be made, passed in from Python and
 returned to it (a Model only passed in). As with arrays nothing is raised: an invalid argument makes the
 result NaN, and `converged` is False. Results have the fields of their Python counterparts, without texts and
-traces. Each call allocates its scratch space, which takes a fit about 2 µs; the kernels (`fastvi.kernels`)
-take it from the caller.
+traces. A call takes the kernels that Python calls (`external`) and allocates their scratch space, which takes
+a fit about 2 µs; `fastvi.kernels` take it from the caller, and are compiled into the user's code.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import numpy as np
 from numba.core.errors import TypingError
-from numba.extending import overload, register_jitable
 
-from .. import kernels
 from ..distributions.gaussian import Gaussian
 from ..inference import evidence, expectations, fitting
 from ..kernels import statuses
+from ..kernels.compiler import overloaded
 from ..kernels.families.table import CODES, TABLE
 from .distributions import CompiledEstimate
+from .external import external
+from .log_joints import target_of
 from .types import GAUSSIAN, TRANSFORMED, ModelType, constant, is_none, make_gaussian, make_transformed
 
 
@@ -35,12 +34,12 @@ class CompiledFit(NamedTuple):
     status: int
 
 
-#: Status of a fit whose start is invalid.
-INVALID_START = statuses.INVALID
+#: What contains a log joint is inlined, as in `log_joints`: no other function can be taken for it.
+_INLINED = {"forceinline": True}
 
 
 def _check_model(name, model):
-    """The log joint of a model whose dimension quadrature can deal with."""
+    """Refuse what is no model, or one of a dimension that quadrature cannot deal with."""
     if not isinstance(model, ModelType):
         raise TypingError(f"fastvi.{name} in compiled code takes a Model, not {model}")
     if model.latent > 2:
@@ -48,122 +47,69 @@ def _check_model(name, model):
             f"fastvi.{name} in compiled code is for one or two latent dimensions, not {model.latent}: "
             "call fastvi.kernels.draws.fit_draws"
         )
-    return model.log_joint.dispatcher
 
 
-def _gaussian_of(q):
+def _latent_q(model, q):
+    """(mean, factor, kinds, bounds) of q; a Gaussian has the support of the model."""
     raise NotImplementedError
 
 
-@overload(_gaussian_of)
-def _overload_gaussian_of(q):
-    return (lambda q: q) if q is GAUSSIAN else (lambda q: q.gaussian)
-
-
-def _q_of(model, q):
-    raise NotImplementedError
-
-
-@overload(_q_of)
-def _overload_q_of(model, q):
-    """q as in Python: transformed to the support where that is not the real line."""
-    if model.real:
-        return lambda model, q: q
-    return lambda model, q: make_transformed((q.mean, q.cholesky, model._kinds, model._bounds))
-
-
-def _same_support(model, q):
-    raise NotImplementedError
-
-
-@overload(_same_support)
-def _overload_same_support(model, q):
+@overloaded(_latent_q)
+def _overload_latent_q(model, q):
     if q is GAUSSIAN:
-        return lambda model, q: True
-
-    def compiled(model, q):
-        same = model._kinds.size == q._kinds.size
-        for i in range(model._kinds.size if same else 0):
-            same = same and model._kinds[i] == q._kinds[i]
-            same = same and model._bounds[i, 0] == q._bounds[i, 0] and model._bounds[i, 1] == q._bounds[i, 1]
-        return same
-
-    return compiled
+        return lambda model, q: (q.mean, q.cholesky, model._kinds, model._bounds)
+    return lambda model, q: (q._mean, q._cholesky, q._kinds, q._bounds)
 
 
-def _expectation(model, q, rtol, grad_mean, grad_chol):
+def _q_of(model, mean, factor):
+    """q as in Python: transformed to the support where that is not the real line."""
     raise NotImplementedError
 
 
-@overload(_expectation)
-def _overload_expectation(model, q, rtol, grad_mean, grad_chol):
-    """The ELBO; its gradient is written, NaN where there is none."""
-    log_joint = _check_model("elbo", model)
+@overloaded(_q_of)
+def _overload_q_of(model, mean, factor):
+    if model.real:
+        return lambda model, mean, factor: make_gaussian((mean, factor))
+    return lambda model, mean, factor: make_transformed((mean, factor, model._kinds, model._bounds))
+
+
+def _bound(model, q):
+    """The kernel of the ELBO, and whether q has mass where the joint is zero."""
+    _check_model("elbo", model)
     if q not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
             f"fastvi.elbo in compiled code takes a Gaussian or a TransformedGaussian as q, not {q}"
         )
-    latent, dim = model.latent, model.dim
-    workspace, elbo = (
-        kernels.inference.quadrature_fits.workspace,
-        kernels.inference.quadrature_fits.elbo_quadrature,
-    )
-    outside = q is GAUSSIAN and not model.real
-
-    def compiled(model, q, rtol, grad_mean, grad_chol):
-        kernels.numerics.matrices.fill_vector(math.nan, grad_mean)
-        kernels.numerics.matrices.fill_matrix(math.nan, grad_chol)
-        gaussian = _gaussian_of(q)
-        if gaussian.mean.size != latent or not _same_support(model, q):
-            return CompiledEstimate(math.nan, math.inf, 0)
-        if outside:  # q has mass where the joint is zero
-            return CompiledEstimate(-math.inf, 0.0, 0)
-        if not math.isfinite(gaussian.cholesky[0, 0]):
-            return CompiledEstimate(math.nan, math.inf, 0)
-        problem = model.data, model._kinds, model._bounds
-        status, value, error, nodes, _ = elbo(
-            log_joint,
-            problem,
-            gaussian.mean,
-            gaussian.cholesky,
-            rtol,
-            workspace(latent, dim),
-            grad_mean,
-            grad_chol,
-        )
-        if status != statuses.FINE:
-            return CompiledEstimate(-math.inf if status == statuses.ZERO else math.nan, math.inf, nodes)
-        return CompiledEstimate(value, error, nodes)
-
-    return compiled
+    return external("compiled.operations.elbo"), q is GAUSSIAN and not model.real
 
 
-@overload(expectations.elbo)
+@overloaded(expectations.elbo, jit_options=_INLINED)
 def _elbo(model, q, rtol=1e-10):
-    _check_model("elbo", model)
+    run, outside = _bound(model, q)
+    dim, target = model.dim, target_of(model)
 
     def compiled(model, q, rtol=1e-10):
-        latent = model._kinds.size
-        return _expectation(model, q, rtol, np.empty(latent), np.empty((latent, latent)))
+        value, error, evaluations, _, _ = run((target(model), dim, _latent_q(model, q), outside, float(rtol)))
+        return CompiledEstimate(value, error, evaluations)
 
     return compiled
 
 
-@overload(expectations.elbo_grad)
+@overloaded(expectations.elbo_grad, jit_options=_INLINED)
 def _elbo_grad(model, q, rtol=1e-10):
-    _check_model("elbo_grad", model)
-    gradient = expectations.Gradient
+    run, outside = _bound(model, q)
+    dim, target, gradient = model.dim, target_of(model), expectations.Gradient
 
     def compiled(model, q, rtol=1e-10):
-        latent = model._kinds.size
-        grad_mean, grad_chol = np.empty(latent), np.empty((latent, latent))
-        value = _expectation(model, q, rtol, grad_mean, grad_chol).value
+        value, _, _, grad_mean, grad_chol = run(
+            (target(model), dim, _latent_q(model, q), outside, float(rtol))
+        )
         return gradient(value, grad_mean, grad_chol)
 
     return compiled
 
 
-@overload(fitting.fit, prefer_literal=True)
+@overloaded(fitting.fit, prefer_literal=True, jit_options=_INLINED)
 def _fit(
     model,
     family="full",
@@ -173,16 +119,11 @@ def _fit(
     rtol=1e-8,
     max_steps=500,
 ):
-    log_joint = _check_model("fit", model)
+    _check_model("fit", model)
     code = constant("fit", "family", family, CODES)
     constant("fit", "method", method, {"auto": 0})
     if not is_none(starts):
         raise TypingError("fastvi.fit in compiled code takes one start: call it for each, and keep the best")
-    latent, dim = model.latent, model.dim
-    workspace, report_size = (
-        kernels.inference.quadrature_fits.workspace,
-        kernels.inference.reports.REPORT_SIZE,
-    )
     if not is_none(start) and start not in (GAUSSIAN, TRANSFORMED):
         raise TypingError(
             f"fastvi.fit in compiled code starts from a Gaussian in latent coordinates, not {start}"
@@ -192,12 +133,8 @@ def _fit(
         raise TypingError(
             f"fastvi.fit: family={name!r} holds the covariance of the start: give a Gaussian as start"
         )
-    # Two functions, because Laplace's approximation takes as long to compile as the rest, and is compiled
-    # into every function that calls it.
-    fit_from, fit_near = (
-        kernels.inference.quadrature_fits.fit_quadrature,
-        kernels.inference.quadrature_fits.start_and_fit_quadrature,
-    )
+    dim, target = model.dim, target_of(model)
+    fit, fit_from = external("compiled.operations.fit"), external("compiled.operations.fit_from")
 
     def near_zero(
         model,
@@ -208,18 +145,7 @@ def _fit(
         rtol=1e-8,
         max_steps=500,
     ):
-        mean, scale = (
-            kernels.numerics.matrices.filled_vector(latent, 0.0),
-            kernels.numerics.matrices.filled_vector(latent, 1.0),
-        )
-        factor, report = (
-            np.empty((latent, latent)),
-            kernels.numerics.matrices.filled_vector(report_size, math.nan),
-        )
-        problem, trace, space = (model.data, model._kinds, model._bounds), np.empty(0), workspace(latent, dim)
-        start_ = mean, scale, factor
-        status = fit_near(log_joint, problem, code, True, start_, rtol, max_steps, space, trace, report)
-        return _made(model, mean, factor, report, status)
+        return _made(model, fit((target(model), dim, code, float(rtol), max_steps)))
 
     def from_start(
         model,
@@ -230,70 +156,37 @@ def _fit(
         rtol=1e-8,
         max_steps=500,
     ):
-        mean, factor = np.empty(latent), np.empty((latent, latent))
-        report = kernels.numerics.matrices.filled_vector(report_size, math.nan)
-        problem, trace, status = (model.data, model._kinds, model._bounds), np.empty(0), INVALID_START
-        if _begin(start, code, mean, factor):
-            space = workspace(latent, dim)
-            status = fit_from(log_joint, problem, code, mean, factor, rtol, max_steps, space, trace, report)
-        return _made(model, mean, factor, report, status)
+        mean, factor, _, _ = _latent_q(model, start)
+        return _made(model, fit_from((target(model), dim, code, mean, factor, float(rtol), max_steps)))
 
     return near_zero if is_none(start) else from_start
 
 
-@register_jitable
-def _made(model, mean, factor, report, status):
-    found = kernels.inference.reports.read_report(report)
-    evaluations = int(found.evaluations) if found.evaluations >= 0.0 else 0
-    estimate = CompiledEstimate(found.elbo, found.error, evaluations)
-    if not found.elbo > -math.inf:
-        # The fit could not start: its factor is not written.
-        kernels.numerics.matrices.fill_vector(math.nan, mean)
-        kernels.numerics.matrices.fill_matrix(math.nan, factor)
-    q = _q_of(model, make_gaussian((mean, factor)))
-    return CompiledFit(q, estimate, found.gradient_norm, status == statuses.CONVERGED, status)
+def _made(model, found):
+    """The result of a fit."""
+    raise NotImplementedError
 
 
-@register_jitable
-def _begin(start, family, mean, factor):
-    """Write the mean and the factor to start from; False for an invalid start."""
-    gaussian = _gaussian_of(start)
-    kernels.numerics.matrices.fill_vector(math.nan, mean)
-    kernels.numerics.matrices.fill_matrix(math.nan, factor)
-    if gaussian.mean.size != mean.size or not math.isfinite(gaussian.cholesky[0, 0]):
-        return False
-    kernels.numerics.matrices.copy_vector(gaussian.mean, mean)
-    kernels.numerics.matrices.copy_matrix(gaussian.cholesky, factor)
-    kernels.families.operations.restrict(family, factor, np.empty(2 * mean.size))
-    return True
+@overloaded(_made)
+def _overload_made(model, found):
+    def compiled(model, found):
+        mean, factor, value, error, evaluations, gradient_norm, status = found
+        q, estimate = _q_of(model, mean, factor), CompiledEstimate(value, error, evaluations)
+        return CompiledFit(q, estimate, gradient_norm, status == statuses.CONVERGED, status)
+
+    return compiled
 
 
-@overload(evidence.log_evidence)
+@overloaded(evidence.log_evidence, jit_options=_INLINED)
 def _log_evidence(model, start=None, rtol=1e-10):
-    log_joint = _check_model("log_evidence", model)
+    _check_model("log_evidence", model)
     if not is_none(start):
         raise TypingError("fastvi.log_evidence in compiled code finds its frame itself")
-    latent, dim = model.latent, model.dim
-    fit_space, laplace = kernels.inference.quadrature_fits.workspace, kernels.inference.laplace.laplace
-    workspace, integrate = kernels.inference.evidence.workspace, kernels.inference.evidence.integrate
-    make_problem, density = kernels.models.evaluation.Problem, kernels.inference.evidence.Density
-    gaussian, joint = kernels.inference.evidence.GAUSSIAN, kernels.inference.evidence.JOINT
+    run = external("compiled.operations.log_evidence")
+    dim, target = model.dim, target_of(model)
 
     def compiled(model, start=None, rtol=1e-10):
-        problem = make_problem(model.data, model._kinds, model._bounds)
-        mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)
-        space = fit_space(latent, dim)
-        fault, n = laplace(log_joint, problem, mean, scale, factor, space.lattice.panel, space.laplace)
-        if fault != statuses.FINE:
-            return CompiledEstimate(math.nan, math.inf, n)
-        none = density(gaussian, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0)
-        status, value, error, nodes = integrate(
-            log_joint, problem, mean, factor, rtol, none, joint, 0.0, workspace(latent, dim)
-        )
-        if status != statuses.FINE:
-            return CompiledEstimate(math.nan, math.inf, n + nodes)
-        if error == math.inf:  # the posterior is improper
-            value = math.inf
-        return CompiledEstimate(value, error, n + nodes)
+        value, error, evaluations = run((target(model), dim, float(rtol)))
+        return CompiledEstimate(value, error, evaluations)
 
     return compiled

@@ -64,12 +64,13 @@ GAUSSIAN = GaussianType()
 MIXTURE = MixtureType()
 TRANSFORMED = TransformedType()
 
-_SUPPORT = [("kinds", types.Array(types.int64, 1, "C")), ("bounds", _MATRIX)]
+#: The fields of a support.
+SUPPORT = [("kinds", types.Array(types.int64, 1, "C")), ("bounds", _MATRIX)]
 
 _FIELDS: dict[Any, list[tuple[str, Any]]] = {
     GaussianType: [("mean", _VECTOR), ("cholesky", _MATRIX)],
     MixtureType: [("log_weights", _VECTOR), ("means", _MATRIX), ("choleskys", _MATRICES)],
-    TransformedType: [("mean", _VECTOR), ("cholesky", _MATRIX), *_SUPPORT],
+    TransformedType: [("mean", _VECTOR), ("cholesky", _MATRIX), *SUPPORT],
 }
 
 #: The attributes of the Python object that hold these fields.
@@ -83,7 +84,7 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
 
 def _fields(kind):
     """(name, type) of each field of a value of this type."""
-    return [("data", kind.data), *_SUPPORT] if isinstance(kind, ModelType) else _FIELDS[type(kind)]
+    return [("data", kind.data), *SUPPORT] if isinstance(kind, ModelType) else _FIELDS[type(kind)]
 
 
 @register_model(GaussianType)

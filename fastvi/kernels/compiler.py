@@ -75,9 +75,13 @@ def exported(function: Callable[..., Any]) -> Any:
     return made
 
 
-def overloaded(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.extending.overload` for a function that kernels call, thin like them."""
-    return overload(function, jit_options={} if Kernel is None else {"pipeline_class": Thin})
+def overloaded(function: Callable[..., Any], **keywords: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.extending.overload` for a function that compiled code calls, thin like a kernel.
+
+    The keywords are those of `overload`; its `jit_options` are added to.
+    """
+    options = {**keywords.pop("jit_options", {}), **({} if Kernel is None else {"pipeline_class": Thin})}
+    return overload(function, jit_options=options, **keywords)
 
 
 def jitted(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,8 @@
 """Distributions, projections and fits in a user's compiled code, with public names only."""
 
 import math
+import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -8,9 +10,12 @@ import numpy as np
 import pytest
 from numba import njit, prange
 from numba.core.errors import TypingError
+from numba.core.runtime import rtsys
 
 import fastvi as fv
-from helpers.programs import run_program
+from fastvi.compiled import external
+from fastvi.kernels import statuses
+from helpers.programs import PROGRAMS, run_program
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
@@ -219,12 +224,84 @@ def test_models_of_python_come_in():
 
 
 @njit
+def touchy(z, limit):
+    if z[0] > limit:
+        raise ValueError("too far")
+    return -0.5 * z[0] ** 2
+
+
+@njit
+def fit_of_touchy(limit):
+    model = fv.Model(touchy, 1, (limit,))
+    found = fv.fit(model)
+    return found.status, found.converged, found.q, fv.log_evidence(model).value
+
+
+def test_a_log_joint_that_raises_ends_its_own_fit_only():
+    status, converged, q, evidence = fit_of_touchy(-1.0)
+    assert (status, converged) == (statuses.RAISED, False)
+    assert math.isnan(q.mean[0])
+    assert math.isnan(evidence)
+    assert fit_of_touchy(100.0)[1]
+
+
+@njit
+def with_data_of_all_kinds(z, kind, none, scale, shape, table):
+    return -0.5 * ((z[0] - table[0, 1]) / scale) ** 2 - 0.5 * (z[1] - shape[1]) ** 2 if kind else 0.0
+
+
+@njit
+def fit_of_all_kinds(scale, shape, table, rtol, most):
+    model = fv.Model(with_data_of_all_kinds, 2, (True, None, scale, shape, table))
+    return fv.fit(model, "diag", rtol=rtol, max_steps=most)
+
+
+def test_data_of_all_kinds_and_numbers_of_other_types():
+    table = np.arange(12.0, dtype=np.float32).reshape(2, 6)[:, ::2]
+    found = fit_of_all_kinds(np.float32(3.0), (1, 2.5), table, np.float32(1e-6), np.int32(50))
+    np.testing.assert_allclose(found.q.mean, [2.0, 2.5], atol=1e-6)
+    np.testing.assert_allclose(found.q.cov, [[9.0, 0.0], [0.0, 1.0]], atol=1e-5)
+
+
+@njit
+def logpdf_of(p, z):
+    return p.logpdf(z)
+
+
+@pytest.mark.parametrize("z", [P.means, P.means[:, ::-1], P.means.T, P.means.astype(np.float32), P.means[0]])
+def test_points_of_every_layout(z):
+    np.testing.assert_allclose(logpdf_of(P, z), P.logpdf(z), rtol=1e-13)
+
+
+@njit
 def bound_of(q):
     return fv.elbo(fv.Model(log_joint, 1, (2.0,), ("lower", 0.0)), q).value
 
 
 def test_a_gaussian_on_the_whole_line_has_mass_where_the_joint_is_zero():
     assert bound_of(fv.Gaussian(1.0, 1.0)) == -math.inf
+
+
+@njit
+def operations_on_all(p, x, count):
+    total = 0.0
+    for _ in range(count):
+        model = fv.Model(log_joint, 1, (x,), "positive")
+        found = fv.fit(model)
+        total += fv.fit(model, start=found.q).elbo.value + fv.elbo_grad(model, found.q).mean[0]
+        total += fv.log_evidence(model).value + fv.elbo(model, found.q).value
+        total += fv.kl(p, fv.m_projection(p).q) + fv.i_projection(p, "diag").kl + p.logpdf(p.means)[0]
+    return total
+
+
+@pytest.mark.usefixtures("counted")
+def test_what_an_operation_allocates_is_freed():
+    operations_on_all(P, 2.0, 1)
+    before = rtsys.get_allocation_stats()
+    operations_on_all(P, 2.0, 10)
+    after = rtsys.get_allocation_stats()
+    assert after.alloc - before.alloc > 100
+    assert after.alloc - before.alloc == after.free - before.free
 
 
 # Typing errors: their messages name the function, and what it takes.
@@ -299,3 +376,51 @@ def test_a_users_cached_function_is_loaded_by_the_next_process(tmp_path):
     first, second = (run_program("cached_distances", NUMBA_CACHE_DIR=cache).splitlines() for _ in range(2))
     assert first[0] == second[0]
     assert [first[1], second[1]] == ["0 1", "1 0"]
+
+
+#: Small ones, compiled into the user's code.
+INLINED = {
+    "fastvi.kernels.borrowing._overload_borrow.<locals>.<lambda>",
+    "fastvi.kernels.discrete.divergences.unit_one",
+    "fastvi.kernels.numerics.matrices.copy_matrix",
+    "fastvi.kernels.numerics.matrices.copy_vector",
+    "fastvi.kernels.numerics.matrices.fill_matrix",
+    "fastvi.kernels.numerics.matrices.filled_matrix",
+    "fastvi.kernels.projections.optimum.read",
+}
+
+
+def test_kernels_are_not_compiled_again(tmp_path):
+    """Where no test has done so before, the first process compiles them; the user's functions are new."""
+    program = shutil.copy(PROGRAMS / "cached_operations.py", tmp_path).removesuffix(".py")
+    first, second = (run_program(program).splitlines() for _ in range(2))
+    assert first[0] == "loaded [0, 0]"
+    assert second[:2] == ["loaded [1, 1]", "compiled for these 0"]
+    compiled = {name for name in second[2].split(" ") if name.startswith("fastvi.kernels")}
+    assert compiled <= INLINED
+
+
+def test_nothing_with_a_log_joint_has_a_symbol_that_another_function_may_have():
+    """A weak symbol of a name that is already in the process would be taken for it."""
+
+    @njit
+    def all_of_a_model(x, q):
+        model = fv.Model(log_joint, 1, (x,), "positive")
+        return fv.fit(model).elbo, fv.fit(model, start=q).elbo, fv.elbo(model, q), fv.log_evidence(model)
+
+    all_of_a_model(2.0, fv.Gaussian(0.0, 1.0))
+    (module,) = all_of_a_model.inspect_llvm().values()
+    defined = [line for line in module.splitlines() if line.startswith("define")]
+    assert any("fastvi.log_joint" in line for line in defined)
+    assert not [line for line in defined if "fastvi" in line and "linkonce" in line]
+
+
+def test_a_cached_function_of_another_version_is_compiled_again():
+    path = "kernels.discrete.divergences.KERNELS.kl.whole"
+    vector = numba.float64[::1]
+    arguments = vector, vector, numba.types.UniTuple(numba.float64, 2), numba.int64
+    kept = external._Needed(path, arguments, numba.float64, fv.__version__)
+    assert pickle.loads(pickle.dumps(kept)) == kept
+    for other in (kept._replace(version="0.0.1"), kept._replace(returns=numba.float32)):
+        with pytest.raises(OSError, match=r"compiled for the kernels of fastvi"):  # what numba looks for
+            pickle.loads(pickle.dumps(other))

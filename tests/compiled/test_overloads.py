@@ -10,6 +10,7 @@ from numba import njit, prange
 from numba.core.errors import TypingError
 
 import fastvi
+from fastvi.kernels.discrete.divergences import KERNELS
 from fastvi.kernels.discrete.registry import ROWS
 from helpers.divergence_rows import EVERY, OF_MEASURES, WITH_BASE, evaluate, parameters
 from helpers.programs import run_program
@@ -131,6 +132,18 @@ def test_measures():
 def test_weights(u):
     p, q = pair(2, 50)
     assert weighted(p, q, u) == weighted.py_func(p, q, u)
+
+
+def test_parameters_of_other_types_compile_no_other_kernel():
+    """One kernel for each kind of array: its parameters are always float64."""
+    p, q = pair(2, 50)
+    for u in (np.float32(0.25), np.float64(0.25)):
+        assert weighted(p, q, u) == weighted(p, q, 0.25)
+    for alpha in (np.float32(0.5), np.int8(2), 2):
+        assert ordered(p, q, alpha) == ordered(p, q, float(alpha))
+    for name in ("js", "js_distance", "renyi", "alpha_divergence"):
+        for _, _, theta, mass in KERNELS[name].whole.signatures:
+            assert (theta, mass) == (numba.types.UniTuple(numba.float64, 2), numba.int64)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.0, 0.5, 1, 1.0, 1 + 1e-9, 2, 10.0, math.inf])

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..compiler import Lazily, adder, exported, formula, inlined, kernel, specialise
+from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from ..numerics.error_free import add_compensated
 from . import chunks, terms
@@ -235,7 +235,7 @@ def root_unit(base):
 # The gradient of the generalised divergence.
 
 
-@kernel
+@exported
 def kl_grad(p, q, grad_p, grad_q):
     """Write log(p / q) to `grad_p` and 1 - p / q to `grad_q`, 0 where p = q = 0; return the divergence."""
     for i in range(p.size):
@@ -262,7 +262,6 @@ class Divergence(NamedTuple):
     log: Any  #: the same for log-probabilities
     partial: Any = None  #: (p, q, theta, first, last, parts): the sums of some chunks of a long array
     finish: Any = None  #: (p, q, parts, theta, mass) -> float, from the sums of all chunks
-    inner: Any = None  #: `whole` for the user's compiled code, into which it is inlined
 
 
 #: By `Row.normalise`.
@@ -305,7 +304,6 @@ def _assemble(row):
     log_parts = {"log_sums": log_sums, "lowered": log_lowered, "finish": finish}
     return Divergence(
         whole=specialise(_divergence, name, exported, **parts),
-        inner=specialise(_divergence, f"_{name}_inner", inlined, **parts),
         log=specialise(_log_divergence, f"log_{name}", exported, **log_parts),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, conclude=conclude),

@@ -98,30 +98,6 @@ def _overload_power_of_two(k):
     return lambda k: _power_of_two(k)
 
 
-def opaque(x):
-    """x, hidden from constant propagation.
-
-    A loop with a constant may be vectorised with another width, which changes the last digits of its sum.
-    """
-    return x
-
-
-@intrinsic
-def _opaque(typing_context, x):
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(64)
-        bits = builder.bitcast(arguments[0], word)
-        same = builder.asm(ir.FunctionType(word, [word]), "", "=r,0", [bits], side_effect=False)
-        return builder.bitcast(same, ir.DoubleType())
-
-    return types.float64(types.float64), generate
-
-
-@overloaded(opaque)
-def _overload_opaque(x):
-    return lambda x: _opaque(x)
-
-
 @formula
 def atanh_tail(w):
     """(atanh(s) - s) / s**3 at w = s**2, for |s| <= 1/5: minimax polynomial of degree 6, error 1.4e-15.

@@ -1,0 +1,194 @@
+"""Whole operations on distributions and models, each one call of compiled code.
+
+They allocate their results and their scratch space, and call the kernels that Python calls. As in all
+compiled code, invalid arguments give NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..kernels import statuses
+from ..kernels.compiler import exported, kernel
+from ..kernels.families import operations as families
+from ..kernels.inference.evidence import GAUSSIAN, JOINT
+from ..kernels.inference.reports import REPORT_SIZE, read_report
+from ..kernels.numerics.matrices import copy_matrix, copy_vector, fill_matrix, fill_vector
+from ..kernels.projections.optimum import Report as Optimum
+from .external import external
+
+_gaussian_kl = external("kernels.densities.gaussians.gaussian_kl")
+_kl_workspace = external("kernels.quadrature.mixture_kl.workspace")
+_mixture_kl = external("kernels.quadrature.mixture_kl.mixture_kl")
+_m_projection = external("kernels.projections.mixture_projections.m_projection")
+_projection_workspace = external("kernels.projections.optimum.workspace")
+_i_projections = external("kernels.projections.mixture_projections.i_projections")
+_fit_workspace = external("kernels.inference.entry_points.fit_workspace")
+_fit_quadrature = external("kernels.inference.entry_points.fit_quadrature")
+_elbo_quadrature = external("kernels.inference.entry_points.elbo_quadrature")
+_laplace_workspace = external("kernels.inference.entry_points.laplace_workspace")
+_laplace = external("kernels.inference.entry_points.laplace")
+_evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
+_evidence = external("kernels.inference.entry_points.evidence")
+
+#: Numbers of the report of an optimum.
+_OPTIMUM_SIZE = len(Optimum._fields)
+
+
+@exported
+def gaussian_kl(mean_p, factor_p, mean_q, factor_q):
+    """KL(p ‖ q) of two Gaussians in as many dimensions."""
+    return _gaussian_kl((mean_p, factor_p, mean_q, factor_q, np.empty(2 * mean_p.size)))
+
+
+@exported
+def mixture_kl(p, q, rtol):
+    """(KL(p ‖ q), its error, nodes) of two mixtures, in up to three dimensions."""
+    components, dim = p[1].shape
+    if dim != q[1].shape[1] or dim > 3:
+        return math.nan, math.inf, 0
+    space = _kl_workspace((components, q[1].shape[0], dim))
+    value, error, nodes, resolved = _mixture_kl((p, q, rtol, space))
+    return (value, error, nodes) if resolved else (math.nan, math.inf, nodes)
+
+
+@exported
+def m_projection(log_weights, means, factors, family):
+    """(mean, factor, whether there is one) of the M-projection of a mixture."""
+    dim = means.shape[1]
+    mean, factor = np.empty(dim), np.empty((dim, dim))
+    good = _m_projection((log_weights, means, factors, family, mean, factor))
+    if not good:
+        fill_matrix(math.nan, factor)
+    return mean, factor, good
+
+
+@exported
+def i_projection(mixture, family, rtol):
+    """(count, means, factors, reports) of the optima of the I-projection of a mixture, best first.
+
+    At least one: where there is none, it is NaN.
+    """
+    log_weights, means, _ = mixture
+    count, dim = means.shape
+    most = count * (count + 3) // 2 + 1
+    found_means, found_factors = np.empty((most, dim)), np.empty((most, dim, dim))
+    reports = np.empty((most, _OPTIMUM_SIZE))
+    found = 0
+    if dim <= 3 and math.isfinite(log_weights.max()):
+        scratch, space = (
+            (np.empty((most, dim)), np.empty((most, dim, dim))),
+            _projection_workspace((count, dim)),
+        )
+        found = _i_projections(
+            (mixture, family, 0, found_means, found_factors, rtol, space, scratch, reports)
+        )
+    if found == 0:
+        fill_vector(math.nan, found_means[0])
+        fill_matrix(math.nan, found_factors[0])
+        fill_vector(math.nan, reports[0])
+    return max(found, 1), found_means, found_factors, reports
+
+
+@kernel
+def _fit(model, dim, family, from_laplace, mean, factor, rtol, most_steps):
+    """A fit from (mean, factor), which it overwrites, or from Laplace's approximation near the mean."""
+    latent = mean.size
+    log_joint, table, kinds, bounds = model
+    target = log_joint, 0, np.empty(0), table, kinds, bounds
+    starts = mean.reshape((1, latent)), np.ones((1, latent)), factor.reshape((1, latent, latent))
+    reports = np.empty((1, REPORT_SIZE))
+    results = np.empty((1, 0)), reports, np.empty((1, dim))
+    space = _fit_workspace((latent, dim))
+    _fit_quadrature((target, family, from_laplace, starts, rtol, most_steps, space, results, 0, 1))
+    report = read_report(reports[0])
+    if not report.elbo > -math.inf:
+        # The fit could not start: its factor is not written.
+        fill_vector(math.nan, mean)
+        fill_matrix(math.nan, factor)
+    evaluations, status = int(report.evaluations), int(report.status)
+    return mean, factor, report.elbo, report.error, evaluations, report.gradient_norm, status
+
+
+@exported
+def fit(model, dim, family, rtol, most_steps):
+    """(mean, factor, ELBO, its error, evaluations, gradient norm, status) of a fit that starts near zero.
+
+    The model is (address, table, kinds, bounds): see `log_joints`.
+    """
+    latent = model[2].size
+    return _fit(model, dim, family, True, np.zeros(latent), np.empty((latent, latent)), rtol, most_steps)
+
+
+@exported
+def fit_from(model, dim, family, start_mean, start_factor, rtol, most_steps):
+    """`fit`, from a Gaussian."""
+    latent = model[2].size
+    mean, factor = np.empty(latent), np.empty((latent, latent))
+    if start_mean.size != latent or not math.isfinite(start_factor[0, 0]):
+        fill_vector(math.nan, mean)
+        fill_matrix(math.nan, factor)
+        return mean, factor, math.nan, math.nan, 0, math.nan, statuses.INVALID
+    copy_vector(start_mean, mean)
+    copy_matrix(start_factor, factor)
+    families.restrict(family, factor, np.empty(2 * latent))
+    return _fit(model, dim, family, False, mean, factor, rtol, most_steps)
+
+
+@kernel
+def _same_support(kinds, bounds, other_kinds, other_bounds):
+    same = kinds.size == other_kinds.size
+    for i in range(kinds.size if same else 0):
+        same = same and kinds[i] == other_kinds[i]
+        same = same and bounds[i, 0] == other_bounds[i, 0] and bounds[i, 1] == other_bounds[i, 1]
+    return same
+
+
+@exported
+def elbo(model, dim, q, outside, rtol):
+    """(ELBO, its error, evaluations, gradients in the mean and in the factor).
+
+    q is (mean, factor, kinds, bounds); `outside`, whether it has mass where the joint is zero.
+    """
+    log_joint, table, kinds, bounds = model
+    mean, factor, q_kinds, q_bounds = q
+    latent = kinds.size
+    grad_mean, grad_factor = np.empty(latent), np.empty((latent, latent))
+    fill_vector(math.nan, grad_mean)
+    fill_matrix(math.nan, grad_factor)
+    if mean.size != latent or not _same_support(kinds, bounds, q_kinds, q_bounds):
+        return math.nan, math.inf, 0, grad_mean, grad_factor
+    if outside:
+        return -math.inf, 0.0, 0, grad_mean, grad_factor
+    if not math.isfinite(factor[0, 0]):
+        return math.nan, math.inf, 0, grad_mean, grad_factor
+    target = log_joint, 0, np.empty(0), table, kinds, bounds
+    space = _fit_workspace((latent, dim))
+    status, value, error, nodes, _ = _elbo_quadrature(
+        (target, mean, factor, rtol, space, grad_mean, grad_factor)
+    )
+    if status != statuses.FINE:
+        value, error = -math.inf if status == statuses.ZERO else math.nan, math.inf
+    return value, error, nodes, grad_mean, grad_factor
+
+
+@exported
+def log_evidence(model, dim, rtol):
+    """(log evidence, its error, evaluations)."""
+    log_joint, table, kinds, bounds = model
+    latent = kinds.size
+    target = log_joint, 0, np.empty(0), table, kinds, bounds
+    mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)
+    fault, n = _laplace((target, mean, scale, factor, _laplace_workspace((latent, dim))))
+    if fault != statuses.FINE:
+        return math.nan, math.inf, n
+    no_q = GAUSSIAN, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
+    space = _evidence_workspace((latent, dim))
+    status, value, error, nodes = _evidence((target, mean, factor, rtol, no_q, JOINT, 0.0, space))
+    if status != statuses.FINE:
+        value, error = math.nan, math.inf
+    elif error == math.inf:  # the posterior is improper
+        value = math.inf
+    return value, error, n + nodes
