@@ -14,6 +14,7 @@ that belong together are plain tuples outside, to which `named` gives their name
 from __future__ import annotations
 
 from functools import cache
+from itertools import count
 from math import prod
 from typing import Annotated, Any, get_type_hints
 
@@ -74,13 +75,15 @@ def _overload_borrow(value):
 def packed(space):
     """A workspace, a (nested) NamedTuple of arrays, as one array of words.
 
-    First come the shapes of its arrays, then room for each of them. Integers in it are zero, other numbers
-    undefined.
+    First come, for each of its arrays, its place and its shape, then room for the arrays. Integers in it are
+    zero, other numbers undefined.
     """
-    arrays = list(_flat(space))
-    shapes = [size for array in arrays for size in array.shape]
-    words = np.empty(_lines(len(shapes)) + sum(_lines(array.size) for array in arrays), np.int64)
-    words[: len(shapes)] = shapes
+    header, total = [], _lines(_header_size(type(space)))
+    for array in _flat(space):
+        header += [total, *array.shape]
+        total += _lines(array.size)
+    words = np.empty(total, np.int64)
+    words[: len(header)] = header
     for view in _flat(_views(type(space), words)):
         if view.dtype == np.int64:
             view[...] = 0
@@ -121,24 +124,20 @@ def _lines(words):
 
 
 @cache
-def _sizes(kind):
-    """How many numbers the shapes of a workspace are."""
-    return sum(_sizes(field) if _is_named(field) else field.ndim for field in _fields(kind))
+def _header_size(kind):
+    """How many words the places and shapes of a workspace are."""
+    return sum(_header_size(field) if _is_named(field) else 1 + field.ndim for field in _fields(kind))
 
 
 def _views(kind, words):
     """The arrays in packed words, with names."""
-    sizes = iter(words[: _sizes(kind)].tolist())
-    start = _lines(_sizes(kind))
+    header = iter(words[: _header_size(kind)].tolist())
 
     def view(field):
-        nonlocal start
         if _is_named(field):
             return field(*map(view, _fields(field)))
-        shape = [next(sizes) for _ in range(field.ndim)]
-        first, last = start, start + prod(shape)
-        start += _lines(prod(shape))
-        return words[first:last].view(as_dtype(field.dtype)).reshape(shape)
+        place, *shape = [next(header) for _ in range(1 + field.ndim)]
+        return words[place : place + prod(shape)].view(as_dtype(field.dtype)).reshape(shape)
 
     return view(kind)
 
@@ -156,34 +155,33 @@ def _named_type(hint, kind):
 
 
 def _compiled_views(context, builder, kind, words):
-    """The arrays in packed words, as a tuple of this type."""
-    position, start = 0, context.get_constant(types.intp, _lines(_sizes(kind.instance_class)))
+    """The arrays in packed words, as a tuple of this type.
+
+    Places are read, not computed from the shapes: of pointers that are sums of dozens of products, LLVM takes
+    a third longer to compile a fit.
+    """
+    header = (_at(context, builder, words, i) for i in count())
 
     def view(kind):
-        nonlocal position, start
         if isinstance(kind, types.BaseTuple):
             return context.make_tuple(builder, kind, [view(member) for member in kind.types])
-        shape, strides = [], []
-        for _ in range(kind.ndim):
-            place = context.get_constant(types.intp, position)
-            shape.append(builder.load(builder.gep(words.data, [place])))
-            position += 1
+        place, *shape = [builder.load(next(header)) for _ in range(1 + kind.ndim)]
+        strides = []
         size, width = context.get_constant(types.intp, 1), words.itemsize
         for length in reversed(shape):
             strides.insert(0, builder.mul(size, width))
             size = builder.mul(size, length)
         array = context.make_array(kind)(context, builder)
-        data = builder.bitcast(builder.gep(words.data, [start]), array.data.type)
+        data = builder.bitcast(builder.gep(words.data, [place]), array.data.type)
         populate_array(array, data=data, shape=shape, strides=strides, itemsize=width, meminfo=words.meminfo)
-        start = builder.add(start, _compiled_lines(context, builder, size))
         return array._getvalue()
 
     return view(kind)
 
 
-def _compiled_lines(context, builder, words):
-    filled = builder.add(words, context.get_constant(types.intp, _LINE - 1))
-    return builder.and_(filled, context.get_constant(types.intp, -_LINE))
+def _at(context, builder, words, i):
+    """A pointer to a word."""
+    return builder.gep(words.data, [context.get_constant(types.intp, i)])
 
 
 def _compiled_flat(context, builder, kind, value):
@@ -202,15 +200,14 @@ def _packed(typing_context, space):
     target = types.int64[::1]
 
     def generate(context, builder, signature, arguments):
-        arrays = list(_compiled_flat(context, builder, space, arguments[0]))
-        shapes = [size for _, array in arrays for size in cgutils.unpack_tuple(builder, array.shape)]
-        total = context.get_constant(types.intp, _lines(len(shapes)))
-        for _, array in arrays:
-            total = builder.add(total, _compiled_lines(context, builder, array.nitems))
+        header, total = [], context.get_constant(types.intp, _lines(_header_size(space.instance_class)))
+        for _, array in _compiled_flat(context, builder, space, arguments[0]):
+            header += [total, *cgutils.unpack_tuple(builder, array.shape)]
+            filled = builder.add(array.nitems, context.get_constant(types.intp, _LINE - 1))
+            total = builder.add(total, builder.and_(filled, context.get_constant(types.intp, -_LINE)))
         words = _empty_nd_impl(context, builder, target, [total])
-        for position, size in enumerate(shapes):
-            place = context.get_constant(types.intp, position)
-            builder.store(size, builder.gep(words.data, [place]))
+        for i, word in enumerate(header):
+            builder.store(word, _at(context, builder, words, i))
         views = _compiled_views(context, builder, space, words)
         for kind, array in _compiled_flat(context, builder, space, views):
             if kind.dtype == types.int64:
