@@ -41,16 +41,16 @@ _UNUSED = _references_of_a_variable()
 
 
 def _size(space: Any) -> int:
-    """Bytes of the arrays in nested tuples."""
+    """Bytes of an array, or of those in nested tuples."""
     return space.nbytes if isinstance(space, np.ndarray) else sum(map(_size, space))
 
 
 def space(make: Callable[..., Any], *key: int) -> Any:
-    """The workspace ``make(*key)`` of this thread: nested tuples of arrays, whose contents are undefined.
+    """The workspace ``make(*key)`` of this thread, an array or nested tuples; its contents are undefined.
 
     A workspace belongs to the caller as long as the caller refers to it. One that is still referred to (by a
     call that a signal handler, a finalizer, a progress bar or a log joint in object mode has interrupted) is
-    not handed out again. So refer to the tuple itself, not only to a part of it, until its arrays are read.
+    not handed out again. So refer to a tuple itself, not only to a part of it, until its arrays are read.
     """
     spaces, entry = _kept.spaces, (make, key)
     found, size = spaces.pop(entry, (None, 0))

@@ -11,8 +11,8 @@ arrays
 ``log_weights, means, chols``
     A mixture: (K,), (K, D), (K, D, D), with lower Cholesky factors.
 ``space``
-    From the ``workspace`` of the same module: a named tuple of arrays, or a plain one of the same shape. What
-    is in it does not matter before or after.
+    From the ``workspace`` of the same module: a named tuple of arrays, or one array that holds them all (see
+    `borrowing`). What is in it does not matter before or after.
 ``report``
     Eight numbers, in the order of the fields of `reports.Report`.
 ``log_joint, problem``

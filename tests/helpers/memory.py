@@ -1,10 +1,12 @@
-"""What a call allocates: by the counters of numba's runtime, and by the size of the process."""
+"""What a call allocates, by numba's counters and by the size of the process; scratch space full of NaN."""
 
 import os
 from typing import NamedTuple
 
 import numpy as np
 from numba.core.runtime import rtsys
+
+from fastvi.kernels.borrowing import named
 
 
 class Used(NamedTuple):
@@ -43,3 +45,17 @@ def assert_no_allocation(function, arguments, rounds):
     assert once[:3] == often[:3]
     assert once.allocations == once.frees
     assert often.grown < 1_000_000
+
+
+def spoiled(kind, words):
+    """A packed workspace of this class, with NaN for all numbers but the integers."""
+
+    def spoil(space):
+        for member in space:
+            if isinstance(member, tuple):
+                spoil(member)
+            elif member.dtype == np.float64:
+                member.fill(np.nan)
+
+    spoil(named(kind, words))
+    return words

@@ -11,7 +11,9 @@ from scipy.special import log_ndtr, logsumexp
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.inference import deterministic, diagnostics, expectations
+from fastvi.common import scratch
+from fastvi.inference import deterministic, diagnostics, expectations, kernel_calls
+from helpers.memory import spoiled
 from helpers.messages import says
 from reference.inference import posterior_nodes
 
@@ -460,6 +462,27 @@ def test_a_fit_does_not_remember_another():
     assert one.evaluations == two.evaluations
     np.testing.assert_array_equal(one.trace, two.trace)
     np.testing.assert_array_equal(one.q.cov, two.q.cov)
+
+
+def test_scratch_space_may_hold_anything(monkeypatch):
+    plane = fv.Model(quadratic, 2, (np.array([1.0, -2.0]), np.array([[2.0, 0.5], [0.5, 1.0]])))
+
+    def answers():
+        fits = [
+            fv.fit(fv.Model(row_10, 1, data=(2.0,))),
+            fv.fit(plane),
+            fv.fit(fv.Model(row_10, 1, data=(2.0,), support="positive"), "truncated"),
+            fv.fit(skewed(), "diag"),
+        ]
+        return [*(found.elbo for found in fits), fv.log_evidence(plane)]
+
+    def full_of_nan(make, *key):
+        kind = make.__name__.removesuffix("_workspace")
+        return spoiled(kernel_calls.workspace_class(kind), make(*key))
+
+    expected = answers()
+    monkeypatch.setattr(scratch, "space", full_of_nan)
+    assert answers() == expected
 
 
 def test_more_draws_go_on_where_fewer_have_led(monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named
+from ..borrowing import Integers, Matrix, Vector, borrow, named
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..families import operations
@@ -78,26 +78,26 @@ class Workspace(NamedTuple):
     """Scratch space for a fit of P parameters in D latent coordinates."""
 
     panel: Panel
-    point: Any  #: (P,) the start of a fit, and its end
-    gradient: Any  #: (P,) there
-    trial: Any  #: (P,)
-    trial_gradient: Any  #: (P,)
-    direction: Any  #: (P,)
-    metric: Any  #: (P,) Fisher's information, which is diagonal
-    steps: Any  #: (MEMORY, P) the last steps
-    changes: Any  #: (MEMORY, P) of the gradient
-    inverses: Any  #: (MEMORY,) of the products of these two
-    alphas: Any  #: (MEMORY,)
-    curvature: Any  #: (3,) int64, see BEGIN
-    points: Any  #: (BLOCK, D) a block of draws from q
-    gradients: Any  #: (BLOCK, D) of the log joint there, in the model's own coordinates
-    latent_gradients: Any  #: (BLOCK, D) of log joint + log-Jacobian, in latent coordinates
-    mean_gradient: Any  #: (D,) without the entropy
-    factor_gradient: Any  #: (D, D) the same, lower triangle
-    mean: Any  #: (D,)
-    factor: Any  #: (D, D)
-    row: Any  #: (D,)
-    along: Any  #: (D,) the diagonal of the factor's gradient
+    point: Vector  #: (P,) the start of a fit, and its end
+    gradient: Vector  #: (P,) there
+    trial: Vector  #: (P,)
+    trial_gradient: Vector  #: (P,)
+    direction: Vector  #: (P,)
+    metric: Vector  #: (P,) Fisher's information, which is diagonal
+    steps: Matrix  #: (MEMORY, P) the last steps
+    changes: Matrix  #: (MEMORY, P) of the gradient
+    inverses: Vector  #: (MEMORY,) of the products of these two
+    alphas: Vector  #: (MEMORY,)
+    curvature: Integers  #: (3,) int64, see BEGIN
+    points: Matrix  #: (BLOCK, D) a block of draws from q
+    gradients: Matrix  #: (BLOCK, D) of the log joint there, in the model's own coordinates
+    latent_gradients: Matrix  #: (BLOCK, D) of log joint + log-Jacobian, in latent coordinates
+    mean_gradient: Vector  #: (D,) without the entropy
+    factor_gradient: Matrix  #: (D, D) the same, lower triangle
+    mean: Vector  #: (D,)
+    factor: Matrix  #: (D, D)
+    row: Vector  #: (D,)
+    along: Vector  #: (D,) the diagonal of the factor's gradient
 
 
 #: Entries of `Workspace.curvature`: how many pairs (step, change) a fit begins with, how many it had at its

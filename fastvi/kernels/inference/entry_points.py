@@ -1,7 +1,7 @@
 """The kernels that the API calls: fits and expectations, compiled once for models that arrive as addresses.
 
 A fit is a batch of one: `low` and `high` are the range of rows to work on. Python hands over plain tuples,
-which are named here (see `borrowing`).
+and packed workspaces, which are named here (see `borrowing`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named, plain
+from ..borrowing import borrow, named, packed
 from ..compiler import exported, inlined
 from ..densities import truncated
 from ..densities.gaussians import LOG_2PI
@@ -75,8 +75,8 @@ def _problem(target, n):
 
 @exported
 def fit_workspace(latent, dim):
-    """Scratch space for `fit_quadrature`, a `fits.Workspace` as a plain tuple."""
-    return plain(quadrature_fits.workspace(latent, dim))
+    """Scratch space for `fit_quadrature`, a `fits.Workspace`, packed."""
+    return packed(quadrature_fits.workspace(latent, dim))
 
 
 @exported
@@ -104,8 +104,8 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
 
 @exported
 def laplace_workspace(latent, dim):
-    """Scratch space for `laplace` and for points, a `LaplaceWorkspace` as a plain tuple."""
-    return plain(LaplaceWorkspace(evaluation.workspace(latent, dim), laplace_.workspace(latent)))
+    """Scratch space for `laplace` and for points, a `LaplaceWorkspace`, packed."""
+    return packed(LaplaceWorkspace(evaluation.workspace(latent, dim), laplace_.workspace(latent)))
 
 
 @exported
@@ -144,8 +144,8 @@ def conditional(chol, scale, space):
 
 @exported
 def draws_workspace(family, latent, dim):
-    """Scratch space for `fit_draws`, a `draws.Workspace` as a plain tuple."""
-    return plain(draws_fits.workspace(family, latent, dim))
+    """Scratch space for `fit_draws`, a `draws.Workspace`, packed."""
+    return packed(draws_fits.workspace(family, latent, dim))
 
 
 @exported
@@ -350,8 +350,8 @@ def elbo_quadrature(target, mean, factor, rtol, space, grad_mean, grad_chol):
 
 @exported
 def truncated_workspace():
-    """Scratch space for truncated Gaussians, a `truncated.Workspace` as a plain tuple."""
-    return plain(truncated_fits.workspace())
+    """Scratch space for truncated Gaussians, a `truncated.Workspace`, packed."""
+    return packed(truncated_fits.workspace())
 
 
 @exported
@@ -393,8 +393,8 @@ def truncated_moments(mu, sigma, low_end, high_end, out):
 
 @exported
 def evidence_workspace(latent, dim):
-    """Scratch space for `evidence`, an `evidence.Workspace` as a plain tuple."""
-    return plain(evidence_.workspace(latent, dim))
+    """Scratch space for `evidence`, an `evidence.Workspace`, packed."""
+    return packed(evidence_.workspace(latent, dim))
 
 
 @exported

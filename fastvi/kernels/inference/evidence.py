@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..borrowing import Vector
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
@@ -53,9 +54,9 @@ class Workspace(NamedTuple):
     """Scratch space for integrals over R <= 2 latent dimensions."""
 
     panel: Panel
-    weights: Any  #: (BLOCK,) logarithms
-    places: Any  #: (BLOCK,) the largest abs(t)
-    row: Any  #: (2,)
+    weights: Vector  #: (BLOCK,) logarithms
+    places: Vector  #: (BLOCK,) the largest abs(t)
+    row: Vector  #: (2,)
 
 
 class Density(NamedTuple):

@@ -12,10 +12,11 @@ Hessian (`newton`).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import Cube, IntegerMatrix, Integers, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models.evaluation import BLOCK, Panel, evaluate, fault
@@ -61,13 +62,13 @@ _WEIGHTS[0, 23:] = _WEIGHTS[1, 22:] = 0.0
 class Workspace(NamedTuple):
     """Scratch space for expectations; the lattices in it are made once."""
 
-    lattices: Any  #: (BALLS, 4, nodes) by ball: x, y, weight, square of the radius
-    starts: Any  #: (BALLS, LEVELS + 1) by ball: where each level starts; the last counts those laid out
-    ball: Any  #: (1,) the one in use
+    lattices: Cube  #: (BALLS, 4, nodes) by ball: x, y, weight, square of the radius
+    starts: IntegerMatrix  #: (BALLS, LEVELS + 1) by ball: where each level starts; last, how many there are
+    ball: Integers  #: (1,) the one in use
     panel: Panel
-    before: Any  #: (MOMENTS,) of the levels so far
-    sums: Any  #: (MOMENTS,) of the level that is added
-    shells: Any  #: (LEVELS, 2) by level: the two outer shells
+    before: Vector  #: (MOMENTS,) of the levels so far
+    sums: Vector  #: (MOMENTS,) of the level that is added
+    shells: Matrix  #: (LEVELS, 2) by level: the two outer shells
 
 
 @kernel

@@ -7,10 +7,11 @@ second difference is near DROP, about a fifth of the conditional standard deviat
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
 from ..models.evaluation import BLOCK, density, evaluate
 from ..numerics.matrices import cholesky, precisions, solve_lower, solve_upper
@@ -60,12 +61,12 @@ LEAST_DIAGONAL = 1e-3
 class Workspace(NamedTuple):
     """Scratch space for D latent coordinates; of the matrices there are at most DENSE rows."""
 
-    sides: Any  #: (2, D) values at plus and minus a step along each coordinate
-    gradient: Any  #: (D,) in units of the steps, as all below
-    step: Any  #: (D,)
-    trial: Any  #: (D,)
-    precision: Any  #: (D, D) minus the second derivatives
-    factor: Any  #: (D, D) of the damped precision
+    sides: Matrix  #: (2, D) values at plus and minus a step along each coordinate
+    gradient: Vector  #: (D,) in units of the steps, as all below
+    step: Vector  #: (D,)
+    trial: Vector  #: (D,)
+    precision: Matrix  #: (D, D) minus the second derivatives
+    factor: Matrix  #: (D, D) of the damped precision
 
 
 @kernel

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named
+from ..borrowing import Matrix, Vector, borrow, named
 from ..compiler import inlined, kernel
 from ..families import operations
 from ..families.table import MEAN as MEAN
@@ -67,10 +67,10 @@ class Workspace(NamedTuple):
     lattice: expectations.Workspace
     newton: newton.Workspace
     laplace: laplace.Workspace
-    mean: Any  #: (R,) where the next evaluation is
-    chol: Any  #: (R, R)
-    kept: Any  #: (MOMENTS,) of the last step that was taken
-    trial: Any  #: (MOMENTS,) of the last evaluation
+    mean: Vector  #: (R,) where the next evaluation is
+    chol: Matrix  #: (R, R)
+    kept: Vector  #: (MOMENTS,) of the last step that was taken
+    trial: Vector  #: (MOMENTS,) of the last evaluation
 
 
 class Start(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named
+from ..borrowing import Matrix, Vector, borrow, named
 from ..compiler import kernel
 from ..models.evaluation import Problem
 from ..numerics.matrices import cholesky, solve_lower, solve_upper
@@ -63,11 +63,11 @@ class NaturalWorkspace(NamedTuple):
     """Scratch space for a natural-gradient step in R latent dimensions."""
 
     lattice: expectations.Workspace
-    moments: Any  #: (MOMENTS,)
-    precision: Any  #: (R, R) in units of q's own; in the end the covariance
-    factor: Any  #: (R, R) of the precision
-    root: Any  #: (R, R) a root of the covariance
-    shift: Any  #: (R,)
+    moments: Vector  #: (MOMENTS,)
+    precision: Matrix  #: (R, R) in units of q's own; in the end the covariance
+    factor: Matrix  #: (R, R) of the precision
+    root: Matrix  #: (R, R) a root of the covariance
+    shift: Vector  #: (R,)
 
 
 @kernel

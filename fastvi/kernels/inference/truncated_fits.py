@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named
+from ..borrowing import Matrix, Vector, borrow, named
 from ..compiler import inlined, kernel
 from ..densities.truncated import REACH, STEP, span, tanh_sinh_node
 from ..models.calling import tabulate
@@ -39,12 +39,12 @@ DOUBT = 4.0
 class Workspace(NamedTuple):
     """Scratch space for integrals over an interval."""
 
-    nodes: Any  #: (BLOCK, 1)
-    weights: Any  #: (BLOCK,)
-    values: Any  #: (BLOCK,) the log joint
-    sums: Any  #: (9,) see `_add_level`
-    trial: Any  #: (9,)
-    where: Any  #: (1,) a point where something was wrong
+    nodes: Matrix  #: (BLOCK, 1)
+    weights: Vector  #: (BLOCK,)
+    values: Vector  #: (BLOCK,) the log joint
+    sums: Vector  #: (9,) see `_add_level`
+    trial: Vector  #: (9,)
+    where: Vector  #: (1,) a point where something was wrong
 
 
 class Window(NamedTuple):

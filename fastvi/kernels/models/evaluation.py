@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .calling import tabulate
@@ -30,12 +31,12 @@ class Problem(NamedTuple):
 class Panel(NamedTuple):
     """Scratch space for rows of points and the values at each."""
 
-    latent: Any  #: (rows, R) latent coordinates
-    z: Any  #: (rows, D) the model's own, where they differ
-    log_joint: Any  #: (rows,)
-    log_jacobian: Any  #: (rows,)
-    values: Any  #: (rows,) for their sum, or an integrand
-    where: Any  #: (D,) a point where something was wrong, in the model's coordinates
+    latent: Matrix  #: (rows, R) latent coordinates
+    z: Matrix  #: (rows, D) the model's own, where they differ
+    log_joint: Vector  #: (rows,)
+    log_jacobian: Vector  #: (rows,)
+    values: Vector  #: (rows,) for their sum, or an integrand
+    where: Vector  #: (D,) a point where something was wrong, in the model's coordinates
 
 
 @kernel

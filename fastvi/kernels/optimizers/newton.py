@@ -12,10 +12,11 @@ Parameter i is the pair (row, column) of `layout`: T[row, column], or delta[row]
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import IntegerMatrix, Matrix, Vector
 from ..compiler import inlined, kernel
 from ..families import operations
 from ..families.table import DIAGONAL as DIAGONAL
@@ -55,13 +56,13 @@ NEAR = 0.1
 class Workspace(NamedTuple):
     """Scratch space for a step in P parameters."""
 
-    layout: Any  #: (P, 2) the parameters as (row, column), see above
-    metric: Any  #: (P,) the diagonal of M
-    gradient: Any  #: (P,)
-    hessian: Any  #: (P, P)
-    step: Any  #: (P,)
-    factor: Any  #: (P, P) of the damped Hessian, its diagonal inverted
-    hermite: Any  #: (5**dim,) expectations of x times Hermite polynomials
+    layout: IntegerMatrix  #: (P, 2) the parameters as (row, column), see above
+    metric: Vector  #: (P,) the diagonal of M
+    gradient: Vector  #: (P,)
+    hessian: Matrix  #: (P, P)
+    step: Vector  #: (P,)
+    factor: Matrix  #: (P, P) of the damped Hessian, its diagonal inverted
+    hermite: Vector  #: (5**dim,) expectations of x times Hermite polynomials
 
 
 @kernel

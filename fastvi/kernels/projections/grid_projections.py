@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named, plain
+from ..borrowing import Matrix, Vector, borrow, named, packed
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..densities.gaussians import LOG_2PI, gaussian_kl
 from ..families.operations import restrict
@@ -50,13 +50,13 @@ class Workspace(NamedTuple):
     """Scratch space for Gaussians in the plane."""
 
     newton: newton.Workspace
-    trial_mean: Any  #: (2,) after a step of the descent
-    trial_chol: Any  #: (2, 2)
-    moments: Any  #: (MOMENTS,)
-    trial_moments: Any  #: (MOMENTS,)
-    density: Any  #: (WIDE,) of q along a part of a row, times the weights of the rule
-    growth: Any  #: (WIDE,) the factor of the density from row to row
-    vectors: Any  #: (4,) two vectors
+    trial_mean: Vector  #: (2,) after a step of the descent
+    trial_chol: Matrix  #: (2, 2)
+    moments: Vector  #: (MOMENTS,)
+    trial_moments: Vector  #: (MOMENTS,)
+    density: Vector  #: (WIDE,) of q along a part of a row, times the weights of the rule
+    growth: Vector  #: (WIDE,) the factor of the density from row to row
+    vectors: Vector  #: (4,) two vectors
 
 
 @exported
@@ -65,22 +65,22 @@ def workspace():
 
     Returns
     -------
-    tuple
+    ndarray
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.grids.workspace()
     """
-    return plain(
+    return packed(
         Workspace(
             newton=newton.workspace(2),
             trial_mean=np.empty(2),
             trial_chol=np.empty((2, 2)),
-            moments=np.zeros(MOMENTS),
-            trial_moments=np.zeros(MOMENTS),
-            density=np.zeros(WIDE),
-            growth=np.zeros(WIDE),
+            moments=np.empty(MOMENTS),
+            trial_moments=np.empty(MOMENTS),
+            density=np.empty(WIDE),
+            growth=np.empty(WIDE),
             vectors=np.empty(4),
         )
     )

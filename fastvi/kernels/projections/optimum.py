@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import plain
+from ..borrowing import Matrix, Vector, packed
 from ..compiler import exported, kernel
 from ..optimizers import newton
 from ..quadrature import moments
@@ -34,9 +34,9 @@ class Report(NamedTuple):
 class Matrices(NamedTuple):
     """Square matrices of the refinement of an optimum."""
 
-    factor: Any  #: (D, D) of the frame: chol, rotated to the sharpest directions
-    new_factor: Any  #: (D, D) after a step
-    product: Any  #: (D, D) new_factor times its transpose
+    factor: Matrix  #: (D, D) of the frame: chol, rotated to the sharpest directions
+    new_factor: Matrix  #: (D, D) after a step
+    product: Matrix  #: (D, D) new_factor times its transpose
 
 
 class Workspace(NamedTuple):
@@ -44,13 +44,13 @@ class Workspace(NamedTuple):
 
     quadrature: moments.Workspace
     newton: newton.Workspace
-    trial_mean: Any  #: (D,) after a step of the descent
-    trial_chol: Any  #: (D, D)
-    mean: Any  #: (D,) after a step of the refinement
+    trial_mean: Vector  #: (D,) after a step of the descent
+    trial_chol: Matrix  #: (D, D)
+    mean: Vector  #: (D,) after a step of the refinement
     matrices: Matrices
-    vectors: Any  #: (2 D,) two vectors
-    moments: Any  #: (MOMENTS,)
-    trial_moments: Any  #: (MOMENTS,)
+    vectors: Vector  #: (2 D,) two vectors
+    moments: Vector  #: (MOMENTS,)
+    trial_moments: Vector  #: (MOMENTS,)
 
 
 @exported
@@ -66,24 +66,24 @@ def workspace(components, dim):
 
     Returns
     -------
-    tuple
+    ndarray
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.projections.workspace(2, 2)
     """
-    return plain(
+    return packed(
         Workspace(
             quadrature=moments.workspace(components),
             newton=newton.workspace(dim),
             trial_mean=np.empty(dim),
             trial_chol=np.empty((dim, dim)),
             mean=np.empty(dim),
-            matrices=np.empty((3, dim, dim)),
+            matrices=Matrices(np.empty((dim, dim)), np.empty((dim, dim)), np.empty((dim, dim))),
             vectors=np.empty(2 * dim),
-            moments=np.zeros(MOMENTS),
-            trial_moments=np.zeros(MOMENTS),
+            moments=np.empty(MOMENTS),
+            trial_moments=np.empty(MOMENTS),
         )
     )
 

@@ -16,10 +16,11 @@ The polynomials lose digits where a component is far narrower than q, and expone
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import DROPPED
@@ -48,36 +49,36 @@ FLAT = -1e-2
 class Ratios(NamedTuple):
     """The ratios along a row, and their change to the next."""
 
-    values: Any  #: (K, ACROSS + LANES) each r_k
-    growths: Any  #: (K, ACROSS + LANES) exp(a x), by which r_k is multiplied from row to row
+    values: Matrix  #: (K, ACROSS + LANES) each r_k
+    growths: Matrix  #: (K, ACROSS + LANES) exp(a x), by which r_k is multiplied from row to row
 
 
 class Line(NamedTuple):
     """The nodes along a row."""
 
-    x: Any  #: (ACROSS + LANES,) the coordinates
-    weights: Any  #: (ACROSS + LANES,) exp(-x**2 / 2)
-    total: Any  #: (ACROSS + LANES,) the sum of the ratios
+    x: Vector  #: (ACROSS + LANES,) the coordinates
+    weights: Vector  #: (ACROSS + LANES,) exp(-x**2 / 2)
+    total: Vector  #: (ACROSS + LANES,) the sum of the ratios
 
 
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components."""
 
-    polynomials: Any  #: (K, 10) log f_m and then each log r_k, see `ratios`
+    polynomials: Matrix  #: (K, 10) log f_m and then each log r_k, see `ratios`
     ratios: Ratios
-    scales: Any  #: (K, FRESH) the number by which r_k is multiplied as well, row by row
+    scales: Matrix  #: (K, FRESH) the number by which r_k is multiplied as well, row by row
     line: Line
-    rows: Any  #: (4, ROWS) weight, first node, node after the last, half chord of each row
+    rows: Matrix  #: (4, ROWS) weight, first node, node after the last, half chord of each row
 
 
 @kernel
 def workspace(components):
-    """Scratch space for mixtures of up to so many components: `Workspace` as a tuple for `named`."""
+    """Scratch space for mixtures of up to so many components."""
     return Workspace(
         polynomials=np.empty((components, 10)),
-        ratios=np.empty((2, components, ACROSS + LANES)),
+        ratios=Ratios(np.empty((components, ACROSS + LANES)), np.empty((components, ACROSS + LANES))),
         scales=np.empty((components, FRESH)),
-        line=np.empty((3, ACROSS + LANES)),
+        line=Line(np.empty(ACROSS + LANES), np.empty(ACROSS + LANES), np.empty(ACROSS + LANES)),
         rows=np.empty((4, ROWS)),
     )
 

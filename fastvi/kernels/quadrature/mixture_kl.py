@@ -7,11 +7,11 @@ plane, two relevant components), else on a lattice.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow, named, plain
+from ..borrowing import Matrix, Vector, borrow, named, packed
 from ..compiler import exported, kernel
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import Mixture, write_coefficients
@@ -59,8 +59,8 @@ class Workspace(NamedTuple):
 
     quadrature: moments_.Workspace
     newton: newton.Workspace
-    factor: Any  #: (D, D) of the frame, rotated to the sharpest directions
-    moments: Any  #: (MOMENTS,)
+    factor: Matrix  #: (D, D) of the frame, rotated to the sharpest directions
+    moments: Vector  #: (MOMENTS,)
 
 
 @exported
@@ -76,19 +76,19 @@ def workspace(components_p, components_q, dim):
 
     Returns
     -------
-    tuple
+    ndarray
 
     Examples
     --------
     >>> from fastvi import kernels
     >>> space = kernels.estimates.workspace(2, 1, 2)
     """
-    return plain(
+    return packed(
         Workspace(
             quadrature=moments_.workspace(max(components_p, components_q)),
             newton=newton.workspace(dim),
             factor=np.empty((dim, dim)),
-            moments=np.zeros(MOMENTS),
+            moments=np.empty(MOMENTS),
         )
     )
 

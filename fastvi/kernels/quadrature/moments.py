@@ -9,10 +9,11 @@ gradient and the Hessian are linear in them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import Integers, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.mixtures import log_sum, log_terms
 from ..numerics.elementary import log_ratio
@@ -38,66 +39,66 @@ MOST_NODES = 4e6
 class Block(NamedTuple):
     """A block of nodes."""
 
-    nodes: Any  #: (4, BLOCK + PADDING) x, y, z and weights, see `lattice.next_block`
-    densities: Any  #: (4, BLOCK + PADDING) top and total (see `log_terms`) of two mixtures
+    nodes: Matrix  #: (4, BLOCK + PADDING) x, y, z and weights, see `lattice.next_block`
+    densities: Matrix  #: (4, BLOCK + PADDING) top and total (see `log_terms`) of two mixtures
 
 
 class Coefficients(NamedTuple):
     """Coefficients of two mixtures in the frame, see `mixtures.write_coefficients`."""
 
-    first: Any  #: (K, 13)
-    second: Any  #: (K, 13)
+    first: Matrix  #: (K, 13)
+    second: Matrix  #: (K, 13)
 
 
 class Lattice(NamedTuple):
     """The lattice, and the one before the last halving of a step."""
 
-    steps: Any  #: (3,)
-    shift: Any  #: (3,) in steps
-    coarse_steps: Any  #: (3,)
+    steps: Vector  #: (3,)
+    shift: Vector  #: (3,) in steps
+    coarse_steps: Vector  #: (3,)
 
 
 class Halving(NamedTuple):
     """Moments before and after the last halving of a step."""
 
-    coarse: Any  #: (MOMENTS,)
-    fine: Any  #: (MOMENTS,)
+    coarse: Vector  #: (MOMENTS,)
+    fine: Vector  #: (MOMENTS,)
 
 
 class Matrices(NamedTuple):
     """Matrices for the rotation of a lattice, and for the influence of a component."""
 
-    sharpness: Any  #: (3, 3) sharpness of the mixtures by direction, a quadratic form
-    axes: Any  #: (3, 3) its eigenvectors
-    product: Any  #: (3, 3) product of two matrices
-    precision: Any  #: (3, 3) of the Gaussian that bounds the influence of a component
+    sharpness: Matrix  #: (3, 3) sharpness of the mixtures by direction, a quadratic form
+    axes: Matrix  #: (3, 3) its eigenvectors
+    product: Matrix  #: (3, 3) product of two matrices
+    precision: Matrix  #: (3, 3) of the Gaussian that bounds the influence of a component
 
 
 class Workspace(NamedTuple):
     """Scratch space for mixtures of up to K components in up to three dimensions."""
 
     block: Block
-    cursor: Any  #: (6,) position on the lattice
-    bell: Any  #: (MOST_ACROSS + PADDING,) weights along the first axis
+    cursor: Integers  #: (6,) position on the lattice
+    bell: Vector  #: (MOST_ACROSS + PADDING,) weights along the first axis
     coefficients: Coefficients
     lattice: Lattice
     halving: Halving
     matrices: Matrices
-    vectors: Any  #: (6,) two vectors
+    vectors: Vector  #: (6,) two vectors
     by_rows: lattice_rows.Workspace
 
 
 @kernel
 def workspace(components):
-    """Scratch space for mixtures of up to so many components: `Workspace` as a tuple for `named`."""
+    """Scratch space for mixtures of up to so many components."""
     return Workspace(
-        block=np.empty((2, 4, BLOCK + PADDING)),
+        block=Block(np.empty((4, BLOCK + PADDING)), np.empty((4, BLOCK + PADDING))),
         cursor=np.zeros(6, np.int64),
         bell=np.empty(MOST_ACROSS + PADDING),
-        coefficients=np.empty((2, components, 13)),
-        lattice=np.zeros((3, 3)),
-        halving=np.zeros((2, MOMENTS)),
-        matrices=np.empty((4, 3, 3)),
+        coefficients=Coefficients(np.empty((components, 13)), np.empty((components, 13))),
+        lattice=Lattice(np.empty(3), np.empty(3), np.empty(3)),
+        halving=Halving(np.empty(MOMENTS), np.empty(MOMENTS)),
+        matrices=Matrices(np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))),
         vectors=np.empty(6),
         by_rows=lattice_rows.workspace(components),
     )

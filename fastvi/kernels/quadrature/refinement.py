@@ -15,7 +15,7 @@ import math
 
 from ..compiler import inlined, kernel
 from ..densities.mixtures import DROPPED
-from ..numerics.matrices import cholesky, copy_vector, half_log_det, solve_lower
+from ..numerics.matrices import cholesky, clear_vector, copy_vector, half_log_det, solve_lower
 from .lattice import size
 from .moments import MOMENTS, MOST_NODES, RADIUS, integrate_moments, integrate_value
 
@@ -106,8 +106,9 @@ def drop_negligible(coefficients, dim, space):
 def set_steps(first, second, dim, step, radius, most, steps):
     """Write steps no longer than the components are wide; False if that takes more than `most` nodes.
 
-    Then the steps are scaled to about `most` nodes.
+    Then the steps are scaled to about `most` nodes. Along an axis beyond `dim` all nodes are at 0.
     """
+    clear_vector(steps)
     for a in range(dim):
         sharp = 1.0
         for coefficients in (first, second):

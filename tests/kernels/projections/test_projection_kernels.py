@@ -10,7 +10,7 @@ from numba import njit
 import fastvi as fv
 from fastvi.kernels.densities import gaussians, grids, mixtures
 from fastvi.kernels.projections import grid_projections, mixture_projections, optimum
-from helpers.memory import assert_no_allocation, used
+from helpers.memory import assert_no_allocation, spoiled, used
 from helpers.mixtures import arrays, frozen, log_normal, random_factor, random_mixture
 from helpers.programs import run_program
 
@@ -143,17 +143,18 @@ def test_one_optimum_from_each_start(family, dim):
             assert report[3] == expected.evaluations
 
 
-def test_a_workspace_keeps_nothing():
-    """Bigger than needed, or used for another mixture in between: the same bits."""
-    p, other = random_mixture(1, 2, 2), random_mixture(2, 2, 4)
+@dims
+def test_a_workspace_keeps_nothing(dim):
+    """Full of NaN, bigger than needed, or used for another mixture in between: the same bits."""
+    p, other = random_mixture(1, dim, 3), random_mixture(2, dim, 4)
 
     def run(space, q):
-        mean, chol, report = np.empty(2), np.empty((2, 2)), np.empty(5)
+        mean, chol, report = np.empty(dim), np.empty((dim, dim)), np.empty(5)
         given = frozen(q.means[0], np.linalg.cholesky(q.covs[0]))
         use_i(1, *frozen(*arrays(q)), 0, *given, mean, chol, 1e-8, space, report)
         return np.concatenate([mean, chol.ravel(), report])
 
-    fresh, shared = run(optimum.workspace(2, 2), p), optimum.workspace(4, 2)
+    fresh, shared = run(spoiled(optimum.Workspace, optimum.workspace(3, dim)), p), optimum.workspace(4, dim)
     run(shared, other)
     assert np.array_equal(run(shared, p), fresh)
     assert np.isfinite(fresh).all()
