@@ -50,8 +50,8 @@ def info() -> str:
 
 def compile_kernels(levels: list[str], directory: Path | None = None) -> None:
     """Compile all kernels ahead, for each of these levels of CPUs, on all cores."""
+    from . import building
     from .common.progress import share_bar
-    from .kernels import building
 
     for level in levels:
         with share_bar(f"compiling for {level}") as show:
@@ -60,7 +60,7 @@ def compile_kernels(levels: list[str], directory: Path | None = None) -> None:
 
 
 def _levels(text: str) -> list[str]:
-    from .kernels.building import LEVELS
+    from .building import LEVELS
 
     levels = text.split(",")
     for level in levels:

@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..kernels.container import source_digest
+
 
 class _Loaded(NamedTuple):
     """A kernel in this process."""
@@ -49,12 +51,12 @@ def _needed(path: str, arguments: tuple[Any, ...], returns: Any, version: str) -
     """The same in another process, where the user's function may be older than the kernel."""
     if version != _version() or _load(path, arguments).returns != returns:
         # numba takes an OSError for a file that is gone, and compiles the user's function again.
-        raise OSError(f"compiled for the kernels of fastvi {version}")
+        raise OSError(f"compiled for other kernels of fastvi: {version}")
     return _Needed(path, arguments, returns, version)
 
 
 def _version() -> str:
-    return str(import_module("fastvi").__version__)
+    return source_digest()
 
 
 def _found(path: str) -> Any:

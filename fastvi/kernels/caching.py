@@ -35,8 +35,9 @@ _PATIENCE = 1.0
 
 
 def entry_name(function: Any) -> str:
-    """The name of a kernel in containers: that of its module within `kernels`, and its own."""
-    return f"{function.__module__.partition('.kernels.')[2]}.{function.__qualname__}"
+    """The name of a kernel in containers: that of its module within fastvi, or its kernels, and its own."""
+    module = function.__module__.removeprefix("fastvi.").removeprefix("kernels.")
+    return f"{module}.{function.__qualname__}"
 
 
 def reduced(result: CompileResult) -> Any:

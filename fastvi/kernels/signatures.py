@@ -1,20 +1,24 @@
 """The signatures in which the API calls the exported kernels: what a container consists of.
 
-``signatures.txt`` has a line for each: seconds to compile it, the kernel (several, where * stands for a part
-of a name), the types of its arguments. f8, f4, i8 and b1 are scalars, f8[2] is a contiguous array in two
-dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, @name is what the kernel of that name
-returns. All C functions belong to a container as well. Kernels called in another way are compiled then.
+``signatures.txt`` has a line for each: seconds to compile it, the kernel, the types of its arguments.
+<divergence> in a name stands for each divergence that has such a kernel. f8, f4, i8 and b1 are scalars, f8[2] is
+a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, @name is what the
+kernel of that name returns. All C functions belong to a container as well. Kernels called in another way are
+compiled then.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numba import types
+
+#: In a name: each divergence.
+_EACH = "<divergence>"
 
 #: To compile a C function.
 C_FUNCTION_SECONDS = 2.5
@@ -72,22 +76,26 @@ def decode(text: str, returned: Callable[[str], Any] | None = None) -> tuple[Any
 def _lines() -> Iterator[tuple[float, str, str]]:
     for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            seconds, pattern, *arguments = line.split(maxsplit=2)
-            yield float(seconds), pattern, "".join(arguments)
+            seconds, name, *arguments = line.split(maxsplit=2)
+            yield float(seconds), name, "".join(arguments)
 
 
 def seconds(name: str) -> float:
     """How long a kernel compiles, at most; 0 if it is not in the list."""
     if name.startswith("c_functions."):
         return C_FUNCTION_SECONDS
-    return max((known for known, pattern, _ in _lines() if fnmatch.fnmatch(name, pattern)), default=0.0)
+    found = [known for known, listed, _ in _lines() if fnmatch.fnmatch(name, listed.replace(_EACH, "*"))]
+    return max(found, default=0.0)
 
 
-def jobs(exported: Iterable[str], functions: Iterable[str]) -> Iterator[Job]:
-    """What the list says of these exported kernels, and these C functions."""
-    names = sorted(exported)
-    for known, pattern, arguments in _lines():
-        for name in fnmatch.filter(names, pattern):
-            yield Job(known, name, arguments)
+def jobs(exported: Collection[str], divergences: Iterable[str], functions: Iterable[str]) -> Iterator[Job]:
+    """What the list says of these exported kernels, of these divergences, and of these C functions."""
+    for known, listed, arguments in _lines():
+        names = (
+            [listed.replace(_EACH, divergence) for divergence in divergences] if _EACH in listed else [listed]
+        )
+        for name in names:
+            if name in exported or _EACH not in listed:
+                yield Job(known, name, arguments)
     for name in functions:
         yield Job(C_FUNCTION_SECONDS, f"c_functions.{name}")

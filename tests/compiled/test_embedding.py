@@ -419,8 +419,8 @@ def test_a_cached_function_of_another_version_is_compiled_again():
     path = "kernels.discrete.divergences.KERNELS.kl.whole"
     vector = numba.float64[::1]
     arguments = vector, vector, numba.types.UniTuple(numba.float64, 2), numba.int64
-    kept = external._Needed(path, arguments, numba.float64, fv.__version__)
+    kept = external._Needed(path, arguments, numba.float64, external._version())
     assert pickle.loads(pickle.dumps(kept)) == kept
     for other in (kept._replace(version="0.0.1"), kept._replace(returns=numba.float32)):
-        with pytest.raises(OSError, match=r"compiled for the kernels of fastvi"):  # what numba looks for
+        with pytest.raises(OSError, match="compiled for other kernels"):  # what numba looks for
             pickle.loads(pickle.dumps(other))

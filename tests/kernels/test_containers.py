@@ -13,7 +13,8 @@ import pytest
 from numba import types
 
 import fastvi as fv
-from fastvi.kernels import building, caching, container, signatures
+from fastvi import building
+from fastvi.kernels import caching, container, signatures
 from fastvi.kernels.dispatchers import Kernel
 from helpers.elf import symbols
 from helpers.forms import compiled_only

@@ -1,4 +1,4 @@
-"""Making containers: every kernel of `signatures`, compiled for a level of CPUs on all cores."""
+"""Making containers: every kernel of `kernels.signatures`, compiled for a level of CPUs on all cores."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
-from . import container, signatures
-from .signatures import Job
+from . import kernels
+from .kernels import caching, container, signatures
+from .kernels.compiler import EXPORTED, Lazily
+from .kernels.signatures import Job
 
 #: For each level, the CPU that LLVM compiles for, and features. Left to itself, LLVM uses half of the
 #: registers of v4.
@@ -26,6 +28,8 @@ LEVELS = (container.HOST, *_TARGETS)
 
 def default_directory() -> Path:
     """Of the package if it can be written to, else of the user."""
+    package: Path
+    user: Path
     package, user = container.places()
     return package if os.access(package if package.exists() else package.parent, os.W_OK) else user
 
@@ -36,21 +40,19 @@ def _cores() -> int:
 
 def exported_kernels() -> dict[str, Any]:
     """All exported kernels by their names, made if they are not."""
-    from . import __path__ as rooms
-    from .compiler import EXPORTED, Lazily
-
-    for module in walk_packages(rooms, f"{__package__}."):
+    import_module(".compiled.operations", __package__)
+    for module in walk_packages(kernels.__path__, f"{kernels.__name__}."):
         for value in list(vars(import_module(module.name)).values()):
             if isinstance(value, Lazily):
                 list(value.values())
-    return EXPORTED
+    found: dict[str, Any] = EXPORTED
+    return found
 
 
 def jobs() -> list[Job]:
     """Every kernel of a container."""
-    from .c_functions import FUNCTIONS
-
-    return list(signatures.jobs(exported_kernels(), FUNCTIONS))
+    divergences = kernels.discrete.divergences.KERNELS
+    return list(signatures.jobs(exported_kernels(), divergences, kernels.c_functions.FUNCTIONS))
 
 
 def _arguments(job: Job) -> tuple[Any, ...]:
@@ -60,18 +62,17 @@ def _arguments(job: Job) -> tuple[Any, ...]:
         kernel.compile(arguments)  # its thin form, which has all types
         return kernel.overloads[arguments].signature.return_type
 
-    return signatures.decode(job.arguments or "", returned)
+    arguments: tuple[Any, ...] = signatures.decode(job.arguments or "", returned)
+    return arguments
 
 
 def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
     """Compile one kernel, in this process: (CPU seconds, entries for a container)."""
-    from . import c_functions, caching
-
     started = time.process_time()
     caching.collected = {}
     try:
         if job.arguments is None:
-            c_functions.make(job.name.rpartition(".")[2])
+            kernels.c_functions.make(job.name.rpartition(".")[2])
         else:
             exported_kernels()[job.name].full.compile(_arguments(job))
         return time.process_time() - started, caching.collected
