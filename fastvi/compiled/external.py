@@ -56,7 +56,8 @@ def _needed(path: str, arguments: tuple[Any, ...], returns: Any, version: str) -
 
 
 def _version() -> str:
-    return source_digest()
+    version: str = source_digest()
+    return version
 
 
 def _found(path: str) -> Any:
