@@ -55,10 +55,12 @@ def jobs() -> list[Job]:
     return list(signatures.jobs(exported_kernels(), divergences, kernels.c_functions.FUNCTIONS))
 
 
-def _arguments(job: Job) -> tuple[Any, ...]:
+def types_of(job: Job) -> tuple[Any, ...]:
+    """The types of the arguments of a kernel that is no C function."""
+
     def returned(name: str) -> Any:
         (maker,) = [other for other in jobs() if other.name == name]
-        kernel, arguments = exported_kernels()[name], _arguments(maker)
+        kernel, arguments = exported_kernels()[name], types_of(maker)
         kernel.compile(arguments)  # its thin form, which has all types
         return kernel.overloads[arguments].signature.return_type
 
@@ -74,7 +76,7 @@ def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
         if job.arguments is None:
             kernels.c_functions.make(job.name.rpartition(".")[2])
         else:
-            exported_kernels()[job.name].full.compile(_arguments(job))
+            exported_kernels()[job.name].full.compile(types_of(job))
         return time.process_time() - started, caching.collected
     finally:
         caching.collected = None

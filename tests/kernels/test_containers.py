@@ -66,7 +66,7 @@ def test_an_object_has_one_entry_and_no_weak_symbols(name, directory):
     found = building.exported_kernels()[name]
     made = Kernel(found.py_func, targetoptions=found.targetoptions)
     made.cached = True
-    result, code = object_of(made, *signatures.decode(job.arguments))
+    result, code = object_of(made, *building.types_of(job))
     defined = [symbol for symbol in symbols(code) if symbol.defined]
     assert {symbol.binding for symbol in defined} == {"local", "global"}
     # The function, its two wrappers, and the variable that numba sets.

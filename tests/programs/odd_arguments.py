@@ -1,8 +1,8 @@
 """Calls of the functions of a room, the first argument, with ordinary arguments and then with odd ones.
 
 Odd arguments have the same values in other types: read-only, strided, unaligned arrays, NumPy's scalars,
-floats for integers. As JSON: the names that were called, the number of kernels, and those with more than one
-signature.
+floats for integers. As JSON: the names that were called, the number of kernels, those with more than one
+signature, and what is missing in the list of signatures of containers.
 """
 
 import copy
@@ -17,10 +17,13 @@ from numba.core.dispatcher import Dispatcher
 
 import conftest  # noqa: F401  (a kernel that no process has compiled yet is compiled by one)
 import fastvi as fv
+from fastvi import building
+from fastvi.kernels.caching import entry_name
 from fastvi.kernels.compiler import Kernel
 from fastvi.kernels.discrete.registry import METRICS, ROWS
+from fastvi.kernels.signatures import encode
 
-names, signatures = set(), {}
+names, signatures, exported = set(), {}, {}
 _compile = Dispatcher.compile
 
 
@@ -32,6 +35,7 @@ def compile_recorded(self, signature):
         if name.startswith("fastvi.kernels.discrete"):  # its kernels are compiled for either width
             text = text.replace("Array(float32", "Array(float64")
         signatures.setdefault(name, set()).add(text)
+        exported.setdefault(entry_name(self.py_func), set()).add(tuple(signature))
     return _compile(self, signature)
 
 
@@ -279,4 +283,9 @@ def inference():
 
 globals()[sys.argv[1]]()
 again = {name: sorted(several) for name, several in signatures.items() if len(several) > 1}
-print(json.dumps({"names": sorted(names), "kernels": len(signatures), "again": again}))
+Dispatcher.compile = _compile
+unlisted = []
+for name in sorted(set(exported) & set(building.exported_kernels())):
+    listed = {building.types_of(job) for job in building.jobs() if job.name == name}
+    unlisted += [f"{name} {' '.join(map(encode, kinds))}" for kinds in exported[name] - listed]
+print(json.dumps({"names": sorted(names), "kernels": len(signatures), "again": again, "unlisted": unlisted}))
