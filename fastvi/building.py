@@ -82,6 +82,30 @@ def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
         caching.collected = None
 
 
+def compile_jobs(group: list[Job]) -> list[tuple[float, dict[tuple[str, str], Any]]]:
+    """Compile several kernels, in this process."""
+    return [compile_job(job) for job in group]
+
+
+#: The rooms whose kernels the operations of compiled code call; of the others, those of inference.
+_ROOMS = {"gaussian_kl": "quadrature", "mixture_kl": "quadrature"}
+_ROOMS |= {"i_projection": "projections", "m_projection": "projections"}
+
+
+def _groups(chosen: list[Job]) -> list[list[Job]]:
+    """What one process compiles together, longest first: operations with the kernels that they call."""
+    groups: dict[str, list[Job]] = {}
+    for job in chosen:
+        room, _, rest = job.name.partition(".")
+        if room == "compiled":
+            room = _ROOMS.get(rest.rpartition(".")[2], "inference")
+        together = room in ("inference", "projections", "quadrature")
+        groups.setdefault(room if together else f"{job.name} {job.arguments}", []).append(job)
+    # An operation comes after the kernels that it calls, which it would compile.
+    ordered = [sorted(group, key=lambda job: job.name.startswith("compiled.")) for group in groups.values()]
+    return sorted(ordered, reverse=True, key=lambda group: sum(job.seconds for job in group))
+
+
 @contextmanager
 def _compiling_for(level: str) -> Iterator[None]:
     """Processes that start meanwhile compile for a level."""
@@ -111,8 +135,8 @@ def build(
     `progress` is called with the share that is done; `only` is a pattern of the names of kernels.
     """
     chosen = [job for job in jobs() if fnmatch.fnmatch(job.name, only)]
-    todo = sorted(chosen, reverse=True, key=lambda job: job.seconds)
-    total, done = sum(job.seconds for job in todo), 0.0
+    groups = _groups(chosen)
+    total, done = sum(job.seconds for job in chosen), 0.0
     entries: dict[tuple[str, str], Any] = {}
     seconds: dict[str, float] = {}
     path = directory / f"{level}.fvk"
@@ -120,12 +144,12 @@ def build(
         _compiling_for(level),
         ProcessPoolExecutor(_cores(), get_context("spawn")) as pool,
     ):
-        running = {pool.submit(compile_job, job): job for job in todo}
+        running = {pool.submit(compile_jobs, group): group for group in groups}
         for future in as_completed(running):
-            job = running[future]
-            seconds[job.name], found = future.result()
-            entries.update(found)
-            done += job.seconds
+            for job, (taken, found) in zip(running[future], future.result(), strict=True):
+                seconds[job.name] = taken
+                entries.update(found)
+                done += job.seconds
             progress(done / total)
     container.write(path, level, entries, seconds)
     container.reset()

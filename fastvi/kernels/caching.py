@@ -123,7 +123,9 @@ class _UserCache(FunctionCache):
     def __init__(self, function: Any) -> None:
         super().__init__(function)
         files = self._cache_file
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, files._source_stamp)
+        # A name of its own: numba's file of this kernel has no digest.
+        name = f"{self._impl.filename_base}-fastvi"
+        self._cache_file = _Files(self._cache_path, name, files._source_stamp)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), tuple(container.conditions().items()))
@@ -192,7 +194,9 @@ class KernelCache(_Cache):
         arguments = tuple(sig.args if hasattr(sig, "args") else sig)
         state = container.find(self._name, str(arguments))
         if state is not None:
-            return rebuilt(target_context, state)
+            # An operation of compiled code refuses to be loaded where the kernels that it calls are others.
+            with suppress(OSError):
+                return rebuilt(target_context, state)
         found = self._user.load_overload(sig, target_context)
         if found is None:
             self._notice.start()
