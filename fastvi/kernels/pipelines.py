@@ -23,12 +23,16 @@ from llvmlite.binding import Linkage
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, _LowerResult
 from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.environment import lookup_environment
 from numba.core.typed_passes import NativeLowering
 
 from . import container
 
 #: Variables that point to a function's Python objects have names that begin so. numba sets them by name.
 _ENVIRONMENT = "_ZN08NumbaEnv"
+
+#: Of functions that use none, as these names begin, they are dropped. Those of users may: in object mode.
+_WITHOUT_ENVIRONMENT = ("6fastvi", "5numba")
 
 #: Functions of numba's runtime. It removes pairs of calls of them, and knows them by name.
 _RUNTIME = "NRT_"
@@ -103,7 +107,12 @@ class FullLibrary(JITCodeLibrary):
         if missing:
             raise AssertionError(f"{self.name}: not linked: {missing}")
         module.verify()
+        names = [v.name for v in self._environments(own) if v.linkage != Linkage.internal]
         self._finalize_final_module()
+        self._kept = [(name, lookup_environment(name)) for name in names]  # nothing else keeps them alive
+        for name, environment in self._kept:
+            if environment is not None:
+                self._codegen.set_env(name, environment)
 
     @classmethod
     def from_object(cls, codegen: Any, name: str, code: bytes, symbols: list[str]) -> FullLibrary:
@@ -121,11 +130,14 @@ class FullLibrary(JITCodeLibrary):
                 continue
             if not (_RUNTIME in kept and function.name.startswith(_RUNTIME)):
                 function.linkage = "internal"
-        for variable in self._final_module.global_variables:
-            # Unused ones are dropped then: those of all functions that raise nothing.
-            defined = variable.name.startswith(_ENVIRONMENT) and not variable.is_declaration
-            if defined and variable.name not in kept:
+        for variable in self._environments(kept):
+            if variable.name.removeprefix(_ENVIRONMENT).startswith(_WITHOUT_ENVIRONMENT):
                 variable.linkage = "internal"
+
+    def _environments(self, own: set[str]) -> list[Any]:
+        """Variables of functions that are linked in."""
+        found = [v for v in self._final_module.global_variables if v.name.startswith(_ENVIRONMENT)]
+        return [v for v in found if v.name not in own and not v.is_declaration]
 
 
 def _uses(library_class: type[JITCodeLibrary], name: str, named: bool = False) -> type[FunctionPass]:

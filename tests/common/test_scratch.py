@@ -127,3 +127,16 @@ def test_a_log_joint_that_calls_fastvi_again():
     plain = fv.elbo(fv.Model(quadratic, 1, (1.0,)), fv.Gaussian(0.5, 2.0)).value
     found = fv.elbo(fv.Model(outer, 1, (1.0,)), fv.Gaussian(0.5, 2.0), rtol=1e-6).value
     assert abs(found - expected - plain) <= 1e-6
+
+
+def test_a_plain_log_joint_in_object_mode():
+    """Its Python objects reach it, though it is linked into another function."""
+
+    def log_joint(z, x):
+        with numba.objmode(value="float64"):
+            value = float(np.sum([-0.5 * (x - z[0]) ** 2, 1.0]))
+        return value
+
+    found = fv.elbo(fv.Model(log_joint, 1, (1.0,)), fv.Gaussian(0.5, 2.0), rtol=1e-6).value
+    plain = fv.elbo(fv.Model(quadratic, 1, (1.0,)), fv.Gaussian(0.5, 2.0)).value
+    assert abs(found - plain - 1.0) <= 1e-6
