@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +39,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
 def exported_kernels() -> dict[str, Any]:
     """All exported kernels by their names, made if they are not."""
     import_module(".compiled.operations", __package__)
@@ -49,6 +51,7 @@ def exported_kernels() -> dict[str, Any]:
     return found
 
 
+@cache
 def jobs() -> list[Job]:
     """Every kernel of a container."""
     divergences = kernels.discrete.divergences.KERNELS
@@ -69,7 +72,7 @@ def types_of(job: Job) -> tuple[Any, ...]:
 
 
 def compile_job(job: Job) -> tuple[float, dict[tuple[str, str], Any]]:
-    """Compile one kernel, in this process: (CPU seconds, entries for a container)."""
+    """Compile one kernel, in this process: (CPU seconds, as the list has them, entries for a container)."""
     started = time.process_time()
     caching.collected = {}
     try:
@@ -135,10 +138,10 @@ def build(
     `progress` is called with the share that is done; `only` is a pattern of the names of kernels.
     """
     chosen = [job for job in jobs() if fnmatch.fnmatch(job.name, only)]
+    container.source_digest()  # of what is compiled, whatever is edited meanwhile
     groups = _groups(chosen)
     total, done = sum(job.seconds for job in chosen), 0.0
     entries: dict[tuple[str, str], Any] = {}
-    seconds: dict[str, float] = {}
     path = directory / f"{level}.fvk"
     with (
         _compiling_for(level),
@@ -146,11 +149,10 @@ def build(
     ):
         running = {pool.submit(compile_jobs, group): group for group in groups}
         for future in as_completed(running):
-            for job, (taken, found) in zip(running[future], future.result(), strict=True):
-                seconds[job.name] = taken
+            for _, found in future.result():
                 entries.update(found)
-                done += job.seconds
+            done += sum(job.seconds for job in running[future])
             progress(done / total)
-    container.write(path, level, entries, seconds)
+    container.write(path, level, entries)
     container.reset()
     return path

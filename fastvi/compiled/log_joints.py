@@ -14,7 +14,6 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 from ..kernels.compiler import inlined
 from .types import SUPPORT, ModelType
@@ -89,6 +88,8 @@ def _c_function(context: Any, module: Any, tabulate: Any, data: Any) -> Any:
 
 def _table(context: Any, builder: Any, data: Any, value: Any) -> Any:
     """An array (1, words) over a copy of the data on the stack."""
+    from numba.np.arrayobj import populate_array  # takes 25 ms, which `import fastvi` does not need
+
     kind = context.get_value_type(data)
     size, word = context.get_abi_sizeof(kind), context.get_abi_sizeof(_WORD)
     # Without data there is one unused word, so that the row has an address.

@@ -24,7 +24,6 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed, impl_ret_new_ref
 from numba.extending import intrinsic
-from numba.np.arrayobj import _empty_nd_impl, populate_array
 from numba.np.numpy_support import as_dtype
 
 from .compiler import overloaded
@@ -160,6 +159,8 @@ def _compiled_views(context, builder, kind, words):
     Places are read, not computed from the shapes: of pointers that are sums of dozens of products, LLVM takes
     a third longer to compile a fit.
     """
+    from numba.np import arrayobj  # takes 25 ms, which `import fastvi` does not need
+
     header = (_at(context, builder, words, i) for i in count())
 
     def view(kind):
@@ -173,7 +174,8 @@ def _compiled_views(context, builder, kind, words):
             size = builder.mul(size, length)
         array = context.make_array(kind)(context, builder)
         data = builder.bitcast(builder.gep(words.data, [place]), array.data.type)
-        populate_array(array, data=data, shape=shape, strides=strides, itemsize=width, meminfo=words.meminfo)
+        parts = {"data": data, "shape": shape, "strides": strides, "itemsize": width}
+        arrayobj.populate_array(array, **parts, meminfo=words.meminfo)
         return array._getvalue()
 
     return view(kind)
@@ -200,12 +202,14 @@ def _packed(typing_context, space):
     target = types.int64[::1]
 
     def generate(context, builder, signature, arguments):
+        from numba.np import arrayobj
+
         header, total = [], context.get_constant(types.intp, _lines(_header_size(space.instance_class)))
         for _, array in _compiled_flat(context, builder, space, arguments[0]):
             header += [total, *cgutils.unpack_tuple(builder, array.shape)]
             filled = builder.add(array.nitems, context.get_constant(types.intp, _LINE - 1))
             total = builder.add(total, builder.and_(filled, context.get_constant(types.intp, -_LINE)))
-        words = _empty_nd_impl(context, builder, target, [total])
+        words = arrayobj._empty_nd_impl(context, builder, target, [total])
         for i, word in enumerate(header):
             builder.store(word, _at(context, builder, words, i))
         views = _compiled_views(context, builder, space, words)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import Linkage
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, NullCache, _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
@@ -34,6 +35,9 @@ collected: dict[tuple[str, str], Any] | None = None
 _PATIENCE = 1.0
 
 
+_LOCAL = (Linkage.internal, Linkage.private)
+
+
 def entry_name(function: Any) -> str:
     """The name of a kernel in containers: that of its module within fastvi, or its kernels, and its own."""
     module = function.__module__.removeprefix("fastvi.").removeprefix("kernels.")
@@ -48,13 +52,9 @@ def reduced(result: CompileResult) -> Any:
     return (
         library.name,
         library._get_compiled_object(),
-        [function.name for function in library.get_defined_functions() if not _is_internal(function)],
+        [f.name for f in library.get_defined_functions() if f.linkage not in _LOCAL],
         dumps((result.fndesc, result.environment, result.signature, result.reload_init)),
     )
-
-
-def _is_internal(function: Any) -> bool:
-    return str(function.linkage) in ("Linkage.internal", "Linkage.private")
 
 
 def rebuilt(target_context: Any, state: Any) -> CompileResult:
@@ -82,6 +82,11 @@ def rebuilt(target_context: Any, state: Any) -> CompileResult:
         reload_init=reload_init,
         referenced_envs=(),
     )
+
+
+def _arguments(sig: Any) -> str:
+    """The types of the arguments, of a signature (of a C function) or of a tuple of them."""
+    return str(tuple(sig.args if hasattr(sig, "args") else sig))
 
 
 class _Impl(CompileResultCacheImpl):
@@ -139,7 +144,7 @@ class _UserCache(FunctionCache):
                 return None
             with self._guarded(files._data_path(name)), suppress(FileNotFoundError):
                 arguments, result = self._impl.rebuild(target_context, files._load_data(name))
-                if arguments == str(tuple(sig.args if hasattr(sig, "args") else sig)):
+                if arguments == _arguments(sig):
                     return result
                 raise container.DamagedError
         return None
@@ -191,8 +196,7 @@ class KernelCache(_Cache):
         target_context.refresh()
         if collected is not None:
             return None
-        arguments = tuple(sig.args if hasattr(sig, "args") else sig)
-        state = container.find(self._name, str(arguments))
+        state = container.find(self._name, _arguments(sig))
         if state is not None:
             # An operation of compiled code refuses to be loaded where the kernels that it calls are others.
             with suppress(OSError):

@@ -140,7 +140,6 @@ class Container:
         content = pickle.loads(head)
         self._first = start + DIGEST + size
         self._index: dict[tuple[str, str], tuple[int, int, bytes]] = content["index"]
-        self.seconds: Mapping[str, float] = content["seconds"]
         made = content["conditions"]
         if content["level"] == HOST:
             made = {**made, "cpu": content["cpu"]}
@@ -178,9 +177,7 @@ def warn_of_damage(path: Path) -> None:
     warnings.warn(f"{path} is damaged: fastvi compiles without it", RuntimeWarning, stacklevel=2)
 
 
-def write(
-    path: Path, level: str, entries: Mapping[tuple[str, str], Any], seconds: Mapping[str, float]
-) -> None:
+def write(path: Path, level: str, entries: Mapping[tuple[str, str], Any]) -> None:
     """Make the container of a level, of values by the name and the signature of a kernel."""
     index, blobs, start = {}, [], 0
     for key, value in entries.items():
@@ -189,7 +186,7 @@ def write(
         blobs.append(blob)
         start += len(blob)
     content = {"level": level, "cpu": cpu(), "conditions": conditions(), "index": index}
-    head = pickle.dumps({**content, "seconds": dict(seconds)}, protocol=4)
+    head = pickle.dumps(content, protocol=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_bytes(

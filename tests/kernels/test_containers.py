@@ -173,7 +173,7 @@ def made(directory, monkeypatch):
     monkeypatch.setattr(caching, "collected", {})
     new_kernel()(1.0)
     path = directory / "prebuilt" / f"{container.HOST}.fvk"
-    container.write(path, container.HOST, caching.collected, {})
+    container.write(path, container.HOST, caching.collected)
     monkeypatch.setattr(caching, "collected", None)
     return path
 
