@@ -73,7 +73,7 @@ def _c_function(context: Any, module: Any, tabulate: Any, data: Any) -> Any:
     numbers, words = ir.DoubleType().as_pointer(), _WORD.as_pointer()
     kind = ir.FunctionType(_WORD, [numbers, _WORD, _WORD, numbers, _WORD, words, numbers])
     function = ir.Function(module, kind, module.get_unique_name("fastvi.log_joint"))
-    function.linkage = "internal"
+    function.linkage = "private"
     nodes, count, _, _, _, table, out = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     kept = builder.load(builder.bitcast(table, context.get_value_type(data).as_pointer()))

@@ -7,7 +7,7 @@ for each: what an I-projection consists of is optimised four to ten times over. 
     compiles what compiled code calls. It is typed and lowered, and no more: no wrappers, no machine code. The
     function that uses it links the modules of all its callees, each once, and optimises them together, once.
 `Full`
-    compiles what Python calls. All that it linked is internal to its module: its object has one entry point,
+    compiles what Python calls. All that it linked is private to its module: its object has one entry point,
     and no weak symbol in whose place the linker could take a function of the same name from another object of
     the process.
 
@@ -100,14 +100,14 @@ class FullLibrary(JITCodeLibrary):
         for library in _parts(self._linking_libraries):
             self._reload_init.update(library._reload_init)
             module.link_in(_module(library), preserve=True)
-        self._make_internal({*own, _RUNTIME})
+        self._make_private({*own, _RUNTIME})
         self._optimize_final_module()
-        self._make_internal(own)
+        self._make_private(own)
         missing = [f.name for f in module.functions if f.is_declaration and f.name.startswith("_ZN")]
         if missing:
             raise AssertionError(f"{self.name}: not linked: {missing}")
         module.verify()
-        names = [v.name for v in self._environments(own) if v.linkage != Linkage.internal]
+        names = [v.name for v in self._environments(own) if v.linkage != Linkage.private]
         self._finalize_final_module()
         self._kept = [(name, lookup_environment(name)) for name in names]  # nothing else keeps them alive
         for name, environment in self._kept:
@@ -124,15 +124,20 @@ class FullLibrary(JITCodeLibrary):
         codegen._engine._defined_symbols.update(symbols)
         return self
 
-    def _make_internal(self, kept: set[str]) -> None:
+    def _make_private(self, kept: set[str]) -> None:
+        """Take the names of all other functions away: LLVM may then change how they are called.
+
+        Internal linkage is not enough. LLVM's loader knows the local symbols of all objects of the process by
+        name, and takes them for weak ones of that name in a later object.
+        """
         for function in self._final_module.functions:
             if function.is_declaration or function.name in kept:
                 continue
             if not (_RUNTIME in kept and function.name.startswith(_RUNTIME)):
-                function.linkage = "internal"
+                function.linkage = "private"
         for variable in self._environments(kept):
             if variable.name.removeprefix(_ENVIRONMENT).startswith(_WITHOUT_ENVIRONMENT):
-                variable.linkage = "internal"
+                variable.linkage = "private"
 
     def _environments(self, own: set[str]) -> list[Any]:
         """Variables of functions that are linked in."""

@@ -60,7 +60,14 @@ def object_of(dispatcher, *arguments):
     return result, caching.reduced(result)[1]
 
 
-@pytest.mark.parametrize("name", ["discrete.divergences.kl", "discrete.entropies.cross_entropy"])
+OBJECTS = (
+    "discrete.divergences.kl",
+    "discrete.entropies.cross_entropy",
+    "projections.mixture_projections.m_projection",
+)
+
+
+@pytest.mark.parametrize("name", OBJECTS)
 def test_an_object_has_one_entry_and_no_weak_symbols(name, directory):
     job = next(job for job in building.jobs() if job.name == name)
     found = building.exported_kernels()[name]
@@ -79,6 +86,8 @@ def test_an_object_has_one_entry_and_no_weak_symbols(name, directory):
         result.fndesc.env_name,
     }
     assert re.search(r"vfastvi[0-9a-f]{32}", entry)
+    # The loader would take a local function for a weak one of that name in another object.
+    assert not [s.name for s in defined if s.binding == "local" and s.name.startswith("_ZN")]
     missing = [symbol.name for symbol in symbols(code) if not symbol.defined]
     assert not [name for name in missing if name.startswith("_ZN")], missing
 
@@ -87,6 +96,10 @@ def test_a_namesake_of_an_inner_function_is_not_called_in_its_place(tmp_path):
     changes = {"NUMBA_CACHE_DIR": tmp_path}
     assert run_program("colliding", "make", **changes) == "4000.0 0\n"
     assert run_program("colliding", "load", **changes) == "4000.0 1\n"
+
+
+def test_a_function_within_a_kernel_is_not_taken_for_that_of_a_user():
+    assert run_program("full_then_thin") == "fine\n"
 
 
 # The user's cache.
