@@ -16,7 +16,7 @@ from ..distributions.variational import TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, OVERFITTED, STUCK
 from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitted, writable
-from .kernel_calls import fault_point, named_workspace, restricted, start_scale, workspace
+from .kernel_calls import fault_point, restricted, start_scale, workspace, workspace_member
 from .model import Model, target_of
 from .results import Fit, fit_of_report, q_of
 from .starts import check_start, laplace_start, start_of
@@ -126,8 +126,8 @@ class _FixedDraws:
         scale = start_scale(scale, family)
         self.model, self.code, self.max_steps = model, CODES[family], max_steps
         self.space = workspace("draws", self.code, r, model.dim)
-        named = named_workspace("draws", self.space)
-        self.point, self.curvature = named.point, named.curvature
+        self.point = workspace_member("draws", self.space, "point")
+        self.curvature = workspace_member("draws", self.space, "curvature")
         self.point[:] = 0.0
         self.start = mean.copy(), root, scale
         self.mean, self.factor = np.empty(r), np.empty((r, r))

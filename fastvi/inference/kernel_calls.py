@@ -43,15 +43,15 @@ def workspace_class(kind: str) -> Any:
     return attrgetter(_WORKSPACES[kind][0])(kernels.inference)
 
 
-def named_workspace(kind: str, space: Any) -> Any:
-    """This scratch space with named fields."""
-    return kernels.borrowing.named(workspace_class(kind), space)
+def workspace_member(kind: str, space: Any, path: str) -> Array:
+    """One array of this scratch space, such as "panel.where"."""
+    found: Array = kernels.borrowing.member(workspace_class(kind), space, path)
+    return found
 
 
 def fault_point(kind: str, space: Any) -> Array:
     """A copy of the point z where the log joint was last at fault, from the scratch space of that call."""
-    where: Array = attrgetter(_WORKSPACES[kind][1])(named_workspace(kind, space)).copy()
-    return where
+    return workspace_member(kind, space, _WORKSPACES[kind][1]).copy()
 
 
 def conditional_deviations(factor: Array) -> Array:

@@ -17,7 +17,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from .expectations import latent_gaussian
-from .kernel_calls import conditional_deviations, fault_point, named_workspace, workspace
+from .kernel_calls import conditional_deviations, fault_point, workspace, workspace_member
 from .model import Model, target_of
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
@@ -93,7 +93,7 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
         if status:
             return status, used
         draws_space = workspace("draws", MEAN, r, model.dim)
-        named_workspace("draws", draws_space).point[:] = 0.0
+        workspace_member("draws", draws_space, "point")[:] = 0.0
         row = np.zeros(8)
         kernels.inference.entry_points.fit_draws(
             target_of(model),

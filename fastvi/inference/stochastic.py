@@ -14,7 +14,7 @@ from ..common.validation import generator
 from ..distributions.integrals import Estimate
 from ..kernels.families.table import CODES
 from .expectations import BY_DRAWS, elbo_estimate
-from .kernel_calls import fault_point, named_workspace, start_scale, workspace
+from .kernel_calls import fault_point, start_scale, workspace, workspace_member
 from .model import Model, target_of
 from .results import Fit, q_of
 from .starts import laplace_start
@@ -46,7 +46,7 @@ def fit_sgd(
     scale = start_scale(scale, family)
     code = CODES[family]
     space = workspace("draws", code, r, model.dim)
-    point, first_moment, second_moment, total = np.zeros((4, named_workspace("draws", space).point.size))
+    point, first_moment, second_moment, total = np.zeros((4, workspace_member("draws", space, "point").size))
     source = generator("rng", rng)
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []

@@ -56,9 +56,16 @@ class ThinLibrary(JITCodeLibrary):
             for part in _parts(self._linking_libraries):
                 if part is not self:
                     module.link_in(_module(part), preserve=True)
+            # All but the function itself is private. With numba's own linkage LLVM keeps a copy of each part
+            # for others to call: a loop over I-projections takes 8.8 µs a round instead of 6.8.
+            own = {f.name for f in self._final_module.functions if not f.is_declaration}
             for function in module.functions:
-                if not function.is_declaration and function.linkage == Linkage.external:
+                if function.is_declaration:
+                    continue
+                if function.name in own:
                     function.linkage = "linkonce_odr"  # as numba does
+                elif not function.name.startswith(_RUNTIME):
+                    function.linkage = "private"
             self._shared_module = module
         return self._shared_module
 

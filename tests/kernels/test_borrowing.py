@@ -9,7 +9,7 @@ import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
-from fastvi.kernels.borrowing import IntegerMatrix, Integers, Matrix, Vector, borrow, named, packed
+from fastvi.kernels.borrowing import IntegerMatrix, Integers, Matrix, Vector, borrow, member, named, packed
 from helpers.forms import compiled_only, plain
 
 
@@ -100,3 +100,15 @@ def test_the_types_of_the_fields_are_checked():
 
     with pytest.raises(TypingError, match="not of the types of its fields"):
         make_wrong()
+
+
+def test_one_member_of_packed_words():
+    words = packed(plain(make)(4, 5))
+    nested = named(Nested, words)
+    for path, array in [
+        ("counts", nested.counts),
+        ("pair.right", nested.pair.right),
+        ("table", nested.table),
+    ]:
+        found = member(Nested, words, path)
+        assert (found.shape, found.dtype, found.ctypes.data) == (array.shape, array.dtype, array.ctypes.data)
