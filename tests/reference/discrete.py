@@ -119,16 +119,28 @@ def alpha_divergence(p, q, alpha):
     return mp.fsum(_power(x, y, a) - a * x + (a - 1) * y for x, y in zip(p, q, strict=True)) / (a * (a - 1))
 
 
-def exact(name, *arrays, mass="unit", log=False, **parameters):
-    """The value of the divergence `name` for exactly these floats."""
+def exact(name, *arrays, mass="unit", log=False, repeats=None, **parameters):
+    """The value of the divergence `name` for exactly these floats, each `repeats` times."""
     with mp.workdps(50):
         digits = _digits(*(_exact(a, log) for a in arrays))
+        a = mpf(float(parameters.get("alpha", 2.0)))
+        digits += sum(max(0, -int(mp.log10(abs(x)))) for x in (a, a - 1) if x not in (0, mp.inf))
     with mp.workdps(digits):
         measures = [_exact(a, log) for a in arrays]
+        if repeats is not None:
+            # All sums are homogeneous: n equal entries add what one entry n times as large adds.
+            measures = [[int(n) * x for n, x in zip(repeats, m, strict=True)] for m in measures]
         if mass != "any":
             sums = [mp.fsum(m) for m in measures]
+            pairs = list(zip(measures[0], measures[-1], strict=True))
+            proportional = all(x * sums[-1] == y * sums[0] for x, y in pairs)
             measures = [[x / s for x in m] for m, s in zip(measures, sums, strict=True)]
-        return globals()[name](*measures, **parameters)
+            if proportional:  # the quotients may round apart
+                measures = measures[:1] * len(measures)
+        value = globals()[name](*measures, **parameters)
+        if repeats is not None and "entropy" in name:
+            value += mp.fsum(_xlog(x, int(n)) for n, x in zip(repeats, measures[0], strict=True))
+        return value
 
 
 def relative_error(value, expected):

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, atanh_tail, exponent_step, log
 from .divergences import KERNELS, hellinger, js, js_distance, kl, kl_grad
@@ -44,12 +45,14 @@ _LEAST_OVERLAP, _FAR = 1e-305, 660.0
 
 def _rows(p, q, ip, iq, theta, mass, out):
     """Template (`whole`): out[k] = whole(p[ip[k]], q[iq[k]])."""
+    p, q = borrow(p), borrow(q)
     for k in range(out.size):
         out[k] = whole(p[ip[k]], q[iq[k]], theta, mass)  # noqa: F821
 
 
 def _pairs(p, q, theta, mass, out):
     """Template (`whole`): out[i, j] = whole(p[i], q[j])."""
+    p, q = borrow(p), borrow(q)
     for i in range(p.shape[0]):
         for j in range(q.shape[0]):
             out[i, j] = whole(p[i], q[j], theta, mass)  # noqa: F821

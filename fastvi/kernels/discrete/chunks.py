@@ -1,7 +1,7 @@
-"""The sums over two arrays that a divergence is made of: fast loops over one chunk, and the sum of chunks.
+"""The fast loops of divergences: the sums over one chunk of two arrays, and the sum of all chunks.
 
-A fast loop assumes positive entries that are not tiny. It says whether they were; if not, `lifted_sums` sums
-the terms (`terms`) of any finite entries. Used by `divergences` and `renyi`.
+A fast loop sums entries as they are. It holds for entries that are 0 or not tiny, and says where it does not
+hold: then `careful` sums all of them again. Used by `divergences` and `renyi`.
 """
 
 from __future__ import annotations
@@ -12,87 +12,124 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from ..compiler import adder, formula, inlined, kernel, overloaded, specialise
+from ..compiler import adder, formula, inlined, kernel, overloaded
 from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
-from ..numerics.error_free import add_compensated, difference
-from .normalized import CHUNK, LIFT
-from .terms import alpha_term, hellinger_term, js_term, kl_term
+from ..numerics.error_free import add_compensated
+from .normalized import CHUNK
+from .terms import js_term
 
-#: Entries per float32 partial sum: 128 additions per lane, a rounding error of 4e-8.
-_BLOCK32 = 2048
-
-#: float32 arrays shorter than this are summed in float64: the rounding errors of single entries (up to 1e-6
+#: float32 chunks shorter than this are summed in float64: the rounding errors of single entries (up to 1e-6
 #: each) do not average out.
 _SHORT32 = 64
 
-#: Entries of a chunk whose sum is tried as a difference, before that of the whole chunk.
-_FIRST = 512
+#: Added to entries: next to a sum of about one this is nothing, and the logarithm of a zero is finite.
+_NOTHING64 = 2.0**-1000
+_NOTHING32 = np.float32(2.0**-126)
 
-#: Entries below these are left to `lifted_sums`.
-_TINY64 = 2.0**-400
+#: Positive entries below these would change by that.
+_TINY64 = 2.0**-940
 _TINY32 = np.float32(2.0**-100)
 
-#: A sum computed as a difference is accepted if it is at least this part of what it is the difference of: the
-#: rounding error of a chunk's sums is near 5e-16.
+#: Sums below these may be made of what was added, or of what underflowed.
+_LEAST64 = 1e-250
+_LEAST32 = 1e-20
+
+#: A sum computed as a difference is accepted if it is at least this part of what it is the difference of.
 _LEAST_REMAINDER = 1.0 / 32.0
 
-#: Largest exponent of a power in `_alpha_sums`: exp(690) is finite.
-_MOST_EXPONENT = 690.0
+#: Largest exponent of a power in `_alpha_sums`, whose relative error is 4e-16 of its exponent, and order.
+_MOST_EXPONENT = 128.0
+_MOST_ORDER = 16.0
+
+#: The errors of float32 terms, up to 1e-6 each, average out in a sum of at least so many of one size.
+_MANY32 = np.float32(16.0)
+
+_ZERO32, _HALF32, _ONE32 = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 
 class Sums(NamedTuple):
-    """Sums over some entries of p and q, times `LIFT`."""
+    """Sums over some entries of p and q."""
 
-    terms: float
+    terms: float  #: NaN where the fast loop does not hold
     change: float  #: of the mass: the sum of q - p
-    mass: float  #: the sum of p; NaN where an entry of p or q is negative
+    mass_p: float
+    mass_q: float
 
 
 @inlined
 def _add(total, lost, sums):
-    """Compensated addition of all three: the new total, and what its roundings have lost."""
+    """Compensated addition of all: the new total, and what its roundings have lost."""
     a, al = add_compensated(total.terms, lost.terms, sums.terms)
     d, dl = add_compensated(total.change, lost.change, sums.change)
-    m, ml = add_compensated(total.mass, lost.mass, sums.mass)
-    return Sums(a, d, m), Sums(al, dl, ml)
+    m, ml = add_compensated(total.mass_p, lost.mass_p, sums.mass_p)
+    n, nl = add_compensated(total.mass_q, lost.mass_q, sums.mass_q)
+    return Sums(a, d, m, n), Sums(al, dl, ml, nl)
 
 
 @inlined
 def _rounded(total, lost):
-    return Sums(total.terms + lost.terms, total.change + lost.change, total.mass + lost.mass)
+    return Sums(
+        total.terms + lost.terms,
+        total.change + lost.change,
+        total.mass_p + lost.mass_p,
+        total.mass_q + lost.mass_q,
+    )
 
 
-def whole_sums(p, q, theta):
-    """Template (`chunk`): the sum of all chunks, in order."""
-    total, lost = Sums(0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0)
-    for low in range(0, p.size, CHUNK):
-        total, lost = _add(total, lost, chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta))  # noqa: F821
+def whole_sums(p, q, theta, first):
+    """Template (`chunk`): the sum of all chunks, in order; `first` is that of the first one."""
+    total, lost = first, Sums(0.0, 0.0, 0.0, 0.0)
+    for low in range(CHUNK, p.size, CHUNK):
+        sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
+        if math.isnan(sums.terms):
+            return sums
+        total, lost = _add(total, lost, sums)
     return _rounded(total, lost)
 
 
 @kernel
 def sum_of_parts(parts):
     """The same from the sums of each chunk, a row of `parts` in the order of the fields of `Sums`."""
-    total, lost = Sums(0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0)
+    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for i in range(parts.shape[0]):
-        total, lost = _add(total, lost, Sums(parts[i, 0], parts[i, 1], parts[i, 2]))
+        total, lost = _add(total, lost, Sums(parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3]))
     return _rounded(total, lost)
 
 
-def lifted_sums(p, q, theta):
-    """Template (`term`): the sums over any finite entries, zeros and subnormals among them."""
-    a, change, mass, negative = 0.0, 0.0, 0.0, 0
-    for i in range(p.size):
-        x = np.float64(p[i]) * LIFT
-        y = np.float64(q[i]) * LIFT
-        d = difference(x, y)
-        a += term(x, y, d, theta)  # noqa: F821
-        change -= d
-        mass += x
-        negative += (x < 0.0) | (y < 0.0)
-    if negative:
-        mass = math.nan
-    return Sums(a, change, mass)
+@kernel
+def no_chunk(p, q, theta):
+    """For a divergence without a fast loop."""
+    return Sums(math.nan, 0.0, 0.0, 0.0)
+
+
+@inlined
+def _sums(holds, terms, change, mass_p, mass_q):
+    return Sums(
+        np.float64(terms) if holds else math.nan, np.float64(change), np.float64(mass_p), np.float64(mass_q)
+    )
+
+
+def _by_dtype(wide, narrow):
+    """The loop `wide` for float64, and for float32 `narrow`, then `wide` where that does not hold."""
+
+    def loop(p, q, theta):
+        if p.dtype == np.float64:
+            return wide(p, q, theta)
+        sums = narrow(p, q, theta)
+        return wide(p, q, theta) if math.isnan(sums.terms) else sums
+
+    @overloaded(loop)
+    def _chosen(p, q, theta):
+        if p.dtype == types.float64:
+            return lambda p, q, theta: wide(p, q, theta)
+
+        def first_narrow(p, q, theta):
+            sums = narrow(p, q, theta)
+            return wide(p, q, theta) if math.isnan(sums.terms) else sums
+
+        return first_narrow
+
+    return loop
 
 
 @formula
@@ -105,76 +142,65 @@ def _kl_parts(p, q):
     return pb * s, 1.0 + (s + w) * atanh_tail(w), k, pb, q - b
 
 
-# Fast loops: (sums, whether all entries were positive and not tiny). The check costs 0.07 ns an entry inside
-# the loop, and 0.2 ns in a pass of its own, which reads the arrays once more.
-
-
 @adder
-def _kl_sums64(p, q):
+def _kl_sums64(p, q, theta):
     # The parts of `kl_term` are summed separately. This saves a product and the difference p - q, and
     # multiplies the rounding error of the sum, 1e-16, by at most 20.
-    a, pk, qb, pb, mass, tiny = 0.0, 0.0, 0.0, 0.0, 0.0, False
+    a, pk, qb, pb, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
-        tiny |= (p[i] < _TINY64) | (q[i] < _TINY64)
-        g, h, k, dp, dq = _kl_parts(p[i], q[i])
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
+        g, h, k, dp, dq = _kl_parts(x + _NOTHING64, y + _NOTHING64)
         a += g * h
-        pk += p[i] * k
+        pk += x * k
         qb += dq
         pb += dp
-        mass += p[i]
+        mass += x
+        other += y
     total = a + pk * (LN2 * 2.0**-52) + qb
-    return Sums(total * LIFT, (qb - pb) * LIFT, mass * LIFT), not tiny
+    return _sums((not bad) & (total > _LEAST64), total, qb - pb, mass, other)
+
+
+@formula
+def _atanh_tail32(w):
+    """`atanh_tail` in float32: minimax polynomial of degree 2, an error of 2.4e-7, times s + w <= 1/4."""
+    r = w * np.float32(0.149795983671) + np.float32(0.19989455054)
+    return w * r + np.float32(0.333333568681)
 
 
 @formula
 def _kl_parts32(p, q):
     """(The term, q - p)."""
-    one = np.float32(1.0)
     b, k = exponent_step(p, q)
     pb = p - b
     s = pb / (p + b)
     w = s * s
-    # Minimax polynomial of `atanh_tail`, degree 2: an error of 2.4e-7, times s + w <= 1/4.
-    r = w * np.float32(0.149795983671) + np.float32(0.19989455054)
-    r = w * r + np.float32(0.333333568681)
-    h = one + (s + w) * r
+    h = _ONE32 + (s + w) * _atanh_tail32(w)
     rest = p * (k * np.float32(LN2 * 2.0**-23)) + (q - b)
     return (pb * s) * h + rest, q - p
 
 
 @adder
-def _kl_sums32(p, q):
-    a, change, mass, tiny = 0.0, 0.0, 0.0, p.size < _SHORT32
-    for first in range(0, p.size, _BLOCK32):
-        x, y = p[first : first + _BLOCK32], q[first : first + _BLOCK32]
-        a32, change32, mass32 = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        for i in range(x.size):
-            tiny |= (x[i] < _TINY32) | (y[i] < _TINY32)
-            g, d = _kl_parts32(x[i], y[i])
-            a32 += g
-            change32 += d
-            mass32 += x[i]
-        a += np.float64(a32)
-        change += np.float64(change32)
-        mass += np.float64(mass32)
-    return Sums(a * LIFT, change * LIFT, mass * LIFT), not tiny
-
-
-def _kl_sums(p, q):
-    return _kl_sums32(p, q) if p.dtype == np.float32 else _kl_sums64(p, q)
-
-
-@overloaded(_kl_sums)
-def _overload_kl_sums(p, q):
-    sums = _kl_sums32 if p.dtype == types.float32 else _kl_sums64
-    return lambda p, q: sums(p, q)
+def _kl_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
+        g, d = _kl_parts32(x + _NOTHING32, y + _NOTHING32)
+        a += g
+        squares += g * g
+        change += d
+        mass += x
+        other += y
+    bad |= not _MANY32 * squares <= a * a
+    return _sums((not bad) & (a > _LEAST32 * mass), a, change, mass, other)
 
 
 @formula
-def _js_parts(p, q):
-    """The parts of twice the term, m = (p + q) / 2: of KL(p || m), of KL(q || m), and (p - q) / 2."""
+def _js_parts(p, q, d):
+    """The parts of twice the term, m = (p + q) / 2 and d = (p - q) / 2: of KL(p || m) and of KL(q || m)."""
     m = 0.5 * (p + q)
-    d = 0.5 * (p - q)
     bp, kp = exponent_step(p, m)
     bq, kq = exponent_step(q, m)
     near = (kp == 0.0) & (kq == 0.0)
@@ -186,120 +212,233 @@ def _js_parts(p, q):
     wp, wq = sp * sp, sq * sq
     hp = 1.0 + (sp + wp) * atanh_tail(wp)
     hq = 1.0 + (sq + wq) * atanh_tail(wq)
-    return dp * sp, hp, dq * sq, hq, kp, kq, (m - bp) + (m - bq), d
+    return dp * sp, hp, dq * sq, hq, kp, kq, (m - bp) + (m - bq)
 
 
 @adder
-def _js_sums(p, q):
-    a, k, far, change, mass, tiny = 0.0, 0.0, 0.0, 0.0, 0.0, False
+def _js_sums64(p, q, theta):
+    a, k, far, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        tiny |= (x < _TINY64) | (y < _TINY64)
-        gp, hp, gq, hq, kp, kq, mb, d = _js_parts(x, y)
+        bad |= (x < 0.0) | (y < 0.0)
+        d = x - y
+        gp, hp, gq, hq, kp, kq, mb = _js_parts(x + _NOTHING64, y + _NOTHING64, 0.5 * d)
         a += gp * hp + gq * hq
         k += x * kp + y * kq
         far += mb
         change -= d
         mass += x
+        other += y
     total = a + k * (LN2 * 2.0**-52) + far
-    return Sums(total * (0.5 * LIFT), change * (2.0 * LIFT), mass * LIFT), not tiny
+    return _sums((not bad) & (total > _LEAST64), 0.5 * total, change, mass, other)
 
 
 @adder
-def _hellinger_sums(p, q):
-    # The masses minus the overlap: one root, where `hellinger_term` has two and a division.
-    overlap, mass, other, tiny = 0.0, 0.0, 0.0, False
+def _js_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
     for i in range(p.size):
-        x, y = np.float64(p[i]), np.float64(q[i])
-        tiny |= (x < _TINY64) | (y < _TINY64)
-        overlap += math.sqrt(abs(x * y))
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < _ZERO32)
+        m = _HALF32 * (x + y) + _NOTHING32
+        g = _kl_parts32(x + _NOTHING32, m)[0] + _kl_parts32(y + _NOTHING32, m)[0]
+        a += g
+        squares += g * g
+        change += y - x
         mass += x
         other += y
-    middle = 0.5 * (mass + other)
-    a = middle - overlap
-    good = (not tiny) & (a > _LEAST_REMAINDER * middle)
-    return Sums(a * LIFT, (other - mass) * LIFT, mass * LIFT), good
-
-
-@formula
-def _power(p, q, beta):
-    """p (p / q)**beta, and the logarithm of the second factor."""
-    y = beta * log_ratio(p, q, p - q)
-    return p * decay(y), y
+    bad |= not _MANY32 * squares <= a * a
+    return _sums((not bad) & (a > _LEAST32 * mass), _HALF32 * a, change, mass, other)
 
 
 @adder
-def _alpha_sums(p, q, alpha):
-    # From sum p**a q**(1-a), without the series near p = q and the selects of `alpha_term`: 1.9 ns an entry
-    # instead of 4.2.
-    beta = alpha - 1.0
-    power, mass, other, extreme = 0.0, 0.0, 0.0, False
+def _weighted_js_sums(p, q, theta):
+    a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        z, exponent = _power(x, y, beta)
-        extreme |= (x < _TINY64) | (y < _TINY64) | (abs(exponent) > _MOST_EXPONENT)
-        power += z
+        d = x - y
+        bad |= (x < 0.0) | (y < 0.0)
+        a += js_term(x + _NOTHING64, y + _NOTHING64, d, theta)
+        change -= d
         mass += x
         other += y
-    a = (power - alpha * mass + beta * other) / (alpha * beta)
-    size = power + abs(alpha) * mass + abs(beta) * other
-    good = (not extreme) & (a * abs(alpha * beta) > _LEAST_REMAINDER * size)
-    return Sums(a * LIFT, (other - mass) * LIFT, mass * LIFT), good
+    return _sums((not bad) & (a > _LEAST64), a, change, mass, other)
 
 
-_kl_lifted = specialise(lifted_sums, "_kl_lifted", adder, term=kl_term)
-_js_lifted = specialise(lifted_sums, "_js_lifted", adder, term=js_term)
-_alpha_lifted = specialise(lifted_sums, "_alpha_lifted", adder, term=alpha_term)
-_hellinger_lifted = specialise(lifted_sums, "_hellinger_lifted", adder, term=hellinger_term)
-
-
-@inlined
-def _seems_positive(p, q):
-    """Whether the first and the middle entries are positive: most sparse arrays skip the fast loop so."""
-    k = p.size // 2
-    return (p[0] > 0.0) & (q[0] > 0.0) & (p[k] > 0.0) & (q[k] > 0.0)
-
-
-@inlined
-def kl_chunk(p, q, theta):
-    """The sums of `kl_term`."""
-    if _seems_positive(p, q):
-        sums, good = _kl_sums(p, q)
-        if good:
-            return sums
-    return _kl_lifted(p, q, theta)
+_js_sums = _by_dtype(_js_sums64, _js_sums32)
 
 
 @kernel
 def js_chunk(p, q, theta):
     """The sums of `js_term`."""
-    if theta[0] == 0.5 and theta[1] == 0.5 and _seems_positive(p, q):
-        sums, good = _js_sums(p, q)
-        if good:
-            return sums
-    return _js_lifted(p, q, theta)
+    if theta[0] == 0.5 and theta[1] == 0.5:
+        return _js_sums(p, q, theta)
+    return _weighted_js_sums(p, q, theta)
 
 
-@kernel
-def hellinger_chunk(p, q, theta):
-    """The sums of `hellinger_term`."""
-    if _seems_positive(p, q):
-        # The first entries show whether p and q are too close for a difference.
-        sums, good = _hellinger_sums(p[:_FIRST], q[:_FIRST])
-        if good and p.size > _FIRST:
-            sums, good = _hellinger_sums(p, q)
-        if good:
-            return sums
-    return _hellinger_lifted(p, q, theta)
+@adder
+def jeffreys_chunk(p, q, theta):
+    """The sums of `jeffreys_term`."""
+    a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        d = x - y
+        # A zero beside a positive number makes the sum infinite, which `careful` says.
+        bad |= (x < 0.0) | ((min(x, y) < _TINY64) & (d != 0.0))
+        a += d * log_ratio(x + _NOTHING64, y + _NOTHING64, d)
+        change -= d
+        mass += x
+        other += y
+    return _sums((not bad) & (a > _LEAST64), a, change, mass, other)
+
+
+@adder
+def _hellinger_sums64(p, q, theta):
+    # The masses minus the overlap: one root, where `hellinger_term` has two and a division.
+    overlap, mass, other, bad = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < 0.0)
+        overlap += math.sqrt(abs(x * y))
+        mass += x
+        other += y
+    middle = 0.5 * (mass + other)
+    a = middle - overlap
+    return _sums((not bad) & (a > _LEAST_REMAINDER * middle), a, other - mass, mass, other)
+
+
+@adder
+def _hellinger_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < _ZERO32)
+        d = y - x
+        root = np.float32(math.sqrt(abs(x * y)))
+        # (sqrt x - sqrt y)**2, as d**2 / (sqrt x + sqrt y)**2
+        g = d * (d / ((x + y) + (root + root) + _NOTHING32))
+        a += g
+        squares += g * g
+        change += d
+        mass += x
+        other += y
+    bad |= not _MANY32 * squares <= a * a
+    return _sums((not bad) & (a > np.float32(1e-8) * mass), _HALF32 * a, change, mass, other)
+
+
+@adder
+def overlap_chunk(p, q, theta):
+    """The sums of sqrt(p q)."""
+    overlap, mass, other, bad = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < 0.0)
+        overlap += math.sqrt(abs(x * y))
+        mass += x
+        other += y
+    return _sums(not bad, overlap, other - mass, mass, other)
+
+
+hellinger_chunk = _by_dtype(_hellinger_sums64, _hellinger_sums32)
+
+
+@adder
+def _total_variation_sums64(p, q, theta):
+    a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < 0.0)
+        d = y - x
+        a += abs(d)
+        change += d
+        mass += x
+        other += y
+    return _sums((not bad) & (a > _LEAST64), 0.5 * a, change, mass, other)
+
+
+@adder
+def _total_variation_sums32(p, q, theta):
+    a, change, mass, other, bad = _ZERO32, _ZERO32, _ZERO32, _ZERO32, p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < _ZERO32)
+        d = y - x
+        a += abs(d)
+        change += d
+        mass += x
+        other += y
+    return _sums((not bad) & (a > _LEAST32 * mass), _HALF32 * a, change, mass, other)
+
+
+total_variation_chunk = _by_dtype(_total_variation_sums64, _total_variation_sums32)
+
+
+@adder
+def _chi2_sums64(p, q, theta):
+    a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
+        d = y - x
+        a += d * (d / (y + _NOTHING64))
+        change += d
+        mass += x
+        other += y
+    return _sums((not bad) & (_LEAST64 < a < math.inf), a, change, mass, other)
+
+
+@adder
+def _chi2_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
+        d = y - x
+        g = d * (d / (y + _NOTHING32))
+        a += g
+        squares += g * g
+        change += d
+        mass += x
+        other += y
+    bad |= not _MANY32 * squares <= a * a
+    return _sums((not bad) & (_LEAST32 * mass < a < math.inf), a, change, mass, other)
+
+
+chi2_chunk = _by_dtype(_chi2_sums64, _chi2_sums32)
+kl_chunk = _by_dtype(_kl_sums64, _kl_sums32)
+
+
+@formula
+def _power(p, q, beta):
+    """p (p / q)**beta, and the logarithm of the second factor."""
+    y = beta * log_ratio(p + _NOTHING64, q + _NOTHING64, p - q)
+    return p * decay(y), y
+
+
+@adder
+def _alpha_sums(p, q, theta):
+    # From the sum of p**a q**(1-a), without the series near p = q and the selects of `alpha_term`: 1.9 ns an
+    # entry instead of 4.2.
+    beta = theta[0] - 1.0
+    power, mass, other, bad = 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        z, exponent = _power(x, y, beta)
+        both = (x > 0.0) & (y > 0.0)
+        alone = ((beta >= 0.0) & (x > 0.0)) | ((beta <= -1.0) & (y > 0.0))
+        bad |= (x < 0.0) | (y < 0.0) | (both & (exponent > _MOST_EXPONENT)) | (alone & (not both))
+        bad |= both & ((x < _TINY64) | (y < _TINY64))
+        power += z if both else 0.0
+        mass += x
+        other += y
+    return _sums(not bad, power, other - mass, mass, other)
 
 
 @kernel
 def alpha_chunk(p, q, theta):
-    """The sums of `alpha_term`."""
-    if _seems_positive(p, q) and theta[0] != 0.0 and theta[0] != 1.0:
-        sums, good = _alpha_sums(p[:_FIRST], q[:_FIRST], theta[0])
-        if good and p.size > _FIRST:
-            sums, good = _alpha_sums(p, q, theta[0])
-        if good:
-            return sums
-    return _alpha_lifted(p, q, theta)
+    """The sums of p**a q**(1-a), a = theta[0]."""
+    if not 0.0 < abs(theta[0]) <= _MOST_ORDER or theta[0] == 1.0:
+        return Sums(math.nan, 0.0, 0.0, 0.0)
+    return _alpha_sums(p, q, theta)

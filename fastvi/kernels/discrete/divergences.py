@@ -6,12 +6,13 @@ The kernel of a divergence, ``name(p, q, theta, mass) -> float``, takes two cont
 length and dtype, and returns NaN for invalid input (negative or non-finite entries, a mass that `mass` does
 not allow), raises nothing and needs no GIL. It is assembled from a term (`terms`):
 
-1.  The arrays are cut into chunks. Each gives `chunks.Sums`, which are added in order by a compensated
-    sum: the result does not depend on the number of threads, and its error does not grow with n.
-2.  If the masses are not exactly one, `normalise` converts the sums over the two measures to the
-    divergence of the normalised distributions, or says that too few digits survive.
-3.  In that rare case (p nearly proportional to q, or masses that differ), `refined` sums again, over entries
-    normalised in twice the precision (`normalized.entry`).
+1.  The arrays are cut into chunks. A fast loop (`chunks`) sums each, and the sums are added in order with
+    compensation: the result does not depend on the number of threads, and its error does not grow with n.
+2.  `normalise` converts the sums over the two measures to the divergence of the normalised distributions,
+    or says that too few digits survive. For other masses than one, the first chunk already shows whether
+    that will be so.
+3.  Where the fast loop does not hold, and for the shortest arrays, `careful` sums the terms of entries that
+    are normalised in twice the precision (`normalized.entry`).
 """
 
 from __future__ import annotations
@@ -23,114 +24,215 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
-from ..numerics.error_free import add_compensated
-from . import chunks, terms
-from .chunks import lifted_sums, sum_of_parts, whole_sums
-from .masses import ANY, NORMALIZE, UNIT
+from ..numerics.error_free import add_compensated, fma
+from . import chunks, logarithmic, terms
+from .chunks import sum_of_parts, whole_sums
+from .masses import ANY, NORMALIZE
 from .normalized import (
     CHUNK,
     LIFT,
+    LOSS32,
     LOSS64,
     UNLIFT,
     allowed,
+    corrected,
     entry,
     entry_with_logs,
-    identity_normalization,
-    is_unit,
-    log_entry,
-    make_log_normalization,
+    exact_normalization,
     make_normalization,
+    make_scaling,
     masses_of,
-    over_mass,
+    moderate,
     proportional,
-    tolerances,
 )
 from .registry import METRICS, NO_THETA
 from .terms import LOW, kl_term
 
-#: Masses that differ by less than this part are divided out of a short array without `conclude`.
-_SAME_MASS = 1e-12
+#: Arrays up to this length have no fast loop.
+_SHORT = 8
+
+#: Positive entries below this are left to careful sums, and so are sums below that.
+_TINY, _LEAST_SHORT = 2.0**-900, 1e-200
+
+#: Part of a sum that its rest may be of what is wrong with the masses.
+_MOST_BESIDE = 1.0 / 16.0
 
 #: Below this part of the sum the term of the two masses, delta**2 / 2, is no more than rounding.
 _NO_TERM = 1e-17
 
-#: Results below this are left to `conclude`, which keeps subnormals out.
-_TINY_RESULT = 1e-200
+#: Part of its terms that the alpha-divergence must be, for an error of 1e-14.
+_LEAST_ALPHA = 0.03
 
-# The result from the (lifted) sum, times a factor: with `Row.root` its square root.
-
-
-@kernel
-def _unlift(a, factor):
-    return a * UNLIFT * factor
+# The result from a sum, times a factor: with `Row.root` its square root.
 
 
 @kernel
-def _unlift_root(a, factor):
-    return math.sqrt(a) * 2.0**-27 * math.sqrt(factor)
-
-
-# `Row.normalise`: the divergence of the normalised distributions from the sum `a` over the two measures,
-# divided by the mass of the first, where the masses differ by the fraction `delta`; and whether it has the
-# digits of the input.
+def _plain(a, factor):
+    return a * factor
 
 
 @kernel
-def _normalise_kl(a, delta, loss):
+def _root(a, factor):
+    return math.sqrt(a) * math.sqrt(factor)
+
+
+# `Row.normalise`: the divergence of the normalised distributions (of the measures, for `ANY`) from the sums
+# over the two measures, and whether it has the digits of the input.
+
+
+@kernel
+def _digits(single):
+    """How many times a difference may be contained in what it is the difference of."""
+    return 2.0 if single else 16.0
+
+
+@kernel
+def _normalise_kl(sums, theta, mass, single):
     # The grouping property: sum of terms = (mass of p) KL(normalised) + (term of the two masses), exactly.
-    # The sum has an error of loss / 16 (float32: loss / 2), which allows this much cancellation.
-    if delta * delta * LIFT <= _NO_TERM * a:
+    a, p, q, change = sums.terms, sums.mass_p, sums.mass_q, sums.change
+    if mass == ANY:
         return a, True
-    value = a - kl_term(LIFT, LIFT * (1.0 + delta), -delta * LIFT, NO_THETA)
-    return value, a <= (16.0 if loss == LOSS64 else 2.0) * value
+    if change * change <= _NO_TERM * a * p:
+        return a / p, True
+    rest = a - kl_term(p, q, -change, NO_THETA)
+    return rest / p, a <= _digits(single) * rest
 
 
 @kernel
-def _normalise_quadratic(a, delta, loss):
+def _normalise_quadratic(sums, theta, mass, single):
     # Near p = q the term is quadratic in p - q: a change of mass by delta changes the sum by delta a +
     # delta**2.
-    return a, delta == 0.0 or (abs(delta) <= loss and delta * delta * LIFT <= loss * a)
+    if mass == ANY:
+        return sums.terms, True
+    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
+    return value, delta == 0.0 or (abs(delta) <= loss and delta * delta <= loss * value)
 
 
 @kernel
-def _normalise_linear(a, delta, loss):
-    return a, delta == 0.0 or abs(delta) * LIFT <= loss * min(a, LIFT)
+def _normalise_linear(sums, theta, mass, single):
+    if mass == ANY:
+        return sums.terms, True
+    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
+    return value, delta == 0.0 or abs(delta) <= loss * value
 
 
-def _refined_sums(p, q, normalization, theta):
-    """Template (`term`): the sum over normalised entries."""
-    a = 0.0
+@kernel
+def _normalise_hellinger(sums, theta, mass, single):
+    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) (the result).
+    if mass == ANY:
+        return sums.terms, True
+    root_p, root_q = math.sqrt(sums.mass_p), math.sqrt(sums.mass_q)
+    between = sums.change / (root_p + root_q)
+    rest = sums.terms - 0.5 * between * between
+    return rest / (root_p * root_q), sums.terms <= (2.0 if single else 4.0) * rest
+
+
+@kernel
+def _normalise_chi2(sums, theta, mass, single):
+    if mass == ANY:
+        return sums.terms, True
+    rest = sums.terms - sums.change * (sums.change / sums.mass_q)
+    return rest * (sums.mass_q / sums.mass_p) / sums.mass_p, sums.terms <= _digits(single) * rest
+
+
+@kernel
+def _normalise_alpha(sums, theta, mass, single):
+    power, p, q = sums.terms, sums.mass_p, sums.mass_q
+    alpha, beta = theta[0], theta[0] - 1.0
+    if mass == ANY:
+        whole = power - alpha * p + beta * q
+        size = power + abs(alpha) * p + abs(beta) * q
+    else:
+        whole = power / (p * math.exp(beta * math.log(p / q))) - 1.0
+        size = 1.0 + abs(alpha) + abs(beta)
+    return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size
+
+
+# Sums over entries that are normalised in twice the precision.
+
+
+class CarefulSums(NamedTuple):
+    """Lifted sums over normalised entries x and y, d = x - y."""
+
+    terms: float
+    excess: float  #: of all d: what is wrong with the two masses
+    signed: float  #: of the y with the signs of d: how total variation changes with the masses
+    close: float  #: of the y whose d may change its sign with them
+
+
+def _term_sums(p, q, normalization, theta):
+    """Template (`term`): `CarefulSums` of one chunk."""
+    a, excess = 0.0, 0.0
     for i in range(p.size):
         x, y, d = entry(p[i], q[i], normalization)
         a += term(x, y, d, theta)  # noqa: F821
-    return a
+        excess += d
+    return CarefulSums(a, excess, 0.0, 0.0)
 
 
-def _refined(p, q, normalization, theta):
-    """Template (`refined_sums`): the sum over normalised entries, 0 where p and q are proportional."""
-    if proportional(p, q, normalization):
-        return 0.0
-    total, lost = 0.0, 0.0
+@adder
+def _total_variation_sums(p, q, normalization, theta):
+    """The same for total variation."""
+    a, excess, signed, close = 0.0, 0.0, 0.0, 0.0
+    for i in range(p.size):
+        _, y, d = entry(p[i], q[i], normalization)
+        a += abs(d)
+        excess += d
+        signed += math.copysign(y, d)
+        close += y if abs(d) < 1e-13 * y else 0.0
+    return CarefulSums(0.5 * a, excess, signed, close)
+
+
+def _all_sums(p, q, normalization, theta):
+    """Template (`term_sums`): the same of all chunks."""
+    if p.size <= CHUNK:
+        return term_sums(p, q, normalization, theta)  # noqa: F821
+    a, al, e, el, s, c = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        part = refined_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization, theta)  # noqa: F821
-        total, lost = add_compensated(total, lost, part)
-    return total + lost
+        sums = term_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization, theta)  # noqa: F821
+        a, al = add_compensated(a, al, sums.terms)
+        e, el = add_compensated(e, el, sums.excess)
+        s += sums.signed
+        c += sums.close
+    return CarefulSums(a + al, e + el, s, c)
+
+
+@formula
+def _indifferent(theta):
+    """How many times the relative change of a mass changes the sum."""
+    return 1.0
+
+
+@formula
+def _alpha_sensitivity(theta):
+    return max(abs(theta[0]), 1.0)
+
+
+def _settle(sums, theta):
+    """Template (`term`, `sensitivity`): the sum without what is wrong with the masses, and whether it is."""
+    # The same term of the two masses is contained in it, but for a part as small as the excess.
+    beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
+    known = abs(sums.excess) * sensitivity(theta) <= 1e-14 * LIFT  # noqa: F821
+    return sums.terms - beside, known & (beside <= _MOST_BESIDE * sums.terms)
+
+
+@kernel
+def _settle_linear(sums, theta):
+    beside = 0.5 * sums.excess * (sums.signed * UNLIFT)
+    good = abs(sums.excess) * (sums.close * UNLIFT) <= 1e-15 * sums.terms
+    return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
 def _lowered(p, q, normalization, theta):
-    """Template (`read`, `term`): a sum that overflows when it is lifted, by terms times `LOW`."""
+    """Template (`term`): a sum that overflows when it is lifted, by terms times `LOW`."""
     total, lost = 0.0, 0.0
     for i in range(p.size):
-        x, y, d, r, _ = read(p[i], q[i], normalization)  # noqa: F821
+        x, y, d, r, _ = entry_with_logs(p[i], q[i], normalization)
         total, lost = add_compensated(total, lost, term(x, y, d, r, theta))  # noqa: F821
-    return (total + lost) * (UNLIFT / LOW)
-
-
-def _log_term(p, q, d, x, theta):
-    """Template (`term`): the term for log-probabilities, where p and q may underflow without harm."""
-    return term(p, q, d, theta)  # noqa: F821
+    return total + lost
 
 
 @kernel
@@ -139,41 +241,87 @@ def _infinite(p, q, normalization, theta):
     return math.inf
 
 
-def _conclude(p, q, sums, theta, mass):
-    """Template (`normalise`, `refined`, `lowered`, `finish`): the result from the sums over all entries."""
-    a, delta, mass_p = sums.terms, sums.change, sums.mass
-    mass_q = mass_p + delta
-    normalised = mass == ANY
-    if mass == NORMALIZE and not abs(delta) <= 0.5 * mass_p:
-        # The smaller mass may have been rounded away in the difference of the two.
-        mass_p, mass_q = masses_of(p, q)
-        if not allowed(p, mass_p, mass_q, mass):
-            return math.nan
+@formula
+def _never(p_alone, q_alone, theta):
+    return False
+
+
+def _careful(p, q, theta, mass):
+    """Template (`infinite`, `all_sums`, `settle`, `lowered`, `finish`): for any entries."""
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass):
+        return math.nan
+    if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
+        return math.inf
+    if mass == ANY:
+        normalization, factor = make_scaling(masses)
+        a = all_sums(p, q, normalization, theta).terms  # noqa: F821
     else:
-        if not allowed(p, mass_p, mass_q, mass):
-            return math.nan
-        if mass != ANY and a < math.inf:
-            a, normalised = normalise(over_mass(a, mass_p), delta / mass_p, tolerances(p)[1])  # noqa: F821
-    if normalised and a < math.inf:
-        return finish(a, 1.0)  # noqa: F821
-    normalization = identity_normalization() if mass == ANY else make_normalization(p, q, mass_p, mass_q)
+        if proportional(p, q, masses):
+            return 0.0
+        normalization, factor = make_normalization(masses), 1.0
+        first = all_sums(p[:CHUNK], q[:CHUNK], normalization, theta)  # noqa: F821
+        if p.size > CHUNK and not settle(first, theta)[1]:  # noqa: F821
+            # Of nearly equal distributions the first chunk shows it. The excess alone takes less time.
+            normalization = exact_normalization(p, q, masses)
+        for _ in range(3):
+            sums = all_sums(p, q, normalization, theta)  # noqa: F821
+            a, good = settle(sums, theta)  # noqa: F821
+            if good:
+                break
+            normalization = corrected(normalization, sums.excess)
     if a < math.inf:
-        a = refined(p, q, normalization, theta)  # noqa: F821
-    return finish(a, 1.0) if a < math.inf else lowered(p, q, normalization, theta)  # noqa: F821
+        return finish(max(a, 0.0), UNLIFT * factor)  # noqa: F821
+    return finish(lowered(p, q, normalization, theta), UNLIFT * factor * (1.0 / LOW))  # noqa: F821
+
+
+def _short(p, q, theta, mass):
+    """Template (`term`, `smooth`, `sensitivity`, `careful`, `finish`): for a few entries."""
+    mass_p, mass_q, bad = 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= not ((x >= _TINY) | (x == 0.0)) & ((y >= _TINY) | (y == 0.0))
+        mass_p += x
+        mass_q += y
+    if bad or not moderate(p, mass_p, mass_q, mass):
+        return careful(p, q, theta, mass)  # noqa: F821
+    s, t = (1.0, 1.0) if mass == ANY else (1.0 / mass_p, 1.0 / mass_q)
+    a, excess = 0.0, 0.0
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        v = y * t
+        d = fma(x, s, -v) - fma(y, t, -v)
+        a += term(x * s, v, d, theta)  # noqa: F821
+        excess += d
+    # What is wrong with the masses, 1e-16, changes the sum in second order (total variation: in first).
+    small = abs(excess) * sensitivity(theta) <= 1e-14 * a or (  # noqa: F821
+        smooth and excess * excess <= 1e-15 * a and abs(excess) * sensitivity(theta) <= 1e-14  # noqa: F821
+    )
+    if (mass == ANY or small) and _LEAST_SHORT < a < math.inf:
+        return finish(a, 1.0)  # noqa: F821
+    return careful(p, q, theta, mass)  # noqa: F821
+
+
+def _conclude(p, q, sums, theta, mass):
+    """Template (`normalise`, `finish`, `careful`): the result from the sums of all chunks."""
+    if moderate(p, sums.mass_p, sums.mass_q, mass):
+        value, good = normalise(sums, theta, mass, p.itemsize == 4)  # noqa: F821
+        if good and 0.0 <= value < math.inf:
+            return finish(value, 1.0)  # noqa: F821
+    return careful(p, q, theta, mass)  # noqa: F821
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`chunk`, `all_chunks`, `conclude`): the whole computation, on one thread."""
+    """Template (`short`, `chunk`, `all_chunks`, `normalise`, `conclude`, `careful`): on one thread."""
+    p, q = borrow(p), borrow(q)
+    if p.size <= _SHORT:
+        return short(p, q, theta, mass)  # noqa: F821
+    first = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
     if p.size <= CHUNK:
-        sums = chunk(p, q, theta)  # noqa: F821
-        total, change = sums.mass, sums.change
-        if mass == UNIT and is_unit(total * UNLIFT, p) and abs(change) < _SAME_MASS * total:
-            # The common case, apart from `conclude`, which is too large to be inlined: rows of 256 gain 5 %.
-            value, normalised = normalise(sums.terms / total * LIFT, change / total, tolerances(p)[1])  # noqa: F821
-            if normalised and _TINY_RESULT < value < math.inf:
-                return finish(value, 1.0)  # noqa: F821
-        return conclude(p, q, sums, theta, mass)  # noqa: F821
-    return conclude(p, q, all_chunks(p, q, theta), theta, mass)  # noqa: F821
+        return conclude(p, q, first, theta, mass)  # noqa: F821
+    if mass == NORMALIZE and not normalise(first, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+        return careful(p, q, theta, mass)  # noqa: F821
+    return conclude(p, q, all_chunks(p, q, theta, first), theta, mass)  # noqa: F821
 
 
 def _partial(p, q, theta, first, last, parts):
@@ -184,31 +332,14 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`conclude`): the result from the sums of all chunks."""
-    return conclude(p, q, sum_of_parts(parts), theta, mass)  # noqa: F821
-
-
-def _log_sums(p, q, normalization, theta):
-    """Template (`term`): the sum over the exponentials of p and q."""
-    a = 0.0
-    for i in range(p.size):
-        x, y, d, r, _ = log_entry(p[i], q[i], normalization)
-        a += term(x, y, d, r, theta)  # noqa: F821
-    return a
-
-
-def _log_divergence(p, q, theta, mass):
-    """Template (`log_sums`, `lowered`, `finish`): the whole computation for log-probabilities."""
-    normalization, factor = make_log_normalization(p, q, mass)
-    if not factor >= 0.0:
-        return math.nan
-    total, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        part = log_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization, theta)  # noqa: F821
-        total, lost = add_compensated(total, lost, part)
-    if total == math.inf:
-        return lowered(p, q, normalization, theta) * factor  # noqa: F821
-    return finish(total + lost, factor)  # noqa: F821
+    """Template (`normalise`, `conclude`, `careful`): the result from the sums of all chunks."""
+    total = sum_of_parts(parts)
+    if mass == NORMALIZE:
+        # As on one thread, so that the result has the same bits.
+        first = sum_of_parts(parts[:1])
+        if not normalise(first, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+            return careful(p, q, theta, mass)  # noqa: F821
+    return conclude(p, q, total, theta, mass)  # noqa: F821
 
 
 # What a result in nats is divided by, for a base that compiled code gives.
@@ -265,7 +396,14 @@ class Divergence(NamedTuple):
 
 
 #: By `Row.normalise`.
-NORMALISE = {"kl": _normalise_kl, "quadratic": _normalise_quadratic, "linear": _normalise_linear}
+NORMALISE = {
+    "kl": _normalise_kl,
+    "quadratic": _normalise_quadratic,
+    "linear": _normalise_linear,
+    "hellinger": _normalise_hellinger,
+    "chi2": _normalise_chi2,
+    "alpha": _normalise_alpha,
+}
 
 
 def _assemble(row):
@@ -275,38 +413,49 @@ def _assemble(row):
         module = import_module(f".{row.module}", __package__)
         return Divergence(getattr(module, name), getattr(module, f"log_{name}"))
     term = getattr(terms, f"{row.term}_term")
-    log_term = getattr(terms, f"{row.term}_log_term", None)
+    chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
+    infinite = getattr(terms, f"{row.term}_infinite", _never)
     low_term = getattr(terms, f"{row.term}_low", None)
-    chunk = getattr(chunks, f"{row.term}_chunk", None)
-    normalise, finish = NORMALISE[row.normalise], _unlift_root if row.root else _unlift
-    if log_term is None:
-        log_term = specialise(_log_term, f"_{name}_log_term", formula, term=term)
-    if chunk is None:
-        chunk = specialise(lifted_sums, f"_{name}_chunk", adder, term=term)
-    refined_sums = specialise(_refined_sums, f"_{name}_refined_sums", adder, term=term)
-    refined = specialise(_refined, f"_{name}_refined", refined_sums=refined_sums)
-    lowered = log_lowered = _infinite
+    normalise, smooth = NORMALISE[row.normalise], row.normalise != "linear"
+    finish = _root if row.root else _plain
+    lowered = _infinite
     if low_term is not None:
-        lowered = specialise(_lowered, f"_{name}_lowered", read=entry_with_logs, term=low_term)
-        log_lowered = specialise(_lowered, f"_log_{name}_lowered", read=log_entry, term=low_term)
-    conclude = specialise(
-        _conclude, f"_{name}_conclude", normalise=normalise, refined=refined, lowered=lowered, finish=finish
+        lowered = specialise(_lowered, f"_{name}_lowered", term=low_term)
+    sensitivity = _alpha_sensitivity if row.orders else _indifferent
+    if smooth:
+        term_sums = specialise(_term_sums, f"_{name}_term_sums", adder, term=term)
+        settle = specialise(_settle, f"_{name}_settle", term=term, sensitivity=sensitivity)
+    else:
+        term_sums, settle = _total_variation_sums, _settle_linear
+    all_sums = specialise(_all_sums, f"_{name}_all_sums", term_sums=term_sums)
+    careful = specialise(
+        _careful,
+        f"_{name}_careful",
+        infinite=infinite,
+        all_sums=all_sums,
+        settle=settle,
+        lowered=lowered,
+        finish=finish,
     )
-    log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
+    short = specialise(
+        _short,
+        f"_{name}_short",
+        term=term,
+        smooth=smooth,
+        sensitivity=sensitivity,
+        careful=careful,
+        finish=finish,
+    )
+    conclude = specialise(_conclude, f"_{name}_conclude", normalise=normalise, finish=finish, careful=careful)
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
-    parts = {
-        "chunk": chunk,
-        "all_chunks": all_chunks,
-        "normalise": normalise,
-        "conclude": conclude,
-        "finish": finish,
-    }
-    log_parts = {"log_sums": log_sums, "lowered": log_lowered, "finish": finish}
+    parts = {"normalise": normalise, "conclude": conclude, "careful": careful}
     return Divergence(
-        whole=specialise(_divergence, name, exported, **parts),
-        log=specialise(_log_divergence, f"log_{name}", exported, **log_parts),
+        whole=specialise(
+            _divergence, name, exported, short=short, chunk=chunk, all_chunks=all_chunks, **parts
+        ),
+        log=logarithmic.assemble(name, row.term, smooth, finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
-        finish=specialise(_finish, f"_{name}_finish", exported, conclude=conclude),
+        finish=specialise(_finish, f"_{name}_finish", exported, **parts),
     )
 
 

@@ -1,8 +1,8 @@
 """Entropy and cross-entropy: two rows of `registry` with kernels of their own.
 
--log(q / mass) = log(top / q) + log1p((mass - top) / top) for any number `top`. With top = 1 this takes one
-pass, and is accurate unless the two parts nearly cancel. With top = max q both parts are >= 0, which is
-accurate for a distribution with one dominant entry too.
+Entries are divided by the mass first: a sum from which the logarithm of the mass is subtracted later loses
+digits where many entries are equal. Where one entry dominates, -log(q / mass) is taken apart as log(top / q)
++ log1p((mass - top) / top), top = max q, where both parts are >= 0.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import math
 
 import numpy as np
 
+from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel
-from ..numerics.elementary import LN2, log_ratio, scaled_exp
+from ..numerics.elementary import log_ratio, scaled_exp
 from ..numerics.error_free import add_compensated
+from .logarithmic import log_mass
 from .masses import ANY, UNIT
-from .normalized import CHUNK, LIFT, UNLIFT, allowed, is_unit, log_mass, over_mass
+from .normalized import CHUNK, LEAST_SCALED, LIFT, UNLIFT, allowed, is_unit, masses_of
 
-#: Part of its two parts that the result with top = 1 must be, for an error of 1e-14: each has a relative
-#: error of 2**-53.
-_LEAST_REMAINDER = 0.02
+#: Below this, the rounding of q / mass, 2**-53, would leave less than 14 digits of the result.
+_LEAST = 0.02
 
 #: Ratios below this are divided in an order that keeps subnormals out.
 _TINY_RATIO = 1e-200
@@ -70,24 +71,48 @@ def _lifted_log1p(rest, top):
     return math.log1p(ratio) * LIFT if ratio > _TINY_RATIO else rest * LIFT / top
 
 
+@adder
+def _normalised_sum(p, q, scale_p, scale_q):
+    """-sum p log q over entries times these scales; q is lifted."""
+    total = 0.0
+    for i in range(p.size):
+        total += _cross_term(np.float64(p[i]) * scale_p, np.float64(q[i]) * scale_q, LIFT)
+    return total
+
+
+@kernel
+def _over_mass(a, mass):
+    """A lifted sum over a lifted mass, lifted. The order of the two operations avoids subnormals."""
+    return a / (mass * UNLIFT) if mass > 1.0 else a / mass * LIFT
+
+
 @exported
 def cross_entropy(p, q, theta, mass):
     """-sum p log q."""
-    total, below, at_top, mass_p = _cross_totals(p, q, 1.0)
-    mass_q = below + at_top
-    if not allowed(p, mass_p, mass_q, mass):
-        return math.nan
+    p, q = borrow(p), borrow(q)
     if mass == ANY:
-        return total * UNLIFT
-    value, shift = total / mass_p, math.log(mass_q) - 54.0 * LN2
-    if value + shift > _LEAST_REMAINDER * (1.0 + abs(shift)):
-        return value + shift
+        total, below, at_top, mass_p = _cross_totals(p, q, 1.0)
+        return total * UNLIFT if allowed(p, mass_p * UNLIFT, (below + at_top) * UNLIFT, mass) else math.nan
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass):
+        return math.nan
+    if masses.p_alone:
+        return math.inf
+    # Below the least scaled mass the scales would overflow.
+    scale_p, scale_q = 1.0 / max(masses.p, LEAST_SCALED), LIFT / max(masses.q, LEAST_SCALED)
+    value, lost = 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        part = _normalised_sum(p[low : low + CHUNK], q[low : low + CHUNK], scale_p, scale_q)
+        value, lost = add_compensated(value, lost, part)
+    value += lost
+    if value > _LEAST and min(masses.p, masses.q) > LEAST_SCALED:
+        return value
     top = 0.0
     for i in range(q.size):
         top = max(top, np.float64(q[i]))
-    total, below, at_top, _ = _cross_totals(p, q, top)
+    total, below, at_top, mass_p = _cross_totals(p, q, top)
     rest = below + (at_top - top * LIFT)
-    return (over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT
+    return (_over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT
 
 
 @formula

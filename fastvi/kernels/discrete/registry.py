@@ -11,7 +11,7 @@ To add a divergence:
 
 All else comes from the row: the compiled kernels (`divergences.KERNELS`), the loops over rows and pairs
 (`all_pairs`), the metric of `fastvi.pairwise`, the checks of the keywords, the function in compiled code
-(``fastvi.compiled.arrays``), the C functions (`c_functions`), the benchmarks and the common tests. A faster
+(``fastvi.compiled.arrays``), the C functions (`c_functions`), the benchmarks and the common tests. A fast
 loop (`chunks`) or a term for log-probabilities is found by its name when there is one: see `Row`.
 """
 
@@ -38,8 +38,9 @@ class Row(NamedTuple):
 
     # One of these three gives the kernels.
 
-    #: ``terms.<term>_term`` is summed. Taken if they exist: ``terms.<term>_log_term`` for log-probabilities,
-    #: ``terms.<term>_low`` for sums that overflow, and the faster loop ``chunks.<term>_chunk``.
+    #: ``terms.<term>_term`` is summed. Taken if they exist: ``logarithmic.<term>_log_term`` for
+    #: log-probabilities, ``terms.<term>_infinite`` where zeros make it infinite, and ``terms.<term>_low`` for
+    #: sums that overflow.
     term: str = ""
     module: str = ""  #: the module with the kernels ``<name>`` and ``log_<name>``
     kernel: str = ""  #: another row, whose kernels serve this one as well
@@ -65,9 +66,11 @@ ROWS = {
         Row("js", term="js", base=True, symmetric=True, weights=True, needs="log log"),
         Row("js_distance", term="js", root=True, base=True, symmetric=True, weights=True, needs="log log"),
         Row("jeffreys", term="jeffreys", base=True, symmetric=True, needs="log"),
-        Row("hellinger", term="hellinger", root=True, symmetric=True, needs="root root"),
+        Row(
+            "hellinger", term="hellinger", normalise="hellinger", root=True, symmetric=True, needs="root root"
+        ),
         Row("total_variation", term="total_variation", normalise="linear", symmetric=True),
-        Row("chi2", term="chi2", needs="division"),
+        Row("chi2", term="chi2", normalise="chi2", needs="division"),
         Row("bhattacharyya", module="renyi", base=True, measures=False, symmetric=True, needs="root"),
         Row(
             "renyi",
@@ -78,7 +81,7 @@ ROWS = {
             kernel_at_one="kl",
             needs="log exp",
         ),
-        Row("alpha_divergence", term="alpha", orders=FINITE, needs="log exp"),
+        Row("alpha_divergence", term="alpha", normalise="alpha", orders=FINITE, needs="log exp"),
     )
 }
 

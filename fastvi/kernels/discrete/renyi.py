@@ -8,37 +8,56 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import adder, exported, kernel, specialise
+import numpy as np
+
+from ..borrowing import borrow
+from ..compiler import adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, exp
 from ..numerics.error_free import add_compensated
-from .chunks import alpha_chunk, hellinger_chunk, whole_sums
+from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, whole_sums
+from .logarithmic import alpha_log_term, exact_log_normalization, log_entry, shifted
+from .masses import NORMALIZE
 from .normalized import (
     CHUNK,
+    LIFT,
     UNLIFT,
     allowed,
     entry,
     entry_with_logs,
-    log_entry,
-    make_log_normalization,
-    make_normalization,
+    exact_normalization,
     masses_of,
+    moderate,
     proportional,
 )
 from .registry import NO_THETA
-from .terms import alpha_log_term, hellinger_term
+from .terms import alpha_from_ratio, hellinger_term
 
 #: Orders above this are computed as the order inf, from which they differ by at most |log p_i| / alpha.
 #: (Above 1e305, the product of the order and log(p / q) overflows.)
 _AS_INFINITE = 1e300
 
 
+#: Part of its two parts that the logarithm of the sum must be, for an error of 1e-14.
+_LEAST_REMAINDER = 0.03
+
+#: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm.
+_LEAST_LOG = 0.05
+
+
+@formula
+def _alpha_term(x, y, d, r, log_p, theta):
+    return alpha_from_ratio(x, y, d, r, theta)
+
+
 def _alpha_sums(p, q, normalization, theta):
-    """Template (`read`): the (lifted) alpha-divergence."""
-    a = 0.0
+    """Template (`read`, `term`): the (lifted) alpha-divergence where p > 0, and the mass of q elsewhere."""
+    a, outside = 0.0, 0.0
     for i in range(p.size):
-        x, y, d, r, _ = read(p[i], q[i], normalization)  # noqa: F821
-        a += alpha_log_term(x, y, d, r, theta)
-    return a
+        x, y, d, r, log_p = read(p[i], q[i], normalization)  # noqa: F821
+        alone = r == -math.inf
+        a += 0.0 if alone else term(x, y, d, r, log_p, theta)  # noqa: F821
+        outside += y if alone else 0.0
+    return a, outside
 
 
 def _covered(p, q, normalization):
@@ -56,7 +75,7 @@ def _extremes(p, q, normalization, beta):
     top, peak = -math.inf, -math.inf
     for i in range(p.size):
         _, _, _, r, log_p = read(p[i], q[i], normalization)  # noqa: F821
-        if r > -math.inf:
+        if r > -math.inf and log_p > -math.inf:
             top = max(top, r)
             if r < math.inf:
                 peak = max(peak, log_p + beta * r)
@@ -68,7 +87,8 @@ def _powers(p, q, normalization, beta, peak):
     total = 0.0
     for i in range(p.size):
         _, _, _, r, log_p = read(p[i], q[i], normalization)  # noqa: F821
-        total += exp(log_p + beta * r - peak) if (r > -math.inf) & (r < math.inf) else 0.0
+        both = (r > -math.inf) & (r < math.inf) & (log_p > -math.inf)
+        total += exp(log_p + beta * r - peak) if both else 0.0
     return total
 
 
@@ -79,19 +99,19 @@ def _order(p, q, alpha, normalization):
     if alpha == 0.0:
         outside, inside = covered(p, q, normalization)  # noqa: F821
         return -math.log1p(-outside) if outside < 0.5 else -math.log(inside)
-    a, lost = 0.0, 0.0
+    a, al, o, ol = 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         x, y = p[low : low + CHUNK], q[low : low + CHUNK]
-        a, lost = add_compensated(a, lost, alpha_sums(x, y, normalization, (alpha, 0.0)))  # noqa: F821
-    a += lost
-    beta = alpha - 1.0
-    if alpha == 1.0:
-        return a * UNLIFT
-    # sum p**alpha q**-beta = 1 + alpha beta a, unless the two nearly cancel or a overflows.
-    change = (alpha * beta) * (a * UNLIFT)
+        part, outside = alpha_sums(x, y, normalization, (alpha, 0.0))  # noqa: F821
+        a, al = add_compensated(a, al, part)
+        o, ol = add_compensated(o, ol, outside)
+    a, beta = a + al, alpha - 1.0
+    # sum p**alpha q**-beta = 1 + alpha beta a + beta o, unless the two nearly cancel or a overflows.
+    rest = (alpha * a + (o + ol)) * UNLIFT
+    change = beta * rest
     if -0.5 < change < math.inf:
         shrink = math.log1p(change) / change if abs(change) > 1e-200 else 1.0
-        return alpha * a * shrink * UNLIFT
+        return rest * shrink
     top, peak = extremes(p, q, normalization, beta)  # noqa: F821
     if peak == -math.inf or (top == math.inf and beta > 0.0):
         return math.inf
@@ -102,63 +122,130 @@ def _order(p, q, alpha, normalization):
     return max((peak + math.log(total + lost)) / beta, 0.0)
 
 
-def _orders(name, read):
+def _orders(name, read, term):
     return specialise(
         _order,
         f"_{name}",
-        alpha_sums=specialise(_alpha_sums, f"_{name}_alpha_sums", adder, read=read),
+        alpha_sums=specialise(_alpha_sums, f"_{name}_alpha_sums", adder, read=read, term=term),
         covered=specialise(_covered, f"_{name}_covered", adder, read=read),
         extremes=specialise(_extremes, f"_{name}_extremes", read=read),
         powers=specialise(_powers, f"_{name}_powers", adder, read=read),
     )
 
 
-_renyi_plain = _orders("renyi_plain", entry_with_logs)
-_renyi_log = _orders("renyi_log", log_entry)
+_renyi_plain = _orders("renyi_plain", entry_with_logs, _alpha_term)
+_renyi_log = _orders("renyi_log", log_entry, alpha_log_term)
 
 
 _renyi_sums = specialise(whole_sums, "_renyi_sums", chunk=alpha_chunk)
-_bhattacharyya_sums = specialise(whole_sums, "_bhattacharyya_sums", chunk=hellinger_chunk)
+_hellinger_sums = specialise(whole_sums, "_bhattacharyya_hellinger_sums", chunk=hellinger_chunk)
+_overlap_sums = specialise(whole_sums, "_bhattacharyya_overlap_sums", chunk=overlap_chunk)
+
+
+@adder
+def _exceeded(p, q, top):
+    """The number of entries with p / q > top."""
+    count = 0
+    for i in range(p.size):
+        count += np.float64(p[i]) * LIFT > top * (np.float64(q[i]) * LIFT)
+    return count
 
 
 @kernel
-def _normalised_renyi(p, q, theta, mass):
-    """The divergence of p and q over their masses, in one pass; NaN where too few digits survive."""
-    a, delta, mass_p = _renyi_sums(p, q, theta)
-    if not allowed(p, mass_p, mass_p + delta, mass):
+def _largest_ratio(p, q):
+    """The largest p / q, where there is no p > 0 = q."""
+    top = 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        # Most chunks have no larger ratio than those before, and that is seen without a division.
+        if _exceeded(x, y, top) > 0:
+            for i in range(x.size):
+                if x[i] > 0.0:
+                    top = max(top, np.float64(x[i]) / np.float64(y[i]))
+    return top
+
+
+@adder
+def _exceeded_by(p, q, normalization, top):
+    """The number of entries with (p - q) / q > top, both normalised."""
+    count = 0
+    for i in range(p.size):
+        _, y, d = entry(p[i], q[i], normalization)
+        count += d > top * y
+    return count
+
+
+@kernel
+def _largest_difference(p, q, normalization):
+    """The largest (p - q) / q of normalised entries."""
+    top = 0.0
+    for low in range(0, p.size, CHUNK):
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        if _exceeded_by(u, v, normalization, top) > 0:
+            for i in range(u.size):
+                _, y, d = entry(u[i], v[i], normalization)
+                if d > top * y:
+                    top = d / y
+    return top
+
+
+@kernel
+def _renyi_of_sums(sums, theta):
+    """The divergence from the sums of the two measures, and whether it has the digits of the input."""
+    # (1 / beta) log(power / (mass_p**alpha mass_q**-beta))
+    first = math.log(sums.terms / sums.mass_p) / (theta[0] - 1.0)
+    second = math.log(sums.mass_q / sums.mass_p)
+    value, size = first + second, abs(first) + abs(second)
+    small = abs(value * (theta[0] - 1.0)) < _LEAST_REMAINDER
+    return value, (value > _LEAST_REMAINDER * size) and not small
+
+
+@kernel
+def _quick_renyi(p, q, theta, mass):
+    """The divergence in one pass; NaN where that leaves too few digits."""
+    sums = alpha_chunk(p[:CHUNK], q[:CHUNK], theta)
+    if p.size > CHUNK:
+        if mass == NORMALIZE and not _renyi_of_sums(sums, theta)[1]:
+            return math.nan
+        sums = _renyi_sums(p, q, theta, sums)
+    if not moderate(p, sums.mass_p, sums.mass_q, mass):
         return math.nan
-    # sum p**alpha q**-beta = mass_p (1 + beta (alpha a / mass_p - change)), change = mass_q / mass_p - 1. The
-    # relative error of `change` counts as far as it exceeds the result.
-    alpha, beta, change = theta[0], theta[0] - 1.0, delta / mass_p
-    growth = beta * (alpha * (a / mass_p) - change)
-    if not (-0.5 < growth < math.inf and abs(change) < 0.5):
-        return math.nan
-    value = math.log1p(growth) / beta + math.log1p(change)
-    return value if value > 1e-290 and abs(change) <= 10.0 * value else math.nan
+    value, good = _renyi_of_sums(sums, theta)
+    return value if good else math.nan
 
 
 @exported
 def renyi(p, q, theta, mass):
     """log(sum p**a q**(1-a)) / (a - 1) for a = theta[0] from 0 to inf; KL for a = 1."""
-    if 0.0 < theta[0] < math.inf and theta[0] != 1.0:
-        value = _normalised_renyi(p, q, theta, mass)
+    p, q, alpha = borrow(p), borrow(q), theta[0]
+    if 0.0 < alpha < _AS_INFINITE and alpha != 1.0:
+        value = _quick_renyi(p, q, theta, mass)
         if value > 0.0:
             return value
-    mass_p, mass_q = masses_of(p, q)
-    if not allowed(p, mass_p, mass_q, mass):
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass):
         return math.nan
-    normalization = make_normalization(p, q, mass_p, mass_q)
-    if proportional(p, q, normalization):
+    if masses.p_alone and alpha >= 1.0:
+        return math.inf
+    if proportional(p, q, masses):
         return 0.0
-    return _renyi_plain(p, q, theta[0], normalization)
+    if alpha > _AS_INFINITE:
+        value = math.log(_largest_ratio(p, q)) - math.log(masses.p / masses.q)
+        if _LEAST_LOG < value < math.inf:
+            return value
+        if value < _LEAST_LOG:
+            return math.log1p(_largest_difference(p, q, exact_normalization(p, q, masses)))
+    return _renyi_plain(p, q, alpha, exact_normalization(p, q, masses))
 
 
 @exported
 def log_renyi(p, q, theta, mass):
     """`renyi` for log-probabilities."""
-    normalization, factor = make_log_normalization(p, q, mass)
+    normalization, factor = exact_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
+    if shifted(p, q):
+        return 0.0
     return _renyi_log(p, q, theta[0], normalization)
 
 
@@ -169,77 +256,137 @@ def _bhattacharyya(hellinger, overlap):
     return -math.log1p(-h) if h < 0.5 else 54.0 * LN2 - math.log(overlap) if overlap > 0.0 else math.inf
 
 
-@adder
-def _overlap_sums(p, q, normalization):
+def _careful_overlaps(p, q, normalization):
+    """Template (`read`): the (lifted) squared Hellinger distance, and sum of sqrt(p q)."""
     h, overlap = 0.0, 0.0
     for i in range(p.size):
-        x, y, d = entry(p[i], q[i], normalization)
+        x, y, d, _, _ = read(p[i], q[i], normalization)  # noqa: F821
         h += hellinger_term(x, y, d, NO_THETA)
         overlap += math.sqrt(x) * math.sqrt(y)
     return h, overlap
 
 
-@kernel
-def _normalised_hellinger(p, q, mass):
-    """The squared Hellinger distance of p and q over their masses, in one pass.
+def _all_overlaps(p, q, normalization):
+    """Template (`overlap_sums`): the same, by chunks."""
+    h, hl, o, ol = 0.0, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = overlap_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization)  # noqa: F821
+        h, hl = add_compensated(h, hl, x)
+        o, ol = add_compensated(o, ol, y)
+    return h + hl, o + ol
 
-    NaN where too few digits survive.
-    """
-    a, delta, mass_p = _bhattacharyya_sums(p, q, NO_THETA)
-    mass_q = mass_p + delta
-    if not (abs(delta) <= 0.5 * mass_p and allowed(p, mass_p, mass_q, mass)):
+
+@formula
+def _entry(p, q, normalization):
+    """`entry_with_logs` without the logarithms."""
+    x, y, d = entry(p, q, normalization)
+    return x, y, d, 0.0, 0.0
+
+
+_overlaps = specialise(
+    _all_overlaps,
+    "_overlaps",
+    overlap_sums=specialise(_careful_overlaps, "_overlap_sums", adder, read=_entry),
+)
+_log_overlaps = specialise(
+    _all_overlaps,
+    "_log_overlaps",
+    overlap_sums=specialise(_careful_overlaps, "_log_overlap_sums", adder, read=log_entry),
+)
+
+
+@kernel
+def _hellinger_of_sums(sums):
+    """The squared Hellinger distance from the sums of the two measures, and whether it has the digits."""
+    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) (the result).
+    root_p, root_q = math.sqrt(sums.mass_p), math.sqrt(sums.mass_q)
+    between = sums.change / (root_p + root_q)
+    rest = sums.terms - 0.5 * between * between
+    return rest / (root_p * root_q), sums.terms <= 4.0 * rest
+
+
+@kernel
+def _overlap_of_sums(sums):
+    """The distance from the sums of sqrt(p q), and whether it has the digits."""
+    value = -math.log(sums.terms / (math.sqrt(sums.mass_p) * math.sqrt(sums.mass_q)))
+    return value, value > _LEAST_REMAINDER
+
+
+def _quick_distance(p, q, mass):
+    """Template (`chunk`, `all_chunks`, `of_sums`): the result in one pass; NaN for too few digits."""
+    sums = chunk(p[:CHUNK], q[:CHUNK], NO_THETA)  # noqa: F821
+    if p.size > CHUNK:
+        if mass == NORMALIZE and not of_sums(sums)[1]:  # noqa: F821
+            return math.nan
+        sums = all_chunks(p, q, NO_THETA, sums)  # noqa: F821
+    if not moderate(p, sums.mass_p, sums.mass_q, mass):
         return math.nan
-    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) * (the
-    # result)
-    root_p, root_q = math.sqrt(mass_p), math.sqrt(mass_q)
-    between = delta / (root_p + root_q)
-    rest = a - 0.5 * between * between
-    # The difference of the masses has an error of 1e-15 of them.
-    good = rest > 1e-290 and abs(delta) <= 10.0 * rest
-    return rest / (root_p * root_q) if good else math.nan
+    value, good = of_sums(sums)  # noqa: F821
+    return value if good else math.nan
+
+
+_quick_hellinger = specialise(
+    _quick_distance,
+    "_quick_hellinger",
+    chunk=hellinger_chunk,
+    all_chunks=_hellinger_sums,
+    of_sums=_hellinger_of_sums,
+)
+_quick_overlap = specialise(
+    _quick_distance,
+    "_quick_overlap",
+    chunk=overlap_chunk,
+    all_chunks=_overlap_sums,
+    of_sums=_overlap_of_sums,
+)
 
 
 @exported
 def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
-    distance = _normalised_hellinger(p, q, mass)
-    if distance < 0.98:
-        return -math.log1p(-distance)
-    mass_p, mass_q = masses_of(p, q)
-    if not allowed(p, mass_p, mass_q, mass):
+    p, q = borrow(p), borrow(q)
+    if p.itemsize == 4:
+        square = _quick_hellinger(p, q, mass)
+        if square < 0.5:
+            return -math.log1p(-square)
+    distance = _quick_overlap(p, q, mass)
+    if distance < math.inf:
+        return distance
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass):
         return math.nan
-    normalization = make_normalization(p, q, mass_p, mass_q)
-    if proportional(p, q, normalization):
+    if proportional(p, q, masses):
         return 0.0
-    h, hl, o, ol = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y = _overlap_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization)
-        h, hl = add_compensated(h, hl, x)
-        o, ol = add_compensated(o, ol, y)
-    return _bhattacharyya(h + hl, o + ol)
+    return _bhattacharyya(*_overlaps(p, q, exact_normalization(p, q, masses)))
+
+
+@adder
+def _far_overlaps(p, q, normalization, peak):
+    """The sum of sqrt(p q) / exp(peak) where both are positive."""
+    total = 0.0
+    for i in range(p.size):
+        _, _, _, r, log_p = log_entry(p[i], q[i], normalization)
+        total += exp(log_p - 0.5 * r - peak) if abs(r) < math.inf else 0.0
+    return total
 
 
 @exported
 def log_bhattacharyya(p, q, theta, mass):
     """`bhattacharyya` for log-probabilities."""
-    normalization, factor = make_log_normalization(p, q, mass)
+    normalization, factor = exact_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
-    # The sum of sqrt(p q) may underflow: its largest term is factored out.
-    h, lost, peak = 0.0, 0.0, -math.inf
-    for i in range(p.size):
-        x, y, d, r, log_p = log_entry(p[i], q[i], normalization)
-        h, lost = add_compensated(h, lost, hellinger_term(x, y, d, NO_THETA))
-        if abs(r) < math.inf:
-            peak = max(peak, log_p - 0.5 * r)
-    h += lost
-    if h * UNLIFT < 0.5:
-        return _bhattacharyya(h, 0.0)
-    if peak == -math.inf:
-        return math.inf
-    total = 0.0
+    if shifted(p, q):
+        return 0.0
+    h, overlap = _log_overlaps(p, q, normalization)
+    if h * UNLIFT < 0.5 or overlap > 1e-200:
+        return _bhattacharyya(h, overlap)
+    # Products of entries have underflowed: the largest one is factored out.
+    peak = -math.inf
     for i in range(p.size):
         _, _, _, r, log_p = log_entry(p[i], q[i], normalization)
-        if abs(r) < math.inf:
-            total += math.exp(log_p - 0.5 * r - peak)
-    return -peak - math.log(total)
+        if abs(r) < math.inf and log_p > -math.inf:
+            peak = max(peak, log_p - 0.5 * r)
+    if peak == -math.inf:
+        return math.inf
+    return -peak - math.log(_far_overlaps(p, q, normalization, peak))

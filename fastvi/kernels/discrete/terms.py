@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import formula, kernel
+from ..compiler import formula
 from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
 
 #: Largest |log(p / q)| for which terms are computed from the difference d, without cancellation.
@@ -71,59 +71,54 @@ def chi2_term(p, q, d, theta):
 def alpha_term(p, q, d, theta):
     """(p**a q**(1-a) - a p + (a - 1) q) / (a (a - 1)) for a = theta[0]; KL for a = 1 and a = 0."""
     x = math.inf if q == 0.0 else log_ratio(p, q, d)
-    return alpha_log_term(p, q, d, -math.inf if p == 0.0 else x, theta)
+    return alpha_from_ratio(p, q, d, -math.inf if p == 0.0 else x, theta)
 
 
-# The same for log-probabilities, from x = log(p / q): p or q may underflow to zero where x is finite. A
-# divergence without a `*_log_term` takes its term.
+# Where a divergence is infinite: p > 0 = q somewhere, or q > 0 = p. Without this function it never is.
 
 
-@kernel
-def kl_log_term(p, q, d, x, theta):
-    """`kl_term` from x."""
-    if abs(x) < _NEAR and q > 0.0:
-        return kl_term(p, q, d, theta)
-    return q if p == 0.0 else max(p * x - p + q, 0.0)
+@formula
+def kl_infinite(p_alone, q_alone, theta):
+    """Where p > 0 = q."""
+    return p_alone
 
 
-@kernel
-def jeffreys_log_term(p, q, d, x, theta):
-    """`jeffreys_term` from x."""
-    return 0.0 if d == 0.0 else d * x
+@formula
+def jeffreys_infinite(p_alone, q_alone, theta):
+    """Where p > 0 = q, or q > 0 = p."""
+    return p_alone | q_alone
 
 
-@kernel
-def chi2_log_term(p, q, d, x, theta):
-    """`chi2_term` from x: q exp(2 x) - 2 p + q where q alone has underflowed."""
-    if abs(x) < _NEAR and q > 0.0:
-        return d * (d / q)
-    half = math.exp(0.5 * x)
-    return q if p == 0.0 else max(p * half * half - 2.0 * p + q, 0.0)
+@formula
+def chi2_infinite(p_alone, q_alone, theta):
+    """Where p > 0 = q."""
+    return p_alone
 
 
-#: Largest coefficient of the series in `alpha_log_term`, so that its product with an entry is finite.
+@formula
+def alpha_infinite(p_alone, q_alone, theta):
+    """Where p > 0 = q for an order from 1, or q > 0 = p for one up to 0."""
+    return (p_alone & (theta[0] >= 1.0)) | (q_alone & (theta[0] <= 0.0))
+
+
+#: Largest coefficient of the series in `alpha_near`, so that its product with an entry is finite.
 _MOST_COEFFICIENT = 1e300
 
-#: Largest |log(p / q)| times the order for which `alpha_log_term` takes the series.
+#: Largest |log(p / q)| times the order for which `alpha_from_ratio` takes the series.
 _SERIES_RANGE = 0.25
+
+#: Below this an order is as 0 (and 1 minus it as 1) for entries > 0: |log(p / q)| is at most 1500.
+SMALL_ORDER = 1e-18
 
 #: Largest exponent of `times_expm1`; beyond it the term is infinite.
 _OVERFLOW = 1400.0
 
 
 @formula
-def alpha_log_term(p, q, d, x, theta):
-    """`alpha_term` from x, which is inf where q = 0 < p and -inf where p = 0."""
-    # The divergence of order a from p to q is that of order 1 - a from q to p.
-    swap = theta[0] < 0.5
-    a = 1.0 - theta[0] if swap else theta[0]
-    p, q = (q, p) if swap else (p, q)
-    d, x = (-d, -x) if swap else (d, x)
-    beta = a - 1.0
-    # The same as -beta, but exact for small orders: where one entry is 0, the term is the other over this.
-    minus_beta = theta[0] if swap else 1.0 - a
-    # Near p = q: q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j, where nothing cancels. The
-    # coefficients do not depend on the entry. They stay finite: an infinite one times x**2 = 0 would be NaN.
+def alpha_near(q, x, a):
+    """`alpha_term` near p = q, where |x| a < `_SERIES_RANGE`, x = log(p / q): nothing cancels."""
+    # q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j. The coefficients do not depend on the entry.
+    # They stay finite: an infinite one times x**2 = 0 would be NaN.
     c3 = 1.0 + a
     c4 = min(1.0 + a * c3, _MOST_COEFFICIENT)
     c5 = min(1.0 + a * c4, _MOST_COEFFICIENT)
@@ -146,14 +141,27 @@ def alpha_log_term(p, q, d, x, theta):
     s = s * x + c5 * (1.0 / 120.0)
     s = s * x + c4 * (1.0 / 24.0)
     s = s * x + c3 * (1.0 / 6.0)
-    s = s * x + 0.5
-    near = q * (x * x) * s
+    return q * (x * x) * (s * x + 0.5)
+
+
+@formula
+def alpha_from_ratio(p, q, d, x, theta):
+    """`alpha_term` from x = log(p / q), which is inf where q = 0 < p and -inf where p = 0."""
+    # The divergence of order a from p to q is that of order 1 - a from q to p.
+    swap = theta[0] < 0.5
+    a = 1.0 - theta[0] if swap else theta[0]
+    # a - 1, exact for small orders: where one entry is 0, the term is the other over this.
+    beta = -theta[0] if swap else a - 1.0
+    p, q = (q, p) if swap else (p, q)
+    d, x = (-d, -x) if swap else (d, x)
+    near = alpha_near(q, x, a)
     # Elsewhere: (p (exp(beta x) - 1) / beta - p + q) / a.
     y = beta * x
-    grown = p * x if beta == 0.0 else times_expm1(p, y) / beta
+    limit = abs(beta) < SMALL_ORDER
+    grown = p * x if limit else times_expm1(p, y) / (1.0 if limit else beta)
     far = math.inf if y > _OVERFLOW else (grown - d) / a
     value = near if abs(x) * a < _SERIES_RANGE else far
-    without_q = math.inf if minus_beta <= 0.0 else p / minus_beta
+    without_q = math.inf if beta >= 0.0 else p / -beta
     value = without_q if x == math.inf else value
     value = q / a if p == 0.0 else value
     return 0.0 if d == 0.0 else value
@@ -166,9 +174,7 @@ LOW = 2.0**-128
 @formula
 def chi2_low(p, q, d, x, theta):
     """LOW times `chi2_term`."""
-    value = ((d * LOW) / q) * d if q > 0.0 else chi2_log_term(p * LOW, 0.0, d * LOW, x, theta)
-    value = math.inf if x == math.inf else value
-    return 0.0 if d == 0.0 else value
+    return 0.0 if d == 0.0 else ((d * LOW) / q) * d
 
 
 @formula
@@ -177,5 +183,5 @@ def alpha_low(p, q, d, x, theta):
     # The entry that is raised to a power above 1 must not underflow.
     raised = q if theta[0] < 0.5 else p
     if raised < 2.0**-800:
-        return alpha_log_term(p, q, d, x, theta) * LOW
-    return alpha_log_term(p * LOW, q * LOW, d * LOW, x, theta)
+        return alpha_from_ratio(p, q, d, x, theta) * LOW
+    return alpha_from_ratio(p * LOW, q * LOW, d * LOW, x, theta)

@@ -7,8 +7,12 @@ flags they stay as written.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
-from ..compiler import kernel
+from numba import types
+from numba.extending import intrinsic
+
+from ..compiler import kernel, overloaded
 
 
 @kernel
@@ -28,22 +32,35 @@ def add_compensated(total, lost, x):
     return s, lost + ((x - s) + total)
 
 
-@kernel
-def two_product(x, y):
-    """x y as an unevaluated sum of two floats (Dekker 1971), without fused operations."""
-    c = 134217729.0 * x
-    xh = c - (c - x)
-    xl = x - xh
-    c = 134217729.0 * y
-    yh = c - (c - y)
-    yl = y - yh
-    high = x * y
-    return high, ((xh * yh - high) + xh * yl + xl * yh) + xl * yl
+def fma(x, y, z):
+    """x y + z, rounded once."""
+    if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
+        return x * y + z
+    exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    try:
+        return float(exact) if exact else float(x * y + z)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+@intrinsic
+def _fma(typing_context, x, y, z):
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), generate
+
+
+@overloaded(fma)
+def _overload_fma(x, y, z):
+    return lambda x, y, z: _fma(x, y, z)
 
 
 @kernel
 def cross_difference(x, u, y, v):
-    """x u - y v with a relative error of 2**-53 even where the two products nearly agree."""
-    a, al = two_product(x, u)
-    b, bl = two_product(y, v)
-    return (a - b) + (al - bl)
+    """x u - y v to 2**-52 of itself, even where the two products nearly agree (Kahan's algorithm).
+
+    Exactly 0 for equal products.
+    """
+    w = y * v
+    return fma(x, u, -w) + fma(-y, v, w)

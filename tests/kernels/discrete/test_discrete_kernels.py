@@ -113,7 +113,7 @@ def test_chunks_add_up_to_the_whole(name):
     n = 2 * CHUNK + 17 if JIT else CHUNK + 3
     p, q = pair(5, n)
     chunks = -(-n // CHUNK)
-    parts = np.full((chunks, 3), math.nan)
+    parts = np.full((chunks, 4), math.nan)
     for i in reversed(range(chunks)):
         kernel.partial(p, q, parameter, i, i + 1, parts)
     value = kernel.finish(p, q, parts, parameter, UNIT)

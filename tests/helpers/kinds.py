@@ -1,0 +1,212 @@
+"""Inputs of all the kinds that people have, drawn at random, for `tests/discrete/test_hunt.py`."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+F32 = np.float32
+
+
+class Case(NamedTuple):
+    """Two arrays as they are passed; with `repeats`, each entry is meant so many times."""
+
+    kind: str
+    p: Any
+    q: Any
+    mass: str = "normalize"
+    log: bool = False
+    repeats: Any = None
+
+
+def _lengths(rng):
+    return int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 64, 100]))
+
+
+def _weights(rng, n):
+    """Positive numbers of one of several shapes."""
+    shape = rng.integers(5)
+    if shape == 0:
+        return rng.random(n) + 1e-3
+    if shape == 1:
+        return rng.gamma(rng.choice([0.05, 0.3, 1.0, 30.0]), size=n) + 1e-300
+    if shape == 2:
+        return np.exp(rng.choice([1.0, 5.0, 50.0]) * rng.normal(size=n))
+    if shape == 3:
+        return rng.poisson(20.0, n) + 1.0
+    x = np.full(n, 10.0 ** rng.uniform(-6, 0))
+    x[rng.integers(n)] = 10.0 ** rng.uniform(0, 6)
+    return x
+
+
+def _two(rng, n):
+    p = _weights(rng, n)
+    way = rng.integers(4)
+    if way == 0:
+        return p, _weights(rng, n)
+    if way == 1:
+        return p, p * (1.0 + 10.0 ** rng.uniform(-15, -1) * rng.normal(size=n))
+    if way == 2:
+        return p, p * np.where(rng.random(n) < 0.9, 1.0, 1.0 + 10.0 ** rng.uniform(-15, -1))
+    return p, np.abs(p + 10.0 ** rng.uniform(-9, -1) * p.mean() * rng.normal(size=n))
+
+
+def _zeros(rng, p, q):
+    p, q = p.copy(), q.copy()
+    share = rng.choice([0.1, 0.5, 0.9])
+    p[rng.random(p.size) < share] = 0.0
+    q[rng.random(q.size) < rng.choice([0.0, share])] = 0.0
+    keep = rng.integers(p.size)
+    p[keep], q[keep] = 1.0, 2.0
+    return p, q
+
+
+def _unit(rng):
+    p, q = _two(rng, _lengths(rng))
+    return Case("unit", p / p.sum(), q / q.sum(), "unit")
+
+
+def _nearly_unit(rng):
+    p, q = _two(rng, _lengths(rng))
+    return Case("nearly unit", p / p.sum() * (1 + 1e-7), q / q.sum() * (1 - 3e-10), "unit")
+
+
+def _other_masses(rng):
+    p, q = _two(rng, _lengths(rng))
+    return Case("other masses", p * 10.0 ** rng.uniform(-3, 3), q * 10.0 ** rng.uniform(-3, 3))
+
+
+def _measures(rng):
+    p, q = _two(rng, _lengths(rng))
+    return Case("measures", p, q * rng.choice([1.0, 1.0 + 1e-9, 2.0]), "any")
+
+
+def _with_zeros(rng):
+    p, q = _zeros(rng, *_two(rng, _lengths(rng)))
+    if rng.random() < 0.5:
+        p[q == 0.0] = 0.0
+    return Case("zeros", p, q, str(rng.choice(["normalize", "any"])))
+
+
+def _counts(rng):
+    n = _lengths(rng)
+    p = rng.poisson(rng.choice([0.5, 5.0, 1e4]), n)
+    q = rng.poisson(p) if rng.random() < 0.5 else rng.poisson(5.0, n)
+    p[0] += 1
+    return Case("counts", p, q + 1)
+
+
+def _proportional(rng):
+    p = _weights(rng, _lengths(rng))
+    return Case("proportional", p, p * rng.choice([1.0, 2.0, 3.0, 7.0, 1e-5, 1.0 / 3.0]))
+
+
+def _huge_or_tiny(rng):
+    p, q = _two(rng, _lengths(rng))
+    p, q = p / p.max(), q / q.max()
+    f = 10.0 ** rng.uniform(-280, 275)
+    g = f * 10.0 ** rng.choice([0.0, 1.0, -30.0]) if abs(np.log10(f)) < 240 else f
+    return Case("huge or tiny", p * f, q * g, str(rng.choice(["normalize", "any"])))
+
+
+def _tiny_entries(rng):
+    p, q = _two(rng, _lengths(rng))
+    p, q = p / p.sum(), q / q.sum()
+    k = rng.integers(p.size)
+    p[k], q[k] = 10.0 ** rng.uniform(-310, -150, size=2)
+    if rng.random() < 0.5:
+        keep = np.arange(p.size) != k
+        q[keep] = p[keep]
+    return Case("tiny entries", p, q)
+
+
+def _float32(rng):
+    p, q = _zeros(rng, *_two(rng, _lengths(rng))) if rng.random() < 0.3 else _two(rng, _lengths(rng))
+    p, q = p / p.max(), q / q.max()
+    f = 10.0 ** rng.choice([0.0, 0.0, -10.0, 10.0, 36.0])
+    return Case("float32", (p * f).astype(F32), (q * f).astype(F32))
+
+
+def _many_float32(rng):
+    n = int(rng.integers(1000, 5000))
+    p, q = (rng.gamma(rng.choice([0.1, 1.0, 50.0]), size=n).astype(F32) for _ in range(2))
+    k = int(rng.integers(2, 60))
+    values = rng.integers(k, size=n)
+    _, first, counts = np.unique(values, return_index=True, return_counts=True)
+    return Case("many float32", p[first], q[first], repeats=counts)
+
+
+def _equal_addends(rng):
+    k = int(rng.integers(2, 5))
+    repeats = rng.integers(1, 15_000, k)
+    repeats[0] = 1
+    p, q = rng.integers(1, 10, (2, k))
+    p[0] = 10 ** rng.integers(1, 8)
+    q[0] = rng.choice([p[0], 10 ** rng.integers(1, 8)])
+    return Case("equal addends", p.astype(float), q.astype(float), repeats=repeats)
+
+
+def _log_unit(rng):
+    n = _lengths(rng)
+    p, q = (a - logsumexp(a) for a in rng.choice([1.0, 10.0, 100.0]) * rng.normal(size=(2, n)))
+    return Case("log, unit", p, q, "unit", True)
+
+
+def _log_softmax(rng):
+    n = _lengths(rng)
+    scale = rng.choice([0.1, 1.0, 30.0, 100.0, 300.0])
+    p = scale * rng.normal(size=n)
+    q = (
+        scale * rng.normal(size=n)
+        if rng.random() < 0.5
+        else p + 10.0 ** rng.uniform(-12, 1) * rng.normal(size=n)
+    )
+    return Case(
+        "log, softmax", p + rng.uniform(-350, 350), q + rng.choice([0.0, rng.uniform(-350, 350)]), log=True
+    )
+
+
+def _log_far(rng):
+    n = int(rng.integers(2, 6))
+    p, q = -(10.0 ** rng.uniform(-1, 3.5, size=(2, n)))
+    p[0], q[0] = rng.choice([0.0, -0.16]), 0.0
+    return Case("log, far", p, q, log=True)
+
+
+def _log_with_zeros(rng):
+    case = _log_softmax(rng)
+    p, q = case.p.copy(), case.q.copy()
+    p[rng.random(p.size) < 0.3] = -np.inf
+    q[rng.random(q.size) < rng.choice([0.0, 0.3])] = -np.inf
+    k = rng.integers(p.size)
+    p[k] = q[k] = max(0.0, case.p.max())
+    return Case("log, -inf", p, q, log=True)
+
+
+def _log_float32(rng):
+    case = _log_softmax(rng)
+    return Case("log, float32", case.p.astype(F32), case.q.astype(F32), log=True)
+
+
+KINDS = {
+    function.__name__.strip("_"): function
+    for function in (
+        _unit,
+        _nearly_unit,
+        _other_masses,
+        _measures,
+        _with_zeros,
+        _counts,
+        _proportional,
+        _huge_or_tiny,
+        _tiny_entries,
+        _float32,
+        _many_float32,
+        _equal_addends,
+        _log_unit,
+        _log_softmax,
+        _log_far,
+        _log_with_zeros,
+        _log_float32,
+    )
+}
