@@ -1,0 +1,594 @@
+"""Divergences of all pairs of rows by one matrix product, without cancellation where rows are similar.
+
+For any row c, the centre, a divergence of a pair is that of p from c, that of c from q, and a product:
+
+    D(p, q) = D(p, c) + D(c, q) + sum_k f_k(p) g_k(q)
+
+    divergence           f(p)                        g(q)
+    kl                   p - c                       log(c / q)
+    chi2                 (p**2 - c**2) / c           c / q - 1
+    alpha_divergence     c ((p / c)**a - 1) / a      (1 - (q / c)**b) / b,  b = 1 - a
+    hellinger, squared   sqrt p - sqrt c             sqrt c - sqrt q
+    jeffreys             p - c and log(c / p)        log(c / q) and q - c
+
+(for kl the three-point identity of Chen and Teboulle, SIAM J. Optim. 3 (1993), lemma 3.1; the others follow by
+multiplying out). Where rows are similar and c is their mean, f and g are small, and all terms have the size of
+the result. JS is D(p, c) / 2 + D(q, c) / 2 - D((p + q) / 2, c) with the D of kl, one logarithm an entry.
+
+Rows of mass P are used as x = p / P, where 1 / P is rounded: x has the mass 1 + e. A divergence of x and y
+exceeds that of the normalised rows by `gap` times the square of the difference of their masses, which is
+subtracted. What must be accurate is each difference x - c, and it is (`_placed`).
+
+Where the result is a small part of its terms, it has lost digits: such a pair is left NaN, and `all_pairs.PAIRS`
+computes it. `LEAST` and `_concluded` say from where.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import Lazily, adder, exported, formula, kernel, specialise
+from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
+from ..numerics.error_free import add_compensated, two_product
+from .entropies import cross_entropy
+from .masses import ANY
+from .registry import NO_THETA
+from .terms import alpha_term, kl_term
+
+#: The number of rows and the inner length of a product are multiples of this.
+STRIP = 4
+
+#: Entries that are summed without compensation: 64 additions of four products.
+SEGMENT = 256
+
+#: Normalised entries, masses and results below this have lost digits to subnormal numbers.
+_TINY, _TINY_MASS, _TINY_RESULT = 1e-290, 1e-200, 1e-270
+
+#: The largest |order| whose powers are accurate, and the largest |log| of one.
+MOST_ORDER, _MOST_LOG = 16.0, 200.0
+
+#: A factor for entries below `_TINY`, of which a logarithm is taken.
+_LIFT, _LOG_LIFT = 2.0**200, 200.0 * LN2
+
+#: Rows of `centre`: c = first + second to twice the precision, 1 / c and sqrt c (0 where c = 0).
+C, LOW, INVERSE, ROOT = range(4)
+
+#: Columns of the sums of a row: D(p, c) or D(c, q), the norms of its one or two lines of the product, the sum
+#: of x - c, and the number of zeros.
+VALUE, NORM, OTHER_NORM, EXCESS, ZEROS, SUMS = range(6)
+
+#: Bits that say which entries make a pair infinite: p > 0 = q, q > 0 = p.
+OUTSIDE_Q, OUTSIDE_P = 1, 2
+
+
+def least_part(d):
+    """Part of its terms that a result must be, for a relative error of 1e-13, for rows of length d."""
+    # Measured: the terms have an error of at most (6 + sqrt(d)) 2**-53 of their size in a segment.
+    return (6.0 + math.sqrt(min(d, SEGMENT))) * 2.0**-53 / 1e-13
+
+
+@formula
+def _placed(x, scale, c, low):
+    """x scale, and x scale - c with a relative error of 2**-52."""
+    high, rest = two_product(x, scale)
+    return high, (high - c) + (rest - low)
+
+
+@adder
+def _segment_sum(x):
+    total = 0.0
+    for k in range(x.size):
+        total += np.float64(x[k])
+    return total
+
+
+@adder
+def _negatives(x):
+    count = 0
+    for k in range(x.size):
+        count += x[k] < 0.0
+    return count
+
+
+@kernel
+def _mass(x):
+    total, lost = 0.0, 0.0
+    for low in range(0, x.size, SEGMENT):
+        total, lost = add_compensated(total, lost, _segment_sum(x[low : low + SEGMENT]))
+    return total + lost
+
+
+@exported
+def masses(p, out):
+    """out[i] = sum of p[i]; NaN where an entry is negative."""
+    for i in range(p.shape[0]):
+        out[i] = math.nan if _negatives(p[i]) else _mass(p[i])
+
+
+@exported
+def scales(masses, mass, out):
+    """What rows are multiplied by: 1 for `ANY`, 1 / mass else; NaN, so that no result is accepted, if tiny."""
+    for i in range(masses.size):
+        if masses[i] > _TINY_MASS or masses[i] == 0.0:
+            out[i] = 1.0 if mass == ANY else 1.0 / masses[i]
+        else:
+            out[i] = math.nan
+
+
+@exported
+def mean_centre(q, scale, centre):
+    """The mean of the rows of q: the first row and the mean of the differences from it.
+
+    Where all rows are equal it is that row, to the last bit of `LOW`, and all results are exactly 0.
+    """
+    m, d = q.shape
+    c, low = centre[C], centre[LOW]
+    first = 0
+    while first < m - 1 and not scale[first] > 0.0:
+        first += 1
+    c[:] = 0.0
+    count = 1
+    for j in range(first + 1, m):
+        if scale[j] > 0.0:
+            count += 1
+            for k in range(d):
+                high, rest = two_product(q[first, k], scale[first])
+                c[k] += _placed(q[j, k], scale[j], high, rest)[1]
+    for k in range(d):
+        high, rest = two_product(q[first, k], scale[first])
+        rest += c[k] / count
+        c[k] = high + rest
+        low[k] = (high - c[k]) + rest
+        if 0.0 < c[k] < _TINY:
+            c[k], low[k] = _TINY, 0.0
+        centre[INVERSE, k] = 1.0 / c[k] if c[k] > 0.0 else 0.0
+        centre[ROOT, k] = math.sqrt(c[k]) if c[k] > 0.0 else 0.0
+
+
+# The formulas of an entry: (D, the factors of the two products, their squares with weights 1 / c and c). `h`
+# is the entry and `d` its difference from c; `lifted` is h times `_LIFT`. Where an entry of q is 0, the
+# factors are such that p = 0 adds 0: p > 0 is found by `supports`. Where all entries of the rows of q are 0,
+# so is c.
+
+
+@formula
+def _kl_left(h, d, lifted, c, inverse, root, theta):
+    return kl_term(h if h > _TINY else 0.0, c, d, NO_THETA), d, 0.0, d * (d * inverse), 0.0
+
+
+@formula
+def _kl_right(h, d, lifted, c, inverse, root, theta):
+    tiny = h < _TINY
+    high = lifted if tiny else h
+    r = (_LOG_LIFT if tiny else 0.0) - log_ratio(high, c, high - c if tiny else d)
+    value = c * r + d if tiny else kl_term(c, h, -d, NO_THETA)
+    absent = h == 0.0
+    r = 1.0 if absent else r
+    value = 0.0 if absent else value
+    inside = c > 0.0
+    value = value if inside else (0.0 if absent else math.nan)
+    r = r if inside else 0.0
+    return value, r, 0.0, c * (r * r), 0.0
+
+
+@formula
+def _chi2_left(h, d, lifted, c, inverse, root, theta):
+    value = d * (d * inverse)
+    f = d * ((h + c) * inverse)
+    return math.inf if (c == 0.0) & (h > 0.0) else value, f, 0.0, f * (f * inverse), 0.0
+
+
+@formula
+def _chi2_right(h, d, lifted, c, inverse, root, theta):
+    ratio = d / h
+    value, g = d * ratio, -ratio
+    absent = h == 0.0
+    g = 1.0 if absent else g
+    value = 0.0 if absent else value
+    inside = c > 0.0
+    value = value if inside else (0.0 if absent else math.nan)
+    g = g if inside else 0.0
+    return value, g, 0.0, c * (g * g), 0.0
+
+
+@formula
+def _alpha_left(h, d, lifted, c, inverse, root, theta):
+    a = theta[0]
+    y = a * log_ratio(h, c, d)
+    f = times_expm1(c, y) / a
+    value = alpha_term(h, c, d, theta)
+    absent = h == 0.0
+    f = (-c / a if a > 0.0 else -c) if absent else f
+    value = (c / a if a > 0.0 else 0.0) if absent else value
+    value = math.nan if (not absent) & ((h < _TINY) | (abs(y) > _MOST_LOG)) else value
+    outside = (h / (1.0 - a) if a < 1.0 else math.inf) if h > 0.0 else 0.0
+    value = value if c > 0.0 else outside
+    f = f if c > 0.0 else 0.0
+    return value, f, 0.0, f * (f * inverse), 0.0
+
+
+@formula
+def _alpha_right(h, d, lifted, c, inverse, root, theta):
+    b = 1.0 - theta[0]
+    y = b * log_ratio(h, c, d)
+    g = times_expm1(1.0, y) / -b
+    value = alpha_term(c, h, -d, theta)
+    absent = h == 0.0
+    g = (1.0 / b if b > 0.0 else 1.0) if absent else g
+    value = (c / b if b > 0.0 else 0.0) if absent else value
+    value = math.nan if (not absent) & ((h < _TINY) | (abs(y) > _MOST_LOG)) else value
+    value = value if c > 0.0 else (0.0 if absent else math.nan)
+    g = g if c > 0.0 else 0.0
+    return value, g, 0.0, c * (g * g), 0.0
+
+
+@formula
+def _root_left(h, d, lifted, c, inverse, root, theta):
+    between = math.sqrt(abs(h)) + root
+    f = d / between if between > 0.0 else 0.0
+    return 0.5 * (f * f), f, 0.0, f * f, 0.0
+
+
+@formula
+def _root_right(h, d, lifted, c, inverse, root, theta):
+    between = math.sqrt(abs(h)) + root
+    g = d / between if between > 0.0 else 0.0
+    return 0.5 * (g * g), -g, 0.0, g * g, 0.0
+
+
+@formula
+def _jeffreys(h, d, lifted, c, inverse, root, theta):
+    """(D, log(c / h))."""
+    r = -log_ratio(h, c, d)
+    absent = h == 0.0
+    value = c if absent else -d * r
+    value = math.nan if (not absent) & ((h < _TINY) | (c == 0.0)) else value
+    return value, 1.0 if absent else r
+
+
+@formula
+def _jeffreys_left(h, d, lifted, c, inverse, root, theta):
+    value, r = _jeffreys(h, d, lifted, c, inverse, root, theta)
+    return value, d, r, d * (d * inverse), c * (r * r)
+
+
+@formula
+def _jeffreys_right(h, d, lifted, c, inverse, root, theta):
+    value, r = _jeffreys(h, d, lifted, c, inverse, root, theta)
+    return value, r, d, c * (r * r), d * (d * inverse)
+
+
+@formula
+def _js_side(h, d, lifted, c, inverse, root, theta):
+    # Where c = 0, all rows of q are 0 there, and p adds p log(2) / 2.
+    value = kl_term(h if h > _TINY else 0.0, c, d, NO_THETA)
+    return value if c > 0.0 else h * LN2, 0.5 * (d * inverse), 0.0, 0.0, 0.0
+
+
+# The factors of rows, and the sums of each. A row of `out` is a line of the product, or two one after another.
+
+
+@formula
+def _store_one(out, k, f, g):
+    out[k] = f
+
+
+@formula
+def _store_two(out, k, f, g):
+    out[k] = f
+    out[out.size // 2 + k] = g
+
+
+def _segment(x, scale, centre, theta, low, high, out):
+    """Template (`entry`, `store`): the factors of a segment of a row, and its sums."""
+    value, square, other_square, excess, zeros = 0.0, 0.0, 0.0, 0.0, 0
+    for k in range(low, high):
+        c = centre[C, k]
+        h, d = _placed(x[k], scale, c, centre[LOW, k])
+        v, f, g, f2, g2 = entry(  # noqa: F821
+            h, d, x[k] * _LIFT * scale, c, centre[INVERSE, k], centre[ROOT, k], theta
+        )
+        store(out, k, f, g)  # noqa: F821
+        value += v
+        square += f2
+        other_square += g2
+        excess += d
+        zeros += x[k] == 0.0
+    return value, square, other_square, excess, zeros
+
+
+def _factors(p, scale, centre, theta, out, sums):
+    """Template (`segment`): the factors of each row of p, and its sums; further entries of `out` are kept."""
+    d = p.shape[1]
+    for i in range(p.shape[0]):
+        value, square, other_square, excess, zeros = 0.0, 0.0, 0.0, 0.0, 0
+        value_lost, excess_lost = 0.0, 0.0
+        for low in range(0, d, SEGMENT):
+            part = segment(p[i], scale[i], centre, theta, low, min(low + SEGMENT, d), out[i])  # noqa: F821
+            value, value_lost = add_compensated(value, value_lost, part[0])
+            square += part[1]
+            other_square += part[2]
+            excess, excess_lost = add_compensated(excess, excess_lost, part[3])
+            zeros += part[4]
+        sums[i, VALUE] = value + value_lost
+        sums[i, NORM], sums[i, OTHER_NORM] = math.sqrt(square), math.sqrt(other_square)
+        sums[i, EXCESS] = excess + excess_lost
+        sums[i, ZEROS] = zeros
+
+
+def _make_factors(name, entry, store):
+    segment = specialise(_segment, f"_{name}_segment", adder, entry=entry, store=store)
+    return specialise(_factors, f"_{name}_factors", exported, segment=segment)
+
+
+_ENTRIES = {
+    "kl_left": (_kl_left, _store_one),
+    "kl_right": (_kl_right, _store_one),
+    "chi2_left": (_chi2_left, _store_one),
+    "chi2_right": (_chi2_right, _store_one),
+    "alpha_left": (_alpha_left, _store_one),
+    "alpha_right": (_alpha_right, _store_one),
+    "root_left": (_root_left, _store_one),
+    "root_right": (_root_right, _store_one),
+    "jeffreys_left": (_jeffreys_left, _store_two),
+    "jeffreys_right": (_jeffreys_right, _store_two),
+    "js": (_js_side, _store_one),
+}
+
+#: By name: (rows, scales, centre, theta, out, sums).
+FACTORS = Lazily(
+    {name: lambda name=name, pair=pair: _make_factors(name, *pair) for name, pair in _ENTRIES.items()}
+)
+
+
+# The product.
+
+
+@adder
+def _add_strip(p, s, i, k, start, row, out):
+    """out[row : row + 4, start:] += p[i : i + 4, k : k + 4] times s[k : k + 4, start:]."""
+    # The 16 factors are read before the loop: LLVM cannot know that the stores in it leave them unchanged.
+    a0, a1, a2, a3 = p[i, k], p[i, k + 1], p[i, k + 2], p[i, k + 3]
+    b0, b1, b2, b3 = p[i + 1, k], p[i + 1, k + 1], p[i + 1, k + 2], p[i + 1, k + 3]
+    c0, c1, c2, c3 = p[i + 2, k], p[i + 2, k + 1], p[i + 2, k + 2], p[i + 2, k + 3]
+    d0, d1, d2, d3 = p[i + 3, k], p[i + 3, k + 1], p[i + 3, k + 2], p[i + 3, k + 3]
+    for j in range(start, s.shape[1]):
+        w, x, y, z = s[k, j], s[k + 1, j], s[k + 2, j], s[k + 3, j]
+        out[row, j] += a0 * w + a1 * x + a2 * y + a3 * z
+        out[row + 1, j] += b0 * w + b1 * x + b2 * y + b3 * z
+        out[row + 2, j] += c0 * w + c1 * x + c2 * y + c3 * z
+        out[row + 3, j] += d0 * w + d1 * x + d2 * y + d3 * z
+
+
+@kernel
+def _add_segments(p, s, i, start, work, out):
+    """The strip of rows i to i + 3 of `products`, whose segments are added with compensation."""
+    part, lost = work[0], work[1]
+    lost[:, start:] = 0.0
+    for low in range(0, p.shape[1], SEGMENT):
+        part[:, start:] = 0.0
+        for k in range(low, min(low + SEGMENT, p.shape[1]), STRIP):
+            _add_strip(p, s, i, k, start, 0, part)
+        for r in range(STRIP):
+            for j in range(start, s.shape[1]):
+                out[i + r, j], lost[r, j] = add_compensated(out[i + r, j], lost[r, j], part[r, j])
+    for r in range(STRIP):
+        for j in range(start, s.shape[1]):
+            out[i + r, j] += lost[r, j]
+
+
+@exported
+def add_products(p, s, first, work, out):
+    """out += p s, in blocks of four rows by four: 16 products for each four sums stored.
+
+    In row i from column first + i only. `work`, (2, 4, columns), is used for lines longer than `SEGMENT`. The
+    BLAS is a little faster, but chooses its threads, and with them the bits, itself.
+    """
+    for i in range(0, p.shape[0], STRIP):
+        start = max(0, first + i)
+        if p.shape[1] > SEGMENT:
+            _add_segments(p, s, i, start, work, out)
+        else:
+            for k in range(0, p.shape[1], STRIP):
+                _add_strip(p, s, i, k, start, i, out)
+
+
+@exported
+def supports(p, out):
+    """Bits that say where each row is not zero."""
+    for i in range(p.shape[0]):
+        for w in range(out.shape[1]):
+            word = np.int64(0)
+            for b in range(min(64, p.shape[1] - 64 * w)):
+                word |= np.int64(p[i, 64 * w + b] != 0.0) << np.int64(b)
+            out[i, w] = word
+
+
+@kernel
+def _outside(a, b):
+    for w in range(a.size):
+        if a[w] & ~b[w]:
+            return True
+    return False
+
+
+@kernel
+def _infinite(a, b, where):
+    """Whether two rows with these supports are infinitely far apart."""
+    return (where & OUTSIDE_Q and _outside(a, b)) or (where & OUTSIDE_P and _outside(b, a))
+
+
+@adder
+def _differences(x, y):
+    count = 0
+    for k in range(x.size):
+        count += x[k] != y[k]
+    return count
+
+
+# The result of a pair, or NaN, from the divergence by three terms, the product among them, the size of these,
+# the part of it that must remain, and a number that belongs to the row of p.
+
+
+@formula
+def _conclude(value, product, size, least, theta, extra):
+    return value if value >= least * size else math.nan
+
+
+@formula
+def _conclude_entropy(value, product, size, least, theta, extra):
+    # The cross-entropy is the divergence and the entropy of p.
+    return value + extra if value + extra >= least * size else math.nan
+
+
+@formula
+def _conclude_root(value, product, size, least, theta, extra):
+    # The root halves the relative error.
+    return math.sqrt(value) if value >= 0.5 * least * size else math.nan
+
+
+@formula
+def _conclude_renyi(value, product, size, least, theta, extra):
+    scale = theta[0] * (theta[0] - 1.0)
+    rest = 1.0 + scale * value
+    log = log_ratio(rest, 1.0, scale * value)
+    good = (rest > _TINY) & (abs(log) * rest >= least * abs(scale) * size)
+    return log / (theta[0] - 1.0) if good else math.nan
+
+
+@formula
+def _conclude_overlap(value, product, size, least, theta, extra):
+    rest = 1.0 - value
+    log = -log_ratio(rest, 1.0, -value)
+    good = (rest > _TINY) & (log * rest >= least * size)
+    return log if good else math.nan
+
+
+@formula
+def _conclude_overlap_from_zero(value, product, size, least, theta, extra):
+    # With the centre 0 the product is minus the overlap.
+    log = -log_ratio(-product, 1.0, -product - 1.0)
+    return log if (-product > _TINY) & (log >= least) else math.nan
+
+
+def _concluded(right, left, gap, least, theta, extra, first, out):
+    """Template (`conclude`): the results of a row from column `first`, from the products in it; how many are NaN."""
+    lost = 0
+    for j in range(first, out.size):
+        terms = left[VALUE] + right[VALUE, j]
+        size = terms + (left[NORM] * right[NORM, j] + left[OTHER_NORM] * right[OTHER_NORM, j])
+        excess = left[EXCESS] - right[EXCESS, j]
+        value = conclude(terms + out[j] - gap * (excess * excess), out[j], size, least, theta, extra)  # noqa: F821
+        good = (value < math.inf) & ((size > _TINY_RESULT) | (size == 0.0))
+        out[j] = value if good else math.nan
+        lost += not good
+    return lost
+
+
+def _results(p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra, first, out):
+    """Template (`concluded`): the results of all pairs, from the products in `out`; how many are NaN.
+
+    Row i has results from column first + i, and 0 before it.
+    """
+    total = 0
+    for i in range(p.shape[0]):
+        start = max(0, first + i)
+        out[i, :start] = 0.0
+        lost = concluded(right, left[i], gap, least, theta, extra[i], start, out[i])  # noqa: F821
+        if where:
+            for j in range(start, q.shape[0]):
+                if _infinite(bits_p[i], bits_q[j], where):
+                    lost -= not out[i, j] < math.inf
+                    out[i, j] = math.inf
+        if lost > 0:
+            for j in range(start, q.shape[0]):
+                if not out[i, j] <= math.inf and _differences(p[i], q[j]) == 0:
+                    out[i, j] = extra[i]
+                    lost -= 1
+            total += lost
+    return total
+
+
+def _make_results(name, conclude):
+    concluded = specialise(_concluded, f"_{name}_concluded", adder, conclude=conclude)
+    return specialise(_results, f"_{name}_results", exported, concluded=concluded)
+
+
+_CONCLUSIONS = {
+    "plain": _conclude,
+    "entropy": _conclude_entropy,
+    "root": _conclude_root,
+    "renyi": _conclude_renyi,
+    "overlap": _conclude_overlap,
+    "overlap_from_zero": _conclude_overlap_from_zero,
+}
+
+#: By name: (p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra, first, out) -> number of NaN.
+RESULTS = Lazily({name: lambda name=name: _make_results(name, _CONCLUSIONS[name]) for name in _CONCLUSIONS})
+
+
+@exported
+def entropies(p, mass, out):
+    """out[i] = the entropy of p[i]."""
+    for i in range(p.shape[0]):
+        out[i] = cross_entropy(p[i], p[i], NO_THETA, mass)
+
+
+# Jensen-Shannon.
+
+
+@formula
+def _middle_term(z, c):
+    """The `kl_term` of c (1 + z) and c."""
+    m = 1.0 + z
+    m = m if m > _TINY else _TINY
+    b, k = exponent_step(m, 1.0)
+    mb = z if k == 0.0 else m - b
+    s = mb / (m + b)
+    w = s * s
+    return c * ((mb * s) * (1.0 + (s + w) * atanh_tail(w)) + (m * (k * (LN2 * 2.0**-52)) + (1.0 - b)))
+
+
+@adder
+def _middle_segment(a, b, c, low, high):
+    total = 0.0
+    for k in range(low, high):
+        total += _middle_term(a[k] + b[k], c[k])
+    return total
+
+
+@kernel
+def _middle(a, b, c):
+    """The divergence `kl` of the mean of two rows from the centre."""
+    total, lost = 0.0, 0.0
+    for low in range(0, c.size, SEGMENT):
+        part = _middle_segment(a, b, c, low, min(low + SEGMENT, c.size))
+        total, lost = add_compensated(total, lost, part)
+    return total + lost
+
+
+@exported
+def js_results(p, q, a, b, left, right, centre, gap, least, rooted, first, out):
+    """JS of all pairs, or its root if `rooted`; how many are NaN.
+
+    a and b hold the `FACTORS` of the rows. Row i has results from column first + i, and 0 before it.
+    """
+    lost = 0
+    c = centre[C]
+    for i in range(p.shape[0]):
+        start = max(0, first + i)
+        out[i, :start] = 0.0
+        for j in range(start, q.shape[0]):
+            terms = 0.5 * (left[i, VALUE] + right[j, VALUE])
+            excess = left[i, EXCESS] - right[j, EXCESS]
+            value = terms - _middle(a[i], b[j], c) - gap * (excess * excess)
+            if least * terms <= value < math.inf and (terms > _TINY_RESULT or terms == 0.0):
+                out[i, j] = math.sqrt(value) if rooted else value
+            elif _differences(p[i], q[j]) == 0:
+                out[i, j] = 0.0
+            else:
+                out[i, j] = math.nan
+                lost += 1
+    return lost
