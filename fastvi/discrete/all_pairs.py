@@ -29,7 +29,7 @@ _TABLE_BYTES = 1 << 19
 _BAND_BYTES = 1 << 22
 
 #: Most columns and rows of a block of the result, and most rows of a band, and of a block that is checked.
-_COLUMNS, _ROWS, _BAND_ROWS, _CHECKED_ROWS = 256, 64, 4096, 8192
+_COLUMNS, _ROWS, _BAND_ROWS, _CHECKED_ROWS = 256, 128, 4096, 8192
 
 #: Entries of pairs from which rows that are near each other, but not near the centre, get their own.
 _CLUSTER = 1 << 18
@@ -99,13 +99,39 @@ class _Exact:
         return values
 
 
+class _Method(NamedTuple):
+    """How `_Centred` computes a metric."""
+
+    factors: str  #: `centred.FACTORS` are <factors>_left and <factors>_right
+    results: str  #: of `centred.RESULTS`
+    gap: float  #: times the square of a difference of masses, what this difference adds
+    lines: int = 1  #: of the product
+
+
+_METHODS = {
+    "kl": _Method("kl", "plain", 0.5),
+    "cross_entropy": _Method("kl", "entropy", 0.5),
+    "js": _Method("js", "plain", 0.125),
+    "js_distance": _Method("js", "root", 0.125),
+    "jeffreys": _Method("jeffreys", "plain", 1.0, lines=2),
+    "hellinger": _Method("root", "root", 0.125),
+    "bhattacharyya": _Method("root", "overlap", 0.125),
+    "chi2": _Method("chi2", "plain", 1.0),
+    "renyi": _Method("alpha", "renyi", 0.5),
+    "alpha_divergence": _Method("alpha", "plain", 0.5),
+}
+
+
 class _Centred(_Exact):
     """Some columns by deviations from a centre, the mean of their rows: see `kernels.discrete.centred`."""
+
+    sums: NDArray[np.float64]
 
     def __init__(
         self, name: str, q: NDArray[Any], masses: NDArray[np.float64], theta: tuple[float, float], code: int
     ) -> None:
         super().__init__(name, q, theta, code)
+        self.method = _METHODS[name]
         self.masses, self.rows, self.scales = masses, _fixed(q), self._scales(masses)
         self.centre = np.zeros((4, q.shape[1]))
         self.choose_centre()
@@ -127,7 +153,7 @@ class _Centred(_Exact):
         return out, sums
 
     def prepare(self) -> None:
-        """Compute what the columns need."""
+        """Compute what the columns need, the `sums` of their `centred.FACTORS` among it."""
         raise NotImplementedError
 
     def approach(
@@ -135,6 +161,65 @@ class _Centred(_Exact):
     ) -> tuple[NDArray[np.float64], int]:
         """The results, NaN where they have lost digits, and the number of NaN."""
         raise NotImplementedError
+
+    def _conclude(
+        self,
+        p: NDArray[np.float64],
+        sums: NDArray[np.float64],
+        first: int,
+        least: float,
+        values: NDArray[np.float64],
+    ) -> int:
+        """Replace the products by the results, NaN where these have lost digits; how many are NaN."""
+        extra = np.zeros(len(p))
+        if self.name == "cross_entropy":
+            kernels.discrete.centred.entropies(p, self.code, extra)
+        where, bits_p, bits_q = self._supports(p, sums)
+        gap = 0.0 if self.code == ANY else self.method.gap
+        results = kernels.discrete.centred.RESULTS[self.method.results]
+        return int(
+            results(
+                p,
+                self.rows,
+                sums,
+                self.sums,
+                bits_p,
+                bits_q,
+                where,
+                gap,
+                least,
+                self.theta,
+                extra,
+                first,
+                values,
+            )
+        )
+
+    def _supports(
+        self, p: NDArray[np.float64], sums: NDArray[np.float64]
+    ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+        """Which zeros make a pair infinite, and where the rows of p and q are not 0, if there are such."""
+        centred = kernels.discrete.centred
+        where = self._infinite_where()
+        if not (
+            (where & centred.OUTSIDE_Q and self.sums[centred.ZEROS].any())
+            or (where & centred.OUTSIDE_P and sums[:, centred.ZEROS].any())
+        ):
+            return 0, _NO_BITS, _NO_BITS
+        words = -(-p.shape[1] // 64)
+        bits = np.empty((len(p), words), np.int64), np.empty((len(self.q), words), np.int64)
+        centred.supports(p, bits[0])
+        centred.supports(self.rows, bits[1])
+        return where, *bits
+
+    def _infinite_where(self) -> int:
+        centred = kernels.discrete.centred
+        factors, order = self.method.factors, self.theta[0]
+        if factors in ("js", "root") or (factors == "alpha" and 0.0 < order < 1.0):
+            return 0
+        if factors == "jeffreys":
+            return int(centred.OUTSIDE_P | centred.OUTSIDE_Q)
+        return int(centred.OUTSIDE_P if factors == "alpha" and order < 0.0 else centred.OUTSIDE_Q)
 
     def __call__(self, p: NDArray[Any], masses: NDArray[np.float64], first: int) -> NDArray[np.float64]:
         rows = _fixed(p)
@@ -165,32 +250,10 @@ class _Centred(_Exact):
         return int(lost.sum() - np.isnan(values).sum())
 
 
-class _Method(NamedTuple):
-    """How `_Products` computes a metric."""
-
-    factors: str  #: `centred.FACTORS` are <factors>_left and <factors>_right
-    results: str  #: of `centred.RESULTS`
-    gap: float  #: times the square of a difference of masses, what this difference adds
-    lines: int = 1  #: of the product
-
-
-_METHODS = {
-    "kl": _Method("kl", "plain", 0.5),
-    "cross_entropy": _Method("kl", "entropy", 0.5),
-    "jeffreys": _Method("jeffreys", "plain", 1.0, lines=2),
-    "hellinger": _Method("root", "root", 0.125),
-    "bhattacharyya": _Method("root", "overlap", 0.125),
-    "chi2": _Method("chi2", "plain", 1.0),
-    "renyi": _Method("alpha", "renyi", 0.5),
-    "alpha_divergence": _Method("alpha", "plain", 0.5),
-}
-
-
 class _Products(_Centred):
-    """The metrics of `_METHODS`, by a matrix product."""
+    """Results by a matrix product."""
 
     def prepare(self) -> None:
-        self.method = _METHODS[self.name]
         factors, sums = self._sided("right", self.rows, self.scales, len(self.q))
         self.table, self.sums = np.ascontiguousarray(factors.T), np.ascontiguousarray(sums.T)
 
@@ -208,44 +271,8 @@ class _Products(_Centred):
         values = np.zeros((len(factors), len(self.q)))
         work = np.empty((2, centred.STRIP, len(self.q) if factors.shape[1] > centred.SEGMENT else 0))
         centred.add_products(factors, self.table, first, work, values)
-        extra = np.zeros(len(p))
-        if self.name == "cross_entropy":
-            centred.entropies(p, self.code, extra)
-        where, bits_p, bits_q = self._supports(p, sums)
-        gap, least = 0.0 if self.code == ANY else self.method.gap, centred.least_part(p.shape[1])
-        results = centred.RESULTS[self.method.results]
         values = values[: len(p)]
-        lost = results(
-            p, self.rows, sums, self.sums, bits_p, bits_q, where, gap, least, self.theta, extra, first, values
-        )
-        return values, lost
-
-    def _supports(
-        self, p: NDArray[np.float64], sums: NDArray[np.float64]
-    ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-        """Which zeros make a pair infinite, and where the rows of p and q are not 0, if there are such."""
-        centred = kernels.discrete.centred
-        where = self._infinite_where()
-        if not (
-            (where & centred.OUTSIDE_Q and self.sums[centred.ZEROS].any())
-            or (where & centred.OUTSIDE_P and sums[:, centred.ZEROS].any())
-        ):
-            return 0, _NO_BITS, _NO_BITS
-        words = -(-p.shape[1] // 64)
-        bits = np.empty((len(p), words), np.int64), np.empty((len(self.q), words), np.int64)
-        centred.supports(p, bits[0])
-        centred.supports(self.rows, bits[1])
-        return where, *bits
-
-    def _infinite_where(self) -> int:
-        centred = kernels.discrete.centred
-        if self.method.factors == "root":
-            return 0
-        if self.method.factors == "jeffreys":
-            return int(centred.OUTSIDE_P | centred.OUTSIDE_Q)
-        if self.method.factors == "alpha" and self.theta[0] < 1.0:
-            return 0 if self.theta[0] > 0.0 else int(centred.OUTSIDE_P)
-        return int(centred.OUTSIDE_Q)
+        return values, self._conclude(p, sums, first, centred.least_part(p.shape[1]), values)
 
 
 class _FromZero(_Products):
@@ -281,28 +308,26 @@ class _JensenShannon(_Centred):
     """JS, or its root, from the divergences of p, of q and of their mixture from the centre."""
 
     def prepare(self) -> None:
-        self.factors, self.sums = self._factors("js", self.rows, self.scales, self.q.shape)
+        c = self.centre[kernels.discrete.centred.C]
+        self.positive_centre = np.where(c > 0.0, c, 1.0)
+        self.factors, sums, self.far = self._sides(self.rows, self.scales)
+        self.sums = np.ascontiguousarray(sums.T)
+
+    def _sides(
+        self, rows: NDArray[np.float64], scales: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The factors of rows, their sums, and the largest factor of each in units of the centre."""
+        factors, sums = self._factors("js", rows, scales, rows.shape)
+        return factors, sums, (np.abs(factors) / self.positive_centre).max(axis=1)
 
     def approach(
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
     ) -> tuple[NDArray[np.float64], int]:
-        factors, sums = self._factors("js", p, self._scales(masses), p.shape)
-        values = np.empty((len(p), len(self.q)))
-        lost = kernels.discrete.centred.js_results(
-            p,
-            self.rows,
-            factors,
-            self.factors,
-            sums,
-            self.sums,
-            self.centre,
-            0.0 if self.code == ANY else 0.125,
-            kernels.discrete.centred.least_part(1),
-            self.name == "js_distance",
-            first,
-            values,
-        )
-        return values, lost
+        centred = kernels.discrete.centred
+        factors, sums, far = self._sides(p, self._scales(masses))
+        values = np.zeros((len(p), len(self.q)))
+        centred.subtract_middles(factors, self.factors, far, self.far, self.positive_centre, first, values)
+        return values, self._conclude(p, sums, first, centred.least_part(1), values)
 
 
 def _even(n: int, most: int, multiple: int) -> int:
@@ -389,10 +414,10 @@ def pairwise(
 
     Notes
     -----
-    All metrics but "js", "js_distance" and "total_variation" are computed by a matrix product of the deviations
-    of the rows from their mean, which keeps the digits where rows are similar. Where it does not, the kernel of
-    the metric computes the pair. Results are as accurate as those of `kl`, `hellinger` and so on. For a
-    symmetric metric, ``pairwise(P)`` takes half the time of ``pairwise(P, P.copy())``.
+    All metrics but "js", "js_distance" and "total_variation" are computed by a matrix product of the
+    deviations of the rows from their mean, which keeps the digits where rows are similar. Where it does not,
+    the kernel of the metric computes the pair. Results are as accurate as those of `kl`, `hellinger` and so
+    on. For a symmetric metric, ``pairwise(P)`` takes half the time of ``pairwise(P, P.copy())``.
 
     References
     ----------
@@ -422,8 +447,8 @@ def pairwise(
     masses_p = _checked_masses("P", p, dtype, code, step)
     masses_q = masses_p if q is p else _checked_masses("Q", q, dtype, code, step)
 
-    # A table serves a few columns of the result. The blocks of rows of a band are spread over the threads. Of a
-    # symmetric result, only the bands down to the diagonal are computed.
+    # A table serves a few columns of the result. The blocks of rows of a band are spread over the threads. Of
+    # a symmetric result, only the bands down to the diagonal are computed.
     symmetric = row.symmetric and q is p
     band = columns if symmetric else max(height, min(_BAND_ROWS, _BAND_BYTES // (8 * width)))
     bands = [

@@ -11,16 +11,17 @@ For any row c, the centre, a divergence of a pair is that of p from c, that of c
     hellinger, squared   sqrt p - sqrt c             sqrt c - sqrt q
     jeffreys             p - c and log(c / p)        log(c / q) and q - c
 
-(for kl the three-point identity of Chen and Teboulle, SIAM J. Optim. 3 (1993), lemma 3.1; the others follow by
-multiplying out). Where rows are similar and c is their mean, f and g are small, and all terms have the size of
-the result. JS is D(p, c) / 2 + D(q, c) / 2 - D((p + q) / 2, c) with the D of kl, one logarithm an entry.
+(for kl the three-point identity of Chen and Teboulle, SIAM J. Optim. 3 (1993), lemma 3.1; the others follow
+by multiplying out). Where rows are similar and c is their mean, f and g are small, and all terms have the
+size of the result. JS is D(p, c) / 2 + D(q, c) / 2 - D((p + q) / 2, c) with the D of kl: one logarithm an
+entry.
 
 Rows of mass P are used as x = p / P, where 1 / P is rounded: x has the mass 1 + e. A divergence of x and y
 exceeds that of the normalised rows by `gap` times the square of the difference of their masses, which is
 subtracted. What must be accurate is each difference x - c, and it is (`_placed`).
 
-Where the result is a small part of its terms, it has lost digits: such a pair is left NaN, and `all_pairs.PAIRS`
-computes it. `LEAST` and `_concluded` say from where.
+Where the result is a small part of its terms (`least_part`), it has lost digits: such a pair is left NaN, for
+`all_pairs.PAIRS` to compute.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import math
 import numpy as np
 
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
-from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
+from ..numerics.elementary import LN2, atanh_tail, log_ratio, times_expm1
 from ..numerics.error_free import add_compensated, two_product
 from .entropies import cross_entropy
 from .masses import ANY
@@ -109,7 +110,7 @@ def masses(p, out):
 
 @exported
 def scales(masses, mass, out):
-    """What rows are multiplied by: 1 for `ANY`, 1 / mass else; NaN, so that no result is accepted, if tiny."""
+    """What rows are multiplied by: 1 for `ANY`, else 1 / mass; NaN for tiny masses, and so all results."""
     for i in range(masses.size):
         if masses[i] > _TINY_MASS or masses[i] == 0.0:
             out[i] = 1.0 if mass == ANY else 1.0 / masses[i]
@@ -264,33 +265,31 @@ def _jeffreys_right(h, d, lifted, c, inverse, root, theta):
 def _js_side(h, d, lifted, c, inverse, root, theta):
     # Where c = 0, all rows of q are 0 there, and p adds p log(2) / 2.
     value = kl_term(h if h > _TINY else 0.0, c, d, NO_THETA)
-    return value if c > 0.0 else h * LN2, 0.5 * (d * inverse), 0.0, 0.0, 0.0
+    return 0.5 * (value if c > 0.0 else h * LN2), 0.5 * d if c > 0.0 else 0.0, 0.0, 0.0, 0.0
 
 
-# The factors of rows, and the sums of each. A row of `out` is a line of the product, or two one after another.
+# The factors of rows, and the sums of each. A row of `out` is a line of the product, or two, one after the
+# other.
 
 
 @formula
-def _store_one(out, k, f, g):
+def _store_one(out, other, k, f, g):
     out[k] = f
 
 
 @formula
-def _store_two(out, k, f, g):
+def _store_two(out, other, k, f, g):
     out[k] = f
-    out[out.size // 2 + k] = g
+    other[k] = g
 
 
-def _segment(x, scale, centre, theta, low, high, out):
+def _segment(x, scale, c, c_low, inverse, root, theta, out, other):
     """Template (`entry`, `store`): the factors of a segment of a row, and its sums."""
     value, square, other_square, excess, zeros = 0.0, 0.0, 0.0, 0.0, 0
-    for k in range(low, high):
-        c = centre[C, k]
-        h, d = _placed(x[k], scale, c, centre[LOW, k])
-        v, f, g, f2, g2 = entry(  # noqa: F821
-            h, d, x[k] * _LIFT * scale, c, centre[INVERSE, k], centre[ROOT, k], theta
-        )
-        store(out, k, f, g)  # noqa: F821
+    for k in range(x.size):
+        h, d = _placed(x[k], scale, c[k], c_low[k])
+        v, f, g, f2, g2 = entry(h, d, x[k] * _LIFT * scale, c[k], inverse[k], root[k], theta)  # noqa: F821
+        store(out, other, k, f, g)  # noqa: F821
         value += v
         square += f2
         other_square += g2
@@ -301,12 +300,29 @@ def _segment(x, scale, centre, theta, low, high, out):
 
 def _factors(p, scale, centre, theta, out, sums):
     """Template (`segment`): the factors of each row of p, and its sums; further entries of `out` are kept."""
-    d = p.shape[1]
+    d, half = p.shape[1], out.shape[1] // 2
     for i in range(p.shape[0]):
         value, square, other_square, excess, zeros = 0.0, 0.0, 0.0, 0.0, 0
         value_lost, excess_lost = 0.0, 0.0
         for low in range(0, d, SEGMENT):
-            part = segment(p[i], scale[i], centre, theta, low, min(low + SEGMENT, d), out[i])  # noqa: F821
+            high = min(low + SEGMENT, d)
+            c, c_low, inverse, root = (
+                centre[C, low:high],
+                centre[LOW, low:high],
+                centre[INVERSE, low:high],
+                centre[ROOT, low:high],
+            )
+            part = segment(  # noqa: F821
+                p[i, low:high],
+                scale[i],
+                c,
+                c_low,
+                inverse,
+                root,
+                theta,
+                out[i, low:high],
+                out[i, half + low : half + high],
+            )
             value, value_lost = add_compensated(value, value_lost, part[0])
             square += part[1]
             other_square += part[2]
@@ -354,12 +370,15 @@ def _add_strip(p, s, i, k, start, row, out):
     b0, b1, b2, b3 = p[i + 1, k], p[i + 1, k + 1], p[i + 1, k + 2], p[i + 1, k + 3]
     c0, c1, c2, c3 = p[i + 2, k], p[i + 2, k + 1], p[i + 2, k + 2], p[i + 2, k + 3]
     d0, d1, d2, d3 = p[i + 3, k], p[i + 3, k + 1], p[i + 3, k + 2], p[i + 3, k + 3]
-    for j in range(start, s.shape[1]):
-        w, x, y, z = s[k, j], s[k + 1, j], s[k + 2, j], s[k + 3, j]
-        out[row, j] += a0 * w + a1 * x + a2 * y + a3 * z
-        out[row + 1, j] += b0 * w + b1 * x + b2 * y + b3 * z
-        out[row + 2, j] += c0 * w + c1 * x + c2 * y + c3 * z
-        out[row + 3, j] += d0 * w + d1 * x + d2 * y + d3 * z
+    # An index that might be negative is checked at each use: the rows begin at `start`.
+    s0, s1, s2, s3 = s[k, start:], s[k + 1, start:], s[k + 2, start:], s[k + 3, start:]
+    a, b, c, d = out[row, start:], out[row + 1, start:], out[row + 2, start:], out[row + 3, start:]
+    for j in range(s0.size):
+        w, x, y, z = s0[j], s1[j], s2[j], s3[j]
+        a[j] += a0 * w + a1 * x + a2 * y + a3 * z
+        b[j] += b0 * w + b1 * x + b2 * y + b3 * z
+        c[j] += c0 * w + c1 * x + c2 * y + c3 * z
+        d[j] += d0 * w + d1 * x + d2 * y + d3 * z
 
 
 @kernel
@@ -473,16 +492,17 @@ def _conclude_overlap_from_zero(value, product, size, least, theta, extra):
     return log if (-product > _TINY) & (log >= least) else math.nan
 
 
-def _concluded(right, left, gap, least, theta, extra, first, out):
-    """Template (`conclude`): the results of a row from column `first`, from the products in it; how many are NaN."""
+def _concluded(values, norms, other_norms, excesses, left, gap, least, theta, extra, out):
+    """Template (`conclude`): the results of a row, from the products in `out`; how many are NaN."""
     lost = 0
-    for j in range(first, out.size):
-        terms = left[VALUE] + right[VALUE, j]
-        size = terms + (left[NORM] * right[NORM, j] + left[OTHER_NORM] * right[OTHER_NORM, j])
-        excess = left[EXCESS] - right[EXCESS, j]
-        value = conclude(terms + out[j] - gap * (excess * excess), out[j], size, least, theta, extra)  # noqa: F821
-        good = (value < math.inf) & ((size > _TINY_RESULT) | (size == 0.0))
-        out[j] = value if good else math.nan
+    value, norm, other_norm, excess = left[VALUE], left[NORM], left[OTHER_NORM], left[EXCESS]
+    for j in range(out.size):
+        terms = value + values[j]
+        size = terms + (norm * norms[j] + other_norm * other_norms[j])
+        e = excess - excesses[j]
+        result = conclude(terms + out[j] - gap * (e * e), out[j], size, least, theta, extra)  # noqa: F821
+        good = (result < math.inf) & ((size > _TINY_RESULT) | (size == 0.0))
+        out[j] = result if good else math.nan
         lost += not good
     return lost
 
@@ -496,7 +516,18 @@ def _results(p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra,
     for i in range(p.shape[0]):
         start = max(0, first + i)
         out[i, :start] = 0.0
-        lost = concluded(right, left[i], gap, least, theta, extra[i], start, out[i])  # noqa: F821
+        lost = concluded(  # noqa: F821
+            right[VALUE, start:],
+            right[NORM, start:],
+            right[OTHER_NORM, start:],
+            right[EXCESS, start:],
+            left[i],
+            gap,
+            least,
+            theta,
+            extra[i],
+            out[i, start:],
+        )
         if where:
             for j in range(start, q.shape[0]):
                 if _infinite(bits_p[i], bits_q[j], where):
@@ -536,59 +567,54 @@ def entropies(p, mass, out):
         out[i] = cross_entropy(p[i], p[i], NO_THETA, mass)
 
 
-# Jensen-Shannon.
+# Jensen-Shannon: D(m, c) of the mixture m = (p + q) / 2 of each pair, from halves of the deviations, which
+# are the factors of `js`. Where c is 0, they are 0 and c is given as 1.
 
 
 @formula
-def _middle_term(z, c):
-    """The `kl_term` of c (1 + z) and c."""
-    m = 1.0 + z
-    m = m if m > _TINY else _TINY
-    b, k = exponent_step(m, 1.0)
-    mb = z if k == 0.0 else m - b
-    s = mb / (m + b)
+def _near_term(d, c):
+    """The `kl_term` of c + d and c, for d from -c / 3 to c / 2."""
+    s = d / (d + (c + c))
     w = s * s
-    return c * ((mb * s) * (1.0 + (s + w) * atanh_tail(w)) + (m * (k * (LN2 * 2.0**-52)) + (1.0 - b)))
+    return (d * s) * (1.0 + (s + w) * atanh_tail(w))
 
 
 @adder
-def _middle_segment(a, b, c, low, high):
+def _near_segment(a, b, c):
     total = 0.0
-    for k in range(low, high):
-        total += _middle_term(a[k] + b[k], c[k])
+    for k in range(c.size):
+        total += _near_term(a[k] + b[k], c[k])
+    return total
+
+
+@adder
+def _far_segment(a, b, c):
+    total = 0.0
+    for k in range(c.size):
+        d = a[k] + b[k]
+        total += kl_term(c[k] + d, c[k], d, NO_THETA)
     return total
 
 
 @kernel
-def _middle(a, b, c):
-    """The divergence `kl` of the mean of two rows from the centre."""
+def _middle(a, b, c, near):
+    """D(m, c), in 0.4 of the time where all entries are near c."""
+    if c.size <= SEGMENT:
+        return _near_segment(a, b, c) if near else _far_segment(a, b, c)
     total, lost = 0.0, 0.0
     for low in range(0, c.size, SEGMENT):
-        part = _middle_segment(a, b, c, low, min(low + SEGMENT, c.size))
-        total, lost = add_compensated(total, lost, part)
+        high = low + SEGMENT
+        x, y, z = a[low:high], b[low:high], c[low:high]
+        total, lost = add_compensated(total, lost, _near_segment(x, y, z) if near else _far_segment(x, y, z))
     return total + lost
 
 
 @exported
-def js_results(p, q, a, b, left, right, centre, gap, least, rooted, first, out):
-    """JS of all pairs, or its root if `rooted`; how many are NaN.
+def subtract_middles(a, b, far_p, far_q, c, first, out):
+    """out[i, j] -= D(m, c), in row i from column first + i only.
 
-    a and b hold the `FACTORS` of the rows. Row i has results from column first + i, and 0 before it.
+    a and b hold the factors of the rows, far_p and far_q the largest of each, in units of c.
     """
-    lost = 0
-    c = centre[C]
-    for i in range(p.shape[0]):
-        start = max(0, first + i)
-        out[i, :start] = 0.0
-        for j in range(start, q.shape[0]):
-            terms = 0.5 * (left[i, VALUE] + right[j, VALUE])
-            excess = left[i, EXCESS] - right[j, EXCESS]
-            value = terms - _middle(a[i], b[j], c) - gap * (excess * excess)
-            if least * terms <= value < math.inf and (terms > _TINY_RESULT or terms == 0.0):
-                out[i, j] = math.sqrt(value) if rooted else value
-            elif _differences(p[i], q[j]) == 0:
-                out[i, j] = 0.0
-            else:
-                out[i, j] = math.nan
-                lost += 1
-    return lost
+    for i in range(a.shape[0]):
+        for j in range(max(0, first + i), b.shape[0]):
+            out[i, j] -= _middle(a[i], b[j], c, far_p[i] + far_q[j] < 1.0 / 3.0)
