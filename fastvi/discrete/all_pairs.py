@@ -37,8 +37,6 @@ _CLUSTER = 1 << 18
 #: Longest rows whose product has two lines.
 _LONGEST_PAIR = 1 << 15
 
-_NO_BITS = np.empty((0, 0), np.int64)
-
 
 def _rows(name: str, value: ArrayLike) -> NDArray[Any]:
     array = float_array(name, value)
@@ -80,6 +78,12 @@ def _fixed(array: NDArray[Any]) -> NDArray[np.float64]:
     return rows
 
 
+def _transposed(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    out = np.empty(array.shape[::-1])
+    kernels.discrete.centred.transpose(array, out)
+    return out
+
+
 class _Exact:
     """Some columns of the result, by the kernel of the metric."""
 
@@ -116,7 +120,7 @@ _METHODS = {
     "jeffreys": _Method("jeffreys", "plain", 1.0, lines=2),
     "hellinger": _Method("root", "root", 0.125),
     "bhattacharyya": _Method("root", "overlap", 0.125),
-    "chi2": _Method("chi2", "plain", 1.0),
+    "chi2": _Method("chi2", "chi2", 1.0),
     "renyi": _Method("alpha", "renyi", 0.5),
     "alpha_divergence": _Method("alpha", "plain", 0.5),
 }
@@ -126,6 +130,7 @@ class _Centred(_Exact):
     """Some columns by deviations from a centre, the mean of their rows: see `kernels.discrete.centred`."""
 
     sums: NDArray[np.float64]
+    _cluster: tuple[NDArray[np.intp], _Centred] | None = None
 
     def __init__(
         self, name: str, q: NDArray[Any], masses: NDArray[np.float64], theta: tuple[float, float], code: int
@@ -158,61 +163,49 @@ class _Centred(_Exact):
 
     def approach(
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
-    ) -> tuple[NDArray[np.float64], int]:
-        """The results, NaN where they have lost digits, and the number of NaN."""
+    ) -> NDArray[np.float64]:
+        """The results, NaN where they have lost digits."""
         raise NotImplementedError
 
-    def _conclude(
+    def conclude(
         self,
         p: NDArray[np.float64],
         sums: NDArray[np.float64],
         first: int,
         least: float,
         values: NDArray[np.float64],
-    ) -> int:
-        """Replace the products by the results, NaN where these have lost digits; how many are NaN."""
+    ) -> None:
+        """Replace the products by the results, NaN where these have lost digits."""
+        centred = kernels.discrete.centred
         extra = np.zeros(len(p))
         if self.name == "cross_entropy":
-            kernels.discrete.centred.entropies(p, self.code, extra)
-        where, bits_p, bits_q = self._supports(p, sums)
+            centred.entropies(p, self.code, extra)
+        elif self.name == "chi2":
+            extra[:] = np.inf if self.code == ANY else 3.0
         gap = 0.0 if self.code == ANY else self.method.gap
-        results = kernels.discrete.centred.RESULTS[self.method.results]
-        return int(
-            results(
-                p,
-                self.rows,
-                sums,
-                self.sums,
-                bits_p,
-                bits_q,
-                where,
-                gap,
-                least,
-                self.theta,
-                extra,
-                first,
-                values,
-            )
-        )
-
-    def _supports(
-        self, p: NDArray[np.float64], sums: NDArray[np.float64]
-    ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-        """Which zeros make a pair infinite, and where the rows of p and q are not 0, if there are such."""
-        centred = kernels.discrete.centred
-        where = self._infinite_where()
-        if not (
-            (where & centred.OUTSIDE_Q and self.sums[centred.ZEROS].any())
-            or (where & centred.OUTSIDE_P and sums[:, centred.ZEROS].any())
+        results = centred.RESULTS[self.method.results]
+        results(sums, self.sums, gap, least, self.theta, extra, first, values)
+        where = self.infinite_where()
+        zeros_p, zeros_q = sums[:, centred.ZEROS].any(), self.sums[centred.ZEROS].any()
+        if (
+            (where & centred.OUTSIDE_Q and zeros_q)
+            or (where & centred.OUTSIDE_P and zeros_p)
+            or (where & centred.APART and zeros_p and zeros_q)
         ):
-            return 0, _NO_BITS, _NO_BITS
-        words = -(-p.shape[1] // 64)
-        bits = np.empty((len(p), words), np.int64), np.empty((len(self.q), words), np.int64)
-        centred.supports(p, bits[0])
-        centred.supports(self.rows, bits[1])
-        return where, *bits
+            work = np.empty(len(self.q), np.int64)
+            centred.set_infinities(self._supports(p), self._columns, where, first, work, values)
 
-    def _infinite_where(self) -> int:
+    @cached_property
+    def _columns(self) -> NDArray[np.int64]:
+        return np.ascontiguousarray(self._supports(self.rows).T)
+
+    @staticmethod
+    def _supports(rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        bits = np.empty((len(rows), -(-rows.shape[1] // 64)), np.int64)
+        kernels.discrete.centred.supports(rows, bits)
+        return bits
+
+    def infinite_where(self) -> int:
         centred = kernels.discrete.centred
         factors, order = self.method.factors, self.theta[0]
         if factors in ("js", "root") or (factors == "alpha" and 0.0 < order < 1.0):
@@ -223,31 +216,44 @@ class _Centred(_Exact):
 
     def __call__(self, p: NDArray[Any], masses: NDArray[np.float64], first: int) -> NDArray[np.float64]:
         rows = _fixed(p)
-        values, lost = self.approach(rows, masses, first)
-        while lost * p.shape[1] >= _CLUSTER and (found := self._from_cluster(rows, masses, values)):
-            lost -= found
-        if lost:
+        values = self.approach(rows, masses, first)
+        lost = np.isnan(values)
+        while np.count_nonzero(lost) * p.shape[1] >= _CLUSTER and self._from_cluster(
+            rows, masses, lost, values
+        ):
+            lost = np.isnan(values)
+        if lost.any():
+            if self.name != "cross_entropy":
+                kernels.discrete.centred.set_zeros(rows, self.rows, values)
             self.fill(p, values)
         return values
 
     def _from_cluster(
-        self, p: NDArray[np.float64], masses: NDArray[np.float64], values: NDArray[np.float64]
-    ) -> int:
-        """Replace NaN by results with another centre, the mean of similar rows; how many are replaced.
+        self,
+        p: NDArray[np.float64],
+        masses: NDArray[np.float64],
+        lost: NDArray[np.bool_],
+        values: NDArray[np.float64],
+    ) -> bool:
+        """Replace lost values by results with another centre, the mean of similar rows; whether that helps.
 
         Where a row of p is near many rows of q, these are a cluster, and so are the rows of p near most of
         them.
         """
-        lost = np.isnan(values)
         columns = np.flatnonzero(lost[np.argmax(lost.sum(axis=1))])
         rows = np.flatnonzero(2 * lost[:, columns].sum(axis=1) > len(columns))
         if len(columns) == len(self.q) or len(rows) * len(columns) * p.shape[1] < _CLUSTER:
-            return 0
-        cluster = type(self)(self.name, self.q[columns], self.masses[columns], self.theta, self.code)
-        found, _ = cluster.approach(_fixed(p[rows]), masses[rows], -len(rows))
+            return False
+        # The next rows often have the same cluster. A thread that replaces it for another changes no result.
+        cluster = self._cluster
+        if cluster is None or not np.array_equal(cluster[0], columns):
+            made = type(self)(self.name, self.q[columns], self.masses[columns], self.theta, self.code)
+            self._cluster = cluster = columns, made
+        found = cluster[1].approach(_fixed(p[rows]), masses[rows], -len(rows))
         place = np.ix_(rows, columns)
-        values[place] = np.where(lost[place], found, values[place])
-        return int(lost.sum() - np.isnan(values).sum())
+        better = lost[place] & ~np.isnan(found)
+        values[place] = np.where(better, found, values[place])
+        return 2 * np.count_nonzero(better) > np.count_nonzero(lost[place])
 
 
 class _Products(_Centred):
@@ -255,7 +261,7 @@ class _Products(_Centred):
 
     def prepare(self) -> None:
         factors, sums = self._sided("right", self.rows, self.scales, len(self.q))
-        self.table, self.sums = np.ascontiguousarray(factors.T), np.ascontiguousarray(sums.T)
+        self.table, self.sums = _transposed(factors), _transposed(sums)
 
     def _sided(
         self, side: str, rows: NDArray[np.float64], scales: NDArray[np.float64], count: int
@@ -265,14 +271,15 @@ class _Products(_Centred):
 
     def approach(
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
-    ) -> tuple[NDArray[np.float64], int]:
+    ) -> NDArray[np.float64]:
         centred = kernels.discrete.centred
         factors, sums = self._sided("left", p, self._scales(masses), _padded(len(p)))
         values = np.zeros((len(factors), len(self.q)))
         work = np.empty((2, centred.STRIP, len(self.q) if factors.shape[1] > centred.SEGMENT else 0))
         centred.add_products(factors, self.table, first, work, values)
         values = values[: len(p)]
-        return values, self._conclude(p, sums, first, centred.least_part(p.shape[1]), values)
+        self.conclude(p, sums, first, centred.least_part(p.shape[1]), values)
+        return values
 
 
 class _FromZero(_Products):
@@ -285,6 +292,9 @@ class _FromZero(_Products):
         super().prepare()
         self.method = self.method._replace(results="overlap_from_zero")
 
+    def infinite_where(self) -> int:
+        return int(kernels.discrete.centred.APART)
+
 
 class _Overlaps(_Products):
     """The Bhattacharyya distance: from the centre 0 where most rows hardly overlap."""
@@ -295,13 +305,12 @@ class _Overlaps(_Products):
 
     def approach(
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
-    ) -> tuple[NDArray[np.float64], int]:
-        values, lost = super().approach(p, masses, first)
-        if lost * p.shape[1] >= _CLUSTER:
-            others, _ = self._from_zero.approach(p, masses, first)
-            values = np.where(np.isnan(values), others, values)
-            lost = int(np.isnan(values).sum())
-        return values, lost
+    ) -> NDArray[np.float64]:
+        values = super().approach(p, masses, first)
+        lost = np.isnan(values)
+        if np.count_nonzero(lost) * p.shape[1] >= _CLUSTER:
+            values = np.where(lost, self._from_zero.approach(p, masses, first), values)
+        return values
 
 
 class _JensenShannon(_Centred):
@@ -311,7 +320,7 @@ class _JensenShannon(_Centred):
         c = self.centre[kernels.discrete.centred.C]
         self.positive_centre = np.where(c > 0.0, c, 1.0)
         self.factors, sums, self.far = self._sides(self.rows, self.scales)
-        self.sums = np.ascontiguousarray(sums.T)
+        self.sums = _transposed(sums)
 
     def _sides(
         self, rows: NDArray[np.float64], scales: NDArray[np.float64]
@@ -322,12 +331,13 @@ class _JensenShannon(_Centred):
 
     def approach(
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
-    ) -> tuple[NDArray[np.float64], int]:
+    ) -> NDArray[np.float64]:
         centred = kernels.discrete.centred
         factors, sums, far = self._sides(p, self._scales(masses))
         values = np.zeros((len(p), len(self.q)))
         centred.subtract_middles(factors, self.factors, far, self.far, self.positive_centre, first, values)
-        return values, self._conclude(p, sums, first, centred.least_part(1), values)
+        self.conclude(p, sums, first, centred.least_part(16), values)
+        return values
 
 
 def _even(n: int, most: int, multiple: int) -> int:

@@ -31,7 +31,7 @@ import math
 import numpy as np
 
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
-from ..numerics.elementary import LN2, atanh_tail, log_ratio, times_expm1
+from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
 from ..numerics.error_free import add_compensated, two_product
 from .entropies import cross_entropy
 from .masses import ANY
@@ -60,14 +60,14 @@ C, LOW, INVERSE, ROOT = range(4)
 #: of x - c, and the number of zeros.
 VALUE, NORM, OTHER_NORM, EXCESS, ZEROS, SUMS = range(6)
 
-#: Bits that say which entries make a pair infinite: p > 0 = q, q > 0 = p.
-OUTSIDE_Q, OUTSIDE_P = 1, 2
+#: Bits that say what makes a pair infinite: p > 0 = q somewhere, q > 0 = p somewhere, p q = 0 everywhere.
+OUTSIDE_Q, OUTSIDE_P, APART = 1, 2, 4
 
 
 def least_part(d):
     """Part of its terms that a result must be, for a relative error of 1e-13, for rows of length d."""
-    # Measured: the terms have an error of at most (6 + sqrt(d)) 2**-53 of their size in a segment.
-    return (6.0 + math.sqrt(min(d, SEGMENT))) * 2.0**-53 / 1e-13
+    # Measured: the terms have an error of at most (10 + sqrt(d)) 2**-53 of their size in a segment.
+    return (10.0 + math.sqrt(min(d, SEGMENT))) * 2.0**-53 / 1e-13
 
 
 @formula
@@ -149,123 +149,146 @@ def mean_centre(q, scale, centre):
 
 
 # The formulas of an entry: (D, the factors of the two products, their squares with weights 1 / c and c). `h`
-# is the entry and `d` its difference from c; `lifted` is h times `_LIFT`. Where an entry of q is 0, the
-# factors are such that p = 0 adds 0: p > 0 is found by `supports`. Where all entries of the rows of q are 0,
-# so is c.
+# is the entry and `d` its difference from c; `lifted` is h times `_LIFT`.
+
+
+@formula
+def _solid(h, d, c):
+    """h, c and d where a logarithm of h / c is to be taken, else 1, 1 and 0: subnormal numbers are slow."""
+    some = (h > _TINY) & (c > 0.0)
+    return h if some else 1.0, c if some else 1.0, d if some else 0.0
+
+
+@formula
+def _chosen(value, factor, h, c, absent, absent_factor, outside):
+    """(value, factor); (absent, absent_factor) where h = 0, (outside, 0) where c = 0, and 0 where both are 0.
+
+    Where c is 0, so are all rows of q. An absent entry of q has such a factor that p = 0 adds 0; where p > 0
+    makes the pair infinite, `_infinities` finds it.
+    """
+    value = absent if h == 0.0 else value
+    factor = absent_factor if h == 0.0 else factor
+    alone = outside if h > 0.0 else 0.0
+    return value if c > 0.0 else alone, factor if c > 0.0 else 0.0
+
+
+@formula
+def _log_parts(h, c, d):
+    """(log(h / c), whether it is near 0, s, u): if so it is 2 (s + u), with s = (h - c) / (h + c)."""
+    b, k = exponent_step(h, c)
+    near = k == 0.0
+    s = (d if near else h - b) / (h + b)
+    w = s * s
+    u = s * w * atanh_tail(w)
+    return k * (LN2 * 2.0**-52) + 2.0 * (s + u), near, s, u
+
+
+@formula
+def _kl_side(h, d, c, outside):
+    x, y, e = _solid(h, d, c)
+    log, near, s, u = _log_parts(x, y, e)
+    # The terms are h log(h / c) - h + c and, in `_kl_right`, c log(c / h) - c + h.
+    value = e * s + 2.0 * x * u if near else x * log - e
+    return _chosen(value if h > _TINY else c, d, h, c, c, d, outside)
 
 
 @formula
 def _kl_left(h, d, lifted, c, inverse, root, theta):
-    return kl_term(h if h > _TINY else 0.0, c, d, NO_THETA), d, 0.0, d * (d * inverse), 0.0
+    value, f = _kl_side(h, d, c, math.inf)
+    return value, f, 0.0, d * (d * inverse), 0.0
 
 
 @formula
 def _kl_right(h, d, lifted, c, inverse, root, theta):
     tiny = h < _TINY
-    high = lifted if tiny else h
-    r = (_LOG_LIFT if tiny else 0.0) - log_ratio(high, c, high - c if tiny else d)
-    value = c * r + d if tiny else kl_term(c, h, -d, NO_THETA)
-    absent = h == 0.0
-    r = 1.0 if absent else r
-    value = 0.0 if absent else value
-    inside = c > 0.0
-    value = value if inside else (0.0 if absent else math.nan)
-    r = r if inside else 0.0
-    return value, r, 0.0, c * (r * r), 0.0
+    x, y, e = _solid(lifted if tiny else h, lifted - c if tiny else d, c)
+    log, near, s, u = _log_parts(x, y, e)
+    r = (_LOG_LIFT if tiny else 0.0) - log
+    value = e * s - 2.0 * y * u if near & (not tiny) else c * r + d
+    value, g = _chosen(value, r, h, c, 0.0, 1.0, math.nan)
+    return value, g, 0.0, c * (g * g), 0.0
 
 
 @formula
 def _chi2_left(h, d, lifted, c, inverse, root, theta):
-    value = d * (d * inverse)
-    f = d * ((h + c) * inverse)
-    return math.inf if (c == 0.0) & (h > 0.0) else value, f, 0.0, f * (f * inverse), 0.0
+    value, f = _chosen(d * (d * inverse), d * ((h + c) * inverse), h, c, c, -c, math.inf)
+    return value, f, 0.0, f * (f * inverse), 0.0
 
 
 @formula
 def _chi2_right(h, d, lifted, c, inverse, root, theta):
-    ratio = d / h
-    value, g = d * ratio, -ratio
-    absent = h == 0.0
-    g = 1.0 if absent else g
-    value = 0.0 if absent else value
-    inside = c > 0.0
-    value = value if inside else (0.0 if absent else math.nan)
-    g = g if inside else 0.0
+    ratio = d / (h if h > 0.0 else 1.0)
+    value, g = _chosen(d * ratio, -ratio, h, c, 0.0, 1.0, math.nan)
     return value, g, 0.0, c * (g * g), 0.0
+
+
+@formula
+def _good_power(value, y, h):
+    return math.nan if (abs(y) > _MOST_LOG) | (h < _TINY) else value
 
 
 @formula
 def _alpha_left(h, d, lifted, c, inverse, root, theta):
     a = theta[0]
-    y = a * log_ratio(h, c, d)
-    f = times_expm1(c, y) / a
-    value = alpha_term(h, c, d, theta)
-    absent = h == 0.0
-    f = (-c / a if a > 0.0 else -c) if absent else f
-    value = (c / a if a > 0.0 else 0.0) if absent else value
-    value = math.nan if (not absent) & ((h < _TINY) | (abs(y) > _MOST_LOG)) else value
-    outside = (h / (1.0 - a) if a < 1.0 else math.inf) if h > 0.0 else 0.0
-    value = value if c > 0.0 else outside
-    f = f if c > 0.0 else 0.0
+    x, y, e = _solid(h, d, c)
+    power = a * log_ratio(x, y, e)
+    value = _good_power(alpha_term(x, y, e, theta), power, h)
+    f = times_expm1(y, power) / a
+    absent, absent_factor = (c / a, -c / a) if a > 0.0 else (0.0, -c)
+    outside = h / (1.0 - a) if a < 1.0 else math.inf
+    value, f = _chosen(value, f, h, c, absent, absent_factor, outside)
     return value, f, 0.0, f * (f * inverse), 0.0
 
 
 @formula
 def _alpha_right(h, d, lifted, c, inverse, root, theta):
     b = 1.0 - theta[0]
-    y = b * log_ratio(h, c, d)
-    g = times_expm1(1.0, y) / -b
-    value = alpha_term(c, h, -d, theta)
-    absent = h == 0.0
-    g = (1.0 / b if b > 0.0 else 1.0) if absent else g
-    value = (c / b if b > 0.0 else 0.0) if absent else value
-    value = math.nan if (not absent) & ((h < _TINY) | (abs(y) > _MOST_LOG)) else value
-    value = value if c > 0.0 else (0.0 if absent else math.nan)
-    g = g if c > 0.0 else 0.0
+    x, y, e = _solid(h, d, c)
+    power = b * log_ratio(x, y, e)
+    value = _good_power(alpha_term(y, x, -e, theta), power, h)
+    g = times_expm1(1.0, power) / -b
+    absent, absent_factor = (c / b, 1.0 / b) if b > 0.0 else (0.0, 1.0)
+    value, g = _chosen(value, g, h, c, absent, absent_factor, math.nan)
     return value, g, 0.0, c * (g * g), 0.0
 
 
 @formula
 def _root_left(h, d, lifted, c, inverse, root, theta):
     between = math.sqrt(abs(h)) + root
-    f = d / between if between > 0.0 else 0.0
+    f = d / (between if between > 0.0 else 1.0)
     return 0.5 * (f * f), f, 0.0, f * f, 0.0
 
 
 @formula
 def _root_right(h, d, lifted, c, inverse, root, theta):
-    between = math.sqrt(abs(h)) + root
-    g = d / between if between > 0.0 else 0.0
-    return 0.5 * (g * g), -g, 0.0, g * g, 0.0
+    value, f, _, square, _ = _root_left(h, d, lifted, c, inverse, root, theta)
+    return value, -f, 0.0, square, 0.0
 
 
 @formula
-def _jeffreys(h, d, lifted, c, inverse, root, theta):
+def _jeffreys(h, d, c):
     """(D, log(c / h))."""
-    r = -log_ratio(h, c, d)
-    absent = h == 0.0
-    value = c if absent else -d * r
-    value = math.nan if (not absent) & ((h < _TINY) | (c == 0.0)) else value
-    return value, 1.0 if absent else r
+    x, y, e = _solid(h, d, c)
+    r = -log_ratio(x, y, e)
+    return _chosen(-e * r if h > _TINY else math.nan, r, h, c, c, 1.0, math.nan)
 
 
 @formula
 def _jeffreys_left(h, d, lifted, c, inverse, root, theta):
-    value, r = _jeffreys(h, d, lifted, c, inverse, root, theta)
+    value, r = _jeffreys(h, d, c)
     return value, d, r, d * (d * inverse), c * (r * r)
 
 
 @formula
 def _jeffreys_right(h, d, lifted, c, inverse, root, theta):
-    value, r = _jeffreys(h, d, lifted, c, inverse, root, theta)
+    value, r = _jeffreys(h, d, c)
     return value, r, d, c * (r * r), d * (d * inverse)
 
 
 @formula
 def _js_side(h, d, lifted, c, inverse, root, theta):
-    # Where c = 0, all rows of q are 0 there, and p adds p log(2) / 2.
-    value = kl_term(h if h > _TINY else 0.0, c, d, NO_THETA)
-    return 0.5 * (value if c > 0.0 else h * LN2), 0.5 * d if c > 0.0 else 0.0, 0.0, 0.0, 0.0
+    value, f = _kl_side(h, d, c, h * LN2)
+    return 0.5 * value, 0.5 * f, 0.0, 0.0, 0.0
 
 
 # The factors of rows, and the sums of each. A row of `out` is a line of the product, or two, one after the
@@ -362,6 +385,19 @@ FACTORS = Lazily(
 # The product.
 
 
+@exported
+def transpose(x, out):
+    """out = x transposed, row by row of four: NumPy's copy takes four times as long."""
+    whole = x.shape[0] // STRIP * STRIP
+    for i in range(0, whole, STRIP):
+        a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
+        for k in range(a.size):
+            out[k, i], out[k, i + 1], out[k, i + 2], out[k, i + 3] = a[k], b[k], c[k], d[k]
+    for i in range(whole, x.shape[0]):
+        for k in range(x.shape[1]):
+            out[k, i] = x[i, k]
+
+
 @adder
 def _add_strip(p, s, i, k, start, row, out):
     """out[row : row + 4, start:] += p[i : i + 4, k : k + 4] times s[k : k + 4, start:]."""
@@ -426,17 +462,32 @@ def supports(p, out):
 
 
 @kernel
-def _outside(a, b):
-    for w in range(a.size):
-        if a[w] & ~b[w]:
-            return True
-    return False
+def _infinities(word, words, where, out):
+    """Add bits to `out`, not 0 in the end for pairs that are infinitely far apart, or are not for `APART`."""
+    for j in range(out.size):
+        x = words[j]
+        if where == OUTSIDE_Q:
+            out[j] |= word & ~x
+        elif where == OUTSIDE_P:
+            out[j] |= x & ~word
+        elif where == APART:
+            out[j] |= word & x
+        else:
+            out[j] |= word ^ x
 
 
-@kernel
-def _infinite(a, b, where):
-    """Whether two rows with these supports are infinitely far apart."""
-    return (where & OUTSIDE_Q and _outside(a, b)) or (where & OUTSIDE_P and _outside(b, a))
+@exported
+def set_infinities(bits_p, bits_q, where, first, work, out):
+    """Write inf for pairs with the `supports` bits_p (a row each) and bits_q (a column each)."""
+    for i in range(bits_p.shape[0]):
+        start = max(0, first + i)
+        found, row = work[start:], out[i, start:]
+        found[:] = 0
+        for w in range(bits_q.shape[0]):
+            _infinities(bits_p[i, w], bits_q[w, start:], where, found)
+        for j in range(row.size):
+            infinite = (found[j] == 0) == (where == APART)
+            row[j] = math.inf if infinite else row[j]
 
 
 @adder
@@ -447,29 +498,47 @@ def _differences(x, y):
     return count
 
 
-# The result of a pair, or NaN, from the divergence by three terms, the product among them, the size of these,
-# the part of it that must remain, and a number that belongs to the row of p.
+@exported
+def set_zeros(p, q, out):
+    """Write 0 where out is NaN and two rows are equal."""
+    for i in range(p.shape[0]):
+        for j in range(q.shape[0]):
+            if out[i, j] != out[i, j] and _differences(p[i], q[j]) == 0:
+                out[i, j] = 0.0
+
+
+# The result of a pair, or NaN, from the divergence, its product, its two other terms, the size of all that is
+# added up, the part of it that must remain, and a number that belongs to the row of p.
 
 
 @formula
-def _conclude(value, product, size, least, theta, extra):
+def _conclude(value, product, terms, size, least, theta, extra):
     return value if value >= least * size else math.nan
 
 
 @formula
-def _conclude_entropy(value, product, size, least, theta, extra):
+def _conclude_entropy(value, product, terms, size, least, theta, extra):
     # The cross-entropy is the divergence and the entropy of p.
     return value + extra if value + extra >= least * size else math.nan
 
 
 @formula
-def _conclude_root(value, product, size, least, theta, extra):
+def _conclude_chi2(value, product, terms, size, least, theta, extra):
+    # The norms are large where one q is far below c. For masses of 1 there is another bound: where f < 0 < g,
+    # |f| <= c, and where g < 0 < f, |g| <= 1. The sums of c g and of f where they are positive are at most D
+    # and the sum of |q - c| / 2, or twice that of |p - c| / 2. `extra` is infinite for other masses.
+    other = 3.0 * terms + abs(product) + extra * math.sqrt(terms)
+    return value if value >= least * min(size, other) else math.nan
+
+
+@formula
+def _conclude_root(value, product, terms, size, least, theta, extra):
     # The root halves the relative error.
     return math.sqrt(value) if value >= 0.5 * least * size else math.nan
 
 
 @formula
-def _conclude_renyi(value, product, size, least, theta, extra):
+def _conclude_renyi(value, product, terms, size, least, theta, extra):
     scale = theta[0] * (theta[0] - 1.0)
     rest = 1.0 + scale * value
     log = log_ratio(rest, 1.0, scale * value)
@@ -478,7 +547,7 @@ def _conclude_renyi(value, product, size, least, theta, extra):
 
 
 @formula
-def _conclude_overlap(value, product, size, least, theta, extra):
+def _conclude_overlap(value, product, terms, size, least, theta, extra):
     rest = 1.0 - value
     log = -log_ratio(rest, 1.0, -value)
     good = (rest > _TINY) & (log * rest >= least * size)
@@ -486,37 +555,35 @@ def _conclude_overlap(value, product, size, least, theta, extra):
 
 
 @formula
-def _conclude_overlap_from_zero(value, product, size, least, theta, extra):
+def _conclude_overlap_from_zero(value, product, terms, size, least, theta, extra):
     # With the centre 0 the product is minus the overlap.
     log = -log_ratio(-product, 1.0, -product - 1.0)
     return log if (-product > _TINY) & (log >= least) else math.nan
 
 
 def _concluded(values, norms, other_norms, excesses, left, gap, least, theta, extra, out):
-    """Template (`conclude`): the results of a row, from the products in `out`; how many are NaN."""
-    lost = 0
+    """Template (`conclude`): the results of a row, from the products in `out`."""
     value, norm, other_norm, excess = left[VALUE], left[NORM], left[OTHER_NORM], left[EXCESS]
     for j in range(out.size):
         terms = value + values[j]
         size = terms + (norm * norms[j] + other_norm * other_norms[j])
         e = excess - excesses[j]
-        result = conclude(terms + out[j] - gap * (e * e), out[j], size, least, theta, extra)  # noqa: F821
+        result = conclude(  # noqa: F821
+            terms + out[j] - gap * (e * e), out[j], terms, size, least, theta, extra
+        )
         good = (result < math.inf) & ((size > _TINY_RESULT) | (size == 0.0))
         out[j] = result if good else math.nan
-        lost += not good
-    return lost
 
 
-def _results(p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra, first, out):
-    """Template (`concluded`): the results of all pairs, from the products in `out`; how many are NaN.
+def _results(left, right, gap, least, theta, extra, first, out):
+    """Template (`concluded`): the results of all pairs, from the products in `out`.
 
-    Row i has results from column first + i, and 0 before it.
+    They are NaN where digits are lost. Row i has results from column first + i, and 0 before it.
     """
-    total = 0
-    for i in range(p.shape[0]):
+    for i in range(out.shape[0]):
         start = max(0, first + i)
         out[i, :start] = 0.0
-        lost = concluded(  # noqa: F821
+        concluded(  # noqa: F821
             right[VALUE, start:],
             right[NORM, start:],
             right[OTHER_NORM, start:],
@@ -528,18 +595,6 @@ def _results(p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra,
             extra[i],
             out[i, start:],
         )
-        if where:
-            for j in range(start, q.shape[0]):
-                if _infinite(bits_p[i], bits_q[j], where):
-                    lost -= not out[i, j] < math.inf
-                    out[i, j] = math.inf
-        if lost > 0:
-            for j in range(start, q.shape[0]):
-                if not out[i, j] <= math.inf and _differences(p[i], q[j]) == 0:
-                    out[i, j] = extra[i]
-                    lost -= 1
-            total += lost
-    return total
 
 
 def _make_results(name, conclude):
@@ -550,13 +605,14 @@ def _make_results(name, conclude):
 _CONCLUSIONS = {
     "plain": _conclude,
     "entropy": _conclude_entropy,
+    "chi2": _conclude_chi2,
     "root": _conclude_root,
     "renyi": _conclude_renyi,
     "overlap": _conclude_overlap,
     "overlap_from_zero": _conclude_overlap_from_zero,
 }
 
-#: By name: (p, q, left, right, bits_p, bits_q, where, gap, least, theta, extra, first, out) -> number of NaN.
+#: By name: (left, right, gap, least, theta, extra, first, out).
 RESULTS = Lazily({name: lambda name=name: _make_results(name, _CONCLUSIONS[name]) for name in _CONCLUSIONS})
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import kernel
+from numba import types
+from numba.extending import intrinsic
+
+from ..compiler import kernel, overloaded
 
 
 @kernel
@@ -28,9 +31,8 @@ def add_compensated(total, lost, x):
     return s, lost + ((x - s) + total)
 
 
-@kernel
 def two_product(x, y):
-    """x y as an unevaluated sum of two floats (Dekker 1971), without fused operations."""
+    """x y as an unevaluated sum of two floats: by a fused operation, without one as Dekker (1971)."""
     c = 134217729.0 * x
     xh = c - (c - x)
     xl = x - xh
@@ -39,6 +41,23 @@ def two_product(x, y):
     yl = y - yh
     high = x * y
     return high, ((xh * yh - high) + xh * yl + xl * yh) + xl * yl
+
+
+@intrinsic
+def _two_product(typing_context, x, y):
+    def generate(context, builder, signature, arguments):
+        if "+fma" not in context.codegen()._tm_features:
+            return context.compile_internal(builder, two_product, signature, arguments)
+        high = builder.fmul(*arguments)
+        pair = high, builder.fma(*arguments, builder.fneg(high))
+        return context.make_tuple(builder, signature.return_type, pair)
+
+    return types.UniTuple(types.float64, 2)(types.float64, types.float64), generate
+
+
+@overloaded(two_product)
+def _overload_two_product(x, y):
+    return lambda x, y: _two_product(x, y)
 
 
 @kernel
