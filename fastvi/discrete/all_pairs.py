@@ -170,6 +170,7 @@ class _Centred(_Exact):
     def conclude(
         self,
         p: NDArray[np.float64],
+        scales: NDArray[np.float64],
         sums: NDArray[np.float64],
         first: int,
         least: float,
@@ -179,7 +180,7 @@ class _Centred(_Exact):
         centred = kernels.discrete.centred
         extra = np.zeros(len(p))
         if self.name == "cross_entropy":
-            centred.entropies(p, self.code, extra)
+            centred.entropies(p, scales, extra)
         elif self.name == "chi2":
             extra[:] = np.inf if self.code == ANY else 3.0
         gap = 0.0 if self.code == ANY else self.method.gap
@@ -208,8 +209,10 @@ class _Centred(_Exact):
     def infinite_where(self) -> int:
         centred = kernels.discrete.centred
         factors, order = self.method.factors, self.theta[0]
-        if factors in ("js", "root") or (factors == "alpha" and 0.0 < order < 1.0):
+        if factors in ("js", "root"):
             return 0
+        if factors == "alpha" and 0.0 < order < 1.0:
+            return int(centred.APART) if self.name == "renyi" else 0
         if factors == "jeffreys":
             return int(centred.OUTSIDE_P | centred.OUTSIDE_Q)
         return int(centred.OUTSIDE_P if factors == "alpha" and order < 0.0 else centred.OUTSIDE_Q)
@@ -253,7 +256,7 @@ class _Centred(_Exact):
         place = np.ix_(rows, columns)
         better = lost[place] & ~np.isnan(found)
         values[place] = np.where(better, found, values[place])
-        return 2 * np.count_nonzero(better) > np.count_nonzero(lost[place])
+        return bool(2 * np.count_nonzero(better) > np.count_nonzero(lost[place]))
 
 
 class _Products(_Centred):
@@ -273,12 +276,13 @@ class _Products(_Centred):
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
     ) -> NDArray[np.float64]:
         centred = kernels.discrete.centred
-        factors, sums = self._sided("left", p, self._scales(masses), _padded(len(p)))
+        scales = self._scales(masses)
+        factors, sums = self._sided("left", p, scales, _padded(len(p)))
         values = np.zeros((len(factors), len(self.q)))
         work = np.empty((2, centred.STRIP, len(self.q) if factors.shape[1] > centred.SEGMENT else 0))
         centred.add_products(factors, self.table, first, work, values)
         values = values[: len(p)]
-        self.conclude(p, sums, first, centred.least_part(p.shape[1]), values)
+        self.conclude(p, scales, sums, first, centred.least_part(p.shape[1]), values)
         return values
 
 
@@ -333,10 +337,11 @@ class _JensenShannon(_Centred):
         self, p: NDArray[np.float64], masses: NDArray[np.float64], first: int
     ) -> NDArray[np.float64]:
         centred = kernels.discrete.centred
-        factors, sums, far = self._sides(p, self._scales(masses))
+        scales = self._scales(masses)
+        factors, sums, far = self._sides(p, scales)
         values = np.zeros((len(p), len(self.q)))
         centred.subtract_middles(factors, self.factors, far, self.far, self.positive_centre, first, values)
-        self.conclude(p, sums, first, centred.least_part(16), values)
+        self.conclude(p, scales, sums, first, centred.least_part(16), values)
         return values
 
 
