@@ -497,13 +497,13 @@ def pairwise(
                 explain(pair, -1, code, False)
             if unit != 1.0:
                 values /= unit
-            values = values[:, start:]
             if diagonal:
+                values = np.ascontiguousarray(values[:, start:])
                 square = values[:, : high - low]
                 square += square.T.copy()
             result[low:high, column + start : column + columns] = values
             if symmetric:
-                result[column + start : column + columns, low:high] = values.T
+                result[column + start : column + columns, low:high] = _transposed(values)
 
         threads.run(block, -(-(last - first) // height))
     return result

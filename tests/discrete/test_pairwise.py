@@ -176,6 +176,15 @@ def test_masses_of_any_size(metric, scale):
         assert_exact(metric, P, scale * similar(39, 5, 20, 0.1), "any")
 
 
+@every
+@pytest.mark.parametrize("small", [5e-324, 1e-310, 1e-200])
+def test_entries_that_underflow_over_their_mass(metric, small):
+    """They are no zeros, and where they decide, they need all their digits: that is left to the kernels."""
+    P = np.array([[small, 3e-200, 0.0], [0.0, 3 * small, 1e60], [small, 1e-30, 1e-20]])
+    Q = np.array([[7 * small, 1e199, 0.0], [3e190, 11 * small, 0.0], [1e-2, 1e-60, 1e-3]])
+    assert_pairs(metric, P, Q, mass="normalize")
+
+
 @pytest.mark.parametrize("metric", ["kl", "cross_entropy", "js", "hellinger", "chi2", "renyi"])
 def test_long_rows_of_equal_counts(metric):
     """Equal addends round the same way: sums of them drift unless they are added in segments."""

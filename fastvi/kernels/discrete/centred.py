@@ -46,6 +46,9 @@ SEGMENT = 256
 #: Normalised entries, masses and results below this have lost digits to subnormal numbers.
 _TINY, _TINY_MASS, _TINY_RESULT = 1e-290, 1e-200, 1e-270
 
+#: Overlaps below this may have lost digits to subnormal entries.
+_TINY_OVERLAP = 1e-130
+
 #: The largest |order| whose powers are accurate, and the largest |log| of one.
 MOST_ORDER, _MOST_LOG = 16.0, 200.0
 
@@ -216,7 +219,7 @@ def _chi2_left(h, d, lifted, c, inverse, root, theta):
 
 @formula
 def _chi2_right(h, d, lifted, c, inverse, root, theta):
-    ratio = d / (h if h > 0.0 else 1.0)
+    ratio = d / (h if h > _TINY else math.nan)
     value, g = _chosen(d * ratio, -ratio, h, c, 0.0, 1.0, math.nan)
     return value, g, 0.0, c * (g * g), 0.0
 
@@ -312,7 +315,8 @@ def _segment(x, scale, c, c_low, inverse, root, theta, out, other):
         h, d = _placed(x[k], scale, c[k], c_low[k])
         v, f, g, f2, g2 = entry(h, d, x[k] * _LIFT * scale, c[k], inverse[k], root[k], theta)  # noqa: F821
         store(out, other, k, f, g)  # noqa: F821
-        value += v
+        # An entry that underflows is no zero.
+        value += v if (h > 0.0) | (x[k] == 0.0) else math.nan
         square += f2
         other_square += g2
         excess += d
@@ -557,7 +561,7 @@ def _conclude_overlap(value, product, terms, size, least, theta, extra):
 def _conclude_overlap_from_zero(value, product, terms, size, least, theta, extra):
     # With the centre 0 the product is minus the overlap.
     result = -log_ratio(-product, 1.0, -product - 1.0)
-    return result if (-product > _TINY) & (result >= least) else math.nan
+    return result if (-product > _TINY_OVERLAP) & (result >= least) else math.nan
 
 
 def _concluded(values, norms, other_norms, excesses, left, gap, least, theta, extra, out):
