@@ -22,8 +22,6 @@ from scipy.spatial.distance import cdist
 import fastvi as fv
 from fastvi.kernels.discrete.registry import METRICS
 
-from .peers import circumstances
-
 Rows = NDArray[np.float64]
 
 ROUNDS = 9
@@ -141,7 +139,7 @@ def _cdist(metric: str) -> Callable[[Rows, Rows], Rows] | None:
     }.get(metric)
 
 
-def _keywords(metric: str) -> dict[str, float]:
+def keywords(metric: str) -> dict[str, float]:
     return {"alpha": ORDER} if METRICS[metric].orders else {}
 
 
@@ -162,7 +160,7 @@ def least(calls: list[Callable[[], Any]], rounds: int = ROUNDS) -> list[float]:
 def measure(metric: str, name: str) -> dict[str, float]:
     """Seconds of fastvi and of its peers."""
     p, q, mass = kind(name)
-    calls = {"fastvi": lambda: fv.pairwise(p, q, metric, mass=mass, **_keywords(metric))}
+    calls = {"fastvi": lambda: fv.pairwise(p, q, metric, mass=mass, **keywords(metric))}
     for peer, line in (("product", _product(metric)), ("cdist", _cdist(metric))):
         if line:
             # Counts are normalised by the peers as well.
@@ -178,14 +176,13 @@ def half(metric: str) -> float:
     """The time of ``pairwise(P)`` over that of ``pairwise(P, P.copy())``."""
     p = kind(CLEAN)[0]
     copy = p.copy()
-    keywords = _keywords(metric)
-    one, two = least(
-        [lambda: fv.pairwise(p, metric=metric, **keywords), lambda: fv.pairwise(p, copy, metric, **keywords)]
-    )
+    one, two = least([lambda: fv.pairwise(p, metric=metric), lambda: fv.pairwise(p, copy, metric)])
     return one / two
 
 
 def main() -> None:
+    from .peers import circumstances  # imports all peers, which asv has no need of
+
     numba.set_num_threads(1)
     chosen = [name for name in METRICS if not sys.argv[1:] or name in sys.argv[1:]]
     n, m, d = SHAPE

@@ -166,6 +166,15 @@ def test_counts_against_the_definition(metric, lam):
 
 
 @every
+def test_counts_that_differ_in_the_last_digits(metric):
+    """Over their masses they differ by less than 1e-14, and the masses are rounded by 1e-16."""
+    rng = np.random.default_rng(51)
+    base = rng.integers(10**14, 10**15, 40)
+    P, Q = (k * base + rng.integers(-3, 4, (6, 40)) for k in (1, 3))
+    assert_exact(metric, P.astype(float), Q.astype(float), "normalize")
+
+
+@every
 @pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
 def test_masses_of_any_size(metric, scale):
     P, Q = scale * similar(39, 7, 20, 0.1), rows(40, 6, 20)
