@@ -24,7 +24,7 @@ from ..kernels.discrete.masses import ANY, LARGEST_MASS, UNIT
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
 
-#: Most bytes of a table of logarithms or roots, which stays in the second-level cache, and of a band of rows.
+#: Most bytes of a table of factors, which stays in the second-level cache, and of a band of rows.
 _TABLE_BYTES = 1 << 19
 _BAND_BYTES = 1 << 22
 
