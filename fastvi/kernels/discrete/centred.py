@@ -668,8 +668,10 @@ def _near_segment(a, b, c):
 def _far_segment(a, b, c):
     total = 0.0
     for k in range(c.size):
+        # Not 0: the subnormal numbers that `kl_term` would compute with are slow.
         d = a[k] + b[k]
-        total += kl_term(c[k] + d, c[k], d, NO_THETA)
+        m = c[k] + d
+        total += kl_term(m if m > _TINY else _TINY, c[k], d, NO_THETA)
     return total
 
 
