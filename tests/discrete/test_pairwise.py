@@ -279,6 +279,17 @@ def test_threads_do_not_change_a_bit(metric):
     assert one.tobytes() == all_threads.tobytes()
 
 
+def test_small_cross_entropies():
+    """One entry is nearly all: the entropy has an error of 1e-16 from the mass, and more of itself."""
+    rest = np.logspace(-7, -2, 60)[:, None] * [[1.0, 1e-12, 5e-3, 5e-2]]
+    P = np.hstack([1.0 - rest.sum(axis=1, keepdims=True), rest])
+    P /= P.sum(axis=1, keepdims=True)
+    got = fv.pairwise(P, P.copy(), "cross_entropy")
+    for i in range(len(P)):
+        wanted = reference.exact("cross_entropy", P[i], P[i])
+        assert reference.relative_error(got[i, i], wanted) <= 8e-14
+
+
 def test_a_base_and_counts():
     P, Q = [[1, 3, 1]], [[1, 2, 1]]
     wanted = reference.exact("kl", np.array(P[0]), np.array(Q[0]), mass="normalize") / mp.log(2)

@@ -522,7 +522,7 @@ def _conclude(value, product, terms, size, least, theta, extra):
 @formula
 def _conclude_entropy(value, product, terms, size, least, theta, extra):
     # The cross-entropy is the divergence and the entropy of p, which has an error of its own.
-    return value + extra if value + extra >= least * (size + 0.1) else math.nan
+    return value + extra if value + extra >= least * (size + 0.5) else math.nan
 
 
 @formula
