@@ -1,4 +1,5 @@
-"""Benchmarks: asv suites in bench_*.py; ``python -m bench.`` peers, growth, limits and instructions.
+"""Benchmarks: asv suites in bench_*.py; ``python -m bench.`` peers, growth, limits, instructions and
+pairwise_kinds.
 
 This file is imported before all others here, by asv, by pytest and by those commands. It sets the environment
 variables that NumPy and Numba read when they are imported.

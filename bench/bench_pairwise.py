@@ -7,8 +7,9 @@ import tracemalloc
 import numpy as np
 
 import fastvi as fv
+from fastvi.kernels.discrete.registry import METRICS
 
-from . import sizes
+from . import pairwise_kinds, sizes
 from .bench_arrays import use_threads
 from .inputs import pair
 
@@ -30,6 +31,36 @@ class Pairwise:
 
     def time_pairwise(self, metric, shape, threads):
         fv.pairwise(self.p, self.q, metric)
+
+
+class Kinds:
+    """Every metric on every kind of rows, 300 x 200 rows of 256, on one thread."""
+
+    params = (tuple(METRICS), sizes(*pairwise_kinds.KINDS))
+    param_names = ("metric", "kind")
+    timeout = 300
+
+    def setup(self, metric, kind):
+        use_threads(1)
+        self.p, self.q, mass = pairwise_kinds.kind(kind)
+        self.keywords = {"metric": metric, "mass": mass, **pairwise_kinds.keywords(metric)}
+        self.time_pairwise(metric, kind)
+
+    def time_pairwise(self, metric, kind):
+        fv.pairwise(self.p, self.q, **self.keywords)
+
+
+class Symmetric:
+    """The time of ``pairwise(P)`` over that of ``pairwise(P, P.copy())``."""
+
+    params = (tuple(name for name, row in METRICS.items() if row.symmetric),)
+    param_names = ("metric",)
+
+    def track_half(self, metric):
+        use_threads(1)
+        return pairwise_kinds.half(metric)
+
+    track_half.unit = "of the time"
 
 
 class Memory:

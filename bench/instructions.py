@@ -18,7 +18,7 @@ import numba
 from numba import types
 
 from fastvi.kernels.densities import grids, mixtures
-from fastvi.kernels.discrete import all_pairs, chunks, divergences, entropies, normalized, renyi
+from fastvi.kernels.discrete import centred, chunks, divergences, entropies, normalized, renyi
 from fastvi.kernels.discrete.registry import BY_TERM
 from fastvi.kernels.em import e_step, moments
 from fastvi.kernels.inference import expectations
@@ -62,8 +62,9 @@ HOT = {
     "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
     "masses": (normalized._masses, (_ROW, _ROW)),
     "logarithms' mass": (normalized._exp_sum, (_ROW, _X)),
-    "pairwise kl": (all_pairs._add_strip, (_TABLE, _TABLE, types.intp, types.intp, _TABLE)),
-    "pairwise js": (all_pairs._mixture_sum, (_ROW, _ROW)),
+    "pairwise kl": (centred._add_strip, (_TABLE, _TABLE, *(types.intp,) * 4, _TABLE)),
+    "pairwise js": (centred._far_segment, (_ROW, _ROW, _ROW)),
+    "pairwise js, near": (centred._near_segment, (_ROW, _ROW, _ROW)),
     "grid, kl and gradient": (grid_projections._row_sums, (_ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
     "grid, moments": (grids._row, (_ROW, _ROW, _ROW, _X)),
     "mixture, one component": (mixtures._one, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),

@@ -6,11 +6,14 @@ import sys
 import tracemalloc
 import types
 
+import numba
 import numpy as np
 import pytest
+from mpmath import mp
 
 import fastvi as fv
-from helpers.divergence_rows import OF_MEASURES, PAIRED, WITH_BASE, parameters
+from helpers.divergence_rows import OF_MEASURES, PAIRED, SYMMETRIC, WITH_BASE, parameters
+from reference import discrete as reference
 
 METRICS = {name: parameters(name) for name in PAIRED}
 every = pytest.mark.parametrize("metric", METRICS)
@@ -76,6 +79,35 @@ def barely_overlapping():
     return np.hstack([np.tile(np.eye(2), (5, 1)), shared])
 
 
+def similar(seed, n, d, size):
+    rng = np.random.default_rng(seed)
+    table = rows(seed, 1, d) * (1.0 + size * rng.uniform(-1, 1, (n, d)))
+    return table / table.sum(axis=1, keepdims=True)
+
+
+def in_clusters(seed, n, d):
+    """Rows within 1e-5 of one of three rows, all equal to it in the last cluster."""
+    rng = np.random.default_rng(seed)
+    size = np.where(np.arange(n) % 3 == 2, 0.0, 1e-5)[:, None]
+    table = rows(seed, 3, d)[np.arange(n) % 3] * (1.0 + size * rng.uniform(-1, 1, (n, d)))
+    return table / table.sum(axis=1, keepdims=True)
+
+
+def with_an_outlier(seed, n, d):
+    table = similar(seed, n, d, 1e-6)
+    table[n // 2] = rows(seed + 1, 1, d)
+    return table
+
+
+def similar_with_zeros(seed, n, d):
+    """Zeros in places that rows share, and a few that they do not."""
+    rng = np.random.default_rng(seed)
+    table = similar(seed, n, d, 0.05)
+    table[:, rng.random(d) < 0.2] = 0.0
+    table[rng.random((n, d)) < 0.01] = 0.0
+    return table / table.sum(axis=1, keepdims=True)
+
+
 KINDS = {
     "random": rows(0, 13, 31),
     "concentrated": rows(1, 11, 40, 100.0),
@@ -86,9 +118,183 @@ KINDS = {
     "orders": across_orders(6, 11, 29),
     "between": between(29, 24, 37),
     "barely-overlapping": barely_overlapping(),
+    "within-5-percent": similar(30, 12, 33, 0.05),
+    "within-1e-7": similar(31, 12, 33, 1e-7),
+    "equal": np.tile(rows(32, 1, 33), (9, 1)),
+    "clusters": in_clusters(33, 15, 34),
+    "outlier": with_an_outlier(34, 13, 35),
+    "similar-with-zeros": similar_with_zeros(35, 13, 36),
+    "rows-of-2": nearly_equal(36, 12, 2),
+    "rows-of-3": between(37, 14, 3),
+    "rows-of-8": rows(38, 12, 8, 0.3),
     "one-hots": np.eye(7),
     "one-column": np.ones((5, 1)),
 }
+
+
+def sample(got):
+    """Some places: the smallest results, where digits are lost first, and others at random."""
+    order = np.argsort(np.where(got > 0.0, got, math.inf), axis=None)
+    return np.unique(np.r_[order[:3], np.random.default_rng(0).integers(0, got.size, 3)])
+
+
+def assert_exact(metric, P, Q, mass="unit", tolerance=1e-13):
+    got = fv.pairwise(P, Q, metric, mass=mass, **METRICS[metric])
+    for i, j in zip(*np.unravel_index(sample(got), got.shape), strict=True):
+        if np.array_equal(P[i], Q[j]) and metric != "cross_entropy":
+            assert got[i, j] == 0.0
+            continue
+        wanted = reference.exact(metric, P[i], Q[j], mass=mass, **METRICS[metric])
+        assert reference.relative_error(got[i, j], wanted) <= tolerance, (i, j, got[i, j], wanted)
+
+
+@every
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_the_definition(metric, kind):
+    table = KINDS[kind]
+    assert_exact(metric, table, table[::-1] * 1.0)
+
+
+@every
+@pytest.mark.parametrize("lam", [3, 30, 3000])
+def test_counts_against_the_definition(metric, lam):
+    rng = np.random.default_rng(lam)
+    P, Q = rng.poisson(lam, (9, 40)), 1 + rng.poisson(lam, (8, 40))
+    Q[0] = 7 * (P[0] + 1)
+    P[0] += 1
+    assert_exact(metric, P, Q, "normalize")
+
+
+@every
+def test_counts_that_differ_in_the_last_digits(metric):
+    """Over their masses they differ by less than 1e-14, and the masses are rounded by 1e-16."""
+    rng = np.random.default_rng(51)
+    base = rng.integers(10**14, 10**15, 40)
+    P, Q = (k * base + rng.integers(-3, 4, (6, 40)) for k in (1, 3))
+    assert_exact(metric, P.astype(float), Q.astype(float), "normalize")
+
+
+@every
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_masses_of_any_size(metric, scale):
+    P, Q = scale * similar(39, 7, 20, 0.1), rows(40, 6, 20)
+    Q[2] = KINDS["random"][0, :20]
+    assert_exact(metric, P, Q, "normalize")
+    assert_exact(metric, P, similar(39, 5, 20, 0.1) * 3.0, "normalize")
+    if metric in OF_MEASURES and metric not in ("alpha_divergence", "cross_entropy"):
+        assert_exact(metric, P, scale * similar(39, 5, 20, 0.1), "any")
+
+
+@every
+@pytest.mark.parametrize("small", [5e-324, 1e-310, 1e-200])
+def test_entries_that_underflow_over_their_mass(metric, small):
+    """They are no zeros, and where they decide, they need all their digits: that is left to the kernels."""
+    P = np.array([[small, 3e-200, 0.0], [0.0, 3 * small, 1e60], [small, 1e-30, 1e-20]])
+    Q = np.array([[7 * small, 1e199, 0.0], [3e190, 11 * small, 0.0], [1e-2, 1e-60, 1e-3]])
+    assert_pairs(metric, P, Q, mass="normalize")
+
+
+@pytest.mark.parametrize("metric", ["kl", "cross_entropy", "js", "hellinger", "chi2", "renyi"])
+def test_long_rows_of_equal_counts(metric):
+    """Equal addends round the same way: sums of them drift unless they are added in segments."""
+    P = np.full((3, 15_000), 6.0)
+    P[:, 0] = [2_400_000, 2_400_006, 1_000_000]
+    assert_exact(metric, P[:2], P[1:], "normalize")
+
+
+@pytest.mark.parametrize("alpha", [-2.0, 1e-12, 0.5, 1.0 + 1e-9, 2.0, 7.0, 40.0])
+@pytest.mark.parametrize("kind", ["random", "within-1e-7", "zeros", "outlier"])
+def test_orders_against_the_definition(alpha, kind):
+    table = KINDS[kind]
+    for metric in ("alpha_divergence", "renyi") if alpha > 0.0 else ("alpha_divergence",):
+        got = fv.pairwise(table, table[::-1] * 1.0, metric, alpha=alpha)
+        for i, j in zip(*np.unravel_index(sample(got), got.shape), strict=True):
+            wanted = reference.exact(metric, table[i], table[len(table) - 1 - j], alpha=alpha)
+            assert reference.relative_error(got[i, j], wanted) <= 1e-13
+
+
+#: At most so many of 100 pairs are computed one by one.
+SELDOM = 2.0
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name != "total_variation"])
+@pytest.mark.parametrize(
+    "kind", ["counts", "similar", "nearly equal", "zeros", "one-hot", "outlier", "random"]
+)
+def test_pairs_are_seldom_computed_one_by_one(metric, kind, monkeypatch):
+    rng = np.random.default_rng(41)
+    P, Q = {
+        "counts": lambda: (1.0 + rng.poisson(20.0, (60, 64)), 1.0 + rng.poisson(20.0, (80, 64))),
+        "similar": lambda: (similar(42, 60, 64, 0.1), similar(42, 80, 64, 0.1)),
+        "nearly equal": lambda: (similar(42, 60, 64, 1e-8), similar(42, 80, 64, 1e-8)),
+        "zeros": lambda: (similar_with_zeros(43, 60, 64), similar_with_zeros(43, 80, 64)),
+        "one-hot": lambda: (np.eye(64)[:60], np.eye(64)[rng.integers(0, 64, 80)]),
+        "outlier": lambda: (with_an_outlier(44, 60, 64), with_an_outlier(44, 80, 64)),
+        "random": lambda: (rows(45, 60, 64, 5.0), rows(46, 80, 64, 5.0)),
+    }[kind]()
+    one_by_one = []
+    fill = fv.discrete.all_pairs._Exact.fill
+
+    def counted(self, p, values):
+        one_by_one.append(np.isnan(values).sum())
+        fill(self, p, values)
+
+    monkeypatch.setattr(fv.discrete.all_pairs._Exact, "fill", counted)
+    monkeypatch.setattr(fv.discrete.all_pairs, "_CLUSTER", 1 << 14)
+    got = fv.pairwise(P, Q, metric, mass="normalize", **METRICS[metric])
+    assert sum(one_by_one) <= SELDOM / 100.0 * got.size
+
+
+@pytest.mark.parametrize("metric", SYMMETRIC)
+@pytest.mark.parametrize("shape", [(1, 5), (70, 9), (300, 20), (530, 6)])
+def test_a_symmetric_table(metric, shape):
+    """Half of it is computed: all of it must be written, and mirrored to the last bit."""
+    P = rows(47, *shape)
+    P[-1] = P[0]
+    for out in (
+        None,
+        np.full((len(P), len(P)), np.nan, np.float32),
+        np.full((len(P), 2 * len(P)), np.nan)[:, ::2],
+    ):
+        got = fv.pairwise(P, metric=metric, out=out)
+        assert np.array_equal(got, got.T)
+        assert np.all(np.diagonal(got) == 0.0)
+        assert got[0, -1] == 0.0
+        wanted = fv.pairwise(P, P.copy(), metric)
+        np.testing.assert_allclose(got, wanted, rtol=1e-13 if got.dtype == np.float64 else 1e-6, atol=1e-300)
+    assert np.array_equal(fv.pairwise(P, P, metric), fv.pairwise(P, metric=metric))
+
+
+@every
+def test_threads_do_not_change_a_bit(metric):
+    P, Q = (np.vstack([similar(48, 300, 16, 1e-6), rows(k, 200, 16)]) for k in (49, 50))
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        one = fv.pairwise(P, Q, metric, **METRICS[metric])
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        all_threads = fv.pairwise(P, Q, metric, **METRICS[metric])
+    finally:
+        numba.set_num_threads(before)
+    assert one.tobytes() == all_threads.tobytes()
+
+
+def test_small_cross_entropies():
+    """One entry is nearly all: the entropy has an error of 1e-16 from the mass, and more of itself."""
+    rest = np.logspace(-7, -2, 60)[:, None] * [[1.0, 1e-12, 5e-3, 5e-2]]
+    P = np.hstack([1.0 - rest.sum(axis=1, keepdims=True), rest])
+    P /= P.sum(axis=1, keepdims=True)
+    got = fv.pairwise(P, P.copy(), "cross_entropy")
+    for i in range(len(P)):
+        wanted = reference.exact("cross_entropy", P[i], P[i])
+        assert reference.relative_error(got[i, i], wanted) <= 8e-14
+
+
+def test_a_base_and_counts():
+    P, Q = [[1, 3, 1]], [[1, 2, 1]]
+    wanted = reference.exact("kl", np.array(P[0]), np.array(Q[0]), mass="normalize") / mp.log(2)
+    got = fv.pairwise(P, Q, mass="normalize", base=2)
+    assert reference.relative_error(got[0, 0], wanted) <= 1e-14
 
 
 @every

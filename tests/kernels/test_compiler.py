@@ -78,7 +78,6 @@ def test_sums_are_reordered_only_in_loops():
 @compiled_only
 def test_error_free_steps_allow_no_fast_math():
     for function in (
-        error_free.two_product,
         error_free.cross_difference,
         error_free.add_compensated,
         error_free.difference,

@@ -56,6 +56,35 @@ def _overload_fma(x, y, z):
     return lambda x, y, z: _fma(x, y, z)
 
 
+def two_product(x, y):
+    """x y as an unevaluated sum of two floats: by a fused operation, without one as Dekker (1971)."""
+    c = 134217729.0 * x
+    xh = c - (c - x)
+    xl = x - xh
+    c = 134217729.0 * y
+    yh = c - (c - y)
+    yl = y - yh
+    high = x * y
+    return high, ((xh * yh - high) + xh * yl + xl * yh) + xl * yl
+
+
+@intrinsic
+def _two_product(typing_context, x, y):
+    def generate(context, builder, signature, arguments):
+        if "+fma" not in context.codegen()._tm_features:
+            return context.compile_internal(builder, two_product, signature, arguments)
+        high = builder.fmul(*arguments)
+        pair = high, builder.fma(*arguments, builder.fneg(high))
+        return context.make_tuple(builder, signature.return_type, pair)
+
+    return types.UniTuple(types.float64, 2)(types.float64, types.float64), generate
+
+
+@overloaded(two_product)
+def _overload_two_product(x, y):
+    return lambda x, y: _two_product(x, y)
+
+
 @kernel
 def cross_difference(x, u, y, v):
     """x u - y v to 2**-52 of itself, even where the two products nearly agree (Kahan's algorithm).

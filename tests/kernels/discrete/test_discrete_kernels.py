@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from mpmath import mp, mpf
 
 from fastvi.kernels.discrete import all_pairs, divergences
 from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
@@ -148,32 +147,3 @@ def test_pairs_and_rows():
         logs = np.full(12, math.nan)
         all_pairs.LOG_ROWS[name](log_p, log_q, ip, iq, parameter, UNIT, logs)
         np.testing.assert_allclose(logs, rows, rtol=1e-12)
-
-
-def test_add_products_is_a_matrix_product():
-    rng = np.random.default_rng(8)
-    p, s = rng.random((8, 12)), rng.random((12, 5))
-    out = np.ones((8, 5))
-    all_pairs.add_products(p, s, out)
-    np.testing.assert_allclose(out, 1.0 + p @ s, rtol=1e-15)
-
-
-def test_minus_logs_are_large_for_zero():
-    q = np.array([[0.5, 0.0, 1.5], [5e-324, 1.0, 1e-310]])
-    masses = q.sum(axis=1)
-    out = np.full((3, 2), math.nan)
-    all_pairs.minus_logs(q, masses, out)
-    assert out[1, 0] > 1e6 * 745
-    assert math.isfinite(out[1, 0])
-    for j, k in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]:
-        expected = -mp.log(mpf(float(q[j, k])) / mpf(float(masses[j])))
-        assert abs(out[k, j] - expected) <= 1e-15 * abs(expected)
-
-
-def test_mixture_entropy():
-    p, q = pair(9, 50)
-    halves = np.empty((2, 50))
-    all_pairs.halves(np.stack([p, q]) * 3.0, np.array([3.0, 3.0]), halves)
-    np.testing.assert_allclose(halves[0], p / 2, rtol=1e-15)
-    expected = reference.exact("entropy", (p + q) / 2)
-    assert reference.relative_error(all_pairs.mixture_entropy(halves[0], halves[1]), expected) <= 1e-14
