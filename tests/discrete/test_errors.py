@@ -221,7 +221,7 @@ def test_axis_out_of_range(name, axis):
 
 
 @every
-@pytest.mark.parametrize("axis", [1.0, None, "0", (0, 1)])
+@pytest.mark.parametrize("axis", [1.0, "0", [0, 1], (0, "1")])
 def test_axis_that_is_no_integer(name, axis):
     with says(TypeError, "axis must be an integer", repr(axis)):
         evaluate(name, TABLE, TABLE, axis=axis)
@@ -300,7 +300,6 @@ BAD_ARRAYS = {
     "string": (["0.5", "0.5"], TypeError, "dtype <U3"),
     "none": (None, TypeError, "dtype object"),
     "date": (np.array(["2001-01-01", "2001-01-02"], dtype="M8[D]"), TypeError, "dtype datetime64"),
-    "masked": (np.ma.masked_array([0.5, 0.5], [False, True]), TypeError, "masked array"),
     "ragged": ([[0.5, 0.5], [1.0]], ValueError, "not an array of numbers"),
 }
 
