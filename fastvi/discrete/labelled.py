@@ -18,6 +18,10 @@ from ..common.validation import axis_indices
 Compute = Callable[[Any, Any, Any, bool], Any]
 
 
+#: What has no labels for certain.
+_UNLABELLED = frozenset({np.ndarray, list, tuple})
+
+
 def _is(value: Any, module: str, *classes: str) -> bool:
     """Whether `value` is an instance of one of these classes, of a package that may not be there."""
     found = sys.modules.get(module)
@@ -41,6 +45,8 @@ def is_dask(value: Any) -> bool:
 
 def unlabelled(compute: Compute, p: Any, q: Any, axis: Any, dim: Any, keepdims: bool) -> Any:
     """The result of `compute` for the arrays in p and q (the same object, if there is one only), labelled."""
+    if dim is None and type(p) in _UNLABELLED and type(q) in _UNLABELLED:
+        return compute(p, q, axis, keepdims)
     if is_xarray(p) or is_xarray(q):
         return _of_xarray(compute, p, q, axis, dim, keepdims)
     if dim is not None:

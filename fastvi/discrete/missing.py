@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.validation import choice
+from ..common.validation import choice, unit_tolerance
 from ..kernels.discrete.masses import LARGEST_MASS, NORMALIZE, UNIT
-from .pairing import Pairing, raise_for_pair
+from .pairing import Pairing, Place, raise_for_pair
 
 _POLICIES = ("raise", "propagate", "omit")
 
@@ -33,6 +33,8 @@ def _hidden(rows: NDArray[Any], mask: NDArray[np.bool_] | None, policy: str) -> 
 
 def leave_out(pair: Pairing, policy: str, log: bool) -> tuple[Pairing, NDArray[np.bool_] | None]:
     """The pairs without the omitted entries; which of them have no entries left, if any are omitted."""
+    if policy != "omit" and pair.masks == (None, None):
+        return pair, None
     sides = ((pair.p, pair.rows_p, pair.masks[0]), (pair.q, pair.rows_q, pair.masks[1]))
     found = [(_hidden(rows, mask, policy), numbers) for rows, numbers, mask in sides]
     absent = [hidden[numbers] for hidden, numbers in found if hidden is not None]
@@ -57,9 +59,13 @@ def row_sums(rows: NDArray[Any], log: bool) -> NDArray[np.float64]:
 
 def near_one(pair: Pairing, log: bool) -> NDArray[np.bool_]:
     """Pairs whose sums are one within the tolerances of the types that their entries had."""
-    gaps = [np.abs(row_sums(rows, log) - 1.0) for rows in (pair.p, pair.q)]
-    near_p, near_q = (gap <= place.tolerance for gap, place in zip(gaps, pair.places, strict=True))
+    sides = zip((pair.p, pair.q), pair.places, strict=True)
+    near_p, near_q = (_near_one(rows, row_sums(rows, log), place, log) for rows, place in sides)
     return np.asarray(near_p[pair.rows_p] & near_q[pair.rows_q])
+
+
+def _near_one(rows: NDArray[Any], sums: NDArray[np.float64], place: Place, log: bool) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(sums - 1.0) <= unit_tolerance(place.kind, rows.shape[1], log))
 
 
 def raise_for_refused(
@@ -92,9 +98,7 @@ def _blameless(pair: Pairing, code: int, log: bool) -> tuple[NDArray[np.bool_], 
         bad = (rows == math.inf) if log else (rows < 0.0) | (rows == math.inf)
         empty = (rows == (-math.inf if log else 0.0)).all(axis=1) & (code == NORMALIZE)
         sums = row_sums(rows, log)
-        off = (
-            ~(np.abs(sums - 1.0) <= place.tolerance) if code == UNIT else ~(sums <= LARGEST_MASS) & (not log)
-        )
+        off = ~_near_one(rows, sums, place, log) if code == UNIT else ~(sums <= LARGEST_MASS) & (not log)
         wrong = bad.any(axis=1) | (off & ~absent & ~empty)
         found.append(~wrong[numbers])
     return found[0], found[1]

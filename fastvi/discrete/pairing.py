@@ -18,8 +18,8 @@ class Place(NamedTuple):
 
     numbers: NDArray[np.intp]  #: the row of each pair
     shape: _Shape  #: of the argument without the axes of the distributions
-    added: int  #: how many leading axes of length one of this shape the argument did not have
-    tolerance: float  #: how far a sum may be from one, which depends on the type of the entries
+    added: int  #: leading axes of length one that the argument did not have
+    kind: Any  #: the type of its entries, which says how far a sum may be from one
 
 
 class Pairing(NamedTuple):
@@ -50,7 +50,7 @@ def _as_rows(array: NDArray[Any], ndim: int, axes: _Shape, dtype: Any) -> tuple[
     Read-only, because numba compiles a kernel once more for writable arrays.
     """
     count = len(axes)
-    moved = array.reshape((1,) * (ndim - array.ndim) + array.shape)
+    moved = array if array.ndim == ndim else array.reshape((1,) * (ndim - array.ndim) + array.shape)
     if axes != (-1,):
         moved = np.moveaxis(moved, axes, range(-count, 0))
     lead, lengths = moved.shape[:-count], moved.shape[-count:]
@@ -66,7 +66,7 @@ def _row_numbers(shape: _Shape, broadcast: _Shape) -> NDArray[np.intp]:
     return np.ascontiguousarray(np.broadcast_to(numbers.reshape(shape), broadcast)).reshape(-1)
 
 
-def pair_up(p: ArrayLike, q: ArrayLike, axis: Any, log: bool = False) -> Pairing:
+def pair_up(p: ArrayLike, q: ArrayLike, axis: Any) -> Pairing:
     """Two arguments as pairs of rows along `axis`, some axes or None for all of them, broadcast."""
     a, mask_a = _opened("p", p)
     b, mask_b = (a, mask_a) if q is p else _opened("q", q)
@@ -83,32 +83,30 @@ def pair_up(p: ArrayLike, q: ArrayLike, axis: Any, log: bool = False) -> Pairing
     if 0 in lengths:
         raise ValueError(f"p and q are empty along axis {axis}: {shapes}")
     try:
-        lead = np.broadcast_shapes(lead_p, lead_q)
+        lead = lead_p if lead_p == lead_q else np.broadcast_shapes(lead_p, lead_q)
     except ValueError:
         raise ValueError(f"p and q do not broadcast along the axes other than {axis}: {shapes}") from None
     numbers_p = _row_numbers(lead_p, lead)
     numbers_q = numbers_p if lead_p == lead_q else _row_numbers(lead_q, lead)
-
-    def place(value: Any, array: NDArray[Any], numbers: NDArray[np.intp], shape: _Shape) -> Place:
-        added = sum(k - ndim not in axes for k in range(ndim - array.ndim))
-        kind = getattr(value, "dtype", array.dtype)
-        return Place(numbers, shape, added, unit_tolerance(kind, math.prod(lengths), log))
-
-    def hidden(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        return None if mask is None else _as_rows(mask, ndim, axes, bool)[0]
-
-    places = place(p, a, numbers_p, lead_p), place(q, b, numbers_q, lead_q)
-    return Pairing(
-        rows_p, rows_q, numbers_p, numbers_q, lead, axes, lengths, places, (hidden(mask_a), hidden(mask_b))
+    places = (
+        Place(numbers_p, lead_p, ndim - a.ndim, getattr(p, "dtype", a.dtype)),
+        Place(numbers_q, lead_q, ndim - b.ndim, getattr(q, "dtype", b.dtype)),
     )
+    masks = (
+        None if mask_a is None else _as_rows(mask_a, ndim, axes, bool)[0],
+        None if mask_b is None else _as_rows(mask_b, ndim, axes, bool)[0],
+    )
+    return Pairing(rows_p, rows_q, numbers_p, numbers_q, lead, axes, lengths, places, masks)
 
 
-def _position(k: int, place: Place) -> _Shape:
+def _position(k: int, place: Place, axes: _Shape) -> _Shape:
     """The index in its argument, without the axes of the distributions, of a row of pair `k`."""
     if not place.shape:
         return ()
     index = np.unravel_index(int(place.numbers[k]), place.shape)
-    return tuple(int(i) for i in index)[place.added :]
+    ndim = len(place.shape) + len(axes)
+    added = sum(i - ndim not in axes for i in range(place.added))
+    return tuple(int(i) for i in index)[added:]
 
 
 def raise_for_pair(
@@ -117,7 +115,12 @@ def raise_for_pair(
     """Raise the error for pair `k`, which a kernel has refused, not for that of the two that is `allowed`."""
     rows = pair.p[pair.rows_p[k]], pair.q[pair.rows_q[k]]
     found = [
-        (name, row.reshape(pair.lengths), _position(k, place), place.tolerance)
+        (
+            name,
+            row.reshape(pair.lengths),
+            _position(k, place, pair.axes),
+            unit_tolerance(place.kind, row.size, log),
+        )
         for name, row, place, fine in zip(names, rows, pair.places, allowed, strict=False)
         if not fine
     ]
