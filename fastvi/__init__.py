@@ -23,6 +23,7 @@ from .discrete import (
     kl_grad,
     pairwise,
     renyi,
+    renyi_entropy,
     total_variation,
 )
 from .distributions import (
@@ -129,5 +130,6 @@ __all__ = [
     "mixture_entropy_bounds",
     "pairwise",
     "renyi",
+    "renyi_entropy",
     "total_variation",
 ]

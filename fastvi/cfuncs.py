@@ -11,6 +11,7 @@ written to `out`::
     int entropy(const double *p, int64_t n, int mass, double *out)
     int kl(const double *p, const double *q, int64_t n, int mass, double *out)
     int renyi(const double *p, const double *q, int64_t n, double alpha, int mass, double *out)
+    int renyi_entropy(const double *p, int64_t n, double alpha, int mass, double *out)
 
 Like `kl`: LIKE_KL.
 Like `renyi`: LIKE_RENYI.
@@ -166,7 +167,7 @@ class Status(IntEnum):
 
 
 class Mass(IntEnum):
-    """What to do about sums other than 1, as in Python; `renyi` and `bhattacharyya` refuse ANY."""
+    """What to do about sums other than 1, as in Python; not all functions take ANY."""
 
     UNIT = _definitions.UNIT
     NORMALIZE = _definitions.NORMALIZE

@@ -159,11 +159,35 @@ def _of_one(row: Row) -> Any:
     return typed
 
 
+def _of_one_and_order(row: Row) -> Any:
+    """One array, which the kernel is given twice, and an order alpha."""
+    low, high = row.orders or (0.0, 0.0)
+
+    def typed(p, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+        _check_arrays(row.name, p)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run = _kernel(row, row.name, log)
+        run_one = _kernel(row, row.kernel_at_one, log) if row.kernel_at_one else run
+
+        def compiled(p, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+            if p.size == 0 or not low <= alpha <= high:
+                return math.nan
+            theta = (float(alpha), 0.0)
+            if alpha == 1.0:
+                return run_one((borrow(p), borrow(p), theta, code)) / unit(base)
+            return run((borrow(p), borrow(p), theta, code)) / unit(base)
+
+        return compiled
+
+    return typed
+
+
 def _overload(row: Row) -> None:
     """Register the public function of a row for compiled code."""
     signature = _of_weights if row.weights else _of_order if row.orders else _of_two
     if row.arrays == 1:
-        signature = _of_one
+        signature = _of_one_and_order if row.orders else _of_one
     overloaded(getattr(api, row.name), prefer_literal=True, jit_options=_INLINED)(signature(row))
 
 

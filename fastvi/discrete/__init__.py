@@ -2,7 +2,16 @@
 
 from .all_pairs import pairwise
 from .distances import alpha_divergence, bhattacharyya, chi2, hellinger, renyi, total_variation
-from .information import cross_entropy, entropy, jeffreys, js, js_distance, kl, kl_grad
+from .information import (
+    cross_entropy,
+    entropy,
+    jeffreys,
+    js,
+    js_distance,
+    kl,
+    kl_grad,
+    renyi_entropy,
+)
 
 __all__ = [
     "alpha_divergence",
@@ -18,5 +27,6 @@ __all__ = [
     "kl_grad",
     "pairwise",
     "renyi",
+    "renyi_entropy",
     "total_variation",
 ]

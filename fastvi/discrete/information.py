@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
 from ..common import threads
-from ..common.validation import log_unit, weight_pair
+from ..common.validation import log_unit, order_of, weight_pair
 from ..distributions.grid import Distribution
 from ..distributions.kl_and_entropy import is_distribution, kl_value
 from ..kernels.discrete.masses import ANY
-from ..kernels.discrete.registry import HALVES, NO_THETA
+from ..kernels.discrete.registry import HALVES, NO_THETA, ROWS
 from .docstrings import documented
 from .labelled import aligned, is_dask, is_pandas, is_xarray
 from .missing import leave_out, nan_policy_of, raise_for_refused
@@ -142,6 +142,60 @@ def entropy(
     1.5
     """
     return divergence("entropy", NO_THETA, p, p, axis, dim, base, mass, log, keepdims, nan_policy)
+
+
+@documented
+def renyi_entropy(
+    p: ArrayLike,
+    alpha: float,
+    *,
+    axis: Axis = -1,
+    dim: Any = None,
+    base: float | None = None,
+    mass: str = "unit",
+    log: bool = False,
+    keepdims: bool = False,
+    nan_policy: str = "raise",
+) -> Result:
+    r"""Rényi entropy of order alpha.
+
+    .. math:: H_\alpha(p) = \frac{1}{1 - \alpha} \log \sum_i p_i^\alpha
+
+    with its limits: the logarithm of the number of p_i > 0 for alpha = 0 (Hartley), the Shannon entropy for
+    alpha = 1, and -log max p_i for alpha = inf (min-entropy). Order 2 is the collision entropy.
+
+    Parameters
+    ----------
+    %(p)s
+    alpha : float
+        The order, from 0 to infinity, both included.
+    %(keywords)s
+
+    Returns
+    -------
+    float or ndarray
+        The entropy, in nats unless `base` says otherwise. It falls with alpha.
+        %(returned)s
+
+    Raises
+    ------
+    %(raises)s
+
+    References
+    ----------
+    A. Rényi, On Measures of Entropy and Information, Proc. 4th Berkeley Symp. Math. Statist. Prob. 1 (1961),
+    eq. 1.21.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> fv.renyi_entropy([0.5, 0.25, 0.25, 0.0], float("inf"), base=2)
+    1.0
+    >>> round(fv.renyi_entropy([0.5, 0.25, 0.25, 0.0], 2, base=2), 12)
+    1.415037499279
+    """
+    theta = order_of(ROWS["renyi_entropy"], alpha), 0.0
+    return divergence("renyi_entropy", theta, p, p, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -443,4 +497,5 @@ __all__ = [
     "js_distance",
     "kl",
     "kl_grad",
+    "renyi_entropy",
 ]

@@ -33,7 +33,7 @@ def _hidden(rows: NDArray[Any], mask: NDArray[np.bool_] | None, policy: str) -> 
 
 def leave_out(pair: Pairing, policy: str, log: bool) -> tuple[Pairing, NDArray[np.bool_] | None]:
     """The pairs without the omitted entries; which of them have no entries left, if any are omitted."""
-    if policy != "omit" and pair.masks == (None, None):
+    if policy != "omit" and pair.masks[0] is None and pair.masks[1] is None:
         return pair, None
     sides = ((pair.p, pair.rows_p, pair.masks[0]), (pair.q, pair.rows_q, pair.masks[1]))
     found = [(_hidden(rows, mask, policy), numbers) for rows, numbers, mask in sides]

@@ -83,6 +83,17 @@ def _order(p, q, n, alpha, mass, out):
     return _conclude(whole(x, y, theta, code), out)  # noqa: F821
 
 
+def _one_order(p, n, alpha, mass, out):
+    """Template (`whole`, `at_one`, `low`, `high`, `most`): of one array and an order in a range."""
+    if n < 1 or not UNIT <= mass <= most or not low <= alpha <= high:  # noqa: F821
+        out[0] = math.nan
+        return BAD_ARGUMENT
+    row, theta, code = carray(p, n), (alpha, 0.0), np.int64(mass)
+    if alpha == 1.0:
+        return _conclude(at_one(row, row, theta, code), out)  # noqa: F821
+    return _conclude(whole(row, row, theta, code), out)  # noqa: F821
+
+
 # Terms of one entry.
 
 
@@ -277,7 +288,8 @@ def _bindings(row):
 
 
 def _divergence(row):
-    template = _order if row.orders else _one if row.arrays == 1 else _pair
+    one, two = (_one_order, _order) if row.orders else (_one, _pair)
+    template = one if row.arrays == 1 else two
     order = (DOUBLE,) if row.orders else ()
     signature = INT(*(row.arrays * (NUMBERS,)), SIZE, *order, INT, NUMBERS)
     return Definition(template, signature, lambda: _bindings(row))

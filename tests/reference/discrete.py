@@ -38,6 +38,15 @@ def entropy(p):
     return -mp.fsum(_xlog(x, x) for x in p)
 
 
+def renyi_entropy(p, alpha):
+    a = mpf(float(alpha))
+    if a == 1:
+        return entropy(p)
+    if a == mp.inf:
+        return -mp.log(max(p))
+    return mp.log(mp.fsum(x**a for x in p if x > 0)) / (1 - a)
+
+
 def cross_entropy(p, q):
     if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
         return mp.inf

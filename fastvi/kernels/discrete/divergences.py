@@ -47,7 +47,7 @@ from .normalized import (
     proportional,
     tolerances,
 )
-from .registry import METRICS, NO_THETA
+from .registry import NO_THETA, ROWS
 from .terms import LOW, kl_term
 
 #: Masses that differ by less than this part are divided out of a short array without `conclude`.
@@ -311,7 +311,7 @@ def _assemble(row):
 
 
 #: The kernels of each divergence, by the name of its function.
-KERNELS = Lazily({name: partial(_assemble, row) for name, row in METRICS.items()})
+KERNELS = Lazily({name: partial(_assemble, row) for name, row in ROWS.items() if not row.kernel})
 
 kl = KERNELS["kl"].whole
 js = KERNELS["js"].whole

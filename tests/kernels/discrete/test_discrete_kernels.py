@@ -9,6 +9,7 @@ from mpmath import mp, mpf
 from fastvi.kernels.discrete import all_pairs, divergences
 from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
 from fastvi.kernels.discrete.normalized import CHUNK
+from fastvi.kernels.discrete.registry import METRICS
 from helpers.divergence_rows import parameters, theta
 from helpers.forms import JIT, plain
 from reference import discrete as reference
@@ -21,7 +22,7 @@ def pair(seed, n, dtype=np.float64):
     return p, q
 
 
-every = pytest.mark.parametrize("name", divergences.KERNELS)
+every = pytest.mark.parametrize("name", METRICS)
 
 
 def truth(name, p, q, **keywords):
