@@ -16,6 +16,12 @@ written to `out`::
 Like `kl`: LIKE_KL.
 Like `renyi`: LIKE_RENYI.
 
+Of many distributions, row by row, with weights that sum to one; and of a table with `axes` axes of these
+lengths, the last of which varies fastest::
+
+    int js_many(const double *p, int64_t count, int64_t n, const double *weights, int mass, double *out)
+    int mutual_information(const double *joint, const int64_t *lengths, int64_t axes, int mass, double *out)
+
 The term of one entry of two measures (of the Hellinger distance: that of its square), NaN for an entry that
 is negative or not finite::
 
@@ -272,6 +278,7 @@ _TYPES = {
     _definitions.SIZE: "int64_t ",
     _definitions.DOUBLE: "double ",
     _definitions.NUMBERS: "const double *",
+    _definitions.SIZES: "const int64_t *",
     _definitions.ANYTHING: "void *",
 }
 

@@ -15,16 +15,19 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
+from ..kernels.discrete.masses import (
+    ANY,
+    LARGEST_MASS,
+    NORMALIZE,
+    UNIT,
+    UNIT_TOLERANCE32,
+    UNIT_TOLERANCE64,
+    WEIGHTS_TOLERANCE,
+)
 from ..kernels.discrete.registry import FINITE, Row
 
 #: Largest asymmetry of a covariance, relative to its largest entry.
 SYMMETRY_TOLERANCE = 1e-8
-
-#: Largest distance from 1 of the sum of a mixture's weights, and of the two weights of a Jensen-Shannon
-#: divergence, which are not divided by their sum.
-WEIGHTS_TOLERANCE = 1e-6
-WEIGHT_PAIR_TOLERANCE = 1e-12
 
 #: The largest integer that kernels take.
 _LARGEST_INTEGER = 2**63 - 1

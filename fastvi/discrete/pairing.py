@@ -66,13 +66,15 @@ def _row_numbers(shape: _Shape, broadcast: _Shape) -> NDArray[np.intp]:
     return np.ascontiguousarray(np.broadcast_to(numbers.reshape(shape), broadcast)).reshape(-1)
 
 
-def pair_up(p: ArrayLike, q: ArrayLike, axis: Any) -> Pairing:
+def pair_up(p: ArrayLike, q: ArrayLike, axis: Any, names: tuple[str, ...] = ("p", "q")) -> Pairing:
     """Two arguments as pairs of rows along `axis`, some axes or None for all of them, broadcast."""
-    a, mask_a = _opened("p", p)
-    b, mask_b = (a, mask_a) if q is p else _opened("q", q)
-    shapes = f"shapes {a.shape} of p and {b.shape} of q"
+    a, mask_a = _opened(names[0], p)
+    b, mask_b = (a, mask_a) if q is p else _opened(names[-1], q)
+    shapes = (
+        f"shape {a.shape} of {names[0]}" if len(names) == 1 else f"shapes {a.shape} of p and {b.shape} of q"
+    )
     if a.ndim == 0 or b.ndim == 0:
-        raise ValueError(f"p and q need at least one dimension: {shapes}")
+        raise ValueError(f"{' and '.join(names)} must have at least one dimension: {shapes}")
     ndim = max(a.ndim, b.ndim)
     axes = axis_indices(axis, ndim, shapes)
     dtype = np.result_type(a, b)
@@ -81,7 +83,7 @@ def pair_up(p: ArrayLike, q: ArrayLike, axis: Any) -> Pairing:
     if lengths != lengths_q:
         raise ValueError(f"p and q must have the same length along axis {axis}: {shapes}")
     if 0 in lengths:
-        raise ValueError(f"p and q are empty along axis {axis}: {shapes}")
+        raise ValueError(f"empty along axis {axis}: {shapes}")
     try:
         lead = lead_p if lead_p == lead_q else np.broadcast_shapes(lead_p, lead_q)
     except ValueError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numba
 import numpy as np
@@ -26,15 +28,6 @@ FIRST_ROW = np.zeros(1, np.intp)  #: the row numbers of a single pair
 
 #: Most pieces of a table: enough for the threads to end together. Each costs 3 µs.
 _PIECES = 32
-
-
-class _Task(NamedTuple):
-    """What is computed of each pair of rows."""
-
-    name: str  #: of the kernels
-    theta: tuple[float, float]
-    code: int  #: of `mass`
-    log: bool
 
 
 def blocks(rows: int, width: int) -> tuple[int, int]:
@@ -62,10 +55,11 @@ def _long(kernel: Any, p: NDArray[Any], q: NDArray[Any], theta: tuple[float, flo
     return kernel.finish(p, q, parts, theta, code)  # type: ignore[no-any-return]
 
 
-def _compute(task: _Task, pair: Pairing) -> NDArray[np.float64]:
+def _compute(
+    name: str, theta: tuple[float, float], log: bool, pair: Pairing, code: int
+) -> NDArray[np.float64]:
     out = np.empty(pair.rows_p.size)
     width = pair.p.shape[1]
-    name, theta, code, log = task
     kernel = kernels.discrete.divergences.KERNELS[name]
     if not log and width >= threads.WORTHWHILE and _in_chunks(kernel):
         for k in range(out.size):
@@ -82,10 +76,20 @@ def _compute(task: _Task, pair: Pairing) -> NDArray[np.float64]:
     return out
 
 
-def _values(task: _Task, pair: Pairing, policy: str, names: tuple[str, ...]) -> NDArray[np.float64]:
-    """The divergence of each pair; raises for an invalid one that the NaN policy does not allow."""
-    pair, nothing = leave_out(pair, policy, task.log)
-    values = _compute(task, pair)
+def values_of(
+    compute: Callable[[Pairing, int], NDArray[np.float64]],
+    pair: Pairing,
+    code: int,
+    log: bool,
+    policy: str,
+    names: tuple[str, ...],
+) -> NDArray[np.float64]:
+    """What `compute` gives for each pair and a code of `mass`, by a kernel that gives NaN for invalid input.
+
+    Raises for an invalid pair that the NaN policy does not allow.
+    """
+    pair, nothing = leave_out(pair, policy, log)
+    values = compute(pair, code)
     if nothing is not None:
         values[nothing] = math.nan
     refused = np.isnan(values)
@@ -93,14 +97,14 @@ def _values(task: _Task, pair: Pairing, policy: str, names: tuple[str, ...]) -> 
         return values
     if nothing is not None:
         refused &= ~nothing
-    if task.code == UNIT:
+    if code == UNIT:
         # The kernels know the tolerance of the type that they compute with, not that of the entries given.
-        near = refused & near_one(pair, task.log)
+        near = refused & near_one(pair, log)
         if near.any():
             some = pair._replace(rows_p=pair.rows_p[near], rows_q=pair.rows_q[near])
-            values[near] = _compute(task._replace(code=NORMALIZE), some)
+            values[near] = compute(some, NORMALIZE)
             refused &= np.isnan(values)
-    raise_for_refused(pair, refused, policy, task.code, task.log, names)
+    raise_for_refused(pair, refused, policy, code, log, names)
     return values
 
 
@@ -146,12 +150,12 @@ def divergence(
         value = _quick(kernel, theta, p, q, code, log)
         if value == value:
             return np.array([value / unit]) if keepdims else value / unit
-    task = _Task(kernel, theta, code, bool(log))
+    of_pairs = partial(_compute, kernel, theta, bool(log))
     names = ("p", "q")[: row.arrays]
 
     def compute(p: Any, q: Any, axis: Axis, keepdims: bool) -> Result:
-        pair = pair_up(p, q, axis)
-        values = _values(task, pair, nan_policy, names)
+        pair = pair_up(p, q, axis, names)
+        values = values_of(of_pairs, pair, code, bool(log), nan_policy, names)
         if unit != 1.0:
             values /= unit
         return shaped(values, pair, keepdims)

@@ -67,6 +67,26 @@ def js(p, q, weights=(0.5, 0.5)):
     )
 
 
+def js_many(*rows, weights):
+    weights = [mpf(float(w)) for w in weights]
+    weights = [w / mp.fsum(weights) for w in weights]
+    middle = [
+        mp.fsum(w * x for w, x in zip(weights, column, strict=True)) for column in zip(*rows, strict=True)
+    ]
+    return mp.fsum(w * kl(row, middle) for w, row in zip(weights, rows, strict=True) if w > 0)
+
+
+def mutual_information(joint, shape):
+    """From the entries of an array of this shape."""
+    places = list(np.ndindex(*shape))
+    marginals = [[mpf(0)] * length for length in shape]
+    for place, x in zip(places, joint, strict=True):
+        for axis, k in enumerate(place):
+            marginals[axis][k] += x
+    product = [mp.fprod(marginals[axis][k] for axis, k in enumerate(place)) for place in places]
+    return kl(joint, product)
+
+
 def js_distance(p, q, weights=(0.5, 0.5)):
     return mp.sqrt(js(p, q, weights))
 
