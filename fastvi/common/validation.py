@@ -84,6 +84,8 @@ def _refuse_collection(name: str, value: Any) -> None:
         instead = f"list({name})"
     elif callable(graph := getattr(value, "__dask_graph__", None)) and graph() is not None:
         instead = f"{name}.compute(): nothing is computed without being asked for"
+    elif callable(getattr(value, "toarray", None)) and hasattr(value, "nnz"):
+        instead = f"{name}.toarray()"
     else:
         return
     raise TypeError(f"{name} is a {kind}: give {instead}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from ..common.validation import choice, explain, float_array, mass_code, order_o
 from ..kernels.discrete.masses import ANY
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
+from .sparse import is_sparse
+from .sparse_pairs import sparse_pairs
 
 #: Most bytes of a table of logarithms or roots, which stays in the second-level cache, and of a band of rows.
 _TABLE_BYTES = 1 << 19
@@ -183,7 +186,7 @@ def pairwise(
     Parameters
     ----------
     P : array_like, shape (n, d)
-        One distribution a row.
+        One distribution a row. Sparse matrices of SciPy are computed from their non-zeros.
     Q : array_like, shape (m, d), optional
         Default: `P`.
     metric : str, optional
@@ -233,6 +236,8 @@ def pairwise(
     row = METRICS[choice("metric", metric, tuple(METRICS))]
     code, theta, unit = mass_code(row, mass), _theta(row, alpha), unit_of(row, base)
     name = kernel_of(row, theta)
+    if is_sparse(P) or is_sparse(Q):
+        return sparse_pairs(row, name, theta, code, unit, P, Q, partial(_result, out))
 
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)

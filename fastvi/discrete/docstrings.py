@@ -15,7 +15,7 @@ _TEXTS = {
 p : array_like
     Probabilities. A distribution lies along `axis`. Floats of 16 to 64 bits (also bfloat16) or integers;
     float32 is summed in float64. A DataFrame gives a Series, a DataArray a DataArray, a Dask array a Dask
-    array. Masked entries are omitted.""",
+    array. Sparse matrices of SciPy are computed from their non-zeros. Masked entries are omitted.""",
     "p_q": """\
 p, q : array_like
     Probabilities. A distribution lies along `axis`; the other axes broadcast (without a copy). Floats of
@@ -23,7 +23,8 @@ p, q : array_like
     Series and DataFrames are matched by their labels: in another order they are put into that of `p`,
     other labels are an error. A Series beside a DataFrame is one distribution, along `axis`; a DataFrame
     gives a Series, with the labels of its distributions. DataArrays are matched by the names of their
-    dimensions and by labels. A Dask array gives a Dask array, and nothing is computed yet.
+    dimensions and by labels. A Dask array gives a Dask array, and nothing is computed yet. Sparse matrices
+    of SciPy are computed from their non-zeros.
     Entries that are masked in p or q are omitted from both.""",
     "axis": """\
 axis : int, tuple of int or None, optional

@@ -20,6 +20,7 @@ from .labelled import unlabelled
 from .missing import leave_out, nan_policy_of, near_one, raise_for_refused
 from .pairing import Pairing, pair_up, shaped
 from .quick import is_plain, plain_pair
+from .sparse import is_sparse, open_pair, sparse_values
 
 Result = Any  #: a float for 1-D input, an array otherwise
 Axis = int | tuple[int, ...] | None
@@ -55,9 +56,10 @@ def _long(kernel: Any, p: NDArray[Any], q: NDArray[Any], theta: tuple[float, flo
     return kernel.finish(p, q, parts, theta, code)  # type: ignore[no-any-return]
 
 
-def _compute(
+def compute_pairs(
     name: str, theta: tuple[float, float], log: bool, pair: Pairing, code: int
 ) -> NDArray[np.float64]:
+    """The results of the kernel `name` for all pairs, NaN for those that it refuses."""
     out = np.empty(pair.rows_p.size)
     width = pair.p.shape[1]
     kernel = kernels.discrete.divergences.KERNELS[name]
@@ -150,14 +152,34 @@ def divergence(
         value = _quick(kernel, theta, p, q, code, log)
         if value == value:
             return np.array([value / unit]) if keepdims else value / unit
-    of_pairs = partial(_compute, kernel, theta, bool(log))
+    of_pairs = partial(compute_pairs, kernel, theta, bool(log))
     names = ("p", "q")[: row.arrays]
 
     def compute(p: Any, q: Any, axis: Axis, keepdims: bool) -> Result:
+        if is_sparse(p) or is_sparse(q):
+            return of_sparse(p, q, axis, keepdims)
         pair = pair_up(p, q, axis, names)
         values = values_of(of_pairs, pair, code, bool(log), nan_policy, names)
         if unit != 1.0:
             values /= unit
         return shaped(values, pair, keepdims)
+
+    def of_sparse(p: Any, q: Any, axis: Axis, keepdims: bool) -> Result:
+        if log:
+            raise ValueError(
+                "log=True has no meaning for sparse matrices, whose zeros would be probabilities of 1"
+            )
+        a, b = open_pair(p, q, names, axis)
+        count = max(a.shape[0], b.shape[0]) if min(a.shape[0], b.shape[0]) else 0
+        if {a.shape[0], b.shape[0]} - {1, count}:
+            raise ValueError(
+                f"p and q have {a.shape[0]} and {b.shape[0]} distributions, which do not broadcast"
+            )
+        numbers = (np.arange(count) % max(1, rows.shape[0]) for rows in (a, b))
+        found = sparse_values(
+            lambda pair: values_of(of_pairs, pair, code, False, nan_policy, names), a, b, *numbers
+        )
+        found /= unit
+        return np.expand_dims(found, -1 if axis in (-1, 1) else 0) if keepdims else found
 
     return unlabelled(compute, p, q, axis, dim, keepdims)

@@ -113,7 +113,7 @@ def test_errors_of_js_of_many():
         fv.js_many(np.empty((0, 2)))
     with says(ValueError, "weights must have shape (3,)", "(2,)"):
         fv.js_many(table, [0.5, 0.5])
-    with says(ValueError, "weights sum to 0.9"):
+    with says(ValueError, "weights sum to 0.8"):
         fv.js_many(table, [0.5, 0.2, 0.2])
     with says(ValueError, "weights[1] is -0.5"):
         fv.js_many(table, [0.5, -0.5, 1.0])
