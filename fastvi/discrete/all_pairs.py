@@ -16,6 +16,7 @@ from ..common.validation import choice, explain, float_array, mass_code, order_o
 from ..kernels.discrete.masses import ANY
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
+from .labelled import is_dask, matched_rows, pairs_of_dask
 from .sparse import is_sparse
 from .sparse_pairs import sparse_pairs
 
@@ -188,7 +189,8 @@ def pairwise(
     P : array_like, shape (n, d)
         One distribution a row. Sparse matrices of SciPy are computed from their non-zeros.
     Q : array_like, shape (m, d), optional
-        Default: `P`.
+        Default: `P`. The columns of two DataFrames are matched by their labels, the last dimension of two
+        DataArrays by its name and labels. Dask arrays give one, and nothing is computed yet.
     metric : str, optional
         The function of that name, by default `kl`. One of
         %(metrics)s.
@@ -238,6 +240,12 @@ def pairwise(
     name = kernel_of(row, theta)
     if is_sparse(P) or is_sparse(Q):
         return sparse_pairs(row, name, theta, code, unit, P, Q, partial(_result, out))
+    if is_dask(P) or is_dask(Q):
+        if out is not None:
+            raise ValueError("out has no use with Dask arrays, which are not computed yet")
+        blocks = partial(pairwise, metric=metric, alpha=alpha, base=base, mass=mass)
+        return pairs_of_dask(blocks, P, Q)  # type: ignore[no-any-return]
+    P, Q = matched_rows(P, Q)
 
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)

@@ -63,16 +63,19 @@ def _some(labels: Any) -> str:
     return ", ".join(shown) + (", ..." if len(labels) > 3 else "")
 
 
-def _order(index_p: Any, index_q: Any, along: str) -> Any:
+def _order(index_p: Any, index_q: Any, along: str, names: tuple[str, str] = ("p", "q")) -> Any:
     """The positions in q of the labels of p; None if both have them in the same order."""
     if index_p.equals(index_q):
         return None
-    only = {"p": index_p.difference(index_q, sort=False), "q": index_q.difference(index_p, sort=False)}
-    found = [f"{_some(labels)} only in {name}" for name, labels in only.items() if len(labels)]
+    both = " and ".join(names)
+    only = index_p.difference(index_q, sort=False), index_q.difference(index_p, sort=False)
+    found = [
+        f"{_some(labels)} only in {name}" for name, labels in zip(names, only, strict=True) if len(labels)
+    ]
     if found:
-        raise ValueError(f"p and q have different labels along {along}: {', '.join(found)}")
+        raise ValueError(f"{both} have different labels along {along}: {', '.join(found)}")
     if not (index_p.is_unique and index_q.is_unique):
-        raise ValueError(f"p and q have their labels along {along} in another order, and some of them repeat")
+        raise ValueError(f"{both} have their labels along {along} in another order, and some of them repeat")
     return index_q.get_indexer(index_p)
 
 
@@ -203,3 +206,36 @@ def _of_dask(compute: Compute, p: Any, q: Any, axis: Any, keepdims: bool) -> Any
         allow_rechunk=True,
     )
     return dask.expand_dims(result, axes) if keepdims else result
+
+
+# All pairs of rows
+
+
+def matched_rows(P: Any, Q: Any) -> tuple[Any, Any]:
+    """Tables of one distribution a row, those of `Q` with the order of the columns of `P`."""
+    if Q is None or Q is P:
+        return P, Q
+    if is_pandas(P) and is_pandas(Q) and P.ndim == Q.ndim == 2:
+        order = _order(P.columns, Q.columns, "the columns", ("P", "Q"))
+        b = _entries(Q)
+        return _entries(P), b if order is None else b[:, order]
+    if is_xarray(P) and is_xarray(Q) and P.ndim == Q.ndim == 2:
+        last = P.dims[-1]
+        if last not in Q.dims:
+            raise ValueError(f"Q has no dimension {last!r}, but {Q.dims}")
+        Q = Q.transpose(..., last)
+        if last in P.indexes and last in Q.indexes:
+            order = _order(P.indexes[last], Q.indexes[last], repr(last), ("P", "Q"))
+            Q = Q if order is None else Q.isel({last: order})
+    return P, Q
+
+
+def pairs_of_dask(compute: Callable[[Any, Any], Any], P: Any, Q: Any) -> Any:
+    """The Dask array of `compute` for all pairs of rows, a block of rows by a block of rows."""
+    dask = sys.modules["dask.array"]
+    p = dask.asarray(P)
+    q = p if Q is None else dask.asarray(Q)
+    if p.ndim != 2 or q.ndim != 2 or p.shape[1] != q.shape[1]:
+        raise ValueError(f"P and Q must be tables with rows of one length: shapes {p.shape} and {q.shape}")
+    p, q = p.rechunk({1: -1}), q.rechunk({1: -1})
+    return dask.blockwise(compute, "ij", p, "ik", q, "jk", concatenate=True, meta=np.empty((0, 0)))

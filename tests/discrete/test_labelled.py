@@ -238,10 +238,41 @@ def test_chunked_data_arrays_stay_lazy(xr, refusing):
     assert np.array_equal(found.compute(scheduler="synchronous"), fv.kl(P, Q))
 
 
+@pytest.mark.parametrize("metric", ["kl", "js", "chi2"])
+def test_pairwise_of_dask_arrays(metric, refusing):
+    p, q = refusing.from_array(P, chunks=(3, 2)), refusing.from_array(Q, chunks=(1, 5))
+    for given, expected in (((p, q), (P, Q)), ((p,), (P,)), ((p, Q), (P, Q)), ((P, q), (P, Q))):
+        found = fv.pairwise(*given, metric=metric, base=None)
+        assert isinstance(found, refusing.Array)
+        with pytest.raises(ComputedError):
+            found.compute()
+        computed = found.compute(scheduler="synchronous")
+        np.testing.assert_allclose(computed, fv.pairwise(*expected, metric=metric), rtol=1e-13, atol=1e-300)
+    with says(ValueError, "rows of one length"):
+        fv.pairwise(p, q[:, 1:])
+    with says(ValueError, "out has no use"):
+        fv.pairwise(p, out=np.empty((4, 4)))
+    with says(ValueError, "mass"):
+        fv.pairwise(p, mass="sum")
+
+
+def test_pairwise_of_labelled_tables(pd, xr):
+    expected = fv.pairwise(P, Q)
+    p, q = frames(pd)
+    assert np.array_equal(fv.pairwise(p, q.iloc[:, [4, 2, 0, 1, 3]]), expected)
+    with says(ValueError, "P and Q have different labels along the columns", "'a' only in P, 'v' only in Q"):
+        fv.pairwise(p, q.rename(columns={"a": "v"}))
+    p, q = arrays(xr)
+    q = q.rename(r="s")
+    assert np.array_equal(fv.pairwise(p, q.T.isel(k=[4, 2, 0, 1, 3])), expected)
+    with says(ValueError, "Q has no dimension 'k'"):
+        fv.pairwise(p, q.rename(k="j"))
+
+
 def test_what_cannot_wait_says_so(refusing):
     lazy = refusing.from_array(P)
-    with says(TypeError, "P is a Array", "P.compute()"):
-        fv.pairwise(lazy)
+    with says(TypeError, "weights is a Array", "weights.compute()"):
+        fv.js_many(P, lazy[:, 0])
     with says(TypeError, "p is a Array", "numpy.asarray(p)"):
         fv.kl_grad(lazy, Q)
     with pytest.raises(ValueError, match="mass"):
