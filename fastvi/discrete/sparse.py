@@ -112,6 +112,7 @@ def sparse_values(
     rows_q: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """What `values_of` gives for each pair of rows, a batch of pairs at a time."""
+    rows_p, rows_q = (np.ascontiguousarray(numbers, np.int64) for numbers in (rows_p, rows_q))
     stored = np.diff(p.starts)[rows_p] + np.diff(q.starts)[rows_q]
     width = max(1, int(stored.max(initial=1)))
     step = max(1, _BATCH // width)

@@ -143,6 +143,9 @@ def test_independent_variables():
 def test_variables_that_determine_each_other():
     p = np.random.default_rng(6).dirichlet(np.ones(5))
     assert fv.mutual_information(np.diag(p)) == pytest.approx(fv.entropy(p), rel=1e-14)
+    for rare in (1e-20, 1e-200, 1e-300):  # the product of its marginals is far below the floats
+        value = fv.mutual_information([[1.0, 0.0], [0.0, rare]])
+        assert value == pytest.approx(fv.entropy([1.0, rare]), rel=1e-13)
     cube = np.zeros((5, 5, 5))
     cube[np.arange(5), np.arange(5), np.arange(5)] = p
     assert fv.mutual_information(cube) == pytest.approx(2.0 * fv.entropy(p), rel=1e-14)

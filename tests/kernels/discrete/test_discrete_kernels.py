@@ -138,10 +138,9 @@ def test_pairs_and_rows():
     log_p, log_q = np.log(p), np.log(q)
     for array in (p, q, log_p, log_q):
         array.flags.writeable = False  # as the API hands them on: any other type is compiled again
-    for name, kernel in divergences.KERNELS.items():
-        parameter, out = theta(name), np.full((4, 3), math.nan)
-        if name in METRICS:
-            all_pairs.PAIRS[name](p, q, parameter, UNIT, out)
+    for name in METRICS:
+        kernel, parameter, out = divergences.KERNELS[name], theta(name), np.full((4, 3), math.nan)
+        all_pairs.PAIRS[name](p, q, parameter, UNIT, out)
         ip, iq = np.divmod(np.arange(12), 3)
         rows = np.full(12, math.nan)
         all_pairs.ROWS[name](p, q, ip, iq, parameter, UNIT, rows)
