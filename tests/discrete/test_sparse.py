@@ -30,6 +30,8 @@ def tables(seed, kind):
     p[5] = np.arange(40) % 2
     q[5] = 1.0 - p[5]
     p[6] = 1.0
+    q[7] = p[7] ** 4
+    q[7, np.flatnonzero(p[7])[-1]] = 0.0  # the only entry of p that q has not got
     if kind == "counts":
         return np.ceil(p), np.ceil(q)
     if kind == "wide":
