@@ -18,7 +18,7 @@ ALPHA = 2.5
 def _call(row: Row):
     function = getattr(fv, row.name)
     if row.arrays == 1:
-        return lambda p, q: function(p)
+        return (lambda p, q: function(p, ALPHA)) if row.orders else lambda p, q: function(p)
     if row.orders:
         return lambda p, q: function(p, q, ALPHA)
     return function

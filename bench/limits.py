@@ -138,7 +138,7 @@ def arrays() -> list[Loop]:
         needs = NEEDS[name]
         for n, dtype in ((10_000, "float64"), (1_000_000, "float64"), (1_000_000, "float32")):
             p, q = inputs.pair(n, dtype=dtype)
-            read = reading(p) if name == "entropy" else reading(p, q)
+            read = reading(p) if name in ROWS and ROWS[name].arrays == 1 else reading(p, q)
             # There is no elementary logarithm or exponential in float32: a division is the floor.
             single = dict.fromkeys(["division"] if needs else [], 1.0)
             loops.append(

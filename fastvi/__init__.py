@@ -19,10 +19,13 @@ from .discrete import (
     jeffreys,
     js,
     js_distance,
+    js_many,
     kl,
     kl_grad,
+    mutual_information,
     pairwise,
     renyi,
+    renyi_entropy,
     total_variation,
 )
 from .distributions import (
@@ -119,6 +122,7 @@ __all__ = [
     "jeffreys",
     "js",
     "js_distance",
+    "js_many",
     "kl",
     "kl_bounds",
     "kl_estimate",
@@ -127,7 +131,9 @@ __all__ = [
     "m_projection",
     "maximize_evidence",
     "mixture_entropy_bounds",
+    "mutual_information",
     "pairwise",
     "renyi",
+    "renyi_entropy",
     "total_variation",
 ]

@@ -11,9 +11,16 @@ written to `out`::
     int entropy(const double *p, int64_t n, int mass, double *out)
     int kl(const double *p, const double *q, int64_t n, int mass, double *out)
     int renyi(const double *p, const double *q, int64_t n, double alpha, int mass, double *out)
+    int renyi_entropy(const double *p, int64_t n, double alpha, int mass, double *out)
 
 Like `kl`: LIKE_KL.
 Like `renyi`: LIKE_RENYI.
+
+Of many distributions, row by row, with weights that sum to one; and of a table with `axes` axes of these
+lengths, the last of which varies fastest::
+
+    int js_many(const double *p, int64_t count, int64_t n, const double *weights, int mass, double *out)
+    int mutual_information(const double *joint, const int64_t *lengths, int64_t axes, int mass, double *out)
 
 The term of one entry of two measures (of the Hellinger distance: that of its square), NaN for an entry that
 is negative or not finite::
@@ -166,7 +173,7 @@ class Status(IntEnum):
 
 
 class Mass(IntEnum):
-    """What to do about sums other than 1, as in Python; `renyi` and `bhattacharyya` refuse ANY."""
+    """What to do about sums other than 1, as in Python; not all functions take ANY."""
 
     UNIT = _definitions.UNIT
     NORMALIZE = _definitions.NORMALIZE
@@ -271,6 +278,7 @@ _TYPES = {
     _definitions.SIZE: "int64_t ",
     _definitions.DOUBLE: "double ",
     _definitions.NUMBERS: "const double *",
+    _definitions.SIZES: "const int64_t *",
     _definitions.ANYTHING: "void *",
 }
 

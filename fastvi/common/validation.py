@@ -7,6 +7,7 @@ input gives. `explain` then searches the arrays for the reason.
 from __future__ import annotations
 
 import math
+from collections import abc
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -14,16 +15,19 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
+from ..kernels.discrete.masses import (
+    ANY,
+    LARGEST_MASS,
+    NORMALIZE,
+    UNIT,
+    UNIT_TOLERANCE32,
+    UNIT_TOLERANCE64,
+    WEIGHTS_TOLERANCE,
+)
 from ..kernels.discrete.registry import FINITE, Row
 
 #: Largest asymmetry of a covariance, relative to its largest entry.
 SYMMETRY_TOLERANCE = 1e-8
-
-#: Largest distance from 1 of the sum of a mixture's weights, and of the two weights of a Jensen-Shannon
-#: divergence, which are not divided by their sum.
-WEIGHTS_TOLERANCE = 1e-6
-WEIGHT_PAIR_TOLERANCE = 1e-12
 
 #: The largest integer that kernels take.
 _LARGEST_INTEGER = 2**63 - 1
@@ -32,23 +36,59 @@ _LARGEST_INTEGER = 2**63 - 1
 MASSES = {"unit": UNIT, "normalize": NORMALIZE, "any": ANY}
 
 
+#: Half-precision types, whose numbers are float32 numbers.
+_HALVES = ("float16", "bfloat16")
+
+
 def float_array(name: str, value: Any) -> NDArray[Any]:
     """`value` as an aligned float32 or float64 array in native byte order, not copied where it is one."""
-    if isinstance(value, np.ma.MaskedArray):
+    if not isinstance(value, np.ndarray):
+        _refuse_collection(name, value)
+    elif isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: fill or drop the masked entries first")
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not an array of numbers: {error}") from None
-    kind, size = array.dtype.kind, array.dtype.itemsize
+    dtype = array.dtype
+    kind, size = dtype.kind, dtype.itemsize
     if kind == "f" and size in (4, 8):
-        good = array.dtype.isnative and array.flags.aligned
-        return array if good else array.astype(array.dtype.newbyteorder("="))
-    if kind == "f" and size == 2:
+        good = dtype.isnative and array.flags.aligned
+        return array if good else array.astype(dtype.newbyteorder("="))
+    if dtype.name in _HALVES:
         return array.astype(np.float32)
     if kind in "iub":
         return array.astype(np.float64)
-    raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers (float32, float64 or integers)")
+    instead = f"np.asarray({name}, dtype=float)"
+    if kind == "c":
+        instead = f"{name}.real if the imaginary parts mean nothing"
+    elif kind == "O" and array.ndim == 0:
+        instead = "a list or an array"
+    elif kind == "V" and dtype.names:
+        instead = f"one of its fields, {name}[{dtype.names[0]!r}]"
+    raise TypeError(
+        f"{name} has dtype {dtype}: expected real numbers (float32, float64 or integers); give {instead}"
+    )
+
+
+def _refuse_collection(name: str, value: Any) -> None:
+    """Raise TypeError for what is no array, though it holds numbers, and say what to write instead."""
+    kind = type(value).__name__
+    if isinstance(value, abc.Mapping):
+        instead = f"its values in an order that both arguments share, [{name}[k] for k in keys]"
+    elif isinstance(value, str | bytes | bytearray):
+        instead = "a list or an array of numbers"
+    elif isinstance(value, abc.Set):
+        instead = "a list or an array: a set has no order, and holds equal numbers once"
+    elif isinstance(value, abc.Iterator | abc.ValuesView):
+        instead = f"list({name})"
+    elif callable(graph := getattr(value, "__dask_graph__", None)) and graph() is not None:
+        instead = f"{name}.compute(): nothing is computed without being asked for"
+    elif callable(getattr(value, "toarray", None)) and hasattr(value, "nnz"):
+        instead = f"{name}.toarray()"
+    else:
+        return
+    raise TypeError(f"{name} is a {kind}: give {instead}")
 
 
 def mass_code(row: Row, mass: Any) -> int:
@@ -164,34 +204,73 @@ def weight_pair(weights: Any) -> tuple[float, float]:
     return u, v
 
 
-def axis_index(axis: Any, ndim: int, shapes: str) -> int:
-    """`axis` counted from the end, as a negative number."""
-    try:
-        index = int(axis.__index__())
-    except (AttributeError, TypeError):
-        raise TypeError(f"axis must be an integer, not {axis!r}") from None
-    if not -ndim <= index < ndim:
-        raise ValueError(f"axis {axis} is out of range for {shapes}")
-    return index if index < 0 else index - ndim
+def axis_indices(axis: Any, ndim: int, shapes: str) -> tuple[int, ...]:
+    """The axes of a keyword `axis`, None for all of them, in order and counted from the end."""
+    if axis is None:
+        return tuple(range(-ndim, 0))
+    indices = set()
+    for one in axis if isinstance(axis, tuple) else (axis,):
+        try:
+            index = int(one.__index__())
+        except (AttributeError, TypeError):
+            raise TypeError(f"axis must be an integer, a tuple of integers or None, not {axis!r}") from None
+        if not -ndim <= index < ndim:
+            raise ValueError(f"axis {one} is out of range for {shapes}")
+        index -= ndim if index >= 0 else 0
+        if index in indices:
+            raise ValueError(f"axis {axis} names an axis twice: {shapes}")
+        indices.add(index)
+    if not indices:
+        raise ValueError("axis is an empty tuple: a distribution needs an axis")
+    return tuple(sorted(indices))
 
 
-def unit_tolerance(dtype: np.dtype[Any]) -> float:
-    """The largest distance of a sum from one with ``mass="unit"``."""
-    return float(UNIT_TOLERANCE32 if dtype.itemsize == 4 else UNIT_TOLERANCE64)
+#: The rounding error of an entry of the types that are computed with as float32, relative and at least.
+_ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
 
 
-def _first(bad: NDArray[np.bool_]) -> int | None:
+def unit_tolerance(dtype: Any, n: int, log: bool = False) -> float:
+    """The largest distance from one of the sum of `n` entries of a type with ``mass="unit"``.
+
+    Half-precision rows of a softmax have three roundings: exp, the sum, the quotient. Logarithms have an
+    absolute error that grows with their size, which is log n on average at most.
+    """
+    kind = getattr(dtype, "name", str(dtype)).rpartition(".")[2]
+    if kind in _ROUNDING:
+        relative, least = _ROUNDING[kind]
+        return (4.0 + (math.log(n) if log else 0.0)) * relative + (0.0 if log else n * least)
+    return float(UNIT_TOLERANCE32 if kind == "float32" else UNIT_TOLERANCE64)
+
+
+def _first(bad: NDArray[np.bool_]) -> tuple[int, ...] | None:
     """The position of the first True, if there is one."""
-    position = int(np.argmax(bad))
+    position = tuple(int(k) for k in np.unravel_index(int(np.argmax(bad)), bad.shape))
     return position if bad[position] else None
 
 
-def _explain_row(name: str, row: NDArray[Any], where: Sequence[int], axis: int, code: int, log: bool) -> None:
-    """Raise if this distribution is invalid; `where` is the index of its row without the axis."""
+def _clipped(name: str, value: float, largest: float) -> str:
+    """What to do about a negative entry that is no more than rounding."""
+    if not -UNIT_TOLERANCE64 * largest <= value < 0.0:
+        return ""
+    return f"; if that is rounding, clip it yourself: np.maximum({name}, 0)"
 
-    def index(k: int) -> str:
+
+def _explain_row(
+    name: str,
+    row: NDArray[Any],
+    where: Sequence[int],
+    axes: Sequence[int],
+    code: int,
+    log: bool,
+    tolerance: float,
+) -> None:
+    """Raise if this distribution is invalid; `where` is the index of its row without the axes."""
+
+    def index(position: tuple[int, ...]) -> str:
         full = list(where)
-        full.insert(len(full) + 1 + axis, k)
+        ndim = len(where) + len(axes)
+        for axis, k in zip(axes, position, strict=True):
+            full.insert(axis + ndim, k)
         return f"{name}[{', '.join(map(str, full))}]"
 
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
@@ -199,15 +278,16 @@ def _explain_row(name: str, row: NDArray[Any], where: Sequence[int], axis: int, 
         k = _first(bad)
         if k is not None:
             wanted = "log-probabilities must be below +inf" if log else "must be finite and >= 0"
-            raise ValueError(f"{index(k)} is {row[k]!s}: {wanted}")
+            hint = "" if log else _clipped(name, float(row[k]), float(np.nanmax(row)))
+            raise ValueError(f"{index(k)} is {row[k]!s}: {wanted}{hint}")
         values = row.astype(np.float64)
         total = float(np.exp(values).sum() if log else values.sum())
     entries = f"exp({name})" if log else name
     place = f" in row {tuple(map(int, where))}" if len(where) else ""
     if not log and total > LARGEST_MASS:
         raise ValueError(f"{name} sums to {total!r}{place}: sums above {LARGEST_MASS:.0e} are not supported")
-    tolerance = unit_tolerance(row.dtype)
-    if code == UNIT and not abs(total - 1.0) <= tolerance:
+    # A little less than the tolerance: the kernel that has refused the row adds up in another order.
+    if code == UNIT and not abs(total - 1.0) <= tolerance * (1.0 - 1e-9):
         raise ValueError(
             f"{entries} sums to {total!r}{place}: mass='unit' wants 1 within {tolerance:.0e}; "
             "mass='normalize' divides by the sum, mass='any' compares measures"
@@ -216,12 +296,15 @@ def _explain_row(name: str, row: NDArray[Any], where: Sequence[int], axis: int, 
         raise ValueError(f"{entries} sums to 0{place}: it cannot be normalised")
 
 
-def explain(
-    rows: Sequence[tuple[str, NDArray[Any], Sequence[int]]], axis: int, code: int, log: bool
-) -> NoReturn:
-    """Raise the error for distributions that a kernel has refused, each as (name, row, index of the row)."""
-    for name, row, where in rows:
-        _explain_row(name, row, where, axis, code, log)
+def explain(rows: Sequence[Any], axes: int | Sequence[int], code: int, log: bool) -> NoReturn:
+    """Raise the error for distributions that a kernel has refused.
+
+    Each is (name, row, index of the row), and the tolerance of a unit sum where it is not that of its type.
+    """
+    for name, row, where, *tolerance in rows:
+        along = (axes,) if isinstance(axes, int) else axes
+        allowed = tolerance[0] if tolerance else unit_tolerance(row.dtype, row.size, log)
+        _explain_row(name, row, where, along, code, log, allowed)
     raise AssertionError("fastvi refused valid input; please report it with the arrays")
 
 

@@ -16,7 +16,7 @@ from numba.core.errors import TypingError
 
 from .. import discrete as api
 from .. import kernels
-from ..common.validation import MASSES, WEIGHT_PAIR_TOLERANCE
+from ..common.validation import MASSES, WEIGHT_PAIR_TOLERANCE, WEIGHTS_TOLERANCE
 from ..kernels.borrowing import borrow
 from ..kernels.compiler import overloaded
 from ..kernels.discrete.masses import ANY
@@ -159,16 +159,102 @@ def _of_one(row: Row) -> Any:
     return typed
 
 
+def _of_one_and_order(row: Row) -> Any:
+    """One array, which the kernel is given twice, and an order alpha."""
+    low, high = row.orders or (0.0, 0.0)
+
+    def typed(p, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+        _check_arrays(row.name, p)
+        _no_keywords(row.name, axis, keepdims)
+        code, unit = _code(row, mass), _unit(row, base)
+        run = _kernel(row, row.name, log)
+        run_one = _kernel(row, row.kernel_at_one, log) if row.kernel_at_one else run
+
+        def compiled(p, alpha, axis=-1, base=None, mass="unit", log=False, keepdims=False):
+            if p.size == 0 or not low <= alpha <= high:
+                return math.nan
+            theta = (float(alpha), 0.0)
+            if alpha == 1.0:
+                return run_one((borrow(p), borrow(p), theta, code)) / unit(base)
+            return run((borrow(p), borrow(p), theta, code)) / unit(base)
+
+        return compiled
+
+    return typed
+
+
 def _overload(row: Row) -> None:
     """Register the public function of a row for compiled code."""
     signature = _of_weights if row.weights else _of_order if row.orders else _of_two
     if row.arrays == 1:
-        signature = _of_one
+        signature = _of_one_and_order if row.orders else _of_one
     overloaded(getattr(api, row.name), prefer_literal=True, jit_options=_INLINED)(signature(row))
 
 
 for _row in ROWS.values():
     _overload(_row)
+
+
+def _check_table(name: str, table: Any, least: int, most: float) -> None:
+    if not (
+        isinstance(table, types.Array)
+        and least <= table.ndim <= most
+        and table.layout == "C"
+        and table.dtype in (types.float64, types.float32)
+    ):
+        dimensions = "two dimensions" if most == 2 else f"{least} dimensions or more"
+        raise TypingError(
+            f"fastvi.{name} in compiled code takes a contiguous array of float64 or float32 in {dimensions}, "
+            f"not {table}"
+        )
+
+
+@overloaded(api.js_many, prefer_literal=True)
+def _js_many(P, weights=None, axis=-1, base=None, mass="unit"):
+    _check_table("js_many", P, 2, 2)
+    constant("js_many", "axis", axis, {-1: None, 1: None})
+    row = ROWS["js"]
+    code, unit = _code(row, mass), _unit(row, base)
+    run, numbers = external("kernels.discrete.dependence.js_many"), kernels.discrete.dependence.JS_SPACE
+    equal = is_none(weights)
+
+    def compiled(P, weights=None, axis=-1, base=None, mass="unit"):
+        count = P.shape[0]
+        shares = np.full(count, 1.0 / max(count, 1))
+        if not equal:
+            total = 0.0
+            for i in range(count if len(weights) == count else 0):
+                shares[i] = weights[i]
+                total = total + shares[i] if shares[i] >= 0.0 else math.nan
+            if not abs(total - 1.0) <= WEIGHTS_TOLERANCE:
+                return math.nan
+            shares /= total
+        if P.size == 0:
+            return math.nan
+        return run((borrow(P), shares, code, np.empty((numbers, count)))) / unit(base)
+
+    return compiled
+
+
+@overloaded(api.mutual_information, prefer_literal=True)
+def _mutual_information(joint, axis=None, base=None, mass="unit", keepdims=False):
+    _check_table("mutual_information", joint, 2, math.inf)
+    constant("mutual_information", "axis", axis, {None: None})
+    constant("mutual_information", "keepdims", keepdims, {False: None})
+    code = int(constant("mutual_information", "mass", mass, {"unit": 0, "normalize": 1}, show=repr))
+    unit, axes = _unit(ROWS["kl"], base), joint.ndim
+    run = external("kernels.discrete.dependence.mutual_information")
+
+    def compiled(joint, axis=None, base=None, mass="unit", keepdims=False):
+        if joint.size == 0:
+            return math.nan
+        lengths = np.empty(axes, np.int64)
+        for i, length in enumerate(joint.shape):
+            lengths[i] = length
+        space = np.empty((2, lengths.sum()))
+        return run((borrow(joint.reshape(joint.size)), lengths, code, space)) / unit(base)
+
+    return compiled
 
 
 @overloaded(api.kl_grad, prefer_literal=True)

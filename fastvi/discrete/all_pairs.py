@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ from ..common.validation import (
 from ..kernels.discrete.masses import ANY, LARGEST_MASS, UNIT
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
+from .labelled import is_dask, matched_rows, pairs_of_dask
+from .sparse import is_sparse
+from .sparse_pairs import sparse_pairs
 
 #: Most bytes of a table of factors, which stays in the second-level cache, and of a band of rows.
 _TABLE_BYTES = 1 << 19
@@ -62,7 +65,7 @@ def _checked_masses(name: str, array: NDArray[Any], dtype: Any, code: int, step:
         part = masses[first : first + step]
         kernels.discrete.centred.masses(rows, part)
         if code == UNIT:
-            good = np.abs(part - 1.0) <= unit_tolerance(rows.dtype)
+            good = np.abs(part - 1.0) <= unit_tolerance(rows.dtype, rows.shape[1])
         else:
             good = (part <= LARGEST_MASS) & ((part > 0.0) | (code == ANY))
         if not good.all():
@@ -397,9 +400,10 @@ def pairwise(
     Parameters
     ----------
     P : array_like, shape (n, d)
-        One distribution a row.
+        One distribution a row. Sparse matrices of SciPy are computed from their non-zeros.
     Q : array_like, shape (m, d), optional
-        Default: `P`.
+        Default: `P`. The columns of two DataFrames are matched by their labels, the last dimension of two
+        DataArrays by its name and labels. Dask arrays give one, and nothing is computed yet.
     metric : str, optional
         The function of that name, by default `kl`. One of
         %(metrics)s.
@@ -448,9 +452,18 @@ def pairwise(
     row = METRICS[choice("metric", metric, tuple(METRICS))]
     code, theta, unit = mass_code(row, mass), _theta(row, alpha), unit_of(row, base)
     name = kernel_of(row, theta)
+    if is_sparse(P) or is_sparse(Q):
+        return sparse_pairs(row, name, theta, code, unit, P, Q, partial(_result, out))
+    if is_dask(P) or is_dask(Q):
+        if out is not None:
+            raise ValueError("out has no use with Dask arrays, which are not computed yet")
+        blocks = partial(pairwise, metric=metric, alpha=alpha, base=base, mass=mass)
+        return pairs_of_dask(blocks, P, Q)  # type: ignore[no-any-return]
+    Q = None if Q is P else Q
+    P, Q = matched_rows(P, Q)
 
     p = _rows("P", P)
-    q = p if Q is None or Q is P else _rows("Q", Q)
+    q = p if Q is None else _rows("Q", Q)
     if p.shape[1] != q.shape[1]:
         raise ValueError(f"P and Q must have rows of one length: shapes {p.shape} and {q.shape}")
     result = _result(out, (p.shape[0], q.shape[0]))

@@ -5,12 +5,14 @@ Each has a row in `kernels.discrete.registry`: which keywords it allows, which k
 
 from __future__ import annotations
 
+from typing import Any
+
 from numpy.typing import ArrayLike
 
 from ..common.validation import order_of
 from ..kernels.discrete.registry import NO_THETA, ROWS
 from .docstrings import documented
-from .rows import Result, divergence
+from .rows import Axis, Result, divergence
 
 
 @documented
@@ -18,11 +20,13 @@ def hellinger(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Hellinger distance, a metric.
 
@@ -53,7 +57,7 @@ def hellinger(
     >>> fv.hellinger([1.0, 0.0], [0.0, 1.0])
     1.0
     """
-    return divergence("hellinger", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("hellinger", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -61,11 +65,13 @@ def total_variation(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Total variation distance, a metric.
 
@@ -96,7 +102,7 @@ def total_variation(
     >>> fv.total_variation([0.5, 0.5], [0.75, 0.25])
     0.25
     """
-    return divergence("total_variation", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("total_variation", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -104,11 +110,13 @@ def chi2(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Pearson chi-square divergence.
 
@@ -139,7 +147,7 @@ def chi2(
     >>> round(fv.chi2([0.5, 0.5], [0.75, 0.25]), 12)
     0.333333333333
     """
-    return divergence("chi2", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("chi2", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -147,11 +155,13 @@ def bhattacharyya(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Bhattacharyya distance.
 
@@ -183,7 +193,7 @@ def bhattacharyya(
     >>> round(fv.bhattacharyya([0.5, 0.5], [0.9, 0.1]), 12)
     0.111571775657
     """
-    return divergence("bhattacharyya", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("bhattacharyya", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -192,11 +202,13 @@ def renyi(
     q: ArrayLike,
     alpha: float,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Renyi divergence of order alpha.
 
@@ -237,7 +249,7 @@ def renyi(
     1.0
     """
     theta = order_of(ROWS["renyi"], alpha), 0.0
-    return divergence("renyi", theta, p, q, axis, base, mass, log, keepdims)
+    return divergence("renyi", theta, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -246,11 +258,13 @@ def alpha_divergence(
     q: ArrayLike,
     alpha: float,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Alpha-divergence.
 
@@ -288,7 +302,7 @@ def alpha_divergence(
     0.166666666667
     """
     theta = order_of(ROWS["alpha_divergence"], alpha), 0.0
-    return divergence("alpha_divergence", theta, p, q, axis, base, mass, log, keepdims)
+    return divergence("alpha_divergence", theta, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 __all__ = [

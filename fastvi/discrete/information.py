@@ -5,19 +5,26 @@ Each has a row in `kernels.discrete.registry`: which keywords it allows, which k
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy import ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
 from ..common import threads
-from ..common.validation import log_unit, weight_pair
+from ..common.validation import log_unit, order_of, weight_pair
 from ..distributions.grid import Distribution
 from ..distributions.kl_and_entropy import is_distribution, kl_value
 from ..kernels.discrete.masses import ANY
-from ..kernels.discrete.registry import HALVES, NO_THETA
+from ..kernels.discrete.registry import HALVES, NO_THETA, ROWS
 from .docstrings import documented
-from .rows import FIRST_ROW, Result, blocks, divergence, is_plain, pair_up, raise_for_pair, shaped
+from .labelled import aligned, is_dask, is_pandas, is_xarray
+from .missing import leave_out, nan_policy_of, raise_for_refused
+from .pairing import pair_up, shaped
+from .quick import is_plain
+from .rows import FIRST_ROW, Axis, Result, blocks, divergence
 
 
 @documented
@@ -25,11 +32,13 @@ def kl(
     p: ArrayLike | Distribution,
     q: ArrayLike | Distribution,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Kullback-Leibler divergence of `q` from `p`.
 
@@ -40,9 +49,8 @@ def kl(
     Parameters
     ----------
     p, q : array_like, or two distributions
-        Probabilities. A distribution lies along `axis`; the other axes broadcast (without a copy).
-        float32, float64 or integers; float32 is summed in float64. Two of `Gaussian`, `GaussianMixture`
-        and `Grid2D` give the integral over densities instead of the sum: the value of `kl_estimate`.
+        Probabilities, as for `js`. Two of `Gaussian`, `GaussianMixture` and `Grid2D` give the integral over
+        densities instead of the sum: the value of `kl_estimate`.
     %(keywords)s
 
     Returns
@@ -80,21 +88,25 @@ def kl(
     1.0
     """
     if (type(p) is not ndarray and is_distribution(p)) or (type(q) is not ndarray and is_distribution(q)):
-        if (axis, mass, log, keepdims) != (-1, "unit", False, False):
-            raise ValueError("axis, mass, log and keepdims are for arrays; p and q are distributions")
+        if (axis, dim, mass, log, keepdims, nan_policy) != (-1, None, "unit", False, False, "raise"):
+            raise ValueError(
+                "axis, dim, mass, log, keepdims and nan_policy are for arrays; p and q are distributions"
+            )
         return kl_value(p, q) / log_unit(base)
-    return divergence("kl", NO_THETA, p, q, axis, base, mass, log, keepdims)  # type: ignore[arg-type]
+    return divergence("kl", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)  # type: ignore[arg-type]
 
 
 @documented
 def entropy(
     p: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Shannon entropy.
 
@@ -129,7 +141,61 @@ def entropy(
     >>> fv.entropy([0.5, 0.25, 0.25], base=2)
     1.5
     """
-    return divergence("entropy", NO_THETA, p, p, axis, base, mass, log, keepdims)
+    return divergence("entropy", NO_THETA, p, p, axis, dim, base, mass, log, keepdims, nan_policy)
+
+
+@documented
+def renyi_entropy(
+    p: ArrayLike,
+    alpha: float,
+    *,
+    axis: Axis = -1,
+    dim: Any = None,
+    base: float | None = None,
+    mass: str = "unit",
+    log: bool = False,
+    keepdims: bool = False,
+    nan_policy: str = "raise",
+) -> Result:
+    r"""Rényi entropy of order alpha.
+
+    .. math:: H_\alpha(p) = \frac{1}{1 - \alpha} \log \sum_i p_i^\alpha
+
+    with its limits: the logarithm of the number of p_i > 0 for alpha = 0 (Hartley), the Shannon entropy for
+    alpha = 1, and -log max p_i for alpha = inf (min-entropy). Order 2 is the collision entropy.
+
+    Parameters
+    ----------
+    %(p)s
+    alpha : float
+        The order, from 0 to infinity, both included.
+    %(keywords)s
+
+    Returns
+    -------
+    float or ndarray
+        The entropy, in nats unless `base` says otherwise. It falls with alpha.
+        %(returned)s
+
+    Raises
+    ------
+    %(raises)s
+
+    References
+    ----------
+    A. Rényi, On Measures of Entropy and Information, Proc. 4th Berkeley Symp. Math. Statist. Prob. 1 (1961),
+    eq. 1.21.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> fv.renyi_entropy([0.5, 0.25, 0.25, 0.0], float("inf"), base=2)
+    1.0
+    >>> round(fv.renyi_entropy([0.5, 0.25, 0.25, 0.0], 2, base=2), 12)
+    1.415037499279
+    """
+    theta = order_of(ROWS["renyi_entropy"], alpha), 0.0
+    return divergence("renyi_entropy", theta, p, p, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -137,11 +203,13 @@ def cross_entropy(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Cross-entropy of `q` under `p`.
 
@@ -176,7 +244,7 @@ def cross_entropy(
     >>> round(fv.cross_entropy([0.5, 0.5], [0.25, 0.75], base=2), 12)
     1.207518749639
     """
-    return divergence("cross_entropy", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("cross_entropy", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -185,11 +253,13 @@ def js(
     q: ArrayLike,
     *,
     weights: tuple[float, float] = HALVES,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Jensen-Shannon divergence.
 
@@ -231,7 +301,7 @@ def js(
     >>> fv.js([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    return divergence("js", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
+    return divergence("js", weight_pair(weights), p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
@@ -240,11 +310,13 @@ def js_distance(
     q: ArrayLike,
     *,
     weights: tuple[float, float] = HALVES,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Jensen-Shannon distance, a metric.
 
@@ -278,7 +350,9 @@ def js_distance(
     >>> fv.js_distance([1.0, 0.0], [0.0, 1.0], base=2)
     1.0
     """
-    return divergence("js_distance", weight_pair(weights), p, q, axis, base, mass, log, keepdims)
+    return divergence(
+        "js_distance", weight_pair(weights), p, q, axis, dim, base, mass, log, keepdims, nan_policy
+    )
 
 
 @documented
@@ -286,11 +360,13 @@ def jeffreys(
     p: ArrayLike,
     q: ArrayLike,
     *,
-    axis: int = -1,
+    axis: Axis = -1,
+    dim: Any = None,
     base: float | None = None,
     mass: str = "unit",
     log: bool = False,
     keepdims: bool = False,
+    nan_policy: str = "raise",
 ) -> Result:
     r"""Jeffreys divergence, the sum of both Kullback-Leibler divergences.
 
@@ -323,12 +399,12 @@ def jeffreys(
     >>> round(fv.jeffreys([0.5, 0.5], [0.9, 0.1]), 12)
     0.878889830934
     """
-    return divergence("jeffreys", NO_THETA, p, q, axis, base, mass, log, keepdims)
+    return divergence("jeffreys", NO_THETA, p, q, axis, dim, base, mass, log, keepdims, nan_policy)
 
 
 @documented
 def kl_grad(
-    p: ArrayLike, q: ArrayLike, *, axis: int = -1
+    p: ArrayLike, q: ArrayLike, *, axis: Axis = -1, nan_policy: str = "raise"
 ) -> tuple[Result, NDArray[np.float64], NDArray[np.float64]]:
     r"""Generalised Kullback-Leibler divergence and its gradient.
 
@@ -343,8 +419,10 @@ def kl_grad(
     ----------
     p, q : array_like
         Non-negative numbers along `axis`; the other axes broadcast.
-    axis : int, optional
-        The axis of the distributions. Default: the last.
+    axis : int, tuple of int or None, optional
+        The axis of the distributions, or several, or all. Default: the last.
+    %(nan_policy)s
+        The gradients are NaN or 0 there.
 
     Returns
     -------
@@ -369,6 +447,7 @@ def kl_grad(
     >>> grad_q
     array([-1.        ,  0.33333333])
     """
+    policy = nan_policy if nan_policy == "raise" else nan_policy_of(nan_policy)
     if axis == -1 and is_plain(p, q):
         rows_p, rows_q = p.reshape(1, -1), q.reshape(1, -1)  # type: ignore[union-attr]
         rows_p.flags.writeable = rows_q.flags.writeable = False
@@ -376,7 +455,15 @@ def kl_grad(
         kernels.discrete.all_pairs.kl_grad_rows(rows_p, rows_q, FIRST_ROW, FIRST_ROW, values, *gradients)
         if values[0] == values[0]:
             return float(values[0]), gradients[0, 0], gradients[1, 0]
-    pair = pair_up(p, q, axis)
+    for name, x in (("p", p), ("q", q)):
+        if is_xarray(x) or is_dask(x):
+            raise TypeError(
+                f"{name} is a {type(x).__name__}: the gradients are arrays, give numpy.asarray({name})"
+            )
+    if is_pandas(p) or is_pandas(q):
+        p, q = aligned(p, q, axis)
+    given = pair_up(p, q, axis)
+    pair, nothing = leave_out(given, policy, False)
     count, width = pair.rows_p.size, pair.p.shape[1]
     values = np.empty(count)
     # One array: the memory of two goes back to the system after each call (1e6 entries: 5.6 ms, not 2.3).
@@ -392,10 +479,13 @@ def kl_grad(
 
     threads.run(block, pieces)
     refused = np.isnan(values)
-    if refused.any():
-        raise_for_pair(pair, int(np.argmax(refused)), ANY, False)
-    shape = (*pair.shape, width)
-    grads = [np.moveaxis(g.reshape(shape), -1, pair.axis) for g in (grad_p, grad_q)]
+    raise_for_refused(pair, refused, policy, ANY, False)
+    grad_p[refused] = grad_q[refused] = math.nan
+    if nothing is not None:
+        values[nothing] = math.nan
+    full = (*pair.shape, *pair.lengths)
+    last = range(-len(pair.axes), 0)
+    grads = [np.moveaxis(g.reshape(full), last, pair.axes) for g in (grad_p, grad_q)]
     return shaped(values, pair, False), grads[0], grads[1]
 
 
@@ -407,4 +497,5 @@ __all__ = [
     "js_distance",
     "kl",
     "kl_grad",
+    "renyi_entropy",
 ]

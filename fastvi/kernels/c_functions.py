@@ -15,9 +15,9 @@ from numba import carray, types
 
 from .compiler import exported_to_c, inlined, specialise
 from .densities import gaussians, mixtures
-from .discrete import terms
+from .discrete import dependence, terms
 from .discrete.divergences import KERNELS
-from .discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT
+from .discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, WEIGHTS_TOLERANCE
 from .discrete.normalized import LIFT, UNLIFT
 from .discrete.registry import BY_TERM, NO_THETA, ROWS, default_theta
 from .inference import quadrature_fits
@@ -43,6 +43,7 @@ _MOST_STEPS = 100
 
 # All types of arguments and results.
 NUMBERS = types.CPointer(types.float64)
+SIZES = types.CPointer(types.int64)
 INT, SIZE, DOUBLE, ANYTHING = types.int32, types.int64, types.float64, types.voidptr
 
 
@@ -81,6 +82,54 @@ def _order(p, q, n, alpha, mass, out):
     if alpha == 1.0:
         return _conclude(at_one(x, y, theta, code), out)  # noqa: F821
     return _conclude(whole(x, y, theta, code), out)  # noqa: F821
+
+
+def _one_order(p, n, alpha, mass, out):
+    """Template (`whole`, `at_one`, `low`, `high`, `most`): of one array and an order in a range."""
+    if n < 1 or not UNIT <= mass <= most or not low <= alpha <= high:  # noqa: F821
+        out[0] = math.nan
+        return BAD_ARGUMENT
+    row, theta, code = carray(p, n), (alpha, 0.0), np.int64(mass)
+    if alpha == 1.0:
+        return _conclude(at_one(row, row, theta, code), out)  # noqa: F821
+    return _conclude(whole(row, row, theta, code), out)  # noqa: F821
+
+
+# Of many distributions.
+
+
+def js_many(p, count, n, weights, mass, out):
+    """The Jensen-Shannon divergence of `count` rows of n entries, with weights that sum to one."""
+    out[0] = math.nan
+    if count < 1 or n < 1 or not UNIT <= mass <= ANY:
+        return BAD_ARGUMENT
+    shares = carray(weights, count)
+    total = 0.0
+    for i in range(count):
+        if not shares[i] >= 0.0:
+            return INVALID
+        total += shares[i]
+    if not abs(total - 1.0) <= WEIGHTS_TOLERANCE:
+        return INVALID
+    space = np.empty((dependence.JS_SPACE, count))
+    rows = carray(p, (count, n))
+    return _conclude(dependence.js_many(rows, shares / total, np.int64(mass), space), out)
+
+
+def mutual_information(joint, lengths, axes, mass, out):
+    """The mutual information of a table with as many axes, of these lengths (the last varies fastest)."""
+    out[0] = math.nan
+    if axes < 2 or not UNIT <= mass <= NORMALIZE:
+        return BAD_ARGUMENT
+    shape = carray(lengths, axes)
+    size, total = 1, 0
+    for i in range(axes):
+        if shape[i] < 1:
+            return BAD_ARGUMENT
+        size *= shape[i]
+        total += shape[i]
+    space = np.empty((2, total))
+    return _conclude(dependence.mutual_information(carray(joint, size), shape, np.int64(mass), space), out)
 
 
 # Terms of one entry.
@@ -277,7 +326,8 @@ def _bindings(row):
 
 
 def _divergence(row):
-    template = _order if row.orders else _one if row.arrays == 1 else _pair
+    one, two = (_one_order, _order) if row.orders else (_one, _pair)
+    template = one if row.arrays == 1 else two
     order = (DOUBLE,) if row.orders else ()
     signature = INT(*(row.arrays * (NUMBERS,)), SIZE, *order, INT, NUMBERS)
     return Definition(template, signature, lambda: _bindings(row))
@@ -288,6 +338,8 @@ def _of_one_entry(row):
     return Definition(template, DOUBLE(DOUBLE, DOUBLE, *order), lambda: _bindings(row))
 
 
+_MANY = INT(NUMBERS, SIZE, SIZE, NUMBERS, INT, NUMBERS)
+_JOINT = INT(NUMBERS, SIZES, SIZE, INT, NUMBERS)
 _GAUSSIANS = INT(NUMBERS, NUMBERS, NUMBERS, NUMBERS, SIZE, NUMBERS)
 _POINT = INT(NUMBERS, NUMBERS, NUMBERS, SIZE, NUMBERS)
 _INTEGRAND = DOUBLE(INT, NUMBERS, ANYTHING)
@@ -296,6 +348,8 @@ _FIT = INT(ANYTHING, ANYTHING, INT, *(5 * (DOUBLE,)), NUMBERS)
 FUNCTIONS = {
     **{name: _divergence(row) for name, row in ROWS.items()},
     **{f"{row.name}_element": _of_one_entry(row) for row in BY_TERM.values()},
+    "js_many": Definition(js_many, _MANY),
+    "mutual_information": Definition(mutual_information, _JOINT),
     "gaussian_kl": Definition(gaussian_kl, _GAUSSIANS),
     "gaussian_logpdf": Definition(gaussian_logpdf, _POINT),
     "pdf": Definition(density, _INTEGRAND),

@@ -40,7 +40,7 @@ def test_bad_entry(name, value, shown, mass, dtype):
     good = GOOD.astype(dtype)
     with says(ValueError, "p[1] is " + shown, "must be finite and >= 0"):
         evaluate(name, spoiled(good, 1, value), good, mass=mass)
-    if name != "entropy":
+    if name in PAIRED:
         with says(ValueError, "q[2] is " + shown, "must be finite and >= 0"):
             evaluate(name, good, spoiled(good, 2, value), mass=mass)
 
@@ -117,7 +117,7 @@ def test_bad_log_probability(name, value):
     good = np.log(TABLE)
     with says(ValueError, f"p[2, 0] is {value}", "log-probabilities must be below +inf"):
         evaluate(name, spoiled(good, (2, 0), value), good, log=True)
-    if name != "entropy":
+    if name in PAIRED:
         with says(ValueError, f"q[3, 1] is {value}", "log-probabilities must be below +inf"):
             evaluate(name, good, spoiled(good, (3, 1), value), log=True)
 
@@ -170,7 +170,7 @@ def test_nothing_to_normalise(name):
         evaluate(name, [0, 0], [1, 1], mass="normalize")
     with says(ValueError, "p sums to 0 in row (1,)", "cannot be normalised"):
         evaluate(name, [[1, 1], [0, 0]], [1, 1], mass="normalize")
-    if name != "entropy":
+    if name in PAIRED:
         with says(ValueError, "q sums to 0", "cannot be normalised"):
             evaluate(name, [1, 1], [0, 0], mass="normalize")
 
@@ -221,7 +221,7 @@ def test_axis_out_of_range(name, axis):
 
 
 @every
-@pytest.mark.parametrize("axis", [1.0, None, "0", (0, 1)])
+@pytest.mark.parametrize("axis", [1.0, "0", [0, 1], (0, "1")])
 def test_axis_that_is_no_integer(name, axis):
     with says(TypeError, "axis must be an integer", repr(axis)):
         evaluate(name, TABLE, TABLE, axis=axis)
@@ -238,8 +238,9 @@ def test_unknown_mass(name, mass):
 def test_no_measures(name):
     with says(ValueError, name, "'unit' or 'normalize'", "not 'any'"):
         evaluate(name, GOOD, GOOD, mass="any")
-    with says(ValueError, name, "'unit' or 'normalize'", "not 'any'"):
-        fv.pairwise(TABLE, metric=name, mass="any", **parameters(name))
+    if name in PAIRED:
+        with says(ValueError, name, "'unit' or 'normalize'", "not 'any'"):
+            fv.pairwise(TABLE, metric=name, mass="any", **parameters(name))
 
 
 @pytest.mark.parametrize("name", WITH_BASE)
@@ -300,7 +301,6 @@ BAD_ARRAYS = {
     "string": (["0.5", "0.5"], TypeError, "dtype <U3"),
     "none": (None, TypeError, "dtype object"),
     "date": (np.array(["2001-01-01", "2001-01-02"], dtype="M8[D]"), TypeError, "dtype datetime64"),
-    "masked": (np.ma.masked_array([0.5, 0.5], [False, True]), TypeError, "masked array"),
     "ragged": ([[0.5, 0.5], [1.0]], ValueError, "not an array of numbers"),
 }
 
@@ -311,7 +311,7 @@ def test_arrays_of_other_things(name, bad):
     array, error, words = BAD_ARRAYS[bad]
     with says(error, "p ", words):
         evaluate(name, array, [0.5, 0.5])
-    if name != "entropy":
+    if name in PAIRED:
         with says(error, "q ", words):
             evaluate(name, [0.5, 0.5], array)
 

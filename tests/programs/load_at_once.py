@@ -10,8 +10,13 @@ import threading
 
 import fastvi as fv
 
-p, q = [0.1, 0.2, 0.7], [0.25, 0.25, 0.5]
-CALLS = {"kl": lambda: fv.kl(p, q), "entropy": lambda: fv.entropy(p), "js": lambda: fv.js(p, q)}
+# Rows of tables: a single distribution would be a call of the kernel of one pair.
+p, q = [[0.1, 0.2, 0.7]], [[0.25, 0.25, 0.5]]
+CALLS = {
+    "kl": lambda: float(fv.kl(p, q)[0]),
+    "entropy": lambda: float(fv.entropy(p)[0]),
+    "js": lambda: float(fv.js(p, q)[0]),
+}
 found = {}
 gate = threading.Barrier(4)
 

@@ -139,6 +139,17 @@ def discrete():
                 function(*[p] * ROWS[function.__name__].arrays)
     call(fv.kl_grad, P[1], Q[1])
     call(fv.kl_grad, P, Q, axis=-1)
+    from scipy import sparse
+
+    for kind in (np.float64, np.float32, np.int32):
+        table = sparse.csr_array((8 * P).astype(kind))
+        fv.kl(table, table, mass="normalize")
+        for name, row in METRICS.items():
+            parameters = {"alpha": 0.5} if row.orders else {}
+            fv.pairwise(table, Q, name, mass="normalize", **parameters)
+    call(fv.js_many, P, np.array([0.25, 0.25, 0.5]), axis=-1, base=2.0, mass="unit")
+    call(fv.mutual_information, P, mass="normalize", base=2.0)
+    fv.mutual_information(P.astype(np.float32), mass="normalize")
     for name, row in METRICS.items():
         call(fv.pairwise, P, Q, name, **({"alpha": 0.5} if row.orders else {}))
     call(fv.pairwise, P, P, base=2.0, mass="normalize", progress=False)

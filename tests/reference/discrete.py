@@ -38,6 +38,15 @@ def entropy(p):
     return -mp.fsum(_xlog(x, x) for x in p)
 
 
+def renyi_entropy(p, alpha):
+    a = mpf(float(alpha))
+    if a == 1:
+        return entropy(p)
+    if a == mp.inf:
+        return -mp.log(max(p))
+    return mp.log(mp.fsum(x**a for x in p if x > 0)) / (1 - a)
+
+
 def cross_entropy(p, q):
     if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
         return mp.inf
@@ -56,6 +65,26 @@ def js(p, q, weights=(0.5, 0.5)):
     return mp.fsum(
         u * _xlog(x, _divided(x, z)) + v * _xlog(y, _divided(y, z)) for x, y, z in zip(p, q, m, strict=True)
     )
+
+
+def js_many(*rows, weights):
+    weights = [mpf(float(w)) for w in weights]
+    weights = [w / mp.fsum(weights) for w in weights]
+    middle = [
+        mp.fsum(w * x for w, x in zip(weights, column, strict=True)) for column in zip(*rows, strict=True)
+    ]
+    return mp.fsum(w * kl(row, middle) for w, row in zip(weights, rows, strict=True) if w > 0)
+
+
+def mutual_information(joint, shape):
+    """From the entries of an array of this shape."""
+    places = list(np.ndindex(*shape))
+    marginals = [[mpf(0)] * length for length in shape]
+    for place, x in zip(places, joint, strict=True):
+        for axis, k in enumerate(place):
+            marginals[axis][k] += x
+    product = [mp.fprod(marginals[axis][k] for axis, k in enumerate(place)) for place in places]
+    return kl(joint, product)
 
 
 def js_distance(p, q, weights=(0.5, 0.5)):

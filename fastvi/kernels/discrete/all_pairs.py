@@ -27,20 +27,20 @@ def _pairs(p, q, theta, mass, out):
                 out[i, j] = whole(p[i], q[j], theta, mass)  # noqa: F821
 
 
-def _each(template, prefix, kind, suffix):
+def _each(template, names, prefix, kind, suffix):
     return Lazily(
         {
             name: lambda name=name: specialise(
                 template, f"_{prefix}{name}_{suffix}", exported, whole=getattr(KERNELS[name], kind)
             )
-            for name in METRICS
+            for name in names
         }
     )
 
 
-ROWS = _each(_rows, "", "whole", "rows")
-LOG_ROWS = _each(_rows, "log_", "log", "rows")
-PAIRS = _each(_pairs, "", "whole", "pairs")
+ROWS = _each(_rows, KERNELS, "", "whole", "rows")
+LOG_ROWS = _each(_rows, KERNELS, "log_", "log", "rows")
+PAIRS = _each(_pairs, METRICS, "", "whole", "pairs")
 
 
 @exported

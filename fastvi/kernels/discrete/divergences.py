@@ -48,7 +48,7 @@ from .normalized import (
     moderate,
     proportional,
 )
-from .registry import METRICS, NO_THETA
+from .registry import NO_THETA, ROWS
 from .terms import LOW, kl_term
 
 #: Arrays up to this length have no fast loop.
@@ -460,7 +460,7 @@ def _assemble(row):
 
 
 #: The kernels of each divergence, by the name of its function.
-KERNELS = Lazily({name: partial(_assemble, row) for name, row in METRICS.items()})
+KERNELS = Lazily({name: partial(_assemble, row) for name, row in ROWS.items() if not row.kernel})
 
 kl = KERNELS["kl"].whole
 js = KERNELS["js"].whole

@@ -7,5 +7,8 @@ UNIT, NORMALIZE, ANY = 0, 1, 2
 UNIT_TOLERANCE64 = 1e-6
 UNIT_TOLERANCE32 = 1e-3
 
+#: Largest distance from 1 of the sum of many weights, which is divided out.
+WEIGHTS_TOLERANCE = 1e-6
+
 #: Larger sums are refused: times 2**54 (`normalized.LIFT`) they must stay finite.
 LARGEST_MASS = 2.0**960

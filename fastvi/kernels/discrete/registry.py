@@ -63,6 +63,16 @@ ROWS = {
         Row("kl", term="kl", normalise="kl", base=True, needs="log"),
         Row("cross_entropy", module="entropies", base=True, needs="log"),
         Row("entropy", kernel="cross_entropy", base=True, arrays=1, needs="log"),
+        Row(
+            "renyi_entropy",
+            module="renyi_entropies",
+            base=True,
+            measures=False,
+            orders=(0.0, math.inf),
+            kernel_at_one="cross_entropy",
+            arrays=1,
+            needs="log exp",
+        ),
         Row("js", term="js", base=True, symmetric=True, weights=True, needs="log log"),
         Row("js_distance", term="js", root=True, base=True, symmetric=True, weights=True, needs="log log"),
         Row("jeffreys", term="jeffreys", base=True, symmetric=True, needs="log"),
@@ -85,7 +95,7 @@ ROWS = {
     )
 }
 
-#: The rows of two arrays, which have kernels of their own: the metrics of `pairwise`.
+#: The rows of two arrays: the metrics of `pairwise`.
 METRICS = {name: row for name, row in ROWS.items() if row.arrays == 2}
 
 #: The first row of each term.
