@@ -62,6 +62,10 @@ def compile_kernels(levels: list[str], directory: Path | None = None) -> None:
 
 def compile_for_tour() -> None:
     """Compile what the tour calls and nothing has kept, on all cores: it would on one."""
+    from .kernels.compiler import obstacle
+
+    if obstacle():
+        return
     from . import building, tour
     from .common.progress import share_bar
 
@@ -72,12 +76,12 @@ def compile_for_tour() -> None:
 
 
 def _levels(text: str) -> list[str]:
-    from .building import LEVELS
+    from .kernels.container import HOST, LEVELS
 
     levels = text.split(",")
     for level in levels:
-        if level not in LEVELS:
-            raise argparse.ArgumentTypeError(f"{level!r} is not one of {', '.join(LEVELS)}")
+        if level not in (HOST, *LEVELS):
+            raise argparse.ArgumentTypeError(f"{level!r} is not one of {', '.join([HOST, *LEVELS])}")
     return levels
 
 
