@@ -1,14 +1,14 @@
-"""Making containers: every kernel of `kernels.signatures`, compiled for a level of CPUs on all cores."""
+"""Compiling kernels ahead, on all cores: into containers, for a level of CPUs, or into the user's cache."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from functools import cache
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,8 +23,6 @@ from .kernels.signatures import Job
 #: For each level, the CPU that LLVM compiles for, and features. Left to itself, LLVM uses half of the
 #: registers of v4.
 _TARGETS = {"v2": ("x86-64-v2", ""), "v3": ("x86-64-v3", ""), "v4": ("x86-64-v4", "-prefer-256-bit")}
-
-LEVELS = (container.HOST, *_TARGETS)
 
 
 def default_directory() -> Path:
@@ -100,7 +98,7 @@ def _groups(chosen: list[Job]) -> list[list[Job]]:
     groups: dict[str, list[Job]] = {}
     for job in chosen:
         room, _, rest = job.name.partition(".")
-        if room == "compiled":
+        if room == "compiled" or rest == "fit_1d":
             room = _ROOMS.get(rest.rpartition(".")[2], "inference")
         together = room in ("inference", "projections", "quadrature")
         groups.setdefault(room if together else f"{job.name} {job.arguments}", []).append(job)
@@ -109,14 +107,52 @@ def _groups(chosen: list[Job]) -> list[list[Job]]:
     return sorted(ordered, reverse=True, key=lambda group: sum(job.seconds for job in group))
 
 
+def missing(names: Collection[str]) -> list[Job]:
+    """The jobs, in float64, of those of these kernels that would be compiled and kept on disk."""
+    exported = exported_kernels()
+
+    def is_missing(name: str) -> bool:
+        kernel = exported[name].full
+        empty: bool = kernel._cache.is_empty(kernel.targetctx)
+        return empty
+
+    wanted = {name for name in names if is_missing(name)}
+    return [job for job in jobs() if job.name in wanted and "f4" not in (job.arguments or "")]
+
+
+def _compile_in_full(group: list[Job]) -> None:
+    for job in group:
+        exported_kernels()[job.name].full.compile(types_of(job))
+
+
+def compile_into_cache(
+    jobs: list[Job],
+    programs: Mapping[Callable[[], None], float],
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Compile kernels into the user's cache, and beside them call programs, with the seconds that each takes.
+
+    `progress` is called with the share that is done.
+    """
+    sizes = dict(programs)
+    sizes |= {partial(_compile_in_full, group): sum(job.seconds for job in group) for group in _groups(jobs)}
+    done, total = 0.0, sum(sizes.values())
+    with (
+        _environment({caching.QUIET: "1"}),
+        ProcessPoolExecutor(_cores(), get_context("spawn")) as pool,
+    ):
+        running = {pool.submit(task): task for task in sorted(sizes, reverse=True, key=sizes.__getitem__)}
+        for future in as_completed(running):
+            future.result()
+            done += sizes[running[future]]
+            progress(done / total)
+
+
 @contextmanager
-def _compiling_for(level: str) -> Iterator[None]:
-    """Processes that start meanwhile compile for a level."""
-    name, features = _TARGETS.get(level, (None, None))
-    changes = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Processes that start meanwhile have these variables; None leaves one as it is."""
     before = {variable: os.environ.get(variable) for variable in changes}
-    if name is not None:
-        os.environ.update({variable: value for variable, value in changes.items() if value is not None})
+    os.environ.update({variable: value for variable, value in changes.items() if value is not None})
     try:
         yield
     finally:
@@ -127,6 +163,12 @@ def _compiling_for(level: str) -> Iterator[None]:
                 os.environ[variable] = value
 
 
+def _compiling_for(level: str) -> AbstractContextManager[None]:
+    """Processes that start meanwhile compile for a level."""
+    name, features = _TARGETS.get(level, (None, None))
+    return _environment({"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features})
+
+
 def build(
     directory: Path,
     level: str = container.HOST,
@@ -135,9 +177,9 @@ def build(
 ) -> Path:
     """Make the container of a level in a directory, and return its path.
 
-    `progress` is called with the share that is done; `only` is a pattern of the names of kernels.
+    `progress` is called with the share that is done; `only` is a pattern of "name arguments" of kernels.
     """
-    chosen = [job for job in jobs() if fnmatch.fnmatch(job.name, only)]
+    chosen = [job for job in jobs() if fnmatch.fnmatch(f"{job.name} {job.arguments}", only)]
     container.source_digest()  # of what is compiled, whatever is edited meanwhile
     groups = _groups(chosen)
     total, done = sum(job.seconds for job in chosen), 0.0

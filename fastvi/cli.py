@@ -32,7 +32,8 @@ def info() -> str:
             width = bits
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()  # type: ignore[attr-defined]
     cache = getattr(kernels.discrete.divergences.KERNELS["kl"].whole, "stats", None)
-    compiled = kernels.container.describe() if cache else "none (NUMBA_DISABLE_JIT is set)"
+    obstacle = kernels.compiler.obstacle()
+    compiled = f"none ({obstacle})" if obstacle else kernels.container.describe()
     lines = {
         "fastvi": __version__,
         "python": platform.python_version(),
@@ -59,13 +60,28 @@ def compile_kernels(levels: list[str], directory: Path | None = None) -> None:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
+def compile_for_tour() -> None:
+    """Compile what the tour calls and nothing has kept, on all cores: it would on one."""
+    from .kernels.compiler import obstacle
+
+    if obstacle():
+        return
+    from . import building, tour
+    from .common.progress import share_bar
+
+    jobs = building.missing(tour.KERNELS)
+    if jobs:
+        with share_bar("compiling, once on this machine") as show:
+            building.compile_into_cache(jobs, tour.PROGRAMS, show)
+
+
 def _levels(text: str) -> list[str]:
-    from .building import LEVELS
+    from .kernels.container import HOST, LEVELS
 
     levels = text.split(",")
     for level in levels:
-        if level not in LEVELS:
-            raise argparse.ArgumentTypeError(f"{level!r} is not one of {', '.join(LEVELS)}")
+        if level not in (HOST, *LEVELS):
+            raise argparse.ArgumentTypeError(f"{level!r} is not one of {', '.join([HOST, *LEVELS])}")
     return levels
 
 
@@ -105,10 +121,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(info())
         return 0
     if chosen.command == "compile":
+        from .kernels.compiler import obstacle
+
+        if obstacle():
+            parser.error(f"nothing can be compiled ahead: {obstacle()}")
         compile_kernels(chosen.level, chosen.out)
         return 0
     from .tour import run
 
+    compile_for_tour()
     try:
         run(chosen.out)
     except OSError as error:

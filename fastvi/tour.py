@@ -456,6 +456,12 @@ def eight_schools(tour: Tour) -> None:
     tour.draw("eight_schools.png", lambda plotting: _shrinkage(plotting, mean, sd, float(z[:, 0].mean())))
 
 
+def _compile_foragers() -> None:
+    from .examples import agents
+
+    agents.simulate(steps=1, agents=agents.BLOCKS)
+
+
 def foragers(tour: Tour) -> None:
     """Ten thousand agents that update their beliefs inside a compiled function of the user's."""
     from .examples import agents
@@ -465,7 +471,7 @@ def foragers(tour: Tour) -> None:
         f"Inside your own simulation: {agents.AGENTS:,} foragers, {agents.STEPS} steps, an ELBO fit in each"
     )
     tour.say("    (fastvi/examples/agents.py; compiling it takes some seconds the first time)")
-    agents.simulate(steps=1, agents=agents.BLOCKS)
+    _compile_foragers()
     start = time.perf_counter()
     patch, mean, variance, eaten, failed = agents.simulate(progress=tour.progress("foragers"))
     seconds = time.perf_counter() - start
@@ -542,6 +548,34 @@ PARTS: tuple[Callable[[Tour], None], ...] = (
     foragers,
     mirror,
 )
+
+
+#: The kernels that the parts call, by module: `fastvi tour` has them compiled on all cores.
+_CALLED = {
+    "compiled.operations": "i_projection m_projection",
+    "densities.grids": "trapezoid",
+    "densities.mixtures": "mixture_logpdf mixture_logpdf_many",
+    "discrete.all_pairs": "_cross_entropy_rows _js_rows _kl_rows",
+    "discrete.divergences": "kl",
+    "discrete.entropies": "cross_entropy",
+    "em.e_step": "workspace",
+    "em.iterations": "fit",
+    "em.seeding": "seed",
+    "em.standardization": "standardize unstandardize_mixture",
+    "families.operations": "start",
+    "inference.entry_points": (
+        "averages densities draws_workspace elbo_quadrature elbo_truncated evidence "
+        "evidence_workspace fit_draws fit_quadrature fit_truncated fit_workspace laplace "
+        "laplace_workspace to_latent to_support truncated_moments truncated_workspace"
+    ),
+    "projections.mixture_projections": "i_projections m_projection",
+    "projections.optimum": "workspace",
+    "quadrature.mixture_kl": "mixture_kl workspace",
+}
+KERNELS = [f"{module}.{name}" for module, names in _CALLED.items() for name in names.split()]
+
+#: What the parts compile of their own and keep, with the seconds that it takes.
+PROGRAMS = {_compile_foragers: 25.0}
 
 
 def run(folder: Path) -> None:

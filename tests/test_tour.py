@@ -3,11 +3,33 @@
 import math
 import sys
 
+import numba
 import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi import building
 from fastvi import tour as tours
+from fastvi.kernels import caching
+
+
+@pytest.fixture(autouse=True)
+def looked_for(monkeypatch):
+    """The kernels that are looked for: those that `fastvi tour` has compiled ahead."""
+    found, load = set(), caching.KernelCache.load_overload
+
+    def load_overload(self, *arguments):
+        found.add(self._name)
+        return load(self, *arguments)
+
+    monkeypatch.setattr(caching.KernelCache, "load_overload", load_overload)
+    yield found
+    assert found <= set(tours.KERNELS)
+
+
+def test_what_the_tour_calls_is_exported():
+    if not numba.config.DISABLE_JIT:
+        assert set(tours.KERNELS) <= set(building.exported_kernels())
 
 
 def test_tour_fits_old_faithful_projects_and_draws_it(tmp_path, capsys):

@@ -135,6 +135,13 @@ class _UserCache(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), tuple(container.conditions().items()))
 
+    def is_empty(self, target_context: Any) -> bool:
+        """Whether it has nothing of this kernel for the present conditions, in any types."""
+        with self._guarded(self._cache_file._index_path):
+            _, *present = self._index_key(None, target_context.codegen())
+            return all(conditions != present for _, *conditions in self._cache_file._load_index())
+        return True
+
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
         key = self._index_key(sig, target_context.codegen())
         files = self._cache_file
@@ -177,7 +184,8 @@ class KernelCache(_Cache):
         except RuntimeError:
             # numba finds no place to write to, neither next to the file nor in the home directory.
             self._user = NullCache()
-        self._notice = _Notice(self._name)
+        how_often = "in each process" if isinstance(self._user, NullCache) else "once on this machine"
+        self._notice = _Notice(self._name, how_often)
 
     @property
     def cache_path(self) -> str | None:
@@ -191,6 +199,13 @@ class KernelCache(_Cache):
 
     def flush(self) -> None:
         self._user.flush()
+
+    def is_empty(self, target_context: Any) -> bool:
+        """Whether this kernel would be compiled in any types, and kept."""
+        if isinstance(self._user, NullCache) or container.has(self._name):
+            return False
+        empty: bool = self._user.is_empty(target_context)
+        return empty
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
@@ -219,8 +234,9 @@ class _Notice:
 
     _told = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, how_often: str) -> None:
         self._name = name
+        self._how_often = how_often
         self._timer: threading.Timer | None = None
 
     def start(self) -> None:
@@ -241,7 +257,7 @@ class _Notice:
             seconds = signatures.seconds(self._name)
             about = f", about {seconds:.0f} s" if seconds else ""
             print(
-                f"fastvi is compiling {self._name}{about}, once on this machine. `fastvi compile` compiles "
+                f"fastvi is compiling {self._name}{about}, {self._how_often}. `fastvi compile` compiles "
                 f"everything ahead; {QUIET}=1 keeps this quiet.",
                 file=sys.stderr,
             )

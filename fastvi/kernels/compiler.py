@@ -22,7 +22,7 @@ from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
-from numba import cfunc, config, njit
+from numba import __version__, cfunc, config, njit
 from numba.extending import overload
 
 try:
@@ -35,9 +35,16 @@ except ImportError:  # another numba, without one of the hooks
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
+def obstacle() -> str:
+    """Why kernels have no full form that is compiled ahead, if they have none."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return "NUMBA_DISABLE_JIT is set"
+    return "" if Kernel is not None else f"numba {__version__} has no hooks to compile kernels ahead"
+
+
 def _jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """njit with our options, thin for other kernels."""
-    if Kernel is None or config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if obstacle():
         return njit(**_OPTIONS, **options)
     return lambda function: _kernel(function, **options)
 
@@ -86,7 +93,7 @@ def overloaded(function: Callable[..., Any], **keywords: Any) -> Callable[[Calla
 
 def jitted(function: Callable[..., Any]) -> Any:
     """numba.njit of a user's function, with numba's own options: its divisions raise as Python's do."""
-    if Kernel is None or config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if obstacle():
         return njit(function)
     return Kernel(function, targetoptions={"nopython": True, "boundscheck": None})
 

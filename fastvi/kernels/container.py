@@ -151,6 +151,10 @@ class Container:
     def __len__(self) -> int:
         return len(self._index)
 
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of a kernel."""
+        return any(name == known for known, _ in self._index)
+
     def find(self, name: str, signature: str) -> Any:
         """What `write` was given for a kernel and a signature; None if there is no sound entry."""
         place = self._index.get((name, signature))
@@ -234,6 +238,11 @@ def find(name: str, signature: str) -> Any:
         if found is not None:
             return found
     return None
+
+
+def has(name: str) -> bool:
+    """Whether a container has a kernel, for any signature."""
+    return any(container.has(name) for container in opened())
 
 
 def reset() -> None:

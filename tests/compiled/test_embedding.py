@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -15,7 +14,7 @@ from numba.core.runtime import rtsys
 import fastvi as fv
 from fastvi.compiled import external
 from fastvi.kernels import statuses
-from helpers.programs import PROGRAMS, run_program
+from helpers.programs import copied, run_program
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
@@ -372,8 +371,8 @@ def test_errors_of_types_name_the_function_and_what_it_takes(function, arguments
 
 
 def test_a_users_cached_function_is_loaded_by_the_next_process(tmp_path):
-    cache = tmp_path / "cache"
-    first, second = (run_program("cached_distances", NUMBA_CACHE_DIR=cache).splitlines() for _ in range(2))
+    program = copied("cached_distances", tmp_path)
+    first, second = (run_program(program).splitlines() for _ in range(2))
     assert first[0] == second[0]
     assert [first[1], second[1]] == ["0 1", "1 0"]
 
@@ -392,7 +391,7 @@ INLINED = {
 
 def test_kernels_are_not_compiled_again(tmp_path):
     """Where no test has done so before, the first process compiles them; the user's functions are new."""
-    program = shutil.copy(PROGRAMS / "cached_operations.py", tmp_path).removesuffix(".py")
+    program = copied("cached_operations", tmp_path)
     first, second = (run_program(program).splitlines() for _ in range(2))
     assert first[0] == "loaded [0, 0]"
     assert second[:2] == ["loaded [1, 1]", "compiled for these 0"]

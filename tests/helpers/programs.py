@@ -5,6 +5,7 @@ survive a fork, and what a process has imported or compiled cannot be undone.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ import fastvi
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 ROOT = Path(fastvi.__file__).parents[1]
+
+
+def copied(name, folder):
+    """The name of a copy, for which the cache on disk has nothing; of the kernels it has what it has."""
+    return shutil.copy(PROGRAMS / f"{name}.py", folder).removesuffix(".py")
 
 
 def environment(**changes):

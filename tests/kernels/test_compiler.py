@@ -13,6 +13,7 @@ from fastvi.kernels import compiler
 from fastvi.kernels.discrete import all_pairs, divergences
 from fastvi.kernels.numerics import elementary, error_free
 from helpers.forms import compiled_only
+from helpers.programs import run_program
 
 MODULES = [
     importlib.import_module(module.name)
@@ -92,6 +93,12 @@ def test_every_kernel_releases_the_gil_and_divides_as_the_hardware():
         assert function.targetoptions["nogil"], function
         assert function.targetoptions["error_model"] == "numpy", function
         assert not function.targetoptions.get("parallel"), function
+
+
+@compiled_only
+def test_without_a_hook_of_numba_kernels_are_compiled_in_its_own_way(tmp_path):
+    assert run_program("without_hooks", NUMBA_CACHE_DIR=tmp_path) == "2\n2\n"
+    assert list(tmp_path.rglob("*.nbc"))
 
 
 @compiled_only

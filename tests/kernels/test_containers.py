@@ -13,8 +13,8 @@ import pytest
 from numba import types
 
 import fastvi as fv
-from fastvi import building
-from fastvi.kernels import caching, container, signatures
+from fastvi import building, cli
+from fastvi.kernels import caching, compiler, container, signatures
 from fastvi.kernels.dispatchers import Kernel
 from helpers.elf import symbols
 from helpers.forms import compiled_only
@@ -170,6 +170,22 @@ def test_a_person_is_told_once_that_a_kernel_compiles(quiet, directory, monkeypa
     assert quiet or "`fastvi compile`" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_can_be_kept_compiles_once_on_this_machine(kept, directory, monkeypatch):
+    def nowhere(function):
+        raise RuntimeError("no place to write to")
+
+    if not kept:
+        monkeypatch.setattr(caching, "_UserCache", nowhere)
+    cache = caching.KernelCache(twice)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(caching._Notice, "_told", False)
+    cache._notice._tell()
+    told = {True: "once on this machine", False: "in each process"}
+    assert (told[kept] in terminal.getvalue(), told[not kept] in terminal.getvalue()) == (True, False)
+
+
 def test_nobody_is_told_where_there_is_no_terminal(directory, monkeypatch, capsys):
     monkeypatch.setattr(caching, "_PATIENCE", 0.0)
     monkeypatch.setattr(caching._Notice, "_told", False)
@@ -250,21 +266,73 @@ def test_levels():
     assert usable == list(container.LEVELS)[len(container.LEVELS) - len(usable) :]
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What the compiler gives."""
+    cache = tmp_path_factory.mktemp("cache")
+    found = json.loads(run_program("load_at_once", NUMBA_CACHE_DIR=cache, FASTVI_CONTAINER="off"))
+    assert found.pop("hits") == 0
+    return found
+
+
 @pytest.mark.parametrize("level", [container.HOST, *container.usable_levels()])
-def test_each_level_gives_what_the_compiler_gives(level, tmp_path):
+def test_each_level_gives_what_the_compiler_gives(level, expected, tmp_path):
     """Loaded by four threads at once, and by a fork."""
-    compiled, cache = tmp_path / "compiled", tmp_path / "cache"
-    path = building.build(compiled / "fastvi-prebuilt", level, only="discrete.all_pairs._[kcj][lrs]*_rows")
+    compiled = tmp_path / "compiled"
+    path = building.build(compiled / "fastvi-prebuilt", level, only="*all_pairs._[kcj][lrs]*_rows f8*")
     assert path.name == f"{level}.fvk"
     loaded = json.loads(run_program("load_at_once", "compiled", NUMBA_CACHE_DIR=compiled))
-    expected = json.loads(run_program("load_at_once", NUMBA_CACHE_DIR=cache, FASTVI_CONTAINER="off"))
     assert loaded.pop("hits") == 2
-    assert expected.pop("hits") == 0
     for name, value in expected.items():
         assert abs(loaded[name] - value) <= 1e-14 * abs(value), name
     if level == container.HOST:
         assert loaded == expected
     assert not list(compiled.rglob("*.nbc"))
+
+
+# Ahead, into the user's cache.
+
+
+def test_kernels_are_compiled_ahead_into_the_users_cache(directory, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(directory))
+    kernels, name = building.exported_kernels(), "densities.grids.trapezoid"
+    function, options = kernels[name].py_func, kernels[name].targetoptions
+
+    def missing():
+        made = Kernel(function, targetoptions=options)
+        made.cached = True
+        monkeypatch.setitem(kernels, name, made)
+        return building.missing([name])
+
+    (job,) = missing()
+    assert job.name == name
+    shares = []
+    building.compile_into_cache([job], {}, shares.append)
+    assert shares == [1.0]
+    assert list(directory.rglob("*.nbc"))
+    assert missing() == []
+
+
+def test_what_a_container_has_or_nobody_keeps_is_not_missing(made, monkeypatch):
+    context = new_kernel().full.targetctx
+    assert not caching.KernelCache(twice).is_empty(context)
+    monkeypatch.setattr(container, "has", lambda name: False)
+    assert caching.KernelCache(twice).is_empty(context)
+    cache = caching.KernelCache(twice)
+    cache._user = caching.NullCache()
+    assert not cache.is_empty(context)
+
+
+@pytest.mark.parametrize("obstacle", ["Kernel", "DISABLE_JIT"])
+def test_nothing_is_suggested_where_nothing_can_be_compiled_ahead(obstacle, directory, monkeypatch, capsys):
+    if obstacle == "Kernel":
+        monkeypatch.setattr(compiler, "Kernel", None)
+    else:
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert "fastvi compile" not in cli.info()
+    with pytest.raises(SystemExit):
+        cli.main(["compile"])
+    assert "nothing can be compiled ahead" in capsys.readouterr().err
 
 
 # The list.

@@ -50,7 +50,8 @@ def main():
         print("loaded", [sum(function.stats.cache_hits.values()) for function in cached])
         print("compiled for these", len(recorder.buffer))
         recorder.buffer.clear()
-        assert njit(operations)(p, r, x, ys[0]) == values
+        if cached[0].stats.cache_hits:  # in the second process
+            assert njit(operations)(p, r, x, ys[0]) == values
     functions = {record.data["dispatcher"].py_func for _, record in recorder.buffer}
     print("compiled", *sorted(f"{function.__module__}.{function.__qualname__}" for function in functions))
     assert all(map(math.isfinite, values))

@@ -5,9 +5,13 @@ import numpy as np
 from numba import njit, prange
 
 import fastvi as fv
+from fastvi.compiled.external import external
 from fastvi.kernels import gaussians, projections
 
 COMPONENTS, DIM = 3, 2
+
+#: As Python calls it: compiled anew for the loop, it takes a minute.
+i_projection = external("kernels.projections.mixture_projections.i_projection")
 
 
 @njit(parallel=True)
@@ -19,9 +23,7 @@ def in_chunks(log_weights, means, chols, found, reports, chunks):
         for i in range(c * n // chunks, (c + 1) * n // chunks):
             mean[:] = means[i, 0]
             chol[:] = chols[i, 0]
-            projections.i_projection(
-                log_weights[i], means[i], chols[i], 0, mean, chol, 1e-8, space, reports[i]
-            )
+            i_projection((log_weights[i], means[i], chols[i], 0, mean, chol, 1e-8, space, reports[i]))
             found[i, :DIM] = mean
             found[i, DIM:] = chol.copy().reshape(DIM * DIM)
 

@@ -10,7 +10,8 @@ from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
 from fastvi.kernels.discrete.normalized import CHUNK
 from fastvi.kernels.discrete.registry import METRICS
 from helpers.divergence_rows import parameters, theta
-from helpers.forms import JIT, plain
+from helpers.forms import JIT, all_plain, plain
+from helpers.mixtures import frozen
 from reference import discrete as reference
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -58,7 +59,7 @@ def test_compiled_and_plain_agree(name, kind):
         (divergences.KERNELS[name].log, np.log(p + 1e-3), np.log(q + 1e-3)),
     ]:
         value = kernel(x, y, theta(name), NORMALIZE)
-        other = plain(kernel)(x, y, theta(name), NORMALIZE)
+        other = all_plain(kernel)(x, y, theta(name), NORMALIZE)
         assert value > 0.0
         assert value == pytest.approx(other, rel=1e-13, abs=0.0)
 
@@ -112,11 +113,12 @@ def test_chunks_add_up_to_the_whole(name):
     kernel, parameter = divergences.KERNELS[name], theta(name)
     n = 2 * CHUNK + 17 if JIT else CHUNK + 3
     p, q = pair(5, n)
+    given = frozen(p, q)  # as the API has them
     chunks = -(-n // CHUNK)
     parts = np.full((chunks, 4), math.nan)
     for i in reversed(range(chunks)):
-        kernel.partial(p, q, parameter, i, i + 1, parts)
-    value = kernel.finish(p, q, parts, parameter, UNIT)
+        kernel.partial(*given, parameter, i, i + 1, parts)
+    value = kernel.finish(*given, parts, parameter, UNIT)
     assert value == kernel.whole(p, q, parameter, UNIT)
     assert value > 0.0
 

@@ -10,6 +10,7 @@ from numba import njit
 import fastvi as fv
 from fastvi.kernels.densities import gaussians, grids, mixtures
 from fastvi.kernels.projections import grid_projections, mixture_projections, optimum
+from helpers.forms import machine_code
 from helpers.memory import assert_no_allocation, spoiled, used
 from helpers.mixtures import arrays, frozen, log_normal, random_factor, random_mixture
 from helpers.programs import run_program
@@ -108,15 +109,16 @@ def test_moment_match(family, dim):
     np.testing.assert_allclose(chol, expected.cholesky, rtol=1e-13, atol=1e-14)
 
 
+i_projection = machine_code("kernels.projections.mixture_projections.i_projection")
+
+
 @njit
 def use_i(n, log_weights, means, chols, family, start_mean, start_chol, mean, chol, rtol, space, report):
     status = -1
     for _ in range(n):
         mean[:] = start_mean
         chol[:] = start_chol
-        status = mixture_projections.i_projection(
-            log_weights, means, chols, family, mean, chol, rtol, space, report
-        )
+        status = i_projection((log_weights, means, chols, family, mean, chol, rtol, space, report))
     return status
 
 
