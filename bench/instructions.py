@@ -18,7 +18,15 @@ import numba
 from numba import types
 
 from fastvi.kernels.densities import grids, mixtures
-from fastvi.kernels.discrete import centred, chunks, divergences, entropies, normalized, renyi
+from fastvi.kernels.discrete import (
+    centred,
+    chunks,
+    divergences,
+    entropies,
+    logarithmic,
+    normalized,
+    renyi,
+)
 from fastvi.kernels.discrete.registry import BY_TERM
 from fastvi.kernels.em import e_step, moments
 from fastvi.kernels.inference import expectations
@@ -31,37 +39,51 @@ _ROW = types.Array(_X, 1, "C")
 _ROW32 = types.Array(types.float32, 1, "C")
 _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
-_NORMALIZATION = numba.typeof(normalized.identity_normalization.py_func())
+_MASSES = normalized.Masses(1.0, 1.0, False, False)
+_NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
+_LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 6))
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
 
-def _chunks() -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """The loops of the divergences that have none of their own in `sums`."""
-    names = [row.name for row in BY_TERM.values() if not hasattr(chunks, f"{row.term}_chunk")]
-    return {
-        name: (divergences.KERNELS[name].whole.py_func.__globals__["chunk"], (_ROW, _ROW, _THETA))
-        for name in names
-    }
+def _careful() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """The loops of the divergences over normalised entries."""
+    loops = {}
+    for row in BY_TERM.values():
+        function = divergences.KERNELS[row.name].whole
+        for inner in ("careful", "all_sums", "term_sums"):
+            function = function.py_func.__globals__[inner]
+        loops[f"{row.name}, normalised"] = (function, (_ROW, _ROW, _NORMALIZATION, _THETA))
+    return loops
 
 
 #: The loops that the time goes into: compiled functions with the types of their arguments.
 HOT = {
-    "kl": (chunks._kl_sums64, (_ROW, _ROW)),
-    "kl, float32": (chunks._kl_sums32, (_ROW32, _ROW32)),
-    "kl, with zeros": (chunks._kl_lifted, (_ROW, _ROW, _THETA)),
-    "js": (chunks._js_sums, (_ROW, _ROW)),
-    "js, float32": (chunks._js_sums, (_ROW32, _ROW32)),
-    **_chunks(),
-    "hellinger": (chunks._hellinger_sums, (_ROW, _ROW)),
-    "hellinger, near": (chunks._hellinger_lifted, (_ROW, _ROW, _THETA)),
-    "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _X)),
-    "alpha_divergence, near": (chunks._alpha_lifted, (_ROW, _ROW, _THETA)),
+    "kl": (chunks._kl_sums64, (_ROW, _ROW, _THETA)),
+    "kl, float32": (chunks._kl_sums32, (_ROW32, _ROW32, _THETA)),
+    "js": (chunks._js_sums64, (_ROW, _ROW, _THETA)),
+    "js, float32": (chunks._js_sums32, (_ROW32, _ROW32, _THETA)),
+    "js, other weights": (chunks._weighted_js_sums, (_ROW, _ROW, _THETA)),
+    "jeffreys": (chunks.jeffreys_chunk, (_ROW, _ROW, _THETA)),
+    "hellinger": (chunks._hellinger_sums64, (_ROW, _ROW, _THETA)),
+    "hellinger, float32": (chunks._hellinger_sums32, (_ROW32, _ROW32, _THETA)),
+    "total_variation": (chunks._total_variation_sums64, (_ROW, _ROW, _THETA)),
+    "total_variation, float32": (chunks._total_variation_sums32, (_ROW32, _ROW32, _THETA)),
+    "chi2": (chunks._chi2_sums64, (_ROW, _ROW, _THETA)),
+    "chi2, float32": (chunks._chi2_sums32, (_ROW32, _ROW32, _THETA)),
+    "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _THETA)),
+    **_careful(),
     "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _NORMALIZATION, _THETA)),
-    "bhattacharyya": (renyi._overlap_sums, (_ROW, _ROW, _NORMALIZATION)),
-    "cross_entropy": (entropies._cross_sums, (_ROW, _ROW, _X)),
-    "masses": (normalized._masses, (_ROW, _ROW)),
-    "logarithms' mass": (normalized._exp_sum, (_ROW, _X)),
+    "renyi of order inf": (renyi._exceeded, (_ROW, _ROW, _X)),
+    "bhattacharyya": (chunks.overlap_chunk, (_ROW, _ROW, _THETA)),
+    "cross_entropy": (entropies._normalised_sum, (_ROW, _ROW, _X, _X)),
+    "masses": (normalized._mass_sums, (_ROW, _ROW)),
+    "proportional": (normalized._off, (_ROW, _ROW, *(_X,) * 4)),
+    "logarithms' mass": (logarithmic._exp_sum, (_ROW, _X)),
+    "kl of logarithms": (
+        divergences.KERNELS["kl"].log.py_func.__globals__["log_sums"].py_func.__globals__["log_sums"],
+        (_ROW, _ROW, _LOG_NORMALIZATION, _THETA),
+    ),
     "pairwise kl": (centred._add_strip, (_TABLE, _TABLE, *(types.intp,) * 4, _TABLE)),
     "pairwise js": (centred._far_segment, (_ROW, _ROW, _ROW)),
     "pairwise js, near": (centred._near_segment, (_ROW, _ROW, _ROW)),

@@ -17,6 +17,7 @@ from .compiler import exported_to_c, inlined, specialise
 from .densities import gaussians, mixtures
 from .discrete import dependence, terms
 from .discrete.divergences import KERNELS
+from .discrete.logarithmic import kl_log_term
 from .discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, WEIGHTS_TOLERANCE
 from .discrete.normalized import LIFT, UNLIFT
 from .discrete.registry import BY_TERM, NO_THETA, ROWS, default_theta
@@ -241,7 +242,7 @@ def kl_integrand(n, z, packed):
     p, q = math.exp(log_p), math.exp(log_q)
     if p == 0.0:
         return q
-    return terms.kl_log_term(p, q, p - q, log_p - log_q, NO_THETA)
+    return kl_log_term(p, q, p - q, log_p - log_q, log_p, NO_THETA)
 
 
 # One fit.

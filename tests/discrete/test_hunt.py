@@ -82,6 +82,8 @@ def failures(name, kind, seed):
     """What is wrong with a divergence for one case of a kind, in each door."""
     rng = np.random.default_rng((seed, zlib.crc32(f"{name} {kind}".encode())))
     case = KINDS[kind](rng)
+    if name == "renyi_entropy" and case.repeats is not None:
+        return  # its reference knows of no repeats
     if case.mass == "any" and not ROWS[name].measures:
         case = case._replace(mass="normalize")
     given = parameters(name, rng)

@@ -49,8 +49,8 @@ def test_the_search_finds_the_kernels():
     names = {function.__name__ for function in DISPATCHERS}
     assert {
         "kl",
-        "_kl_refined",
-        "_kl_refined_sums",
+        "_kl_careful",
+        "_kl_term_sums",
         "_kl_sums32",
         "js_term",
         "log_ratio",

@@ -84,7 +84,7 @@ def assembly(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["_kl_sums64", "_kl_sums32", "_js_sums", "_cross_sums", "_kl_lifted", "_js_lifted"]
+    "name", ["_kl_sums64", "_kl_sums32", "_js_sums64", "_js_sums32", "_weighted_js_sums", "_cross_sums"]
 )
 def test_hot_loops_are_vectorised(assembly, name):
     assert assembly[name]["packed"] > 0

@@ -7,13 +7,14 @@ import numpy as np
 
 from fastvi.kernels.discrete import chunks, entropies
 
+HALVES = (0.5, 0.5)
 jobs = {
-    "_kl_sums64": (chunks._kl_sums64, np.float64, ()),
-    "_kl_sums32": (chunks._kl_sums32, np.float32, ()),
-    "_js_sums": (chunks._js_sums, np.float64, ()),
+    "_kl_sums64": (chunks._kl_sums64, np.float64, (HALVES,)),
+    "_kl_sums32": (chunks._kl_sums32, np.float32, (HALVES,)),
+    "_js_sums64": (chunks._js_sums64, np.float64, (HALVES,)),
+    "_js_sums32": (chunks._js_sums32, np.float32, (HALVES,)),
+    "_weighted_js_sums": (chunks._weighted_js_sums, np.float64, (HALVES,)),
     "_cross_sums": (entropies._cross_sums, np.float64, (1.0,)),
-    "_kl_lifted": (chunks._kl_lifted, np.float64, ((0.0, 0.0),)),
-    "_js_lifted": (chunks._js_lifted, np.float64, ((0.5, 0.5),)),
 }
 counts = {}
 for name, (function, dtype, rest) in jobs.items():

@@ -7,6 +7,7 @@ are the usual ones when both arguments sum to one.
 
 import math
 import sys
+from fractions import Fraction
 
 import numpy as np
 from mpmath import mp, mpf
@@ -148,6 +149,14 @@ def alpha_divergence(p, q, alpha):
     return mp.fsum(_power(x, y, a) - a * x + (a - 1) * y for x, y in zip(p, q, strict=True)) / (a * (a - 1))
 
 
+def _finite(p, q=()):
+    return [(x, y) for x, y in zip(p, q, strict=False) if x > -math.inf and y > -math.inf]
+
+
+def _same_zeros(p, q=()):
+    return all((x > -math.inf) == (y > -math.inf) for x, y in zip(p, q, strict=False))
+
+
 def exact(name, *arrays, mass="unit", log=False, repeats=None, **parameters):
     """The value of the divergence `name` for exactly these floats, each `repeats` times."""
     with mp.workdps(50):
@@ -159,13 +168,18 @@ def exact(name, *arrays, mass="unit", log=False, repeats=None, **parameters):
         if repeats is not None:
             # All sums are homogeneous: n equal entries add what one entry n times as large adds.
             measures = [[int(n) * x for n, x in zip(repeats, m, strict=True)] for m in measures]
+        if len(measures) == 2 and measures[0] == measures[1] and "entropy" not in name:
+            return mpf(0)
         if mass != "any":
             sums = [mp.fsum(m) for m in measures]
             pairs = list(zip(measures[0], measures[-1], strict=True))
             proportional = all(x * sums[-1] == y * sums[0] for x, y in pairs)
+            if log:
+                differences = {Fraction(float(x)) - Fraction(float(y)) for x, y in _finite(*arrays)}
+                proportional = len(differences) == 1 and _same_zeros(*arrays)
             measures = [[x / s for x in m] for m, s in zip(measures, sums, strict=True)]
-            if proportional:  # the quotients may round apart
-                measures = measures[:1] * len(measures)
+            if proportional and len(arrays) == 2 and "entropy" not in name:
+                return mpf(0)  # whose quotients may round apart
         value = globals()[name](*measures, **parameters)
         if repeats is not None and "entropy" in name:
             value += mp.fsum(_xlog(x, int(n)) for n, x in zip(repeats, measures[0], strict=True))

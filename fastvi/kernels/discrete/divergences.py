@@ -255,20 +255,24 @@ def _careful(p, q, theta, mass):
         return math.inf
     if mass == ANY:
         normalization, factor = make_scaling(masses)
-        a = all_sums(p, q, normalization, theta).terms  # noqa: F821
+    elif proportional(p, q, masses):
+        return 0.0
     else:
-        if proportional(p, q, masses):
-            return 0.0
         normalization, factor = make_normalization(masses), 1.0
-        first = all_sums(p[:CHUNK], q[:CHUNK], normalization, theta)  # noqa: F821
-        if p.size > CHUNK and not settle(first, theta)[1]:  # noqa: F821
-            # Of nearly equal distributions the first chunk shows it. The excess alone takes less time.
-            normalization = exact_normalization(p, q, masses)
-        for _ in range(3):
-            sums = all_sums(p, q, normalization, theta)  # noqa: F821
-            a, good = settle(sums, theta)  # noqa: F821
-            if good:
-                break
+    # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
+    size = CHUNK if mass != ANY else p.size
+    for _ in range(4):
+        sums = all_sums(p[:size], q[:size], normalization, theta)  # noqa: F821
+        a, good = settle(sums, theta)  # noqa: F821
+        if mass == ANY:
+            a, good = sums.terms, True
+        if size < p.size:
+            if not good:
+                normalization = exact_normalization(p, q, masses)
+            size = p.size
+        elif good:
+            break
+        else:
             normalization = corrected(normalization, sums.excess)
     if a < math.inf:
         return finish(max(a, 0.0), UNLIFT * factor)  # noqa: F821
@@ -276,7 +280,7 @@ def _careful(p, q, theta, mass):
 
 
 def _short(p, q, theta, mass):
-    """Template (`term`, `smooth`, `sensitivity`, `careful`, `finish`): for a few entries."""
+    """Template (`term`, `smooth`, `sensitivity`): the sum for a few entries; NaN where they need care."""
     mass_p, mass_q, bad = 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
@@ -284,7 +288,7 @@ def _short(p, q, theta, mass):
         mass_p += x
         mass_q += y
     if bad or not moderate(p, mass_p, mass_q, mass):
-        return careful(p, q, theta, mass)  # noqa: F821
+        return math.nan
     s, t = (1.0, 1.0) if mass == ANY else (1.0 / mass_p, 1.0 / mass_q)
     a, excess = 0.0, 0.0
     for i in range(p.size):
@@ -294,34 +298,40 @@ def _short(p, q, theta, mass):
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
     # What is wrong with the masses, 1e-16, changes the sum in second order (total variation: in first).
-    small = abs(excess) * sensitivity(theta) <= 1e-14 * a or (  # noqa: F821
-        smooth and excess * excess <= 1e-15 * a and abs(excess) * sensitivity(theta) <= 1e-14  # noqa: F821
-    )
-    if (mass == ANY or small) and _LEAST_SHORT < a < math.inf:
-        return finish(a, 1.0)  # noqa: F821
-    return careful(p, q, theta, mass)  # noqa: F821
+    small = abs(excess) * sensitivity(theta) <= 1e-14 and excess * excess <= 1e-15 * a  # noqa: F821
+    if not smooth:  # noqa: F821
+        small = abs(excess) <= 1e-14 * a
+    return a if (mass == ANY or small) and _LEAST_SHORT < a < math.inf else math.nan
 
 
-def _conclude(p, q, sums, theta, mass):
-    """Template (`normalise`, `finish`, `careful`): the result from the sums of all chunks."""
+def _conclude(p, sums, theta, mass):
+    """Template (`normalise`): the result from the sums of all chunks; NaN where they do not give it."""
     if moderate(p, sums.mass_p, sums.mass_q, mass):
         value, good = normalise(sums, theta, mass, p.itemsize == 4)  # noqa: F821
         if good and 0.0 <= value < math.inf:
-            return finish(value, 1.0)  # noqa: F821
-    return careful(p, q, theta, mass)  # noqa: F821
+            return value
+    return math.nan
+
+
+def _quick(p, q, theta, mass):
+    """Template (`short`, `chunk`, `all_chunks`, `normalise`, `conclude`): in one pass; NaN if that fails."""
+    if p.size <= _SHORT:
+        return short(p, q, theta, mass)  # noqa: F821
+    sums = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
+    if p.size > CHUNK:
+        if mass == NORMALIZE and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+            return math.nan
+        sums = all_chunks(p, q, theta, sums)  # noqa: F821
+    return conclude(p, sums, theta, mass)  # noqa: F821
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`short`, `chunk`, `all_chunks`, `normalise`, `conclude`, `careful`): on one thread."""
+    """Template (`quick`, `careful`, `finish`): the whole computation, on one thread."""
     p, q = borrow(p), borrow(q)
-    if p.size <= _SHORT:
-        return short(p, q, theta, mass)  # noqa: F821
-    first = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
-    if p.size <= CHUNK:
-        return conclude(p, q, first, theta, mass)  # noqa: F821
-    if mass == NORMALIZE and not normalise(first, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
-        return careful(p, q, theta, mass)  # noqa: F821
-    return conclude(p, q, all_chunks(p, q, theta, first), theta, mass)  # noqa: F821
+    value = quick(p, q, theta, mass)  # noqa: F821
+    if value == value:
+        return finish(value, 1.0)  # noqa: F821
+    return careful(p, q, theta, mass)  # noqa: F821
 
 
 def _partial(p, q, theta, first, last, parts):
@@ -332,14 +342,19 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`normalise`, `conclude`, `careful`): the result from the sums of all chunks."""
-    total = sum_of_parts(parts)
-    if mass == NORMALIZE:
-        # As on one thread, so that the result has the same bits.
-        first = sum_of_parts(parts[:1])
-        if not normalise(first, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
-            return careful(p, q, theta, mass)  # noqa: F821
-    return conclude(p, q, total, theta, mass)  # noqa: F821
+    """Template (`normalise`, `conclude`, `careful`, `finish`): the result from the sums of all chunks."""
+    value = conclude(p, sum_of_parts(parts), theta, mass)  # noqa: F821
+    # As on one thread, so that the result has the same bits.
+    if (
+        mass == NORMALIZE
+        and not normalise(  # noqa: F821
+            sum_of_parts(parts[:1]), theta, mass, p.itemsize == 4
+        )[1]
+    ):
+        value = math.nan
+    if value == value:
+        return finish(value, 1.0)  # noqa: F821
+    return careful(p, q, theta, mass)  # noqa: F821
 
 
 # What a result in nats is divided by, for a base that compiled code gives.
@@ -437,25 +452,17 @@ def _assemble(row):
         lowered=lowered,
         finish=finish,
     )
-    short = specialise(
-        _short,
-        f"_{name}_short",
-        term=term,
-        smooth=smooth,
-        sensitivity=sensitivity,
-        careful=careful,
-        finish=finish,
-    )
-    conclude = specialise(_conclude, f"_{name}_conclude", normalise=normalise, finish=finish, careful=careful)
+    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, sensitivity=sensitivity)
+    conclude = specialise(_conclude, f"_{name}_conclude", normalise=normalise)
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
-    parts = {"normalise": normalise, "conclude": conclude, "careful": careful}
+    of_sums = {"normalise": normalise, "conclude": conclude}
+    quick = specialise(_quick, f"_{name}_quick", short=short, chunk=chunk, all_chunks=all_chunks, **of_sums)
+    ends = {"careful": careful, "finish": finish}
     return Divergence(
-        whole=specialise(
-            _divergence, name, exported, short=short, chunk=chunk, all_chunks=all_chunks, **parts
-        ),
+        whole=specialise(_divergence, name, exported, quick=quick, **ends),
         log=logarithmic.assemble(name, row.term, smooth, finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
-        finish=specialise(_finish, f"_{name}_finish", exported, **parts),
+        finish=specialise(_finish, f"_{name}_finish", exported, **of_sums, **ends),
     )
 
 

@@ -286,8 +286,8 @@ def _log_divergence(p, q, theta, mass):
     if mass != ANY:
         for _ in range(2):
             order = max(abs(theta[0]), 1.0)
-            exact = abs(excess) * order <= 1e-14 * LIFT and excess * excess <= 1e-15 * LIFT * a
-            if abs(excess) * order <= 1e-14 * a or (smooth and exact):  # noqa: F821
+            small = abs(excess) * order <= 1e-14 * LIFT and excess * excess <= 1e-15 * LIFT * a
+            if small if smooth else abs(excess) <= 1e-14 * a:  # noqa: F821
                 break
             if shifted(p, q):
                 return 0.0

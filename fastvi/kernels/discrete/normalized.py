@@ -176,7 +176,7 @@ def exact_normalization(p, q, masses):
     return corrected(normalization, total + lost)
 
 
-@adder
+@kernel
 def _off(p, q, scale_p, scale_q, u, v):
     """The number of entries with p v != q u, times the scales."""
     count = 0

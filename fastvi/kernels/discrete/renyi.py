@@ -142,7 +142,7 @@ _hellinger_sums = specialise(whole_sums, "_bhattacharyya_hellinger_sums", chunk=
 _overlap_sums = specialise(whole_sums, "_bhattacharyya_overlap_sums", chunk=overlap_chunk)
 
 
-@adder
+@kernel
 def _exceeded(p, q, top):
     """The number of entries with p / q > top."""
     count = 0
@@ -165,7 +165,7 @@ def _largest_ratio(p, q):
     return top
 
 
-@adder
+@kernel
 def _exceeded_by(p, q, normalization, top):
     """The number of entries with (p - q) / q > top, both normalised."""
     count = 0

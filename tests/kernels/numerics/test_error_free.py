@@ -5,9 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from numba import njit
 
 from fastvi.kernels import compiler
 from fastvi.kernels.numerics import error_free
+
+compiled_fma = njit(lambda x, y, z: error_free.fma(x, y, z))
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -30,6 +33,24 @@ def test_two_product_is_exact():
             high, low = product(x, y)
             assert high == x * y
             assert Fraction(high) + Fraction(low) == Fraction(x) * Fraction(y)
+
+
+def test_fma_rounds_once():
+    for x, y, z in zip(
+        numbers(14, 300, -200, 200), numbers(15, 300, -200, 200), numbers(16, 300), strict=True
+    ):
+        for near in (z, -x * y, -x * y * (1.0 + 2.0**-52)):
+            wanted = float(Fraction(x) * Fraction(y) + Fraction(near))
+            for fma in (error_free.fma, compiled_fma):
+                assert fma(x, y, near) == wanted
+    assert error_free.fma(1e200, 1e200, -1.0) == compiled_fma(1e200, 1e200, -1.0) == math.inf
+    assert math.isnan(error_free.fma(math.inf, 0.0, 1.0))
+
+
+def test_cross_difference_is_zero_for_equal_products():
+    for x, u in zip(numbers(17, 300, -100, 100), numbers(18, 300, -100, 100), strict=True):
+        assert error_free.cross_difference(4.0 * x, u, x, 4.0 * u) == 0.0
+        assert error_free.cross_difference(x, u, x, u) == 0.0
 
 
 def test_cross_difference_where_the_products_nearly_agree():
