@@ -95,7 +95,12 @@ class _Exact:
 
     def fill(self, p: NDArray[Any], values: NDArray[np.float64]) -> None:
         """Compute the values that are NaN."""
-        kernels.discrete.all_pairs.PAIRS[self.name](p, self.q, self.theta, self.code, values)
+        rows, columns = map(np.ascontiguousarray, np.nonzero(np.isnan(values)))
+        if rows.size:
+            found = np.empty(rows.size)
+            loop = kernels.discrete.all_pairs.ROWS[self.name]
+            loop(p, self.q, rows, columns, self.theta, self.code, found)
+            values[rows, columns] = found
 
     def __call__(self, p: NDArray[Any], masses: NDArray[np.float64], first: int) -> NDArray[np.float64]:
         """The results of the rows of `p`: row i from column first + i, and 0 before it."""

@@ -161,8 +161,9 @@ def exact(name, *arrays, mass="unit", log=False, repeats=None, **parameters):
     """The value of the divergence `name` for exactly these floats, each `repeats` times."""
     with mp.workdps(50):
         digits = _digits(*(_exact(a, log) for a in arrays))
-        a = mpf(float(parameters.get("alpha", 2.0)))
-        digits += sum(max(0, -int(mp.log10(abs(x)))) for x in (a, a - 1) if x not in (0, mp.inf))
+        if len(arrays) == 2 and "alpha" in parameters:  # sums are divided by orders near 0 and 1
+            a = mpf(float(parameters["alpha"]))
+            digits += sum(max(0, -int(mp.log10(abs(x)))) for x in (a, a - 1) if x not in (0, mp.inf))
     with mp.workdps(digits):
         measures = [_exact(a, log) for a in arrays]
         if repeats is not None:

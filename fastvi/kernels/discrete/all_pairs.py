@@ -1,4 +1,4 @@
-"""Loops over rows and over all pairs of rows, by the kernels of the divergences.
+"""Loops over pairs of rows, by the kernels of the divergences.
 
 The faster methods of `fastvi.pairwise` are in `centred`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from ..borrowing import borrow
 from ..compiler import Lazily, exported, specialise
 from .divergences import KERNELS, kl_grad
-from .registry import METRICS
 
 
 def _rows(p, q, ip, iq, theta, mass, out):
@@ -18,29 +17,19 @@ def _rows(p, q, ip, iq, theta, mass, out):
         out[k] = whole(p[ip[k]], q[iq[k]], theta, mass)  # noqa: F821
 
 
-def _pairs(p, q, theta, mass, out):
-    """Template (`whole`): out[i, j] = whole(p[i], q[j]) where out[i, j] is NaN."""
-    p, q = borrow(p), borrow(q)
-    for i in range(p.shape[0]):
-        for j in range(q.shape[0]):
-            if out[i, j] != out[i, j]:
-                out[i, j] = whole(p[i], q[j], theta, mass)  # noqa: F821
-
-
-def _each(template, names, prefix, kind, suffix):
+def _each(prefix, kind):
     return Lazily(
         {
             name: lambda name=name: specialise(
-                template, f"_{prefix}{name}_{suffix}", exported, whole=getattr(KERNELS[name], kind)
+                _rows, f"_{prefix}{name}_rows", exported, whole=getattr(KERNELS[name], kind)
             )
-            for name in names
+            for name in KERNELS
         }
     )
 
 
-ROWS = _each(_rows, KERNELS, "", "whole", "rows")
-LOG_ROWS = _each(_rows, KERNELS, "log_", "log", "rows")
-PAIRS = _each(_pairs, METRICS, "", "whole", "pairs")
+ROWS = _each("", "whole")
+LOG_ROWS = _each("log_", "log")
 
 
 @exported

@@ -21,7 +21,7 @@ exceeds that of the normalised rows by `gap` times the square of the difference 
 subtracted. What must be accurate is each difference x - c, and it is (`_placed`).
 
 Where the result is a small part of its terms (`least_part`), it has lost digits: such a pair is left NaN, for
-`all_pairs.PAIRS` to compute.
+`all_pairs.ROWS` to compute.
 """
 
 from __future__ import annotations

@@ -116,8 +116,9 @@ def cross_entropy(p, q, theta, mass):
 
 
 @formula
-def _log_cross_term(x, q, top):
-    return 0.0 if x == 0.0 else x * (top - q)
+def _log_cross_term(x, p, q, top):
+    value = 0.0 if x == 0.0 else x * (top - q)
+    return math.inf if (q == -math.inf) & (p > -math.inf) else value
 
 
 @adder
@@ -125,8 +126,8 @@ def _log_cross_sums(p, q, shift, top):
     """(Sum of exp(p - shift) (top - q), sum of exp(q - top) below top, number of q at top); sums lifted."""
     a, rest, at_top = 0.0, 0.0, 0
     for i in range(p.size):
-        y = np.float64(q[i])
-        a += _log_cross_term(scaled_exp(LIFT, np.float64(p[i]) - shift), y, top)
+        x, y = np.float64(p[i]), np.float64(q[i])
+        a += _log_cross_term(scaled_exp(LIFT, x - shift), x, y, top)
         rest += scaled_exp(LIFT, y - top) if y != top else 0.0
         at_top += y == top
     return a, rest, at_top
