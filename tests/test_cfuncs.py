@@ -84,7 +84,13 @@ def test_divergences_have_the_bits_of_the_python_functions(name):
         for p, q, mass in pairs_of_arrays():
             if mass is Mass.ANY and name in OF_DISTRIBUTIONS:
                 continue
-            assert run(p, q, p.size, mass, *order) == (Status.FINE, expected(p, q, mass, *order))
+            status, value = run(p, q, p.size, mass, *order)
+            assert status == Status.FINE
+            if name in PAIRED:
+                assert value == expected(p, q, mass, *order)
+            else:
+                # In C a kernel of two arrays is compiled for one array twice, and adds in another order.
+                assert value == pytest.approx(expected(p, q, mass, *order), rel=1e-15, abs=0.0)
 
 
 @every

@@ -45,7 +45,7 @@ class Masses(NamedTuple):
 
 
 class Normalization(NamedTuple):
-    """Constants of `entry` for two arrays: the masses, scaled by powers of two to be near `LIFT`."""
+    """Constants of `entry` for two arrays: factors that are powers of two, and the masses times these."""
 
     scale_p: float
     scale_q: float
@@ -131,8 +131,9 @@ def make_normalization(masses):
 @kernel
 def make_scaling(masses):
     """A normalization that multiplies both arrays by one power of two, and the factor of its sums."""
-    scale = _scale(max(masses.p, masses.q))
-    return Normalization(scale, scale, LIFT, LIFT, 0.0, 0.0), LIFT / scale
+    # Large masses are not scaled down: small entries would become subnormal.
+    scale = max(_scale(max(masses.p, masses.q)) * UNLIFT, 1.0)
+    return Normalization(scale, scale, 1.0, 1.0, 0.0, 0.0), 1.0 / scale
 
 
 @kernel
