@@ -62,10 +62,10 @@ class ThinLibrary(JITCodeLibrary):
             for function in module.functions:
                 if function.is_declaration:
                     continue
-                if function.name in own:
-                    function.linkage = "linkonce_odr"  # as numba does
-                elif not function.name.startswith(_RUNTIME):
+                if function.name not in own and not function.name.startswith(_RUNTIME):
                     function.linkage = "private"
+                elif function.linkage == Linkage.external:
+                    function.linkage = "linkonce_odr"  # as numba does
             self._shared_module = module
         return self._shared_module
 

@@ -85,7 +85,7 @@ EXAMPLES = {
 
 
 #: Base classes, and tuples that the modules hand to each other.
-INTERNAL = ("Density", "DrawsExpectation", "Immutable", "Record", "SgdOptions")
+INTERNAL = ("Density", "DrawsExpectation", "Immutable", "Pairing", "Place", "Record", "Rows", "SgdOptions")
 
 
 def classes():

@@ -166,7 +166,7 @@ def test_base():
 @pytest.mark.parametrize("keyword", [{"axis": 0}, {"mass": "any"}, {"log": True}, {"keepdims": True}])
 def test_keywords_for_arrays(keyword):
     p = Gaussian(0.0, 1.0)
-    with says(ValueError, "axis, mass, log and keepdims are for arrays"):
+    with says(ValueError, "axis, dim, mass, log, keepdims and nan_policy are for arrays"):
         fv.kl(p, p, **keyword)
 
 
