@@ -823,7 +823,7 @@ def test_families(project):
 
 @pytest.mark.parametrize("project", [fv.m_projection, fv.i_projection])
 def test_neither_a_distribution_nor_a_table(project):
-    with says(TypeError, "p has dtype"):
+    with says(TypeError, "p is a str"):
         project("nothing", family="product")
     with says(TypeError, "p has dtype"):
         project([[0.5, 0.5j]], family="product")
