@@ -51,14 +51,14 @@ def kinds(rng, n):
     yield "subnormal", rng.integers(1, 9, n) * 5e-324
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 60, 300] if JIT else [1, 2, 7])
+@pytest.mark.parametrize("n", [1, 2, 7, 60] if JIT else [1, 2, 7])
 @pytest.mark.parametrize("log", [False, True])
 def test_against_the_reference(n, log):
     for kind, p in kinds(np.random.default_rng(n), n):
         if log:
             with np.errstate(divide="ignore"):
                 p = np.log(p)
-        for alpha in ORDERS[:: 1 if n < 100 else 4]:
+        for alpha in ORDERS:
             value = fv.renyi_entropy(p, alpha, mass="normalize", log=log)
             error = relative_error(value, exact("renyi_entropy", p, alpha=alpha, log=log))
             assert error <= 1e-13, (kind, alpha)
