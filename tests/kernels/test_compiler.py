@@ -38,7 +38,7 @@ def dispatchers():
 DISPATCHERS = dispatchers()
 
 ENTRY_POINTS = [k for entry in divergences.KERNELS.values() for k in entry if k is not None] + [
-    k for registry in (all_pairs.ROWS, all_pairs.LOG_ROWS, all_pairs.PAIRS) for k in registry.values()
+    k for registry in (all_pairs.ROWS, all_pairs.LOG_ROWS) for k in registry.values()
 ]
 
 
