@@ -8,11 +8,10 @@ not allow), raises nothing and needs no GIL. It is assembled from a term (`terms
 
 1.  The arrays are cut into chunks. A fast loop (`chunks`) sums each, and the sums are added in order with
     compensation: the result does not depend on the number of threads, and its error does not grow with n.
-2.  `normalise` converts the sums over the two measures to the divergence of the normalised distributions,
-    or says that too few digits survive. For other masses than one, the first chunk already shows whether
-    that will be so.
-3.  Where the fast loop does not hold, and for the shortest arrays, `careful` sums the terms of entries that
-    are normalised in twice the precision (`normalized.entry`).
+2.  A closed form (`closed_forms`) converts the sums over the two measures to the divergence of the normalised
+    distributions, or says that too few digits survive.
+3.  Where the fast loop or the closed form does not hold, `careful` sums the terms of entries that are
+    normalised in twice the precision (`normalized.entry`). A few entries have a loop of their own, `short`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,12 @@ from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from ..numerics.error_free import add_compensated, fma
-from . import chunks, logarithmic, terms
+from . import chunks, closed_forms, logarithmic, terms
 from .chunks import sum_of_parts, whole_sums
 from .masses import ANY, NORMALIZE
 from .normalized import (
     CHUNK,
     LIFT,
-    LOSS32,
-    LOSS64,
     UNLIFT,
     allowed,
     corrected,
@@ -47,9 +44,11 @@ from .normalized import (
     masses_of,
     moderate,
     proportional,
+    sensitivity,
+    settled,
 )
 from .registry import NO_THETA, ROWS
-from .terms import LOW, kl_term
+from .terms import LOW
 
 #: Arrays up to this length have no fast loop.
 _SHORT = 8
@@ -59,12 +58,6 @@ _TINY, _LEAST_SHORT = 2.0**-900, 1e-200
 
 #: Part of a sum that its rest may be of what is wrong with the masses.
 _MOST_BESIDE = 1.0 / 16.0
-
-#: Below this part of the sum the term of the two masses, delta**2 / 2, is no more than rounding.
-_NO_TERM = 1e-17
-
-#: Part of its terms that the alpha-divergence must be, for an error of 1e-14.
-_LEAST_ALPHA = 0.03
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -77,78 +70,6 @@ def _plain(a, factor):
 @kernel
 def _root(a, factor):
     return math.sqrt(a) * math.sqrt(factor)
-
-
-# `Row.normalise`: the divergence of the normalised distributions (of the measures, for `ANY`) from the sums
-# over the two measures, and whether it has the digits of the input.
-
-
-@kernel
-def _digits(single):
-    """How many times a difference may be contained in what it is the difference of."""
-    return 2.0 if single else 16.0
-
-
-@kernel
-def _normalise_kl(sums, theta, mass, single):
-    # The grouping property: sum of terms = (mass of p) KL(normalised) + (term of the two masses), exactly.
-    a, p, q, change = sums.terms, sums.mass_p, sums.mass_q, sums.change
-    if mass == ANY:
-        return a, True
-    if change * change <= _NO_TERM * a * p:
-        return a / p, True
-    rest = a - kl_term(p, q, -change, NO_THETA)
-    return rest / p, a <= _digits(single) * rest
-
-
-@kernel
-def _normalise_quadratic(sums, theta, mass, single):
-    # Near p = q the term is quadratic in p - q: a change of mass by delta changes the sum by delta a +
-    # delta**2.
-    if mass == ANY:
-        return sums.terms, True
-    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
-    return value, delta == 0.0 or (abs(delta) <= loss and delta * delta <= loss * value)
-
-
-@kernel
-def _normalise_linear(sums, theta, mass, single):
-    if mass == ANY:
-        return sums.terms, True
-    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
-    return value, delta == 0.0 or abs(delta) <= loss * value
-
-
-@kernel
-def _normalise_hellinger(sums, theta, mass, single):
-    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) (the result).
-    if mass == ANY:
-        return sums.terms, True
-    root_p, root_q = math.sqrt(sums.mass_p), math.sqrt(sums.mass_q)
-    between = sums.change / (root_p + root_q)
-    rest = sums.terms - 0.5 * between * between
-    return rest / (root_p * root_q), sums.terms <= (2.0 if single else 4.0) * rest
-
-
-@kernel
-def _normalise_chi2(sums, theta, mass, single):
-    if mass == ANY:
-        return sums.terms, True
-    rest = sums.terms - sums.change * (sums.change / sums.mass_q)
-    return rest * (sums.mass_q / sums.mass_p) / sums.mass_p, sums.terms <= _digits(single) * rest
-
-
-@kernel
-def _normalise_alpha(sums, theta, mass, single):
-    power, p, q = sums.terms, sums.mass_p, sums.mass_q
-    alpha, beta = theta[0], theta[0] - 1.0
-    if mass == ANY:
-        whole = power - alpha * p + beta * q
-        size = power + abs(alpha) * p + abs(beta) * q
-    else:
-        whole = power / (p * math.exp(beta * math.log(p / q))) - 1.0
-        size = 1.0 + abs(alpha) + abs(beta)
-    return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size
 
 
 # Sums over entries that are normalised in twice the precision.
@@ -200,22 +121,11 @@ def _all_sums(p, q, normalization, theta):
     return CarefulSums(a + al, e + el, s, c)
 
 
-@formula
-def _indifferent(theta):
-    """How many times the relative change of a mass changes the sum."""
-    return 1.0
-
-
-@formula
-def _alpha_sensitivity(theta):
-    return max(abs(theta[0]), 1.0)
-
-
 def _settle(sums, theta):
-    """Template (`term`, `sensitivity`): the sum without what is wrong with the masses, and whether it is."""
+    """Template (`term`): the sum without what is wrong with the masses, and whether that is known."""
     # The same term of the two masses is contained in it, but for a part as small as the excess.
     beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
-    known = abs(sums.excess) * sensitivity(theta) <= 1e-14 * LIFT  # noqa: F821
+    known = abs(sums.excess) * sensitivity(theta) <= 1e-14 * LIFT
     return sums.terms - beside, known & (beside <= _MOST_BESIDE * sums.terms)
 
 
@@ -255,10 +165,10 @@ def _careful(p, q, theta, mass):
         return math.inf
     if mass == ANY:
         normalization, factor = make_scaling(masses)
-    elif proportional(p, q, masses):
-        return 0.0
     else:
         normalization, factor = make_normalization(masses), 1.0
+        if proportional(p, q, normalization):
+            return 0.0
     # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
     size = CHUNK if mass != ANY else p.size
     for _ in range(4):
@@ -268,7 +178,7 @@ def _careful(p, q, theta, mass):
             a, good = sums.terms, True
         if size < p.size:
             if not good:
-                normalization = exact_normalization(p, q, masses)
+                normalization = exact_normalization(p, q, normalization)
             size = p.size
         elif good:
             break
@@ -280,7 +190,7 @@ def _careful(p, q, theta, mass):
 
 
 def _short(p, q, theta, mass):
-    """Template (`term`, `smooth`, `sensitivity`): the sum for a few entries; NaN where they need care."""
+    """Template (`term`, `smooth`): the sum for a few entries; NaN where they need care."""
     mass_p, mass_q, bad = 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
@@ -297,38 +207,17 @@ def _short(p, q, theta, mass):
         d = fma(x, s, -v) - fma(y, t, -v)
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
-    # What is wrong with the masses, 1e-16, changes the sum in second order (total variation: in first).
-    small = abs(excess) * sensitivity(theta) <= 1e-14 and excess * excess <= 1e-15 * a  # noqa: F821
-    if not smooth:  # noqa: F821
-        small = abs(excess) <= 1e-14 * a
-    return a if (mass == ANY or small) and _LEAST_SHORT < a < math.inf else math.nan
-
-
-def _conclude(p, sums, theta, mass):
-    """Template (`normalise`): the result from the sums of all chunks; NaN where they do not give it."""
-    if moderate(p, sums.mass_p, sums.mass_q, mass):
-        value, good = normalise(sums, theta, mass, p.itemsize == 4)  # noqa: F821
-        if good and 0.0 <= value < math.inf:
-            return value
-    return math.nan
-
-
-def _quick(p, q, theta, mass):
-    """Template (`short`, `chunk`, `all_chunks`, `normalise`, `conclude`): in one pass; NaN if that fails."""
-    if p.size <= _SHORT:
-        return short(p, q, theta, mass)  # noqa: F821
-    sums = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
-    if p.size > CHUNK:
-        if mass == NORMALIZE and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
-            return math.nan
-        sums = all_chunks(p, q, theta, sums)  # noqa: F821
-    return conclude(p, sums, theta, mass)  # noqa: F821
+    small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
+    return a if small and _LEAST_SHORT < a < math.inf else math.nan
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`quick`, `careful`, `finish`): the whole computation, on one thread."""
+    """Template (`short`, `quick`, `careful`, `finish`): the whole computation, on one thread."""
     p, q = borrow(p), borrow(q)
-    value = quick(p, q, theta, mass)  # noqa: F821
+    if p.size <= _SHORT:
+        value = short(p, q, theta, mass)  # noqa: F821
+    else:
+        value = quick(p, q, theta, mass)  # noqa: F821
     if value == value:
         return finish(value, 1.0)  # noqa: F821
     return careful(p, q, theta, mass)  # noqa: F821
@@ -342,8 +231,8 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`normalise`, `conclude`, `careful`, `finish`): the result from the sums of all chunks."""
-    value = conclude(p, sum_of_parts(parts), theta, mass)  # noqa: F821
+    """Template (`normalise`, `concluded`, `careful`, `finish`): the result from the sums of all chunks."""
+    value = concluded(p, sum_of_parts(parts), theta, mass)  # noqa: F821
     # As on one thread, so that the result has the same bits.
     if (
         mass == NORMALIZE
@@ -410,17 +299,6 @@ class Divergence(NamedTuple):
     finish: Any = None  #: (p, q, parts, theta, mass) -> float, from the sums of all chunks
 
 
-#: By `Row.normalise`.
-NORMALISE = {
-    "kl": _normalise_kl,
-    "quadratic": _normalise_quadratic,
-    "linear": _normalise_linear,
-    "hellinger": _normalise_hellinger,
-    "chi2": _normalise_chi2,
-    "alpha": _normalise_alpha,
-}
-
-
 def _assemble(row):
     """The kernels of a row: assembled from its term, or those in its module."""
     name = row.name
@@ -431,15 +309,15 @@ def _assemble(row):
     chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
     infinite = getattr(terms, f"{row.term}_infinite", _never)
     low_term = getattr(terms, f"{row.term}_low", None)
-    normalise, smooth = NORMALISE[row.normalise], row.normalise != "linear"
+    normalise = getattr(closed_forms, f"normalise_{row.normalise}")
+    smooth = row.normalise != "linear"
     finish = _root if row.root else _plain
     lowered = _infinite
     if low_term is not None:
         lowered = specialise(_lowered, f"_{name}_lowered", term=low_term)
-    sensitivity = _alpha_sensitivity if row.orders else _indifferent
     if smooth:
         term_sums = specialise(_term_sums, f"_{name}_term_sums", adder, term=term)
-        settle = specialise(_settle, f"_{name}_settle", term=term, sensitivity=sensitivity)
+        settle = specialise(_settle, f"_{name}_settle", term=term)
     else:
         term_sums, settle = _total_variation_sums, _settle_linear
     all_sums = specialise(_all_sums, f"_{name}_all_sums", term_sums=term_sums)
@@ -452,14 +330,14 @@ def _assemble(row):
         lowered=lowered,
         finish=finish,
     )
-    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, sensitivity=sensitivity)
-    conclude = specialise(_conclude, f"_{name}_conclude", normalise=normalise)
+    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth)
+    concluded = specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise)
+    of_sums = {"normalise": normalise, "concluded": concluded}
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
-    of_sums = {"normalise": normalise, "conclude": conclude}
-    quick = specialise(_quick, f"_{name}_quick", short=short, chunk=chunk, all_chunks=all_chunks, **of_sums)
+    quick = specialise(closed_forms.quick, f"_{name}_quick", chunk=chunk, all_chunks=all_chunks, **of_sums)
     ends = {"careful": careful, "finish": finish}
     return Divergence(
-        whole=specialise(_divergence, name, exported, quick=quick, **ends),
+        whole=specialise(_divergence, name, exported, short=short, quick=quick, **ends),
         log=logarithmic.assemble(name, row.term, smooth, finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **of_sums, **ends),

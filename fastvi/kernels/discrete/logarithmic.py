@@ -16,7 +16,7 @@ from ..numerics.elementary import LN2, exp, expm1_small, scaled_exp
 from ..numerics.error_free import add_compensated
 from . import terms
 from .masses import ANY, UNIT
-from .normalized import CHUNK, LIFT, UNLIFT, is_unit
+from .normalized import CHUNK, LIFT, UNLIFT, is_unit, settled
 from .terms import SMALL_ORDER, alpha_near
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
@@ -285,9 +285,7 @@ def _log_divergence(p, q, theta, mass):
     a, excess = log_sums(p, q, normalization, theta)  # noqa: F821
     if mass != ANY:
         for _ in range(2):
-            order = max(abs(theta[0]), 1.0)
-            small = abs(excess) * order <= 1e-14 * LIFT and excess * excess <= 1e-15 * LIFT * a
-            if small if smooth else abs(excess) <= 1e-14 * a:  # noqa: F821
+            if settled(a, excess, theta, smooth, LIFT):  # noqa: F821
                 break
             if shifted(p, q):
                 return 0.0

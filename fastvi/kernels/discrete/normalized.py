@@ -55,17 +55,10 @@ class Normalization(NamedTuple):
     second: float
 
 
-@inlined
-def tolerances(p):
-    """(the tolerance of a unit mass, the loss allowed to other masses) for the item size of `p`."""
-    single = p.itemsize == 4
-    return (UNIT_TOLERANCE32, LOSS32) if single else (UNIT_TOLERANCE64, LOSS64)
-
-
 @kernel
 def is_unit(mass, p):
     """Whether a mass is one within the tolerance for the item size of `p`."""
-    return abs(mass - 1.0) <= tolerances(p)[0]
+    return abs(mass - 1.0) <= (UNIT_TOLERANCE32 if p.itemsize == 4 else UNIT_TOLERANCE64)
 
 
 @kernel
@@ -136,6 +129,23 @@ def make_scaling(masses):
     return Normalization(scale, scale, 1.0, 1.0, 0.0, 0.0), 1.0 / scale
 
 
+@inlined
+def sensitivity(theta):
+    """How many times the relative change of a mass changes the sum: the order, where there is one."""
+    return max(abs(theta[0]), 1.0)
+
+
+@kernel
+def settled(a, excess, theta, smooth, one):
+    """Whether a sum has its digits though the sum of all p - q is `excess`, not 0; both times `one`.
+
+    That is what is wrong with the masses, some 1e-16. It changes a `smooth` sum in second order.
+    """
+    if smooth:
+        return abs(excess) * sensitivity(theta) <= 1e-14 * one and excess * excess <= 1e-15 * one * a
+    return abs(excess) <= 1e-14 * a
+
+
 @kernel
 def corrected(normalization, excess):
     """The normalization without this sum of all differences, which is the rounding of the two masses."""
@@ -166,9 +176,8 @@ def _excess(p, q, normalization):
 
 
 @kernel
-def exact_normalization(p, q, masses):
-    """`make_normalization`, corrected for the rounding of the masses."""
-    normalization = make_normalization(masses)
+def exact_normalization(p, q, normalization):
+    """The normalization, corrected for the rounding of the masses."""
     total, lost = 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         total, lost = add_compensated(
@@ -187,9 +196,9 @@ def _off(p, q, scale_p, scale_q, u, v):
 
 
 @kernel
-def proportional(p, q, masses):
+def proportional(p, q, normalization):
     """Whether p and q are exact multiples of each other."""
-    n = make_normalization(masses)
+    n = normalization
     for i in (0, p.size // 2, p.size - 1):
         x, y = np.float64(p[i]) * n.scale_p * n.mass_q, np.float64(q[i]) * n.scale_q * n.mass_p
         if not abs(x - y) <= 1e-14 * y:

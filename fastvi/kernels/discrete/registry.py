@@ -38,14 +38,14 @@ class Row(NamedTuple):
 
     # One of these three gives the kernels.
 
-    #: ``terms.<term>_term`` is summed. Taken if they exist: ``logarithmic.<term>_log_term`` for
-    #: log-probabilities, ``terms.<term>_infinite`` where zeros make it infinite, and ``terms.<term>_low`` for
-    #: sums that overflow.
+    #: ``terms.<term>_term`` is summed. Taken if they exist: the fast loop ``chunks.<term>_chunk``,
+    #: ``logarithmic.<term>_log_term`` for log-probabilities, ``terms.<term>_infinite`` where zeros make it
+    #: infinite, and ``terms.<term>_low`` for sums that overflow.
     term: str = ""
     module: str = ""  #: the module with the kernels ``<name>`` and ``log_<name>``
     kernel: str = ""  #: another row, whose kernels serve this one as well
 
-    normalise: str = "quadratic"  #: how the sum changes with the masses: a key of `divergences.NORMALISE`
+    normalise: str = "quadratic"  #: how the sum changes with the masses: `closed_forms.normalise_<...>`
     root: bool = False  #: the result is the square root of the sum
     base: bool = False  #: the result is in units of a logarithm, whose `base` can be chosen
     measures: bool = True  #: ``mass="any"`` is allowed

@@ -14,9 +14,9 @@ from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, exp
 from ..numerics.error_free import add_compensated
+from . import closed_forms
 from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, whole_sums
 from .logarithmic import alpha_log_term, exact_log_normalization, log_entry, shifted
-from .masses import NORMALIZE
 from .normalized import (
     CHUNK,
     LIFT,
@@ -25,8 +25,8 @@ from .normalized import (
     entry,
     entry_with_logs,
     exact_normalization,
+    make_normalization,
     masses_of,
-    moderate,
     proportional,
 )
 from .registry import NO_THETA
@@ -108,6 +108,8 @@ def _order(p, q, alpha, normalization):
     a, beta = a + al, alpha - 1.0
     # sum p**alpha q**-beta = 1 + alpha beta a + beta o, unless the two nearly cancel or a overflows.
     rest = (alpha * a + (o + ol)) * UNLIFT
+    if alpha == 1.0:
+        return rest
     change = beta * rest
     if -0.5 < change < math.inf:
         shrink = math.log1p(change) / change if abs(change) > 1e-200 else 1.0
@@ -135,11 +137,6 @@ def _orders(name, read, term):
 
 _renyi_plain = _orders("renyi_plain", entry_with_logs, _alpha_term)
 _renyi_log = _orders("renyi_log", log_entry, alpha_log_term)
-
-
-_renyi_sums = specialise(whole_sums, "_renyi_sums", chunk=alpha_chunk)
-_hellinger_sums = specialise(whole_sums, "_bhattacharyya_hellinger_sums", chunk=hellinger_chunk)
-_overlap_sums = specialise(whole_sums, "_bhattacharyya_overlap_sums", chunk=overlap_chunk)
 
 
 @kernel
@@ -190,8 +187,10 @@ def _largest_difference(p, q, normalization):
 
 
 @kernel
-def _renyi_of_sums(sums, theta):
-    """The divergence from the sums of the two measures, and whether it has the digits of the input."""
+def _normalise_renyi(sums, theta, mass, single):
+    """The divergence from the sums of p**a q**(1-a), and whether it has the digits of the input."""
+    if not sums.terms > 0.0:
+        return math.nan, False
     # (1 / beta) log(power / (mass_p**alpha mass_q**-beta))
     first = math.log(sums.terms / sums.mass_p) / (theta[0] - 1.0)
     second = math.log(sums.mass_q / sums.mass_p)
@@ -200,18 +199,18 @@ def _renyi_of_sums(sums, theta):
     return value, (value > _LEAST_REMAINDER * size) and not small
 
 
-@kernel
-def _quick_renyi(p, q, theta, mass):
-    """The divergence in one pass; NaN where that leaves too few digits."""
-    sums = alpha_chunk(p[:CHUNK], q[:CHUNK], theta)
-    if p.size > CHUNK:
-        if mass == NORMALIZE and not _renyi_of_sums(sums, theta)[1]:
-            return math.nan
-        sums = _renyi_sums(p, q, theta, sums)
-    if not moderate(p, sums.mass_p, sums.mass_q, mass):
-        return math.nan
-    value, good = _renyi_of_sums(sums, theta)
-    return value if good else math.nan
+def _quick(name, chunk, normalise):
+    return specialise(
+        closed_forms.quick,
+        f"_{name}_quick",
+        chunk=chunk,
+        all_chunks=specialise(whole_sums, f"_{name}_sums", chunk=chunk),
+        normalise=normalise,
+        concluded=specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise),
+    )
+
+
+_quick_renyi = _quick("renyi", alpha_chunk, _normalise_renyi)
 
 
 @exported
@@ -227,15 +226,16 @@ def renyi(p, q, theta, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
         return math.inf
-    if proportional(p, q, masses):
+    normalization = make_normalization(masses)
+    if proportional(p, q, normalization):
         return 0.0
     if alpha > _AS_INFINITE:
         value = math.log(_largest_ratio(p, q)) - math.log(masses.p / masses.q)
         if _LEAST_LOG < value < math.inf:
             return value
         if value < _LEAST_LOG:
-            return math.log1p(_largest_difference(p, q, exact_normalization(p, q, masses)))
-    return _renyi_plain(p, q, alpha, exact_normalization(p, q, masses))
+            return math.log1p(_largest_difference(p, q, exact_normalization(p, q, normalization)))
+    return _renyi_plain(p, q, alpha, exact_normalization(p, q, normalization))
 
 
 @exported
@@ -296,49 +296,16 @@ _log_overlaps = specialise(
 
 
 @kernel
-def _hellinger_of_sums(sums):
-    """The squared Hellinger distance from the sums of the two measures, and whether it has the digits."""
-    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) (the result).
-    root_p, root_q = math.sqrt(sums.mass_p), math.sqrt(sums.mass_q)
-    between = sums.change / (root_p + root_q)
-    rest = sums.terms - 0.5 * between * between
-    return rest / (root_p * root_q), sums.terms <= 4.0 * rest
-
-
-@kernel
-def _overlap_of_sums(sums):
-    """The distance from the sums of sqrt(p q), and whether it has the digits."""
+def _normalise_overlap(sums, theta, mass, single):
+    """The distance from the sums of sqrt(p q), and whether it has the digits of the input."""
+    if not sums.terms > 0.0:
+        return math.nan, False
     value = -math.log(sums.terms / (math.sqrt(sums.mass_p) * math.sqrt(sums.mass_q)))
     return value, value > _LEAST_REMAINDER
 
 
-def _quick_distance(p, q, mass):
-    """Template (`chunk`, `all_chunks`, `of_sums`): the result in one pass; NaN for too few digits."""
-    sums = chunk(p[:CHUNK], q[:CHUNK], NO_THETA)  # noqa: F821
-    if p.size > CHUNK:
-        if mass == NORMALIZE and not of_sums(sums)[1]:  # noqa: F821
-            return math.nan
-        sums = all_chunks(p, q, NO_THETA, sums)  # noqa: F821
-    if not moderate(p, sums.mass_p, sums.mass_q, mass):
-        return math.nan
-    value, good = of_sums(sums)  # noqa: F821
-    return value if good else math.nan
-
-
-_quick_hellinger = specialise(
-    _quick_distance,
-    "_quick_hellinger",
-    chunk=hellinger_chunk,
-    all_chunks=_hellinger_sums,
-    of_sums=_hellinger_of_sums,
-)
-_quick_overlap = specialise(
-    _quick_distance,
-    "_quick_overlap",
-    chunk=overlap_chunk,
-    all_chunks=_overlap_sums,
-    of_sums=_overlap_of_sums,
-)
+_quick_hellinger = _quick("bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger)
+_quick_overlap = _quick("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)
 
 
 @exported
@@ -346,18 +313,19 @@ def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
     p, q = borrow(p), borrow(q)
     if p.itemsize == 4:
-        square = _quick_hellinger(p, q, mass)
+        square = _quick_hellinger(p, q, NO_THETA, mass)
         if square < 0.5:
             return -math.log1p(-square)
-    distance = _quick_overlap(p, q, mass)
+    distance = _quick_overlap(p, q, NO_THETA, mass)
     if distance < math.inf:
         return distance
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
-    if proportional(p, q, masses):
+    normalization = make_normalization(masses)
+    if proportional(p, q, normalization):
         return 0.0
-    return _bhattacharyya(*_overlaps(p, q, exact_normalization(p, q, masses)))
+    return _bhattacharyya(*_overlaps(p, q, exact_normalization(p, q, normalization)))
 
 
 @adder

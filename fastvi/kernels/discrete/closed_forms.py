@@ -1,0 +1,119 @@
+"""Divergences of normalised distributions in closed form, from one pass over the two measures.
+
+`divergences` and `renyi` assemble `quick` from a fast loop (`chunks`) and one of the conversions here,
+``normalise(sums, theta, mass, single) -> (value, good)``: the divergence of the normalised distributions (of
+the measures, for `ANY`) from the sums over the two measures, and whether it has the digits of the input;
+`single` is for float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..compiler import kernel
+from .masses import ANY, NORMALIZE
+from .normalized import CHUNK, LOSS32, LOSS64, moderate
+from .registry import NO_THETA
+from .terms import kl_term
+
+#: Below this part of the sum the term of the two masses, delta**2 / 2, is no more than rounding.
+_NO_TERM = 1e-17
+
+#: Part of its terms that the alpha-divergence must be, for an error of 1e-14.
+_LEAST_ALPHA = 0.03
+
+
+@kernel
+def _digits(single):
+    """How many times a difference may be contained in what it is the difference of."""
+    return 2.0 if single else 16.0
+
+
+@kernel
+def normalise_kl(sums, theta, mass, single):
+    """Of `kl_term`."""
+    # The grouping property: sum of terms = (mass of p) KL(normalised) + (term of the two masses), exactly.
+    a, p, q, change = sums.terms, sums.mass_p, sums.mass_q, sums.change
+    if mass == ANY:
+        return a, True
+    if change * change <= _NO_TERM * a * p:
+        return a / p, True
+    rest = a - kl_term(p, q, -change, NO_THETA)
+    return rest / p, a <= _digits(single) * rest
+
+
+@kernel
+def normalise_quadratic(sums, theta, mass, single):
+    """Of a term that is quadratic in p - q near p = q."""
+    # Near p = q the term is quadratic in p - q: a change of mass by delta changes the sum by delta a +
+    # delta**2.
+    if mass == ANY:
+        return sums.terms, True
+    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
+    return value, delta == 0.0 or (abs(delta) <= loss and delta * delta <= loss * value)
+
+
+@kernel
+def normalise_linear(sums, theta, mass, single):
+    """Of a term that is linear in p - q."""
+    if mass == ANY:
+        return sums.terms, True
+    value, delta, loss = sums.terms / sums.mass_p, sums.change / sums.mass_p, LOSS32 if single else LOSS64
+    return value, delta == 0.0 or abs(delta) <= loss * value
+
+
+@kernel
+def normalise_hellinger(sums, theta, mass, single):
+    """Of `hellinger_term`."""
+    # sum (sqrt p - sqrt q)**2 / 2 = (this term of the two masses) + sqrt(product of the masses) (the result).
+    if mass == ANY:
+        return sums.terms, True
+    root_p, root_q = math.sqrt(sums.mass_p), math.sqrt(sums.mass_q)
+    between = sums.change / (root_p + root_q)
+    rest = sums.terms - 0.5 * between * between
+    return rest / (root_p * root_q), sums.terms <= (2.0 if single else 4.0) * rest
+
+
+@kernel
+def normalise_chi2(sums, theta, mass, single):
+    """Of `chi2_term`."""
+    if mass == ANY:
+        return sums.terms, True
+    rest = sums.terms - sums.change * (sums.change / sums.mass_q)
+    return rest * (sums.mass_q / sums.mass_p) / sums.mass_p, sums.terms <= _digits(single) * rest
+
+
+@kernel
+def normalise_alpha(sums, theta, mass, single):
+    """Of p**a q**(1-a), a = theta[0]."""
+    power, p, q = sums.terms, sums.mass_p, sums.mass_q
+    alpha, beta = theta[0], theta[0] - 1.0
+    if mass == ANY:
+        whole = power - alpha * p + beta * q
+        size = power + abs(alpha) * p + abs(beta) * q
+    else:
+        whole = power / (p * math.exp(beta * math.log(p / q))) - 1.0
+        size = 1.0 + abs(alpha) + abs(beta)
+    return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size
+
+
+def conclude(p, sums, theta, mass):
+    """Template (`normalise`): the result from the sums of all chunks; NaN where they do not give it."""
+    if moderate(p, sums.mass_p, sums.mass_q, mass):
+        value, good = normalise(sums, theta, mass, p.itemsize == 4)  # noqa: F821
+        if good and 0.0 <= value < math.inf:
+            return value
+    return math.nan
+
+
+def quick(p, q, theta, mass):
+    """Template (`chunk`, `all_chunks`, `normalise`, `concluded`): the result of one pass; NaN if none."""
+    sums = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
+    if math.isnan(sums.terms):
+        return math.nan
+    if p.size > CHUNK:
+        # For other masses than one, the first chunk shows whether digits will be left.
+        if mass == NORMALIZE and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+            return math.nan
+        sums = all_chunks(p, q, theta, sums)  # noqa: F821
+    return concluded(p, sums, theta, mass)  # noqa: F821
