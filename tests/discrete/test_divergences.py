@@ -594,3 +594,12 @@ def test_merging_bins_never_increases(name):
         assert evaluate(name, *merged, mass="normalize") <= fine * (1.0 + 1e-12)
 
     check()
+
+
+@pytest.mark.parametrize("name", ["kl", "cross_entropy", "jeffreys", "chi2"])
+def test_logarithms_are_infinite_where_an_entry_underflows_beside_a_zero(name):
+    """p > 0 = q, though exp(log p) is 0."""
+    p, q = np.array([0.0, -800.0]), np.array([0.0, -math.inf])
+    assert getattr(fv, name)(p, q, log=True) == math.inf
+    q[1] = -900.0
+    assert 0.0 <= getattr(fv, name)(p, q, log=True) < math.inf
