@@ -186,6 +186,19 @@ def test_float32(regime, function):
     assert_right(function, p, q, tolerance=1e-6)
 
 
+@over(FEW)
+def test_equal_float32_entries(function):
+    """Whose terms all round the same way: against the same numbers in float64."""
+    rng = np.random.default_rng(135)
+    for _ in range(200):
+        n = rng.integers(64, 1200)
+        low = rng.integers(1, n)
+        p, q = (np.repeat(rng.random(2).astype(np.float32), (low, n - low)) for _ in "pq")
+        expected = call(function, p.astype(np.float64), q.astype(np.float64), mass="normalize")
+        value = call(function, p, q, mass="normalize")
+        assert abs(value - expected) <= 1e-6 * expected, (p[0], p[-1], q[0], q[-1], low, n)
+
+
 def logs(p, q):
     with np.errstate(divide="ignore"):
         return np.log(p), np.log(q)
