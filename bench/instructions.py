@@ -41,7 +41,7 @@ _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
 _MASSES = normalized.Masses(1.0, 1.0, False, False)
 _NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
-_LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 6))
+_LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 

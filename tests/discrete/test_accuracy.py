@@ -52,7 +52,7 @@ def truth(function, p, q, **keywords):
 def assert_right(function, p, q, tolerance=1e-13, **keywords):
     value, expected = call(function, p, q, **keywords), truth(function, p, q, **keywords)
     assert type(value) is float
-    if function[0] in ROOTED and expected**2 < mpf(5e-324) / 2**54:
+    if function[0] in ROOTED and not keywords.get("log") and expected**2 < mpf(5e-324) / 2**54:
         expected = mpf(0)  # the sum of squares is below the floats, even scaled
     assert value >= 0.0 or (keywords.get("mass") == "any" and "entropy" in function[0])
     error = reference.relative_error(value, expected) if value >= 0 else relative_signed(value, expected)
@@ -231,6 +231,74 @@ def test_log_weights_normalised(function):
     rng = np.random.default_rng(141)
     p, q = rng.normal(-500.0, 3.0, size=50), rng.normal(300.0, 3.0, size=50)
     assert_right(function, p, q, log=True, mass="normalize")
+
+
+#: Distributions that are equal but for what one entry, far smaller, makes of them.
+ONE_TELLS = {
+    "other-masses": (array(0.1, 0.1, 0.1, 1e-120), array(0.3, 0.3, 0.3, 1e-125)),
+    "random-masses": (array(*[0.37] * 11, 1e-90), array(*[0.71] * 11, 3e-91)),
+    "many-sizes": (
+        np.array([7.0, 3.0, 9e-17, 1e-33, 1e-60]),
+        np.array([7.0, 3.0, 9e-17, 1e-33, 2e-60]) * 1.1,
+    ),
+    "tiny-over-tinier": (array(0.06, 0.08, 1.5e-157, 0.5), array(0.06, 0.08, 2.6e-273, 0.5)),
+}
+
+
+@over(ALL)
+@pytest.mark.parametrize("regime", ONE_TELLS)
+def test_one_tiny_entry_tells(regime, function):
+    assert_right(function, *ONE_TELLS[regime], mass="normalize")
+
+
+LOG_ONE_TELLS = {
+    "two": (array(-371.4, 504.5), array(-228.6, 647.3)),
+    "offset": (array(-405.7, -512.9, -314.9, -61.0), array(66.3, -40.9, 157.1, 411.0)),
+    "equal": (array(-0.3, -0.3, -0.3, -600.0), array(0.3, 0.3, 0.3, -600.3)),
+    "root-underflows": (array(0.0, -1000.0), array(0.0, -1001.0)),
+    "far-but-alike": (array(1e-3, -655.123, -651.77), array(2e-3, -654.9, -651.3)),
+}
+
+
+@over(ALL)
+@pytest.mark.parametrize("regime", LOG_ONE_TELLS)
+def test_one_tiny_entry_tells_in_logarithms(regime, function):
+    assert_right(function, *LOG_ONE_TELLS[regime], log=True, mass="normalize")
+
+
+@pytest.mark.parametrize("alpha", [-200.0, -50.0, 17.0, 50.0, 200.0])
+@pytest.mark.parametrize("n", [2, 8, 9, 64])
+def test_large_exponents(n, alpha):
+    """The relative error of a power is that of its exponent, absolute: for 700, 1.5e-13 in one float."""
+    rng = np.random.default_rng(145)
+    function = "alpha_divergence", {"alpha": alpha}
+    for _ in range(8):
+        q = rng.dirichlet(np.ones(n))
+        near = rng.dirichlet(np.ones(n)) * min(1.0, 100.0 / abs(alpha))
+        p = q * (1.0 - min(1.0, 100.0 / abs(alpha))) + near
+        assert_right(function, p, q, mass="normalize")
+        # The sums of exponentials have an error of 2e-16.
+        tolerance = max(1e-13, 1e-15 * abs(alpha))
+        assert_right(function, *logs(p, q), tolerance, log=True, mass="normalize")
+
+
+@pytest.mark.parametrize("n", [2, 30])
+def test_large_exponents_in_logarithms(n):
+    rng = np.random.default_rng(146)
+    for _ in range(20):
+        p, q = rng.normal(scale=150.0, size=(2, n))
+        assert_right(("chi2", {}), p, q, log=True, mass="normalize")
+
+
+def test_float32_near_the_last_bit():
+    """Differences of some units in the last place, beside one entry that is equal."""
+    rng = np.random.default_rng(147)
+    for name in ("kl", "js", "hellinger", "total_variation", "chi2", "jeffreys"):
+        for size in (1e-7, 1e-5):
+            p = np.full(100, 8.4e-12, np.float32)
+            q = (p * (1.0 + size * rng.standard_normal(100))).astype(np.float32)
+            p[3] = q[3] = 1.0
+            assert_right((name, {}), p, q, tolerance=1e-6, mass="normalize")
 
 
 MEASURE_REGIMES = {

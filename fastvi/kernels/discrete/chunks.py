@@ -194,16 +194,16 @@ def _atanh_tail32(w):
 
 
 @formula
-def _kl_parts32(p, q):
-    """(The term, q - p)."""
+def _kl_term32(p, q, d):
+    """`kl_term`, d = p - q."""
     b, k = exponent_step(p, q)
-    pb = p - b
+    pb = d if k == _ZERO32 else p - b
     s = pb / (p + b)
     w = s * s
     h = _ONE32 + (s + w) * _atanh_tail32(w)
     # In one constant the rounding of k ln 2 would be 15 times as large, near p / b = 3 / 2.
     rest = p * (k * _LN2_LOW32) + (p * (k * _LN2_HIGH32) + (q - b))
-    return (pb * s) * h + rest, q - p
+    return (pb * s) * h + rest
 
 
 @adder
@@ -213,7 +213,8 @@ def _kl_sums32(p, q, theta):
     for i in range(p.size):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
-        g, d = _kl_parts32(x + _NOTHING32, y + _NOTHING32)
+        d = y - x
+        g = _kl_term32(x + _NOTHING32, y + _NOTHING32, -d)
         a += g
         squares += g * g
         change += d
@@ -267,7 +268,9 @@ def _js_sums32(p, q, theta):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < _ZERO32)
         m = _HALF32 * (x + y) + _NOTHING32
-        g = _kl_parts32(x + _NOTHING32, m)[0] + _kl_parts32(y + _NOTHING32, m)[0]
+        d = _HALF32 * (x - y)
+        # Without d, the rounding of m would be left of 1e-7 in p and q.
+        g = _kl_term32(x + _NOTHING32, m, d) + _kl_term32(y + _NOTHING32, m, -d)
         a += g
         squares += g * g
         change += y - x
@@ -400,6 +403,12 @@ def _total_variation_sums32(p, q, theta):
 total_variation_chunk = _by_dtype(_total_variation_sums64, _total_variation_sums32)
 
 
+@formula
+def _square_over(d, y):
+    """d**2 / y. In a loop whose order is free, LLVM would square d, which may underflow."""
+    return d * (d / y)
+
+
 @adder
 def _chi2_sums64(p, q, theta):
     a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
@@ -407,7 +416,7 @@ def _chi2_sums64(p, q, theta):
         x, y = np.float64(p[i]), np.float64(q[i])
         bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
         d = y - x
-        a += d * (d / (y + _NOTHING64))
+        a += _square_over(d, y + _NOTHING64)
         change += d
         mass += x
         other += y
@@ -422,7 +431,7 @@ def _chi2_sums32(p, q, theta):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
         d = y - x
-        g = d * (d / (y + _NOTHING32))
+        g = _square_over(d, y + _NOTHING32)
         a += g
         squares += g * g
         change += d

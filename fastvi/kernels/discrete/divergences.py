@@ -27,8 +27,9 @@ from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from ..numerics.error_free import add_compensated, fma
-from . import chunks, closed_forms, logarithmic, terms
+from . import chunks, closed_forms, large_sums, logarithmic, terms
 from .chunks import sum_of_parts, whole_sums
+from .large_sums import LOW
 from .masses import ANY, NORMALIZE
 from .normalized import (
     CHUNK,
@@ -37,7 +38,6 @@ from .normalized import (
     allowed,
     corrected,
     entry,
-    entry_with_logs,
     exact_normalization,
     make_normalization,
     make_scaling,
@@ -46,9 +46,9 @@ from .normalized import (
     proportional,
     sensitivity,
     settled,
+    without_excess,
 )
 from .registry import NO_THETA, ROWS
-from .terms import LOW
 
 #: Arrays up to this length have no fast loop.
 _SHORT = 8
@@ -136,28 +136,13 @@ def _settle_linear(sums, theta):
     return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
-def _lowered(p, q, normalization, theta):
-    """Template (`term`): a sum that overflows when it is lifted, by terms times `LOW`."""
-    total, lost = 0.0, 0.0
-    for i in range(p.size):
-        x, y, d, r, _ = entry_with_logs(p[i], q[i], normalization)
-        total, lost = add_compensated(total, lost, term(x, y, d, r, theta))  # noqa: F821
-    return total + lost
-
-
-@kernel
-def _infinite(p, q, normalization, theta):
-    """`lowered` of a divergence whose sum overflows only where it is infinite."""
-    return math.inf
-
-
 @formula
 def _never(p_alone, q_alone, theta):
     return False
 
 
 def _careful(p, q, theta, mass):
-    """Template (`infinite`, `all_sums`, `settle`, `lowered`, `finish`): for any entries."""
+    """Template (`infinite`, `all_sums`, `settle`, `alike`, `large`, `lowered`, `finish`): for any entries."""
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
@@ -171,30 +156,35 @@ def _careful(p, q, theta, mass):
             return 0.0
     # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
     size = CHUNK if mass != ANY else p.size
-    for _ in range(4):
+    for i in range(4):
         sums = all_sums(p[:size], q[:size], normalization, theta)  # noqa: F821
         a, good = settle(sums, theta)  # noqa: F821
         if mass == ANY:
             a, good = sums.terms, True
-        if size < p.size:
-            if not good:
-                normalization = exact_normalization(p, q, normalization)
-            size = p.size
-        elif good:
+        if good and size == p.size:
             break
-        else:
-            normalization = corrected(normalization, sums.excess)
+        if not good:
+            # As far apart as rounding errors: one correction of the masses leaves too few digits.
+            if i > 0 or a <= alike:  # noqa: F821
+                normalization = exact_normalization(p, q, normalization)
+            elif size == p.size:
+                normalization = corrected(normalization, sums.excess)
+            else:
+                normalization = without_excess(p, q, normalization)
+        size = p.size
+    if a > LIFT:
+        a = large(p, q, normalization, theta, a)  # noqa: F821
     if a < math.inf:
         return finish(max(a, 0.0), UNLIFT * factor)  # noqa: F821
     return finish(lowered(p, q, normalization, theta), UNLIFT * factor * (1.0 / LOW))  # noqa: F821
 
 
 def _short(p, q, theta, mass):
-    """Template (`term`, `smooth`): the sum for a few entries; NaN where they need care."""
+    """Template (`term`, `smooth`, `tiny`, `most`): the sum for a few entries; NaN where they need care."""
     mass_p, mass_q, bad = 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= not ((x >= _TINY) | (x == 0.0)) & ((y >= _TINY) | (y == 0.0))
+        bad |= not ((x >= tiny) | (x == 0.0)) & ((y >= tiny) | (y == 0.0))  # noqa: F821
         mass_p += x
         mass_q += y
     if bad or not moderate(p, mass_p, mass_q, mass):
@@ -208,7 +198,7 @@ def _short(p, q, theta, mass):
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
     small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
-    return a if small and _LEAST_SHORT < a < math.inf else math.nan
+    return a if small and _LEAST_SHORT < a < most else math.nan  # noqa: F821
 
 
 def _divergence(p, q, theta, mass):
@@ -308,13 +298,11 @@ def _assemble(row):
     term = getattr(terms, f"{row.term}_term")
     chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
     infinite = getattr(terms, f"{row.term}_infinite", _never)
-    low_term = getattr(terms, f"{row.term}_low", None)
     normalise = getattr(closed_forms, f"normalise_{row.normalise}")
     smooth = row.normalise != "linear"
     finish = _root if row.root else _plain
-    lowered = _infinite
-    if low_term is not None:
-        lowered = specialise(_lowered, f"_{name}_lowered", term=low_term)
+    lowered = getattr(large_sums, f"low_{row.term}", large_sums.low_infinite)
+    large = getattr(large_sums, f"large_{row.term}", large_sums.large_as_it_is)
     if smooth:
         term_sums = specialise(_term_sums, f"_{name}_term_sums", adder, term=term)
         settle = specialise(_settle, f"_{name}_settle", term=term)
@@ -327,10 +315,14 @@ def _assemble(row):
         infinite=infinite,
         all_sums=all_sums,
         settle=settle,
+        alike=(1e-26 if smooth else 1e-13) * LIFT,
+        large=large,
         lowered=lowered,
         finish=finish,
     )
-    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth)
+    # In between, no exponent is above 200, with an error of 6e-14 in one float.
+    tiny, most = (1e-50, 1e30) if row.term == "alpha" else (_TINY, math.inf)
+    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, tiny=tiny, most=most)
     concluded = specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise)
     of_sums = {"normalise": normalise, "concluded": concluded}
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
@@ -338,7 +330,7 @@ def _assemble(row):
     ends = {"careful": careful, "finish": finish}
     return Divergence(
         whole=specialise(_divergence, name, exported, short=short, quick=quick, **ends),
-        log=logarithmic.assemble(name, row.term, smooth, finish),
+        log=logarithmic.assemble(name, row.term, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **of_sums, **ends),
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..numerics.elementary import LN2, exp, expm1_small, scaled_exp
-from ..numerics.error_free import add_compensated
+from ..numerics.error_free import add_compensated, two_product
 from . import terms
 from .masses import ANY, UNIT
 from .normalized import CHUNK, LIFT, UNLIFT, is_unit, settled
@@ -22,14 +22,20 @@ from .terms import SMALL_ORDER, alpha_near
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
 _NEAR = 0.3
 
+#: Difference from the offset of all below which the logarithm of the ratio of two entries takes its place.
+_CLOSE = 1e-3
+
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1020
 
 #: Largest logarithm whose exponential, lifted, is finite.
 _MOST = 670.0
 
-#: How far sums that overflow are lowered: by 2**128.
-_LOWERED = 128.0 * LN2
+#: How far sums that overflow are lowered, by 2**128, and sums of squares that underflow are raised.
+_LOWERED, _RAISED = 128.0 * LN2, 900.0 * LN2
+
+#: Lifted sums below this, whose root is wanted, are made of what underflowed.
+_LEAST_SQUARE = 2.0**-850
 
 
 class LogNormalization(NamedTuple):
@@ -40,6 +46,7 @@ class LogNormalization(NamedTuple):
     top_q: float
     rest_q: float
     offset: float  #: subtracted from log p - log q
+    offset_lost: float  #: and this, a rounding error of `offset`
     offset_rest: float  #: and then this, far smaller
 
 
@@ -51,21 +58,35 @@ def _difference(x, y):
     return s, (x - (s - b)) - (y + b)
 
 
+@inlined
+def _log_probability(u, top, rest):
+    """(u - top) - rest, and what its roundings have lost."""
+    s, lost = _difference(u, top)
+    t, more = _difference(s, rest)
+    return t, lost + more if s > -math.inf else 0.0
+
+
 @formula
 def log_entry(p, q, normalization):
-    """LIFT times p, q and p - q, all normalised; log(p / q), which is 0 where both are 0; and log p."""
+    """What a term is made of, of entries that are normalised.
+
+    LIFT times p, q and p - q; log(p / q), which is 0 where both are 0; log p; and what the roundings of these
+    two have lost: for an exponent of 700, 1e-13 of its power.
+    """
     n = normalization
     u, v = np.float64(p), np.float64(q)
-    log_p, log_q = (u - n.top_p) - n.rest_p, (v - n.top_q) - n.rest_q
+    log_p, lost_p = _log_probability(u, n.top_p, n.rest_p)
+    log_q, lost_q = _log_probability(v, n.top_q, n.rest_q)
     x, y = scaled_exp(LIFT, log_p), scaled_exp(LIFT, log_q)
-    x = x if x > _LEAST else 0.0
-    y = y if y > _LEAST else 0.0
+    x = x * (1.0 + lost_p) if x > _LEAST else 0.0
+    y = y * (1.0 + lost_q) if y > _LEAST else 0.0
     s, lost = _difference(u, v)
-    r = (s - n.offset) + (lost - n.offset_rest)
+    t, more = _difference(s, n.offset)
+    r, lost_r = _difference(t, n.offset_rest - ((lost - n.offset_lost) + more))
     r = r if abs(s) < math.inf else (0.0 if u == v else s)
     near = abs(r) < _NEAR
     small = expm1_small(r if near else 0.0)
-    return x, y, (y * small if near else x - y), r, log_p
+    return x, y, (y * small if near else x - y), r, log_p, (lost_r, lost_p)
 
 
 @inlined
@@ -115,28 +136,27 @@ def make_log_normalization(p, q, mass):
     """The normalization for log-probabilities, and the factor of its sums: NaN for invalid input."""
     top_p, sum_p = log_mass(p)
     top_q, sum_q = log_mass(q)
-    refused = LogNormalization(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), math.nan
+    refused = LogNormalization(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), math.nan
     if not (sum_p >= 0.0 and sum_q >= 0.0):
         return refused
     if mass == ANY:
         top = max(top_p, top_q)
         if top == -math.inf:
             top = 0.0
-        return LogNormalization(top, 0.0, top, 0.0, 0.0, 0.0), math.exp(top)
+        return LogNormalization(top, 0.0, top, 0.0, 0.0, 0.0, 0.0), math.exp(top)
     if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
         return refused
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
     rest_p, rest_q = math.log(sum_p), math.log(sum_q)
     offset, lost = _difference(top_p, top_q)
-    return LogNormalization(top_p, rest_p, top_q, rest_q, offset, (rest_p - rest_q) + lost), 1.0
+    return LogNormalization(top_p, rest_p, top_q, rest_q, offset, lost, rest_p - rest_q), 1.0
 
 
-@kernel
-def _corrected(normalization, excess):
-    """The normalization without this (lifted) sum of all differences, which is the error of its offset."""
+@inlined
+def _with_offset(normalization, offset, lost, rest):
     n = normalization
-    return LogNormalization(n.top_p, n.rest_p, n.top_q, n.rest_q, n.offset, n.offset_rest + excess * UNLIFT)
+    return LogNormalization(n.top_p, n.rest_p, n.top_q, n.rest_q, offset, lost, rest)
 
 
 @adder
@@ -148,16 +168,54 @@ def _log_excess(p, q, normalization):
 
 
 @kernel
+def _all_excess(p, q, normalization):
+    total, lost = 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        part = _log_excess(p[low : low + CHUNK], q[low : low + CHUNK], normalization)
+        total, lost = add_compensated(total, lost, part)
+    return (total + lost) * UNLIFT
+
+
+@inlined
+def _corrected(normalization, excess):
+    """The normalization without this sum of all differences, which is the error of its offset."""
+    n = normalization
+    return _with_offset(n, n.offset, n.offset_lost, n.offset_rest + excess)
+
+
+@adder
+def _ratio_excess(p, q, normalization, factor):
+    """The (lifted) sum of p exp(offset) - q, where the offset of p from q is that of two entries."""
+    total = 0.0
+    for i in range(p.size):
+        x, y, d, r, _, _ = log_entry(p[i], q[i], normalization)
+        total += d if abs(r) < _NEAR else x * factor - y
+    return total
+
+
+@kernel
+def corrected_log_normalization(p, q, normalization):
+    """The normalization with its offset corrected, as `normalized.exact_normalization`."""
+    n = normalization
+    k = np.argmax(p)
+    s, lost = _difference(np.float64(p[k]), np.float64(q[k]))
+    rest = n.offset_rest - ((s - n.offset) + (lost - n.offset_lost))
+    if abs(rest) <= _CLOSE:
+        n = _with_offset(n, s, lost, 0.0)
+        total, factor = 0.0, math.exp(rest)
+        for low in range(0, p.size, CHUNK):
+            total += _ratio_excess(p[low : low + CHUNK], q[low : low + CHUNK], n, factor)
+        n = _with_offset(n, s, lost, math.log1p(total * UNLIFT))
+    return _corrected(n, _all_excess(p, q, n))
+
+
+@kernel
 def exact_log_normalization(p, q, mass):
     """`make_log_normalization`, corrected."""
     normalization, factor = make_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return normalization, factor
-    total, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        part = _log_excess(p[low : low + CHUNK], q[low : low + CHUNK], normalization)
-        total, lost = add_compensated(total, lost, part)
-    return _corrected(normalization, total + lost), factor
+    return corrected_log_normalization(p, q, normalization), factor
 
 
 @kernel
@@ -178,11 +236,11 @@ def shifted(p, q):
     return True
 
 
-# Terms of x, y, d, r and log p as `log_entry` gives them.
+# Terms of what `log_entry` gives.
 
 
 @formula
-def kl_log_term(x, y, d, r, log_p, theta):
+def kl_log_term(x, y, d, r, log_p, lost, theta):
     """p log(p / q) - p + q."""
     # Near p = q: y (e**r (r - 1) + 1) = y r**2 (1/2 + r/3 + ... + (k - 1) r**(k - 2) / k!).
     s = 12.0 / 6227020800.0
@@ -202,38 +260,43 @@ def kl_log_term(x, y, d, r, log_p, theta):
 
 
 @formula
-def jeffreys_log_term(x, y, d, r, log_p, theta):
+def jeffreys_log_term(x, y, d, r, log_p, lost, theta):
     """(p - q) log(p / q)."""
     return abs(r) if abs(r) == math.inf else d * r
 
 
 @formula
-def _lifted_exp(x):
-    """LIFT e**x."""
-    return math.inf if x > _MOST else scaled_exp(LIFT, x)
+def _lifted_exp(x, y, lost):
+    """LIFT times e**(x + y + lost)."""
+    exponent, more = _difference(x, -y)
+    power = scaled_exp(LIFT, exponent) * (1.0 + (lost + more))
+    return math.inf if exponent > _MOST else power
 
 
 @formula
-def chi2_log_term(x, y, d, r, log_p, theta):
+def chi2_log_term(x, y, d, r, log_p, lost, theta):
     """(p - q)**2 / q = p**2 / q - 2 p + q."""
-    far = (0.0 if log_p == -math.inf else _lifted_exp(log_p + r)) - 2.0 * x + y
+    power = _lifted_exp(log_p, r, lost[0] + lost[1])
+    far = (0.0 if log_p == -math.inf else power) - 2.0 * x + y
     return d * expm1_small(r) if abs(r) < _NEAR else far
 
 
 @formula
-def alpha_log_term(x, y, d, r, log_p, theta):
+def alpha_log_term(x, y, d, r, log_p, lost, theta):
     """`terms.alpha_term`."""
     swap = theta[0] < 0.5
     a = 1.0 - theta[0] if swap else theta[0]
     beta = -theta[0] if swap else a - 1.0
     p, q = (y, x) if swap else (x, y)
     d, s = (-d, -r) if swap else (d, r)
-    log = log_p - r if swap else log_p
+    log_q, lost_q = _difference(log_p, r)
+    log = log_q if swap else log_p
+    rest = lost_q + (lost[1] - (1.0 + beta) * lost[0]) if swap else lost[1] + beta * lost[0]
     near = alpha_near(q, s, a)
-    exponent = beta * s
+    exponent, more = two_product(beta, s)
     # p (exp(beta r) - 1) / beta
     little = p * expm1_small(exponent if abs(exponent) < _NEAR else 0.0)
-    power = _lifted_exp(log + exponent) if abs(s) < math.inf else (math.inf if s > 0.0 else 0.0)
+    power = _lifted_exp(log, exponent, rest + more) if abs(s) < math.inf else (math.inf if s > 0.0 else 0.0)
     limit = abs(beta) < SMALL_ORDER
     grown = (little if abs(exponent) < _NEAR else power - p) / (1.0 if limit else beta)
     grown = p * s if limit & (abs(s) < math.inf) else grown
@@ -243,7 +306,7 @@ def alpha_log_term(x, y, d, r, log_p, theta):
     return 0.0 if (d == 0.0) & (r == 0.0) else value
 
 
-def _log_term(x, y, d, r, log_p, theta):
+def _log_term(x, y, d, r, log_p, lost, theta):
     """Template (`term`): the term for log-probabilities, where p and q may underflow without harm."""
     return term(x, y, d, theta)  # noqa: F821
 
@@ -252,8 +315,8 @@ def _log_sums(p, q, normalization, theta):
     """Template (`term`): (the sum over the exponentials of p and q, that of all differences), lifted."""
     a, excess = 0.0, 0.0
     for i in range(p.size):
-        x, y, d, r, log_p = log_entry(p[i], q[i], normalization)
-        a += term(x, y, d, r, log_p, theta)  # noqa: F821
+        x, y, d, r, log_p, lost = log_entry(p[i], q[i], normalization)
+        a += term(x, y, d, r, log_p, lost, theta)  # noqa: F821
         excess += d
     return a, excess
 
@@ -269,42 +332,48 @@ def _all_log_sums(p, q, normalization, theta):
 
 
 @kernel
-def lowered(normalization):
-    """The normalization with which all sums are less by `_LOWERED`."""
+def shifted_normalization(normalization, change):
+    """The normalization with which the logarithms of all entries are less by `change`."""
     n = normalization
     return LogNormalization(
-        n.top_p, n.rest_p + _LOWERED, n.top_q, n.rest_q + _LOWERED, n.offset, n.offset_rest
+        n.top_p, n.rest_p + change, n.top_q, n.rest_q + change, n.offset, n.offset_lost, n.offset_rest
     )
 
 
 def _log_divergence(p, q, theta, mass):
-    """Template (`log_sums`, `smooth`, `finish`): the whole computation for log-probabilities."""
+    """Template (`log_sums`, `smooth`, `root`, `finish`): the whole computation."""
     normalization, factor = make_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
     a, excess = log_sums(p, q, normalization, theta)  # noqa: F821
     if mass != ANY:
-        for _ in range(2):
+        for i in range(3):
             if settled(a, excess, theta, smooth, LIFT):  # noqa: F821
                 break
             if shifted(p, q):
                 return 0.0
-            normalization = _corrected(normalization, excess)
+            if i == 0:
+                normalization = _corrected(normalization, excess * UNLIFT)
+            else:
+                normalization = corrected_log_normalization(p, q, normalization)
             a, excess = log_sums(p, q, normalization, theta)  # noqa: F821
     if a < math.inf:
+        if root and a < _LEAST_SQUARE:  # noqa: F821
+            # A square may underflow where its root does not.
+            a, _ = log_sums(p, q, shifted_normalization(normalization, -_RAISED), theta)  # noqa: F821
+            return finish(a, UNLIFT * factor * 2.0**-900)  # noqa: F821
         return finish(a, UNLIFT * factor)  # noqa: F821
-    a, _ = log_sums(p, q, lowered(normalization), theta)  # noqa: F821
+    normalization = shifted_normalization(normalization, _LOWERED)
+    a, _ = log_sums(p, q, normalization, theta)  # noqa: F821
     return finish(a, UNLIFT * factor * 2.0**128)  # noqa: F821
 
 
-def assemble(name, term, smooth, finish):
-    """The kernel of a divergence whose term is called `term`."""
+def assemble(name, term, **ends):
+    """The kernel of a divergence whose term is called `term`; `ends` are those of `_log_divergence`."""
     log_term = globals().get(f"{term}_log_term")
     if log_term is None:
         plain = getattr(terms, f"{term}_term")
         log_term = specialise(_log_term, f"_{name}_log_term", formula, term=plain)
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
-    return specialise(
-        _log_divergence, f"log_{name}", exported, log_sums=all_sums, smooth=smooth, finish=finish
-    )
+    return specialise(_log_divergence, f"log_{name}", exported, log_sums=all_sums, **ends)

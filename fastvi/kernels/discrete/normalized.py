@@ -31,6 +31,9 @@ UNLIFT = 2.0**-54
 #: Masses in between leave the fast loops far from overflow and underflow.
 _LEAST_MASS, _MOST_MASS = 2.0**-300, 2.0**300
 
+#: Relative difference from the ratio of the masses below which the ratio of two entries takes its place.
+_NEAR = 1e-3
+
 #: Masses below this are scaled as if they were this: the factor stays finite.
 LEAST_SCALED = 2.0**-960
 
@@ -45,13 +48,18 @@ class Masses(NamedTuple):
 
 
 class Normalization(NamedTuple):
-    """Constants of `entry` for two arrays: factors that are powers of two, and the masses times these."""
+    """Constants of `entry` for two arrays.
 
-    scale_p: float
+    Entries are in the ratio of the exact masses if p ``base_q`` = q (``base_p`` + ``first`` + ``second``).
+    """
+
+    scale_p: float  #: a power of two; the other fields are of the scaled arrays
     scale_q: float
     mass_p: float
     mass_q: float
-    first: float  #: corrections of `mass_p`, each far smaller than the one before
+    base_p: float  #: the two masses, or two entries
+    base_q: float
+    first: float  #: corrections of `base_p`, each far smaller than the one before
     second: float
 
 
@@ -118,7 +126,8 @@ def _scale(mass):
 def make_normalization(masses):
     """The normalization for two masses > 0."""
     scale_p, scale_q = _scale(masses.p), _scale(masses.q)
-    return Normalization(scale_p, scale_q, masses.p * scale_p, masses.q * scale_q, 0.0, 0.0)
+    mass_p, mass_q = masses.p * scale_p, masses.q * scale_q
+    return Normalization(scale_p, scale_q, mass_p, mass_q, mass_p, mass_q, 0.0, 0.0)
 
 
 @kernel
@@ -126,7 +135,7 @@ def make_scaling(masses):
     """A normalization that multiplies both arrays by one power of two, and the factor of its sums."""
     # Large masses are not scaled down: small entries would become subnormal.
     scale = max(_scale(max(masses.p, masses.q)) * UNLIFT, 1.0)
-    return Normalization(scale, scale, 1.0, 1.0, 0.0, 0.0), 1.0 / scale
+    return Normalization(scale, scale, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0), 1.0 / scale
 
 
 @inlined
@@ -150,10 +159,9 @@ def settled(a, excess, theta, smooth, one):
 def corrected(normalization, excess):
     """The normalization without this sum of all differences, which is the rounding of the two masses."""
     n = normalization
-    change = excess * UNLIFT * n.mass_p
-    if n.first == 0.0:
-        return Normalization(n.scale_p, n.scale_q, n.mass_p, n.mass_q, change, 0.0)
-    return Normalization(n.scale_p, n.scale_q, n.mass_p, n.mass_q, n.first, n.second + change)
+    change = excess * UNLIFT * n.mass_p * (n.base_q / n.mass_q)
+    first, second = (change, 0.0) if n.first == 0.0 else (n.first, n.second + change)
+    return Normalization(n.scale_p, n.scale_q, n.mass_p, n.mass_q, n.base_p, n.base_q, first, second)
 
 
 @kernel
@@ -161,10 +169,10 @@ def entry(p, q, normalization):
     """LIFT times: p and q over their masses, and the difference of the two to full relative accuracy."""
     n = normalization
     x, y = np.float64(p) * n.scale_p, np.float64(q) * n.scale_q
-    inverse_p, inverse_q = LIFT / n.mass_p, LIFT / n.mass_q
+    inverse_p, inverse_base = LIFT / n.mass_p, LIFT / n.base_q
     # Where p and q are nearly proportional, the first difference is exact, and so is that without `first`.
-    d = fma(-y, n.first, cross_difference(x, n.mass_q, y, n.mass_p)) - y * n.second
-    return x * inverse_p, y * inverse_q, d * (inverse_p * inverse_q * UNLIFT)
+    d = fma(-y, n.first, cross_difference(x, n.base_q, y, n.base_p)) - y * n.second
+    return x * inverse_p, y * (LIFT / n.mass_q), d * (inverse_p * inverse_base * UNLIFT)
 
 
 @adder
@@ -176,14 +184,43 @@ def _excess(p, q, normalization):
 
 
 @kernel
-def exact_normalization(p, q, normalization):
-    """The normalization, corrected for the rounding of the masses."""
+def without_excess(p, q, normalization):
+    """The normalization, corrected once."""
     total, lost = 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         total, lost = add_compensated(
             total, lost, _excess(p[low : low + CHUNK], q[low : low + CHUNK], normalization)
         )
     return corrected(normalization, total + lost)
+
+
+@kernel
+def with_exact_masses(p, q, normalization):
+    """The normalization with masses in two floats."""
+    # The sum of all differences has a rounding error of 3e-15 where p and q are far apart.
+    n = normalization
+    a, a_low, b, b_low = 0.0, 0.0, 0.0, 0.0
+    for i in range(p.size):
+        a, a_low = add_compensated(a, a_low, np.float64(p[i]) * n.scale_p)
+        b, b_low = add_compensated(b, b_low, np.float64(q[i]) * n.scale_q)
+    return Normalization(n.scale_p, n.scale_q, a, b, a, b, a_low - a * (b_low / b), 0.0)
+
+
+@kernel
+def exact_normalization(p, q, normalization):
+    """The normalization, corrected for the rounding of the masses.
+
+    The ratio of the exact masses is to have digits of its difference from the ratio of most entries: for
+    (1, 1, 1, 1e-200) and (3, 3, 3, 2e-200), the differences of the first three are as small as the last. So
+    where the ratio of two large entries is close, the rest is computed from that.
+    """
+    n = normalization
+    k = np.argmax(p)
+    x, y = np.float64(p[k]) * n.scale_p, np.float64(q[k]) * n.scale_q
+    if not abs(x * n.mass_q - y * n.mass_p) <= _NEAR * y * n.mass_p:
+        return with_exact_masses(p, q, n)
+    n = Normalization(n.scale_p, n.scale_q, n.mass_p, n.mass_q, x, y, 0.0, 0.0)
+    return without_excess(p, q, without_excess(p, q, n))
 
 
 @kernel
@@ -213,7 +250,7 @@ def proportional(p, q, normalization):
 
 @formula
 def entry_with_logs(p, q, normalization):
-    """An `entry`, log(p / q) (-inf where p = 0, else inf where q = 0), and log p."""
+    """An `entry`, log(p / q) (-inf where p = 0, else inf where q = 0), and log p; see `log_entry`."""
     x, y, d = entry(p, q, normalization)
     r = math.inf if y == 0.0 else log_ratio(x, y, d)
-    return x, y, d, -math.inf if x == 0.0 else r, -math.inf if x == 0.0 else log(x) - 54.0 * LN2
+    return x, y, d, -math.inf if x == 0.0 else r, -math.inf if x == 0.0 else log(x) - 54.0 * LN2, (0.0, 0.0)

@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     #: ``terms.<term>_term`` is summed. Taken if they exist: the fast loop ``chunks.<term>_chunk``,
     #: ``logarithmic.<term>_log_term`` for log-probabilities, ``terms.<term>_infinite`` where zeros make it
-    #: infinite, and ``terms.<term>_low`` for sums that overflow.
+    #: infinite, and ``large_sums.<...>_<term>`` for sums that are large.
     term: str = ""
     module: str = ""  #: the module with the kernels ``<name>`` and ``log_<name>``
     kernel: str = ""  #: another row, whose kernels serve this one as well

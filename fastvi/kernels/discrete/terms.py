@@ -165,23 +165,3 @@ def alpha_from_ratio(p, q, d, x, theta):
     value = without_q if x == math.inf else value
     value = q / a if p == 0.0 else value
     return 0.0 if d == 0.0 else value
-
-
-#: Factor of the `*_low` terms: their sum overflows only if the result does.
-LOW = 2.0**-128
-
-
-@formula
-def chi2_low(p, q, d, x, theta):
-    """LOW times `chi2_term`."""
-    return 0.0 if d == 0.0 else ((d * LOW) / q) * d
-
-
-@formula
-def alpha_low(p, q, d, x, theta):
-    """LOW times `alpha_term`."""
-    # The entry that is raised to a power above 1 must not underflow.
-    raised = q if theta[0] < 0.5 else p
-    if raised < 2.0**-800:
-        return alpha_from_ratio(p, q, d, x, theta) * LOW
-    return alpha_from_ratio(p * LOW, q * LOW, d * LOW, x, theta)

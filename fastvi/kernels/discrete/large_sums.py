@@ -1,0 +1,178 @@
+"""Sums that are large: alpha-divergences with large exponents, and sums that overflow when they are lifted.
+
+The relative error of a power is the absolute error of its exponent: 1.5e-13 for an exponent of 700 in one
+float. So p (p / q)**beta is computed with an exponent in two floats. Used by `divergences` where a sum is
+above one, which may have such exponents.
+
+``large_<term>(p, q, normalization, theta, a)`` is the sum in place of a, ``low_<term>(p, q, normalization,
+theta)`` the sum times `LOW`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import adder, kernel
+from ..numerics.elementary import LN2_HIGH, LN2_LOW, atanh_tail, exponent_step, times_expm1
+from ..numerics.error_free import add_compensated, fma, two_product
+from .normalized import CHUNK, entry, with_exact_masses
+from .terms import alpha_term
+
+#: Factor of sums that overflow when they are lifted.
+LOW = 2.0**-128
+
+#: Exponents up to this have an error of 4e-14 in one float.
+_SMALL = 100.0
+
+#: Largest exponent of a power that may be finite.
+_MOST = 1400.0
+
+#: Orders up to this multiply an error of the masses, 3e-15, to less than 1e-13.
+_SMALL_ORDER = 16.0
+
+#: An entry that is raised to a power above 1 may be lowered from here.
+_LOWERABLE = 2.0**-800
+
+
+@kernel
+def _two_sum(x, y):
+    """x + y, and what its rounding has lost."""
+    s = x + y
+    b = s - x
+    return s, (x - (s - b)) + (y - b)
+
+
+@kernel
+def log_ratio_parts(p, q, normalization):
+    """log(p / q) of normalised entries > 0, in two floats: an error of 1e-17 of itself."""
+    n = normalization
+    x, y = np.float64(p) * n.scale_p, np.float64(q) * n.scale_q
+    a, a_low = two_product(x, n.base_q)
+    b, b_low = two_product(y, n.base_p)
+    b, lost = _two_sum(b, y * n.first)
+    b_low += lost + y * n.second
+    # As `log_ratio` of a and b, with s = (a - b) / (a + b) in two floats.
+    near, k = exponent_step(a, b)
+    b_low *= near / b
+    top, bottom = a - near, a + near
+    _, lost = _two_sum(a, near)
+    s = top / bottom
+    s_low = (fma(-s, bottom, top) + ((a_low - b_low) - s * (lost + (a_low + b_low)))) / bottom
+    w = s * s
+    k *= 2.0**-52
+    high, lost = _two_sum(k * LN2_HIGH, 2.0 * s)
+    return _two_sum(high, lost + (k * LN2_LOW + (2.0 * s_low + 2.0 * s * w * atanh_tail(w))))
+
+
+@kernel
+def _power_term(p, d, beta, high, low, order):
+    """(p (exp(beta x) - 1) / beta - d) / order for x = high + low."""
+    exponent, rest = two_product(beta, high)
+    if exponent > _MOST:
+        return math.inf
+    grown = (times_expm1(p, exponent) + p) * (1.0 + (rest + beta * low))
+    return ((grown - p) / beta - d) / order
+
+
+@kernel
+def _exchanged(theta):
+    """Whether p and q are exchanged; then the order, and beta, the order less 1."""
+    swap = theta[0] < 0.5
+    return swap, 1.0 - theta[0] if swap else theta[0], -theta[0] if swap else theta[0] - 1.0
+
+
+@kernel
+def _ratio(beta):
+    """The ratio of two entries above which an exponent is large."""
+    return math.exp(_SMALL / beta) if beta > 0.0 else math.inf
+
+
+@kernel
+def _beyond(p, q, normalization, swap, ratio):
+    """The number of entries above this ratio."""
+    count = 0
+    for i in range(p.size):
+        x, y, _ = entry(p[i], q[i], normalization)
+        count += (y > ratio * x) if swap else (x > ratio * y)
+    return count
+
+
+@adder
+def _small_powers(p, q, normalization, theta, ratio, factor):
+    """The (lifted) sum of `alpha_term` over the other entries, times a factor."""
+    swap = theta[0] < 0.5
+    total = 0.0
+    for i in range(p.size):
+        x, y, d = entry(p[i], q[i], normalization)
+        raised, other = (y, x) if swap else (x, y)
+        f = factor if raised > _LOWERABLE else 1.0
+        value = alpha_term(x * f, y * f, d * f, theta)
+        total += 0.0 if raised > ratio * other else value * (factor / f)
+    return total
+
+
+@kernel
+def _alpha_sum(p, q, normalization, theta, factor):
+    """The (lifted) sum of `alpha_term`, times a factor."""
+    swap, order, beta = _exchanged(theta)
+    ratio = _ratio(beta)
+    n = normalization
+    if order > _SMALL_ORDER and n.mass_p != 1.0:  # which is 1 for measures, that keep their masses
+        n = with_exact_masses(p, q, n)
+    total, lost = 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        total, lost = add_compensated(total, lost, _small_powers(u, v, n, theta, ratio, factor))
+        if _beyond(u, v, n, swap, ratio) == 0:
+            continue
+        for i in range(u.size):
+            x, y, d = entry(u[i], v[i], n)
+            if swap:
+                x, y, d = y, x, -d
+            if x > ratio * y:
+                high, lower = log_ratio_parts(u[i], v[i], n)
+                if swap:
+                    high, lower = -high, -lower
+                f = factor if x > _LOWERABLE else 1.0
+                value = _power_term(x * f, d * f, beta, high, lower, order)
+                total, lost = add_compensated(total, lost, value * (factor / f))
+    return total + lost
+
+
+@kernel
+def large_alpha(p, q, normalization, theta, a):
+    """Of `alpha_term`."""
+    swap, _, beta = _exchanged(theta)
+    if _beyond(p, q, normalization, swap, _ratio(beta)) == 0:
+        return a
+    return _alpha_sum(p, q, normalization, theta, 1.0)
+
+
+@kernel
+def low_alpha(p, q, normalization, theta):
+    """Of `alpha_term`."""
+    return _alpha_sum(p, q, normalization, theta, LOW)
+
+
+@kernel
+def large_as_it_is(p, q, normalization, theta, a):
+    """For terms without exponents."""
+    return a
+
+
+@kernel
+def low_chi2(p, q, normalization, theta):
+    """Of `chi2_term`."""
+    total, lost = 0.0, 0.0
+    for i in range(p.size):
+        _, y, d = entry(p[i], q[i], normalization)
+        total, lost = add_compensated(total, lost, 0.0 if d == 0.0 else ((d * LOW) / y) * d)
+    return total + lost
+
+
+@kernel
+def low_infinite(p, q, normalization, theta):
+    """For sums that overflow only where they are infinite."""
+    return math.inf
