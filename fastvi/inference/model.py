@@ -33,10 +33,25 @@ class Model(Immutable):
         Numbers and non-empty numeric arrays, which are not copied if they are in C order and aligned. New
         data of the same types compile nothing.
     support : str or tuple or list of them, optional
-        "real" (default), "positive", ("lower", a), ("upper", b), ("interval", a, b) or "simplex"; one for all
-        coordinates, or a list with one for each. Consecutive "simplex" entries are one simplex, whose density
-        is that of all its entries but the last. A q is Gaussian in latent coordinates: z, log(z - a),
-        log(b - z), the logit of (z - a) / (b - a), and for a simplex the logits of stick breaking.
+        A word or tuple for all coordinates, or a list with one for each of them or each group of them:
+
+        ======================== =======================================================================
+        "real" (default)         any number; its latent coordinate is z
+        "positive"               z > 0, by log z
+        ("lower", a)             z > a, by log(z - a)
+        ("upper", b)             z < b, by log(b - z)
+        ("interval", a, b)       a < z < b, by the logit of (z - a) / (b - a)
+        ("simplex", k)           k shares of 1, by k - 1 logits of stick breaking
+        ("ordered", k)           rising numbers, by the first and the logarithms of the differences
+        ("positive_ordered", k)  the same above 0, by the logarithm of the first as well
+        ("cholesky_corr", k)     the lower Cholesky factor of a k × k correlation matrix, k² entries in rows,
+                                 by k (k - 1) / 2 inverse hyperbolic tangents of partial correlations
+        ======================== =======================================================================
+
+        The ends a and b are numbers, or arrays with one for each of as many coordinates. "simplex",
+        "ordered" and "positive_ordered" alone stand for all coordinates; in a list, consecutive equal ones
+        are one group. The density of a simplex is that of all entries but the last, that of a factor of the
+        entries below the diagonal. A q is Gaussian in the latent coordinates.
     log_joint_grad : callable, optional
         ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value.
     theta : array_like, optional
@@ -62,7 +77,8 @@ class Model(Immutable):
     References
     ----------
     Latent coordinates: A. Kucukelbir et al., Automatic Differentiation Variational Inference, JMLR 18 (2017),
-    section 2.3; B. Carpenter et al., Stan: A Probabilistic Programming Language, J. Stat. Softw. 76 (2017).
+    section 2.3; Stan Development Team, Stan Reference Manual, chapter Constraint Transforms (simplexes by
+    stick breaking, as in Stan up to 2.36).
 
     Examples
     --------
@@ -158,7 +174,7 @@ class Model(Immutable):
 
     @property
     def latent_dim(self) -> int:
-        """The number of latent coordinates, in which q is Gaussian: `dim`, less one for each simplex."""
+        """The number of latent coordinates, in which q is Gaussian; simplexes and factors have fewer."""
         return self._support.latent_dim
 
     def with_data(self, data: tuple[Any, ...]) -> Model:
