@@ -90,10 +90,10 @@ class Support:
 
 
 #: Words for groups of coordinates, with the least number that goes with each.
-_GROUPS = {"simplex": 2, "ordered": 1, "positive_ordered": 1, "cholesky_corr": 2}
+GROUPS = {"simplex": 2, "ordered": 1, "positive_ordered": 1, "cholesky_corr": 2}
 
 #: Words for coordinates with ends, and the number of these.
-_ENDS = {"lower": 1, "upper": 1, "interval": 2}
+ENDS = {"lower": 1, "upper": 1, "interval": 2}
 
 
 class Part(NamedTuple):
@@ -107,12 +107,12 @@ class Part(NamedTuple):
 def _parts(support: Any, dim: int) -> Iterator[Part]:
     """The parts of a support: of a word or tuple for all coordinates, or of a list of entries."""
     if isinstance(support, str):
-        many = support in _GROUPS and support != "cholesky_corr"
+        many = support in GROUPS and support != "cholesky_corr"
         yield from [part_of((support, dim) if many else support, 0)] * (1 if many else dim)
         return
     if isinstance(support, tuple) and support and isinstance(support[0], str) and support[0] in _SHAPED:
         part = part_of(support, 0)
-        repeated = part.size == 1 or support[0] in _GROUPS
+        repeated = part.size == 1 or support[0] in GROUPS
         yield from [part] * (max(dim // part.size, 1) if repeated else 1)
         return
     if not isinstance(support, Sequence):
@@ -122,7 +122,7 @@ def _parts(support: Any, dim: int) -> Iterator[Part]:
     i = 0
     while i < len(support):
         last = i + 1
-        if isinstance(support[i], str) and support[i] in _GROUPS:
+        if isinstance(support[i], str) and support[i] in GROUPS:
             # Equal words in a row are one group.
             while last < len(support) and isinstance(support[last], str) and support[last] == support[i]:
                 last += 1
@@ -133,7 +133,7 @@ def _parts(support: Any, dim: int) -> Iterator[Part]:
 
 
 #: Words that begin a tuple.
-_SHAPED = {*_GROUPS, *_ENDS}
+_SHAPED = {*GROUPS, *ENDS}
 
 
 def part_of(entry: Any, i: int, where: str = "") -> Part:
@@ -144,9 +144,9 @@ def part_of(entry: Any, i: int, where: str = "") -> Part:
         word = ""
     if word == entry and word in ("real", "positive"):
         return Part(1, [REAL if word == "real" else LOWER], [(0.0, 0.0)])
-    if word != entry and word in _GROUPS and len(entry) == 2:
+    if word != entry and word in GROUPS and len(entry) == 2:
         return _group(word, integer(f"{where}[1]", entry[1], 1), entry, where)
-    if word != entry and word in _ENDS and len(entry) == 1 + _ENDS[word]:
+    if word != entry and word in ENDS and len(entry) == 1 + ENDS[word]:
         return _with_ends(word, entry, where)
     raise ValueError(
         f"{where} must be 'real', 'positive', ('lower', a), ('upper', b), ('interval', a, b) with a < b, "
@@ -156,7 +156,7 @@ def part_of(entry: Any, i: int, where: str = "") -> Part:
 
 def _group(word: str, k: int, entry: Any, where: str) -> Part:
     """A simplex, an ordered vector, or the factor of a correlation matrix."""
-    if k < _GROUPS[word]:
+    if k < GROUPS[word]:
         shown = word if word == "simplex" and k == 1 else entry
         least = "a simplex has at least two coordinates" if word == "simplex" else "k is at least two"
         raise ValueError(f"{where} is {shown!r}: {least}")

@@ -40,6 +40,9 @@ _NORMAL = 2.0**-1022
 #: differences of a log joint along one coordinate exist.
 SUM_TOLERANCE = 1e-2
 
+# A location that is not finite makes a constant NaN by 0 * mu. Neither min nor a function for a comparison is
+# called: each function that numba compiles adds 0.03 s to a user's first log joint of each kind.
+
 #: Terms that are added up before they are added to the sum: the rounding error grows with their number.
 _BLOCK = 512
 
@@ -118,20 +121,9 @@ def log_gamma(x):
 
 
 @formula
-def _is_scale(sigma):
-    return 0.0 < sigma < math.inf
-
-
-@formula
 def _log_scale(sigma):
     """log sigma, NaN unless it is positive and finite."""
-    return logarithm(sigma) if _is_scale(sigma) else math.nan
-
-
-@formula
-def _location(mu):
-    """The same number, NaN unless it is finite."""
-    return mu if abs(mu) < math.inf else math.nan
+    return logarithm(sigma) if 0.0 < sigma < math.inf else math.nan
 
 
 @formula
@@ -144,7 +136,7 @@ def _is_count(n):
 
 @formula
 def prepare_normal(mu, sigma):
-    return -HALF_LOG_2PI - _log_scale(sigma), _location(mu), sigma
+    return -HALF_LOG_2PI - _log_scale(sigma) + 0.0 * mu, mu, sigma
 
 
 @formula
@@ -158,7 +150,7 @@ def normal(x, prepared):
 def _log1p_square(t, s, log_nu):
     """log(1 + s) for s = t**2 / nu, where that may overflow; t is finite. It has one logarithm."""
     far = t > _LARGE or s > _LARGE
-    value = log_ratio(min(t, _LARGEST) if far else 1.0 + s, 1.0, s)
+    value = log_ratio((t if t < _LARGEST else _LARGEST) if far else 1.0 + s, 1.0, s)
     return 2.0 * value - log_nu if far else value
 
 
@@ -166,11 +158,11 @@ def _log1p_square(t, s, log_nu):
 def prepare_student_t(nu, mu, sigma):
     log_nu, half = _log_scale(nu), 0.5 * nu
     ratio = math.nan
-    if _is_scale(nu):
+    if 0.0 < nu < math.inf:
         # Γ((nu + 1) / 2) / Γ(nu / 2)
         ratio = stirling_error(half + 0.5) - stirling_error(half)
         ratio -= deviance(half, half + 0.5, logarithm(half + 0.5))
-    return ratio - HALF_LOG_2PI - _log_scale(sigma), _location(mu), sigma, nu, log_nu
+    return ratio - HALF_LOG_2PI - _log_scale(sigma) + 0.0 * mu, mu, sigma, nu, log_nu
 
 
 @formula
@@ -184,7 +176,7 @@ def student_t(x, prepared):
 
 @formula
 def prepare_cauchy(mu, sigma):
-    return -LOG_PI - _log_scale(sigma), _location(mu), sigma
+    return -LOG_PI - _log_scale(sigma) + 0.0 * mu, mu, sigma
 
 
 @formula
@@ -197,7 +189,7 @@ def cauchy(x, prepared):
 
 @formula
 def prepare_laplace(mu, sigma):
-    return -LOG_2 - _log_scale(sigma), _location(mu), sigma
+    return -LOG_2 - _log_scale(sigma) + 0.0 * mu, mu, sigma
 
 
 @formula
@@ -472,8 +464,8 @@ def _value_3(x, a, b, c):
 def _sum_over_x(x, prepared):
     total = 0.0
     for low in range(0, x.size, _BLOCK):
-        part = 0.0
-        for i in range(low, min(low + _BLOCK, x.size)):
+        part, left = 0.0, x.size - low
+        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
             part += term(float(x[i]), prepared)  # noqa: F821
         total += part
     return total
@@ -483,8 +475,8 @@ def _sum_1(x, a):
     n = common(length(x), length(a))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part = 0.0
-        for i in range(low, min(low + _BLOCK, n)):
+        part, left = 0.0, n - low
+        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
             part += term(at(x, i), prepare(at(a, i)))  # noqa: F821
         total += part
     return total
@@ -494,8 +486,8 @@ def _sum_2(x, a, b):
     n = common(common(length(x), length(a)), length(b))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part = 0.0
-        for i in range(low, min(low + _BLOCK, n)):
+        part, left = 0.0, n - low
+        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
             part += term(at(x, i), prepare(at(a, i), at(b, i)))  # noqa: F821
         total += part
     return total
@@ -505,8 +497,8 @@ def _sum_3(x, a, b, c):
     n = common(common(length(x), length(a)), common(length(b), length(c)))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part = 0.0
-        for i in range(low, min(low + _BLOCK, n)):
+        part, left = 0.0, n - low
+        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
             part += term(at(x, i), prepare(at(a, i), at(b, i), at(c, i)))  # noqa: F821
         total += part
     return total
@@ -585,7 +577,7 @@ def dirichlet(theta, alpha):
         return math.nan
     total, mass = 0.0, 0.0
     for k in range(alpha.size):
-        if not _is_scale(alpha[k]) or theta[k] != theta[k]:
+        if not 0.0 < alpha[k] < math.inf or theta[k] != theta[k]:
             return math.nan
         total += alpha[k]
         mass += theta[k]
@@ -632,7 +624,7 @@ def multi_normal_cholesky(x, mu, factor):
         return math.nan
     constant = -HALF_LOG_2PI * dim
     for i in range(dim):
-        if not _is_scale(factor[i, i]) or not abs(mu[i]) < math.inf:
+        if not 0.0 < factor[i, i] < math.inf or not abs(mu[i]) < math.inf:
             return math.nan
         constant -= logarithm(factor[i, i])
     y, total = np.empty(dim), 0.0
@@ -648,7 +640,7 @@ def multi_normal_cholesky(x, mu, factor):
 def lkj_corr_cholesky(factor, eta):
     """Of the strict lower triangle of the factor (K, K) of a correlation matrix."""
     size = factor.shape[0]
-    if factor.shape[1] != size or not _is_scale(eta):
+    if factor.shape[1] != size or not 0.0 < eta < math.inf:
         return math.nan
     value = 0.0
     for i in range(size):
