@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..common import statuses
-from ..common.immutable import Record
+from ..common.immutable import Record, frozen_fields
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -33,6 +33,9 @@ class Moments(NamedTuple):
 
     mean: Any
     sd: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (Moments, *self)
 
 
 class Fit(Record):
@@ -116,7 +119,9 @@ class Fit(Record):
         if name not in layout.names:
             raise KeyError(f"no parameter is called {name!r}; there are {', '.join(layout.names)}")
         mean, sd = (layout.split(x)[name] for x in (self.q.mean, np.sqrt(np.diag(self.q.cov))))
-        return Moments(mean, sd) if mean.ndim else Moments(float(mean), float(sd))
+        parts = (mean, sd) if mean.ndim else (float(mean), float(sd))
+        moments: Moments = frozen_fields(Moments, *parts)
+        return moments
 
     def summary(self) -> str:
         """A text of some lines: family, status, ELBO, gradient, PSIS k̂, and the moments of 20 coordinates."""
