@@ -259,6 +259,10 @@ def test_vectors_and_matrices():
         theta, alpha = simplex(rng, size), 10.0 ** rng.uniform(-4, 4, size)
         value, wanted = densities.dirichlet(theta, alpha), reference.dirichlet(exactly(theta), exactly(alpha))
         assert abs(value - wanted) <= 1e-14 * max(1, abs(wanted)) + 1e-16 * alpha.sum()
+        # Along one coordinate, where there are partial derivatives.
+        theta[0] *= 1.002
+        value, wanted = densities.dirichlet(theta, alpha), reference.dirichlet(exactly(theta), exactly(alpha))
+        assert abs(value - wanted) <= 1e-14 * max(1, abs(wanted)) + 1e-16 * alpha.sum()
         lower = np.tril(rng.normal(size=(size, size)))
         np.fill_diagonal(lower, 10.0 ** rng.uniform(-2, 2, size))
         x, mu = rng.normal(size=(2, size))
@@ -278,6 +282,7 @@ def test_vectors_and_matrices():
         wanted = reference.categorical_logit(1, exactly(beta))
         assert abs(densities.categorical_logit(1, beta) - wanted) <= 1e-14 * (1 + abs(beta).max())
         assert abs(densities.categorical_logit([1, 1], beta) - 2 * wanted) <= 1e-13 * (1 + abs(beta).max())
+        theta[0] /= 1.002
         value, wanted = densities.log_mix(theta, beta), reference.log_mix(exactly(theta), exactly(beta))
         assert abs(value - wanted) <= 1e-14 * (1 + abs(beta).max())
         matrix = lower @ lower.T
