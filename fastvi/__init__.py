@@ -9,6 +9,7 @@ _collecting = _gc.isenabled()
 _gc.disable()
 
 from . import compiled as _compiled  # noqa: F401  (makes fastvi work in compiled code)
+from . import densities as densities
 from .discrete import (
     alpha_divergence,
     bhattacharyya,

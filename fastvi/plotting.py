@@ -33,7 +33,7 @@ from .inference.kernel_calls import QUADRATURE_DIM
 from .inference.model import Model
 from .inference.results import Fit, q_of
 from .inference.starts import laplace_start
-from .kernels.models.kinds import INTERVAL, LOWER, SIMPLEX, UPPER
+from .kernels.models.kinds import CORRELATION, INTERVAL, LOWER, ORDERED, SIMPLEX, UPPER
 from .projections.result import Projection
 
 #: Colours of the palette of Okabe and Ito, which the colour-blind can tell apart.
@@ -268,11 +268,17 @@ def plot_grid(grid: Grid2D, ax: Axes | None = None, *, title: str | None = None)
 
 
 def _completed(support: Support, free: Array) -> tuple[Array, Array]:
-    """Points (N, D) from all coordinates but the last of each simplex; which are in the support."""
+    """Points (N, D) from the coordinates that the density is of; which are in the support."""
     columns: list[Array] = []
     inside = np.ones(len(free), bool)
     left: Any = 1.0
     for x, kind, (low, high) in zip(free.T, support.kinds, support.bounds, strict=True):
+        if kind == ORDERED:
+            inside &= x > columns[-1]
+        if kind == CORRELATION:  # in up to two dimensions the factor has two rows
+            columns += [np.ones(len(x)), np.zeros(len(x)), x, np.sqrt(np.clip(1.0 - x * x, 0.0, None))]
+            inside &= abs(x) < 1.0
+            continue
         columns.append(x)
         if kind == SIMPLEX:
             left = left - x
@@ -290,8 +296,8 @@ def _free(support: Support) -> list[int]:
     """Indices of the coordinates that `_completed` takes."""
     where, k = [], 0
     for kind, (low, _) in zip(support.kinds, support.bounds, strict=True):
-        where.append(k)
-        k += 2 if kind == SIMPLEX and low == 1.0 else 1
+        where.append(k + 2 if kind == CORRELATION else k)
+        k += 4 if kind == CORRELATION else 2 if kind == SIMPLEX and low == 1.0 else 1
     return where
 
 

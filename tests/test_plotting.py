@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 import fastvi as fv
+from fastvi import plotting
+from fastvi.distributions.support import Support
 from fastvi.plotting import plot_grid, plot_posterior, plot_projection, plot_trace
 from helpers.programs import run_program
 
@@ -177,6 +179,20 @@ def test_posterior_in_two_dimensions_has_its_contours_and_those_of_q():
 
 def dirichlet(z, n):
     return n[0] * math.log(z[0]) + n[1] * math.log(z[1]) + n[2] * math.log(z[2])
+
+
+@pytest.mark.parametrize(
+    ("support", "dim", "free"),
+    [("ordered", 2, [0, 1]), (("cholesky_corr", 2), 4, [2]), (("simplex", 2), 4, [0, 2])],
+)
+def test_coordinates_that_a_density_is_of(support, dim, free):
+    place = Support(support, dim)
+    z, _ = place.to_model(np.random.default_rng(0).standard_normal((20, len(free))))
+    assert plotting._free(place) == free
+    again, inside = plotting._completed(place, z[:, free])
+    assert inside.all()
+    np.testing.assert_allclose(again, z, atol=1e-14)
+    assert not plotting._completed(place, 9.0 - 9.0 * z[:, free])[1].any()
 
 
 def test_posterior_on_a_simplex_is_drawn_over_all_coordinates_but_the_last():

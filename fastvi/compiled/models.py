@@ -9,7 +9,7 @@ from numba.extending import overload
 
 from .. import kernels
 from ..inference.model import Model
-from ..kernels.models.kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
+from ..kernels.models.kinds import INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 from .types import ModelType, constant, is_floats, is_none, maker
 
 #: Kind of a latent coordinate by the word that declares it.
@@ -20,6 +20,8 @@ _KINDS = {
     "upper": UPPER,
     "interval": INTERVAL,
     "simplex": SIMPLEX,
+    "ordered": ORDERED,
+    "positive_ordered": ORDERED,
 }
 
 
@@ -43,22 +45,26 @@ def _overload_model(log_joint, dim, data=(), support="real", log_joint_grad=None
         )
     if not isinstance(dim, types.IntegerLiteral) or dim.literal_value < 1:
         raise TypingError("fastvi.Model: dim must be a positive constant in compiled code")
-    if not (isinstance(data, types.BaseTuple) or (isinstance(data, types.Omitted) and data.value == ())):
+    left_out = getattr(data, "value", data) == ()
+    if not (left_out or isinstance(data, types.BaseTuple)):
         raise TypingError(f"fastvi.Model: data must be a tuple, not {data}: write (x,) for one item")
     word, ends = _word_and_ends(support)
     code = constant("Model", "support", word, _KINDS)
     if ends != {"lower": 1, "upper": 1, "interval": 2}.get(getattr(word, "literal_value", ""), 0):
         raise TypingError(
-            "fastvi.Model: support must be 'real', 'positive', 'simplex', ('lower', a), ('upper', b) or "
-            f"('interval', a, b) in compiled code, for all coordinates, not {support}"
+            "fastvi.Model: support must be 'real', 'positive', 'simplex', 'ordered', 'positive_ordered', "
+            "('lower', a), ('upper', b) or ('interval', a, b) in compiled code, for all coordinates, "
+            f"not {support}: make other models in Python, and pass them"
         )
     size = dim.literal_value
     simplex = code == SIMPLEX
+    word = getattr(word, "literal_value", "")
+    first = {"ordered": REAL, "positive_ordered": LOWER}.get(word, code)
     latent = size - 1 if simplex else size
     if latent < 1:
         raise TypingError("fastvi.Model: a simplex has at least two coordinates")
     has_theta = not is_none(theta)
-    held = () if isinstance(data, types.Omitted) else data.types
+    held = () if left_out else data.types
     if has_theta:
         if not is_floats(theta, 1):
             raise TypingError(f"fastvi.Model: theta must be a 1-D float array in compiled code, not {theta}")
@@ -80,6 +86,7 @@ def _overload_model(log_joint, dim, data=(), support="real", log_joint_grad=None
             if simplex:
                 bounds[i, 0] = latent - i
             bounds[i, 0], bounds[i, 1] = _ends(support, bounds[i, 0])
+        kinds[0] = first
         return make((_with_theta(theta, data), kinds, bounds))
 
     return compiled

@@ -90,8 +90,7 @@ class TransformedGaussian(Density):
     @classmethod
     def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
         """A TransformedGaussian that compiled code has made; nothing is checked."""
-        declared = declaration_of(kinds, bounds)
-        return cls._of(Gaussian._from_factor(mean, factor), Support(declared, len(declared)))
+        return cls._of(Gaussian._from_factor(mean, factor), Support(*declaration_of(kinds, bounds)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.gaussian, self.support, self.dim)

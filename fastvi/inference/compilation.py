@@ -46,6 +46,12 @@ def dispatcher_of(name: str, function: Any) -> Any:
     return _remembered(_jits, function, lambda: kernels.compiler.jitted(function))
 
 
+def flat_dispatcher(dispatcher: Any, fields: Any, with_gradient: bool) -> Any:
+    """The dispatcher that takes z, of a function of parameters with names: one for each layout."""
+    key = dispatcher, fields, with_gradient
+    return _remembered(_jits, key, lambda: kernels.models.named.flat(*key))
+
+
 def check_arity(name: str, function: Any, wanted: Sequence[str]) -> None:
     """Raise TypeError if a function does not take the arguments with these names, by position."""
     try:

@@ -5,7 +5,8 @@ Everything in `fastvi.inference` takes a `Model`; `target_of` is what the kernel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from ..common.immutable import Immutable, frozen
 from ..common.validation import finite_array, float_array
 from ..common.values import Array
 from ..distributions.support import Support
-from .compilation import c_function, check_arity, dispatcher_of
+from .compilation import c_function, check_arity, dispatcher_of, flat_dispatcher
 from .packing import Table, pack
+from .parameters import Layout, check_names, layout_of
 
 
 class Model(Immutable):
@@ -27,18 +29,37 @@ class Model(Immutable):
         ``log_joint(z, *data)``, or ``log_joint(z, theta, *data)`` where `theta` is given: a jitted function,
         or a plain one, which is jitted. `z` is a read-only 1-D float64 array of `dim` entries. The result is
         a float, the logarithm of the joint density, which need not be normalised; -inf where it is zero.
-    dim : int
-        The number of latent variables.
+    dim : int or dict
+        The number of latent variables, or their names, each with its support, its shape, or both:
+        ``{"mu": "real", "tau": "positive", "theta": (8,), "s": ("positive", (2, 3)), "w": ("simplex", 4)}``.
+        With names the log joint gets a NamedTuple p instead of z, of numbers ``p.tau`` and read-only views
+        ``p.theta[j]``; they lie in z in this order. `support` is left out.
     data : tuple, optional
         Numbers and non-empty numeric arrays, which are not copied if they are in C order and aligned. New
         data of the same types compile nothing.
     support : str or tuple or list of them, optional
-        "real" (default), "positive", ("lower", a), ("upper", b), ("interval", a, b) or "simplex"; one for all
-        coordinates, or a list with one for each. Consecutive "simplex" entries are one simplex, whose density
-        is that of all its entries but the last. A q is Gaussian in latent coordinates: z, log(z - a),
-        log(b - z), the logit of (z - a) / (b - a), and for a simplex the logits of stick breaking.
+        A word or tuple for all coordinates, or a list with one for each of them or each group of them:
+
+        ======================== =======================================================================
+        "real" (default)         any number; its latent coordinate is z
+        "positive"               z > 0, by log z
+        ("lower", a)             z > a, by log(z - a)
+        ("upper", b)             z < b, by log(b - z)
+        ("interval", a, b)       a < z < b, by the logit of (z - a) / (b - a)
+        ("simplex", k)           k shares of 1, by k - 1 logits of stick breaking
+        ("ordered", k)           rising numbers, by the first and the logarithms of the differences
+        ("positive_ordered", k)  the same above 0, by the logarithm of the first as well
+        ("cholesky_corr", k)     the lower Cholesky factor of a k × k correlation matrix, k² entries in rows,
+                                 by k (k - 1) / 2 inverse hyperbolic tangents of partial correlations
+        ======================== =======================================================================
+
+        The ends a and b are numbers, or arrays with one for each of as many coordinates. "simplex",
+        "ordered" and "positive_ordered" alone stand for all coordinates; in a list, consecutive equal ones
+        are one group. The density of a simplex is that of all entries but the last, that of a factor of the
+        entries below the diagonal. A q is Gaussian in the latent coordinates.
     log_joint_grad : callable, optional
-        ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value.
+        ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value; with names
+        ``grad.tau = ...`` and ``grad.theta[j] = ...``.
     theta : array_like, optional
         Parameters, for `maximize_evidence`.
 
@@ -48,7 +69,9 @@ class Model(Immutable):
         A `log_joint` that is not a function, takes another number of arguments, cannot be compiled, or writes
         to z; data of other kinds; a `dim` that is no integer.
     ValueError
-        A `dim` below 1, an unknown support, empty data, a theta that is not finite.
+        A `dim` below 1, an unknown support, empty data, a theta that is not finite; a name that is no
+        identifier, a shape with a zero, a support that does not fit its shape, a function that asks for a
+        name that is not there, or has an argument with the name of a parameter.
 
     Notes
     -----
@@ -62,7 +85,8 @@ class Model(Immutable):
     References
     ----------
     Latent coordinates: A. Kucukelbir et al., Automatic Differentiation Variational Inference, JMLR 18 (2017),
-    section 2.3; B. Carpenter et al., Stan: A Probabilistic Programming Language, J. Stat. Softw. 76 (2017).
+    section 2.3; Stan Development Team, Stan Reference Manual, chapter Constraint Transforms (simplexes by
+    stick breaking, as in Stan up to 2.36).
 
     Examples
     --------
@@ -71,14 +95,25 @@ class Model(Immutable):
     ...     return -0.5 * z[0] ** 2 - 0.5 * (x - z[0]) ** 2
     >>> fv.Model(log_joint, 1, data=(3.0,))
     Model(log_joint, dim=1, support='real', data=1 item)
+
+    With names, and `fastvi.densities`:
+
+    >>> def log_joint(p, y):
+    ...     prior = fv.densities.normal(p.mu, 0.0, 10.0) + fv.densities.half_cauchy(p.sigma, 5.0)
+    ...     return prior + fv.densities.normal(y, p.mu, p.sigma)
+    >>> model = fv.Model(log_joint, {"mu": "real", "sigma": "positive"}, ([1.0, 2.0, 4.0],))
+    >>> round(fv.fit(model)["mu"].mean, 1)
+    2.3
     """
 
     __slots__ = (
         "_address",
         "_callbacks",
         "_dispatcher",
+        "_functions",
         "_gradient",
         "_gradient_address",
+        "_layout",
         "_support",
         "_table",
         "_theta",
@@ -90,6 +125,8 @@ class Model(Immutable):
     data: tuple[Any, ...]
     _dispatcher: Any
     _gradient: Any
+    _functions: tuple[Any, Any]
+    _layout: Layout | None
     _callbacks: tuple[Any, ...]
     _address: int
     _gradient_address: int
@@ -101,30 +138,49 @@ class Model(Immutable):
     def __init__(
         self,
         log_joint: Callable[..., float],
-        dim: int,
+        dim: int | Mapping[str, Any],
         data: Sequence[Any] = (),
         support: Any = "real",
         log_joint_grad: Callable[..., float] | None = None,
         theta: Any = None,
     ) -> None:
         fill = object.__setattr__
-        where = Support(support, dim)
+        layout = None
+        if isinstance(dim, Mapping):
+            if support != "real":
+                raise ValueError(
+                    "parameters with names have their supports beside their names: give no support"
+                )
+            layout = layout_of(dim)
+            where = Support(layout.support, layout.dim)
+        else:
+            where = Support(support, dim)
         if not isinstance(data, tuple):
             raise TypeError(f"data must be a tuple, not {type(data).__name__}: write (x,) for one item")
         fill(self, "dim", where.dim)
         fill(self, "_support", where)
+        fill(self, "_layout", layout)
         parameters = np.zeros(0)
         if theta is not None:
             parameters = finite_array("theta", np.atleast_1d(float_array("theta", theta)), 1, "(T,)")
         fill(self, "_theta", parameters)
-        fill(self, "_dispatcher", dispatcher_of("log_joint", log_joint))
+        value = dispatcher_of("log_joint", log_joint)
         gradient = None if log_joint_grad is None else dispatcher_of("log_joint_grad", log_joint_grad)
-        fill(self, "_gradient", gradient)
+        fill(self, "_functions", (value, gradient))
         names = ["theta"] if theta is not None else []
         items = [f"data[{k}]" for k in range(len(data))]
-        check_arity("log_joint", log_joint, ["z", *names, *items])
+        point = ["z"] if layout is None else ["p"]
+        check_arity("log_joint", log_joint, [*point, *names, *items])
         if gradient is not None:
-            check_arity("log_joint_grad", log_joint_grad, ["z", "grad", *names, *items])
+            check_arity("log_joint_grad", log_joint_grad, [*point, "grad", *names, *items])
+        if layout is not None:
+            check_names("log_joint", log_joint, layout, point)
+            value = flat_dispatcher(value, layout.fields, False)
+            if gradient is not None:
+                check_names("log_joint_grad", log_joint_grad, layout, [*point, "grad"])
+                gradient = flat_dispatcher(gradient, layout.fields, True)
+        fill(self, "_dispatcher", value)
+        fill(self, "_gradient", gradient)
         self._set_data(data)
         # The kernels call the functions by address; an address holds as long as its callback is referred to.
         callbacks = [c_function(self._dispatcher, self._types, theta is not None, False)]
@@ -147,6 +203,11 @@ class Model(Immutable):
         return self._support.declared
 
     @property
+    def parameters(self) -> dict[str, Any] | None:
+        """The parameters as they were declared by names; None where they have none."""
+        return None if self._layout is None else copy.deepcopy(self._layout.declared)
+
+    @property
     def theta(self) -> Array | None:
         """The parameters, read-only; None where the model has none."""
         return frozen(self._theta.copy()) if self._theta.size else None
@@ -158,7 +219,7 @@ class Model(Immutable):
 
     @property
     def latent_dim(self) -> int:
-        """The number of latent coordinates, in which q is Gaussian: `dim`, less one for each simplex."""
+        """The number of latent coordinates, in which q is Gaussian; simplexes and factors have fewer."""
         return self._support.latent_dim
 
     def with_data(self, data: tuple[Any, ...]) -> Model:
@@ -228,7 +289,10 @@ class Model(Immutable):
     def __reduce__(self) -> tuple[Any, ...]:
         # Addresses hold in one process only: the functions are pickled, and compiled where they arrive.
         theta = self._theta if self._theta.size else None
-        return Model, (self._dispatcher, self.dim, self.data, self.support, self._gradient, theta)
+        log_joint, gradient = self._functions
+        named = self._layout is not None
+        dim, support = (self.parameters, "real") if named else (self.dim, self.support)
+        return Model, (log_joint, dim, self.data, support, gradient, theta)
 
     def _copy(self) -> Model:
         other = Model.__new__(Model)
@@ -255,8 +319,10 @@ class Model(Immutable):
         return values.reshape(points.shape[:-1]) if points.ndim > 1 else float(values[0])
 
     def __repr__(self) -> str:
-        name = getattr(getattr(self._dispatcher, "py_func", self._dispatcher), "__name__", "log_joint")
+        name = getattr(getattr(self._functions[0], "py_func", self._functions[0]), "__name__", "log_joint")
         items = f"{len(self.data)} item{'s' if len(self.data) != 1 else ''}"
+        if self._layout is not None:
+            return f"Model({name}, {self._layout.declared!r}, data={items})"
         return f"Model({name}, dim={self.dim}, support={self.support!r}, data={items})"
 
 

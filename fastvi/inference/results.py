@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..common import statuses
-from ..common.immutable import Record
+from ..common.immutable import Record, frozen_fields
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -16,6 +16,7 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian, 
 from ..kernels.statuses import CONVERGED, UNBOUNDED
 from .diagnostics import psis_shape
 from .model import Model
+from .parameters import Layout
 
 #: PSIS k̂ below which importance sampling from q works well, and works at all (Vehtari et al., section 3).
 _CLOSE, _USABLE = 0.5, 0.7
@@ -25,6 +26,16 @@ _SHOWN = 20
 
 #: A q with a number above this has moved off without end, and is refused.
 _ENDLESS = 1e100
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of a parameter: numbers, or arrays of its shape."""
+
+    mean: Any
+    sd: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (Moments, *self)
 
 
 class Fit(Record):
@@ -88,9 +99,29 @@ class Fit(Record):
         assert self._psis is not None
         return self._psis
 
-    def sample(self, n: int, rng: Any = None) -> Array:
-        """`n` draws of q in the model's own coordinates, shape (n, D), from `rng` as in `fit`."""
-        return self.q.sample(n, rng)
+    def sample(self, n: int, rng: Any = None, named: bool = False) -> Any:
+        """`n` draws of q in the model's own coordinates, shape (n, D), from `rng` as in `fit`.
+
+        `named`, for a model of named parameters: a dict of arrays (n, *shape), one for each name.
+        """
+        draws = self.q.sample(n, rng)
+        return self._layout.split(draws) if named else draws
+
+    @property
+    def _layout(self) -> Layout:
+        if self.model._layout is None:
+            raise TypeError("the model's parameters have no names: make it with a dict of names")
+        return self.model._layout
+
+    def __getitem__(self, name: str) -> Moments:
+        """Mean and standard deviation of a parameter under q, by its name."""
+        layout = self._layout
+        if name not in layout.names:
+            raise KeyError(f"no parameter is called {name!r}; there are {', '.join(layout.names)}")
+        mean, sd = (layout.split(x)[name] for x in (self.q.mean, np.sqrt(np.diag(self.q.cov))))
+        parts = (mean, sd) if mean.ndim else (float(mean), float(sd))
+        moments: Moments = frozen_fields(Moments, *parts)
+        return moments
 
     def summary(self) -> str:
         """A text of some lines: family, status, ELBO, gradient, PSIS k̂, and the moments of 20 coordinates."""
@@ -113,8 +144,10 @@ class Fit(Record):
             shown = ", ".join(f"{value:.6g}" for value in self.starts)
             lines.append(f"starts         {shown} (spread {self.starts[0] - self.starts[-1]:.2g})")
         mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
+        layout = self.model._layout
+        labels = [f"z[{i}]" for i in range(len(mean))] if layout is None else layout.labels
         for i in range(min(len(mean), _SHOWN)):
-            lines.append(f"z[{i}]".ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
+            lines.append(labels[i].ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
         if len(mean) > _SHOWN:
             lines.append(f"... and {len(mean) - _SHOWN} more coordinates")
         return "\n".join(lines)

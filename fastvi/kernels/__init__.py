@@ -18,9 +18,9 @@ arrays
 ``log_joint, problem``
     A jitted function ``log_joint(z, *data) -> float``, and `panels.Problem` or the plain tuple (data, kinds,
     bounds): a tuple of its data; the kind of each latent coordinate, int64 (R,): 0 real, 1 above bounds[i,
-    0], 2 below bounds[i, 1], 3 between the two, 4 one of a simplex (bounds[i, 0] counts down to 1); and
-    bounds, (R, 2). Gaussians live in the latent coordinates: z, log(z - a), log(b - z), the logit of (z - a)
-    / (b - a), logits of broken sticks.
+    0], 2 below bounds[i, 1], 3 between the two, 4 one of a simplex (bounds[i, 0] counts down to 1), 5 above
+    the coordinate before it, 6 one of the factor of a correlation matrix; and bounds, (R, 2). Gaussians live
+    in the latent coordinates: see `models.supports`.
 status
     A number of `statuses`. 0: it is as good as was asked. Other numbers say what is not, see each kernel;
     results are then the best there are, or NaN. NaN in the data ends in such a status and disturbs nothing

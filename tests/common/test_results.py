@@ -47,6 +47,11 @@ def model():
 
 
 @cache
+def named_model():
+    return fv.Model(lambda p: -0.5 * p.a**2 - 0.5 * p.b[0] ** 2, {"a": "real", "b": (1,)})
+
+
+@cache
 def mixture_fit():
     return fv.fit_mixture([0, 1, 2, 3, 10, 11, 12, 13], 2, restarts=2)
 
@@ -73,7 +78,8 @@ EXAMPLES = {
     "Grid2D": lambda: [fv.Grid2D([0, 1, 2], [0, 1, 3], np.arange(9.0).reshape(3, 3))],
     "LabelDecomposition": lambda: [mixture_fit().decompose(np.full((8, 2), 0.5))],
     "MixtureFit": lambda: [mixture_fit()],
-    "Model": lambda: [model(), fv.Model(with_theta, 1, (3.0,), theta=[0.0])],
+    "Model": lambda: [model(), fv.Model(with_theta, 1, (3.0,), theta=[0.0]), named_model()],
+    "Moments": lambda: [fv.fit(named_model())[name] for name in "ab"],
     "Projection": lambda: [
         fv.m_projection(MIXTURE),
         fv.i_projection(np.array([[0.4, 0.1], [0.1, 0.4]]), "product"),
@@ -85,7 +91,18 @@ EXAMPLES = {
 
 
 #: Base classes, and tuples that the modules hand to each other.
-INTERNAL = ("Density", "DrawsExpectation", "Immutable", "Pairing", "Place", "Record", "Rows", "SgdOptions")
+INTERNAL = (
+    "Density",
+    "DrawsExpectation",
+    "Immutable",
+    "Layout",
+    "Pairing",
+    "Part",
+    "Place",
+    "Record",
+    "Rows",
+)
+INTERNAL += ("SgdOptions",)
 
 
 def classes():

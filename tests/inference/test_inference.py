@@ -387,6 +387,9 @@ def difference(model, gaussian, wrap, entry, h):
         ("real", 3, True),
         (["simplex", "simplex", "positive", ("upper", 1.0)], 4, True),
         (["simplex", "simplex", "simplex", "simplex"], 4, True),
+        (("simplex", 2), 4, False),
+        (["positive", ("ordered", 3)], 4, True),
+        (("cholesky_corr", 3), 9, True),
     ],
 )
 def test_gradients(support, dim, grad):

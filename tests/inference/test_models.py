@@ -13,6 +13,7 @@ import pytest
 import fastvi as fv
 from fastvi import kernels
 from fastvi.inference import compilation, packing
+from helpers.forms import compiled_only
 from helpers.messages import says
 from helpers.programs import run_program
 
@@ -251,11 +252,39 @@ def test_bad_data(item, error, parts):
         (("lower", math.nan), 1, "support[0][1] is nan"),
         ("simplex", 1, "a simplex has at least two coordinates"),
         (["real", "simplex"], 2, "support[1] is 'simplex'"),
+        (("simplex", 3), 4, "for each of 4 coordinates, not ('simplex', 3), which is for 3"),
+        (("simplex", 2.5), 4, "support[0][1] must be an integer"),
+        (["real", ("cholesky_corr", 1)], 2, "support[1] is ('cholesky_corr', 1): k is at least two"),
+        ("cholesky_corr", 4, "('cholesky_corr', k), not 'cholesky_corr'"),
+        (
+            ("interval", [0.0, 0.0], [1.0, 2.0, 3.0]),
+            2,
+            "support[0] has ends of different shapes, (2,) and (3,)",
+        ),
+        (("interval", [0.0, 3.0], [1.0, 2.0]), 2, "but a[1] = 3, b[1] = 2"),
+        (("interval", [0.0, 0.0], [1.0, 2.0]), 4, "which is for 2"),
+        (["real", ("ordered", 3)], 3, "which is for 4"),
     ],
 )
 def test_bad_supports(support, dim, part):
     with says((TypeError, ValueError), part):
         fv.Model(squares, dim, support=support)
+
+
+@compiled_only
+def test_models_of_compiled_code_are_ordered():
+    @numba.njit
+    def made(x):
+        return fv.fit(fv.Model(squares, 2, support="positive_ordered")).q, fv.log_evidence(
+            fv.Model(squares, 2, support="ordered")
+        ).value
+
+    q, evidence = made(1.0)
+    assert q.support == [("positive_ordered", 2)]
+    np.testing.assert_allclose(
+        q.mean, fv.fit(fv.Model(squares, 2, support="positive_ordered")).q.mean, rtol=1e-6
+    )
+    assert abs(evidence - fv.log_evidence(fv.Model(squares, 2, support="ordered")).value) <= 1e-9
 
 
 def test_log_density_wants_points():
