@@ -185,7 +185,7 @@ def _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out):
 
 
 @inlined
-def _values(columns, first, mean, inverse, constant, space, out):
+def _values(columns, first, mean, inverse, constant, diagonal, block, row, out):
     """out = log of the weight times the density of one component, at a block of points."""
     dim, last = mean.size, first + out.size
     if dim == 1:
@@ -198,7 +198,7 @@ def _values(columns, first, mean, inverse, constant, space, out):
     else:
         for n in range(out.size):
             out[n] = constant
-        _subtract_squares(columns, first, mean, inverse, is_diagonal(space), space.block, space.row, out)
+        _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out)
 
 
 @formula
@@ -294,11 +294,11 @@ def prepare(weights, means, factors, space):
 def block_shares(columns, first, count, means, space):
     """Write the largest log densities of a block, the shares exp(log density - largest), and their sums."""
     values, constants, inverses = space.shares, space.constants, space.inverses
-    components = means.shape[0]
+    components, diagonal = means.shape[0], is_diagonal(space)
     top, total = space.top[:count], space.sums[:count]
     for k in range(components):
         out = values[k, :count]
-        _values(columns, first, means[k], inverses[k], constants[k], space, out)
+        _values(columns, first, means[k], inverses[k], constants[k], diagonal, space.block, space.row, out)
     if components == 2:
         _share_two(values[0, :count], values[1, :count], top, total)
         return
@@ -313,14 +313,14 @@ def block_shares(columns, first, count, means, space):
 @exported
 def log_joint(columns, weights, means, factors, space, out):
     """out[n, k] = log of weight k times density k at point n; -inf for a weight of zero."""
-    shares = space.shares
+    shares, diagonal, block, row = space.shares, is_diagonal(space), space.block, space.row
     size = columns.shape[1]
     prepare(weights, means, factors, space)
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
         for k in range(weights.size):
             inverse, constant, values = space.inverses[k], space.constants[k], shares[k, :count]
-            _values(columns, first, means[k], inverse, constant, space, values)
+            _values(columns, first, means[k], inverse, constant, diagonal, block, row, values)
             for n in range(count):
                 out[first + n, k] = shares[k, n]
 

@@ -15,7 +15,7 @@ from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..numerics.elementary import log
 from ..numerics.matrices import clear_matrix, copy_matrix
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
-from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, prepare
+from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, is_diagonal, prepare
 from .gaps import sweep_with_gaps
 from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, maximise
 from .moments import add_moments
@@ -67,6 +67,7 @@ def sweep(columns, weights, means, factors, space):
     It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
     """
     shares, moments, frequencies = space.shares, space.moments, space.frequencies
+    diagonal = is_diagonal(space)
     size = columns.shape[1]
     prepare(weights, means, factors, space)
     clear_matrix(moments)
@@ -93,7 +94,8 @@ def sweep(columns, weights, means, factors, space):
         for n in range(count, padded):
             total[n] = 0.0
         for k in range(weights.size):
-            add_moments(points, start, means[k], shares[k, :padded], total, space, moments[k])
+            block, row = space.block, space.row
+            add_moments(points, start, means[k], diagonal, block, row, shares[k, :padded], total, moments[k])
     return log_likelihood
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.matrices import dot
-from .e_step import is_diagonal, subtract
+from .e_step import subtract
 
 
 @formula
@@ -126,7 +126,7 @@ def _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, in
 
 
 @inlined
-def add_moments(columns, first, mean, shares, inverse_total, space, out):
+def add_moments(columns, first, mean, diagonal, block, row, shares, inverse_total, out):
     """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows.
 
     For diagonal covariances in four or more dimensions, only the diagonal of r d d'.
@@ -162,5 +162,4 @@ def add_moments(columns, first, mean, shares, inverse_total, space, out):
         out[8] += s21
         out[9] += s22
     else:
-        diagonal, block, row = is_diagonal(space), space.block, space.row
         _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, inverse_total, out)
