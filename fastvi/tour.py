@@ -560,7 +560,7 @@ _CALLED = {
     "discrete.entropies": "cross_entropy",
     "em.e_step": "workspace",
     "em.iterations": "fit",
-    "em.seeding": "seed",
+    "em.seeding": "cluster mixture_of_clusters",
     "em.standardization": "standardize unstandardize_mixture",
     "families.operations": "start",
     "inference.entry_points": (

@@ -46,6 +46,41 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+def run_interruptibly(
+    task: Callable[[int], None], pieces: int, workers: int, stop: Callable[[], None]
+) -> None:
+    """As `run`, while this thread waits, so that Ctrl-C is heard: `stop()` then makes the tasks return.
+
+    For tasks that may take seconds: a thread in a kernel hears no signal.
+    """
+    counter, over = itertools.count(), threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not over.is_set() and (i := next(counter)) < pieces:
+                task(i)
+        except BaseException as error:
+            errors.append(error)
+
+    team = [threading.Thread(target=work, daemon=True, name="fastvi") for _ in range(min(pieces, workers))]
+    try:
+        for member in team:
+            member.start()
+        for member in team:
+            while member.is_alive():
+                member.join(0.1)
+    except BaseException:
+        over.set()
+        stop()
+        for member in team:
+            if member.ident is not None:
+                member.join(0.5)  # not forever: it may be compiling
+        raise
+    if errors:
+        raise errors[0]
+
+
 def run(task: Callable[[int], None], pieces: int) -> None:
     """Call ``task(i)`` for each i below `pieces`, on up to `numba.get_num_threads()` threads.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +13,11 @@ from .. import kernels
 from ..common.immutable import frozen, restore, shown
 from ..common.validation import generator, integer, mean_and_factor
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
+from . import algebra
 from .density import Density
+
+if TYPE_CHECKING:
+    from .mixture import GaussianMixture
 
 
 def amplification(factors: Array) -> float:
@@ -36,7 +41,7 @@ class Gaussian(Density):
     mean : array_like, shape (D,)
         A number for D = 1.
     cov : array_like, shape (D, D)
-        Symmetric and positive definite. A number (the variance) for D = 1.
+        Symmetric (to rounding of its type) and positive definite. A number (the variance) for D = 1.
 
     Raises
     ------
@@ -124,6 +129,106 @@ class Gaussian(Density):
         noise = generator("rng", rng).standard_normal((integer("n", n, 0), self.dim))
         return self._mean + noise @ self._factor.T
 
+    @classmethod
+    def from_scipy(cls, frozen_normal: Any) -> Gaussian:
+        """The Gaussian of a frozen `scipy.stats.multivariate_normal` or `norm`.
+
+        Parameters
+        ----------
+        frozen_normal : object
+            With attributes `mean` and `cov`, or methods `mean()` and `var()`.
+
+        Returns
+        -------
+        Gaussian
+
+        Raises
+        ------
+        TypeError
+            An object with neither.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> from scipy.stats import multivariate_normal, norm
+        >>> fv.Gaussian.from_scipy(multivariate_normal([0, 1], [[2, 0], [0, 1]]))
+        Gaussian(mean=[0, 1], cov=[[2, 0], [0, 1]])
+        >>> fv.Gaussian.from_scipy(norm(1, 2))
+        Gaussian(mean=[1], cov=[[4]])
+        """
+        given = frozen_normal
+        family = getattr(getattr(given, "dist", None), "name", "norm")
+        if hasattr(given, "cov") and not callable(given.cov) and not callable(given.mean):
+            return cls(given.mean, given.cov)
+        if (
+            family == "norm"
+            and callable(getattr(given, "mean", None))
+            and callable(getattr(given, "var", None))
+        ):
+            return cls(given.mean(), given.var())
+        raise TypeError(f"from_scipy takes a frozen multivariate_normal or norm, not {given!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, as for JSON: ``Gaussian(**q.to_dict())`` is equal to q."""
+        return {"mean": self.mean.tolist(), "cov": self.cov.tolist()}
+
+    def marginal(self, axes: Any) -> Gaussian:
+        """The distribution of some coordinates, in the order of `axes`: an integer or several.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> fv.Gaussian([0, 1], [[2, 0.5], [0.5, 1]]).marginal(1)
+        Gaussian(mean=[1], cov=[[1]])
+        """
+        (mean,), (cov,) = algebra.marginal(self._parts, axes)
+        return Gaussian(mean, cov)
+
+    def conditional(self, given: Mapping[int, float]) -> Gaussian:
+        """The distribution of the other coordinates, given the values of some: axis to value.
+
+        C. M. Bishop, Pattern Recognition and Machine Learning (2006), eq. 2.96.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> fv.Gaussian([0, 1], [[2, 0.5], [0.5, 1]]).conditional({1: 3.0})
+        Gaussian(mean=[1], cov=[[1.75]])
+        """
+        _, ((mean,), (cov,)) = algebra.conditional(self._parts, given)
+        return Gaussian(mean, cov)
+
+    def affine(self, matrix: ArrayLike, shift: ArrayLike | None = None) -> Gaussian:
+        """The distribution of ``matrix @ z + shift``; `matrix`, shape (m, D), has independent rows.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> fv.Gaussian([0, 1], [[2, 0.5], [0.5, 1]]).affine([[1, 1]], [-1])
+        Gaussian(mean=[0], cov=[[4]])
+        """
+        (mean,), (cov,) = algebra.affine(self._parts, matrix, shift)
+        return Gaussian(mean, cov)
+
+    def product(self, other: Gaussian | GaussianMixture) -> tuple[Any, float]:
+        """The product of two densities: (the normalised product, log of the integral of the product).
+
+        The product is a Gaussian, or a mixture where the other is one. In Bayes' rule with `other` as the
+        likelihood, the second is the log evidence.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> posterior, log_evidence = fv.Gaussian(0, 1).product(fv.Gaussian(2, 1))
+        >>> posterior, round(log_evidence, 6)
+        (Gaussian(mean=[1], cov=[[0.5]]), -2.265512)
+        """
+        return multiply(self, other)
+
+    @property
+    def _parts(self) -> algebra.Parts:
+        return self._mean[None], self.cov[None]
+
     def _triple(self) -> Triple:
         return np.zeros(1), self._mean[None], self._factor[None]
 
@@ -141,3 +246,20 @@ class Gaussian(Density):
 
     def __repr__(self) -> str:
         return f"Gaussian(mean={tidy(self.mean)}, cov={tidy(self.cov)})"
+
+
+def multiply(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> tuple[Any, float]:
+    """(p q over its integral, log of the integral), a Gaussian where both are."""
+    from .mixture import GaussianMixture
+
+    for name, one in (("self", p), ("other", q)):
+        if not isinstance(one, Gaussian | GaussianMixture):
+            raise TypeError(f"{name} must be a Gaussian or a GaussianMixture, not {type(one).__name__}")
+    if p.dim != q.dim:
+        raise ValueError(f"a product needs the same dimension: {p.dim} and {q.dim} differ")
+    logs, (means, covs) = algebra.product(p._parts, q._parts)
+    first, second = (one._triple()[0] for one in (p, q))
+    weights, total = algebra.normalised(logs + np.add.outer(first, second).ravel(), "the product")
+    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
+        return Gaussian(means[0], covs[0]), total
+    return GaussianMixture(weights, means, covs), total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +18,12 @@ from ..common.validation import (
     generator,
     integer,
     mixture_weights,
+    symmetry_tolerance,
 )
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
+from . import algebra
 from .density import Density
-from .gaussian import Gaussian, amplification
+from .gaussian import Gaussian, amplification, multiply
 from .integrals import ENTROPY_RTOL, mixture_entropy
 
 
@@ -74,7 +77,8 @@ class GaussianMixture(Density):
                 "weights, means and covs must have shapes (K,), (K, D) and (K, D, D), "
                 f"not {w.shape}, {mu.shape} and {sigma.shape}"
             )
-        factors = np.stack([cholesky_factor(f"covs[{k}]", sigma[k]) for k in range(count)])
+        tolerance = symmetry_tolerance(covs)
+        factors = np.stack([cholesky_factor(f"covs[{k}]", sigma[k], tolerance) for k in range(count)])
         with np.errstate(divide="ignore"):
             logs = np.log(w)
         self._set(w, mu, 0.5 * (sigma + sigma.swapaxes(1, 2)), factors, logs)
@@ -151,6 +155,86 @@ class GaussianMixture(Density):
         elif kind != "full":
             raise ValueError(f"covariance_type must be full, tied, diag or spherical, not {kind!r}")
         return cls(fitted.weights_, means, covs)
+
+    def to_sklearn(self, estimator: Any) -> Any:
+        """Make an estimator a fitted one with this density, and return it.
+
+        Parameters
+        ----------
+        estimator : sklearn.mixture.GaussianMixture
+            Its attributes `weights_`, `means_`, `covariances_`, `precisions_`, `precisions_cholesky_`,
+            `covariance_type` ("full"), `n_components` and `n_features_in_` are set.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> from types import SimpleNamespace
+        >>> fitted = fv.GaussianMixture([1], [[0, 0]], [[[4, 0], [0, 1]]]).to_sklearn(SimpleNamespace())
+        >>> fitted.precisions_cholesky_
+        array([[[0.5, 0. ],
+                [0. , 1. ]]])
+        """
+        inverses = np.linalg.inv(self._factors).swapaxes(1, 2)
+        for name, value in {
+            "n_components": self.weights.size,
+            "n_features_in_": self.dim,
+            "covariance_type": "full",
+            "weights_": self.weights.copy(),
+            "means_": self.means.copy(),
+            "covariances_": self.covs.copy(),
+            "precisions_cholesky_": inverses,
+            "precisions_": inverses @ inverses.swapaxes(1, 2),
+            "converged_": True,
+        }.items():
+            setattr(estimator, name, value)
+        return estimator
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, as for JSON: ``GaussianMixture(**p.to_dict())`` is p, to rounding of its weights."""
+        return {"weights": self.weights.tolist(), "means": self.means.tolist(), "covs": self.covs.tolist()}
+
+    def marginal(self, axes: Any) -> GaussianMixture:
+        """The distribution of some coordinates, in the order of `axes`: an integer or several."""
+        return GaussianMixture(self.weights, *algebra.marginal(self._parts, axes))
+
+    def conditional(self, given: Mapping[int, float]) -> GaussianMixture:
+        """The distribution of the other coordinates, given the values of some: axis to value.
+
+        Each component's weight is multiplied by its density at these values.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> p = fv.GaussianMixture([0.5, 0.5], [[-1, 0], [1, 5]], [[[1, 0], [0, 1]]] * 2)
+        >>> p.conditional({0: 0.5}).weights.round(6)
+        array([0.268941, 0.731059])
+        """
+        logs, parts = algebra.conditional(self._parts, given)
+        weights, _ = algebra.normalised(self._log_weights + logs, "given")
+        return GaussianMixture(weights, *parts)
+
+    def affine(self, matrix: ArrayLike, shift: ArrayLike | None = None) -> GaussianMixture:
+        """The distribution of ``matrix @ z + shift``; `matrix`, shape (m, D), has independent rows."""
+        return GaussianMixture(self.weights, *algebra.affine(self._parts, matrix, shift))
+
+    def product(self, other: Gaussian | GaussianMixture) -> tuple[GaussianMixture, float]:
+        """The product of two densities: (the normalised product, log of the integral of the product).
+
+        It has a component for each pair of components.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> p = fv.GaussianMixture([0.5, 0.5], [-1, 1], [1, 1])
+        >>> posterior, log_evidence = p.product(fv.Gaussian(1, 1))
+        >>> posterior.weights.round(6), round(log_evidence, 6)
+        (array([0.268941, 0.731059]), -1.645398)
+        """
+        return multiply(self, other)
+
+    @property
+    def _parts(self) -> algebra.Parts:
+        return self._means, self._covs
 
     @property
     def dim(self) -> int:

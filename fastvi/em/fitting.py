@@ -3,89 +3,147 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
 from ..common import threads
 from ..common.immutable import restore
 from ..common.progress import bar
-from ..common.validation import finite_array, float_array, generator, integer, real_number
+from ..common.validation import choice, finite_array, generator, integer, real_number
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from .coordinates import Frame, scaled, whitened
+from .gaps import data, patterns
 from .result import MixtureFit, count_of, workspace
 
 #: Iterations that a fit usually takes: an estimate of its work, for the decision whether to use threads.
 _USUAL_ITERATIONS = 16
 
+#: Nanoseconds that EM takes for each point, component and entry of a covariance; less than a second of them
+#: in all, and a restart is not made interruptible.
+_NANOSECONDS, _IMPATIENCE = 1.0, 0.3e9
 
-def _data(x: Any, components: int) -> Array:
-    """The data as points (n, d), at least as many as components."""
-    array = float_array("x", x)
-    if array.ndim == 1:
-        flat = finite_array("x", array, 1, "(n,)")
-        points = flat[:, None]
-    else:
-        points = finite_array("x", array, 2, "(n, d) or (n,)")
+#: Scales of columns that differ by less than this factor are the same for a start.
+_SIMILAR = 1.5
+
+#: What `covariance` can be, and the kernels' code for it.
+COVARIANCES = {"full": 0, "diag": 1, "tied": 2, "spherical": 3}
+
+#: What `criterion` can be.
+CRITERIA = ("bic", "aic")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Data as EM takes them."""
+
+    frame: Frame
+    points: Any  #: the columns, or for data with gaps (columns, patterns, ends)
+    frequencies: Array  #: (N,), or (0,) where each point counts once
+    kind: int  #: of covariances
+    floor: float
+    tol: float
+    most: int
+    stop: NDArray[np.int64]  #: what a workspace calls `control`
+
+    @property
+    def has_gaps(self) -> bool:
+        return isinstance(self.points, tuple)
+
+    def space(self, components: int) -> Any:
+        """This thread's scratch space, with what the kernels read of the problem."""
+        made = workspace(components, len(self.frame.mean))
+        return made, made._replace(frequencies=self.frequencies, control=self.stop)
+
+
+def _point_weights(weights: Any, size: int) -> Array | None:
+    if weights is None:
+        return None
+    array = finite_array("weights", weights, 1, f"({size},)")
+    if array.size != size:
+        raise ValueError(f"weights must have shape ({size},), one for each row of x, not {array.shape}")
+    if (array < 0.0).any():
+        i = int(np.argmax(array < 0.0))
+        raise ValueError(f"weights[{i}] is {array[i]!s}: weights must be >= 0")
+    total = float(array.sum())
+    if not 0.0 < total < math.inf:
+        raise ValueError(f"weights sum to {total!r}: the sum must be positive and finite")
+    return array
+
+
+def _check_size(points: Array, components: int) -> None:
+    """Raise where there are more components than points, or than different points."""
     if len(points) < components:
         raise ValueError(f"x has {count_of(len(points), 'point')}, too few for k = {components} components")
-    return points
+    # The first rows usually suffice; to sort all takes longer than an iteration of EM.
+    for head in (points[: 8 * components], points):
+        rows = np.ascontiguousarray(head + 0.0).view(np.dtype((np.void, 8 * head.shape[1]))).ravel()
+        different = len(np.unique(rows))
+        if different >= components:
+            return
+    raise ValueError(f"x has {count_of(different, 'distinct row')}, too few for k = {components} components")
 
 
-def _standardized(x: Array) -> tuple[Array, Array, Array]:
-    """(standardized data (d, n), mean, Cholesky factor of the covariance), which must not be singular."""
-    size, dim = x.shape
-    columns, mean, factor = np.empty((dim, size)), np.empty(dim), np.empty((dim, dim))
-    bad = kernels.em.standardization.standardize(x, columns, mean, factor)
-    if bad == dim:
-        return columns, mean, factor
-    name = "x" if dim == 1 else f"x[:, {bad}]"
-    if (x[:, bad] == x[0, bad]).all():
-        raise ValueError(f"{name} is constant ({x[0, bad]!s}): its variance is 0, and there is no likelihood")
-    if not np.isfinite(factor[bad, : bad + 1]).all() or factor[bad, bad] == 0.0:
-        raise ValueError(f"{name} is out of range: its variance is not a normal number; rescale it")
-    raise ValueError(
-        f"{name} is a linear combination of the columns before it: the covariance of x is singular"
-    )
-
-
-def _checked_start(start: Any, components: int, dim: int) -> None:
+def _checked_start(start: Any, components: int, dim: int, kind: str) -> None:
     if not isinstance(start, GaussianMixture):
         raise TypeError(f"start must be a GaussianMixture, not {type(start).__name__}")
     if start.weights.size != components:
         raise ValueError(f"start has {count_of(start.weights.size, 'component')}, but k = {components}")
     if start.dim != dim:
         raise ValueError(f"start has dimension {start.dim}, x has {dim}")
+    covs = start.covs
+    off_diagonal = covs * (1.0 - np.eye(dim))
+    variances = np.diagonal(covs, axis1=1, axis2=2)
+    for name, wrong, kinds in (
+        ("not diagonal", off_diagonal.any(axis=(1, 2)), ("diag", "spherical")),
+        ("not a multiple of the identity", (variances != variances[:, :1]).any(axis=1), ("spherical",)),
+        ("another than covs[0]", (covs != covs[0]).any(axis=(1, 2)), ("tied",)),
+    ):
+        if kind in kinds and wrong.any():
+            raise ValueError(f"start.covs[{int(np.argmax(wrong))}] is {name}, but covariance={kind!r}")
 
 
 class _Run:
-    """EM from one start: the mixture in standardized coordinates, the trace, and how it ended."""
+    """EM from one start: the mixture in the frame's coordinates, the trace, and how it ended."""
 
     def __init__(self, components: int, dim: int, most: int) -> None:
         self.weights = np.empty(components)
-        self.means = np.empty((components, dim))
+        self.means = np.zeros((components, dim))
         self.factors = np.empty((components, dim, dim))
-        self.trace = np.empty(most + 1)
+        self.trace = np.full(most + 1, math.nan)
         self.floored = np.zeros((2, components), np.int64)
-        self.status, self.steps, self.to_gain = 0, 0, math.inf
+        self.status, self.steps, self.to_gain = statuses.OUT_OF_RANGE, 0, math.inf
 
-    def seed(self, columns: Array, uniforms: Array, floor: float, space: Any) -> None:
-        """Start around points of the data, chosen by k-means++ with these uniform numbers."""
+    def seed(self, places: Array, uniforms: Array, problem: _Problem, space: Any) -> None:
+        """Start from clusters of the points, by distances of `places`, with these uniform numbers."""
+        columns = problem.frame.columns
         size = columns.shape[1]
         distances, labels = np.empty(size), np.empty(size, np.int64)
-        mixture = self.weights, self.means, self.factors
-        kernels.em.seeding.seed(columns, uniforms, *mixture, floor, distances, labels, space)
+        kernels.em.seeding.cluster(places, uniforms, np.empty_like(self.means), distances, labels, space)
+        kernels.em.seeding.mixture_of_clusters(
+            columns, labels, self.weights, self.means, self.factors, problem.floor, space
+        )
 
-    def climb(self, columns: Array, floor: float, tol: float, space: Any) -> None:
+    def climb(self, problem: _Problem, space: Any) -> None:
         """Iterate EM until the likelihood is within `tol` of its maximum."""
         mixture = self.weights, self.means, self.factors
-        most = self.trace.size - 1
-        self.status, self.steps, self.to_gain = kernels.em.iterations.fit(
-            columns, *mixture, floor, tol, most, self.trace, self.floored, space
+        fit = kernels.em.iterations.fit_with_gaps if problem.has_gaps else kernels.em.iterations.fit
+        self.status, self.steps, self.to_gain = fit(
+            problem.points,
+            *mixture,
+            problem.floor,
+            problem.tol,
+            problem.most,
+            self.trace,
+            self.floored,
+            space,
         )
         self.trace = self.trace[: self.steps + 1].copy()
 
@@ -111,8 +169,11 @@ class _Run:
 
 def fit_mixture(
     x: ArrayLike,
-    k: int,
+    k: int | Iterable[int],
     *,
+    weights: ArrayLike | None = None,
+    covariance: str = "full",
+    criterion: str | None = None,
     start: GaussianMixture | None = None,
     restarts: int = 10,
     tol: float = 1e-12,
@@ -131,13 +192,23 @@ def fit_mixture(
     Parameters
     ----------
     x : array_like, shape (n, d) or (n,)
-        The data, one point a row.
-    k : int
-        The number of components.
+        The data, one point a row. NaN is a gap: a coordinate that was not observed, at random. EM is exact
+        for data with gaps.
+    k : int or iterable of int
+        The number of components, or several to choose from.
+    weights : array_like, shape (n,), optional
+        A weight for each point, >= 0: how often it counts.
+    covariance : {"full", "diag", "tied", "spherical"}, optional
+        The kind of covariances: any; diagonal; one for all components; multiples of the identity.
+    criterion : {"bic", "aic"}, optional
+        What chooses between several `k`: the Bayesian criterion, if None, or Akaike's. Fits that a singular
+        covariance or the floor ends are taken only if there is no other.
     start : GaussianMixture, optional
         The only start; there are no restarts, and nothing is random.
     restarts : int, optional
-        Number of starts around points of the data that are chosen by k-means++.
+        Number of starts from clusters: k-means after greedy k-means++. They measure distances in turn with
+        each column scaled to variance 1, in the units of the data if these differ, and with the data whitened
+        (where `covariance` is full or tied, and there are no gaps).
     tol : float, optional
         EM ends when the mean log likelihood (in nats a point) is within `tol` of its maximum, extrapolated
         from the rate at which its steps shrink. The means are then within about sqrt(tol) standard deviations
@@ -146,8 +217,10 @@ def fit_mixture(
         Most M-steps for each restart.
     min_cov : float, optional
         Covariance floor: the least variance of a component in any direction, as a fraction of the variance of
-        the data in that direction; in [0, 1). It acts only on a covariance below it, where it is the exact
-        M-step under that constraint, and the result names the components that it holds. 0: no floor.
+        the data in that direction; in [0, 1). (With gaps, or `covariance` diag or spherical: of each column
+        after it is scaled by its deviation, or all by the root of their mean variance.) A few outliers do not
+        count for that variance. It acts only on a covariance below it, where it is the exact M-step under
+        that constraint, and the result names the components that it holds. 0: no floor.
     rng : numpy.random.Generator, int or None, optional
         For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
         the same fit each time; None draws other starts at each call.
@@ -164,8 +237,9 @@ def fit_mixture(
     Raises
     ------
     ValueError
-        Entries that are not finite, fewer points than components, columns that are constant or depend on each
-        other, a `start` with another number of components or dimensions, or too far from the data.
+        Infinite entries, a row or column of NaN alone, fewer different points than components, columns that
+        are constant or depend on each other, weights that are negative, not finite or all 0, a `start` with
+        another number of components or dimensions, another kind of covariances, or too far from the data.
     TypeError
         Data that are not real numbers, counts that are not integers, a `start` that is not a
         GaussianMixture.
@@ -173,10 +247,11 @@ def fit_mixture(
     Notes
     -----
     The result is the same, to the last bit, for any number of threads. The data are standardized first, so
-    that units, offsets and correlations of the columns make no difference.
+    that from a `start` units, offsets and correlations of the columns make no difference.
 
     Inside compiled code, `prange` included, the same work is done by ``fastvi.kernels.em``: `standardize`,
-    `seed`, `fit` and `unstandardize_mixture`, which take arrays and a `workspace`.
+    `seed`, `fit` and `unstandardize_mixture`, which take arrays and a `workspace`; `cluster` and
+    `mixture_of_clusters` are the two steps of `seed`, for clusters in other units.
 
     References
     ----------
@@ -185,7 +260,8 @@ def fit_mixture(
     9.2.2 and 9.4. R. M. Neal, G. E. Hinton, A View of the EM Algorithm that Justifies Incremental, Sparse,
     and other Variants (1998). R. J. Hathaway, A Constrained Formulation of Maximum-Likelihood Estimation for
     Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S. Vassilvitskii, k-means++: The
-    Advantages of Careful Seeding, SODA (2007).
+    Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan, Supervised Learning from
+    Incomplete Data via an EM Approach, NIPS 6 (1994).
 
     Examples
     --------
@@ -199,29 +275,186 @@ def fit_mixture(
     (array([0.35587286, 0.64412714]), array([[ 2.036388, 54.478516],
            [ 4.289662, 79.968115]]))
     """
-    components = integer("k", k, 1)
-    points = _data(x, components)
+    counts, criterion = _counts(k, criterion)
+    kind = choice("covariance", covariance, tuple(COVARIANCES))
+    points = data(x)
+    size, dim = points.shape
+    frequencies = _point_weights(weights, size)
+    counted: Any = slice(None) if frequencies is None or frequencies.all() else frequencies > 0.0
+    used = points[counted]
+    for components in counts:
+        if len(used) < components <= size:
+            found = f"{count_of(len(used), 'point')} of positive weight"
+            raise ValueError(f"x has {found}, too few for k = {components} components")
+        _check_size(used, components)
     most = integer("max_iterations", max_iterations, 1)
     wanted, floor = real_number("tol", tol), real_number("min_cov", min_cov)
     if not 0.0 <= wanted < math.inf:
         raise ValueError(f"tol must be a finite number >= 0, not {tol!r}")
     if not 0.0 <= floor < 1.0:
         raise ValueError(f"min_cov must be in [0, 1), not {min_cov!r}")
-    count = integer("restarts", restarts, 1)
-    columns, mean, factor = _standardized(points)
-    size, dim = points.shape
+    restarts = integer("restarts", restarts, 1)
     if start is not None:
-        _checked_start(start, components, dim)
-        runs = [_from_start(start, columns, mean, factor, floor, wanted, most)]
+        if criterion is not None:
+            raise ValueError("start is for one k, and gives no choice between several")
+        _checked_start(start, counts[0], dim, kind)
+    source = generator("rng", rng)
+    problem = _problem(
+        used, None if frequencies is None else frequencies[counted], kind, (floor, wanted, most)
+    )
+    fits = []
+    for components in counts:
+        if start is not None:
+            runs = [_from_start(start, problem)]
+        else:
+            runs = _from_seeds(source, restarts, components, problem, progress)
+        fits.append(_result(points, frequencies, kind, runs, problem, start is None))
+    return fits[0] if criterion is None else _selected(fits, criterion)
+
+
+def _counts(k: Any, criterion: Any) -> tuple[list[int], str | None]:
+    """The numbers of components to try, and the criterion that chooses: None where there is no choice."""
+    if not isinstance(k, Iterable) or isinstance(k, str):
+        if criterion is not None:
+            raise ValueError("criterion chooses between several k: give a range, as range(1, 9)")
+        return [integer("k", k, 1)], None
+    counts = [integer(f"k[{i}]", one, 1) for i, one in enumerate(k)]
+    if not counts:
+        raise ValueError("k is empty: give a number, or several to choose from")
+    if len(set(counts)) < len(counts):
+        raise ValueError(f"k has equal entries: {counts}")
+    return counts, choice("criterion", "bic" if criterion is None else criterion, CRITERIA)
+
+
+def _selected(fits: list[MixtureFit], criterion: str) -> MixtureFit:
+    """The fit with the least criterion, of those that are maxima without a component at the floor, if any."""
+    values = {fit.mixture.weights.size: float(getattr(fit, criterion)) for fit in fits}
+
+    def rank(fit: MixtureFit) -> tuple[bool, bool, float]:
+        return fit.is_singular, bool(fit.floor_active), values[fit.mixture.weights.size]
+
+    best = min(fits, key=rank)
+    object.__setattr__(best, "criteria", values)
+    return best
+
+
+def _problem(
+    points: Array, frequencies: Array | None, kind: str, limits: tuple[float, float, int]
+) -> _Problem:
+    """The data in coordinates that suit the kind of covariances; those with gaps, in order of these."""
+    control = np.array([0, COVARIANCES[kind]])
+    gaps = np.isnan(points).any()
+    if gaps:
+        found = patterns(points)
+        points = points[found.order]
+        frequencies = None if frequencies is None else frequencies[found.order]
+    if gaps or kind in ("diag", "spherical"):
+        frame = scaled(points, frequencies, kind == "spherical")
     else:
-        uniforms = generator("rng", rng).random((count, components))
-        runs = _from_seeds(uniforms, columns, floor, wanted, most, progress)
+        frame = whitened(points, frequencies)
+    given = (frame.columns, found.table, found.ends) if gaps else frame.columns
+    return _Problem(
+        frame, given, np.empty(0) if frequencies is None else frequencies, COVARIANCES[kind], *limits, control
+    )
+
+
+def _from_start(start: GaussianMixture, problem: _Problem) -> _Run:
+    """The run from a start in the coordinates of the data."""
+    components, frame = start.weights.size, problem.frame
+    run = _Run(components, start.dim, problem.most)
+    run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
+    kernels.em.standardization.standardize_mixture(frame.mean, frame.factor, run.means, run.factors)
+
+    def climb(_: int) -> None:
+        owner, space = problem.space(components)
+        run.climb(problem, space)
+        del owner
+
+    _run(climb, 1, components, problem, 1)
+    return run
+
+
+def _from_seeds(
+    source: np.random.Generator, restarts: int, components: int, problem: _Problem, progress: bool
+) -> list[_Run]:
+    """The runs from clusters of the data, on threads where that is faster."""
+    dim, size = problem.frame.columns.shape
+    candidates = 2 + int(math.log(components)) if components > 1 else 1
+    uniforms = source.random((restarts, components * candidates))
+    runs = [_Run(components, dim, problem.most) for _ in range(restarts)]
+    kinds = _places(problem) if components > 1 else [problem.frame.columns]
+
+    def climb(i: int) -> None:
+        owner, space = problem.space(components)
+        runs[i].seed(kinds[i % len(kinds)], uniforms[i], problem, space)
+        runs[i].climb(problem, space)
+        del owner
+
+    worthwhile = restarts * components * size * dim * _USUAL_ITERATIONS >= threads.WORTHWHILE
+    together = (numba.get_num_threads() if progress else restarts) if worthwhile else 1
+    for first in bar(range(0, restarts, together), progress, "fit_mixture", "batch"):
+
+        def climb_from(i: int, first: int = first) -> None:
+            climb(first + i)
+
+        pieces = min(together, restarts - first)
+        _run(climb_from, pieces, components, problem, numba.get_num_threads() if worthwhile else 1)
+    return runs
+
+
+def _run(task: Any, pieces: int, components: int, problem: _Problem, workers: int) -> None:
+    """Run the tasks, so that Ctrl-C is heard in those that may take long."""
+    dim, size = problem.frame.columns.shape
+    if size * components * (dim + 3) ** 2 * problem.most * _NANOSECONDS < _IMPATIENCE:
+        threads.run(task, pieces)
+        return
+
+    def stop() -> None:
+        problem.stop[kernels.em.e_step.STOP] = 1
+
+    threads.run_interruptibly(task, pieces, workers, stop)
+
+
+def _places(problem: _Problem) -> list[Array]:
+    """The points in the units in which starts measure distances: one array for each kind of start.
+
+    Scaled columns, where each has variance 1; the data as they are, where the scales differ; whitened, where
+    clusters are seen that the correlations hide. Whitening hides clusters in many dimensions: there each
+    direction of noise counts as much as one that parts the clusters.
+    """
+    frame = problem.frame
+    scales = frame.scales
+    relative = (frame.factor @ frame.columns) / scales[:, None]
+    kinds = [np.ascontiguousarray(relative)]
+    if scales.max() > _SIMILAR * scales.min():
+        kinds.append(np.ascontiguousarray(relative * (scales / scales.max())[:, None]))
+    if np.tril(frame.factor, -1).any():
+        kinds.append(frame.columns)
+    return kinds
+
+
+def _result(
+    points: Array, frequencies: Array | None, kind: str, runs: list[_Run], problem: _Problem, sort: bool
+) -> MixtureFit:
+    """The best run as the result, with what is known of all."""
     best = max(runs, key=lambda run: run.rank)
     if best.status == statuses.OUT_OF_RANGE or math.isnan(best.value):
-        raise ValueError("start has no finite likelihood: it is too far from the data")
-    order: Any = np.lexsort(best.means.T[::-1]) if start is None else slice(None)
-    shift = size * float(np.log(np.diag(factor)).sum())
+        raise ValueError(
+            "no start has a finite likelihood: the data are out of range"
+            if sort
+            else "start has no finite likelihood: it is too far from the data"
+        )
+    mean, factor = problem.frame.mean, problem.frame.factor
+    order: Any = np.lexsort(best.means.T[::-1]) if sort else slice(None)
     # The log likelihood of the data is that of the standardized data less log |L| for each point.
+    logs = np.log(np.diag(factor))
+    if problem.has_gaps:
+        observed = np.isfinite(points).astype(float)
+        shift = float(
+            (observed if frequencies is None else frequencies[:, None] * observed).sum(axis=0) @ logs
+        )
+    else:
+        shift = (len(points) if frequencies is None else float(frequencies.sum())) * float(logs.sum())
     return MixtureFit(
         points,
         _mixture(best, order, mean, factor),
@@ -231,42 +464,9 @@ def fit_mixture(
         best.floored[:, order],
         np.array([run.value for run in runs]) - shift,
         np.array([run.at_floor for run in runs]),
+        frequencies,
+        kind,
     )
-
-
-def _from_start(
-    start: GaussianMixture, columns: Array, mean: Array, factor: Array, floor: float, tol: float, most: int
-) -> _Run:
-    """The run from a start in the coordinates of the data."""
-    run = _Run(start.weights.size, start.dim, most)
-    run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
-    kernels.em.standardization.standardize_mixture(mean, factor, run.means, run.factors)
-    run.climb(columns, floor, tol, workspace(start.weights.size, start.dim))
-    return run
-
-
-def _from_seeds(
-    uniforms: Array, columns: Array, floor: float, tol: float, most: int, progress: bool
-) -> list[_Run]:
-    """The runs from seeds by rows of `uniforms` (restarts, components), on threads where that is faster."""
-    count, components = uniforms.shape
-    dim, size = columns.shape
-    runs = [_Run(components, dim, most) for _ in range(count)]
-
-    def climb(i: int) -> None:
-        space = workspace(components, dim)
-        runs[i].seed(columns, uniforms[i], floor, space)
-        runs[i].climb(columns, floor, tol, space)
-
-    worthwhile = count * components * size * dim * _USUAL_ITERATIONS >= threads.WORTHWHILE
-    together = (numba.get_num_threads() if progress else count) if worthwhile else 1
-    for first in bar(range(0, count, together), progress, "fit_mixture", "batch"):
-
-        def climb_from(i: int, first: int = first) -> None:
-            climb(first + i)
-
-        threads.run(climb_from, min(together, count - first))
-    return runs
 
 
 def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixture:

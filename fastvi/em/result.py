@@ -18,6 +18,7 @@ from ..common.values import Array
 from ..discrete import information
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from . import gaps
 
 #: Restarts whose log likelihoods differ by less than this, relative to the best, have found the same maximum.
 _SAME = 1e-8
@@ -73,8 +74,16 @@ class MixtureFit(Immutable):
         Components that the covariance floor holds: without the floor the likelihood would grow.
     floor_steps : tuple of int
         The number of steps in which the floor acted, for each component; the start counts as one.
+    is_singular : bool
+        Whether the fit stopped since a covariance became singular, which the likelihood has no maximum at.
     empty : tuple of int
         Components without data: their weight is 0.
+    covariance : str
+        The kind of covariances: "full", "diag", "tied" or "spherical".
+    weights : ndarray or None
+        The weights of the points, where there were any.
+    criteria : dict or None
+        The criterion for each number of components, where `fit_mixture` has chosen between several.
     restart_log_likelihoods : ndarray
         For each restart.
     restart_at_floor : ndarray of bool
@@ -88,7 +97,7 @@ class MixtureFit(Immutable):
     >>> from fastvi.data import old_faithful
     >>> fit = fv.fit_mixture(np.column_stack(old_faithful()), 2)
     >>> fit
-    MixtureFit(k=2, n=272, log_likelihood=-1130.26, converged after 18 iterations)
+    MixtureFit(k=2, n=272, log_likelihood=-1130.26, converged after 9 iterations)
     >>> fit.responsibilities[:2].round(3)
     array([[0., 1.],
            [1., 0.]])
@@ -98,9 +107,12 @@ class MixtureFit(Immutable):
         "_responsibilities",
         "_x",
         "converged",
+        "covariance",
+        "criteria",
         "empty",
         "floor_active",
         "floor_steps",
+        "is_singular",
         "iterations",
         "mixture",
         "restart_at_floor",
@@ -108,6 +120,7 @@ class MixtureFit(Immutable):
         "status",
         "to_gain",
         "trace",
+        "weights",
     )
 
     mixture: GaussianMixture
@@ -118,7 +131,11 @@ class MixtureFit(Immutable):
     status: str
     floor_active: tuple[int, ...]
     floor_steps: tuple[int, ...]
+    is_singular: bool
     empty: tuple[int, ...]
+    covariance: str
+    weights: Array | None
+    criteria: dict[int, float] | None
     restart_log_likelihoods: Array
     restart_at_floor: NDArray[np.bool_]
     _x: Array
@@ -134,6 +151,9 @@ class MixtureFit(Immutable):
         floored: NDArray[np.int64],
         restart_log_likelihoods: Array,
         restart_at_floor: NDArray[np.bool_],
+        weights: Array | None = None,
+        covariance: str = "full",
+        criteria: dict[int, float] | None = None,
     ) -> None:
         active = tuple(k for k, acted in enumerate(floored[kernels.em.m_step.AT_FLOOR].tolist()) if acted)
         empty = tuple(k for k, weight in enumerate(mixture.weights.tolist()) if weight == 0.0)
@@ -152,7 +172,11 @@ class MixtureFit(Immutable):
             "status": status,
             "floor_active": active,
             "floor_steps": tuple(floored[kernels.em.m_step.FLOOR_STEPS].tolist()),
+            "is_singular": code == statuses.SINGULAR,
             "empty": empty,
+            "covariance": covariance,
+            "weights": None if weights is None else frozen(weights),
+            "criteria": criteria,
             "restart_log_likelihoods": frozen(restart_log_likelihoods),
             "restart_at_floor": restart_at_floor,
             "_responsibilities": None,
@@ -165,7 +189,8 @@ class MixtureFit(Immutable):
         code = next(code for code, words in EM_WORDS.items() if self.status.startswith(words))
         spread = np.array(self.restart_log_likelihoods), np.array(self.restart_at_floor)
         state = np.array(self._x), self.mixture, np.array(self.trace), code, self.to_gain, floored, *spread
-        return type(self), state
+        weights = None if self.weights is None else np.array(self.weights)
+        return type(self), (*state, weights, self.covariance, self.criteria)
 
     @property
     def log_likelihood(self) -> float:
@@ -173,10 +198,104 @@ class MixtureFit(Immutable):
         return float(self.trace[-1])
 
     @property
+    def n_parameters(self) -> int:
+        """The number of free parameters: of the weights, the means, and covariances of this kind."""
+        count, dim = self.mixture.means.shape
+        triangle = dim * (dim + 1) // 2
+        kinds = {"full": count * triangle, "diag": count * dim, "tied": triangle, "spherical": count}
+        return int(count - 1 + count * dim + kinds[self.covariance])
+
+    @property
+    def bic(self) -> float:
+        """Bayesian information criterion, -2 log p(x) + parameters * log(n); less is better.
+
+        n is the number of points, or the sum of their weights. G. Schwarz, Estimating the Dimension of a
+        Model, Ann. Statist. 6 (1978).
+        """
+        return -2.0 * self.log_likelihood + self.n_parameters * math.log(self._mass)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion, -2 log p(x) + 2 parameters; less is better."""
+        return -2.0 * self.log_likelihood + 2.0 * self.n_parameters
+
+    @property
+    def _mass(self) -> float:
+        """The sum of the points' weights."""
+        return float(len(self._x)) if self.weights is None else float(self.weights.sum())
+
+    @property
+    def _has_gaps(self) -> bool:
+        return bool(np.isnan(self._x).any())
+
+    def log_likelihood_of(self, x: ArrayLike) -> float:
+        """Log likelihood in nats of other data, as of points that were held out; NaN is a gap, as in the fit.
+
+        Parameters
+        ----------
+        x : array_like, shape (m, d), or (m,) for d = 1
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            Another shape, an entry that is infinite, a point without an observed coordinate.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> fit = fv.fit_mixture([0, 1, 2, 3, 10, 11, 12, 13], 2)
+        >>> round(fit.log_likelihood_of([0.5, 12.5]), 6)
+        -4.247315
+        """
+        points = gaps.data(x)
+        if points.shape[1] != self.mixture.dim:
+            raise ValueError(f"x must have {self.mixture.dim} columns, as the fit has, not {points.shape[1]}")
+        if not np.isnan(points).any():
+            return math.fsum(self.mixture.logpdf(points))
+        return math.fsum(np.logaddexp.reduce(gaps.log_joint(points, self.mixture), axis=1))
+
+    def impute(self) -> tuple[Array, Array]:
+        """The data with their gaps filled: means and covariances given what was observed of each point.
+
+        Returns
+        -------
+        filled : ndarray, shape (n, d)
+            E[x | what was observed of x] under the mixture.
+        covs : ndarray, shape (n, d, d)
+            The covariance of the same: zero for coordinates that were observed.
+
+        References
+        ----------
+        Z. Ghahramani, M. I. Jordan, Supervised Learning from Incomplete Data via an EM Approach, NIPS 6
+        (1994).
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> nan = float("nan")
+        >>> fit = fv.fit_mixture([[0, 0], [1, 1], [2, 3], [3, 2], [4, nan]], 1, tol=1e-20)
+        >>> filled, covs = fit.impute()
+        >>> filled[4].round(6), covs[4].round(6)
+        (array([4. , 3.5]), array([[0.  , 0.  ],
+               [0.  , 0.45]]))
+        """
+        if not self._has_gaps:
+            return self._x.copy(), np.zeros((len(self._x), self.mixture.dim, self.mixture.dim))
+        return gaps.impute(self._x, self.mixture, self.responsibilities)
+
+    @property
     def responsibilities(self) -> Array:
         """Posterior probabilities of the labels, shape (n, k), read-only."""
         if self._responsibilities is None:
-            object.__setattr__(self, "_responsibilities", frozen(self._of_labels("responsibilities")))
+            if self._has_gaps:
+                found = np.exp(_log_posterior(gaps.log_joint(self._x, self.mixture)))
+            else:
+                found = self._of_labels("responsibilities")
+            object.__setattr__(self, "_responsibilities", frozen(found))
         assert self._responsibilities is not None
         return self._responsibilities
 
@@ -222,7 +341,7 @@ class MixtureFit(Immutable):
         >>> fit = fv.fit_mixture(np.column_stack(old_faithful()), 2)
         >>> guess = fit.decompose(np.full((272, 2), 0.5))
         >>> round(guess.log_evidence, 6), round(guess.elbo, 3), round(guess.kl, 3)
-        (-1130.26396, -5249.849, 4119.585)
+        (-1130.26396, -5249.848, 4119.584)
         >>> abs(guess.residual) < 1e-10
         True
         """
@@ -236,15 +355,20 @@ class MixtureFit(Immutable):
         q /= q.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_q = np.log(q)
-            joint = np.stack([g.logpdf(self._x) for g in p.components], axis=1) + p._log_weights
+            if self._has_gaps:
+                joint = gaps.log_joint(self._x, p)
+            else:
+                joint = np.stack([g.logpdf(self._x) for g in p.components], axis=1) + p._log_weights
             terms = np.where(q > 0.0, q * (joint - log_q), 0.0)
-        log_joint = self._of_labels("log_joint")
-        top = log_joint.max(axis=1, keepdims=True)
-        log_posterior = log_joint - (top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True)))
+        log_posterior = _log_posterior(joint if self._has_gaps else self._of_labels("log_joint"))
+        evidence = np.logaddexp.reduce(joint, axis=1) if self._has_gaps else p.logpdf(self._x)
+        kl = np.atleast_1d(information.kl(log_q, log_posterior, log=True))
+        elbo = terms.sum(axis=1)
+        counts = np.ones(len(q)) if self.weights is None else self.weights
+        counted = counts > 0.0
+        evidence, elbo, kl = (counts[counted] * part[counted] for part in (evidence, elbo, kl))
         return LabelDecomposition(
-            math.fsum(p.logpdf(self._x)),
-            math.fsum(terms.ravel()) if np.isfinite(terms).all() else -math.inf,
-            math.fsum(np.atleast_1d(information.kl(log_q, log_posterior, log=True))),
+            math.fsum(evidence), math.fsum(elbo) if np.isfinite(elbo).all() else -math.inf, math.fsum(kl)
         )
 
     def summary(self) -> str:
@@ -267,12 +391,23 @@ class MixtureFit(Immutable):
             f"Gaussian mixture with {count_of(p.weights.size, 'component')} for {count_of(n, 'point')} "
             f"in {count_of(d, 'dimension')}, by EM",
             f"  {self._course()}, mean log likelihood within {self.to_gain:.2g} of its maximum",
-            f"  log likelihood {best:.6g} ({best / n:.5g} a point)",
+            f"  log likelihood {best:.6g} ({best / self._mass:.5g} a point)",
         ]
+        if self._has_gaps or self.weights is not None or self.covariance != "full":
+            kind = f"{self.covariance} covariance{'' if self.covariance == 'tied' else 's'}"
+            parts = [kind if self.covariance != "full" else ""]
+            parts.append(f"points weighted, in all {self._mass:.6g}" if self.weights is not None else "")
+            gap_count = int(np.isnan(self._x).sum())
+            parts.append(f"{gap_count} of {self._x.size} entries missing" if gap_count else "")
+            lines.append("  " + "; ".join(part for part in parts if part))
+        if self.criteria is not None:
+            tried = ", ".join(f"{k}: {value:.6g}" for k, value in self.criteria.items())
+            lines.append(f"  chosen of components: criterion {tried}")
         if spread.size > 1:
             same = int((np.abs(spread - best) <= _SAME * max(abs(best), 1.0)).sum())
             finite = spread[np.isfinite(spread)]
-            line = f"  {spread.size} restarts: {same} reached this maximum, "
+            reached = "none reached a maximum" if self.is_singular else f"{same} reached this maximum"
+            line = f"  {spread.size} restarts: {reached}, "
             line += f"log likelihoods from {finite.min():.6g} to {finite.max():.6g}"
             if self.restart_at_floor.any():
                 line += f"; {int(self.restart_at_floor.sum())} ended at the covariance floor"
@@ -296,6 +431,12 @@ class MixtureFit(Immutable):
             f"MixtureFit(k={self.mixture.weights.size}, n={len(self._x)}, "
             f"log_likelihood={self.log_likelihood:.6g}, {self._course()})"
         )
+
+
+def _log_posterior(log_joint: Array) -> Array:
+    """Logarithms of the posterior probabilities of the labels, shape (n, k)."""
+    top = log_joint.max(axis=1, keepdims=True)
+    return np.asarray(log_joint - (top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True))))
 
 
 def count_of(number: int, noun: str) -> str:

@@ -354,7 +354,7 @@ def test_a_component_without_data():
 
 
 def test_duplicates_and_as_many_components_as_points():
-    fit = fv.fit_mixture([0.0, 0.0, 0.0, 1.0], 3, restarts=3)
+    fit = fv.fit_mixture([0.0, 0.0, 0.0, 1.0], 2, restarts=3)
     assert np.isfinite(fit.log_likelihood)
     assert fit.floor_active
     fit = fv.fit_mixture(np.arange(5.0), 5, restarts=3)
@@ -373,22 +373,30 @@ def test_numbers_far_from_one_and_from_zero():
 # Input that cannot be fitted
 
 
-NAN = geyser()
-NAN[17, 1] = np.nan
+EMPTY_ROW, EMPTY_COLUMN = geyser(), geyser()
+EMPTY_ROW[17], EMPTY_COLUMN[:, 1] = np.nan, np.nan
 
 
 @pytest.mark.parametrize(
     ("error", "parts", "arguments"),
     [
-        (ValueError, ("x[17, 1] is nan",), (NAN, 2)),
+        (ValueError, ("x[17] is nan in all columns",), (EMPTY_ROW, 2)),
+        (ValueError, ("x[:, 1] is nan in all rows",), (EMPTY_COLUMN, 2)),
+        (ValueError, ("x[2] is nan",), ([0.0, 1.0, np.nan], 1)),
+        (ValueError, ("x[1, 0] is inf",), ([[0.0, 1.0], [np.inf, np.nan], [1.0, 1.0]], 1)),
+        (ValueError, ("x has 2 distinct rows, too few for k = 3",), ([0.0, 0.0, -0.0, 1.0], 3)),
+        (ValueError, ("k[1] must be at least 1, not 0",), (geyser(), [1, 0])),
+        (ValueError, ("k is empty",), (geyser(), [])),
+        (ValueError, ("k has equal entries",), (geyser(), [2, 2])),
         (ValueError, ("x[2] is inf",), ([0.0, 1.0, np.inf], 1)),
         (ValueError, ("x must have shape (n, d) or (n,), not (1, 2, 2)",), ([[[0, 1], [2, 3]]], 1)),
         (ValueError, ("x must have shape", "not ()"), (3.0, 1)),
         (ValueError, ("x is empty",), (np.empty((0, 2)), 1)),
         (TypeError, ("x has dtype", "expected real numbers"), (["a", "b"], 1)),
         (ValueError, ("x has 2 points, too few for k = 3",), ([[0, 1], [2, 3]], 3)),
-        (ValueError, ("x is constant (1.0)",), (np.ones(9), 2)),
+        (ValueError, ("x is constant (1.0)",), (np.ones(9), 1)),
         (ValueError, ("x is constant", "variance is 0"), ([4.0], 1)),
+        (ValueError, ("x[:, 1] is a linear combination", "collinear"), ([[0.0, 0.0], [1.0, 1.0]] * 500, 2)),
         (ValueError, ("x[:, 1] is constant (7.0)",), (np.column_stack([np.arange(9.0), np.full(9, 7.0)]), 2)),
         (
             ValueError,
@@ -406,7 +414,8 @@ def test_data_that_cannot_be_fitted(error, parts, arguments):
         fv.fit_mixture(*arguments)
 
 
-TWO = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [np.eye(2)] * 2)
+LONG = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [np.diag([1.0, 2.0])] * 2)
+ONE_ROUND = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [np.diag([1.0, 2.0]), [[1, 0.5], [0.5, 1]]])
 
 
 @pytest.mark.parametrize(
@@ -439,6 +448,16 @@ TWO = fv.GaussianMixture([0.5, 0.5], [[2, 55], [4.5, 80]], [np.eye(2)] * 2)
         (ValueError, ("tol is nan",), {"tol": float("nan")}),
         (ValueError, ("min_cov must be in [0, 1), not 1.0",), {"min_cov": 1.0}),
         (ValueError, ("min_cov must be in [0, 1), not -1e-06",), {"min_cov": -1e-6}),
+        (ValueError, ("weights[3] is -1.0",), {"weights": [1, 1, 1, -1] + [1] * 268}),
+        (ValueError, ("weights[0] is nan",), {"weights": [np.nan] * 272}),
+        (ValueError, ("weights sum to 0.0",), {"weights": np.zeros(272)}),
+        (ValueError, ("weights must have shape (272,)", "(2,)"), {"weights": [1, 1]}),
+        (ValueError, ("x has 1 point of positive weight, too few for k = 2",), {"weights": [1] + [0] * 271}),
+        (ValueError, ("covariance must be one of", "'round'"), {"covariance": "round"}),
+        (ValueError, ("start.covs[1] is not diagonal", "'diag'"), {"start": ONE_ROUND, "covariance": "diag"}),
+        (ValueError, ("start.covs[0] is not a multiple",), {"start": LONG, "covariance": "spherical"}),
+        (ValueError, ("start.covs[1] is another than covs[0]",), {"start": ONE_ROUND, "covariance": "tied"}),
+        (ValueError, ("criterion chooses between several k",), {"criterion": "bic"}),
     ],
 )
 def test_options_that_make_no_sense(error, parts, options):

@@ -25,6 +25,12 @@ LANES = 32
 
 _HALF_ROOT = math.sqrt(0.5)
 
+#: Entries of `Workspace.control`: whether to stop as soon as possible, and the kind of covariances.
+STOP, KIND = 0, 1
+
+#: Kinds of covariances: any, diagonal, one for all components, a multiple of the identity.
+FULL, DIAGONAL, TIED, SPHERICAL = 0, 1, 2, 3
+
 
 class Workspace(NamedTuple):
     """Scratch space for `fit` and what it calls."""
@@ -46,6 +52,8 @@ class Workspace(NamedTuple):
     matrices: Any  #: (2, D, D): space of `floored_factor`
     mean: Any  #: (D,): change of a component's mean
     solution: Any  #: (2 D,): space of `gaussian_kl`
+    frequencies: Any  #: (N,): weights of the points, or (0,): each counts once. Not scratch: it is read
+    control: Any  #: (2,): STOP and KIND, which are read too; zeros at first
 
 
 @exported
@@ -83,7 +91,16 @@ def workspace(components, dim):
         np.empty((2, dim, dim)),
         np.empty(dim),
         np.empty(2 * dim),
+        np.empty(0),
+        np.zeros(2, np.int64),
     )
+
+
+@inlined
+def is_diagonal(space):
+    """Whether the covariances are diagonal."""
+    kind = space.control[KIND]
+    return kind in (DIAGONAL, SPHERICAL)
 
 
 # Log densities, without square roots and divisions: constant - |inverse (x - mean)|**2, inverse from
@@ -154,21 +171,21 @@ def _subtract_square(x, out):
 
 
 @kernel
-def _subtract_squares(columns, first, mean, inverse, block, row, out):
+def _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out):
     """out -= |inverse (x - mean)|**2; the differences x - mean are left in `block`."""
     count = out.size
     for i in range(mean.size):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
         _multiple(block[i, :count], inverse[i, i], row[:count])
-        for j in range(0, i - 1, 2):
+        for j in range(0, 0 if diagonal else i - 1, 2):
             _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row[:count])
-        if i % 2:
+        if i % 2 and not diagonal:
             _add(block[i - 1, :count], inverse[i, i - 1], row[:count])
         _subtract_square(row[:count], out)
 
 
 @inlined
-def _values(columns, first, mean, inverse, constant, block, row, out):
+def _values(columns, first, mean, inverse, constant, diagonal, block, row, out):
     """out = log of the weight times the density of one component, at a block of points."""
     dim, last = mean.size, first + out.size
     if dim == 1:
@@ -181,7 +198,7 @@ def _values(columns, first, mean, inverse, constant, block, row, out):
     else:
         for n in range(out.size):
             out[n] = constant
-        _subtract_squares(columns, first, mean, inverse, block, row, out)
+        _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out)
 
 
 @formula
@@ -212,7 +229,8 @@ def _share_two(first, second, top, total):
 
 
 @adder
-def _sum(x):
+def add_up(x):
+    """The sum of a vector."""
     s = 0.0
     for n in range(x.size):
         s += x[n]
@@ -252,7 +270,7 @@ def block_log_likelihood(top, total, products):
     for first in range(LANES, total.size, LANES):
         _fold(folded, total[first : first + LANES], folded)
     _invert(total)
-    return _sum(top) + _sum_of_logs(folded)
+    return add_up(top) + _sum_of_logs(folded)
 
 
 @inlined
@@ -276,11 +294,11 @@ def prepare(weights, means, factors, space):
 def block_shares(columns, first, count, means, space):
     """Write the largest log densities of a block, the shares exp(log density - largest), and their sums."""
     values, constants, inverses = space.shares, space.constants, space.inverses
-    components = means.shape[0]
+    components, diagonal = means.shape[0], is_diagonal(space)
     top, total = space.top[:count], space.sums[:count]
     for k in range(components):
         out = values[k, :count]
-        _values(columns, first, means[k], inverses[k], constants[k], space.block, space.row, out)
+        _values(columns, first, means[k], inverses[k], constants[k], diagonal, space.block, space.row, out)
     if components == 2:
         _share_two(values[0, :count], values[1, :count], top, total)
         return
@@ -295,14 +313,14 @@ def block_shares(columns, first, count, means, space):
 @exported
 def log_joint(columns, weights, means, factors, space, out):
     """out[n, k] = log of weight k times density k at point n; -inf for a weight of zero."""
-    shares = space.shares
+    shares, diagonal, block, row = space.shares, is_diagonal(space), space.block, space.row
     size = columns.shape[1]
     prepare(weights, means, factors, space)
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
         for k in range(weights.size):
             inverse, constant, values = space.inverses[k], space.constants[k], shares[k, :count]
-            _values(columns, first, means[k], inverse, constant, space.block, space.row, values)
+            _values(columns, first, means[k], inverse, constant, diagonal, block, row, values)
             for n in range(count):
                 out[first + n, k] = shares[k, n]
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import exported, inlined, kernel
+from ..compiler import adder, exported, formula, inlined, kernel, specialise
+from ..numerics.elementary import log
 from ..numerics.matrices import clear_matrix, copy_matrix
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
-from .e_step import BLOCK, LANES, block_log_likelihood, block_shares, prepare
+from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, is_diagonal, prepare
+from .gaps import sweep_with_gaps
 from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, maximise
 from .moments import add_moments
 
@@ -32,18 +34,47 @@ def _pad(columns, first, count, padded, out):
             out[i, n] = out[i, count - 1]
 
 
+@inlined
+def _mass(columns, space):
+    """The sum of the points' weights."""
+    return add_up(space.frequencies) if space.frequencies.size > 0 else float(columns.shape[1])
+
+
+@inlined
+def _mass_with_gaps(points, space):
+    return _mass(points[0], space)
+
+
+@adder
+def _weighted_log_likelihood(top, total, frequencies):
+    s = 0.0
+    for n in range(frequencies.size):
+        s += frequencies[n] * (top[n] + log(total[n]))
+    return s
+
+
+@formula
+def _weigh(frequencies, total):
+    """total = frequencies / total."""
+    for n in range(frequencies.size):
+        total[n] = frequencies[n] / total[n]
+
+
 @kernel
 def sweep(columns, weights, means, factors, space):
     """The log likelihood, and in the space the moments for the M-step.
 
-    It is the ELBO with the posterior of the labels as q, which is not stored.
+    It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
     """
-    shares, moments = space.shares, space.moments
+    shares, moments, frequencies = space.shares, space.moments, space.frequencies
+    diagonal = is_diagonal(space)
     size = columns.shape[1]
     prepare(weights, means, factors, space)
     clear_matrix(moments)
     log_likelihood = 0.0
     for first in range(0, size, BLOCK):
+        if space.control[STOP]:
+            return math.nan
         count = min(BLOCK, size - first)
         padded = (count + LANES - 1) // LANES * LANES
         points, start = columns, first
@@ -54,13 +85,17 @@ def sweep(columns, weights, means, factors, space):
         top, total = space.top[:padded], space.sums[:padded]
         for n in range(count, padded):
             top[n], total[n] = 0.0, 1.0
-        log_likelihood += block_log_likelihood(top, total, space.products)
+        if frequencies.size > 0:
+            given = frequencies[first : first + count]
+            log_likelihood += _weighted_log_likelihood(top, total, given)
+            _weigh(given, total)
+        else:
+            log_likelihood += block_log_likelihood(top, total, space.products)
         for n in range(count, padded):
             total[n] = 0.0
         for k in range(weights.size):
-            add_moments(
-                points, start, means[k], space.block, space.row, shares[k, :padded], total, moments[k]
-            )
+            block, row = space.block, space.row
+            add_moments(points, start, means[k], diagonal, block, row, shares[k, :padded], total, moments[k])
     return log_likelihood
 
 
@@ -99,8 +134,7 @@ def _remaining_gain(gain, last, before):
     return gain * square / (1.0 - math.sqrt(square))
 
 
-@exported
-def fit(columns, weights, means, factors, floor, tol, most, trace, floored, space):
+def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, space):
     """EM from a Gaussian mixture, which is overwritten, until the remaining gain is at most `tol`.
 
     Parameters
@@ -120,7 +154,9 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     floored : (2, K)
         Written: which components are at the floor at the end, and the number of steps in which each was.
     space : Workspace
-        A `workspace`.
+        A `workspace`. Its `frequencies` are the points' weights, `control[KIND]` is the kind of covariances
+        (any other than FULL: of the start as well), and `control[STOP]`, which another thread may set, ends
+        the fit with status 21.
 
     Returns
     -------
@@ -144,7 +180,7 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
     >>> status, means.round(6).ravel()
     (0, array([-1.,  1.]))
     """
-    size = columns.shape[1]
+    mass = _mass(columns, space)
     if not _raise_start(factors, floor, floored, space):
         trace[0] = math.nan
         return SINGULAR, 0, math.inf
@@ -157,9 +193,15 @@ def fit(columns, weights, means, factors, floor, tol, most, trace, floored, spac
             return CONVERGED, step, remaining
         if step == most:
             break
-        gain, positive = maximise(size, weights, means, factors, floor, floored, space)
+        gain, positive = maximise(mass, weights, means, factors, floor, floored, space)
         if not positive:
             return SINGULAR, step, remaining
         remaining = 0.0 if gain <= ROUNDING else _remaining_gain(gain, last, before)
         last, before = gain, last
     return STEPS_EXHAUSTED, most, remaining
+
+
+fit = specialise(_fit, "fit", exported)
+
+#: `fit` for points with gaps, in place of `columns`: see `gaps.sweep_with_gaps`.
+fit_with_gaps = specialise(_fit, "fit_with_gaps", exported, sweep=sweep_with_gaps, _mass=_mass_with_gaps)

@@ -109,25 +109,28 @@ def _two_products(x, y, z):
 
 
 @kernel
-def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out):
+def _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, inverse_total, out):
     dim, count = mean.size, shares.size
     out[0] += _scale(shares, inverse_total)
     place = 1 + dim
     for i in range(dim):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
         out[1 + i] += _weigh(block[i, :count], shares, row[:count])
-        for j in range(0, i, 2):
+        for j in range(0, 0 if diagonal else i, 2):
             s, t = _two_products(row[:count], block[j, :count], block[j + 1, :count])
             out[place + j] += s
             out[place + j + 1] += t
-        if i % 2 == 0:
+        if diagonal or i % 2 == 0:
             out[place + i] += dot(row[:count], block[i, :count])
         place += i + 1
 
 
 @inlined
-def add_moments(columns, first, mean, block, row, shares, inverse_total, out):
-    """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows."""
+def add_moments(columns, first, mean, diagonal, block, row, shares, inverse_total, out):
+    """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows.
+
+    For diagonal covariances in four or more dimensions, only the diagonal of r d d'.
+    """
     dim, last = mean.size, first + shares.size
     if dim == 1:
         s, s0, s00 = _moments_1(columns[0, first:last], mean[0], shares, inverse_total)
@@ -159,4 +162,4 @@ def add_moments(columns, first, mean, block, row, shares, inverse_total, out):
         out[8] += s21
         out[9] += s22
     else:
-        _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out)
+        _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, inverse_total, out)

@@ -1,94 +1,206 @@
-"""Starts of EM: centres by k-means++, and the clusters around them. Used by each restart of `fit_mixture`."""
+"""Starts of EM: clusters by k-means, and the mixture of them. Used by each restart of `fit_mixture`."""
 
 from __future__ import annotations
 
 import math
 
-from ..compiler import exported, kernel
-from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix
-from .m_step import floored_factor
+from ..compiler import exported, formula, kernel
+from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, dot
+from .e_step import BLOCK, STOP, add_up, subtract
+from .m_step import constrain, floored_factor
 
 #: Least eigenvalue of the covariances of a start, for standardized points.
 LEAST_START = 1e-6
 
+#: Most rounds of k-means after its start: the EM that follows needs no more.
+ROUNDS = 20
+
+
+@formula
+def _add_square(x, out):
+    for n in range(out.size):
+        out[n] += x[n] * x[n]
+
+
+@formula
+def _keep_smaller(x, out):
+    for n in range(out.size):
+        out[n] = x[n] if x[n] < out[n] else out[n]
+
 
 @kernel
-def _nearer(columns, centre, label, distances, labels):
-    """Label the points that are nearer to this centre than to the centres before it."""
-    dim, size = columns.shape
+def _squares(places, centre, first, count, space):
+    """Squared distances from a centre, of a block of points."""
+    square, difference = space.top[:count], space.row[:count]
+    clear_vector(square)
+    for i in range(centre.size):
+        subtract(places[i, first : first + count], centre[i], difference)
+        _add_square(difference, square)
+    return square
+
+
+@kernel
+def _potential(places, centre, distances, space):
+    """The sum of squared distances to the nearest centre if this one is added."""
+    total = 0.0
+    for first in range(0, distances.size, BLOCK):
+        count = min(BLOCK, distances.size - first)
+        square = _squares(places, centre, first, count, space)
+        _keep_smaller(distances[first : first + count], square)
+        if space.frequencies.size > 0:
+            total += dot(square, space.frequencies[first : first + count])
+        else:
+            total += add_up(square)
+    return total
+
+
+@kernel
+def _nearer(places, centre, label, distances, labels, space):
+    """Label the points that are nearer to this centre than to those before it."""
+    for first in range(0, distances.size, BLOCK):
+        if space.control[STOP]:
+            return
+        count = min(BLOCK, distances.size - first)
+        square = _squares(places, centre, first, count, space)
+        for n in range(count):
+            if square[n] < distances[first + n]:
+                distances[first + n] = square[n]
+                labels[first + n] = label
+
+
+@kernel
+def _drawn(uniform, total, distances, space):
+    """A point drawn with probability proportional to its distance, times its weight; `total` is their sum."""
+    size, frequencies = distances.size, space.frequencies
+    left = uniform * total
     for n in range(size):
-        s = 0.0
-        for i in range(dim):
-            s += (columns[i, n] - centre[i]) ** 2
-        if s < distances[n]:
-            distances[n] = s
-            labels[n] = label
+        left -= distances[n] * frequencies[n] if frequencies.size > 0 else distances[n]
+        if left < 0.0:
+            return n
+    return size - 1
 
 
-@exported
-def seed(columns, uniforms, weights, means, factors, floor, distances, labels, space):
-    """Write a start, from one uniform number for each component; `distances` and `labels` have N entries.
+@kernel
+def _total(distances, space):
+    return dot(distances, space.frequencies) if space.frequencies.size > 0 else add_up(distances)
 
-    Centres are points of the data, each drawn with probability proportional to the squared distance from the
-    nearest centre before it: k-means++ (Arthur and Vassilvitskii 2007). A component has the weight and the
-    mean of the points nearest to a centre; all have the pooled covariance within the clusters, since that of
-    a cluster of few points may be singular.
-    """
-    dim, size = columns.shape
-    components = weights.size
+
+@kernel
+def _place(places, n, centre):
+    for i in range(centre.size):
+        centre[i] = places[i, n]
+
+
+@kernel
+def _draw_centres(places, uniforms, centres, distances, labels, space):
+    """Greedy k-means++: of the candidates for each centre, the one that leaves the smallest distances."""
+    components, size = centres.shape[0], distances.size
+    candidates = uniforms.size // components
     for n in range(size):
-        distances[n] = math.inf
+        distances[n] = 1.0
         labels[n] = 0
     for k in range(components):
-        total = 0.0
-        if k > 0:
-            for n in range(size):
-                total += distances[n]
+        if space.control[STOP]:
+            return
+        total = _total(distances, space)
         if total > 0.0:
-            left, chosen = uniforms[k] * total, size - 1
-            for n in range(size):
-                left -= distances[n]
-                if left < 0.0:
-                    chosen = n
-                    break
+            best, chosen = math.inf, size - 1
+            for c in range(candidates if k > 0 else 1):
+                n = _drawn(uniforms[k * candidates + c], total, distances, space)
+                _place(places, n, centres[k])
+                left = _potential(places, centres[k], distances, space) if candidates > 1 and k > 0 else 0.0
+                if left < best:
+                    best, chosen = left, n
         else:
-            chosen = min(int(uniforms[k] * size), size - 1)
-        for i in range(dim):
-            means[k, i] = columns[i, chosen]
-        _nearer(columns, means[k], k, distances, labels)
-    _clusters(columns, labels, weights, means)
-    within, factor = space.covariance, factors[0]
-    clear_matrix(within)
-    for n in range(size):
-        for i in range(dim):
-            for j in range(i + 1):
-                d = (columns[i, n] - means[labels[n], i]) * (columns[j, n] - means[labels[n], j])
-                within[i, j] += d / size
-    for i in range(dim):
-        for j in range(i + 1, dim):
-            within[i, j] = within[j, i]
-    floored_factor(within, max(floor, LEAST_START), factor, space.matrices)
-    for k in range(1, components):
-        copy_matrix(factor, factors[k])
+            chosen = min(int(uniforms[k * candidates] * size), size - 1)
+        _place(places, chosen, centres[k])
+        if k == 0:
+            for n in range(size):
+                distances[n] = math.inf
+        _nearer(places, centres[k], k, distances, labels, space)
 
 
 @kernel
-def _clusters(columns, labels, weights, means):
-    """Write the shares and means of the clusters; a centre without points (a duplicate) is its own mean."""
+def _clusters(columns, labels, weights, means, space):
+    """Write the shares and means of the clusters; one without points keeps its mean, and counts as one."""
     dim, size = columns.shape
+    frequencies = space.frequencies
     clear_vector(weights)
     for n in range(size):
-        weights[labels[n]] += 1.0
+        weights[labels[n]] += frequencies[n] if frequencies.size > 0 else 1.0
     for k in range(weights.size):
         if weights[k] > 0.0:
             for i in range(dim):
                 means[k, i] = 0.0
-    for n in range(size):
-        for i in range(dim):
-            means[labels[n], i] += columns[i, n] / weights[labels[n]]
+    for i in range(dim):
+        for n in range(size):
+            means[labels[n], i] += columns[i, n] * frequencies[n] if frequencies.size > 0 else columns[i, n]
     total = 0.0
     for k in range(weights.size):
-        weights[k] = max(weights[k], 1.0)
+        if weights[k] > 0.0:
+            for i in range(dim):
+                means[k, i] /= weights[k]
+        weights[k] = weights[k] if weights[k] > 0.0 else 1.0
         total += weights[k]
     for k in range(weights.size):
         weights[k] /= total
+
+
+@exported
+def cluster(places, uniforms, centres, distances, labels, space):
+    """Label points by k-means; `distances` and `labels` have an entry for each.
+
+    The centres are points at first, each drawn with probability proportional to the squared distance from the
+    nearest centre before it (k-means++, Arthur and Vassilvitskii 2007). There is a uniform number for each
+    centre, or several: then as many points are drawn for it, and the best is taken. At most ROUNDS rounds of
+    Lloyd's algorithm follow. `places` are the points as (D, N), in the units in which distances are measured.
+    """
+    components, size = centres.shape[0], distances.size
+    _draw_centres(places, uniforms, centres, distances, labels, space)
+    for _ in range(ROUNDS):
+        before = _total(distances, space)
+        _clusters(places, labels, space.weights, centres, space)
+        for n in range(size):
+            distances[n] = math.inf
+        for k in range(components):
+            _nearer(places, centres[k], k, distances, labels, space)
+        if space.control[STOP] or not _total(distances, space) < before:
+            break
+
+
+@exported
+def mixture_of_clusters(columns, labels, weights, means, factors, floor, space):
+    """Write the mixture of labelled points: with their shares, their means, and one covariance.
+
+    The covariance is the one within the clusters, pooled, since that of a cluster of few points may be
+    singular. A label that no point has keeps its mean.
+    """
+    dim, size = columns.shape
+    frequencies, block, row = space.frequencies, space.block, space.row
+    _clusters(columns, labels, weights, means, space)
+    within, factor = space.covariance, factors[0]
+    clear_matrix(within)
+    mass = add_up(frequencies) if frequencies.size > 0 else float(size)
+    for first in range(0, size, BLOCK):
+        count = min(BLOCK, size - first)
+        for i in range(dim):
+            for n in range(count):
+                block[i, n] = columns[i, first + n] - means[labels[first + n], i]
+                row[n] = block[i, n] * frequencies[first + n] if frequencies.size > 0 else block[i, n]
+            for j in range(i + 1):
+                within[i, j] += dot(row[:count], block[j, :count])
+    for i in range(dim):
+        for j in range(i + 1):
+            within[i, j] /= mass
+            within[j, i] = within[i, j]
+    constrain(within, space)
+    floored_factor(within, max(floor, LEAST_START), factor, space.matrices)
+    for k in range(1, weights.size):
+        copy_matrix(factor, factors[k])
+
+
+@exported
+def seed(columns, uniforms, weights, means, factors, floor, distances, labels, space):
+    """Write a start: the mixture of clusters of standardized points. See `cluster`, `mixture_of_clusters`."""
+    cluster(columns, uniforms, means, distances, labels, space)
+    mixture_of_clusters(columns, labels, weights, means, factors, floor, space)
