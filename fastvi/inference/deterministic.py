@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any
@@ -48,16 +49,20 @@ _ROUGH = 3e-3
 #: The fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
 _SHARE_OF_ERROR = 0.01
 
-#: Finite differences have q's deviations for their unit, which is taken anew where these have changed by this
-#: factor, at most so many times in a fit on the same draws.
-_FAR, _FOLLOWED = 4.0, 6
+#: The unit of a fit's coordinates is taken anew where q's deviations have changed by this factor since, at
+#: most so many times on the same draws.
+_FAR, _FOLLOWED = 2.0, 6
 
 #: Steps after which q may have moved so far that this is looked at.
 _STEPS_AT_ONCE = 50
 
-#: A posterior is improper where q has grown by the first number, and gains at least so many nats for each
-#: axis when it grows on by each of these factors. (The entropy alone gives 4.6 for a factor of 100.)
-_GROWN, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6)
+#: A posterior is improper where a q that is so wide gains, for each of its wide axes, at least so many nats
+#: when it grows on by each of these factors. (The entropy alone gives 4.6 for a factor of 100.)
+_WIDE, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6)
+
+#: The mean moves off in proportion, and by these factors more: then what q loses where it should not be, as
+#: behind the plane that separates two classes, does not grow.
+_FARTHER = (1.0, 4.0, 30.0)
 
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 _START_RTOL, _START_STEPS = 1e-3, 50
@@ -161,12 +166,12 @@ class _FixedDraws:
             if report.status == STEPS_EXHAUSTED and left > 0:
                 if self.spreads_without_end():
                     return report._replace(status=UNBOUNDED)
-                self._follow()
+                if not self._follow():
+                    self.keep_curvature()
             elif report.status in (CONVERGED, STUCK) and followed < _FOLLOWED and self._follow():
                 left, followed = max(left, 1), followed + 1
             else:
                 return report
-            self.keep_curvature()
 
     def _climb(self, pairs: int, tolerance: float, most_steps: int) -> Any:
         trace, row = np.empty(_TRACE), np.zeros(8)
@@ -188,45 +193,49 @@ class _FixedDraws:
         return report
 
     def _follow(self) -> bool:
-        """Take q's deviations as the unit of finite differences; False where they are near the unit already.
+        """Take q for the coordinates' origin and unit; False where its deviations are near the unit already.
 
-        The parameters of families without correlations are in this unit too.
+        The gradient and the finite differences are in this unit: one much narrower than q makes the gradient
+        small wherever the mean is, and a wide one makes differences coarse.
         """
-        if self.model._gradient_address or self.family in HELD:
+        if self.family in HELD:
             return False
-        base, root, unit = self.start
+        _, root, unit = self.start
         correlated = self.family in CORRELATED
         scale = conditional_deviations(self.factor) if correlated else np.diag(self.factor).copy()
         ratio = scale / unit
-        if ((ratio > 1.0 / _FAR) & (ratio < _FAR)).all() or not np.isfinite(scale).all():
+        if ((ratio > 1.0 / _FAR) & (ratio < _FAR)).all() or not np.isfinite(ratio).all():
             return False
-        if not correlated:
-            self.point[scale.size :] = 0.0
-        self.start = base, root, scale
+        self.start = self.mean.copy(), self.factor.copy() if correlated else ratio[:, None] * root, scale
+        self.point[:] = 0.0
         return True
 
     def spreads_without_end(self) -> bool:
-        """Whether q gains for ever by growing on in the directions in which it has grown since the start.
+        """Whether q gains for ever by growing on along the axes on which it is wide.
 
         No Gaussian does where the posterior is proper: its ELBO is at most the log evidence.
         """
-        base, root, scale = self.first
-        unit = root if self.family in CORRELATED else np.diag(scale)
-        axes, growth, _ = np.linalg.svd(np.linalg.solve(unit, self.factor))
-        axes = axes[:, growth > _GROWN]
-        if axes.size == 0 or not np.isfinite(self.factor).all():
+        if not np.isfinite(self.factor).all():
             return False
-        noise, last = writable(fixed_draws(1, base.size + _LEAST_PAIRS, base.size)), -math.inf
-        for stretch in _STRETCHES:
-            more = unit @ axes * (stretch - 1.0) @ np.linalg.solve(unit.T, axes).T
-            factor = np.linalg.qr((self.factor + more @ self.factor).T)[1].T
-            factor *= np.sign(np.diag(factor))
-            mean = self.mean + more @ (self.mean - base)
-            value = elbo_over(self.model, mean, factor, noise)[0]
-            if not value > last + _STEADY * axes.shape[1]:
-                return False
-            last = value
-        return True
+        axes, widths, _ = np.linalg.svd(self.factor)
+        axes = axes[:, widths > _WIDE]
+        if axes.size == 0:
+            return False
+        noise = writable(fixed_draws(1, self.mean.size + _LEAST_PAIRS, self.mean.size))
+
+        def grown(far: float, stretch: float) -> float:
+            """The ELBO of q, `stretch` times as wide on these axes and `far` times as many widths away."""
+            mean = self.mean + axes @ (axes.T @ self.mean) * (far * stretch - 1.0)
+            factor = self.factor + axes @ (axes.T @ self.factor) * (stretch - 1.0)
+            lower = np.linalg.qr(factor.T)[1].T
+            return elbo_over(self.model, mean, lower * np.sign(np.diag(lower)), noise)[0]
+
+        least = _STEADY * axes.shape[1]
+        for far in _FARTHER:
+            pairs = itertools.pairwise(grown(far, stretch) for stretch in _STRETCHES)
+            if all(after > before + least > -math.inf for before, after in pairs):
+                return True
+        return False
 
     def restart(self) -> None:
         """Go back to the start."""
@@ -286,8 +295,10 @@ def fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int
             break
         pairs *= 2
         fits.keep_curvature()
-    if status == STUCK and 0.5 * report.gradient_norm**2 <= rtol * (1.0 + abs(value)):
-        status = CONVERGED  # as near as the rounding of the log joint allows, and as was asked
+    small = report.gradient_norm <= max(math.sqrt(rtol), _ROUGH)
+    asked = max(rtol * (1.0 + abs(value)), _SHARE_OF_ERROR * error)
+    if status == STUCK and small and 0.5 * report.gradient_norm**2 <= asked:
+        status = CONVERGED  # no nearer for the rounding of the log joint, but as near as was asked
     if status == CONVERGED and fits.best > value + 3.0 * error:
         status = CONTRADICTED
     where = fault_point("draws", fits.space)

@@ -53,9 +53,15 @@ _PATH_PAIRS, _WIDTH_PAIRS = 5, 12
 _WIDTHS = (1.0, 0.3, 0.1, 0.03)
 _WIDTHS_AT_A_POINT = (*_WIDTHS, 0.01, 0.001)
 
-#: The race: pairs of draws, steps of a round, rounds, the gradient at which a runner has arrived, and the
-#: multiple of what its next step or its last round promises that a runner must be able to catch up with.
-_PAIRS, _STEPS, _ROUNDS, _ARRIVED, _PROMISE = 6, 8, 6, 0.15, 4.0
+#: How far their means are from x, in deviations for each coordinate.
+_OFF = 0.1
+
+#: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.
+_PAIRS, _STEPS, _ROUNDS, _ARRIVED = 6, 8, 6, 0.15
+
+#: A runner is out where this multiple of its last gain does not make up for what it is behind; in so many
+#: rounds the gain of its next step counts as well, if the curvature is that of its start.
+_PROMISE, _EARLY = 4.0, 2
 
 #: A runner that has arrived is out where it is so many nats below the best; one within so many nats and, per
 #: coordinate, deviations of a better one is its twin.
@@ -92,6 +98,7 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     race = _Race(model, family)
     if start is not None:
         race.require(mean)
+        race.enter_path(mean)
         race.enter_widths([mean], _WIDTHS_AT_A_POINT, 3)
         return race.winner(race.fault)
     laplace = laplace_from(model, mean)
@@ -154,7 +161,7 @@ class _Runner:
         self.point = workspace_member("draws", self.space, "point")
         self.point[:] = 0.0
         self.mean, self.factor = np.empty(dim), np.empty((dim, dim))
-        self.value, self.gain, self.norm, self.ended = -math.inf, 0.0, math.inf, False
+        self.value, self.gain, self.norm, self.ended, self.rounds = -math.inf, 0.0, math.inf, False, -1
         self.run(0)
 
     def run(self, steps: int) -> None:
@@ -179,12 +186,15 @@ class _Runner:
             return
         self.value, self.norm = report.elbo, report.gradient_norm
         self.gain = self.value - before
+        self.rounds += 1
         self.ended = report.status != STEPS_EXHAUSTED
 
     @property
     def promise(self) -> float:
-        """How much it may still gain: a multiple of what its next step or its last round gives."""
-        return 0.0 if self.ended else _PROMISE * max(0.5 * self.norm**2, self.gain)
+        """How much it may still gain: a multiple of the last round's gain or, early, of a natural step's."""
+        if self.ended:
+            return 0.0
+        return _PROMISE * (max(0.5 * self.norm**2, self.gain) if self.rounds <= _EARLY else self.gain)
 
     def is_twin_of(self, other: _Runner) -> bool:
         """Whether it has come to where another one is."""
@@ -241,16 +251,16 @@ class _Race:
             self.runners.append(runner)
 
     def enter_widths(self, points: Any, widths: Any, best: int) -> None:
-        """Enter the best few of N(x, s² I)."""
+        """Enter the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
         found: list[tuple[float, int, Array, Array]] = []
         for x in points:
             for s in widths:
-                root = s * np.eye(x.size)
-                found.append((self.elbo(x, root, noise), len(found), x, root))
-        for value, _, x, root in sorted(found, key=lambda f: -f[0])[:best]:
+                root, mean = s * np.eye(x.size), x + _OFF * s * noise[0]
+                found.append((self.elbo(mean, root, noise), len(found), mean, root))
+        for value, _, mean, root in sorted(found, key=lambda f: -f[0])[:best]:
             if value > -math.inf:
-                self.enter(x, root)
+                self.enter(mean, root)
 
     def enter_path(self, x: Array) -> None:
         """Enter the best Gaussian on the L-BFGS path from x to a mode (Zhang et al., JMLR 23, 2022)."""

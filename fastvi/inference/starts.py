@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import kernels
 from ..common import statuses
-from ..common.validation import float_array
+from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
@@ -20,6 +20,9 @@ from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
 from .kernel_calls import fault_point, workspace, workspace_member
 from .model import Model, target_of
+
+#: Seed of the dispersed points.
+_SEED = 20240302
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
 _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
@@ -54,6 +57,13 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
         i = int(np.argmax(~np.isfinite(z)))
         raise ValueError(f"{name}[{i}] is {z[i]!s}: it must be finite")
     return model._support.to_latent(name, z[None])[0], None
+
+
+def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
+    """Points in the model's coordinates whose latent ones are N(0, 1)."""
+    source = np.random.default_rng(_SEED) if rng is None else generator("rng", rng)
+    latent = source.standard_normal((count, model.latent_dim))
+    return list(model._support.to_model(latent)[0]) if count else []
 
 
 def check_start(family: str, factor: Array | None) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from tests.helpers.programs import says
+from fastvi.inference import racing
+from helpers.messages import says
 
 SCHOOLS = (
     np.array([28.0, 8, -3, 7, -1, 1, 18, 12]),
@@ -122,3 +123,126 @@ def test_the_mode_has_no_mass(make, family, wanted, most):
     # The stated error and, as the fixed draws are 64 or so, what a fit on them may lack.
     assert abs(found.elbo.value - wanted) <= 4 * found.elbo.error + 0.01
     assert found.evaluations < most
+
+
+def test_the_default_start_is_as_good_as_others():
+    rng = np.random.default_rng(1)
+    state, y = 0, np.empty(60)
+    for t in range(y.size):
+        state = state if rng.random() < 0.9 else 1 - state
+        y[t] = (-1.0, 2.0)[state] + rng.normal() * (0.6, 1.0)[state]
+    support = ["real"] * 2 + ["positive"] * 2 + [("interval", 0.0, 1.0)] * 2
+    model = fv.Model(hidden_states, 6, (y,), support=support)
+    found, best = fv.fit(model, "diag"), fv.fit(model, "diag", starts=10)
+    assert not found.converged or found.elbo.value >= best.elbo.value - 0.05
+
+
+def test_a_saddle_by_symmetry_is_left():
+    # Zero is a minimum of the density between two modes, where all gradients vanish.
+    for family in ("diag", "full", "isotropic"):
+        found = fv.fit(fv.Model(two_modes, 3, (6.0, 0.0)), family)
+        assert found.converged
+        np.testing.assert_allclose(np.abs(found.q.mean), [6.0, 0.0, 0.0], atol=1e-3)
+
+
+def test_a_friendly_posterior_is_not_raced_for(monkeypatch):
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(60, 5))
+    y = (rng.random(60) < 1 / (1 + np.exp(-rows @ rng.normal(size=5)))).astype(float)
+    model = fv.Model(regression, 5, (rows, y, 3.0))
+    expected = fv.fit(model)
+    monkeypatch.setattr(racing, "_Runner", None)
+    assert fv.fit(model).elbo == expected.elbo
+
+
+def raises_outside(z, radius):
+    r = 0.0
+    for i in range(z.size):
+        if abs(z[i] - 1) > radius:
+            raise ValueError("outside")
+        r -= 50 * (z[i] - 1) ** 2
+    return r
+
+
+def test_steps_to_where_the_log_joint_raises_are_rejected():
+    found = fv.fit(fv.Model(raises_outside, 3, (1.05,)), "diag")
+    assert found.converged
+    np.testing.assert_allclose(found.q.mean, 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.diag(found.q.cov), 0.01, rtol=1e-5)
+
+
+def test_a_point_is_where_a_fit_starts():
+    model = fv.Model(two_modes, 3, (6.0, 3.0))
+    for sign in (-1.0, 1.0):
+        found = fv.fit(model, start=[sign * 5.0, 0.3, 0.1])
+        assert found.converged
+        np.testing.assert_allclose(found.q.mean, [sign * 6.0, 0.0, 0.0], atol=1e-3)
+    with says(ValueError, "the fit cannot start", "log_joint raised an exception at z = [3, 1, 1]"):
+        fv.fit(fv.Model(raises_outside, 3, (1.05,)), start=[3.0, 1.0, 1.0])
+
+
+def test_dispersed_starts_show_the_optima():
+    model = fv.Model(two_modes, 3, (6.0, 3.0))
+    found = fv.fit(model, starts=8)
+    assert found.converged
+    assert len(found.starts) == len(found.start_means) == 8
+    assert list(found.starts) == sorted(found.starts, reverse=True)
+    np.testing.assert_allclose(found.q.mean, [6.0, 0.0, 0.0], atol=1e-3)
+    minor = np.abs(found.start_means[:, 0] + 6.0) < 1e-2
+    assert 0 < minor.sum() < 8
+    np.testing.assert_allclose(found.elbo.value - np.array(found.starts)[minor], 3.0, atol=1e-2)
+    assert "mean [-6" in found.summary()
+    other = fv.fit(model, starts=3, rng=5)
+    assert other.elbo.value == fv.fit(model, starts=3, rng=np.random.default_rng(5)).elbo.value
+
+
+def test_a_bad_start_is_skipped_and_counted():
+    model = fv.Model(raises_outside, 3, (1.05,))
+    found = fv.fit(model, starts=[[3.0, 1.0, 1.0], [1.2, 0.9, 1.0]])
+    assert found.converged
+    assert found.skipped == len(found.starts) == 1
+    assert "skipped        1" in found.summary()
+    with says(ValueError, "the fit cannot start"):
+        fv.fit(model, starts=[[3.0, 1.0, 1.0], [4.0, 1.0, 1.0]])
+
+
+def quartic(z, s):
+    r = 0.0
+    for j in range(z.size):
+        r -= 0.5 * (z[j] / s) ** 2 + 0.05 * (z[j] / s) ** 4
+    return r
+
+
+@pytest.mark.parametrize(("width", "family"), [(1e-6, "diag"), (1e-6, "full"), (1e6, "diag")])
+@pytest.mark.parametrize("scale", [1e-5, 1e5])
+def test_a_start_of_the_wrong_width(scale, width, family):
+    """A gradient is small in the units of a start that is much narrower than q."""
+    model = fv.Model(quartic, 3, (scale,))
+    start = fv.Gaussian(np.full(3, 0.3 * scale), np.eye(3) * (scale * width) ** 2)
+    found = fv.fit(model, family, start=start)
+    assert found.converged
+    assert abs(found.elbo.value - 3 * math.log(scale) - 2.45407) < 5e-3
+    assert abs(found.q.mean).max() < 1e-2 * scale
+
+
+def test_steps_that_change_nothing_excuse_no_gradient():
+    def offset(z, shift):
+        return -0.5 * (z[0] ** 2 + z[1] ** 2 + z[2] ** 2) + shift
+
+    near = fv.fit(fv.Model(offset, 3, (1e9,)), "diag")
+    assert near.converged
+    far = fv.fit(fv.Model(offset, 3, (1e12,)), "diag")
+    assert not far.converged
+    assert far.gradient_norm > 3e-3
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_a_separated_regression_without_prior_is_improper(family):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 3))
+    y = (rows.sum(axis=1) > 0).astype(float)
+    found = fv.fit(fv.Model(regression, 3, (rows, y, math.inf)), family)
+    assert not found.converged
+    assert "improper" in found.status
+    proper = fv.fit(fv.Model(regression, 3, (rows, y, 10.0)), family)
+    assert proper.converged

@@ -45,8 +45,8 @@ ROUNDING = 1e-15
 #: to rounding, and that end any fit.
 FEW_IDLE, MOST_IDLE = 3, 10
 
-#: A step is idle where it lowers the value by less than this times its rounding. A gradient is small up to
-#: rounding where half its square, which the value lacks, is no more; or below SMALL.
+#: A step is idle where it lowers the value by less than this times its rounding. A gradient below SMALL is
+#: small up to rounding.
 IDLE, SMALL = 10.0, 1e-5
 
 
@@ -383,8 +383,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             steps += 1
             norm = dual_length(gradient, metric)
             # Where steps no longer change the value, what remains of the gradient is below its rounding.
-            small = norm <= SMALL or 0.5 * norm * norm <= IDLE * slack
-            if norm <= control.tolerance or (idle >= FEW_IDLE and small):
+            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= SMALL):
                 status = CONVERGED
                 break
             if idle >= MOST_IDLE:
