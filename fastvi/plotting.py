@@ -326,7 +326,7 @@ def _visible_range(model: Model, fits: Sequence[Fit]) -> list[tuple[float, float
     support = model._support
     free = _free(support)
     # Laplace's approximation locates the posterior, which a bad q need not.
-    laplace = q_of(model, *laplace_start(model, None)[:2])
+    laplace = q_of(model, *laplace_start(model, None))
     densities: list[tuple[Variational, Callable[[Array], Array]]] = [(laplace, model.log_density)]
     densities += [(fit.q, partial(_log_q, support, fit.q)) for fit in fits]
     ends = []

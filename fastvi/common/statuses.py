@@ -14,6 +14,7 @@ WORDS = {
     _numbers.STUCK: "no step raises the ELBO further, but the gradient is not small",
     _numbers.OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
     _numbers.UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
+    _numbers.CONTRADICTED: "another start of this call reached a higher ELBO: this is not the best q",
     _numbers.EMPTY: "a data array is empty",
     _numbers.RAISED: "log_joint raised an exception",
     _numbers.NOT_A_NUMBER: "log_joint is nan",

@@ -51,7 +51,7 @@ def _integral(
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
     """The log evidence, and Laplace's approximation, in whose coordinates it is integrated."""
-    mean, factor, _, _ = laplace_start(model, start)
+    mean, factor = laplace_start(model, start)
     r = mean.size
     no_q = kernels.inference.evidence.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
     value = _integral(model, mean, factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)

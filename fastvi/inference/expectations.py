@@ -88,14 +88,19 @@ def _pairs(block: int, pairs: int, dim: int) -> Array:
     on 64 such draws loses 0.014 nats against the optimum, as a fit on 128 plain draws does; on 64 plain draws
     it loses 0.027. (M. D. McKay, R. J. Beckman, W. J. Conover, Technometrics 21 (1979).)
     """
-    from scipy.special import ndtri
-
-    rng = np.random.default_rng((_SEED, block))
-    slices = rng.permuted(np.tile(np.arange(pairs), (dim, 1)), axis=1).T
-    sizes = ndtri(0.5 + 0.5 * (slices + rng.random((pairs, dim))) / pairs)
-    half = np.where(rng.random((pairs, dim)) < 0.5, -sizes, sizes)
+    half = half_of_pairs(np.random.default_rng((_SEED, block)), pairs, dim)
     half = np.linalg.solve(np.linalg.cholesky(half.T @ half / pairs), half.T).T
     return np.ascontiguousarray(np.concatenate([half, -half]))
+
+
+def half_of_pairs(rng: np.random.Generator, pairs: int, dim: int) -> Array:
+    """Draws (pairs, dim), each coordinate in slices of equal probability."""
+    from scipy.special import ndtri
+
+    slices = rng.permuted(np.tile(np.arange(pairs), (dim, 1)), axis=1).T
+    sizes = ndtri(0.5 + 0.5 * (slices + rng.random((pairs, dim))) / pairs)
+    half: Array = np.where(rng.random((pairs, dim)) < 0.5, -sizes, sizes)
+    return half
 
 
 @lru_cache(maxsize=32)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..common.progress import bar
 from ..common.validation import choice, generator, integer, real_number
@@ -14,7 +16,7 @@ from .deterministic import fit_draws, fit_quadrature, fit_truncated
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM
 from .model import Model, checked_model
 from .results import Fit
-from .starts import start_of
+from .starts import dispersed_points, start_of
 from .stochastic import fit_sgd
 
 #: Names of all families.
@@ -35,7 +37,7 @@ def fit(
     start: Any = None,
     method: str = "auto",
     *,
-    starts: Sequence[Any] | None = None,
+    starts: Sequence[Any] | int | None = None,
     rtol: float = 1e-8,
     max_steps: int = 500,
     draws: int | None = None,
@@ -56,23 +58,31 @@ def fit(
         covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
         to the support (dimension 1).
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
-        A point in the model's coordinates, where the search for Laplace's approximation starts, or a q.
-        Default: the point whose latent coordinates are 0.
+        A q, or a point in the model's coordinates: in more than two latent dimensions the best of some
+        Gaussians around it, else Laplace's approximation from there. Default: Laplace's approximation from
+        the point whose latent coordinates are 0; in more than two dimensions only where it stands some
+        tests, else the winner of a race on the ELBO between it, Pathfinder's Gaussians and N(x, s² I).
     method : {"auto", "sgd"}, optional
         "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
         draws in up to 1000; with a line search, so there is no step size. "sgd": Adam on stochastic
         reparameterised gradients ("sticking the landing"), and the average of the last half of its iterates.
-    starts : sequence, optional
-        Several starts instead of one: the best fit is kept, the others' ELBOs are in `Fit.starts`.
+    starts : sequence or int, optional
+        Several starts instead of one, or their number: then the first is the default and the others are
+        points whose latent coordinates are N(0, 1), from `rng` or, without it, the same in each call. The
+        best fit is kept; the ELBOs of all are in `Fit.starts`, their means in `Fit.start_means`. One that
+        fails is left out, and counted in `Fit.skipped`.
     rtol : float, optional
         Error wanted: of the ELBO relative to 1 + abs(ELBO), and of the parameters in units of q's spread.
+        On draws a fit has converged where the ELBO over them lacks less than this, or than a hundredth of its
+        standard error, by its gradient.
     max_steps : int, optional
         Most steps of each fit by "auto".
     draws : int, optional
         Number of fixed draws (rounded up to pairs), or draws for each step of "sgd". Default: at least 64
         fixed draws, doubled until fresh draws confirm the ELBO; 10 for "sgd".
     rng : numpy.random.Generator, int or None, optional
-        For "sgd": a generator, which is advanced, an integer that makes one, or None for another each time.
+        A generator, which is advanced, or an integer that makes one. For "sgd", where None means another
+        each time, and for a number of `starts`.
     steps, rate : optional
         Number and size of the steps of "sgd", the size in units of the start's standard deviations.
     progress : bool, optional
@@ -90,12 +100,13 @@ def fit(
         no integer.
     ValueError
         Other values than described above; a start outside of the support, or where the log joint is not
-        finite; more than 1000 latent dimensions with "auto".
+        finite; no start that works; more than 1000 latent dimensions with "auto".
 
     References
     ----------
     Quadrature: M. Opper, C. Archambeau, Neural Computation 21 (2009). Fixed draws: R. Giordano, M. Ingram, T.
     Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR 25 (2024), section 2.
+    Starts: L. Zhang et al., Pathfinder, JMLR 23 (2022).
     Stochastic: G. Roeder, Y. Wu, D. Duvenaud, Sticking the Landing, NeurIPS 2017, eq. 8; D. P. Kingma, J. Ba,
     Adam, ICLR 2015, algorithm 1.
 
@@ -128,15 +139,29 @@ def fit(
     if starts is not None:
         if start is not None:
             raise ValueError("give start or starts, not both")
-        listed = list(starts)
-        if not listed:
-            raise ValueError("starts is empty")
-        fits = []
-        for k, one in enumerate(bar(listed, progress, "starts")):
+        if isinstance(starts, Iterable):
+            listed = list(starts)
+            if not listed:
+                raise ValueError("starts is empty")
+        else:
+            listed = [None, *dispersed_points(model, integer("starts", starts, 1) - 1, rng)]
+        for k, one in enumerate(listed):
             start_of(model, one, f"starts[{k}]")
-            fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd))
+        fits, fault = [], None
+        for one in bar(listed, progress, "starts"):
+            try:
+                fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd))
+            except ValueError as error:
+                fault = error
+        if not fits:
+            assert fault is not None
+            raise fault
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
-        return fits[0]._replace(starts=tuple(f.elbo.value for f in fits))
+        return fits[0]._replace(
+            starts=tuple(f.elbo.value for f in fits),
+            start_means=np.array([f.q.mean for f in fits]),
+            skipped=len(listed) - len(fits),
+        )
     return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..common import statuses
 from ..common.immutable import Record, frozen_fields
-from ..common.values import Array
+from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
@@ -60,6 +60,10 @@ class Fit(Record):
         Whether the status is "converged".
     starts : tuple of float
         The ELBO reached from each start, best first.
+    start_means : ndarray (S, D) or None
+        Means of the q reached from each start, in the same order; None where `fit` had no `starts`.
+    skipped : int
+        How many starts failed.
 
     Examples
     --------
@@ -80,6 +84,8 @@ class Fit(Record):
     starts: tuple[float, ...]
     model: Model
     family: str
+    start_means: Array | None = None
+    skipped: int = 0
     _psis: float | None = None
 
     @property
@@ -143,6 +149,10 @@ class Fit(Record):
         if len(self.starts) > 1:
             shown = ", ".join(f"{value:.6g}" for value in self.starts)
             lines.append(f"starts         {shown} (spread {self.starts[0] - self.starts[-1]:.2g})")
+        if self.start_means is not None and len(self.starts) > 1:
+            lines += [f"               mean {tidy(z)}" for z in self.start_means]
+        if self.skipped:
+            lines.append(f"skipped        {self.skipped} starts that failed")
         mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
         layout = self.model._layout
         labels = [f"z[{i}]" for i in range(len(mean))] if layout is None else layout.labels

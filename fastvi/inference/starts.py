@@ -5,20 +5,24 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import kernels
 from ..common import statuses
-from ..common.validation import float_array
+from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
+from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
-from .kernel_calls import conditional_deviations, fault_point, workspace, workspace_member
+from .kernel_calls import fault_point, workspace, workspace_member
 from .model import Model, target_of
+
+#: Seed of the dispersed points.
+_SEED = 20240302
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
 _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
@@ -55,30 +59,52 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
     return model._support.to_latent(name, z[None])[0], None
 
 
+def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
+    """Points in the model's coordinates whose latent ones are N(0, 1)."""
+    source = np.random.default_rng(_SEED) if rng is None else generator("rng", rng)
+    latent = source.standard_normal((count, model.latent_dim))
+    return list(model._support.to_model(latent)[0]) if count else []
+
+
 def check_start(family: str, factor: Array | None) -> None:
     """Raise ValueError for a family that takes its covariance from a start that has none."""
     if family in HELD and factor is None:
         raise ValueError(f'family="{family}" holds the covariance of the start: give a Gaussian as start')
 
 
-def laplace_start(model: Model, start: Any, family: str = "full") -> tuple[Array, Array, Array, int]:
-    """(mean, factor, conditional deviations, evaluations): the q given, or Laplace's approximation."""
-    mean, factor = start_of(model, start)
-    check_start(family, factor)
+class Laplace(NamedTuple):
+    """Laplace's approximation in latent coordinates, or what hindered it."""
+
+    mean: Array
+    factor: Array  #: of its covariance
+    scale: Array  #: the conditional deviations
+    evaluations: int
+    status: int = FINE  #: a fault of the log joint
+    where: Any = None  #: and its point z
+
+
+def laplace_from(model: Model, point: Array) -> Laplace:
+    """Laplace's approximation near a point."""
     r = model.latent_dim
-    if factor is not None:
-        return mean, factor, conditional_deviations(factor), 0
-    space = workspace("laplace", r, model.dim)
+    space, mean = workspace("laplace", r, model.dim), point.copy()
     scale, factor = np.ones(r), np.eye(r)
     if r <= kernels.inference.laplace.DENSE:
         status, used = kernels.inference.entry_points.laplace(target_of(model), mean, scale, factor, space)
     else:
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
-    if status:
-        words = statuses.words(status, fault_point("laplace", space))
-        raise ValueError(f"the fit cannot start: {words}")
-    return mean, factor, scale, used
+    return Laplace(mean, factor, scale, used, status, fault_point("laplace", space) if status else None)
+
+
+def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:
+    """(mean, factor) of the q given, or of Laplace's approximation near the point given."""
+    mean, factor = start_of(model, start)
+    if factor is not None:
+        return mean, factor
+    found = laplace_from(model, mean)
+    if found.status:
+        raise ValueError(f"the fit cannot start: {statuses.words(found.status, found.where)}")
+    return found.mean, found.factor
 
 
 def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tuple[int, int]:

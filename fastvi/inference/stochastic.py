@@ -16,8 +16,8 @@ from ..kernels.families.table import CODES
 from .expectations import BY_DRAWS, elbo_estimate
 from .kernel_calls import fault_point, start_scale, workspace, workspace_member
 from .model import Model, target_of
+from .racing import choose_start
 from .results import Fit, q_of
-from .starts import laplace_start
 
 #: Groups of steps: each gives one entry of the trace and one move of the progress bar.
 _GROUPS = 100
@@ -42,7 +42,7 @@ def fit_sgd(
     """The fit of a Gaussian by Adam: the average of the last half of the iterates."""
     each = _DRAWS if draws is None else draws
     r = model.latent_dim
-    base, root, scale, used = laplace_start(model, start, family)
+    base, root, scale, used, _ = choose_start(model, start, family)
     scale = start_scale(scale, family)
     code = CODES[family]
     space = workspace("draws", code, r, model.dim)

@@ -27,6 +27,8 @@ COARSE_GRID = 8  #: the grid of p does not reach the accuracy
 #: A data set of a batch has an empty array: nothing was computed.
 EMPTY = 9
 
+CONTRADICTED = 10  #: another start of the same call has a higher ELBO
+
 # Faults of a log joint where q has mass: RAISED and all above.
 RAISED = 11  #: it raised an exception
 NOT_A_NUMBER = 12  #: it was NaN

@@ -494,7 +494,8 @@ def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
     counts = []
 
     def counting(*arguments):
-        counts.append(len(arguments[2]))
+        if len(arguments[2]) > 1:  # one draw that is zero: an ascent of the density, for the start
+            counts.append(len(arguments[2]))
         return fixed(*arguments)
 
     def forgetting(*arguments):

@@ -45,9 +45,9 @@ ROUNDING = 1e-15
 #: to rounding, and that end any fit.
 FEW_IDLE, MOST_IDLE = 3, 10
 
-#: A step is idle where it lowers the value by less than this times its rounding; a gradient is small up to
-#: rounding below this times the tolerance, plus 1e-6.
-IDLE, NEARLY = 10.0, 1e3
+#: A step is idle where it lowers the value by less than this times its rounding. A gradient below SMALL is
+#: small up to rounding.
+IDLE, SMALL = 10.0, 1e-5
 
 
 class Coordinates(NamedTuple):
@@ -383,7 +383,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             steps += 1
             norm = dual_length(gradient, metric)
             # Where steps no longer change the value, what remains of the gradient is below its rounding.
-            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= NEARLY * control.tolerance + 1e-6):
+            if norm <= control.tolerance or (idle >= FEW_IDLE and norm <= SMALL):
                 status = CONVERGED
                 break
             if idle >= MOST_IDLE:

@@ -1,0 +1,424 @@
+"""Starts of Gaussian fits in many dimensions: of some candidates the one that goes furthest on the ELBO.
+
+Laplace's approximation follows the mode, and the mode of a hierarchy may be where it has no mass. It is
+trusted only where ascents of the density from other points come to the same mode, and where its own draws
+have the log joint of a Gaussian, or a wide Gaussian comes to the same q. Else it runs against Gaussians along
+the paths of ascents (Pathfinder) and N(x, s² I): each takes a few steps of L-BFGS on the ELBO over the same
+few draws, and who cannot catch up is out.
+
+Where the log joint raises, is NaN or infinite, a step is rejected, and a candidate does not run.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common import statuses
+from ..common.values import Array
+from ..distributions.gaussian import Gaussian
+from ..kernels.families.table import CODES, CORRELATED, MEAN
+from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
+from .expectations import fixed_draws, half_of_pairs, writable
+from .kernel_calls import (
+    conditional_deviations,
+    fault_point,
+    restricted,
+    start_scale,
+    workspace,
+    workspace_member,
+)
+from .model import Model, target_of
+from .starts import Laplace, check_start, laplace_from, start_of
+
+#: First word of the seed of all points and draws here.
+_SEED = 20240301
+
+#: Points that paths to a mode start from: 0, and so many less one from N(0, I).
+_POINTS = 3
+
+#: Steps of a path, the gradient that ends it (relative to the log density), its pairs of L-BFGS, and how many
+#: draws in a row may be so many nats below the best before it has left what has mass.
+_PATH_STEPS, _PATH_TOLERANCE, _PATH_MEMORY = 60, 1e-2, 6
+_QUIET, _FAR_BELOW = 12, 5.0
+
+#: Pairs of draws that choose the best Gaussian of a path, and a width.
+_PATH_PAIRS, _WIDTH_PAIRS = 5, 12
+
+#: Deviations of the Gaussians N(x, s² I), and around a point that is given.
+_WIDTHS = (1.0, 0.3, 0.1, 0.03)
+_WIDTHS_AT_A_POINT = (*_WIDTHS, 0.01, 0.001)
+
+#: How far their means are from x, in deviations for each coordinate.
+_OFF = 0.1
+
+#: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.
+_PAIRS, _STEPS, _ROUNDS, _ARRIVED = 6, 8, 6, 0.15
+
+#: A runner is out where this multiple of its last gain does not make up for what it is behind; in so many
+#: rounds the gain of its next step counts as well, if the curvature is that of its start.
+_PROMISE, _EARLY = 4.0, 2
+
+#: A runner that has arrived is out where it is so many nats below the best; one within so many nats and, per
+#: coordinate, deviations of a better one is its twin.
+_BELOW, _TWIN = 1.0, 0.5
+
+#: Pairs of fresh draws that rank those who are left.
+_LAST_PAIRS = 64
+
+#: Laplace's approximation is that of a Gaussian where its draws' mean log joint is off by no more than so
+#: many nats, and a share of the dimension. Else it and a wide Gaussian must come together in so many rounds.
+_LAPLACE_NATS, _LAPLACE_SHARE, _SHORT_ROUNDS = 2.0, 0.25, 2
+
+#: Ascents that must come to Laplace's mode: most steps, the longest distance in deviations that they start
+#: from, the gradient that ends them, and the deviations per coordinate that they may end apart.
+_ASCENT_STEPS, _LONGEST, _ASCENT_TOLERANCE, _SAME_MODE = 200, 200.0, 0.3, 0.5
+
+
+class Start(NamedTuple):
+    """Where a fit starts, in latent coordinates."""
+
+    mean: Array
+    root: Array  #: a Cholesky factor: the coordinates of the fit, and q itself where the family allows
+    scale: Array  #: the conditional deviations
+    evaluations: int
+    best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
+
+
+def choose_start(model: Model, start: Any, family: str) -> Start:
+    """The start of a fit: the q given, the best Gaussian around the point given, or the race's winner."""
+    mean, factor = start_of(model, start)
+    check_start(family, factor)
+    if factor is not None:
+        return Start(mean, factor, conditional_deviations(factor), 0)
+    race = _Race(model, family)
+    if start is not None:
+        race.require(mean)
+        race.enter_path(mean)
+        race.enter_widths([mean], _WIDTHS_AT_A_POINT, 3)
+        return race.winner(race.fault)
+    laplace = laplace_from(model, mean)
+    race.evaluations += laplace.evaluations
+    points = _points(mean.size)
+    if not laplace.status:
+        agreed = all(_arrives(race, laplace, x) for x in points[1:])
+        if agreed and race.is_gaussian(laplace):
+            return Start(laplace.mean, laplace.factor, laplace.scale, race.evaluations)
+        race.enter(laplace.mean, laplace.factor)
+        if agreed:
+            race.enter_widths(points[:1], _WIDTHS, 1)
+            if len(race.runners) == 2 and race.come_together():
+                return race.winner("")
+    for x in points:
+        race.enter_path(x)
+    race.enter_widths(points[:1], _WIDTHS, 2)
+    race.enter_widths(points[1:], _WIDTHS, 1)
+    return race.winner(statuses.words(laplace.status, laplace.where) if laplace.status else race.fault)
+
+
+@lru_cache(maxsize=8)
+def _points(dim: int) -> tuple[Array, ...]:
+    """Where paths start."""
+    rng = np.random.default_rng((_SEED, dim))
+    return np.zeros(dim), *rng.standard_normal((_POINTS - 1, dim))
+
+
+@lru_cache(maxsize=32)
+def _draws(block: int, pairs: int, dim: int) -> Array:
+    """Pairs +e, -e of draws, of fewer pairs than dimensions: the mean square of each coordinate is one."""
+    half = half_of_pairs(np.random.default_rng((_SEED, block, dim)), pairs, dim)
+    half /= np.sqrt((half * half).mean(axis=0))
+    return np.ascontiguousarray(np.concatenate([half, -half]))
+
+
+def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, float, str]:
+    """The ELBO over pairs of draws +e, -e, and its standard error; -inf, and words for it, at a fault."""
+    space, values, out = workspace("laplace", mean.size, model.dim), np.empty(len(noise)), np.empty(1)
+    status, _ = kernels.inference.entry_points.averages(
+        target_of(model), noise[None], mean, factor, space, values, 0, 1, out
+    )
+    value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
+    if status != FINE or not abs(value) < math.inf:
+        return -math.inf, math.inf, statuses.words(status, fault_point("laplace", space))
+    pairs = values.reshape(2, -1).mean(axis=0) if len(noise) > 1 else values
+    with np.errstate(over="ignore"):
+        return value, float(pairs.std()) / math.sqrt(pairs.size), ""
+
+
+class _Runner:
+    """A candidate on its way: L-BFGS on the ELBO over a few draws, some steps at a time."""
+
+    def __init__(self, race: _Race, mean: Array, root: Array) -> None:
+        dim = mean.size
+        self.race = race
+        scale = start_scale(conditional_deviations(root), race.family)
+        self.start = mean.copy(), root, scale
+        self.space = workspace("draws", race.code, dim, race.model.dim)
+        self.point = workspace_member("draws", self.space, "point")
+        self.point[:] = 0.0
+        self.mean, self.factor = np.empty(dim), np.empty((dim, dim))
+        self.value, self.gain, self.norm, self.ended, self.rounds = -math.inf, 0.0, math.inf, False, -1
+        self.run(0)
+
+    def run(self, steps: int) -> None:
+        """Take so many steps."""
+        race, row, before = self.race, np.zeros(8), self.value
+        curvature = workspace_member("draws", self.space, "curvature")
+        draws_fits = kernels.inference.draws_fits
+        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN] if before > -math.inf else 0
+        kernels.inference.entry_points.fit_draws(
+            target_of(race.model),
+            race.code,
+            _draws(1, _PAIRS, self.mean.size),
+            self.start,
+            (_ARRIVED, steps + 1),
+            (self.mean, self.factor, np.empty(0), row),
+            self.space,
+        )
+        report = kernels.inference.reports.Report(*row.tolist())
+        race.evaluations += int(report.evaluations)
+        if report.steps == 0 or not abs(report.elbo) < math.inf:
+            self.value, self.ended = -math.inf, True
+            return
+        self.value, self.norm = report.elbo, report.gradient_norm
+        self.gain = self.value - before
+        self.rounds += 1
+        self.ended = report.status != STEPS_EXHAUSTED
+
+    @property
+    def promise(self) -> float:
+        """How much it may still gain: a multiple of the last round's gain or, early, of a natural step's."""
+        if self.ended:
+            return 0.0
+        return _PROMISE * (max(0.5 * self.norm**2, self.gain) if self.rounds <= _EARLY else self.gain)
+
+    def is_twin_of(self, other: _Runner) -> bool:
+        """Whether it has come to where another one is."""
+        if not abs(self.value - other.value) < _BELOW:
+            return False
+        apart = (self.mean - other.mean) / np.sqrt((other.factor**2).sum(axis=1))
+        return float(np.linalg.norm(apart)) < _TWIN * math.sqrt(apart.size)
+
+    def reached(self) -> Start:
+        """The start of the fit that goes on from here."""
+        _, root, scale = self.start
+        stretch = np.diag(self.factor) / scale
+        return Start(self.mean, stretch[:, None] * root, stretch * conditional_deviations(root), 0)
+
+
+class _Race:
+    """The candidates for the start of a fit, and what they cost."""
+
+    def __init__(self, model: Model, family: str) -> None:
+        self.model, self.family, self.evaluations = model, family, 0
+        # With all correlations free so few draws would be fitted exactly, so the runners have none.
+        self.correlated = family in CORRELATED
+        self.family = "diag" if self.correlated else family
+        self.code = CODES[self.family]
+        self.runners: list[_Runner] = []
+        self.fault = ""  #: words for the last point where the log joint was not finite
+
+    def elbo(self, mean: Array, factor: Array, noise: Array) -> float:
+        """The ELBO over some draws; -inf where the log joint is not finite at one of them."""
+        return self.estimate(mean, factor, noise)[0]
+
+    def estimate(self, mean: Array, factor: Array, noise: Array) -> tuple[float, float]:
+        """The ELBO over pairs of draws +e, -e, and its standard error."""
+        self.evaluations += len(noise)
+        value, error, fault = elbo_over(self.model, mean, factor, noise)
+        self.fault = fault or self.fault
+        return value, error
+
+    def require(self, point: Array) -> None:
+        """Raise ValueError if the log joint is not finite at a point."""
+        space = workspace("laplace", point.size, self.model.dim)
+        status = kernels.inference.entry_points.densities(
+            target_of(self.model), point[None], space, np.empty(1)
+        )
+        self.evaluations += 1
+        if status:
+            words = statuses.words(status, fault_point("laplace", space))
+            raise ValueError(f"the fit cannot start: {words}")
+
+    def enter(self, mean: Array, root: Array) -> None:
+        """Let a candidate run, if its ELBO is finite."""
+        runner = _Runner(self, mean, root)
+        if runner.value > -math.inf:
+            self.runners.append(runner)
+
+    def enter_widths(self, points: Any, widths: Any, best: int) -> None:
+        """Enter the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
+        noise = _draws(2, _WIDTH_PAIRS, points[0].size)
+        found: list[tuple[float, int, Array, Array]] = []
+        for x in points:
+            for s in widths:
+                root, mean = s * np.eye(x.size), x + _OFF * s * noise[0]
+                found.append((self.elbo(mean, root, noise), len(found), mean, root))
+        for value, _, mean, root in sorted(found, key=lambda f: -f[0])[:best]:
+            if value > -math.inf:
+                self.enter(mean, root)
+
+    def enter_path(self, x: Array) -> None:
+        """Enter the best Gaussian on the L-BFGS path from x to a mode (Zhang et al., JMLR 23, 2022)."""
+        noise, best, top, below = _draws(3, _PATH_PAIRS, x.size), None, -math.inf, 0
+        for mean, root in _path(self, x):
+            value = self.elbo(mean, restricted(root, self.family), noise)
+            below = below + 1 if value < top - _FAR_BELOW else 0
+            if value > top:
+                top, best = value, (mean, root)
+            if below >= _QUIET:
+                break
+        if best is not None:
+            self.enter(*best)
+
+    def is_gaussian(self, laplace: Laplace) -> bool:
+        """Whether draws from Laplace's approximation have the mean log joint that they should."""
+        dim = laplace.mean.size
+        peak = self.elbo(laplace.mean, laplace.factor, np.zeros((1, dim))) - 0.5 * dim
+        pairs = max(_WIDTH_PAIRS, dim)
+        mean = self.elbo(laplace.mean, laplace.factor, writable(fixed_draws(0, pairs, dim)))
+        return abs(peak - mean) < _LAPLACE_NATS + _LAPLACE_SHARE * dim
+
+    def come_together(self) -> bool:
+        """Whether two runners are twins after a few rounds; one of them is left then."""
+        one, other = self.runners
+        for _ in range(_SHORT_ROUNDS):
+            self.advance()
+            if one.is_twin_of(other):
+                self.runners = [max(self.runners, key=lambda r: r.value)]
+                return True
+        return False
+
+    def advance(self) -> None:
+        """One round."""
+        for runner in self.runners:
+            if not runner.ended:
+                runner.run(_STEPS)
+
+    def winner(self, fault: str) -> Start:
+        """Run, and give the place of the best runner. ValueError where there is none, because of a fault."""
+        for _ in range(_ROUNDS):
+            if all(r.ended for r in self.runners) or (len(self.runners) == 1 and self.runners[0].norm <= 1.0):
+                break
+            self.advance()
+            self.runners = _still_in(self.runners)
+        runners = self.runners
+        if not runners:
+            raise ValueError(f"the fit cannot start: {fault}")
+        noise = _draws(4, _LAST_PAIRS, runners[0].mean.size)
+        found: list[tuple[tuple[float, float], Start]] = []
+        for runner in runners:
+            place = runner.reached()
+            found.append((self.estimate(runner.mean, runner.factor, noise), place))
+            if self.correlated:
+                found.append((self.estimate(place.mean, place.root, noise), place))
+        (value, error), place = max(found, key=lambda f: f[0][0])
+        return place._replace(evaluations=self.evaluations, best=value - 3.0 * error)
+
+
+def _still_in(runners: list[_Runner]) -> list[_Runner]:
+    """Those who may yet win, best first."""
+    left: list[_Runner] = []
+    for runner in sorted(runners, key=lambda r: -r.value):
+        if any(runner.is_twin_of(other) for other in left):
+            continue
+        margin = _BELOW if runner.ended else 0.0
+        if not left or runner.value + runner.promise > left[0].value - margin:
+            left.append(runner)
+    return left
+
+
+def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
+    """Whether the ascent of the density from a point comes to Laplace's mode."""
+    dim, draws = x.size, np.zeros((1, x.size))
+    away = np.linalg.norm(np.linalg.solve(laplace.factor, x - laplace.mean))
+    # Steps are at most 10 units long: from far away the units are longer.
+    unit = max(1.0, float(away) / _LONGEST)
+    space = workspace("draws", MEAN, dim, race.model.dim)
+    workspace_member("draws", space, "point")[:] = 0.0
+    workspace_member("draws", space, "curvature")[:] = 0
+    mean, row = np.empty(dim), np.zeros(8)
+    kernels.inference.entry_points.fit_draws(
+        target_of(race.model),
+        MEAN,
+        draws,
+        (x.copy(), unit * laplace.factor, laplace.scale),
+        (unit * _ASCENT_TOLERANCE, _ASCENT_STEPS),
+        (mean, np.empty((dim, dim)), np.empty(0), row),
+        space,
+    )
+    report = kernels.inference.reports.Report(*row.tolist())
+    race.evaluations += int(report.evaluations)
+    if report.status != CONVERGED:
+        return False
+    apart = np.linalg.norm(np.linalg.solve(laplace.factor, mean - laplace.mean))
+    return bool(apart < _SAME_MODE * math.sqrt(dim))
+
+
+def _path(race: _Race, x: Array) -> Any:
+    """The Gaussians (mean, factor) at the steps of L-BFGS from x to a mode, whose curvature they have.
+
+    The covariance starts as a diagonal that each pair (step, change) updates (Gilbert & Lemaréchal 1989, as
+    in Pathfinder, algorithm 3), to which the last pairs are added by the updates of BFGS.
+    """
+    dim = x.size
+    unit = np.eye(dim)
+    space = workspace("draws", MEAN, dim, race.model.dim)
+    point, gradient, steps, changes, curvature = (
+        workspace_member("draws", space, name)
+        for name in ("point", "gradient", "steps", "changes", "curvature")
+    )
+    point[:] = 0.0
+    curvature[:] = 0
+    draws_fits = kernels.inference.draws_fits
+    spread, pairs = np.ones(dim), list[tuple[Array, Array]]()
+    mean, factor, row = np.empty(dim), np.empty((dim, dim)), np.zeros(8)
+    for _ in range(_PATH_STEPS):
+        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN]
+        kernels.inference.entry_points.fit_draws(
+            target_of(race.model),
+            MEAN,
+            np.zeros((1, dim)),
+            (x, unit, np.ones(dim)),
+            (_PATH_TOLERANCE, 2),
+            (mean, factor, np.empty(0), row),
+            space,
+        )
+        report = kernels.inference.reports.Report(*row.tolist())
+        race.evaluations += int(report.evaluations)
+        if report.steps < 2:
+            break
+        newest, known = int(curvature[draws_fits.NEWEST]), int(curvature[draws_fits.KNOWN])
+        s, y = steps[newest].copy(), changes[newest].copy()
+        if known and not (pairs and np.array_equal(pairs[-1][0], s)) and s @ y > 0.0:
+            pairs = [*pairs, (s, y)][-_PATH_MEMORY:]
+            a, b, c = y @ (spread * y), y @ s, s @ (s / spread)
+            new = 1.0 / (a / (b * spread) + y * y / b - a * s * s / (b * c * spread**2))
+            if (new > 0.0).all() and np.isfinite(new).all():
+                spread = new
+        inverse = np.diag(spread)
+        for s, y in pairs:
+            along = y / (s @ y)
+            inverse -= np.outer(s, along @ inverse)
+            inverse -= np.outer(inverse @ along, s)
+            inverse += np.outer(s, s) / (s @ y)
+        root = _factor_of(inverse)
+        if root is not None:
+            yield x + point - inverse @ gradient, root
+        if report.status == CONVERGED:
+            break
+
+
+def _factor_of(cov: Array) -> Array | None:
+    """The Cholesky factor, with as much on the diagonal as that takes; None where there is none."""
+    for jitter in (0.0, 1e-12, 1e-9, 1e-6):
+        try:
+            factor: Any = np.linalg.cholesky(cov + jitter * np.diag(np.diag(cov)))
+        except np.linalg.LinAlgError:
+            continue
+        return factor if np.isfinite(factor).all() else None
+    return None
