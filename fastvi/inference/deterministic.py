@@ -16,6 +16,7 @@ from ..distributions.variational import TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, OVERFITTED, STUCK
 from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitted, writable
+from .faults import error_of
 from .kernel_calls import fault_point, restricted, start_scale, workspace, workspace_member
 from .model import Model, target_of
 from .results import Fit, fit_of_report, q_of
@@ -149,8 +150,8 @@ class _FixedDraws:
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
-            words = statuses.words(int(report.status), fault_point("draws", self.space))
-            raise ValueError(f"the fit cannot start: {words}")
+            where = fault_point("draws", self.space)
+            raise error_of(self.model, int(report.status), where, "the fit cannot start: ")
         return report
 
     def keep_curvature(self) -> None:

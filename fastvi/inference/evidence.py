@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.values import Array
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
+from .faults import error_of
 from .kernel_calls import QUADRATURE_DIM, fault_point, workspace
 from .model import Model, checked_model, target_of
 from .starts import laplace_start
@@ -37,7 +37,7 @@ def _integral(
         target_of(model), mean, factor, rtol, q, integrand, total, space
     )
     if status:
-        raise ValueError(statuses.words(status, fault_point("evidence", space)))
+        raise error_of(model, status, fault_point("evidence", space))
     note = ""
     if error == math.inf or value != value:
         error = math.inf

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.immutable import frozen_fields, shown
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
@@ -21,6 +20,7 @@ from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
+from .faults import error_of, words
 from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, workspace
 from .model import Model, checked_model, target_of
 
@@ -174,28 +174,29 @@ def elbo_estimate(model: Model, q: Any, rtol: float) -> Estimate:
             target_of(model), q.mu, q.sigma, q.low, q.high, rtol, space
         )
         where = fault_point("truncated", space) if status else None
-        return _estimate(status, value, error, nodes, "quadrature", where)
+        return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, factor = gaussian._mean, gaussian._factor
     if gaussian.dim > QUADRATURE_DIM:
         value, error, nodes, status, where = expectation_by_draws(model, mean, factor)
-        return _estimate(status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
+        return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
     status, value, error, nodes, _ = kernels.inference.entry_points.elbo_quadrature(
         target_of(model), mean, factor, rtol, space, *grads
     )
     where = fault_point("fit", space) if status else None
-    return _estimate(status, value, error, nodes, "quadrature", where)
+    return _estimate(model, status, value, error, nodes, "quadrature", where)
 
 
-def _estimate(status: int, value: float, error: float, nodes: int, method: str, where: Any) -> Estimate:
+def _estimate(
+    model: Model, status: int, value: float, error: float, nodes: int, method: str, where: Any
+) -> Estimate:
     """An ELBO that a kernel returned; -inf with a note where the log joint is -inf."""
     if status == FINE:
         return Estimate(value, error, nodes, method)
-    note = statuses.words(status, where)
     if status == ZERO:
-        return Estimate(-math.inf, 0.0, nodes, method, note=note)
-    raise ValueError(note)
+        return Estimate(-math.inf, 0.0, nodes, method, note=words(model, status, where))
+    raise error_of(model, status, where)
 
 
 def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
@@ -331,5 +332,5 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
         )
         where = fault_point("draws", space) if status else None
     if where is not None:
-        raise ValueError(statuses.words(status, where))
+        raise error_of(model, status, where)
     return frozen_fields(Gradient, float(value), *grads)  # type: ignore[no-any-return]

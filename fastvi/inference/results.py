@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..common import statuses
 from ..common.immutable import Record
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
-from ..kernels.statuses import CONVERGED, UNBOUNDED
-from .diagnostics import psis_shape
+from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
+from .diagnostics import psis_shape, wrong_gradient
+from .expectations import BY_DRAWS
+from .faults import error_of, exception_at, words
 from .model import Model
 
 #: PSIS k̂ below which importance sampling from q works well, and works at all (Vehtari et al., section 3).
@@ -147,10 +148,13 @@ def fit_of_report(
     `where` is the point of a fault of the log joint, and `method` that of the ELBO's Estimate.
     """
     value, code, evaluations = report.elbo, int(report.status), int(report.evaluations)
-    words = statuses.words(code, where)
     endless = code == UNBOUNDED and not (abs(_numbers(q)) < _ENDLESS).all()
     if value != value or value == -math.inf or endless:
-        raise ValueError(f"the fit cannot start: {words}")
+        raise error_of(model, code, where, "the fit cannot start: ")
+    text = words(model, code, where, exception_at(model, where) if code == RAISED else None)
+    wrong = wrong_gradient(model, q) if method == BY_DRAWS else ""
+    if wrong:
+        text = f"{wrong}; the fit ended with: {text}"
     return Fit(
         model=model,
         family=family,
@@ -159,7 +163,7 @@ def fit_of_report(
         trace=trace[: int(report.steps)],
         gradient_norm=report.gradient_norm,
         evaluations=evaluations,
-        status=words,
-        converged=code == CONVERGED,
+        status=text,
+        converged=code == CONVERGED and not wrong,
         starts=(value,),
     )

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.validation import float_array
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from .expectations import latent_gaussian
+from .faults import error_of
 from .kernel_calls import conditional_deviations, fault_point, workspace, workspace_member
 from .model import Model, target_of
 
@@ -76,8 +76,7 @@ def laplace_start(model: Model, start: Any, family: str = "full") -> tuple[Array
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     if status:
-        words = statuses.words(status, fault_point("laplace", space))
-        raise ValueError(f"the fit cannot start: {words}")
+        raise error_of(model, status, fault_point("laplace", space), "the fit cannot start: ")
     return mean, factor, scale, used
 
 

@@ -563,7 +563,7 @@ def test_uncentred_predictors(kind, dim):
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("kind", "words"), [(NAN, "is nan"), (INFINITE, "is +inf"), (RAISES, "raised an exception")]
+    ("kind", "words"), [(NAN, "is nan"), (INFINITE, "is +inf"), (RAISES, "raised ValueError (no)")]
 )
 def test_faults_of_a_log_joint_say_where(dim, kind, words):
     model = fv.Model(faulty, dim, (kind, 0.5))
@@ -658,6 +658,10 @@ def test_bad_arguments():
     other = fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1)
     with says(ValueError, "q has the support 'positive', the model 'real'"):
         fv.elbo(model, other)
+    with says(TypeError, "starts must be a sequence of starts, not 3"):
+        fv.fit(model, starts=3)
+    with says(ValueError, "draws must be at most 33554432, to fit into memory, not 1000000000"):
+        fv.fit(model, draws=10**9)
 
 
 # Diagnostics and summaries.
