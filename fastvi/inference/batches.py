@@ -263,7 +263,7 @@ def _runner(
         code = CODES[family]
         pairs = max(_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * r)
         draws = writable(fixed_draws(0, pairs, r))
-        fresh = writable(fresh_draws(r))
+        fresh = np.asarray(fresh_draws(r))
 
         def by_draws(low: int, high: int) -> None:
             kernels.inference.entry_points.fit_draws_batch(

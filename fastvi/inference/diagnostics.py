@@ -11,6 +11,7 @@ from .. import kernels
 from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
+from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from .kernel_calls import workspace
 from .model import Model, checked_model, target_of
@@ -28,21 +29,32 @@ _STEP, _LEAST_COORDINATE = 1e-3, 1e-3
 _SAME_VALUE = 1e-9
 
 
+def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:
+    """log p - log q at latent points; None where the log joint is at fault at one of them."""
+    values = np.empty(len(latent))
+    space = workspace("laplace", q.dim, model.dim)
+    if kernels.inference.entry_points.densities(target_of(model), latent, space, values):
+        return None
+    logs: Array = values - np.asarray(q.logpdf(latent))
+    return logs
+
+
+def importance_ratios(model: Model, q: Variational, draws: int, seed: int) -> Array | None:
+    """log p - log q at draws of q; None where the log joint is at fault at one of them."""
+    if isinstance(q, TruncatedGaussian):
+        z = q.sample(draws, seed)
+        logs = np.asarray(model.log_density(z) - q.logpdf(z))
+        return logs if np.isfinite(logs).all() else None
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    return latent_ratios(model, gaussian, gaussian.sample(draws, seed))
+
+
 def psis_shape(model: Model, q: Variational) -> float:
     """Pareto shape k̂ of the importance ratios p / q; inf where the log joint is at fault at a draw."""
-    if isinstance(q, TruncatedGaussian):
-        z = q.sample(_PSIS_DRAWS, _SEED)
-        ratios = model.log_density(z) - q.logpdf(z)
-    else:
-        gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-        latent = gaussian.sample(_PSIS_DRAWS, _SEED)
-        values = np.empty(_PSIS_DRAWS)
-        if kernels.inference.entry_points.densities(
-            target_of(model), latent, workspace("laplace", gaussian.dim, model.dim), values
-        ):
-            return math.inf
-        ratios = values - gaussian.logpdf(latent)
-    ratios = np.exp(ratios - ratios.max())
+    logs = importance_ratios(model, q, _PSIS_DRAWS, _SEED)
+    if logs is None:
+        return math.inf
+    ratios = np.exp(logs - logs.max())
     shape = pareto_shape(ratios)
     # Ratios of at most twice their mean do no harm, whatever the shape of their tail: 1.8 for a logistic
     # regression whose log ratios have a standard deviation of 0.03. (The largest ratio here is 1.)
@@ -122,6 +134,9 @@ def _central_differences(model: Model, point: Array) -> Array:
 
 #: Directions in which the gradient of a fit is compared, and the step in units of q's spread.
 _DIRECTIONS, _SHORT = 5, 1e-3
+
+#: Evaluations of that comparison.
+GRADIENT_EVALUATIONS = 3 * _DIRECTIONS
 
 #: Relative difference that is no error of the differences, and how many directions must show it.
 _DIFFERENT, _SEVERAL = 0.02, 2

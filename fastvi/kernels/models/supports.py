@@ -3,18 +3,28 @@
 A latent coordinate has a kind and two bounds: z = x, low + exp x, high - exp x, or low + (high - low) / (1 +
 exp -x). A simplex of n + 1 entries has n latent coordinates, by stick breaking with the density of its first
 n entries; their first bounds count down from n to 1. The log-Jacobians are added up.
+
+Far out z rounds to its bound, where many densities are not finite: the nearest number inside is handed over.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..compiler import kernel
 from ..numerics.elementary import exp
-from .kinds import INTERVAL, LOWER, REAL, UPPER
+from .kinds import INTERVAL, LOWER, REAL, SIMPLEX, UPPER
 
 #: exp of this is still finite.
 LARGEST_EXPONENT = 709.0
+
+#: The numbers next to 0 and 1, between them.
+LEAST, BELOW_ONE = 5e-324, 1.0 - 2.0**-53
+
+#: Numbers this close to a bound, in units of the spacing of floats there, have lost their digits.
+CLOSE = 64.0
 
 #: How far the sum of a simplex may be from 1.
 SUM_TOLERANCE = 1e-9
@@ -55,31 +65,64 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
             for n in range(count):
                 z[n, j] = latent[n, i]
         elif kind == LOWER:
+            nearest = np.nextafter(low, math.inf)
             for n in range(count):
-                z[n, j] = low + exp(min(latent[n, i], LARGEST_EXPONENT))
+                z[n, j] = max(low + exp(min(latent[n, i], LARGEST_EXPONENT)), nearest)
                 log_jacobian[n] += latent[n, i]
         elif kind == UPPER:
+            nearest = np.nextafter(high, -math.inf)
             for n in range(count):
-                z[n, j] = high - exp(min(latent[n, i], LARGEST_EXPONENT))
+                z[n, j] = min(high - exp(min(latent[n, i], LARGEST_EXPONENT)), nearest)
                 log_jacobian[n] += latent[n, i]
         elif kind == INTERVAL:
             width = high - low
+            above, below = np.nextafter(low, math.inf), np.nextafter(high, -math.inf)
             for n in range(count):
                 x = latent[n, i]
-                z[n, j] = low + width * _logistic(x) if x < 0.0 else high - width * _logistic(-x)
+                z_ = low + width * _logistic(x) if x < 0.0 else high - width * _logistic(-x)
+                z[n, j] = min(max(z_, above), below)
                 log_jacobian[n] += math.log(width) + _log_logistic(x) + _log_logistic(-x)
         else:
             left = low
             for n in range(count):
                 rest = z[n, j] if inside else 1.0
                 x = latent[n, i] - math.log(left)
-                z[n, j] = rest * _logistic(x)
+                z[n, j] = min(max(rest * _logistic(x), LEAST), BELOW_ONE)
                 log_jacobian[n] += math.log(rest) + _log_logistic(x) + _log_logistic(-x)
-                z[n, j + 1] = rest * _logistic(-x)
+                z[n, j + 1] = min(max(rest * _logistic(-x), LEAST), BELOW_ONE)
             inside = left > 1.0
             if not inside:
                 j += 1
         j += 1
+
+
+@kernel
+def _has_lost_digits(z, low, high):
+    near = low > -math.inf and z - low <= CLOSE * (np.nextafter(low, math.inf) - low)
+    return near or (high < math.inf and high - z <= CLOSE * (high - np.nextafter(high, -math.inf)))
+
+
+@kernel
+def at_a_bound(kinds, bounds, z):
+    """Whether a coordinate of one z is so near to a bound that its distance is only known roughly."""
+    j = 0
+    for i in range(kinds.size):
+        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
+        if kind == LOWER and _has_lost_digits(z[j], low, math.inf):
+            return True
+        if kind == UPPER and _has_lost_digits(z[j], -math.inf, high):
+            return True
+        if kind == INTERVAL and _has_lost_digits(z[j], low, high):
+            return True
+        if kind == SIMPLEX:
+            if _has_lost_digits(z[j], 0.0, 1.0):
+                return True
+            if low == 1.0:
+                j += 1
+                if _has_lost_digits(z[j], 0.0, 1.0):
+                    return True
+        j += 1
+    return False
 
 
 @kernel
