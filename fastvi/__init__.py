@@ -44,6 +44,7 @@ from .distributions import (
 from .em import MixtureFit, fit_mixture
 from .inference import (
     Decomposition,
+    Diagnosis,
     Fit,
     FitBatch,
     Gradient,
@@ -90,6 +91,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bounds",
     "Decomposition",
+    "Diagnosis",
     "Estimate",
     "Fit",
     "FitBatch",

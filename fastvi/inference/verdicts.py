@@ -77,6 +77,9 @@ class Diagnosis(Record):
     draws: int
     other_mode: Array | None
 
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.verdict})"
+
 
 def _weights_of(logs: Array) -> tuple[float, float, float, float]:
     """(log mean, its distance to the mean log, effective share, largest share) of logarithms of ratios."""
@@ -152,10 +155,12 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
             missed = float(np.logaddexp(elbo.value, mass) - elbo.value)
             if missed > kl.value:
                 kl = Estimate(missed, error, draws, "Laplace's approximation of another mode")
-        far = logs is None or kl.value - 2.0 * kl.error > FAR
+        far = kl.value - 2.0 * kl.error > FAR
         close = kl.value <= CLOSE and share >= _EFFECTIVE and largest <= _LARGEST and searched
+    # A log joint that is not finite where q has mass makes the ELBO -inf, also where quadrature sees nothing.
+    far = bool(far or logs is None)
     about = f"KL {'is' if exact is not None else 'seems'} {max(kl.value, 0.0):.2g}"
-    if logs is None and exact is None:
+    if logs is None:
         verdict = "the log joint is at fault at draws of q: do not trust it"
     elif mode is not None and kl.value > CLOSE:
         verdict = f"q misses the mode at z = {tidy(mode)} (KL at least {kl.value:.2g})"

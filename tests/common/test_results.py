@@ -72,6 +72,7 @@ EXAMPLES = {
     "GradientCheck": lambda: [fv.check_gradient(model())],
     "Grid2D": lambda: [fv.Grid2D([0, 1, 2], [0, 1, 3], np.arange(9.0).reshape(3, 3))],
     "LabelDecomposition": lambda: [mixture_fit().decompose(np.full((8, 2), 0.5))],
+    "Diagnosis": lambda: [fv.fit(model()).diagnose()],
     "MixtureFit": lambda: [mixture_fit()],
     "Model": lambda: [model(), fv.Model(with_theta, 1, (3.0,), theta=[0.0])],
     "Projection": lambda: [
@@ -85,7 +86,17 @@ EXAMPLES = {
 
 
 #: Base classes, and tuples that the modules hand to each other.
-INTERNAL = ("Density", "DrawsExpectation", "Immutable", "Pairing", "Place", "Record", "Rows", "SgdOptions")
+INTERNAL = (
+    "Density",
+    "DrawsExpectation",
+    "Immutable",
+    "Mode",
+    "Pairing",
+    "Place",
+    "Record",
+    "Rows",
+    "SgdOptions",
+)
 
 
 def classes():

@@ -502,7 +502,8 @@ def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", counting)
     found = fv.fit(model, "diag")
     assert found.converged
-    assert counts == [24, 64, 128, 256]
+    assert counts[:2] == [24, 64]
+    assert len(counts) > 2
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", forgetting)
     assert found.evaluations < fv.fit(model, "diag").evaluations
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", fixed)
