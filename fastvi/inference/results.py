@@ -107,7 +107,7 @@ class Fit(Record):
         >>> def log_joint(z, x):
         ...     return -0.5 * z[0] ** 2 - 0.5 * (x - z[0]) ** 2
         >>> fv.fit(fv.Model(log_joint, 1, data=(3.0,))).diagnose().verdict
-        'q is close to the posterior (KL is 0)'
+        'q is close to the posterior (KL is below 0.001)'
         """
         if self._diagnosis is None:
             found = diagnosis_of(self.model, self.q, self.elbo, self.evaluations)

@@ -27,6 +27,9 @@ CLOSE, FAR = 0.1, 1.0
 #: Draws for the weights: many where the fit itself took as many evaluations, else few. Their seed.
 _MANY, _FEW, _SEED = 20_000, 4_000, 20240229
 
+#: A divergence below this is not written out.
+_TINY = 1e-3
+
 #: Draws of q for each one that is resampled.
 _TIMES = 20
 
@@ -159,7 +162,8 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
         close = kl.value <= CLOSE and share >= _EFFECTIVE and largest <= _LARGEST and searched
     # A log joint that is not finite where q has mass makes the ELBO -inf, also where quadrature sees nothing.
     far = bool(far or logs is None)
-    about = f"KL {'is' if exact is not None else 'seems'} {max(kl.value, 0.0):.2g}"
+    size = f"{kl.value:.2g}" if kl.value >= _TINY else f"below {_TINY:g}"
+    about = f"KL {'is' if exact is not None else 'seems'} {size}"
     if logs is None:
         verdict = "the log joint is at fault at draws of q: do not trust it"
     elif mode is not None and kl.value > CLOSE:
