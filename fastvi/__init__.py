@@ -45,6 +45,7 @@ from .distributions import (
 from .em import MixtureFit, fit_mixture
 from .inference import (
     Decomposition,
+    Diagnosis,
     Fit,
     FitBatch,
     Gradient,
@@ -91,6 +92,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bounds",
     "Decomposition",
+    "Diagnosis",
     "Estimate",
     "Fit",
     "FitBatch",

@@ -440,11 +440,10 @@ def eight_schools(tour: Tour) -> None:
     tour.say(f"    {_pm(evidence)}")
     for family in ("diag", "full"):
         found = tour.timed(f'fit(..., "{family}"), without that help', partial(fit, model, family))
-        bound, k = found.elbo, found.psis_k
+        bound = found.elbo
         kl = evidence.value - bound.value
         tour.say(f"    ELBO {bound.value:.3f} ± {bound.error:.3f}, {found.status}; so KL = {kl:.3f}")
-        verdict = "above 0.7: q misses part of the tails" if k > 0.7 else "below 0.7: no sign of missed tails"
-        tour.say(f"    PSIS k = {k:.2f}, {verdict}")
+        tour.say(f"    {found.diagnose().verdict}")
     z = found.sample(100_000, rng=0)
     theta = z[:, :1] + z[:, 1:2] * z[:, 2:]
     mean, sd = theta.mean(axis=0), theta.std(axis=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..kernels import statuses as _numbers
-from .values import Array, tidy
 
 #: Fits of q and expectations: how the computation ended, or what is wrong with the log joint.
 WORDS = {
@@ -48,20 +47,7 @@ NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enoug
 #: Stochastic gradients.
 ALL_STEPS_TAKEN = "all steps taken (no stopping rule)"
 
-_CURE = (
-    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): '
-    'then q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
-)
-
 
 def is_fault(status: float) -> bool:
     """Whether the status says that the log joint was not finite or raised an exception."""
     return bool(status >= _numbers.RAISED)
-
-
-def words(status: int, where: Array) -> str:
-    """The status of a fit in words; of a fault with the point z where it happened, and what helps."""
-    if not is_fault(status):
-        return WORDS[status]
-    what = f"{WORDS[status]} at z = {tidy(where)}"
-    return f"{what}: {_CURE}" if status == _numbers.ZERO else what

@@ -48,7 +48,7 @@ class Estimate:
     outside : float
         For grids: the mass of the other distribution outside of the grid.
     note : str
-        For infinite values: the reason, and what helps.
+        For infinite values the reason, and what helps; where a value was moved to a bound, that it was.
 
     Examples
     --------
@@ -122,6 +122,20 @@ def within_bounds(bounds: Bounds, value: float) -> tuple[float, float]:
     return inside, max(bounds.upper - inside, inside - bounds.lower)
 
 
+def clipped(estimate: Estimate, bounds: Bounds) -> Estimate:
+    """An average over random points, moved between bounds that hold for certain, with a note that says so.
+
+    That can only bring it closer to the truth, and no error is larger than the distance of the bounds.
+    """
+    value = min(max(estimate.value, bounds.lower), bounds.upper)
+    error = min(estimate.error, bounds.upper - bounds.lower + 16 * EPSILON * (1.0 + abs(value)))
+    note = ""
+    if value != estimate.value:
+        end = "upper" if value == bounds.upper else "lower"
+        note = f"the average was {estimate.value:.9g}: moved to the {end} bound in closed form"
+    return Estimate(value, error, estimate.evaluations, estimate.method, note=note)
+
+
 def _normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
     """(uniform numbers (N,), standard normal vectors (N, D)) from scrambled Sobol points."""
     from scipy.special import ndtri
@@ -170,7 +184,7 @@ def mixture_entropy(p: Any, rtol: float) -> Estimate:
     By quasi-Monte Carlo in more than three dimensions.
     """
     if p.dim > QUADRATURE_DIM:
-        return quasi_monte_carlo(p, None)
+        return clipped(quasi_monte_carlo(p, None), entropy_bounds(p._triple()))
     no_q = (np.empty(0), np.empty((0, p.dim)), np.empty((0, p.dim, p.dim)))
     value, error, nodes, resolved = kl_quadrature(p._triple(), no_q, rtol)
     value = -value

@@ -21,6 +21,7 @@ from .integrals import (
     EPSILON,
     QUADRATURE_DIM,
     Estimate,
+    clipped,
     kl_quadrature,
     mixture_entropy,
     quasi_monte_carlo,
@@ -152,9 +153,10 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
         coordinates whitened on each component of p, with the step halved until two successive values agree;
         `error` is a bound. Where the lattice would need more than four million nodes, the value is only known
         between the `kl_bounds`. Mixtures in more dimensions: quasi-Monte Carlo, and `error` is its standard
-        error. Grids: the sum over the grid, `error` is the change against every second point, and `outside`
-        is the mass of the other distribution outside of the grid. In KL(p ‖ q) of a grid q that mass adds to
-        the value once, and to the error times the largest log ratio on the edge.
+        error; a value outside of the `kl_bounds` is moved to them, and `note` says so. Grids: the sum over
+        the grid, `error` is the change against every second point, and `outside` is the mass of the other
+        distribution outside of the grid. In KL(p ‖ q) of a grid q that mass adds to the value once, and to
+        the error times the largest log ratio on the edge.
 
     Raises
     ------
@@ -190,7 +192,7 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
         return _one_grid(p, q)
     if p.dim <= QUADRATURE_DIM:
         return _mixtures(p, q, wanted)
-    return quasi_monte_carlo(p, q)
+    return clipped(quasi_monte_carlo(p, q), kl_bounds(p, q))
 
 
 def kl_value(p: Any, q: Any) -> float:

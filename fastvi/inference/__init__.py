@@ -8,9 +8,11 @@ from .expectations import Gradient, elbo, elbo_grad
 from .fitting import fit
 from .model import Model
 from .results import Fit
+from .verdicts import Diagnosis
 
 __all__ = [
     "Decomposition",
+    "Diagnosis",
     "Fit",
     "FitBatch",
     "Gradient",

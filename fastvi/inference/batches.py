@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import abc
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import CONVERGED, EMPTY
 from .expectations import fixed_draws, fresh_draws, writable
+from .faults import words
 from .fitting import FAMILIES
 from .kernel_calls import QUADRATURE_DIM, conditional_deviations, restricted, workspace
 from .model import Model, checked_model, target_of
@@ -97,7 +99,7 @@ class FitBatch(Record):
 
     def status(self, n: int) -> str:
         """How fit n ended, in words."""
-        return statuses.words(int(self.codes[n]), self._wheres[n])
+        return words(self.model, int(self.codes[n]), self._wheres[n])
 
     def q(self, n: int) -> Variational:
         """The q of fit n; ValueError if it could not start."""
@@ -175,8 +177,11 @@ def fit_batch(
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):
-        tables, kept = pack_arrays(model._types, datasets)
+        tables, kept, empty = pack_arrays(model._types, datasets)
     else:
+        if not isinstance(datasets, abc.Iterable) or isinstance(datasets, str | dict):
+            kind = type(datasets).__name__
+            raise TypeError(f"datasets must be a sequence of tuples or a tuple of arrays, not {kind}")
         tables, kept, empty = pack_tuples(model._types, model._table, list(datasets))
     count, r = len(tables), model.latent_dim
     mean, factor = start_of(model, start)
@@ -258,7 +263,7 @@ def _runner(
         code = CODES[family]
         pairs = max(_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * r)
         draws = writable(fixed_draws(0, pairs, r))
-        fresh = writable(fresh_draws(r))
+        fresh = np.asarray(fresh_draws(r))
 
         def by_draws(low: int, high: int) -> None:
             kernels.inference.entry_points.fit_draws_batch(

@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import numba
+from numba import types
 from numba.core.errors import NumbaError
 
 from .. import kernels
+from .references import snapshot, state_of, values_of
 
 #: Entries of each cache below. An entry outlives the models that use it, so that the next model of the same
 #: function compiles nothing.
 _MOST = 128
 
 _lock = threading.RLock()
-_jits: dict[Any, Any] = {}  # dispatchers of plain functions
+_jits: dict[Any, Any] = {}  # dispatchers of functions and of the values that these refer to
 _compiled: dict[Any, Any] = {}  # C functions
 _compilations = 0
 
@@ -38,12 +42,18 @@ def _remembered(cache: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any
 
 
 def dispatcher_of(name: str, function: Any) -> Any:
-    """The function itself if it is jitted; else its dispatcher, one for each plain function."""
-    if isinstance(function, numba.core.registry.CPUDispatcher):
-        return function
-    if not inspect.isfunction(function):
+    """A dispatcher of a function that is compiled with the values that it refers to now.
+
+    One for each function and the state of these values; a jitted function itself where they cannot change.
+    """
+    is_jitted = isinstance(function, numba.core.registry.CPUDispatcher)
+    if not is_jitted and not inspect.isfunction(function):
         raise TypeError(f"{name} must be a function, plain or jitted, not {type(function).__name__}")
-    return _remembered(_jits, function, lambda: kernels.compiler.jitted(function))
+    state = state_of(function)
+    if is_jitted and not state:
+        return function
+    make = (lambda: snapshot(function)) if state else (lambda: kernels.compiler.jitted(function))
+    return _remembered(_jits, (function, state), make)
 
 
 def flat_dispatcher(dispatcher: Any, fields: Any, with_gradient: bool) -> Any:
@@ -92,7 +102,48 @@ def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) 
         arguments += "".join(f", {kind}" for kind in kinds)
         reason = next((line for line in reversed(text.splitlines()) if line.strip()), text)
         cause = _first_cause(text)
-        raise TypeError(f"{name}({arguments}) -> float cannot be compiled: {cause or reason}") from error
+        what = f"{name}({arguments}) -> float cannot be compiled: {cause or reason}"
+        raise TypeError(what + _advice(dispatcher, kinds, text)) from error
+
+
+#: What to write instead of functions that numba does not know.
+_INSTEAD = {
+    "gammaln": "math.lgamma(x)",
+    "loggamma": "math.lgamma(x)",
+    "gamma": "math.gamma(x)",
+    "betaln": "math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)",
+    "erf": "math.erf(x)",
+    "erfc": "math.erfc(x)",
+    "ndtr": "0.5 * math.erfc(-x / math.sqrt(2))",
+    "expit": "1 / (1 + math.exp(-x))",
+    "logit": "math.log(x) - math.log1p(-x)",
+    "log_expit": "-np.logaddexp(0, -x)",
+    "logsumexp": "np.logaddexp(a, b), or x.max() + math.log(np.exp(x - x.max()).sum())",
+    "xlogy": "x * math.log(y) if x > 0 else 0.0",
+}
+
+
+def _advice(dispatcher: Any, kinds: tuple[Any, ...], text: str) -> str:
+    """What helps against a message of numba; empty where nothing is known."""
+    cause = _first_cause(text)
+    found = re.search(r"(?:name|attribute) '(\w+)'", cause)
+    if found and ("scipy" in cause or "numpy.ufunc" in cause or "class 'function'" in cause):
+        value = values_of(dispatcher).get(found[1])
+        word = getattr(value, "__name__", found[1])
+        if word in _INSTEAD:
+            return f"; write {_INSTEAD[word]} instead of {word}"
+        if "scipy.stats" in cause:
+            return "; numba knows no scipy.stats: write the logarithm of the density out"
+        if isinstance(value, FunctionType):
+            return f"; a function that a log joint calls must be jitted: {found[1]} = numba.njit({found[1]})"
+    others = [
+        f"data[{k}] ({kind.dtype})"
+        for k, kind in enumerate(kinds)
+        if isinstance(kind, types.Array) and kind.dtype != types.float64
+    ]
+    if others and any(word in text for word in ("dot", "matmul", "'@'", "_impl")):
+        return f"; products of matrices take arrays of one type: give {', '.join(others)} as float64, like z"
+    return ""
 
 
 def _first_cause(text: str) -> str:

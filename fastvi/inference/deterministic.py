@@ -17,6 +17,7 @@ from ..distributions.variational import TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD
 from ..kernels.statuses import CONTRADICTED, CONVERGED, OVERFITTED, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .expectations import BY_DRAWS, expectation_by_draws, fixed_draws, overfitted, writable
+from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     fault_point,
@@ -188,8 +189,8 @@ class _FixedDraws:
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
-            words = statuses.words(int(report.status), fault_point("draws", self.space))
-            raise ValueError(f"the fit cannot start: {words}")
+            where = fault_point("draws", self.space)
+            raise error_of(self.model, int(report.status), where, "the fit cannot start: ")
         return report
 
     def _follow(self) -> bool:

@@ -11,12 +11,13 @@ from .. import kernels
 from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
+from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from .kernel_calls import workspace
 from .model import Model, checked_model, target_of
 
 #: Draws for the Pareto shape, and their seed.
-_PSIS_DRAWS, _PSIS_SEED = 4000, 20240229
+_PSIS_DRAWS, _SEED = 4000, 20240229
 
 #: Random points at which a gradient is checked, where none are given.
 _POINTS = 5
@@ -28,21 +29,32 @@ _STEP, _LEAST_COORDINATE = 1e-3, 1e-3
 _SAME_VALUE = 1e-9
 
 
+def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:
+    """log p - log q at latent points; None where the log joint is at fault at one of them."""
+    values = np.empty(len(latent))
+    space = workspace("laplace", q.dim, model.dim)
+    if kernels.inference.entry_points.densities(target_of(model), latent, space, values):
+        return None
+    logs: Array = values - np.asarray(q.logpdf(latent))
+    return logs
+
+
+def importance_ratios(model: Model, q: Variational, draws: int, seed: int) -> Array | None:
+    """log p - log q at draws of q; None where the log joint is at fault at one of them."""
+    if isinstance(q, TruncatedGaussian):
+        z = q.sample(draws, seed)
+        logs = np.asarray(model.log_density(z) - q.logpdf(z))
+        return logs if np.isfinite(logs).all() else None
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    return latent_ratios(model, gaussian, gaussian.sample(draws, seed))
+
+
 def psis_shape(model: Model, q: Variational) -> float:
     """Pareto shape k̂ of the importance ratios p / q; inf where the log joint is at fault at a draw."""
-    if isinstance(q, TruncatedGaussian):
-        z = q.sample(_PSIS_DRAWS, _PSIS_SEED)
-        ratios = model.log_density(z) - q.logpdf(z)
-    else:
-        gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-        latent = gaussian.sample(_PSIS_DRAWS, _PSIS_SEED)
-        values = np.empty(_PSIS_DRAWS)
-        if kernels.inference.entry_points.densities(
-            target_of(model), latent, workspace("laplace", gaussian.dim, model.dim), values
-        ):
-            return math.inf
-        ratios = values - gaussian.logpdf(latent)
-    ratios = np.exp(ratios - ratios.max())
+    logs = importance_ratios(model, q, _PSIS_DRAWS, _SEED)
+    if logs is None:
+        return math.inf
+    ratios = np.exp(logs - logs.max())
     shape = pareto_shape(ratios)
     # Ratios of at most twice their mean do no harm, whatever the shape of their tail: 1.8 for a logistic
     # regression whose log ratios have a standard deviation of 0.03. (The largest ratio here is 1.)
@@ -120,6 +132,42 @@ def _central_differences(model: Model, point: Array) -> Array:
     return gradient
 
 
+#: Directions in which the gradient of a fit is compared, and the step in units of q's spread.
+_DIRECTIONS, _SHORT = 5, 1e-3
+
+#: Evaluations of that comparison.
+GRADIENT_EVALUATIONS = 3 * _DIRECTIONS
+
+#: Relative difference that is no error of the differences, and how many directions must show it.
+_DIFFERENT, _SEVERAL = 0.02, 2
+
+
+def wrong_gradient(model: Model, q: Variational) -> str:
+    """What is wrong with the gradient of a model, where it differs from the log joint at draws of q; or "".
+
+    A rise of the log joint between two points near a draw is compared to the gradient between them.
+    """
+    if model._gradient is None or isinstance(q, TruncatedGaussian):
+        return ""
+    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    draws = gaussian.sample(_DIRECTIONS, _SEED)
+    step = _SHORT * (gaussian.sample(_DIRECTIONS, _SEED + 1) - gaussian.mean)
+    ends = [model._support.to_model(draws + sign * step)[0] for sign in (1.0, -1.0)]
+    middle, gradients = 0.5 * (ends[0] + ends[1]), np.empty_like(ends[0])
+    (values, failed), (up, failed_up), (down, failed_down) = (
+        model._tabulate(middle, gradients),
+        *(model._tabulate(end) for end in ends),
+    )
+    if failed or failed_up or failed_down:
+        return ""
+    rise, expected = up - down, ((ends[0] - ends[1]) * gradients).sum(axis=1)
+    rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT
+    bad = np.abs(rise - expected) > _DIFFERENT * (np.abs(rise) + np.abs(expected)) + rounding
+    if bad.sum() < _SEVERAL:
+        return ""
+    return f"log_joint_grad is not the gradient of log_joint (check_gradient(model, {tidy(middle[bad][0])}))"
+
+
 def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any = 0) -> GradientCheck:
     r"""Compare a model's gradient to central differences of its log joint.
 
@@ -179,12 +227,16 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
         if points.ndim != 2 or points.shape[1] != model.dim:
             raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
     # Copies of the data: a gradient function that writes to them must not change the model.
-    arguments = [item.copy() if isinstance(item, np.ndarray) else item for item in model._arguments]
+    data = tuple(item.copy() if isinstance(item, np.ndarray) else item for item in model.data)
+    other = model.with_data(data)
     worst: tuple[float, GradientCheck] | None = None
     constant = model._support.constant
     for point in points:
         analytic = np.empty(model.dim)
-        value = float(model._gradient(point.copy(), analytic, *arguments))
+        values, failed = other._tabulate(point[None], analytic)
+        if failed:
+            model._gradient(point.copy(), analytic, *other._arguments)
+        value = float(values[0])
         expected = float(model.log_density(point))
         if not abs(value - expected) <= _SAME_VALUE * (1.0 + abs(expected)):
             raise ValueError(

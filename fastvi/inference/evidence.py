@@ -11,18 +11,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.values import Array
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
+from .faults import error_of
 from .kernel_calls import QUADRATURE_DIM, fault_point, workspace
 from .model import Model, checked_model, target_of
-from .starts import laplace_start
+from .modes import frame_of, modes_of
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
 _WIDE = 20.0
+
+#: Error of an integral that is good enough to confirm another one.
+_KNOWN = 1e-3
+
+#: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
+_LESS_THAN_A_MODE = 3.0
 
 
 def _integral(
@@ -37,7 +43,7 @@ def _integral(
         target_of(model), mean, factor, rtol, q, integrand, total, space
     )
     if status:
-        raise ValueError(statuses.words(status, fault_point("evidence", space)))
+        raise error_of(model, status, fault_point("evidence", space))
     note = ""
     if error == math.inf or value != value:
         error = math.inf
@@ -50,11 +56,22 @@ def _integral(
 
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
-    """The log evidence, and Laplace's approximation, in whose coordinates it is integrated."""
-    mean, factor = laplace_start(model, start)
+    """The log evidence, and the coordinates in which it is integrated, those of Laplace's approximations."""
+    modes = modes_of(model, start)
+    mean, factor = frame_of(modes)
     r = mean.size
     no_q = kernels.inference.evidence.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
     value = _integral(model, mean, factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
+    if len(modes) > 1 and value.error < _KNOWN:
+        # A frame around several modes is coarse: where that of the first finds the same, it finds it better.
+        first = modes[0]
+        other = _integral(model, first.mean, first.factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
+        if other.error < value.error and abs(other.value - value.value) <= other.error + value.error:
+            value, mean, factor = other, first.mean, first.factor
+    least = max(mode.log_mass for mode in modes) + 0.5 * r * math.log(2.0 * math.pi)
+    if value.value < least - _LESS_THAN_A_MODE:
+        note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
+        value = Estimate(value.value, math.inf, value.evaluations, note=note)
     return value, mean, factor
 
 
@@ -96,8 +113,10 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     Notes
     -----
     The trapezoid rule in t, where ζ = m + L sinh t are the latent coordinates and (m, L) is Laplace's
-    approximation. A mode is missed if it is far from the one found from `start` and the joint is zero, to
-    rounding, between them.
+    approximation, or the mean and the factor of several with equal weights: modes are searched from `start`,
+    from points 4, 16 and 64 deviations from the mode found there, from points around the origin of the latent
+    coordinates, and from the mode's mirror images. A mode that none of these lead to is missed if the joint
+    is zero, to rounding, on the way to it.
 
     References
     ----------
@@ -216,10 +235,33 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         form = (kernels.inference.evidence.GAUSSIAN, gaussian._mean, gaussian._factor, np.zeros(2), 0.0)
         mean, factor = gaussian._mean, gaussian._factor
         if max(reach, shift) > _WIDE:
-            divergence = _integral(
-                model, mean, factor, wanted, form, kernels.inference.evidence.KL_OF_Q, evidence.value
-            )
-            return Decomposition(evidence, bound, divergence)
+            divergence = _divergence(model, mean, factor, wanted, form, evidence)
+            return _consistent(Decomposition(evidence, bound, divergence))
     total = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.JOINT, 0.0)
-    divergence = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.KL, total.value)
-    return Decomposition(evidence, bound, divergence)
+    if gaussian is not None and abs(total.value - evidence.value) > total.error + evidence.error:
+        # p has mass that the lattice on q has no nodes for.
+        divergence = _divergence(model, mean, factor, wanted, form, evidence)
+    else:
+        divergence = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.KL, total.value)
+    return _consistent(Decomposition(evidence, bound, divergence))
+
+
+def _divergence(
+    model: Model, mean: Array, factor: Array, rtol: float, q: Any, evidence: Estimate
+) -> Estimate:
+    """E_q[log q - log p(x, z)] + log p(x)."""
+    found = _integral(model, mean, factor, rtol, q, kernels.inference.evidence.KL_OF_Q, evidence.value)
+    return Estimate(found.value, found.error + evidence.error, found.evaluations, note=found.note)
+
+
+def _consistent(parts: Decomposition) -> Decomposition:
+    """The same parts; where they contradict each other, none with an error below their contradiction."""
+    if not abs(parts.residual) > 2.0 * parts.error:
+        return parts
+    note = f"log evidence - ELBO - KL is {parts.residual:.2g}: at least one of them is wrong by so much"
+    return Decomposition(
+        *(
+            Estimate(e.value, max(e.error, abs(parts.residual)), e.evaluations, e.method, note=note)
+            for e in parts
+        )
+    )

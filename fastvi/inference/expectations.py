@@ -7,31 +7,44 @@ dimensions and `maximize_evidence` use as well.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.immutable import frozen_fields, shown
+from ..common.validation import generator, integer
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
+from .faults import error_of, words
 from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, workspace
 from .model import Model, checked_model, target_of
 
-#: Blocks of fresh draws, whose spread gives the standard error; pairs of draws in each block, at least.
-_BLOCKS = 8
+#: Pairs of draws for gradients, at least.
 _BLOCK_PAIRS = 128
 
-#: Number of the first block of fresh draws; those of fits on fixed draws are block 0.
-_FIRST_FRESH_BLOCK = 1000
+#: Groups of fresh draws, whose spread gives the standard error; draws in all of them, at least and for each
+#: dimension.
+GROUPS = 12
+_LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 
-#: First word of the seed of all fixed draws; the second is the number of the block.
+#: Dimensions up to which fresh draws are kept: 6 MB.
+_KEPT_DIM = 128
+
+#: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
+#: makes the ELBO -inf, and the lattice has 45 nodes.
+_LOOK = np.linspace(-8.0, 8.0, 1601)
+
+#: Second word of the seed of fresh draws; the third is the user's.
+_FRESH = 1000
+
+#: First word of the seed of all draws; the second of those of fits is the number of the block.
 _SEED = 20240229
 
 #: A fit has taken the fixed draws' chance for a maximum where fresh draws find an ELBO that is lower by more
@@ -109,14 +122,33 @@ def fixed_draws(block: int, pairs: int, dim: int) -> Array:
     return shown(_pairs(block, pairs, dim))
 
 
+def _radial_group(dim: int, rng: np.random.Generator) -> Array:
+    """The draws of one group, (blocks, 2 dim, dim): ± r q_k, q_k orthonormal, r² stratified over blocks."""
+    from scipy.special import gammaincinv
+
+    blocks = -(-max(_LEAST_DRAWS, _DRAWS_EACH * dim) // (2 * dim * GROUPS))
+    axes = np.linalg.qr(rng.standard_normal((blocks, dim, dim)))[0].swapaxes(1, 2)
+    uniform = (rng.permutation(blocks) + rng.random(blocks)) / blocks
+    radius = np.sqrt(2.0 * gammaincinv(0.5 * dim + 1.0, uniform))
+    half = axes * radius[:, None, None]
+    return np.ascontiguousarray(np.concatenate([half, -half], axis=1))
+
+
 @lru_cache(maxsize=8)
-def fresh_draws(dim: int) -> Array:
-    """Draws (blocks, draws, dim) that no fit uses, read-only."""
-    pairs = max(_BLOCK_PAIRS, 2 * dim)
-    draws = np.empty((_BLOCKS, 2 * pairs, dim))
-    for block in range(_BLOCKS):
-        draws[block] = _pairs(_FIRST_FRESH_BLOCK + block, pairs, dim)
-    return shown(draws)
+def _kept_groups(dim: int, seed: int) -> Array:
+    rng = np.random.default_rng((_SEED, _FRESH, seed))
+    return shown(np.stack([_radial_group(dim, rng) for _ in range(GROUPS)]))
+
+
+def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
+    """Draws that no fit uses, for the stochastic radial rule: `GROUPS` arrays (blocks, 2 dim, dim).
+
+    An integer stands for the same draws in every call.
+    """
+    if isinstance(rng, int) and dim <= _KEPT_DIM:
+        return writable(_kept_groups(dim, rng))
+    source = np.random.default_rng((_SEED, _FRESH, rng)) if isinstance(rng, int) else generator("rng", rng)
+    return (_radial_group(dim, source) for _ in range(GROUPS))
 
 
 def writable(draws: Array) -> Array:
@@ -134,32 +166,59 @@ class DrawsExpectation(NamedTuple):
     where: Any = None  #: z, where the status is a fault of the log joint
 
 
-def expectation_by_draws(
-    model: Model, mean: Array, factor: Array, promised: float = -math.inf
-) -> DrawsExpectation:
-    """E_q[log joint + log-Jacobian] from blocks of fresh draws.
+def _centre(model: Model, mean: Array, factor: Array, space: Any) -> float:
+    """log joint + log-Jacobian at the mean, or near it where that is not finite.
 
-    `promised` is what a fit on fixed draws found. Half of the blocks are skipped where the others show
-    already that it was overfitted.
+    The rule is unbiased with any constant in its place.
     """
-    draws = writable(fresh_draws(mean.size))
-    each = draws.shape[1]
-    space, values, averages = workspace("laplace", mean.size, model.dim), np.empty(each), np.empty(_BLOCKS)
-    seen = 0
-    for wanted in (_BLOCKS // 2, _BLOCKS):
+    value = np.empty(1)
+    for shift in (0.0, 0.1, -0.1):
+        point = mean + shift * factor.sum(axis=1) / math.sqrt(mean.size)
+        if kernels.inference.entry_points.densities(target_of(model), point[None], space, value) == FINE:
+            return float(value[0])
+    return 0.0
+
+
+def expectation_by_draws(
+    model: Model, mean: Array, factor: Array, promised: float = -math.inf, rng: Any = 0
+) -> DrawsExpectation:
+    """E_q[log joint + log-Jacobian] by the stochastic radial rule, which is exact for quadratics.
+
+    A block is a uniform random orthogonal matrix with columns q_k and one r² from χ²(d + 2). Its value is
+    f(mean) + d / r² (f̄ - f(mean)), f̄ the average over the 2d points mean ± r L q_k, and unbiased as
+    E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
+    Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
+    is stratified. `promised` is what a fit on fixed draws found: half of the groups are skipped where the
+    others show already that it was overfitted.
+    """
+    dim, target = mean.size, target_of(model)
+    space = workspace("laplace", dim, model.dim)
+    centre, values, used = _centre(model, mean, factor, space), np.empty(2 * dim), 1
+    found: list[float] = []
+    for draws in fresh_draws(dim, rng):
+        averages = np.empty(len(draws))
         status, seen = kernels.inference.entry_points.averages(
-            target_of(model), draws, mean, factor, space, values, seen, wanted, averages
+            target, draws, mean, factor, space, values, 0, len(draws), averages
         )
+        used += 2 * dim * seen
         if status:
             value = -math.inf if status == ZERO else math.nan
-            return DrawsExpectation(value, 0.0, seen * each, status, fault_point("laplace", space))
-        found = averages[:seen].tolist()
-        value = math.fsum(found) / seen
-        spread = math.fsum((x - value) ** 2 for x in found)
-        error = math.sqrt(spread / (seen * (seen - 1))) + 1e-15 * abs(value)
-        if overfitted(promised, value, error):
-            break
-    return DrawsExpectation(value, error, seen * each)
+            return DrawsExpectation(value, 0.0, used, status, fault_point("laplace", space))
+        squares = (draws[:, 0] ** 2).sum(axis=1)
+        found.append(centre + float((dim / squares * (averages - centre)).mean()))
+        if len(found) in (GROUPS // 2, GROUPS):
+            value = math.fsum(found) / len(found)
+            error = standard_error(found, value)
+            if overfitted(promised, value, error):
+                break
+    return DrawsExpectation(value, error, used)
+
+
+def standard_error(found: Sequence[float], value: float) -> float:
+    """Of the mean `value` of normal replicates; (value - truth) / error has a mean square of one."""
+    n = len(found)
+    spread = math.fsum((x - value) ** 2 for x in found) / (n - 1)
+    return math.sqrt(spread / n * (n - 1) / (n - 3)) + 1e-15 * abs(value)
 
 
 def overfitted(promised: float, value: float, error: float) -> bool:
@@ -167,8 +226,8 @@ def overfitted(promised: float, value: float, error: float) -> bool:
     return bool(promised - value > max(_SIGNIFICANT * error, kernels.inference.draws_fits.OPTIMISM))
 
 
-def elbo_estimate(model: Model, q: Any, rtol: float) -> Estimate:
-    """`fastvi.elbo` for a model and a tolerance that have been checked."""
+def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
+    """`fastvi.elbo` for a model, a tolerance and a source of draws that have been checked."""
     gaussian = latent_gaussian(model, q)
     note = _outside(model, q)
     if note:
@@ -179,31 +238,40 @@ def elbo_estimate(model: Model, q: Any, rtol: float) -> Estimate:
             target_of(model), q.mu, q.sigma, q.low, q.high, rtol, space
         )
         where = fault_point("truncated", space) if status else None
-        return _estimate(status, value, error, nodes, "quadrature", where)
+        return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, factor = gaussian._mean, gaussian._factor
     if gaussian.dim > QUADRATURE_DIM:
-        value, error, nodes, status, where = expectation_by_draws(model, mean, factor)
-        return _estimate(status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
+        value, error, nodes, status, where = expectation_by_draws(model, mean, factor, rng=rng)
+        return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
     status, value, error, nodes, _ = kernels.inference.entry_points.elbo_quadrature(
         target_of(model), mean, factor, rtol, space, *grads
     )
     where = fault_point("fit", space) if status else None
-    return _estimate(status, value, error, nodes, "quadrature", where)
+    if status == FINE and gaussian.dim == 1:
+        points = mean + factor[0] * _LOOK[:, None]
+        space = workspace("laplace", 1, model.dim)
+        status = kernels.inference.entry_points.densities(
+            target_of(model), points, space, np.empty(_LOOK.size)
+        )
+        where = fault_point("laplace", space) if status else None
+        nodes += _LOOK.size
+    return _estimate(model, status, value, error, nodes, "quadrature", where)
 
 
-def _estimate(status: int, value: float, error: float, nodes: int, method: str, where: Any) -> Estimate:
+def _estimate(
+    model: Model, status: int, value: float, error: float, nodes: int, method: str, where: Any
+) -> Estimate:
     """An ELBO that a kernel returned; -inf with a note where the log joint is -inf."""
     if status == FINE:
         return Estimate(value, error, nodes, method)
-    note = statuses.words(status, where)
     if status == ZERO:
-        return Estimate(-math.inf, 0.0, nodes, method, note=note)
-    raise ValueError(note)
+        return Estimate(-math.inf, 0.0, nodes, method, note=words(model, status, where))
+    raise error_of(model, status, where)
 
 
-def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
+def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> Estimate:
     r"""The evidence lower bound of q, with its error.
 
     .. math:: \mathrm{ELBO}(q) = E_q[\log p(x, z)] + H(q) = -\mathrm{KL}(q \,\|\, p(x, z)) \le \log p(x)
@@ -215,14 +283,17 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
         A Gaussian lives in the model's own coordinates.
     rtol : float, optional
         Error wanted of the quadrature, relative to 1 + abs(ELBO).
+    rng : numpy.random.Generator, int or None, optional
+        For the draws in more than two latent dimensions. An integer (default) gives the same draws in every
+        call; None others each time.
 
     Returns
     -------
     Estimate
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, whose step is
-        halved until two successive values agree. More: 8 blocks of fixed draws in pairs +e, -e whose second
-        moments are exact, and `error` is the standard error. Where q has mass outside of the support, or
-        where the log joint is -inf, the value is -inf and `note` says why and what helps.
+        halved until two successive values agree. More: the stochastic radial rule on max(1024, 48 R) draws,
+        which is exact for a quadratic log joint, and `error` is the standard error. Where q has mass outside
+        of the support, or where the log joint is -inf, the value is -inf and `note` says why and what helps.
 
     Raises
     ------
@@ -235,7 +306,7 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
     References
     ----------
     D. M. Blei, A. Kucukelbir, J. D. McAuliffe, Variational Inference: A Review for Statisticians, JASA 112
-    (2017), eq. 13.
+    (2017), eq. 13. Radial rule: A. Genz, J. Monahan, SIAM J. Sci. Comput. 19 (1998).
 
     Examples
     --------
@@ -246,7 +317,9 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10) -> Estimate:
     >>> round(fv.elbo(fv.Model(log_joint, 1, data=(5.0,)), fv.Gaussian(3.0, 1.0)).value, 10)
     -5.0
     """
-    return elbo_estimate(checked_model(model), q, tolerance(rtol))
+    checked_model(model)
+    source = integer("rng", rng, 0) if isinstance(rng, int | np.integer) else generator("rng", rng)
+    return elbo_estimate(model, q, tolerance(rtol), source)
 
 
 class Gradient(NamedTuple):
@@ -336,5 +409,5 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
         )
         where = fault_point("draws", space) if status else None
     if where is not None:
-        raise ValueError(statuses.words(status, where))
+        raise error_of(model, status, where)
     return frozen_fields(Gradient, float(value), *grads)  # type: ignore[no-any-return]

@@ -22,6 +22,9 @@ from .stochastic import fit_sgd
 #: Names of all families.
 FAMILIES = (*CODES, "truncated")
 
+#: Numbers in the draws of one fit, or of one step of "sgd", at most: 270 MB.
+_MOST_NUMBERS = 2**25
+
 
 class SgdOptions(NamedTuple):
     """The arguments of `fit` for ``method="sgd"`` alone."""
@@ -131,6 +134,9 @@ def fit(
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     if draws is not None:
         draws = integer("draws", draws, 1)
+        if draws * model.latent_dim > _MOST_NUMBERS:
+            most = _MOST_NUMBERS // model.latent_dim
+            raise ValueError(f"draws must be at most {most}, to fit into memory, not {draws!r}")
     sgd = None
     if method == "sgd":
         sgd = SgdOptions(rng, integer("steps", steps, 1), real_number("rate", rate))
@@ -139,6 +145,8 @@ def fit(
     if starts is not None:
         if start is not None:
             raise ValueError("give start or starts, not both")
+        if isinstance(starts, str):
+            raise TypeError(f"starts must be a number or a sequence of starts, not {starts!r}")
         if isinstance(starts, Iterable):
             listed = list(starts)
             if not listed:

@@ -6,6 +6,7 @@ Everything in `fastvi.inference` takes a `Model`; `target_of` is what the kernel
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,18 @@ import numpy as np
 
 from ..common.immutable import Immutable, frozen
 from ..common.validation import finite_array, float_array
-from ..common.values import Array
+from ..common.values import Array, in_shape, tidy
 from ..distributions.support import Support
 from .compilation import c_function, check_arity, dispatcher_of, flat_dispatcher
 from .packing import Table, pack
 from .parameters import Layout, check_names, layout_of
+
+#: The signatures of `kernels.models.packing` for ctypes, with addresses as numbers.
+_ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_VALUE = ctypes.CFUNCTYPE(_NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS, _ADDRESS)
+_GRADIENTS = ctypes.CFUNCTYPE(
+    _NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS
+)
 
 
 class Model(Immutable):
@@ -27,8 +35,10 @@ class Model(Immutable):
     ----------
     log_joint : callable
         ``log_joint(z, *data)``, or ``log_joint(z, theta, *data)`` where `theta` is given: a jitted function,
-        or a plain one, which is jitted. `z` is a read-only 1-D float64 array of `dim` entries. The result is
-        a float, the logarithm of the joint density, which need not be normalised; -inf where it is zero.
+        or a plain one, which is jitted. What it refers to (globals, closures) counts as it is when the model
+        is made; another model of the same function is compiled anew where that has changed. `z` is a
+        read-only 1-D float64 array of `dim` entries. The result is a float, the logarithm of the joint
+        density, which need not be normalised; -inf where it is zero.
     dim : int or dict
         The number of latent variables, or their names, each with its support, its shape, or both:
         ``{"mu": "real", "tau": "positive", "theta": (8,), "s": ("positive", (2, 3)), "w": ("simplex", 4)}``.
@@ -315,8 +325,28 @@ class Model(Immutable):
         if points.ndim == 0 or points.shape[-1] != self.dim:
             raise ValueError(f"z must have shape (..., {self.dim}), not {points.shape}")
         rows = points.reshape(-1, self.dim)
-        values = np.array([self._dispatcher(row.copy(), *self._arguments) for row in rows])
-        return values.reshape(points.shape[:-1]) if points.ndim > 1 else float(values[0])
+        values, failed = self._tabulate(rows)
+        if failed:
+            # The compiled function has no exceptions: call the jitted one, which raises them.
+            row = rows[failed - 1].copy()
+            self._dispatcher(row, *self._arguments)
+            raise RuntimeError(f"log_joint raised an exception at z = {tidy(row)}, but not again")
+        return in_shape(values, points.shape[:-1])
+
+    def _tabulate(self, rows: Array, gradients: Array | None = None) -> tuple[Array, int]:
+        """(the log joint at rows of z, 0 or the number from 1 of the row where it raised an exception).
+
+        By the compiled functions that fits call. With `gradients`, those are written by log_joint_grad, whose
+        values are returned.
+        """
+        rows, values = np.array(rows, np.float64, order="C"), np.empty(len(rows))
+        theta, table = self._theta, self._table
+        arguments = [rows.ctypes.data, len(rows), self.dim, theta.ctypes.data, theta.size, table.ctypes.data]
+        if gradients is None:
+            failed = _VALUE(self._address)(*arguments, values.ctypes.data)
+        else:
+            failed = _GRADIENTS(self._gradient_address)(*arguments, values.ctypes.data, gradients.ctypes.data)
+        return values, int(failed)
 
     def __repr__(self) -> str:
         name = getattr(getattr(self._functions[0], "py_func", self._functions[0]), "__name__", "log_joint")

@@ -7,6 +7,7 @@ compile nothing.
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +30,7 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
         return types.int64, int(value)
     if isinstance(value, float | np.floating):
         return types.float64, float(value)
-    if isinstance(value, list | tuple):
-        value = np.asarray(value)
+    value = _as_array(name, value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return _typed(name, value.item())
     if isinstance(value, np.ndarray) and _is_known(value.dtype):
@@ -44,6 +44,18 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
         f"{name} must be a real number or a non-empty numeric array, not {type(value).__name__}"
         + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
     )
+
+
+def _as_array(name: str, value: Any) -> Any:
+    """Lists, tuples and arrays of other libraries as an array; other values as they are."""
+    if isinstance(value, list | tuple):
+        return np.asarray(value)
+    if isinstance(value, np.ndarray) or not (hasattr(value, "__array__") or hasattr(value, "__dlpack__")):
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a {type(value).__name__} and no array of numbers: {error}") from error
 
 
 def _is_known(dtype: np.dtype[Any]) -> bool:
@@ -79,7 +91,7 @@ def pack_tuples(
     for n, data in enumerate(datasets):
         if not isinstance(data, tuple):
             raise TypeError(f"datasets[{n}] must be a tuple of data, not {type(data).__name__}")
-        if any(isinstance(item, np.ndarray | list) and np.size(item) == 0 for item in data):
+        if any(isinstance(item, abc.Sized) and np.asarray(item).size == 0 for item in data):
             empty.append(n)
             rows.append(blank)
             continue
@@ -94,9 +106,9 @@ def pack_tuples(
     return (np.stack(rows) if rows else np.zeros((0, blank.size), np.int64)), kept, empty
 
 
-def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Table, list[Any]]:
-    """(table, values to keep) of a tuple of arrays whose leading axis is the data set."""
-    arrays = [np.asarray(a) for a in datasets]
+def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Table, list[Any], list[int]]:
+    """(table, values to keep, indices of the empty data sets) of arrays with a leading batch axis."""
+    arrays = [np.asarray(_as_array(f"datasets[{k}]", a)) for k, a in enumerate(datasets)]
     if len(arrays) != len(kinds):
         raise ValueError(
             f"datasets must have {len(kinds)} arrays, one for each item of data, not {len(arrays)}"
@@ -131,4 +143,5 @@ def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Tabl
         columns.append(values.ctypes.data + np.arange(count, dtype=np.int64) * stride)
         columns += [np.full(count, extent, np.int64) for extent in values.shape[1:]]
     table = np.column_stack(columns) if columns else np.zeros((count, 1), np.int64)
-    return np.ascontiguousarray(table, dtype=np.int64), kept
+    empty = list(range(count)) if any(array.size == 0 for array in arrays) else []
+    return np.ascontiguousarray(table, dtype=np.int64), kept, empty

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED, MEAN
 from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
 from .expectations import fixed_draws, half_of_pairs, writable
+from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     fault_point,
@@ -79,6 +79,10 @@ _LAPLACE_NATS, _LAPLACE_SHARE, _SHORT_ROUNDS = 2.0, 0.25, 2
 _ASCENT_STEPS, _LONGEST, _ASCENT_TOLERANCE, _SAME_MODE = 200, 200.0, 0.3, 0.5
 
 
+#: A status, and the point z where the log joint has it.
+Fault = tuple[int, Array] | None
+
+
 class Start(NamedTuple):
     """Where a fit starts, in latent coordinates."""
 
@@ -112,12 +116,12 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
         if agreed:
             race.enter_widths(points[:1], _WIDTHS, 1)
             if len(race.runners) == 2 and race.come_together():
-                return race.winner("")
+                return race.winner(None)
     for x in points:
         race.enter_path(x)
     race.enter_widths(points[:1], _WIDTHS, 2)
     race.enter_widths(points[1:], _WIDTHS, 1)
-    return race.winner(statuses.words(laplace.status, laplace.where) if laplace.status else race.fault)
+    return race.winner((laplace.status, laplace.where) if laplace.status else race.fault)
 
 
 @lru_cache(maxsize=8)
@@ -135,18 +139,18 @@ def _draws(block: int, pairs: int, dim: int) -> Array:
     return np.ascontiguousarray(np.concatenate([half, -half]))
 
 
-def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, float, str]:
-    """The ELBO over pairs of draws +e, -e, and its standard error; -inf, and words for it, at a fault."""
+def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, float, Fault]:
+    """The ELBO over pairs of draws +e, -e, and its standard error; -inf, and the fault, at one."""
     space, values, out = workspace("laplace", mean.size, model.dim), np.empty(len(noise)), np.empty(1)
     status, _ = kernels.inference.entry_points.averages(
         target_of(model), noise[None], mean, factor, space, values, 0, 1, out
     )
     value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
     if status != FINE or not abs(value) < math.inf:
-        return -math.inf, math.inf, statuses.words(status, fault_point("laplace", space))
+        return -math.inf, math.inf, (status, fault_point("laplace", space))
     pairs = values.reshape(2, -1).mean(axis=0) if len(noise) > 1 else values
     with np.errstate(over="ignore"):
-        return value, float(pairs.std()) / math.sqrt(pairs.size), ""
+        return value, float(pairs.std()) / math.sqrt(pairs.size), None
 
 
 class _Runner:
@@ -220,7 +224,7 @@ class _Race:
         self.family = "diag" if self.correlated else family
         self.code = CODES[self.family]
         self.runners: list[_Runner] = []
-        self.fault = ""  #: words for the last point where the log joint was not finite
+        self.fault: Fault = None  #: the last one
 
     def elbo(self, mean: Array, factor: Array, noise: Array) -> float:
         """The ELBO over some draws; -inf where the log joint is not finite at one of them."""
@@ -241,8 +245,7 @@ class _Race:
         )
         self.evaluations += 1
         if status:
-            words = statuses.words(status, fault_point("laplace", space))
-            raise ValueError(f"the fit cannot start: {words}")
+            raise error_of(self.model, status, fault_point("laplace", space), "the fit cannot start: ")
 
     def enter(self, mean: Array, root: Array) -> None:
         """Let a candidate run, if its ELBO is finite."""
@@ -299,7 +302,7 @@ class _Race:
             if not runner.ended:
                 runner.run(_STEPS)
 
-    def winner(self, fault: str) -> Start:
+    def winner(self, fault: Fault) -> Start:
         """Run, and give the place of the best runner. ValueError where there is none, because of a fault."""
         for _ in range(_ROUNDS):
             if all(r.ended for r in self.runners) or (len(self.runners) == 1 and self.runners[0].norm <= 1.0):
@@ -308,7 +311,8 @@ class _Race:
             self.runners = _still_in(self.runners)
         runners = self.runners
         if not runners:
-            raise ValueError(f"the fit cannot start: {fault}")
+            assert fault is not None
+            raise error_of(self.model, *fault, "the fit cannot start: ")
         noise = _draws(4, _LAST_PAIRS, runners[0].mean.size)
         found: list[tuple[tuple[float, float], Start]] = []
         for runner in runners:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..common import statuses
 from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
@@ -18,6 +17,7 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
+from .faults import error_of
 from .kernel_calls import fault_point, workspace, workspace_member
 from .model import Model, target_of
 
@@ -103,7 +103,7 @@ def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:
         return mean, factor
     found = laplace_from(model, mean)
     if found.status:
-        raise ValueError(f"the fit cannot start: {statuses.words(found.status, found.where)}")
+        raise error_of(model, found.status, found.where, "the fit cannot start: ")
     return found.mean, found.factor
 
 

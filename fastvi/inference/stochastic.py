@@ -14,6 +14,8 @@ from ..common.validation import generator
 from ..distributions.integrals import Estimate
 from ..kernels.families.table import CODES
 from .expectations import BY_DRAWS, elbo_estimate
+from .faults import error_of, exception_at
+from .faults import words as fault_words
 from .kernel_calls import fault_point, start_scale, workspace, workspace_member
 from .model import Model, target_of
 from .racing import choose_start
@@ -74,7 +76,7 @@ def fit_sgd(
         trace.append(value)
         done = int(high)
     if status and not trace:
-        raise ValueError(f"the fit cannot start: {statuses.words(status, fault_point('draws', space))}")
+        raise error_of(model, status, fault_point("draws", space), "the fit cannot start: ")
     if not status and done > early_steps:
         point = np.ascontiguousarray((total - early_total) / (done - early_steps))
     mean, factor = np.empty(r), np.empty((r, r))
@@ -84,7 +86,10 @@ def fit_sgd(
         bound = elbo_estimate(model, q, _ELBO_RTOL)
     except ValueError as error:
         bound = Estimate(float("nan"), float("inf"), 0, BY_DRAWS, note=str(error))
-    words = statuses.words(status, fault_point("draws", space)) if status else statuses.ALL_STEPS_TAKEN
+    words = statuses.ALL_STEPS_TAKEN
+    if status:
+        where = fault_point("draws", space)
+        words = fault_words(model, status, where, exception_at(model, where))
     return Fit(
         model=model,
         family=family,

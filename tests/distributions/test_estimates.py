@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fastvi as fv
 from fastvi import Gaussian, GaussianMixture, Grid2D, entropy_estimate, kl_bounds, kl_estimate
+from fastvi.distributions.integrals import quasi_monte_carlo
 from helpers.messages import says
 from reference import densities as reference
 
@@ -362,6 +363,24 @@ def test_quasi_monte_carlo_brackets_and_says_so():
         assert kl_estimate(one, two) == estimate
 
 
+def test_averages_stay_between_the_bounds():
+    moved = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        a = rng.standard_normal((4, 40, 40)) / 40**0.5
+        covs = a @ a.swapaxes(1, 2) + 0.3 * np.eye(40)
+        p = GaussianMixture([0.25] * 4, 1.5 * rng.standard_normal((4, 40)), covs)
+        q = Gaussian(p.mean, p.cov)
+        found, bounds = kl_estimate(p, q), kl_bounds(p, q)
+        assert bounds.lower <= found.value <= bounds.upper
+        assert found.error <= bounds.upper - bounds.lower
+        assert ("moved to the upper bound" in found.note) == (found.value == bounds.upper)
+        moved += bool(found.note)
+        entropy, ends = entropy_estimate(p), fv.mixture_entropy_bounds(p)
+        assert ends.lower <= entropy.value <= ends.upper
+    assert moved
+
+
 def test_standard_errors_are_honest():
     """One Gaussian, called a mixture of two of the same: the closed form is known."""
     rng = np.random.default_rng(56)
@@ -369,7 +388,7 @@ def test_standard_errors_are_honest():
     for _ in range(12):
         p, q = random_gaussian(rng, 5), random_gaussian(rng, 5)
         split = GaussianMixture([0.5, 0.5], [p.mean] * 2, [p.cov] * 2)
-        estimate, entropy = kl_estimate(split, q), entropy_estimate(split)
+        estimate, entropy = quasi_monte_carlo(split, q), quasi_monte_carlo(split, None)
         scores.append((estimate.value - fv.kl(p, q)) / estimate.error)
         scores.append((entropy.value - p.entropy()) / entropy.error)
     # Student's t with 15 degrees of freedom; P(|t| > 5) = 2e-4, and the mean square is 15/13.

@@ -250,6 +250,18 @@ def test_numbers_that_would_lose_digits():
             fv.fit_batch(whole, (numbers,))
 
 
+def test_empty_arrays_are_alike_in_both_forms():
+    @numba.njit
+    def log_joint(z, x):
+        return -0.5 * ((z[0] - x) ** 2).sum()
+
+    model = fv.Model(log_joint, 1, (np.zeros(2),))
+    for datasets in ([(np.zeros(0),), ([],)], (np.zeros((2, 0)),)):
+        batch = fv.fit_batch(model, datasets)
+        assert batch.status(1) == "a data array is empty"
+        assert np.isnan(batch.elbo).all()
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match="model must be a Model, not int"):
         fv.fit_batch(1, (X,))

@@ -506,7 +506,8 @@ def test_more_draws_go_on_where_fewer_have_led(monkeypatch):
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", counting)
     found = fv.fit(model, "diag")
     assert found.converged
-    assert counts == [24, 64, 128, 256]
+    assert counts[:2] == [24, 64]
+    assert len(counts) > 2
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", forgetting)
     assert found.evaluations < fv.fit(model, "diag").evaluations
     monkeypatch.setattr(kernels.inference.entry_points, "fit_draws", fixed)
@@ -567,7 +568,7 @@ def test_uncentred_predictors(kind, dim):
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("kind", "words"), [(NAN, "is nan"), (INFINITE, "is +inf"), (RAISES, "raised an exception")]
+    ("kind", "words"), [(NAN, "is nan"), (INFINITE, "is +inf"), (RAISES, "raised ValueError (no)")]
 )
 def test_faults_of_a_log_joint_say_where(dim, kind, words):
     model = fv.Model(faulty, dim, (kind, 0.5))
@@ -662,6 +663,10 @@ def test_bad_arguments():
     other = fv.TransformedGaussian(fv.Gaussian(0, 1), "positive", 1)
     with says(ValueError, "q has the support 'positive', the model 'real'"):
         fv.elbo(model, other)
+    with says(TypeError, "starts must be a sequence of starts, not 3"):
+        fv.fit(model, starts=3)
+    with says(ValueError, "draws must be at most 33554432, to fit into memory, not 1000000000"):
+        fv.fit(model, draws=10**9)
 
 
 # Diagnostics and summaries.

@@ -343,3 +343,96 @@ def test_a_forgotten_function_is_compiled_again(monkeypatch):
     fv.Model(other, 1, (1.0,))
     fv.Model(quadratic, 1, (1.0,))
     assert compilation.compiled_count() == before + 2
+
+
+def test_a_log_joints_own_exception_is_named_and_chained():
+    def log_joint(z):
+        if z[1] > 0.5:
+            raise ValueError("too large")
+        return -0.5 * (z * z).sum()
+
+    model = fv.Model(log_joint, 12)
+    for call in (
+        lambda: fv.elbo(model, fv.Gaussian(np.zeros(12), np.eye(12))),
+        lambda: fv.fit(model, start=np.ones(12)),
+        lambda: fv.log_evidence(fv.Model(log_joint, 2)),
+    ):
+        with says(ValueError, "log_joint raised ValueError (too large) at z = [") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert str(caught.value.__cause__) == "too large"
+    with says(ValueError, "too large"):
+        model.log_density(np.ones(12))
+
+
+def test_a_fault_near_a_bound_is_shown_and_no_declared_support_is_advised():
+    def log_joint(z):
+        return -math.inf if z[5] < 1e-9 else -0.5 * (z * z).sum()
+
+    support = [*["real"] * 5, "positive", *["real"] * 6]
+    mean = np.where(np.arange(12) == 5, math.log(1e-12), 0.0)
+    q = fv.TransformedGaussian(fv.Gaussian(mean, 1e-20 * np.eye(12)), support, 12)
+    found = fv.elbo(fv.Model(log_joint, 12, support=support), q)
+    assert found.value == -math.inf
+    for words in ("-inf at z = [", "...", "(z[5] = ", " is near 0)", "finite inside of the support"):
+        assert words in found.note
+    assert "Declare" not in found.note
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "advice"),
+    [
+        ("gammaln(z[0])", (), "write math.lgamma(x) instead of gammaln"),
+        ("special.erf(z[0])", (), "write math.erf(x) instead of erf"),
+        ("logsumexp(z)", (), "write np.logaddexp(a, b)"),
+        ("stats.norm.logpdf(z[0])", (), "write the logarithm of the density out"),
+        ("helper(z[0])", (), "helper = numba.njit(helper)"),
+        ("-(d[0] @ z).sum()", (np.eye(2, dtype=np.float32),), "give data[0] (float32) as float64"),
+        ("-np.dot(d[1], z).sum()", (1.0, np.eye(2, dtype=int)), "give data[1] (int64) as float64"),
+    ],
+)
+def test_what_to_write_instead(code, data, advice):
+    from scipy import special, stats
+
+    scope = {
+        "np": np,
+        "special": special,
+        "stats": stats,
+        "gammaln": special.gammaln,
+        "logsumexp": special.logsumexp,
+        "helper": lambda x: x,
+    }
+    names = [f"d{k}" for k in range(len(data))]
+    listed = ", ".join(names)
+    exec(f"def log_joint(z, {listed}):\n    d = ({listed}{',' if data else ''})\n    return {code}\n", scope)
+    with says(TypeError, "cannot be compiled", advice):
+        fv.Model(scope["log_joint"], 2, data)
+
+
+def test_a_wrong_gradient_is_named():
+    def log_joint(z):
+        return -0.5 * (z * z).sum()
+
+    def wrong(z, grad):
+        grad[:] = -z
+        grad[1] *= 2.0
+        return -0.5 * (z * z).sum()
+
+    fit = fv.fit(fv.Model(log_joint, 3, log_joint_grad=wrong))
+    assert not fit.converged
+    assert "log_joint_grad is not the gradient of log_joint (check_gradient(model, [" in fit.status
+
+
+def test_data_of_other_libraries():
+    class Series:
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(self.values, dtype)
+
+    assert fv.Model(shifted, 1, (Series(3.0),)).data == (3.0,)
+    with says(ValueError, "data[0] is empty"):
+        fv.Model(shifted, 1, (Series([]),))
+    with says(TypeError, "data[0] must be a real number or a non-empty numeric array"):
+        fv.Model(shifted, 1, (Series(["a"]),))

@@ -168,20 +168,35 @@ def fit_draws(target, family, draws, coordinates, control, result, space):
 
 @inlined
 def _checked(log_joint, problem, found, fresh, mean, factor, panel, values):
-    """The report of a fit on fixed draws, with the ELBO over blocks of `fresh` ones (B, N, D)."""
-    total, square, blocks = 0.0, 0.0, fresh.shape[0]
-    value, error, status, evaluations = found.elbo, math.inf, found.status, found.evaluations
-    for b in range(blocks):
-        fault, each = draws_fits.average(log_joint, problem, fresh[b], mean, factor, panel, values)
-        evaluations += fresh.shape[1]
+    """The report of a fit on fixed draws, with the ELBO by a stochastic radial rule.
+
+    `fresh` (G, B, 2 D, D) are groups of blocks ± r q_k, q_k orthonormal and r² from χ²(D + 2).
+    """
+    total, square, groups, dim = 0.0, 0.0, fresh.shape[0], mean.size
+    value, error, status = found.elbo, math.inf, found.status
+    fault, centre = evaluation.density(log_joint, problem, mean, panel)
+    centre = centre if fault == FINE else 0.0
+    evaluations = found.evaluations + 1
+    for g in range(groups):
+        each, fault = 0.0, FINE
+        for b in range(fresh.shape[1]):
+            draws, r2 = fresh[g, b], 0.0
+            for i in range(dim):
+                r2 += draws[0, i] * draws[0, i]
+            fault, average = draws_fits.average(log_joint, problem, draws, mean, factor, panel, values)
+            evaluations += draws.shape[0]
+            if fault != FINE:
+                break
+            each += dim / r2 * (average - centre) / fresh.shape[1]
         if fault != FINE:
             status = fault
             break
-        total += each / blocks
-        square += each * each / blocks
+        total += each / groups
+        square += each * each / groups
     else:
-        value = total + half_log_det(factor) + 0.5 * mean.size * (1.0 + LOG_2PI)
-        error = math.sqrt(max(square - total * total, 0.0) / (blocks - 1)) + 1e-15 * abs(total)
+        value = centre + total + half_log_det(factor) + 0.5 * dim * (1.0 + LOG_2PI)
+        # As in `expectations.standard_error` of the API.
+        error = math.sqrt(max(square - total * total, 0.0) / (groups - 3)) + 1e-15 * abs(centre + total)
         if status == CONVERGED and found.elbo - value > max(3.0 * error, draws_fits.OPTIMISM):
             status = OVERFITTED
     return Report(
@@ -207,7 +222,7 @@ def fit_draws_batch(target, family, from_laplace, noise, starts, control, space,
     control = named(draws_fits.Control, control)
     draws, fresh = borrow(noise)
     panel, dim = space.draws.panel, starts.means.shape[1]
-    base, scale, root, values = np.empty(dim), np.empty(dim), np.empty((dim, dim)), np.empty(fresh.shape[1])
+    base, scale, root, values = np.empty(dim), np.empty(dim), np.empty((dim, dim)), np.empty(2 * dim)
     for n in range(low, high):
         mean, factor, report = starts.means[n], starts.chols[n], results.reports[n]
         problem = _problem(target, n)

@@ -17,6 +17,7 @@ from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, evaluate, point_out
+from ..models.supports import at_a_bound, is_real
 from ..numerics.matrices import half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 
@@ -35,6 +36,9 @@ MOST_ROUNDS = 80
 
 #: The outer shells do not shrink where their ratio is above this: the error is then infinite.
 MOST_RATIO = 0.98
+
+#: Error of the integral at the bounds of the support, where z has few digits, as a share of what was found.
+EDGE = 2.0
 
 #: q's mass at a node below which a joint of zero is ignored there.
 FAR = 1e-13
@@ -119,8 +123,9 @@ def _log_density(q, n, panel, row):
 def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, space):
     """On one lattice, log of the integral of the joint, or the divergence of q from p = joint / exp(total).
 
-    Returned: (status, value, inner shell, outer shell, nodes). The shells are the terms with max(|t|) between
-    reach - 1 and reach - 1/2, and above; of the joint as shares of the sum.
+    Returned: (status, value, inner shell, outer shell, edge, nodes). The shells are the terms with max(|t|)
+    between reach - 1 and reach - 1/2, and above, the edge those where a coordinate of the model is at a bound
+    of its support up to a few roundings; of the joint as shares of the sum.
     """
     dim = mean.size
     columns = int(reach / step + 1e-9)
@@ -128,19 +133,20 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, spa
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
     volume = half_log_det(factor)
-    top, s, one, two = -math.inf, 0.0, 0.0, 0.0
+    top, s, one, two, edge = -math.inf, 0.0, 0.0, 0.0, 0.0
+    real = is_real(problem.kinds)
     for low in range(0, nodes, BLOCK):
         n = min(BLOCK, nodes - low)
         _fill(low, n, columns, rows, step, mean, factor, space)
         if evaluate(log_joint, problem, n, panel) != FINE:
-            return RAISED, math.nan, 0.0, 0.0, nodes
+            return RAISED, math.nan, 0.0, 0.0, 0.0, nodes
         for k in range(n):
             f = panel.log_joint[k] + panel.log_jacobian[k]
             if f != f and panel.log_joint[k] == panel.log_joint[k]:
                 f = -math.inf  # the log joint falls, and the log-Jacobian overflowed
             if not f < math.inf:
                 point_out(problem, k, panel)
-                return (INFINITE if f == math.inf else NOT_A_NUMBER), math.nan, 0.0, 0.0, nodes
+                return (INFINITE if f == math.inf else NOT_A_NUMBER), math.nan, 0.0, 0.0, 0.0, nodes
             weight = space.weights[k] + volume
             if integrand != JOINT:
                 g = _log_density(q, k, panel, space.row)
@@ -148,7 +154,7 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, spa
                 # Log joints that are logarithms of sums underflow far out, where the ELBO has no node.
                 if a > FAR and f == -math.inf:
                     point_out(problem, k, panel)
-                    return FINE, math.inf, 0.0, 0.0, nodes
+                    return FINE, math.inf, 0.0, 0.0, 0.0, nodes
                 term = a * (g - f + total) if a > 0.0 and f > -math.inf else 0.0
                 if integrand == KL:
                     term += b - a
@@ -156,18 +162,20 @@ def _sum(log_joint, problem, mean, factor, step, reach, q, integrand, total, spa
                 value = f + weight
                 if value > top:
                     shrink = math.exp(top - value)
-                    s, one, two, top = s * shrink, one * shrink, two * shrink, value
+                    s, one, two, edge, top = s * shrink, one * shrink, two * shrink, edge * shrink, value
                 term = math.exp(value - top) if value > -math.inf else 0.0
             s += term
+            if not real and at_a_bound(problem.kinds, problem.bounds, panel.z[k]):
+                edge += abs(term)
             if space.places[k] > reach - 0.5:
                 two += abs(term)
             elif space.places[k] > reach - 1.0:
                 one += abs(term)
     if integrand != JOINT:
-        return FINE, s, one, two, nodes
+        return FINE, s, one, two, edge, nodes
     if s == 0.0:
-        return FINE, -math.inf, 0.0, 0.0, nodes
-    return FINE, top + math.log(s), one / s, two / s, nodes
+        return FINE, -math.inf, 0.0, 0.0, 0.0, nodes
+    return FINE, top + math.log(s), one / s, two / s, edge / s, nodes
 
 
 @inlined
@@ -183,7 +191,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
     nodes, value, change, last = 0, math.nan, math.inf, math.inf
     widening, outside = True, math.inf
     for _ in range(MOST_ROUNDS):
-        status, new, one, two, n = _sum(
+        status, new, one, two, edge, n = _sum(
             log_joint, problem, mean, factor, step, reach, q, integrand, total, space
         )
         nodes += n
@@ -201,7 +209,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
                 step *= 0.5
                 continue
             if reach >= LARGEST_REACH or n > MOST_NODES:
-                return FINE, value, outside, nodes
+                return FINE, value, outside + EDGE * edge, nodes
             reach = min(reach + max(1.0, GROWTH * reach), LARGEST_REACH)
             continue
         last, change = change, abs(new - value)
@@ -213,4 +221,4 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
     shrink = min(1.0, change / last) if last < math.inf else 1.0
     # The roundings of a sum of n terms are a random walk: 4e-14 was seen for 5e5 of them.
     rounding = (8.8e-16 + 5e-17 * math.sqrt(n)) * (8.0 + abs(value) + abs(total))
-    return FINE, value, 2.0 * change * shrink + outside + rounding, nodes
+    return FINE, value, 2.0 * change * shrink + outside + EDGE * edge + rounding, nodes

@@ -11,18 +11,28 @@ is that of these entries. The log-Jacobians are added up.
 The maps are those of the Stan Reference Manual, chapter Constraint Transforms, sections Lower bounded scalar,
 Upper bounded scalar, Lower and upper bounded scalar, Ordered vector, Unit simplex (by stick breaking), and
 Cholesky factors of correlation matrices.
+
+Far out z rounds to its bound, where many densities are not finite: the nearest number inside is handed over.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..compiler import kernel
 from ..numerics.elementary import exp
-from .kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, UPPER
+from .kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 
 #: exp of this is still finite.
 LARGEST_EXPONENT = 709.0
+
+#: The numbers next to 0 and 1, between them.
+LEAST, BELOW_ONE = 5e-324, 1.0 - 2.0**-53
+
+#: Numbers this close to a bound, in units of the spacing of floats there, have lost their digits.
+CLOSE = 64.0
 
 #: How far the sum of a simplex, or the squared length of a row of a factor, may be from 1.
 SUM_TOLERANCE = 1e-9
@@ -77,18 +87,22 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
             for n in range(count):
                 z[n, j] = latent[n, i]
         elif kind == LOWER:
+            nearest = np.nextafter(low, math.inf)
             for n in range(count):
-                z[n, j] = low + exp(min(latent[n, i], LARGEST_EXPONENT))
+                z[n, j] = max(low + exp(min(latent[n, i], LARGEST_EXPONENT)), nearest)
                 log_jacobian[n] += latent[n, i]
         elif kind == UPPER:
+            nearest = np.nextafter(high, -math.inf)
             for n in range(count):
-                z[n, j] = high - exp(min(latent[n, i], LARGEST_EXPONENT))
+                z[n, j] = min(high - exp(min(latent[n, i], LARGEST_EXPONENT)), nearest)
                 log_jacobian[n] += latent[n, i]
         elif kind == INTERVAL:
             width = high - low
+            above, below = np.nextafter(low, math.inf), np.nextafter(high, -math.inf)
             for n in range(count):
                 x = latent[n, i]
-                z[n, j] = low + width * _logistic(x) if x < 0.0 else high - width * _logistic(-x)
+                z_ = low + width * _logistic(x) if x < 0.0 else high - width * _logistic(-x)
+                z[n, j] = min(max(z_, above), below)
                 log_jacobian[n] += math.log(width) + _log_logistic(x) + _log_logistic(-x)
         elif kind == ORDERED:
             for n in range(count):
@@ -101,9 +115,9 @@ def to_support(kinds, bounds, latent, count, z, log_jacobian):
             for n in range(count):
                 rest = z[n, j] if inside else 1.0
                 x = latent[n, i] - math.log(left)
-                z[n, j] = rest * _logistic(x)
+                z[n, j] = min(max(rest * _logistic(x), LEAST), BELOW_ONE)
                 log_jacobian[n] += math.log(rest) + _log_logistic(x) + _log_logistic(-x)
-                z[n, j + 1] = rest * _logistic(-x)
+                z[n, j + 1] = min(max(rest * _logistic(-x), LEAST), BELOW_ONE)
             inside = left > 1.0
             if not inside:
                 j += 1
@@ -131,11 +145,11 @@ def _to_row(size, place, latent, i, count, z, j, log_jacobian):
         z[n, entry] = left * math.tanh(x)
         z[n, diagonal] = left * _sech(x)
         log_jacobian[n] += math.log(left) + 2.0 * _log_sech(x)
-    return _beyond(size, place)
+    return beyond(size, place)
 
 
 @kernel
-def _beyond(size, place):
+def beyond(size, place):
     """The coordinates of a factor that its last entry below the diagonal has besides its own."""
     return size * size - size * (size - 1) // 2 if place == size * size - 2 else 0
 
@@ -158,6 +172,36 @@ def _from_row(size, place, z, start):
         for k in range(1, size):
             good = good and z[start + k] == 0.0
     return good, math.asinh(z[first + column] / math.sqrt(tail)) if good else math.nan
+
+
+def _has_lost_digits(z, low, high):
+    near = low > -math.inf and z - low <= CLOSE * (np.nextafter(low, math.inf) - low)
+    return near or (high < math.inf and high - z <= CLOSE * (high - np.nextafter(high, -math.inf)))
+
+
+@kernel
+def at_a_bound(kinds, bounds, z):
+    """Whether a coordinate of one z is so near to a bound that its distance is only known roughly."""
+    j = 0
+    for i in range(kinds.size):
+        kind, low, high = kinds[i], bounds[i, 0], bounds[i, 1]
+        if kind == LOWER and _has_lost_digits(z[j], low, math.inf):
+            return True
+        if kind == UPPER and _has_lost_digits(z[j], -math.inf, high):
+            return True
+        if kind == INTERVAL and _has_lost_digits(z[j], low, high):
+            return True
+        if kind == SIMPLEX:
+            if _has_lost_digits(z[j], 0.0, 1.0):
+                return True
+            if low == 1.0:
+                j += 1
+                if _has_lost_digits(z[j], 0.0, 1.0):
+                    return True
+        if kind == CORRELATION:
+            j += beyond(int(low), int(high))
+        j += 1
+    return False
 
 
 @kernel
@@ -190,7 +234,7 @@ def to_latent(kinds, bounds, z, latent):
             good, latent[i] = _from_row(size, place, z, j - (row * (row - 1) // 2 + place % size))
             if not good:
                 return False
-            j += _beyond(size, place)
+            j += beyond(size, place)
         else:
             share = z[j] / rest
             if not 0.0 < share < 1.0:
@@ -235,7 +279,7 @@ def pull_back(kinds, bounds, latent, z, gradient, latent_gradient):
         elif kind == CORRELATION:
             size, place = int(low), int(high)
             row, column = place // size, place % size
-            j -= _beyond(size, place)
+            j -= beyond(size, place)
             start = j - (row * (row - 1) // 2 + column)
             entry, diagonal = start + place, start + row * (size + 1)
             if column == row - 1:

@@ -1,0 +1,91 @@
+"""What went wrong in a log joint, in words: where, by which exception, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..common import statuses
+from ..common.values import Array, tidy
+from ..distributions.support import Support
+from ..kernels.models.kinds import CORRELATION, INTERVAL, LOWER, SIMPLEX, UPPER
+from ..kernels.models.supports import beyond
+from ..kernels.statuses import RAISED, ZERO
+from .model import Model
+
+#: A coordinate is near a bound within this share of 1 + abs(bound).
+_NEAR = 1e-6
+
+#: Coordinates that a message names for being near a bound.
+_NAMED = 8
+
+_DECLARE = (
+    'q has mass there, so its ELBO is -inf. Declare the support (support="positive", ("lower", a), ...): '
+    'then q is Gaussian in transformed coordinates, or family="truncated" cuts it off'
+)
+
+#: What helps where the log joint is -inf inside of a support that is not the whole line.
+_INSIDE = "q has mass there, so its ELBO is -inf. The log joint must be finite inside of the support"
+
+
+def _bounds_of(support: Support) -> Iterator[tuple[int, float]]:
+    """Each coordinate of z with each of its bounds."""
+    j = 0
+    for kind, (low, high) in zip(support.kinds.tolist(), support.bounds.tolist(), strict=True):
+        if kind in (LOWER, INTERVAL):
+            yield j, low
+        if kind in (UPPER, INTERVAL):
+            yield j, high
+        # The last latent coordinate of a simplex has two entries, that of a factor all that are left.
+        entries = 2 if kind == SIMPLEX and low == 1.0 else 1
+        if kind == SIMPLEX:
+            for k in range(entries):
+                yield j + k, 0.0
+                yield j + k, 1.0
+        elif kind == CORRELATION:
+            entries += beyond(int(low), int(high))
+        j += entries
+
+
+def _place(model: Model, z: Array) -> str:
+    """A point, with the coordinates that are at a bound of the support or near it."""
+    near = [
+        f"z[{i}] = {z[i]!s} is {'at' if z[i] == bound else 'near'} {bound:g}"
+        for i, bound in _bounds_of(model._support)
+        if abs(z[i] - bound) <= _NEAR * (1.0 + abs(bound))
+    ]
+    more = f", and {len(near) - _NAMED} more" if len(near) > _NAMED else ""
+    return f"at z = {tidy(z)}" + (f" ({', '.join(near[:_NAMED])}{more})" if near else "")
+
+
+def exception_at(model: Model, z: Array) -> Exception | None:
+    """The exception that the log joint or its gradient raises at a point."""
+    try:
+        model._dispatcher(np.array(z), *model._arguments)
+        if model._gradient is not None:
+            model._gradient(np.array(z), np.empty(model.dim), *model._arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def words(model: Model, status: int, where: Array, cause: Exception | None = None) -> str:
+    """A status of a fit in words; of a fault of the log joint with the point, the `cause` and what helps."""
+    if not statuses.is_fault(status):
+        return statuses.WORDS[status]
+    what = statuses.WORDS[status]
+    if cause is not None:
+        what = f"log_joint raised {type(cause).__name__}" + (f" ({cause})" if str(cause) else "")
+    text = f"{what} {_place(model, where)}"
+    if status == ZERO:
+        return f"{text}: {_DECLARE if model._support.is_real else _INSIDE}"
+    return text
+
+
+def error_of(model: Model, status: int, where: Array, prefix: str = "") -> ValueError:
+    """The ValueError for a status, which has the log joint's own exception as its cause."""
+    cause = exception_at(model, where) if status == RAISED else None
+    error = ValueError(prefix + words(model, status, where, cause))
+    error.__cause__ = cause
+    return error

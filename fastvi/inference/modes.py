@@ -1,0 +1,90 @@
+"""Where the mass of a posterior is: its modes, found from several starts, and a frame that covers them.
+
+For `log_evidence` and `decompose`, in up to two latent dimensions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common.values import Array
+from ..kernels.statuses import FINE
+from .kernel_calls import workspace
+from .model import Model, target_of
+from .starts import laplace_start
+
+#: Distances of further starts, in deviations of the first mode from there, and from the origin.
+_FROM_THE_MODE, _FROM_THE_ORIGIN = (4.0, 16.0, 64.0), (1.0, 5.0, 25.0)
+
+#: Modes nearer than this to another, in its deviations, are the same.
+_SAME = 0.5
+
+#: Modes whose mass is below exp(-this) of the largest are left out.
+_NEGLIGIBLE = 40.0
+
+
+class Mode(NamedTuple):
+    """Laplace's approximation at a mode, in latent coordinates."""
+
+    mean: Array
+    factor: Array
+    log_mass: float
+
+
+def mode_from(model: Model, start: Array) -> Mode | None:
+    """The mode that is found from a point; None where the log joint is at fault on the way."""
+    r = model.latent_dim
+    space, mean, scale, factor = workspace("laplace", r, model.dim), start.copy(), np.ones(r), np.eye(r)
+    target, value = target_of(model), np.empty(1)
+    if kernels.inference.entry_points.laplace(target, mean, scale, factor, space)[0] != FINE:
+        return None
+    if kernels.inference.entry_points.densities(target, mean[None].copy(), space, value) != FINE:
+        return None
+    mass = float(value[0] + np.log(np.diag(factor)).sum())
+    good = math.isfinite(mass) and np.isfinite(mean).all()
+    return Mode(mean, factor, mass) if good else None
+
+
+def _starts(first: Array, factor: Array) -> list[Array]:
+    """Points around a mode and around the origin, and the mode's mirror images."""
+    r = first.size
+    steps = [np.array(d, float) for d in itertools.product((-1.0, 0.0, 1.0), repeat=r) if any(d)]
+    points = [first + s * (factor @ d) for s in _FROM_THE_MODE for d in steps]
+    points += [s * d for s in _FROM_THE_ORIGIN for d in steps]
+    return [*points, -first, first[::-1].copy()]
+
+
+def modes_of(model: Model, start: Any) -> list[Mode]:
+    """The modes that are found, that from `start` first."""
+    mean, factor = laplace_start(model, start)
+    again = mode_from(model, mean)
+    found = [Mode(mean, factor, -math.inf if again is None else again.log_mass)]
+    for point in _starts(mean, factor):
+        mode = mode_from(model, point)
+        if mode is None or any(_is_same(mode, other) for other in found):
+            continue
+        found.append(mode)
+    top = max(mode.log_mass for mode in found)
+    return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - _NEGLIGIBLE]
+
+
+def _is_same(one: Mode, two: Mode) -> bool:
+    gap = one.mean - two.mean
+    near = (np.abs(np.linalg.solve(m.factor, gap)).max() <= _SAME for m in (one, two))
+    return any(near)
+
+
+def frame_of(modes: list[Mode]) -> tuple[Array, Array]:
+    """(mean, Cholesky factor) of the mixture of Laplace's approximations with equal weights."""
+    if len(modes) == 1:
+        return modes[0].mean, modes[0].factor
+    means = np.array([mode.mean for mode in modes])
+    mean = means.mean(axis=0)
+    shifts = means - mean
+    cov = shifts.T @ shifts + sum(mode.factor @ mode.factor.T for mode in modes)
+    return mean, np.linalg.cholesky(cov / len(modes))

@@ -1,0 +1,104 @@
+"""Normalised densities as log joints: their log evidence is 0, so KL(q ‖ posterior) is minus the ELBO."""
+
+import math
+
+import numba
+import numpy as np
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@numba.njit
+def gaussian(z, mean, precision):
+    """With a precision of determinant 1."""
+    s = 0.0
+    for i in range(z.size):
+        s -= HALF_LOG_2PI
+        for j in range(z.size):
+            s -= 0.5 * (z[i] - mean[i]) * precision[i, j] * (z[j] - mean[j])
+    return s
+
+
+@numba.njit
+def mixture(z, weights, means, deviations):
+    """Of products of normals."""
+    top, s = -math.inf, 0.0
+    for k in range(weights.size):
+        f = math.log(weights[k])
+        for i in range(z.size):
+            f -= 0.5 * ((z[i] - means[k, i]) / deviations[k]) ** 2 + math.log(deviations[k]) + HALF_LOG_2PI
+        if f > top:
+            s = s * math.exp(top - f) + 1.0 if top > -math.inf else 1.0
+            top = f
+        else:
+            s += math.exp(f - top)
+    return top + math.log(s)
+
+
+@numba.njit
+def gamma(z, a):
+    s = 0.0
+    for i in range(z.size):
+        s += (a - 1.0) * math.log(z[i]) - z[i] - math.lgamma(a)
+    return s
+
+
+@numba.njit
+def student(z, nu):
+    s = 0.0
+    for i in range(z.size):
+        s += math.lgamma(0.5 * (nu + 1)) - math.lgamma(0.5 * nu) - 0.5 * math.log(nu * math.pi)
+        s -= 0.5 * (nu + 1) * math.log1p(z[i] ** 2 / nu)
+    return s
+
+
+@numba.njit
+def logistic(z):
+    s = 0.0
+    for i in range(z.size):
+        s -= abs(z[i]) + 2.0 * math.log1p(math.exp(-abs(z[i])))
+    return s
+
+
+@numba.njit
+def beta(z, a, b):
+    s = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return s + (a - 1.0) * math.log(z[0]) + (b - 1.0) * math.log(1.0 - z[0])
+
+
+@numba.njit
+def dirichlet(z, a):
+    s = math.lgamma(z.size * a) - z.size * math.lgamma(a)
+    for i in range(z.size):
+        s += (a - 1.0) * math.log(z[i])
+    return s
+
+
+@numba.njit
+def banana(z, bend):
+    """Pairs of N(0, 1) and N(bend x², 1)."""
+    s = 0.0
+    for i in range(0, z.size, 2):
+        s -= 0.5 * z[i] ** 2 + 0.5 * (z[i + 1] - bend * z[i] ** 2) ** 2 + 2.0 * HALF_LOG_2PI
+    return s
+
+
+@numba.njit
+def funnel(z, spread):
+    s = -0.5 * (z[0] / spread) ** 2 - math.log(spread) - HALF_LOG_2PI
+    for i in range(1, z.size):
+        s -= 0.5 * z[i] ** 2 * math.exp(-z[0]) + 0.5 * z[0] + HALF_LOG_2PI
+    return s
+
+
+def correlated(dim, correlation):
+    """(mean, precision) of a Gaussian with equal correlations, scaled to determinant 1."""
+    cov = (1 - correlation) * np.eye(dim) + correlation
+    cov /= np.linalg.det(cov) ** (1 / dim)
+    return np.arange(dim) / 2.0, np.linalg.inv(cov)
+
+
+def modes(dim, distance, weights=(0.5, 0.5), deviation=1.0):
+    """Two modes so far from the origin, on either side."""
+    means = np.array([np.full(dim, distance / math.sqrt(dim)), np.full(dim, -distance / math.sqrt(dim))])
+    return np.array(weights), means, np.full(2, deviation)

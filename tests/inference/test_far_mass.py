@@ -1,0 +1,102 @@
+"""Evidence and divergence where the mass is far from the first mode, or at the bounds of the support."""
+
+import math
+
+import numpy as np
+import pytest
+
+import fastvi as fv
+from helpers.messages import says
+from helpers.posteriors import beta, dirichlet, gamma, mixture
+
+
+def bounds_the_truth(estimate, truth):
+    assert abs(estimate.value - truth) <= estimate.error, (estimate, truth)
+
+
+def test_two_far_modes():
+    data = np.array([0.1, 0.9]), np.array([[10.0], [-10.0]]), np.ones(2)
+    d = fv.decompose(fv.Model(mixture, 1, data), fv.Gaussian(10.0, 1.0))
+    for part, truth in zip(d, (0.0, math.log(0.1), -math.log(0.1)), strict=True):
+        bounds_the_truth(part, truth)
+        assert part.error <= 1e-8
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_mirrored_modes(dim):
+    means = np.array([[4.0, -4.0], [-4.0, 4.0]])[:, :dim].copy()
+    model = fv.Model(mixture, dim, (np.full(2, 0.5), means, np.full(2, 0.5)))
+    for start in (None, means[0], means[1]):
+        e = fv.log_evidence(model, start)
+        bounds_the_truth(e, 0.0)
+        assert e.error <= 1e-8
+
+
+def test_random_modes():
+    """Far apart, of different widths and weights: never a small error on a wrong value."""
+    rng, exact = np.random.default_rng(17), 0
+    for k in range(60):
+        dim, count = 1 + k % 2, int(rng.integers(2, 5))
+        means = rng.uniform(-1, 1, (count, dim)) * 10 ** rng.uniform(0, 1.5)
+        data = rng.dirichlet(np.ones(count)) + 1e-9, means, 10 ** rng.uniform(-0.7, 0.3, count)
+        model = fv.Model(mixture, dim, data)
+        truth = math.log(data[0].sum())
+        found = fv.log_evidence(model, means[0])
+        bounds_the_truth(found, truth)
+        exact += found.error < 1e-6
+    assert exact >= 54
+
+
+def test_a_contradiction_widens_all_errors():
+    from fastvi.distributions.integrals import Estimate
+    from fastvi.inference.evidence import Decomposition, _consistent
+
+    parts = _consistent(
+        Decomposition(Estimate(0.0, 1e-12, 1), Estimate(-2.3, 1e-12, 1), Estimate(9.0, 1e-12, 1))
+    )
+    assert all(part.error >= 6.69 for part in parts)
+    assert "at least one of them is wrong" in parts.kl.note
+    good = Decomposition(Estimate(0.0, 1e-12, 1), Estimate(-2.0, 1e-12, 1), Estimate(2.0, 1e-12, 1))
+    assert _consistent(good) is good
+
+
+@pytest.mark.parametrize("a", [1.0, 0.5, 3.0])
+def test_beta(a):
+    e = fv.log_evidence(fv.Model(beta, 1, (a, a), support=("interval", 0.0, 1.0)))
+    bounds_the_truth(e, 0.0)
+    assert e.error <= 1e-6
+
+
+def test_gamma_and_dirichlet():
+    e = fv.log_evidence(fv.Model(gamma, 1, (0.1,), support="positive"))
+    bounds_the_truth(e, 0.0)
+    assert e.error <= 1e-9
+    # Half of the mass of Dirichlet(0.01) is nearer to a corner than the numbers next to 1.
+    bounds_the_truth(fv.log_evidence(fv.Model(dirichlet, 3, (0.01,), support="simplex")), 0.0)
+    bounds_the_truth(fv.log_evidence(fv.Model(dirichlet, 3, (1.0,), support="simplex")), 0.0)
+
+
+@pytest.mark.parametrize(
+    "support", ["positive", ("lower", 3.0), ("upper", -2.0), ("interval", 1.0, 2.0), "simplex"]
+)
+def test_z_is_never_on_the_boundary(support):
+    dim = 3 if support == "simplex" else 1
+    model = fv.Model(gamma, dim, (1.0,), support=support)
+    far = np.array([-1e4, -800.0, -40.0, 40.0, 700.0])
+    latent = np.stack(np.broadcast_arrays(far[:, None], far[None])).reshape(2, -1).T[:, : model.latent_dim]
+    z, jacobian = model._support.to_model(latent)
+    assert np.isfinite(z).all()
+    assert np.isfinite(jacobian).all()
+    if support == "simplex":
+        assert ((z > 0) & (z < 1)).all()
+    else:
+        low, high = model._support.interval
+        assert ((z > low) & (z < high)).all()
+
+
+def test_a_fault_in_the_middle_is_still_told():
+    def log_joint(z):
+        return -0.5 * z[0] ** 2 if abs(z[0]) > 1e-3 else math.nan
+
+    with says(ValueError, "log_joint is nan at z = [0"):
+        fv.log_evidence(fv.Model(log_joint, 1))

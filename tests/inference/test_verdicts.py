@@ -1,0 +1,91 @@
+"""The verdict of fits on posteriors whose divergence from q is known: log evidence 0, less the ELBO."""
+
+import math
+
+import numpy as np
+import pytest
+
+import fastvi as fv
+from helpers.messages import says
+from helpers.posteriors import (
+    banana,
+    beta,
+    correlated,
+    dirichlet,
+    funnel,
+    gamma,
+    gaussian,
+    logistic,
+    mixture,
+    modes,
+    student,
+)
+
+INTERVAL = ("interval", 0.0, 1.0)
+
+#: (log joint, dimension, data, support, family, start)
+TABLE = [
+    *((gaussian, d, correlated(d, 0.5), "real", "full", None) for d in (1, 2, 3, 5, 10, 20)),
+    *((gaussian, d, correlated(d, c), "real", "diag", None) for d, c in ((2, 0.3), (2, 0.99), (3, 0.1))),
+    *((gaussian, d, correlated(d, c), "real", "diag", None) for d, c in ((5, 0.9), (10, 0.5))),
+    *((gamma, d, (a,), "positive", "full", None) for d, a in ((1, 10.0), (1, 30.0), (1, 0.5), (2, 10.0))),
+    *((gamma, d, (a,), "positive", "full", None) for d, a in ((3, 10.0), (5, 10.0), (10, 30.0), (3, 1.0))),
+    *((mixture, d, modes(d, 10.0), "real", "full", None) for d in (1, 2, 3, 5)),
+    *((mixture, d, modes(d, 10.0), "real", "full", np.full(d, 10 / math.sqrt(d))) for d in (1, 2, 3, 5)),
+    *((mixture, d, modes(d, 8.0, (0.1, 0.9)), "real", "full", np.full(d, 8 / math.sqrt(d))) for d in (1, 3)),
+    *((mixture, d, modes(d, 0.7), "real", "full", None) for d in (1, 2, 3)),
+    *((student, d, (nu,), "real", "full", None) for d, nu in ((1, 3.0), (1, 10.0), (3, 10.0), (3, 2.0))),
+    *((logistic, d, (), "real", "full", None) for d in (1, 3)),
+    *((beta, 1, ab, INTERVAL, "full", None) for ab in ((1.0, 1.0), (0.5, 0.5), (2.0, 5.0), (30.0, 3.0))),
+    *((dirichlet, d, (a,), "simplex", "full", None) for d, a in ((3, 3.0), (5, 2.0))),
+    *((banana, d, (b,), "real", "full", None) for d, b in ((2, 0.05), (2, 1.0), (4, 0.05), (4, 2.0))),
+    *((funnel, d, (s,), "real", "diag", None) for d, s in ((2, 1.0), (3, 1.0), (5, 0.1))),
+]
+
+
+def test_verdicts_of_a_table_of_posteriors():
+    assert len(TABLE) >= 40
+    close, false_alarms, silent = 0, [], []
+    for log_joint, dim, data, support, family, start in TABLE:
+        fit = fv.fit(fv.Model(log_joint, dim, data, support=support), family, start)
+        divergence, found = -fit.elbo.value, fit.diagnose()
+        case = log_joint.__name__, dim, family, round(divergence, 4), found.verdict
+        assert not found.close or divergence <= 0.15, case
+        assert found.verdict in fit.summary()
+        assert ("do not trust" in found.verdict) == (not found.trusted), case
+        close += found.close
+        if divergence < 0.7 and not found.trusted:
+            false_alarms.append(case)
+        if divergence > 2.0 and found.trusted:
+            silent.append(case)
+    assert len(false_alarms) <= len(TABLE) // 20, false_alarms
+    assert len(silent) <= 2, silent
+    assert close >= 20
+
+
+def test_far_modes_are_named():
+    model = fv.Model(mixture, 3, modes(3, 10.0, (0.05, 0.95)))
+    found = fv.fit(model, start=np.full(3, 10 / math.sqrt(3))).diagnose()
+    assert not found.trusted
+    np.testing.assert_allclose(found.other_mode, -10 / math.sqrt(3), atol=0.1)
+    assert abs(found.kl.value - math.log(20)) <= 0.1
+    assert "q misses the mode at z = [-5.77" in found.verdict
+
+
+def test_resampled_draws_have_the_posteriors_moments():
+    fit = fv.fit(fv.Model(gaussian, 3, correlated(3, 0.3)), "diag")
+    mean, precision = correlated(3, 0.3)
+    z = fit.sample(20_000, rng=1, resample=True)
+    assert z.shape == (20_000, 3)
+    np.testing.assert_allclose(z.mean(axis=0), mean, atol=0.05)
+    np.testing.assert_allclose(np.cov(z.T), np.linalg.inv(precision), atol=0.08)
+    assert abs(np.cov(fit.sample(20_000, rng=1).T)[0, 1]) <= 0.03
+    np.testing.assert_array_equal(z, fit.sample(20_000, rng=1, resample=True))
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_resampling_is_refused_where_weights_are_unequal(dim):
+    q = fv.Gaussian(np.full(dim, 9.0), np.eye(dim))
+    fit = fv.fit(fv.Model(mixture, dim, modes(dim, 0.5)))._replace(q=q)
+    with says(ValueError, "the importance weights do not allow it", "draws are effective"):
+        fit.sample(1000, rng=0, resample=True)
