@@ -174,6 +174,7 @@ def _from_row(size, place, z, start):
     return good, math.asinh(z[first + column] / math.sqrt(tail)) if good else math.nan
 
 
+@kernel
 def _has_lost_digits(z, low, high):
     near = low > -math.inf and z - low <= CLOSE * (np.nextafter(low, math.inf) - low)
     return near or (high < math.inf and high - z <= CLOSE * (high - np.nextafter(high, -math.inf)))
