@@ -55,7 +55,7 @@ def log_ratio_parts(p, q, normalization):
     b_low += lost + y * n.second
     # As `log_ratio` of a and b, with s = (a - b) / (a + b) in two floats.
     near, k = exponent_step(a, b)
-    b_low *= near / b
+    b_low = b_low / b * near
     top, bottom = a - near, a + near
     _, lost = _two_sum(a, near)
     s = top / bottom
@@ -109,7 +109,7 @@ def _small_powers(p, q, normalization, theta, ratio, factor):
         raised, other = (y, x) if swap else (x, y)
         f = factor if raised > _LOWERABLE else 1.0
         value = alpha_term(x * f, y * f, d * f, theta)
-        total += 0.0 if raised > ratio * other else value * (factor / f)
+        total += 0.0 if (raised > ratio * other) & (other > 0.0) else value * (factor / f)
     return total
 
 
@@ -131,7 +131,7 @@ def _alpha_sum(p, q, normalization, theta, factor):
             x, y, d = entry(u[i], v[i], n)
             if swap:
                 x, y, d = y, x, -d
-            if x > ratio * y:
+            if x > ratio * y and y > 0.0:
                 high, lower = log_ratio_parts(u[i], v[i], n)
                 if swap:
                     high, lower = -high, -lower

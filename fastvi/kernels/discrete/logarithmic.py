@@ -270,7 +270,7 @@ def _lifted_exp(x, y, lost):
     """LIFT times e**(x + y + lost)."""
     exponent, more = _difference(x, -y)
     power = scaled_exp(LIFT, exponent) * (1.0 + (lost + more))
-    return math.inf if exponent > _MOST else power
+    return math.inf if exponent > _MOST else (power if exponent > -800.0 else 0.0)
 
 
 @formula
