@@ -21,6 +21,10 @@ from .starts import laplace_start
 #: Distances of further starts, in deviations of the first mode from there, and from the origin.
 _FROM_THE_MODE, _FROM_THE_ORIGIN = (4.0, 16.0, 64.0), (1.0, 5.0, 25.0)
 
+#: A mode is one if the log density falls as that of its approximation: over this many deviations on each
+#: axis, slopes are at most `_LEVEL`, and second derivatives -1 within `_ROUND`.
+_STEP, _LEVEL, _ROUND = 0.1, 0.1, 0.5
+
 #: Modes nearer than this to another, in its deviations, are the same.
 _SAME = 0.5
 
@@ -40,23 +44,33 @@ def mode_from(model: Model, start: Array) -> Mode | None:
     """The mode that is found from a point; None where the log joint is at fault on the way."""
     r = model.latent_dim
     space, mean, scale, factor = workspace("laplace", r, model.dim), start.copy(), np.ones(r), np.eye(r)
-    target, value = target_of(model), np.empty(1)
+    target, values = target_of(model), np.empty(2 * r + 1)
     if kernels.inference.entry_points.laplace(target, mean, scale, factor, space)[0] != FINE:
         return None
-    if kernels.inference.entry_points.densities(target, mean[None].copy(), space, value) != FINE:
+    with np.errstate(all="ignore"):
+        steps = _STEP * factor.T
+        points = np.concatenate([mean[None], mean + steps, mean - steps])
+        if not np.isfinite(points).all():
+            return None
+    if kernels.inference.entry_points.densities(target, points, space, values) != FINE:
         return None
-    mass = float(value[0] + np.log(np.diag(factor)).sum())
-    good = math.isfinite(mass) and np.isfinite(mean).all()
-    return Mode(mean, factor, mass) if good else None
+    top, after, before = values[0], values[1 : r + 1], values[r + 1 :]
+    slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2
+    # On a tail the search ends without a mode.
+    if not (np.abs(slopes) <= _LEVEL).all() or not (np.abs(bends - 1.0) <= _ROUND).all():
+        return None
+    return Mode(mean, factor, float(top + np.log(np.diag(factor)).sum()))
 
 
 def _starts(first: Array, factor: Array) -> list[Array]:
     """Points around a mode and around the origin, and the mode's mirror images."""
     r = first.size
     steps = [np.array(d, float) for d in itertools.product((-1.0, 0.0, 1.0), repeat=r) if any(d)]
-    points = [first + s * (factor @ d) for s in _FROM_THE_MODE for d in steps]
+    with np.errstate(all="ignore"):
+        points = [first + s * (factor @ d) for s in _FROM_THE_MODE for d in steps]
     points += [s * d for s in _FROM_THE_ORIGIN for d in steps]
-    return [*points, -first, first[::-1].copy()]
+    points += [-first, first[::-1].copy()]
+    return [x for x in points if np.isfinite(x).all()]
 
 
 def modes_of(model: Model, start: Any) -> list[Mode]:

@@ -177,7 +177,7 @@ def test_a_point_is_where_a_fit_starts():
         found = fv.fit(model, start=[sign * 5.0, 0.3, 0.1])
         assert found.converged
         np.testing.assert_allclose(found.q.mean, [sign * 6.0, 0.0, 0.0], atol=1e-3)
-    with says(ValueError, "the fit cannot start", "log_joint raised an exception at z = [3, 1, 1]"):
+    with says(ValueError, "the fit cannot start", "log_joint raised ValueError (outside) at z = [3, 1, 1]"):
         fv.fit(fv.Model(raises_outside, 3, (1.05,)), start=[3.0, 1.0, 1.0])
 
 
@@ -221,7 +221,7 @@ def test_a_start_of_the_wrong_width(scale, width, family):
     start = fv.Gaussian(np.full(3, 0.3 * scale), np.eye(3) * (scale * width) ** 2)
     found = fv.fit(model, family, start=start)
     assert found.converged
-    assert abs(found.elbo.value - 3 * math.log(scale) - 2.45407) < 5e-3
+    assert abs(found.elbo.value - 3 * math.log(scale) - 2.45407) < 3.0 * found.elbo.error < 0.03
     assert abs(found.q.mean).max() < 1e-2 * scale
 
 
