@@ -242,7 +242,7 @@ def kl_integrand(n, z, packed):
     p, q = math.exp(log_p), math.exp(log_q)
     if p == 0.0:
         return q
-    return kl_log_term(p, q, p - q, log_p - log_q, log_p, NO_THETA)
+    return kl_log_term(p, q, p - q, log_p - log_q, log_p, (0.0, 0.0), NO_THETA)
 
 
 # One fit.
