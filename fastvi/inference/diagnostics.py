@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +143,12 @@ GRADIENT_EVALUATIONS = 3 * _DIRECTIONS
 _DIFFERENT, _SEVERAL = 0.02, 2
 
 
+@lru_cache(maxsize=32)
+def _probes(dim: int) -> Array:
+    """Standard normal points and steps, (2, directions, dim)."""
+    return np.random.default_rng(_SEED).standard_normal((2, _DIRECTIONS, dim))
+
+
 def wrong_gradient(model: Model, q: Variational) -> str:
     """What is wrong with the gradient of a model, where it differs from the log joint at draws of q; or "".
 
@@ -150,8 +157,8 @@ def wrong_gradient(model: Model, q: Variational) -> str:
     if model._gradient is None or isinstance(q, TruncatedGaussian):
         return ""
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    draws = gaussian.sample(_DIRECTIONS, _SEED)
-    step = _SHORT * (gaussian.sample(_DIRECTIONS, _SEED + 1) - gaussian.mean)
+    draws, step = _probes(gaussian.dim) @ gaussian.cholesky.T
+    draws, step = draws + gaussian.mean, _SHORT * step
     ends = [model._support.to_model(draws + sign * step)[0] for sign in (1.0, -1.0)]
     middle, gradients = 0.5 * (ends[0] + ends[1]), np.empty_like(ends[0])
     (values, failed), (up, failed_up), (down, failed_down) = (

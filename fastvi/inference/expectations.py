@@ -7,7 +7,7 @@ dimensions and `maximize_evidence` use as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -151,6 +151,15 @@ def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
     return (_radial_group(dim, source) for _ in range(GROUPS))
 
 
+def _some_groups(groups: Iterable[Array]) -> Iterator[Array]:
+    """The groups (n, blocks, 2 dim, dim): those that are kept in two halves, others one by one."""
+    if isinstance(groups, np.ndarray):
+        yield from np.split(groups, 2)
+        return
+    for group in groups:
+        yield group[None]
+
+
 def writable(draws: Array) -> Array:
     """The array behind a read-only view: a kernel is compiled once, for writable arrays."""
     return draws.base if draws.base is not None else draws
@@ -195,7 +204,8 @@ def expectation_by_draws(
     space = workspace("laplace", dim, model.dim)
     centre, values, used = _centre(model, mean, factor, space), np.empty(2 * dim), 1
     found: list[float] = []
-    for draws in fresh_draws(dim, rng):
+    for groups in _some_groups(fresh_draws(dim, rng)):
+        draws = groups.reshape(-1, 2 * dim, dim)
         averages = np.empty(len(draws))
         status, seen = kernels.inference.entry_points.averages(
             target, draws, mean, factor, space, values, 0, len(draws), averages
@@ -205,7 +215,8 @@ def expectation_by_draws(
             value = -math.inf if status == ZERO else math.nan
             return DrawsExpectation(value, 0.0, used, status, fault_point("laplace", space))
         squares = (draws[:, 0] ** 2).sum(axis=1)
-        found.append(centre + float((dim / squares * (averages - centre)).mean()))
+        each = (dim / squares * (averages - centre)).reshape(len(groups), -1).mean(axis=1)
+        found += (centre + each).tolist()
         if len(found) in (GROUPS // 2, GROUPS):
             value = math.fsum(found) / len(found)
             error = standard_error(found, value)

@@ -19,7 +19,6 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED, MEAN
 from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
 from .expectations import fixed_draws, half_of_pairs, writable
@@ -81,6 +80,10 @@ _ASCENT_STEPS, _LONGEST, _ASCENT_TOLERANCE, _SAME_MODE = 200, 200.0, 0.3, 0.5
 
 #: A status, and the point z where the log joint has it.
 Fault = tuple[int, Array] | None
+
+
+#: Entropy of N(0, 1).
+_UNIT_ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
 
 
 class Start(NamedTuple):
@@ -145,12 +148,15 @@ def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[f
     status, _ = kernels.inference.entry_points.averages(
         target_of(model), noise[None], mean, factor, space, values, 0, 1, out
     )
-    value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
+    entropy = float(np.log(np.diag(factor)).sum()) + mean.size * _UNIT_ENTROPY
+    value = float(out[0]) + entropy
     if status != FINE or not abs(value) < math.inf:
         return -math.inf, math.inf, (status, fault_point("laplace", space))
-    pairs = values.reshape(2, -1).mean(axis=0) if len(noise) > 1 else values
-    with np.errstate(over="ignore"):
-        return value, float(pairs.std()) / math.sqrt(pairs.size), None
+    half = len(values) // 2
+    pairs = (0.5 * (values[:half] + values[half : 2 * half])).tolist()
+    count = max(half, 1)
+    middle = sum(pairs) / count
+    return value, math.hypot(*(x - middle for x in pairs)) / count, None
 
 
 class _Runner:
