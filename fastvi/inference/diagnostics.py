@@ -233,9 +233,11 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
         points = np.atleast_2d(np.asarray(float_array("z", z), dtype=np.float64))
         if points.ndim != 2 or points.shape[1] != model.dim:
             raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
-    # Copies of the data: a gradient function that writes to them must not change the model.
+    # Copies of the data and theta: a gradient function that writes to them must not change the model.
     data = tuple(item.copy() if isinstance(item, np.ndarray) else item for item in model.data)
     other = model.with_data(data)
+    if model.theta is not None:
+        other = other.with_theta(model.theta)
     worst: tuple[float, GradientCheck] | None = None
     constant = model._support.constant
     for point in points:

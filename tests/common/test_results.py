@@ -95,16 +95,20 @@ EXAMPLES = {
 INTERNAL = (
     "Density",
     "DrawsExpectation",
+    "Frame",
     "Immutable",
+    "Laplace",
     "Layout",
     "Mode",
     "Pairing",
     "Part",
+    "Patterns",
     "Place",
     "Record",
     "Rows",
+    "SgdOptions",
+    "Start",
 )
-INTERNAL += ("SgdOptions",)
 
 
 def classes():
