@@ -282,6 +282,15 @@ def test_large_exponents(n, alpha):
         assert_right(function, *logs(p, q), tolerance, log=True, mass="normalize")
 
 
+@pytest.mark.parametrize("alpha", [-2.5, 1.5, 3.0])
+def test_large_exponents_of_subnormal_numbers(alpha):
+    values = [5e-324, 1e-310, 1e-20, 0.3, 7.5, 1e50]
+    for p, q in itertools.product(values, values):
+        expected = truth(("alpha_divergence", {"alpha": alpha}), [p, 1.0], [q, 1.0], mass="any")
+        if expected < reference.LARGEST:
+            assert_right(("alpha_divergence", {"alpha": alpha}), [p, 1.0], [q, 1.0], mass="any")
+
+
 @pytest.mark.parametrize("n", [2, 30])
 def test_large_exponents_in_logarithms(n):
     rng = np.random.default_rng(146)

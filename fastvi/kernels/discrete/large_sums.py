@@ -45,10 +45,17 @@ def _two_sum(x, y):
 
 
 @kernel
+def _raised(x):
+    """A small number times a power of two, so that it is a normal number, and the exponent."""
+    return (x * 2.0**200, 200.0) if x < 2.0**-800 else (x, 0.0)
+
+
+@kernel
 def log_ratio_parts(p, q, normalization):
     """log(p / q) of normalised entries > 0, in two floats: an error of 1e-17 of itself."""
     n = normalization
-    x, y = np.float64(p) * n.scale_p, np.float64(q) * n.scale_q
+    x, raised_p = _raised(np.float64(p) * n.scale_p)
+    y, raised_q = _raised(np.float64(q) * n.scale_q)
     a, a_low = two_product(x, n.base_q)
     b, b_low = two_product(y, n.base_p)
     b, lost = _two_sum(b, y * n.first)
@@ -61,7 +68,7 @@ def log_ratio_parts(p, q, normalization):
     s = top / bottom
     s_low = (fma(-s, bottom, top) + ((a_low - b_low) - s * (lost + (a_low + b_low)))) / bottom
     w = s * s
-    k *= 2.0**-52
+    k = k * 2.0**-52 + (raised_q - raised_p)
     high, lost = _two_sum(k * LN2_HIGH, 2.0 * s)
     return _two_sum(high, lost + (k * LN2_LOW + (2.0 * s_low + 2.0 * s * w * atanh_tail(w))))
 
