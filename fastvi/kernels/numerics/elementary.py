@@ -261,11 +261,13 @@ def decay(x):
 
 @formula
 def times_expm1(p, x):
-    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; only the result must fit."""
+    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; inf where it does not fit."""
     k, r = _exp_reduced(-760.0 if x < -760.0 else x)
     one, f = _two_powers(k)
     e = p * one
-    return (e * _expm1_reduced(r)) * f + (e * f - p)
+    whole = e * f
+    # Without a fused operation, the first product may be -inf where the second is inf.
+    return math.inf if whole == math.inf else (e * _expm1_reduced(r)) * f + (whole - p)
 
 
 @formula

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from fractions import Fraction
 
 import numba
@@ -104,6 +105,19 @@ def test_expm1_small():
             expected = mp.expm1(mpf(float(x)))
             assert abs(elementary.expm1_small(float(x)) - expected) <= 2 * ULP * abs(expected)
     assert elementary.expm1_small(0.0) == 0.0
+
+
+def test_times_expm1():
+    rng = np.random.default_rng(6)
+    for p in (1.0, 1e-300, 3e200):
+        for x in [*rng.uniform(-800.0, 1400.0, 300), 1e-12, -1e-12, 709.0, 1400.0, 0.0]:
+            with mp.workdps(50):
+                expected = mpf(p) * mp.expm1(mpf(float(x)))
+            value = elementary.times_expm1(p, float(x))
+            if abs(expected) < mpf(8e307):  # in between, one of the two parts may overflow
+                assert abs(value - expected) <= 4 * ULP * abs(expected) + mpf(5e-324), (p, x)
+            elif expected > sys.float_info.max:
+                assert value == np.inf, (p, x)
 
 
 def test_cos_sin():
