@@ -69,6 +69,24 @@ class Support:
             high if kind in (UPPER, INTERVAL) else math.inf,
         )
 
+    def ends(self) -> Iterator[tuple[int, float]]:
+        """Each coordinate of z with each of its bounds."""
+        j = 0
+        for kind, (low, high) in zip(self.kinds.tolist(), self.bounds.tolist(), strict=True):
+            if kind in (LOWER, INTERVAL):
+                yield j, low
+            if kind in (UPPER, INTERVAL):
+                yield j, high
+            # The last latent coordinate of a simplex has two entries, that of a factor all that are left.
+            entries = 2 if kind == SIMPLEX and low == 1.0 else 1
+            if kind == SIMPLEX:
+                for k in range(entries):
+                    yield j + k, 0.0
+                    yield j + k, 1.0
+            elif kind == CORRELATION:
+                entries += kernels.models.supports.beyond(int(low), int(high))
+            j += entries
+
     def to_model(self, latent: Array) -> tuple[Array, Array]:
         """(z (N, D), log-Jacobians (N,)) of latent coordinates (N, R)."""
         z, log_jacobian = np.empty((len(latent), self.dim)), np.empty(len(latent))

@@ -21,6 +21,7 @@ from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     fault_point,
+    fit_on_draws,
     restricted,
     start_scale,
     workspace,
@@ -175,17 +176,10 @@ class _FixedDraws:
                 return report
 
     def _climb(self, pairs: int, tolerance: float, most_steps: int) -> Any:
-        trace, row = np.empty(_TRACE), np.zeros(8)
-        kernels.inference.entry_points.fit_draws(
-            target_of(self.model),
-            self.code,
-            writable(fixed_draws(0, pairs, self.model.latent_dim)),
-            self.start,
-            (tolerance, most_steps),
-            (self.mean, self.factor, trace, row),
-            self.space,
-        )
-        report = kernels.inference.reports.Report(*row.tolist())
+        trace = np.empty(_TRACE)
+        draws, q = writable(fixed_draws(0, pairs, self.model.latent_dim)), (self.mean, self.factor)
+        limits = tolerance, most_steps
+        report = fit_on_draws(self.model, self.code, draws, self.start, limits, q, self.space, trace)
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:

@@ -68,7 +68,7 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
         other = _integral(model, first.mean, first.factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
         if other.error < value.error and abs(other.value - value.value) <= other.error + value.error:
             value, mean, factor = other, first.mean, first.factor
-    least = max(mode.log_mass for mode in modes) + 0.5 * r * math.log(2.0 * math.pi)
+    least = max(mode.log_mass for mode in modes)
     if value.value < least - _LESS_THAN_A_MODE:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from ..common import statuses
 from ..common.values import Array, tidy
-from ..distributions.support import Support
-from ..kernels.models.kinds import CORRELATION, INTERVAL, LOWER, SIMPLEX, UPPER
-from ..kernels.models.supports import beyond
 from ..kernels.statuses import RAISED, ZERO
 from .model import Model
 
@@ -29,30 +24,11 @@ _DECLARE = (
 _INSIDE = "q has mass there, so its ELBO is -inf. The log joint must be finite inside of the support"
 
 
-def _bounds_of(support: Support) -> Iterator[tuple[int, float]]:
-    """Each coordinate of z with each of its bounds."""
-    j = 0
-    for kind, (low, high) in zip(support.kinds.tolist(), support.bounds.tolist(), strict=True):
-        if kind in (LOWER, INTERVAL):
-            yield j, low
-        if kind in (UPPER, INTERVAL):
-            yield j, high
-        # The last latent coordinate of a simplex has two entries, that of a factor all that are left.
-        entries = 2 if kind == SIMPLEX and low == 1.0 else 1
-        if kind == SIMPLEX:
-            for k in range(entries):
-                yield j + k, 0.0
-                yield j + k, 1.0
-        elif kind == CORRELATION:
-            entries += beyond(int(low), int(high))
-        j += entries
-
-
 def _place(model: Model, z: Array) -> str:
     """A point, with the coordinates that are at a bound of the support or near it."""
     near = [
         f"z[{i}] = {z[i]!s} is {'at' if z[i] == bound else 'near'} {bound:g}"
-        for i, bound in _bounds_of(model._support)
+        for i, bound in model._support.ends()
         if abs(z[i] - bound) <= _NEAR * (1.0 + abs(bound))
     ]
     more = f", and {len(near) - _NAMED} more" if len(near) > _NAMED else ""

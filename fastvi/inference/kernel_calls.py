@@ -11,6 +11,7 @@ from .. import kernels
 from ..common import scratch
 from ..common.values import Array
 from ..kernels.families.table import CODES
+from .model import Model, target_of
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
 QUADRATURE_DIM = 2
@@ -52,6 +53,27 @@ def workspace_member(kind: str, space: Any, path: str) -> Array:
 def fault_point(kind: str, space: Any) -> Array:
     """A copy of the point z where the log joint was last at fault, from the scratch space of that call."""
     return workspace_member(kind, space, _WORKSPACES[kind][1]).copy()
+
+
+def fit_on_draws(
+    model: Model,
+    code: int,
+    draws: Array,
+    start: Any,
+    limits: Any,
+    q: Any,
+    space: Any,
+    trace: Array | None = None,
+) -> Any:
+    """The `Report` of ``kernels.inference.entry_points.fit_draws``.
+
+    `start` is (mean, root, scale), `limits` are the tolerance and the most steps; mean and factor are written
+    to `q`, and the ELBOs of all steps to `trace`.
+    """
+    row = np.zeros(kernels.inference.reports.REPORT_SIZE)
+    outputs = *q, np.empty(0) if trace is None else trace, row
+    kernels.inference.entry_points.fit_draws(target_of(model), code, draws, start, limits, outputs, space)
+    return kernels.inference.reports.Report(*row.tolist())
 
 
 def conditional_deviations(factor: Array) -> Array:

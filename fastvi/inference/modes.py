@@ -13,10 +13,9 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from ..kernels.statuses import FINE
 from .kernel_calls import workspace
 from .model import Model, target_of
-from .starts import laplace_start
+from .starts import laplace_from, laplace_start
 
 #: Distances of further starts, in deviations of the first mode from there, and from the origin.
 _FROM_THE_MODE, _FROM_THE_ORIGIN = (4.0, 16.0, 64.0), (1.0, 5.0, 25.0)
@@ -42,24 +41,25 @@ class Mode(NamedTuple):
 
 def mode_from(model: Model, start: Array) -> Mode | None:
     """The mode that is found from a point; None where the log joint is at fault on the way."""
-    r = model.latent_dim
-    space, mean, scale, factor = workspace("laplace", r, model.dim), start.copy(), np.ones(r), np.eye(r)
-    target, values = target_of(model), np.empty(2 * r + 1)
-    if kernels.inference.entry_points.laplace(target, mean, scale, factor, space)[0] != FINE:
+    found = laplace_from(model, start)
+    if found.status:
         return None
+    mean, factor, r = found.mean, found.factor, start.size
+    space, values = workspace("laplace", r, model.dim), np.empty(2 * r + 1)
     with np.errstate(all="ignore"):
         steps = _STEP * factor.T
         points = np.concatenate([mean[None], mean + steps, mean - steps])
         if not np.isfinite(points).all():
             return None
-    if kernels.inference.entry_points.densities(target, points, space, values) != FINE:
+    if kernels.inference.entry_points.densities(target_of(model), points, space, values):
         return None
     top, after, before = values[0], values[1 : r + 1], values[r + 1 :]
     slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2
     # On a tail the search ends without a mode.
     if not (np.abs(slopes) <= _LEVEL).all() or not (np.abs(bends - 1.0) <= _ROUND).all():
         return None
-    return Mode(mean, factor, float(top + np.log(np.diag(factor)).sum()))
+    log_volume = np.log(np.diag(factor)).sum() + 0.5 * r * kernels.densities.gaussians.LOG_2PI
+    return Mode(mean, factor, float(top + log_volume))
 
 
 def _starts(first: Array, factor: Array) -> list[Array]:

@@ -26,6 +26,7 @@ from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     fault_point,
+    fit_on_draws,
     restricted,
     start_scale,
     workspace,
@@ -83,7 +84,7 @@ Fault = tuple[int, Array] | None
 
 
 #: Entropy of N(0, 1).
-_UNIT_ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
+_UNIT_ENTROPY = 0.5 * (1.0 + kernels.densities.gaussians.LOG_2PI)
 
 
 class Start(NamedTuple):
@@ -176,20 +177,13 @@ class _Runner:
 
     def run(self, steps: int) -> None:
         """Take so many steps."""
-        race, row, before = self.race, np.zeros(8), self.value
+        race, before = self.race, self.value
         curvature = workspace_member("draws", self.space, "curvature")
         draws_fits = kernels.inference.draws_fits
         curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN] if before > -math.inf else 0
-        kernels.inference.entry_points.fit_draws(
-            target_of(race.model),
-            race.code,
-            _draws(1, _PAIRS, self.mean.size),
-            self.start,
-            (_ARRIVED, steps + 1),
-            (self.mean, self.factor, np.empty(0), row),
-            self.space,
-        )
-        report = kernels.inference.reports.Report(*row.tolist())
+        draws, q = _draws(1, _PAIRS, self.mean.size), (self.mean, self.factor)
+        limits = _ARRIVED, steps + 1
+        report = fit_on_draws(race.model, race.code, draws, self.start, limits, q, self.space)
         race.evaluations += int(report.evaluations)
         if report.steps == 0 or not abs(report.elbo) < math.inf:
             self.value, self.ended = -math.inf, True
@@ -351,17 +345,12 @@ def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     space = workspace("draws", MEAN, dim, race.model.dim)
     workspace_member("draws", space, "point")[:] = 0.0
     workspace_member("draws", space, "curvature")[:] = 0
-    mean, row = np.empty(dim), np.zeros(8)
-    kernels.inference.entry_points.fit_draws(
-        target_of(race.model),
-        MEAN,
-        draws,
+    mean = np.empty(dim)
+    start, limits = (
         (x.copy(), unit * laplace.factor, laplace.scale),
         (unit * _ASCENT_TOLERANCE, _ASCENT_STEPS),
-        (mean, np.empty((dim, dim)), np.empty(0), row),
-        space,
     )
-    report = kernels.inference.reports.Report(*row.tolist())
+    report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, np.empty((dim, dim))), space)
     race.evaluations += int(report.evaluations)
     if report.status != CONVERGED:
         return False
@@ -386,19 +375,12 @@ def _path(race: _Race, x: Array) -> Any:
     curvature[:] = 0
     draws_fits = kernels.inference.draws_fits
     spread, pairs = np.ones(dim), list[tuple[Array, Array]]()
-    mean, factor, row = np.empty(dim), np.empty((dim, dim)), np.zeros(8)
+    mean, factor = np.empty(dim), np.empty((dim, dim))
+    draws, start = np.zeros((1, dim)), (x, unit, np.ones(dim))
     for _ in range(_PATH_STEPS):
         curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN]
-        kernels.inference.entry_points.fit_draws(
-            target_of(race.model),
-            MEAN,
-            np.zeros((1, dim)),
-            (x, unit, np.ones(dim)),
-            (_PATH_TOLERANCE, 2),
-            (mean, factor, np.empty(0), row),
-            space,
-        )
-        report = kernels.inference.reports.Report(*row.tolist())
+        limits = _PATH_TOLERANCE, 2
+        report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, factor), space)
         race.evaluations += int(report.evaluations)
         if report.steps < 2:
             break

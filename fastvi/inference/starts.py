@@ -18,7 +18,7 @@ from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
 from .faults import error_of
-from .kernel_calls import fault_point, workspace, workspace_member
+from .kernel_calls import fault_point, fit_on_draws, workspace, workspace_member
 from .model import Model, target_of
 
 #: Seed of the dispersed points.
@@ -120,17 +120,10 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
             return status, used
         draws_space = workspace("draws", MEAN, r, model.dim)
         workspace_member("draws", draws_space, "point")[:] = 0.0
-        row = np.zeros(8)
-        kernels.inference.entry_points.fit_draws(
-            target_of(model),
-            MEAN,
-            np.zeros((1, r)),
-            (mean.copy(), np.diag(scale), scale),
-            (_MODE_TOLERANCE, _MODE_STEPS),
-            (mean, np.empty((r, r)), np.empty(1), row),
-            draws_space,
-        )
-        used += int(kernels.inference.reports.Report(*row).evaluations)
+        start, limits = (mean.copy(), np.diag(scale), scale), (_MODE_TOLERANCE, _MODE_STEPS)
+        q = mean, np.empty((r, r))
+        report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, q, draws_space)
+        used += int(report.evaluations)
         status, more = kernels.inference.entry_points.calibrate(target_of(model), mean, scale, space)
         used += more
     return status, used

@@ -121,7 +121,7 @@ def _other_mode(model: Model, gaussian: Gaussian, elbo: float) -> tuple[Array, f
             r
         ):
             continue
-        mass = mode.log_mass + 0.5 * r * math.log(2.0 * math.pi)
+        mass = mode.log_mass
         between = min(density(mean + t * (mode.mean - mean)) for t in (0.25, 0.5, 0.75))
         valley = min(density(mean), density(mode.mean)) - between
         if valley > _VALLEY and mass > elbo - 3.0 and (best is None or mass > best[1]):

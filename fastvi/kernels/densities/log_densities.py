@@ -22,9 +22,10 @@ from ..compiler import Lazily, adder, exported, formula, kernel, overloaded, spe
 from ..numerics.elementary import atanh_tail, exp, log_ratio, logarithm
 from ..numerics.matrices import cholesky as factorize
 from ..numerics.matrices import fill_matrix
+from .gaussians import LOG_2PI, squared_distance
 
 LOG_PI = math.log(math.pi)
-HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PI = 0.5 * LOG_2PI
 LOG_2 = math.log(2.0)
 
 #: Below the square root of the largest number.
@@ -603,19 +604,6 @@ def dirichlet(theta, alpha):
     return value + excess + infinite
 
 
-@kernel
-def _whitened_square(x, mu, factor, y):
-    """The squared length of y = factor**-1 (x - mu), which it writes."""
-    square = 0.0
-    for i in range(y.size):
-        s = x[i] - mu[i]
-        for j in range(i):
-            s -= factor[i, j] * y[j]
-        y[i] = s / factor[i, i]
-        square += y[i] * y[i]
-    return square
-
-
 @exported
 def multi_normal_cholesky(x, mu, factor):
     """The sum over the rows of x (N, D)."""
@@ -632,7 +620,7 @@ def multi_normal_cholesky(x, mu, factor):
         infinite = False
         for i in range(dim):
             infinite = infinite or abs(x[n, i]) == math.inf
-        total += -math.inf if infinite else constant - 0.5 * _whitened_square(x[n], mu, factor, y)
+        total += -math.inf if infinite else constant - 0.5 * squared_distance(x[n], mu, factor, y)
     return total
 
 

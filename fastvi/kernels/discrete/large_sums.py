@@ -16,9 +16,9 @@ import numpy as np
 
 from ..compiler import adder, kernel
 from ..numerics.elementary import LN2_HIGH, LN2_LOW, atanh_tail, exponent_step, times_expm1
-from ..numerics.error_free import add_compensated, fma, two_product
+from ..numerics.error_free import add_compensated, fma, two_product, two_sum
 from .normalized import CHUNK, entry, with_exact_masses
-from .terms import alpha_term
+from .terms import alpha_term, exchanged
 
 #: Factor of sums that overflow when they are lifted.
 LOW = 2.0**-128
@@ -37,14 +37,6 @@ _LOWERABLE = 2.0**-800
 
 
 @kernel
-def _two_sum(x, y):
-    """x + y, and what its rounding has lost."""
-    s = x + y
-    b = s - x
-    return s, (x - (s - b)) + (y - b)
-
-
-@kernel
 def _raised(x):
     """A small number times a power of two, so that it is a normal number, and the exponent."""
     return (x * 2.0**200, 200.0) if x < 2.0**-800 else (x, 0.0)
@@ -58,19 +50,19 @@ def log_ratio_parts(p, q, normalization):
     y, raised_q = _raised(np.float64(q) * n.scale_q)
     a, a_low = two_product(x, n.base_q)
     b, b_low = two_product(y, n.base_p)
-    b, lost = _two_sum(b, y * n.first)
+    b, lost = two_sum(b, y * n.first)
     b_low += lost + y * n.second
     # As `log_ratio` of a and b, with s = (a - b) / (a + b) in two floats.
     near, k = exponent_step(a, b)
     b_low = b_low / b * near
     top, bottom = a - near, a + near
-    _, lost = _two_sum(a, near)
+    _, lost = two_sum(a, near)
     s = top / bottom
     s_low = (fma(-s, bottom, top) + ((a_low - b_low) - s * (lost + (a_low + b_low)))) / bottom
     w = s * s
     k = k * 2.0**-52 + (raised_q - raised_p)
-    high, lost = _two_sum(k * LN2_HIGH, 2.0 * s)
-    return _two_sum(high, lost + (k * LN2_LOW + (2.0 * s_low + 2.0 * s * w * atanh_tail(w))))
+    high, lost = two_sum(k * LN2_HIGH, 2.0 * s)
+    return two_sum(high, lost + (k * LN2_LOW + (2.0 * s_low + 2.0 * s * w * atanh_tail(w))))
 
 
 @kernel
@@ -81,13 +73,6 @@ def _power_term(p, d, beta, high, low, order):
         return math.inf
     grown = (times_expm1(p, exponent) + p) * (1.0 + (rest + beta * low))
     return ((grown - p) / beta - d) / order
-
-
-@kernel
-def _exchanged(theta):
-    """Whether p and q are exchanged; then the order, and beta, the order less 1."""
-    swap = theta[0] < 0.5
-    return swap, 1.0 - theta[0] if swap else theta[0], -theta[0] if swap else theta[0] - 1.0
 
 
 @kernel
@@ -109,7 +94,7 @@ def _beyond(p, q, normalization, swap, ratio):
 @adder
 def _small_powers(p, q, normalization, theta, ratio, factor):
     """The (lifted) sum of `alpha_term` over the other entries, times a factor."""
-    swap = theta[0] < 0.5
+    swap, _, _ = exchanged(theta)
     total = 0.0
     for i in range(p.size):
         x, y, d = entry(p[i], q[i], normalization)
@@ -123,7 +108,7 @@ def _small_powers(p, q, normalization, theta, ratio, factor):
 @kernel
 def _alpha_sum(p, q, normalization, theta, factor):
     """The (lifted) sum of `alpha_term`, times a factor."""
-    swap, order, beta = _exchanged(theta)
+    swap, order, beta = exchanged(theta)
     ratio = _ratio(beta)
     n = normalization
     if order > _SMALL_ORDER and n.mass_p != 1.0:  # which is 1 for measures, that keep their masses
@@ -151,7 +136,7 @@ def _alpha_sum(p, q, normalization, theta, factor):
 @kernel
 def large_alpha(p, q, normalization, theta, a):
     """Of `alpha_term`."""
-    swap, _, beta = _exchanged(theta)
+    swap, _, beta = exchanged(theta)
     if _beyond(p, q, normalization, swap, _ratio(beta)) == 0:
         return a
     return _alpha_sum(p, q, normalization, theta, 1.0)

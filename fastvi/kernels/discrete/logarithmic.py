@@ -13,11 +13,11 @@ import numpy as np
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..numerics.elementary import LN2, exp, expm1_small, scaled_exp
-from ..numerics.error_free import add_compensated, two_product
+from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import terms
 from .masses import ANY, UNIT
 from .normalized import CHUNK, LIFT, UNLIFT, is_unit, settled
-from .terms import SMALL_ORDER, alpha_near
+from .terms import SMALL_ORDER, alpha_near, exchanged
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
 _NEAR = 0.3
@@ -51,18 +51,10 @@ class LogNormalization(NamedTuple):
 
 
 @inlined
-def _difference(x, y):
-    """x - y, and what its rounding has lost."""
-    s = x - y
-    b = s - x
-    return s, (x - (s - b)) - (y + b)
-
-
-@inlined
 def _log_probability(u, top, rest):
     """(u - top) - rest, and what its roundings have lost."""
-    s, lost = _difference(u, top)
-    t, more = _difference(s, rest)
+    s, lost = two_sum(u, -top)
+    t, more = two_sum(s, -rest)
     return t, lost + more if s > -math.inf else 0.0
 
 
@@ -80,9 +72,9 @@ def log_entry(p, q, normalization):
     x, y = scaled_exp(LIFT, log_p), scaled_exp(LIFT, log_q)
     x = x * (1.0 + lost_p) if x > _LEAST else 0.0
     y = y * (1.0 + lost_q) if y > _LEAST else 0.0
-    s, lost = _difference(u, v)
-    t, more = _difference(s, n.offset)
-    r, lost_r = _difference(t, n.offset_rest - ((lost - n.offset_lost) + more))
+    s, lost = two_sum(u, -v)
+    t, more = two_sum(s, -n.offset)
+    r, lost_r = two_sum(t, -(n.offset_rest - ((lost - n.offset_lost) + more)))
     r = r if abs(s) < math.inf else (0.0 if u == v else s)
     near = abs(r) < _NEAR
     small = expm1_small(r if near else 0.0)
@@ -149,7 +141,7 @@ def make_log_normalization(p, q, mass):
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
     rest_p, rest_q = math.log(sum_p), math.log(sum_q)
-    offset, lost = _difference(top_p, top_q)
+    offset, lost = two_sum(top_p, -top_q)
     return LogNormalization(top_p, rest_p, top_q, rest_q, offset, lost, rest_p - rest_q), 1.0
 
 
@@ -198,7 +190,7 @@ def corrected_log_normalization(p, q, normalization):
     """The normalization with its offset corrected, as `normalized.exact_normalization`."""
     n = normalization
     k = np.argmax(p)
-    s, lost = _difference(np.float64(p[k]), np.float64(q[k]))
+    s, lost = two_sum(np.float64(p[k]), -np.float64(q[k]))
     rest = n.offset_rest - ((s - n.offset) + (lost - n.offset_lost))
     if abs(rest) <= _CLOSE:
         n = _with_offset(n, s, lost, 0.0)
@@ -224,13 +216,13 @@ def shifted(p, q):
     k = 0
     while k < p.size - 1 and not p[k] > -math.inf:
         k += 1
-    s, lost = _difference(np.float64(p[k]), np.float64(q[k]))
+    s, lost = two_sum(np.float64(p[k]), -np.float64(q[k]))
     if not abs(s) < math.inf:
         return False
     for i in range(p.size):
         if p[i] == q[i] == -math.inf:
             continue
-        t, rest = _difference(np.float64(p[i]), np.float64(q[i]))
+        t, rest = two_sum(np.float64(p[i]), -np.float64(q[i]))
         if t != s or rest != lost:
             return False
     return True
@@ -268,7 +260,7 @@ def jeffreys_log_term(x, y, d, r, log_p, lost, theta):
 @formula
 def _lifted_exp(x, y, lost):
     """LIFT times e**(x + y + lost)."""
-    exponent, more = _difference(x, -y)
+    exponent, more = two_sum(x, y)
     power = scaled_exp(LIFT, exponent) * (1.0 + (lost + more))
     return math.inf if exponent > _MOST else (power if exponent > -800.0 else 0.0)
 
@@ -284,12 +276,10 @@ def chi2_log_term(x, y, d, r, log_p, lost, theta):
 @formula
 def alpha_log_term(x, y, d, r, log_p, lost, theta):
     """`terms.alpha_term`."""
-    swap = theta[0] < 0.5
-    a = 1.0 - theta[0] if swap else theta[0]
-    beta = -theta[0] if swap else a - 1.0
+    swap, a, beta = exchanged(theta)
     p, q = (y, x) if swap else (x, y)
     d, s = (-d, -r) if swap else (d, r)
-    log_q, lost_q = _difference(log_p, r)
+    log_q, lost_q = two_sum(log_p, -r)
     log = log_q if swap else log_p
     rest = lost_q + (lost[1] - (1.0 + beta) * lost[0]) if swap else lost[1] + beta * lost[0]
     near = alpha_near(q, s, a)

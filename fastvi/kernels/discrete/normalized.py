@@ -195,6 +195,13 @@ def without_excess(p, q, normalization):
 
 
 @kernel
+def _largest(p, q, normalization):
+    """The largest entry of p, and that of q beside it, times the scales."""
+    k = np.argmax(p)
+    return np.float64(p[k]) * normalization.scale_p, np.float64(q[k]) * normalization.scale_q
+
+
+@kernel
 def with_exact_masses(p, q, normalization):
     """The normalization with masses in two floats."""
     # The sum of all differences has a rounding error of 3e-15 where p and q are far apart.
@@ -215,8 +222,7 @@ def exact_normalization(p, q, normalization):
     where the ratio of two large entries is close, the rest is computed from that.
     """
     n = normalization
-    k = np.argmax(p)
-    x, y = np.float64(p[k]) * n.scale_p, np.float64(q[k]) * n.scale_q
+    x, y = _largest(p, q, n)
     if not abs(x * n.mass_q - y * n.mass_p) <= _NEAR * y * n.mass_p:
         return with_exact_masses(p, q, n)
     n = Normalization(n.scale_p, n.scale_q, n.mass_p, n.mass_q, x, y, 0.0, 0.0)
@@ -240,8 +246,7 @@ def proportional(p, q, normalization):
         x, y = np.float64(p[i]) * n.scale_p * n.mass_q, np.float64(q[i]) * n.scale_q * n.mass_p
         if not abs(x - y) <= 1e-14 * y:
             return False
-    k = np.argmax(p)
-    u, v = np.float64(p[k]) * n.scale_p, np.float64(q[k]) * n.scale_q
+    u, v = _largest(p, q, n)
     for low in range(0, p.size, CHUNK):
         if _off(p[low : low + CHUNK], q[low : low + CHUNK], n.scale_p, n.scale_q, u, v) != 0:
             return False

@@ -145,13 +145,20 @@ def alpha_near(q, x, a):
 
 
 @formula
+def exchanged(theta):
+    """(whether p and q are exchanged, the order then, beta): the order is at least 1/2.
+
+    The divergence of order a from p to q is that of order 1 - a from q to p. beta is the order less 1, exact
+    for small orders: where one entry is 0, the term is the other over this.
+    """
+    swap = theta[0] < 0.5
+    return swap, 1.0 - theta[0] if swap else theta[0], -theta[0] if swap else theta[0] - 1.0
+
+
+@formula
 def alpha_from_ratio(p, q, d, x, theta):
     """`alpha_term` from x = log(p / q), which is inf where q = 0 < p and -inf where p = 0."""
-    # The divergence of order a from p to q is that of order 1 - a from q to p.
-    swap = theta[0] < 0.5
-    a = 1.0 - theta[0] if swap else theta[0]
-    # a - 1, exact for small orders: where one entry is 0, the term is the other over this.
-    beta = -theta[0] if swap else a - 1.0
+    swap, a, beta = exchanged(theta)
     p, q = (q, p) if swap else (p, q)
     d, x = (-d, -x) if swap else (d, x)
     near = alpha_near(q, x, a)

@@ -12,13 +12,21 @@ from fractions import Fraction
 from numba import types
 from numba.extending import intrinsic
 
-from ..compiler import kernel, overloaded
+from ..compiler import inlined, kernel, overloaded
 
 
 @kernel
 def difference(x, y):
     """x - y, as one operation also in a caller that may reorder sums."""
     return x - y
+
+
+@inlined
+def two_sum(x, y):
+    """x + y, and what its rounding has lost (Knuth)."""
+    s = x + y
+    b = s - x
+    return s, (x - (s - b)) + (y - b)
 
 
 @kernel
