@@ -314,7 +314,7 @@ def fit_mixture(
 
 def _counts(k: Any, criterion: Any) -> tuple[list[int], str | None]:
     """The numbers of components to try, and the criterion that chooses: None where there is no choice."""
-    if not isinstance(k, Iterable) or isinstance(k, str):
+    if not isinstance(k, Iterable) or isinstance(k, str) or getattr(k, "ndim", 1) == 0:
         if criterion is not None:
             raise ValueError("criterion chooses between several k: give a range, as range(1, 9)")
         return [integer("k", k, 1)], None

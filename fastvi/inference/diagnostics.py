@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import kernels
 from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
-from .kernel_calls import workspace
-from .model import Model, checked_model, target_of
+from .kernel_calls import log_densities
+from .model import Model, checked_model
 
 #: Draws for the Pareto shape, and their seed.
 _PSIS_DRAWS, _SEED = 4000, 20240229
@@ -32,9 +31,8 @@ _SAME_VALUE = 1e-9
 
 def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:
     """log p - log q at latent points; None where the log joint is at fault at one of them."""
-    values = np.empty(len(latent))
-    space = workspace("laplace", q.dim, model.dim)
-    if kernels.inference.entry_points.densities(target_of(model), latent, space, values):
+    status, values, _ = log_densities(model, latent)
+    if status:
         return None
     logs: Array = values - np.asarray(q.logpdf(latent))
     return logs

@@ -23,7 +23,7 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian, 
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
-from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, workspace
+from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, log_densities, workspace
 from .model import Model, checked_model, target_of
 
 #: Pairs of draws for gradients, at least.
@@ -175,16 +175,16 @@ class DrawsExpectation(NamedTuple):
     where: Any = None  #: z, where the status is a fault of the log joint
 
 
-def _centre(model: Model, mean: Array, factor: Array, space: Any) -> float:
+def _centre(model: Model, mean: Array, factor: Array) -> float:
     """log joint + log-Jacobian at the mean, or near it where that is not finite.
 
     The rule is unbiased with any constant in its place.
     """
-    value = np.empty(1)
     for shift in (0.0, 0.1, -0.1):
         point = mean + shift * factor.sum(axis=1) / math.sqrt(mean.size)
-        if kernels.inference.entry_points.densities(target_of(model), point[None], space, value) == FINE:
-            return float(value[0])
+        status, values, _ = log_densities(model, point[None])
+        if status == FINE:
+            return float(values[0])
     return 0.0
 
 
@@ -201,8 +201,8 @@ def expectation_by_draws(
     others show already that it was overfitted.
     """
     dim, target = mean.size, target_of(model)
+    centre, values, used = _centre(model, mean, factor), np.empty(2 * dim), 1
     space = workspace("laplace", dim, model.dim)
-    centre, values, used = _centre(model, mean, factor, space), np.empty(2 * dim), 1
     found: list[float] = []
     for groups in _some_groups(fresh_draws(dim, rng)):
         draws = groups.reshape(-1, 2 * dim, dim)
@@ -262,11 +262,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     where = fault_point("fit", space) if status else None
     if status == FINE and gaussian.dim == 1:
         points = mean + factor[0] * _LOOK[:, None]
-        space = workspace("laplace", 1, model.dim)
-        status = kernels.inference.entry_points.densities(
-            target_of(model), points, space, np.empty(_LOOK.size)
-        )
-        where = fault_point("laplace", space) if status else None
+        status, _, where = log_densities(model, points)
         nodes += _LOOK.size
     return _estimate(model, status, value, error, nodes, "quadrature", where)
 

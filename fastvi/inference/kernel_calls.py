@@ -55,6 +55,14 @@ def fault_point(kind: str, space: Any) -> Array:
     return workspace_member(kind, space, _WORKSPACES[kind][1]).copy()
 
 
+def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None]:
+    """(status, values, the point z of a fault) of log joint + log-Jacobian at latent points, one a row."""
+    points = np.ascontiguousarray(points)
+    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
+    status = kernels.inference.entry_points.densities(target_of(model), points, space, values)
+    return status, values, fault_point("laplace", space) if status else None
+
+
 def fit_on_draws(
     model: Model,
     code: int,

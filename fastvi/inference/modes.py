@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from .kernel_calls import workspace
-from .model import Model, target_of
+from .kernel_calls import log_densities
+from .model import Model
 from .starts import laplace_from, laplace_start
 
 #: Distances of further starts, in deviations of the first mode from there, and from the origin.
@@ -45,13 +45,13 @@ def mode_from(model: Model, start: Array) -> Mode | None:
     if found.status:
         return None
     mean, factor, r = found.mean, found.factor, start.size
-    space, values = workspace("laplace", r, model.dim), np.empty(2 * r + 1)
     with np.errstate(all="ignore"):
         steps = _STEP * factor.T
         points = np.concatenate([mean[None], mean + steps, mean - steps])
         if not np.isfinite(points).all():
             return None
-    if kernels.inference.entry_points.densities(target_of(model), points, space, values):
+    status, values, _ = log_densities(model, points)
+    if status:
         return None
     top, after, before = values[0], values[1 : r + 1], values[r + 1 :]
     slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2

@@ -27,6 +27,7 @@ from .kernel_calls import (
     conditional_deviations,
     fault_point,
     fit_on_draws,
+    log_densities,
     restricted,
     start_scale,
     workspace,
@@ -239,13 +240,10 @@ class _Race:
 
     def require(self, point: Array) -> None:
         """Raise ValueError if the log joint is not finite at a point."""
-        space = workspace("laplace", point.size, self.model.dim)
-        status = kernels.inference.entry_points.densities(
-            target_of(self.model), point[None], space, np.empty(1)
-        )
+        status, _, where = log_densities(self.model, point[None])
         self.evaluations += 1
-        if status:
-            raise error_of(self.model, status, fault_point("laplace", space), "the fit cannot start: ")
+        if where is not None:
+            raise error_of(self.model, status, where, "the fit cannot start: ")
 
     def enter(self, mean: Array, root: Array) -> None:
         """Let a candidate run, if its ELBO is finite."""

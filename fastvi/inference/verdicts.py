@@ -17,8 +17,8 @@ from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
-from .kernel_calls import QUADRATURE_DIM, workspace
-from .model import Model, target_of
+from .kernel_calls import QUADRATURE_DIM, log_densities
+from .model import Model
 from .modes import mode_from
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
@@ -106,11 +106,10 @@ def _other_mode(model: Model, gaussian: Gaussian, elbo: float) -> tuple[Array, f
     r = gaussian.dim
     rng = np.random.default_rng(_SEED)
     count = _STARTS if r <= _FEW_DIM else _FEW_STARTS
-    space, value = workspace("laplace", r, model.dim), np.empty(1)
 
     def density(point: Array) -> float:
-        fault = kernels.inference.entry_points.densities(target_of(model), point[None].copy(), space, value)
-        return -math.inf if fault else float(value[0])
+        fault, values, _ = log_densities(model, point[None])
+        return -math.inf if fault else float(values[0])
 
     mean, factor = gaussian.mean, gaussian.cholesky
     starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(r)) for k in range(count)]

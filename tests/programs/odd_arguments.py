@@ -21,7 +21,6 @@ from fastvi import building
 from fastvi.kernels.caching import entry_name
 from fastvi.kernels.compiler import Kernel
 from fastvi.kernels.discrete.registry import METRICS, ROWS
-from fastvi.kernels.signatures import encode
 
 names, signatures, exported = set(), {}, {}
 _compile = Dispatcher.compile
@@ -298,5 +297,5 @@ Dispatcher.compile = _compile
 unlisted = []
 for name in sorted(set(exported) & set(building.exported_kernels())):
     listed = {building.types_of(job) for job in building.jobs() if job.name == name}
-    unlisted += [f"{name} {' '.join(map(encode, kinds))}" for kinds in exported[name] - listed]
+    unlisted += [f"{name} {kinds}" for kinds in exported[name] - listed]
 print(json.dumps({"names": sorted(names), "kernels": len(signatures), "again": again, "unlisted": unlisted}))
