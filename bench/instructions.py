@@ -26,6 +26,8 @@ from fastvi.kernels.discrete import (
     logarithmic,
     normalized,
     renyi,
+    scaled,
+    short_rows,
 )
 from fastvi.kernels.discrete.registry import BY_TERM
 from fastvi.kernels.em import e_step, moments
@@ -46,14 +48,24 @@ _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
 
-def _careful() -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """The loops of the divergences over normalised entries."""
+def _inner(function: Any, *names: str) -> Any:
+    """The kernel of this name in the template of a kernel, and so on."""
+    for name in names:
+        function = function.py_func.__globals__[name]
+    return function
+
+
+def _of_terms() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """The loops of the divergences over entries that are divided by the masses."""
     loops = {}
     for row in BY_TERM.values():
-        function = divergences.KERNELS[row.name].whole
-        for inner in ("careful", "all_sums", "term_sums"):
-            function = function.py_func.__globals__[inner]
-        loops[f"{row.name}, normalised"] = (function, (_ROW, _ROW, _NORMALIZATION, _THETA))
+        whole = divergences.KERNELS[row.name].whole
+        in_one_pass = _inner(whole, "careful", "in_one_pass", "all_sums", "part")
+        loops[f"{row.name}, scaled"] = (in_one_pass, (_ROW, _ROW, _X, _X, _X, _THETA))
+        careful = _inner(whole, "careful", "all_sums", "term_sums")
+        loops[f"{row.name}, normalised"] = (careful, (_ROW, _ROW, _NORMALIZATION, _THETA))
+        short = _inner(short_rows.assemble(row.name), "replace")
+        loops[f"{row.name}, short rows"] = (short, (_ROW, _ROW, _ROW, _ROW, _THETA))
     return loops
 
 
@@ -69,19 +81,21 @@ HOT = {
     "hellinger, float32": (chunks._hellinger_sums32, (_ROW32, _ROW32, _THETA)),
     "total_variation": (chunks._total_variation_sums64, (_ROW, _ROW, _THETA)),
     "total_variation, float32": (chunks._total_variation_sums32, (_ROW32, _ROW32, _THETA)),
-    "chi2": (chunks._chi2_sums64, (_ROW, _ROW, _THETA)),
-    "chi2, float32": (chunks._chi2_sums32, (_ROW32, _ROW32, _THETA)),
+    "chi2": (chunks.chi2_chunk, (_ROW, _ROW, _THETA)),
     "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _THETA)),
-    **_careful(),
-    "renyi": (renyi._renyi_plain.py_func.__globals__["alpha_sums"], (_ROW, _ROW, _NORMALIZATION, _THETA)),
+    **_of_terms(),
+    "renyi": (_inner(renyi._renyi_plain, "alpha_sums"), (_ROW, _ROW, _NORMALIZATION, _THETA)),
     "renyi of order inf": (renyi._exceeded, (_ROW, _ROW, _X)),
     "bhattacharyya": (chunks.overlap_chunk, (_ROW, _ROW, _THETA)),
     "cross_entropy": (entropies._normalised_sum, (_ROW, _ROW, _X, _X)),
     "masses": (normalized._mass_sums, (_ROW, _ROW)),
     "proportional": (normalized._off, (_ROW, _ROW, *(_X,) * 4)),
+    "near distributions": (scaled._difference_sums, (_ROW, _ROW, _X, _X)),
+    "masses of short rows": (short_rows._add_masses, (_ROW, _ROW, _ROW, _ROW, _X)),
     "logarithms' mass": (logarithmic._exp_sum, (_ROW, _X)),
+    "exponentials of logarithms": (logarithmic._exponentials, (_ROW, _X, _ROW)),
     "kl of logarithms": (
-        divergences.KERNELS["kl"].log.py_func.__globals__["log_sums"].py_func.__globals__["log_sums"],
+        _inner(divergences.KERNELS["kl"].log, "log_sums", "log_sums"),
         (_ROW, _ROW, _LOG_NORMALIZATION, _THETA),
     ),
     "pairwise kl": (centred._add_strip, (_TABLE, _TABLE, *(types.intp,) * 4, _TABLE)),

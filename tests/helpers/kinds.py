@@ -146,6 +146,26 @@ def _equal_addends(rng):
     return Case("equal addends", p.astype(float), q.astype(float), repeats=repeats)
 
 
+def _many_near(rng):
+    """Several chunks of distributions that are as near as 1 % to a rounding error."""
+    k = int(rng.integers(2, 40))
+    p = _weights(rng, k)
+    q = p * rng.choice([1.0, 3.0, 1e-3])
+    if rng.random() < 0.7:
+        q *= 1.0 + 10.0 ** rng.uniform(-17, -2) * rng.normal(size=k)
+    return Case(
+        "many near", p, q, repeats=rng.multinomial(int(rng.integers(1000, 5000)), np.full(k, 1.0 / k)) + 1
+    )
+
+
+def _log_many(rng):
+    """Several chunks of log-probabilities."""
+    k = int(rng.integers(2, 40))
+    p = rng.choice([1.0, 10.0, 100.0]) * rng.normal(size=k)
+    q = rng.normal(size=k) if rng.random() < 0.5 else p + 10.0 ** rng.uniform(-9, 0) * rng.normal(size=k)
+    return Case("log, many", p, q, log=True, repeats=rng.multinomial(3000, np.full(k, 1.0 / k)) + 1)
+
+
 def _log_unit(rng):
     n = _lengths(rng)
     p, q = (a - logsumexp(a) for a in rng.choice([1.0, 10.0, 100.0]) * rng.normal(size=(2, n)))
@@ -203,6 +223,8 @@ KINDS = {
         _float32,
         _many_float32,
         _equal_addends,
+        _many_near,
+        _log_many,
         _log_unit,
         _log_softmax,
         _log_far,

@@ -5,23 +5,32 @@ The faster methods of `fastvi.pairwise` are in `centred`.
 
 from __future__ import annotations
 
+import math
+
 from ..borrowing import borrow
 from ..compiler import Lazily, exported, specialise
+from . import short_rows
 from .divergences import KERNELS, kl_grad
 
 
 def _rows(p, q, ip, iq, theta, mass, out):
-    """Template (`whole`): out[k] = whole(p[ip[k]], q[iq[k]])."""
+    """Template (`whole`, `many`): out[k] = whole(p[ip[k]], q[iq[k]])."""
     p, q = borrow(p), borrow(q)
+    found = many(p, q, ip, iq, theta, mass, out)  # noqa: F821
     for k in range(out.size):
-        out[k] = whole(p[ip[k]], q[iq[k]], theta, mass)  # noqa: F821
+        if not found or math.isnan(out[k]):
+            out[k] = whole(p[ip[k]], q[iq[k]], theta, mass)  # noqa: F821
 
 
 def _each(prefix, kind):
     return Lazily(
         {
             name: lambda name=name: specialise(
-                _rows, f"_{prefix}{name}_rows", exported, whole=getattr(KERNELS[name], kind)
+                _rows,
+                f"_{prefix}{name}_rows",
+                exported,
+                whole=getattr(KERNELS[name], kind),
+                many=short_rows.assemble(name) if kind == "whole" else short_rows.none,
             )
             for name in KERNELS
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import kernel
+from ..compiler import inlined, kernel
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
 from .registry import NO_THETA
@@ -96,6 +96,23 @@ def normalise_alpha(sums, theta, mass, single):
         whole = power / (p * math.exp(beta * math.log(p / q))) - 1.0
         size = 1.0 + abs(alpha) + abs(beta)
     return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size
+
+
+@inlined
+def renyi_of_alpha(a, alpha):
+    """The Rényi divergence of an order > 0 from the alpha-divergence; NaN where it loses digits."""
+    # The sum of p**alpha q**(1-alpha) is 1 + change.
+    rest = alpha * a
+    change = (alpha - 1.0) * rest
+    if abs(change) <= 1e-200:
+        return rest
+    return rest * (math.log1p(change) / change) if -0.5 < change < math.inf else math.nan
+
+
+@inlined
+def bhattacharyya_of_hellinger(a):
+    """The Bhattacharyya distance from the squared Hellinger distance; NaN where it loses digits."""
+    return -math.log1p(-a) if a < 0.5 else math.nan
 
 
 def conclude(p, sums, theta, mass):

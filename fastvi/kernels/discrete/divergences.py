@@ -27,7 +27,7 @@ from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from ..numerics.error_free import add_compensated, fma
-from . import chunks, closed_forms, large_sums, logarithmic, terms
+from . import chunks, closed_forms, large_sums, logarithmic, scaled, terms
 from .chunks import sum_of_parts, whole_sums
 from .large_sums import LOW
 from .masses import ANY, NORMALIZE
@@ -44,20 +44,12 @@ from .normalized import (
     masses_of,
     moderate,
     proportional,
-    sensitivity,
     settled,
     without_excess,
 )
 from .registry import NO_THETA, ROWS
-
-#: Arrays up to this length have no fast loop.
-_SHORT = 8
-
-#: Positive entries below this are left to careful sums, and so are sums below that.
-_TINY, _LEAST_SHORT = 2.0**-900, 1e-200
-
-#: Part of a sum that its rest may be of what is wrong with the masses.
-_MOST_BESIDE = 1.0 / 16.0
+from .scaled import CarefulSums
+from .short_rows import LEAST_SUM, SHORT, limits
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -73,15 +65,6 @@ def _root(a, factor):
 
 
 # Sums over entries that are normalised in twice the precision.
-
-
-class CarefulSums(NamedTuple):
-    """Lifted sums over normalised entries x and y, d = x - y."""
-
-    terms: float
-    excess: float  #: of all d: what is wrong with the two masses
-    signed: float  #: of the y with the signs of d: how total variation changes with the masses
-    close: float  #: of the y whose d may change its sign with them
 
 
 def _term_sums(p, q, normalization, theta):
@@ -121,28 +104,13 @@ def _all_sums(p, q, normalization, theta):
     return CarefulSums(a + al, e + el, s, c)
 
 
-def _settle(sums, theta):
-    """Template (`term`): the sum without what is wrong with the masses, and whether that is known."""
-    # The same term of the two masses is contained in it, but for a part as small as the excess.
-    beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
-    known = abs(sums.excess) * sensitivity(theta) <= 1e-14 * LIFT
-    return sums.terms - beside, known & (beside <= _MOST_BESIDE * sums.terms)
-
-
-@kernel
-def _settle_linear(sums, theta):
-    beside = 0.5 * sums.excess * (sums.signed * UNLIFT)
-    good = abs(sums.excess) * (sums.close * UNLIFT) <= 1e-15 * sums.terms
-    return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
-
-
 @formula
 def _never(p_alone, q_alone, theta):
     return False
 
 
 def _careful(p, q, theta, mass):
-    """Template (`infinite`, `all_sums`, `settle`, `alike`, `large`, `lowered`, `finish`): for any entries."""
+    """Template (`infinite`, `in_one_pass`, `all_sums`, `settle`, `alike`, `large`, `lowered`, `finish`)."""
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
@@ -151,6 +119,9 @@ def _careful(p, q, theta, mass):
     if mass == ANY:
         normalization, factor = make_scaling(masses)
     else:
+        a = in_one_pass(p, q, masses, theta)  # noqa: F821
+        if a > 0.0:
+            return finish(a, UNLIFT)  # noqa: F821
         normalization, factor = make_normalization(masses), 1.0
         if proportional(p, q, normalization):
             return 0.0
@@ -180,11 +151,11 @@ def _careful(p, q, theta, mass):
 
 
 def _short(p, q, theta, mass):
-    """Template (`term`, `smooth`, `tiny`, `most`): the sum for a few entries; NaN where they need care."""
+    """Template (`term`, `smooth`, `least`, `most`): the sum for a few entries; NaN where they need care."""
     mass_p, mass_q, bad = 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= not ((x >= tiny) | (x == 0.0)) & ((y >= tiny) | (y == 0.0))  # noqa: F821
+        bad |= not ((x >= least) | (x == 0.0)) & ((y >= least) | (y == 0.0))  # noqa: F821
         mass_p += x
         mass_q += y
     if bad or not moderate(p, mass_p, mass_q, mass):
@@ -198,13 +169,13 @@ def _short(p, q, theta, mass):
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
     small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
-    return a if small and _LEAST_SHORT < a < most else math.nan  # noqa: F821
+    return a if small and LEAST_SUM < a < most else math.nan  # noqa: F821
 
 
 def _divergence(p, q, theta, mass):
     """Template (`short`, `quick`, `careful`, `finish`): the whole computation, on one thread."""
     p, q = borrow(p), borrow(q)
-    if p.size <= _SHORT:
+    if p.size <= SHORT:
         value = short(p, q, theta, mass)  # noqa: F821
     else:
         value = quick(p, q, theta, mass)  # noqa: F821
@@ -303,26 +274,25 @@ def _assemble(row):
     finish = _root if row.root else _plain
     lowered = getattr(large_sums, f"low_{row.term}", large_sums.low_infinite)
     large = getattr(large_sums, f"large_{row.term}", large_sums.large_as_it_is)
+    term_sums = _total_variation_sums
     if smooth:
         term_sums = specialise(_term_sums, f"_{name}_term_sums", adder, term=term)
-        settle = specialise(_settle, f"_{name}_settle", term=term)
-    else:
-        term_sums, settle = _total_variation_sums, _settle_linear
+    settle, alike = scaled.make_settle(name, row.term), scaled.ALIKE if smooth else scaled.ALIKE_LINEAR
     all_sums = specialise(_all_sums, f"_{name}_all_sums", term_sums=term_sums)
     careful = specialise(
         _careful,
         f"_{name}_careful",
         infinite=infinite,
+        in_one_pass=scaled.assemble(name, row.term),
         all_sums=all_sums,
         settle=settle,
-        alike=(1e-26 if smooth else 1e-13) * LIFT,
+        alike=alike,
         large=large,
         lowered=lowered,
         finish=finish,
     )
-    # In between, no exponent is above 200, with an error of 6e-14 in one float.
-    tiny, most = (1e-50, 1e30) if row.term == "alpha" else (_TINY, math.inf)
-    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, tiny=tiny, most=most)
+    least, most = limits(row.term)
+    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, least=least, most=most)
     concluded = specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise)
     of_sums = {"normalise": normalise, "concluded": concluded}
     all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
@@ -330,7 +300,7 @@ def _assemble(row):
     ends = {"careful": careful, "finish": finish}
     return Divergence(
         whole=specialise(_divergence, name, exported, short=short, quick=quick, **ends),
-        log=logarithmic.assemble(name, row.term, smooth=smooth, root=row.root, finish=finish),
+        log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **of_sums, **ends),
     )

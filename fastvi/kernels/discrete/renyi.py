@@ -14,9 +14,18 @@ from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, exp
 from ..numerics.error_free import add_compensated
-from . import closed_forms
+from . import closed_forms, logarithmic, scaled
 from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, whole_sums
-from .logarithmic import alpha_log_term, exact_log_normalization, log_entry, shifted
+from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
+from .logarithmic import (
+    alpha_log_term,
+    corrected_log_normalization,
+    exact_log_normalization,
+    log_entry,
+    make_log_normalization,
+    shifted,
+)
+from .masses import NORMALIZE
 from .normalized import (
     CHUNK,
     LIFT,
@@ -27,6 +36,7 @@ from .normalized import (
     exact_normalization,
     make_normalization,
     masses_of,
+    moderate,
     proportional,
 )
 from .registry import NO_THETA
@@ -124,6 +134,9 @@ def _order(p, q, alpha, normalization):
     return max((peak + math.log(total + lost)) / beta, 0.0)
 
 
+_log_extremes = specialise(_extremes, "_log_extremes", read=log_entry)
+
+
 def _orders(name, read, term):
     return specialise(
         _order,
@@ -162,28 +175,36 @@ def _largest_ratio(p, q):
     return top
 
 
-@kernel
-def _exceeded_by(p, q, normalization, top):
-    """The number of entries with (p - q) / q > top, both normalised."""
-    count = 0
+@adder
+def _exceeded_by(p, q, s, t, top):
+    """(The number of entries with (p - q) / q > top, the sum of all p - q), both normalised."""
+    count, excess = 0, 0.0
     for i in range(p.size):
-        _, y, d = entry(p[i], q[i], normalization)
+        _, y, d = scaled.entry(p[i], q[i], s, t, 0.0)
         count += d > top * y
-    return count
+        excess += d
+    return count, excess
 
 
 @kernel
-def _largest_difference(p, q, normalization):
-    """The largest (p - q) / q of normalised entries."""
-    top = 0.0
+def _largest_difference(p, q, masses):
+    """The largest (p - q) / q of normalised entries; NaN where they are as near as rounding errors."""
+    top, excess, lost = 0.0, 0.0, 0.0
+    if not moderate(p, masses.p, masses.q, NORMALIZE):
+        return math.nan
+    s, t = LIFT / masses.p, LIFT / masses.q
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        if _exceeded_by(u, v, normalization, top) > 0:
+        above, part = _exceeded_by(u, v, s, t, top)
+        excess, lost = add_compensated(excess, lost, part)
+        if above > 0:
             for i in range(u.size):
-                _, y, d = entry(u[i], v[i], normalization)
+                _, y, d = scaled.entry(u[i], v[i], s, t, 0.0)
                 if d > top * y:
                     top = d / y
-    return top
+    # The sum of all differences is what is wrong with the masses.
+    wrong = (excess + lost) * UNLIFT
+    return top - wrong if abs(wrong) <= scaled.MOST_BESIDE * top else math.nan
 
 
 @kernel
@@ -210,7 +231,12 @@ def _quick(name, chunk, normalise):
     )
 
 
+_scaled_alpha = scaled.assemble("renyi", "alpha")
+_scaled_hellinger = scaled.assemble("bhattacharyya", "hellinger")
 _quick_renyi = _quick("renyi", alpha_chunk, _normalise_renyi)
+_quick_log_renyi = specialise(
+    logarithmic.quick, "_log_renyi_quick", chunk=alpha_chunk, normalise=_normalise_renyi
+)
 
 
 @exported
@@ -229,24 +255,35 @@ def renyi(p, q, theta, mass):
     normalization = make_normalization(masses)
     if proportional(p, q, normalization):
         return 0.0
+    value = math.nan
     if alpha > _AS_INFINITE:
         value = math.log(_largest_ratio(p, q)) - math.log(masses.p / masses.q)
-        if _LEAST_LOG < value < math.inf:
-            return value
         if value < _LEAST_LOG:
-            return math.log1p(_largest_difference(p, q, exact_normalization(p, q, normalization)))
+            value = math.log1p(_largest_difference(p, q, masses))
+    elif alpha > 0.0:
+        value = renyi_of_alpha(_scaled_alpha(p, q, masses, theta) * UNLIFT, alpha)
+    if 0.0 < value < math.inf:
+        return value
     return _renyi_plain(p, q, alpha, exact_normalization(p, q, normalization))
 
 
 @exported
 def log_renyi(p, q, theta, mass):
     """`renyi` for log-probabilities."""
-    normalization, factor = exact_log_normalization(p, q, mass)
+    if 0.0 < theta[0] < _AS_INFINITE and theta[0] != 1.0:
+        value = _quick_log_renyi(p, q, theta, mass)
+        if value > 0.0:
+            return value
+    normalization, factor = make_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
     if shifted(p, q):
         return 0.0
-    return _renyi_log(p, q, theta[0], normalization)
+    if theta[0] > _AS_INFINITE:
+        value = _log_extremes(p, q, normalization, 0.0)[0]
+        if value > _LEAST_LOG:
+            return value
+    return _renyi_log(p, q, theta[0], corrected_log_normalization(p, q, normalization))
 
 
 @kernel
@@ -306,6 +343,9 @@ def _normalise_overlap(sums, theta, mass, single):
 
 _quick_hellinger = _quick("bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger)
 _quick_overlap = _quick("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)
+_quick_log_overlap = specialise(
+    logarithmic.quick, "_log_overlap_quick", chunk=overlap_chunk, normalise=_normalise_overlap
+)
 
 
 @exported
@@ -313,15 +353,18 @@ def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
     p, q = borrow(p), borrow(q)
     if p.itemsize == 4:
-        square = _quick_hellinger(p, q, NO_THETA, mass)
-        if square < 0.5:
-            return -math.log1p(-square)
+        value = bhattacharyya_of_hellinger(_quick_hellinger(p, q, NO_THETA, mass))
+        if value > 0.0:
+            return value
     distance = _quick_overlap(p, q, NO_THETA, mass)
     if distance < math.inf:
         return distance
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
+    value = bhattacharyya_of_hellinger(_scaled_hellinger(p, q, masses, NO_THETA) * UNLIFT)
+    if value > 0.0:
+        return value
     normalization = make_normalization(masses)
     if proportional(p, q, normalization):
         return 0.0
@@ -341,6 +384,9 @@ def _far_overlaps(p, q, normalization, peak):
 @exported
 def log_bhattacharyya(p, q, theta, mass):
     """`bhattacharyya` for log-probabilities."""
+    value = _quick_log_overlap(p, q, theta, mass)
+    if value > 0.0:
+        return value
     normalization, factor = exact_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
