@@ -64,7 +64,7 @@ def _of_terms() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         loops[f"{row.name}, scaled"] = (in_one_pass, (_ROW, _ROW, _X, _X, _X, _THETA))
         careful = _inner(whole, "careful", "all_sums", "term_sums")
         loops[f"{row.name}, normalised"] = (careful, (_ROW, _ROW, _NORMALIZATION, _THETA))
-        short = _inner(short_rows.assemble(row.name), "replace")
+        short = _inner(short_rows.assemble_many(row.name), "replace")
         loops[f"{row.name}, short rows"] = (short, (_ROW, _ROW, _ROW, _ROW, _THETA))
     return loops
 

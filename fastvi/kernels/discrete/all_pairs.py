@@ -30,7 +30,7 @@ def _each(prefix, kind):
                 f"_{prefix}{name}_rows",
                 exported,
                 whole=getattr(KERNELS[name], kind),
-                many=short_rows.assemble(name) if kind == "whole" else short_rows.none,
+                many=short_rows.assemble_many(name) if kind == "whole" else short_rows.none,
             )
             for name in KERNELS
         }

@@ -15,7 +15,6 @@ from numba import types
 from ..compiler import adder, formula, inlined, kernel, overloaded, specialise
 from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
 from ..numerics.error_free import add_compensated
-from .normalized import CHUNK
 from .terms import js_term
 
 #: float32 chunks shorter than this are summed in float64: the rounding errors of single entries (up to 1e-6
@@ -85,20 +84,9 @@ def rounded_sums(total, lost):
     )
 
 
-def whole_sums(p, q, theta, first):
-    """Template (`chunk`): the sum of all chunks, in order; `first` is that of the first one."""
-    total, lost = first, Sums(0.0, 0.0, 0.0, 0.0)
-    for low in range(CHUNK, p.size, CHUNK):
-        sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
-        if math.isnan(sums.terms):
-            return sums
-        total, lost = add_sums(total, lost, sums)
-    return rounded_sums(total, lost)
-
-
 @kernel
 def sum_of_parts(parts):
-    """The same from the sums of each chunk, a row of `parts` in the order of the fields of `Sums`."""
+    """The sum of all chunks from those of each, a row of `parts` in the order of the fields of `Sums`."""
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for i in range(parts.shape[0]):
         total, lost = add_sums(total, lost, Sums(parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3]))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import inlined, kernel
+from ..compiler import inlined, kernel, specialise
+from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
 from .registry import NO_THETA
@@ -125,13 +126,22 @@ def conclude(p, sums, theta, mass):
 
 
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `all_chunks`, `normalise`, `concluded`): the result of one pass; NaN if none."""
-    sums = chunk(p[:CHUNK], q[:CHUNK], theta)  # noqa: F821
-    if math.isnan(sums.terms):
-        return math.nan
-    if p.size > CHUNK:
-        # For other masses than one, the first chunk shows whether digits will be left.
-        if mass == NORMALIZE and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+    """Template (`chunk`, `normalise`, `concluded`): the result of one pass; NaN if none."""
+    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
+    for low in range(0, p.size, CHUNK):
+        sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
+        if math.isnan(sums.terms):
             return math.nan
-        sums = all_chunks(p, q, theta, sums)  # noqa: F821
-    return concluded(p, sums, theta, mass)  # noqa: F821
+        # For other masses than one, the first of several chunks shows whether digits will be left.
+        first = low == 0 and p.size > CHUNK and mass == NORMALIZE
+        if first and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+            return math.nan
+        total, lost = add_sums(total, lost, sums)
+    return concluded(p, rounded_sums(total, lost), theta, mass)  # noqa: F821
+
+
+def assemble(name, chunk, normalise):
+    """(`quick`, `conclude`) for a fast loop and a closed form."""
+    concluded = specialise(conclude, f"_{name}_concluded", normalise=normalise)
+    bindings = {"chunk": chunk, "normalise": normalise, "concluded": concluded}
+    return specialise(quick, f"_{name}_quick", **bindings), concluded

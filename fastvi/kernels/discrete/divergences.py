@@ -11,7 +11,8 @@ not allow), raises nothing and needs no GIL. It is assembled from a term (`terms
 2.  A closed form (`closed_forms`) converts the sums over the two measures to the divergence of the normalised
     distributions, or says that too few digits survive.
 3.  Where the fast loop or the closed form does not hold, `careful` sums the terms of entries that are
-    normalised in twice the precision (`normalized.entry`). A few entries have a loop of their own, `short`.
+    normalised in twice the precision (`normalized.entry`). A few entries have a loop of their own
+    (`short_rows`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import numpy as np
 from ..borrowing import borrow
 from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
-from ..numerics.error_free import add_compensated, fma
-from . import chunks, closed_forms, large_sums, logarithmic, scaled, terms
-from .chunks import sum_of_parts, whole_sums
+from ..numerics.error_free import add_compensated
+from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
+from .chunks import sum_of_parts
 from .large_sums import LOW
 from .masses import ANY, NORMALIZE
 from .normalized import (
@@ -42,14 +43,12 @@ from .normalized import (
     make_normalization,
     make_scaling,
     masses_of,
-    moderate,
     proportional,
-    settled,
     without_excess,
 )
 from .registry import NO_THETA, ROWS
 from .scaled import CarefulSums
-from .short_rows import LEAST_SUM, SHORT, limits
+from .short_rows import SHORT
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -150,37 +149,17 @@ def _careful(p, q, theta, mass):
     return finish(lowered(p, q, normalization, theta), UNLIFT * factor * (1.0 / LOW))  # noqa: F821
 
 
-def _short(p, q, theta, mass):
-    """Template (`term`, `smooth`, `least`, `most`): the sum for a few entries; NaN where they need care."""
-    mass_p, mass_q, bad = 0.0, 0.0, False
-    for i in range(p.size):
-        x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= not ((x >= least) | (x == 0.0)) & ((y >= least) | (y == 0.0))  # noqa: F821
-        mass_p += x
-        mass_q += y
-    if bad or not moderate(p, mass_p, mass_q, mass):
-        return math.nan
-    s, t = (1.0, 1.0) if mass == ANY else (1.0 / mass_p, 1.0 / mass_q)
-    a, excess = 0.0, 0.0
-    for i in range(p.size):
-        x, y = np.float64(p[i]), np.float64(q[i])
-        v = y * t
-        d = fma(x, s, -v) - fma(y, t, -v)
-        a += term(x * s, v, d, theta)  # noqa: F821
-        excess += d
-    small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
-    return a if small and LEAST_SUM < a < most else math.nan  # noqa: F821
-
-
 def _divergence(p, q, theta, mass):
     """Template (`short`, `quick`, `careful`, `finish`): the whole computation, on one thread."""
     p, q = borrow(p), borrow(q)
     if p.size <= SHORT:
         value = short(p, q, theta, mass)  # noqa: F821
+        if value == value:
+            return value
     else:
         value = quick(p, q, theta, mass)  # noqa: F821
-    if value == value:
-        return finish(value, 1.0)  # noqa: F821
+        if value == value:
+            return finish(value, 1.0)  # noqa: F821
     return careful(p, q, theta, mass)  # noqa: F821
 
 
@@ -291,18 +270,15 @@ def _assemble(row):
         lowered=lowered,
         finish=finish,
     )
-    least, most = limits(row.term)
-    short = specialise(_short, f"_{name}_short", term=term, smooth=smooth, least=least, most=most)
-    concluded = specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise)
-    of_sums = {"normalise": normalise, "concluded": concluded}
-    all_chunks = specialise(whole_sums, f"_{name}_sums", chunk=chunk)
-    quick = specialise(closed_forms.quick, f"_{name}_quick", chunk=chunk, all_chunks=all_chunks, **of_sums)
-    ends = {"careful": careful, "finish": finish}
+    quick, concluded = closed_forms.assemble(name, chunk, normalise)
+    ends = {"normalise": normalise, "concluded": concluded, "careful": careful, "finish": finish}
     return Divergence(
-        whole=specialise(_divergence, name, exported, short=short, quick=quick, **ends),
+        whole=specialise(
+            _divergence, name, exported, short=short_rows.assemble_one(name), quick=quick, **ends
+        ),
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
-        finish=specialise(_finish, f"_{name}_finish", exported, **of_sums, **ends),
+        finish=specialise(_finish, f"_{name}_finish", exported, **ends),
     )
 
 

@@ -13,28 +13,20 @@ import numpy as np
 
 from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel
-from ..numerics.elementary import log_ratio, scaled_exp
+from ..numerics.elementary import scaled_exp
 from ..numerics.error_free import add_compensated
+from . import short_rows
 from .logarithmic import log_mass
 from .masses import ANY, UNIT
 from .normalized import CHUNK, LEAST_SCALED, LIFT, UNLIFT, allowed, argmax, is_unit, masses_of
-
-#: Below this, the rounding of q / mass, 2**-53, would leave less than 14 digits of the result.
-LEAST_ENTROPY = 0.02
+from .short_rows import SHORT
+from .terms import cross_term
 
 #: Part of the mass that one entry has where the entropy is taken apart.
 _DOMINANT = 0.9
 
 #: Ratios below this are divided in an order that keeps subnormals out.
 _TINY_RATIO = 1e-200
-
-
-@formula
-def cross_term(p, q, top):
-    """p log(top / q)."""
-    value = p * log_ratio(top, q, top - q)
-    value = math.inf if q == 0.0 else value
-    return 0.0 if p == 0.0 else value
 
 
 @adder
@@ -90,10 +82,17 @@ def _over_mass(a, mass):
     return a / (mass * UNLIFT) if mass > 1.0 else a / mass * LIFT
 
 
+_short_cross_entropy = short_rows.assemble_one("cross_entropy")
+
+
 @exported
 def cross_entropy(p, q, theta, mass):
     """-sum p log q."""
     p, q = borrow(p), borrow(q)
+    if p.size <= SHORT:
+        value = _short_cross_entropy(p, q, theta, mass)
+        if value == value:
+            return value
     if mass == ANY:
         total, below, at_top, mass_p = _cross_totals(p, q, 1.0)
         return total * UNLIFT if allowed(p, mass_p * UNLIFT, (below + at_top) * UNLIFT, mass) else math.nan
@@ -103,16 +102,14 @@ def cross_entropy(p, q, theta, mass):
     if masses.p_alone:
         return math.inf
     top = np.float64(q[argmax(q)])
-    # Where the result may be below `LEAST_ENTROPY`, one entry has nearly all of the mass.
+    # Where the result is small, and the rounding of q / mass is not, one entry has nearly all of the mass.
     if top <= _DOMINANT * masses.q and min(masses.p, masses.q) > LEAST_SCALED:
         scale_p, scale_q = 1.0 / masses.p, LIFT / masses.q
         value, lost = 0.0, 0.0
         for low in range(0, p.size, CHUNK):
             part = _normalised_sum(p[low : low + CHUNK], q[low : low + CHUNK], scale_p, scale_q)
             value, lost = add_compensated(value, lost, part)
-        value += lost
-        if value > LEAST_ENTROPY:
-            return value
+        return value + lost
     total, below, at_top, mass_p = _cross_totals(p, q, top)
     rest = below + (at_top - top * LIFT)
     return (_over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT

@@ -102,18 +102,37 @@ def _mass_sums(p, q):
 
 
 @kernel
+def no_masses():
+    """The masses of no entries."""
+    return Masses(0.0, 0.0, False, False)
+
+
+@inlined
+def add_chunk(p, q, total, lost):
+    """The masses with those of one more chunk, and what the roundings of their sums have lost."""
+    part = _mass_sums(p, q)
+    a, al = add_compensated(total.p, lost.p, part.p)
+    b, bl = add_compensated(total.q, lost.q, part.q)
+    return Masses(a, b, total.p_alone | part.p_alone, total.q_alone | part.q_alone), Masses(
+        al, bl, False, False
+    )
+
+
+@inlined
+def with_rest(total, lost):
+    """The masses with what their roundings have lost."""
+    return Masses(total.p + lost.p, total.q + lost.q, total.p_alone, total.q_alone)
+
+
+@kernel
 def masses_of(p, q):
     """The masses of two arrays."""
     if p.size <= CHUNK:
         return _mass_sums(p, q)
-    a, al, b, bl, p_alone, q_alone = 0.0, 0.0, 0.0, 0.0, False, False
+    total, lost = no_masses(), no_masses()
     for low in range(0, p.size, CHUNK):
-        part = _mass_sums(p[low : low + CHUNK], q[low : low + CHUNK])
-        a, al = add_compensated(a, al, part.p)
-        b, bl = add_compensated(b, bl, part.q)
-        p_alone |= part.p_alone
-        q_alone |= part.q_alone
-    return Masses(a + al, b + bl, p_alone, q_alone)
+        total, lost = add_chunk(p[low : low + CHUNK], q[low : low + CHUNK], total, lost)
+    return with_rest(total, lost)
 
 
 @kernel

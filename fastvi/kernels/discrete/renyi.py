@@ -14,8 +14,8 @@ from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, exp
 from ..numerics.error_free import add_compensated
-from . import closed_forms, logarithmic, scaled
-from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, whole_sums
+from . import closed_forms, logarithmic, normalized, scaled, short_rows
+from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
 from .logarithmic import (
     alpha_log_term,
@@ -40,6 +40,7 @@ from .normalized import (
     proportional,
 )
 from .registry import NO_THETA
+from .short_rows import SHORT
 from .terms import alpha_from_ratio, hellinger_term
 
 #: Orders above this are computed as the order inf, from which they differ by at most |log p_i| / alpha.
@@ -162,49 +163,55 @@ def _exceeded(p, q, top):
 
 
 @kernel
-def _largest_ratio(p, q):
-    """The largest p / q, where there is no p > 0 = q."""
-    top = 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
-        # Most chunks have no larger ratio than those before, and that is seen without a division.
-        if _exceeded(x, y, top) > 0:
-            for i in range(x.size):
-                if x[i] > 0.0:
-                    top = max(top, np.float64(x[i]) / np.float64(y[i]))
+def _largest_ratio(p, q, top):
+    """The largest p / q of a chunk without p > 0 = q, and `top`."""
+    # Most chunks have no larger ratio than those before, and that is seen without a division.
+    if _exceeded(p, q, top) > 0:
+        for i in range(p.size):
+            if p[i] > 0.0:
+                top = max(top, np.float64(p[i]) / np.float64(q[i]))
     return top
 
 
-@adder
-def _exceeded_by(p, q, s, t, top):
-    """(The number of entries with (p - q) / q > top, the sum of all p - q), both normalised."""
-    count, excess = 0, 0.0
+@kernel
+def _masses_and_largest_ratio(p, q):
+    """The masses, and the largest p / q if they are valid and there is no p > 0 = q."""
+    total, lost, top = normalized.no_masses(), normalized.no_masses(), 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        total, lost = normalized.add_chunk(x, y, total, lost)
+        if total.p >= 0.0 and not total.p_alone:
+            top = _largest_ratio(x, y, top)
+    return normalized.with_rest(total, lost), top
+
+
+@kernel
+def _exceeded_by(p, q, s, t, c, top):
+    """The number of entries with (p - q) / q > top, both normalised."""
+    count = 0
     for i in range(p.size):
-        _, y, d = scaled.entry(p[i], q[i], s, t, 0.0)
+        _, y, d = scaled.entry(p[i], q[i], s, t, c)
         count += d > top * y
-        excess += d
-    return count, excess
+    return count
 
 
 @kernel
 def _largest_difference(p, q, masses):
-    """The largest (p - q) / q of normalised entries; NaN where they are as near as rounding errors."""
-    top, excess, lost = 0.0, 0.0, 0.0
+    """The largest (p - q) / q of normalised entries; NaN where these are too near each other."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    s, t = LIFT / masses.p, LIFT / masses.q
+    s, t, top = LIFT / masses.p, LIFT / masses.q, 0.0
+    c = scaled.correction(p, q, s, t)
+    if math.isnan(c):
+        return c
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        above, part = _exceeded_by(u, v, s, t, top)
-        excess, lost = add_compensated(excess, lost, part)
-        if above > 0:
+        if _exceeded_by(u, v, s, t, c, top) > 0:
             for i in range(u.size):
-                _, y, d = scaled.entry(u[i], v[i], s, t, 0.0)
+                _, y, d = scaled.entry(u[i], v[i], s, t, c)
                 if d > top * y:
                     top = d / y
-    # The sum of all differences is what is wrong with the masses.
-    wrong = (excess + lost) * UNLIFT
-    return top - wrong if abs(wrong) <= scaled.MOST_BESIDE * top else math.nan
+    return top
 
 
 @kernel
@@ -220,20 +227,11 @@ def _normalise_renyi(sums, theta, mass, single):
     return value, (value > _LEAST_REMAINDER * size) and not small
 
 
-def _quick(name, chunk, normalise):
-    return specialise(
-        closed_forms.quick,
-        f"_{name}_quick",
-        chunk=chunk,
-        all_chunks=specialise(whole_sums, f"_{name}_sums", chunk=chunk),
-        normalise=normalise,
-        concluded=specialise(closed_forms.conclude, f"_{name}_concluded", normalise=normalise),
-    )
-
-
+_short_renyi = short_rows.assemble_one("renyi")
+_short_bhattacharyya = short_rows.assemble_one("bhattacharyya")
 _scaled_alpha = scaled.assemble("renyi", "alpha")
 _scaled_hellinger = scaled.assemble("bhattacharyya", "hellinger")
-_quick_renyi = _quick("renyi", alpha_chunk, _normalise_renyi)
+_quick_renyi = closed_forms.assemble("renyi", alpha_chunk, _normalise_renyi)[0]
 _quick_log_renyi = specialise(
     logarithmic.quick, "_log_renyi_quick", chunk=alpha_chunk, normalise=_normalise_renyi
 )
@@ -243,11 +241,15 @@ _quick_log_renyi = specialise(
 def renyi(p, q, theta, mass):
     """log(sum p**a q**(1-a)) / (a - 1) for a = theta[0] from 0 to inf; KL for a = 1."""
     p, q, alpha = borrow(p), borrow(q), theta[0]
-    if 0.0 < alpha < _AS_INFINITE and alpha != 1.0:
+    if p.size <= SHORT:
+        value = _short_renyi(p, q, theta, mass)
+        if value == value:
+            return value
+    elif 0.0 < alpha < _AS_INFINITE and alpha != 1.0:
         value = _quick_renyi(p, q, theta, mass)
         if value > 0.0:
             return value
-    masses = masses_of(p, q)
+    masses, ratio = _masses_and_largest_ratio(p, q) if alpha > _AS_INFINITE else (masses_of(p, q), 0.0)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
@@ -257,7 +259,7 @@ def renyi(p, q, theta, mass):
         return 0.0
     value = math.nan
     if alpha > _AS_INFINITE:
-        value = math.log(_largest_ratio(p, q)) - math.log(masses.p / masses.q)
+        value = math.log(ratio) - math.log(masses.p / masses.q)
         if value < _LEAST_LOG:
             value = math.log1p(_largest_difference(p, q, masses))
     elif alpha > 0.0:
@@ -341,8 +343,10 @@ def _normalise_overlap(sums, theta, mass, single):
     return value, value > _LEAST_REMAINDER
 
 
-_quick_hellinger = _quick("bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger)
-_quick_overlap = _quick("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)
+_quick_hellinger = closed_forms.assemble(
+    "bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger
+)[0]
+_quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)[0]
 _quick_log_overlap = specialise(
     logarithmic.quick, "_log_overlap_quick", chunk=overlap_chunk, normalise=_normalise_overlap
 )
@@ -352,7 +356,11 @@ _quick_log_overlap = specialise(
 def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
     p, q = borrow(p), borrow(q)
-    if p.itemsize == 4:
+    if p.size <= SHORT:
+        value = _short_bhattacharyya(p, q, theta, mass)
+        if value == value:
+            return value
+    elif p.itemsize == 4:
         value = bhattacharyya_of_hellinger(_quick_hellinger(p, q, NO_THETA, mass))
         if value > 0.0:
             return value

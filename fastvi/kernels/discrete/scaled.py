@@ -57,7 +57,7 @@ def _difference_sums(p, q, s, t):
 
 
 @kernel
-def _correction(p, q, s, t):
+def correction(p, q, s, t):
     """The change of t that takes the sum of all differences out; NaN where these have too few digits."""
     e, el, size = 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
@@ -135,14 +135,15 @@ def _scaled(p, q, masses, theta):
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
     s, t = LIFT / masses.p, LIFT / masses.q
-    least = alike * min(1.0, CHUNK / p.size)  # noqa: F821
-    a, good = settle(all_sums(p, q, s, t, 0.0, least, theta), theta)  # noqa: F821
-    if not good:
-        c = _correction(p, q, s, t)
-        if math.isnan(c):
-            return c
-        a, good = settle(all_sums(p, q, s, t, c, 0.0, theta), theta)  # noqa: F821
-    return a if good and 0.0 < a < LIFT else math.nan
+    c, least = 0.0, alike * min(1.0, CHUNK / p.size)  # noqa: F821
+    for i in range(2):
+        if i == 1:
+            c, least = correction(p, q, s, t), 0.0
+        if c == c:
+            a, good = settle(all_sums(p, q, s, t, c, least, theta), theta)  # noqa: F821
+            if good and 0.0 < a < LIFT:
+                return a
+    return math.nan
 
 
 def make_settle(name, term):

@@ -1,9 +1,9 @@
-"""Divergences of many pairs of short rows, a pair in each vector lane. Used by `all_pairs`.
+"""Divergences of short rows: of one pair, for `divergences`; of many, a pair in each lane, for `all_pairs`.
 
-A pair of eight entries by itself takes 50 to 400 ns: its loops are too short for vector instructions. Here
-the entries of `LANES` pairs are laid out by columns, and each step is one loop over the pairs, without a
-branch. A lane holds what `divergences` computes for the same pair, in the same order; it is NaN where the
-pair needs more care.
+Entries are divided by the masses and summed one after another. The result is NaN where it needs more care.
+
+A pair of eight entries by itself takes 50 to 400 ns: its loop is too short for vector instructions. So the
+entries of `LANES` pairs are laid out by columns, and each step is one loop over the pairs, without a branch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from ..compiler import formula, inlined, kernel, specialise
 from ..numerics.error_free import fma
 from . import terms
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
-from .entropies import LEAST_ENTROPY, cross_term
 from .masses import ANY
 from .normalized import moderate, settled
 from .registry import ROWS
@@ -30,14 +29,11 @@ LANES = 128
 #: Fewer pairs do not pay for the layout.
 FEW = 16
 
+#: Below this, the rounding of q / mass, 2**-53, would leave less than 14 digits of an entropy.
+_LEAST_ENTROPY = 0.02
+
 #: Sums below this are left to careful sums.
 LEAST_SUM = 1e-200
-
-
-def limits(term):
-    """The least positive entry, and the largest sum, for which plain sums of a term hold."""
-    # In between no exponent is above 200, with an error of 6e-14 in one float.
-    return (1e-50, 1e30) if term == "alpha" else (2.0**-900, math.inf)
 
 
 @inlined
@@ -97,7 +93,7 @@ def _root(a, theta):
 
 @inlined
 def _entropy(a, theta):
-    return a if a > LEAST_ENTROPY else math.nan
+    return a if a > _LEAST_ENTROPY else math.nan
 
 
 @inlined
@@ -111,29 +107,58 @@ def _renyi(a, theta):
 
 
 @inlined
-def _any_theta(theta):
+def _always(theta, mass):
     return True
 
 
 @inlined
-def _power_theta(theta):
-    """Orders that `_renyi` is for: 0, 1 and inf have other formulas."""
+def _other_orders(theta, mass):
+    """For `_renyi`: the orders 0 and inf have other formulas."""
     return 0.0 < theta[0] < math.inf
+
+
+@inlined
+def _of_distributions(theta, mass):
+    """For cross-entropies: the terms of measures differ in sign."""
+    return mass != ANY
 
 
 @formula
 def _cross_term(u, v, d, theta):
-    return cross_term(u, v, 1.0)
+    return terms.cross_term(u, v, 1.0)
+
+
+def _short(p, q, theta, mass):
+    """Template (`holds`, `term`, `smooth`, `least`, `most`, `conclude`): the result for a few entries."""
+    if not holds(theta, mass):  # noqa: F821
+        return math.nan
+    mass_p, mass_q, bad = 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= not ((x >= least) | (x == 0.0)) & ((y >= least) | (y == 0.0))  # noqa: F821
+        mass_p += x
+        mass_q += y
+    if bad or not moderate(p, mass_p, mass_q, mass):
+        return math.nan
+    s, t = (1.0, 1.0) if mass == ANY else (1.0 / mass_p, 1.0 / mass_q)
+    a, excess = 0.0, 0.0
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        v = y * t
+        d = fma(x, s, -v) - fma(y, t, -v)
+        a += term(x * s, v, d, theta)  # noqa: F821
+        excess += d
+    small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
+    return conclude(a, theta) if small and LEAST_SUM < a < most else math.nan  # noqa: F821
 
 
 def _short_rows(p, q, ip, iq, theta, mass, out):
-    """Template (`replace`, `smooth`, `least`, `most`, `conclude`): out[k] of each pair, or NaN.
+    """Template (`holds`, `replace`, `smooth`, `least`, `most`, `conclude`): out[k] of each pair, or NaN.
 
-    As `divergences.short`, whose comments hold here.
-    False where it has done nothing.
+    Each lane computes what `_short` does, in the same order. The value is False where nothing is written.
     """
     n = p.shape[1]
-    if n > SHORT or out.size < FEW or not holds(theta):  # noqa: F821
+    if n > SHORT or out.size < FEW or not holds(theta, mass):  # noqa: F821
         return False
     work = np.empty((2 * n + 4, LANES))
     for first in range(0, out.size, LANES):
@@ -165,24 +190,37 @@ def none(p, q, ip, iq, theta, mass, out):
     return False
 
 
-def assemble(name):
-    """The kernel of a row of the registry."""
+def _bindings(name):
+    """What the templates need for a row of the registry; None for one without such loops."""
     row = ROWS[name]
     if not row.term and name not in _OTHERS:
+        return None
+    term, conclude = _OTHERS.get(name, (row.term, _root if row.root else _itself))
+    # In between no exponent is above 200, with an error of 6e-14 in one float.
+    least, most = (1e-50, 1e30) if term == "alpha" else (2.0**-900, math.inf)
+    shared = {
+        "smooth": row.normalise != "linear",
+        "least": least,
+        "most": most,
+        "conclude": conclude,
+        "holds": {"renyi": _other_orders, "cross_entropy": _of_distributions}.get(name, _always),
+    }
+    return _cross_term if term == "cross" else getattr(terms, f"{term}_term"), shared
+
+
+def assemble_one(name):
+    """The kernel of one short pair, (p, q, theta, mass) -> the result or NaN, of a row of the registry."""
+    term, shared = _bindings(name)
+    return specialise(_short, f"_short_{name}", term=term, **shared)
+
+
+def assemble_many(name):
+    """The kernel of many pairs of short rows, `_short_rows`, of a row of the registry."""
+    found = _bindings(name)
+    if found is None:
         return none
-    term_name, conclude = _OTHERS.get(name, (row.term, _root if row.root else _itself))
-    term = _cross_term if term_name == "cross" else getattr(terms, f"{term_name}_term")
-    least, most = limits(term_name)
-    return specialise(
-        _short_rows,
-        f"_short_{name}_rows",
-        replace=specialise(_replace, f"_replace_{name}", inlined, term=term),
-        smooth=row.normalise != "linear",
-        least=least,
-        most=most,
-        conclude=conclude,
-        holds=_power_theta if name == "renyi" else _any_theta,
-    )
+    replace = specialise(_replace, f"_replace_{name}", inlined, term=found[0])
+    return specialise(_short_rows, f"_short_{name}_rows", replace=replace, **found[1])
 
 
 #: Terms and conclusions of rows that have kernels of their own.

@@ -51,8 +51,8 @@ def jeffreys_term(p, q, d, theta):
 def hellinger_term(p, q, d, theta):
     """(sqrt p - sqrt q)**2 / 2: the square of the distance is a sum."""
     # A negative entry is refused later; in plain Python its root would raise first.
-    root = d / (math.sqrt(abs(p)) + math.sqrt(abs(q)))
-    return 0.0 if d == 0.0 else 0.5 * (root * root)
+    root = 0.0 if d == 0.0 else d / (math.sqrt(abs(p)) + math.sqrt(abs(q)))
+    return 0.5 * (root * root)
 
 
 @formula
@@ -72,6 +72,14 @@ def alpha_term(p, q, d, theta):
     """(p**a q**(1-a) - a p + (a - 1) q) / (a (a - 1)) for a = theta[0]; KL for a = 1 and a = 0."""
     x = math.inf if q == 0.0 else log_ratio(p, q, d)
     return alpha_from_ratio(p, q, d, -math.inf if p == 0.0 else x, theta)
+
+
+@formula
+def cross_term(p, q, top):
+    """p log(top / q)."""
+    value = p * log_ratio(top, q, top - q)
+    value = math.inf if q == 0.0 else value
+    return 0.0 if p == 0.0 else value
 
 
 # Where a divergence is infinite: p > 0 = q somewhere, or q > 0 = p. Without this function it never is.
