@@ -85,7 +85,7 @@ Fault = tuple[int, Array] | None
 
 
 #: Entropy of N(0, 1).
-_UNIT_ENTROPY = 0.5 * (1.0 + kernels.densities.gaussians.LOG_2PI)
+_UNIT_ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
 
 
 class Start(NamedTuple):
