@@ -157,15 +157,16 @@ def wrong_gradient(model: Model, q: Variational) -> str:
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
     draws, step = _probes(gaussian.dim) @ gaussian.cholesky.T
     draws, step = draws + gaussian.mean, _SHORT * step
-    ends = [model._support.to_model(draws + sign * step)[0] for sign in (1.0, -1.0)]
-    middle, gradients = 0.5 * (ends[0] + ends[1]), np.empty_like(ends[0])
-    (values, failed), (up, failed_up), (down, failed_down) = (
-        model._tabulate(middle, gradients),
-        *(model._tabulate(end) for end in ends),
-    )
-    if failed or failed_up or failed_down:
+    ends, _ = model._support.to_model(np.concatenate([draws + step, draws - step]))
+    one, other = ends[:_DIRECTIONS], ends[_DIRECTIONS:]
+    middle = 0.5 * (one + other)
+    gradients = np.empty_like(middle)
+    values, failed = model._tabulate(middle, gradients)
+    at_ends, failed_at_ends = model._tabulate(ends)
+    if failed or failed_at_ends:
         return ""
-    rise, expected = up - down, ((ends[0] - ends[1]) * gradients).sum(axis=1)
+    rise = at_ends[:_DIRECTIONS] - at_ends[_DIRECTIONS:]
+    expected = ((one - other) * gradients).sum(axis=1)
     rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT
     bad = np.abs(rise - expected) > _DIFFERENT * (np.abs(rise) + np.abs(expected)) + rounding
     if bad.sum() < _SEVERAL:

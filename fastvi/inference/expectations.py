@@ -154,7 +154,8 @@ def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
 def _some_groups(groups: Iterable[Array]) -> Iterator[Array]:
     """The groups (n, blocks, 2 dim, dim): those that are kept in two halves, others one by one."""
     if isinstance(groups, np.ndarray):
-        yield from np.split(groups, 2)
+        yield groups[: GROUPS // 2]
+        yield groups[GROUPS // 2 :]
         return
     for group in groups:
         yield group[None]

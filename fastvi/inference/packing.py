@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -39,11 +40,17 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
         array = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False))
         if not array.flags.aligned:
             array = array.copy()
-        return types.Array(numba.from_dtype(array.dtype), array.ndim, "C"), array
+        return _array_type(array.dtype, array.ndim), array
     raise TypeError(
         f"{name} must be a real number or a non-empty numeric array, not {type(value).__name__}"
         + (f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else "")
     )
+
+
+@lru_cache(maxsize=128)
+def _array_type(dtype: np.dtype[Any], ndim: int) -> Any:
+    """numba's type of an array in C order; making it takes 6 µs, half of what an array takes to pack."""
+    return types.Array(numba.from_dtype(dtype), ndim, "C")
 
 
 def _as_array(name: str, value: Any) -> Any:

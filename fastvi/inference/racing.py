@@ -85,7 +85,7 @@ Fault = tuple[int, Array] | None
 
 
 #: Entropy of N(0, 1).
-_UNIT_ENTROPY = 0.5 * (1.0 + kernels.densities.gaussians.LOG_2PI)
+_UNIT_ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
 
 
 class Start(NamedTuple):
@@ -144,21 +144,25 @@ def _draws(block: int, pairs: int, dim: int) -> Array:
     return np.ascontiguousarray(np.concatenate([half, -half]))
 
 
-def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, float, Fault]:
-    """The ELBO over pairs of draws +e, -e, and its standard error; -inf, and the fault, at one."""
+def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, Array, Fault]:
+    """The ELBO over draws and the log joint at each; -inf, and the fault, where that is not finite."""
     space, values, out = workspace("laplace", mean.size, model.dim), np.empty(len(noise)), np.empty(1)
     status, _ = kernels.inference.entry_points.averages(
         target_of(model), noise[None], mean, factor, space, values, 0, 1, out
     )
-    entropy = float(np.log(np.diag(factor)).sum()) + mean.size * _UNIT_ENTROPY
+    entropy = float(np.log(factor.diagonal()).sum()) + mean.size * _UNIT_ENTROPY
     value = float(out[0]) + entropy
     if status != FINE or not abs(value) < math.inf:
-        return -math.inf, math.inf, (status, fault_point("laplace", space))
+        return -math.inf, values, (status, fault_point("laplace", space))
+    return value, values, None
+
+
+def _error_over(values: Array) -> float:
+    """Standard error of the mean of the log joint over pairs of draws +e, -e."""
     half = len(values) // 2
-    pairs = (0.5 * (values[:half] + values[half : 2 * half])).tolist()
-    count = max(half, 1)
-    middle = sum(pairs) / count
-    return value, math.hypot(*(x - middle for x in pairs)) / count, None
+    pairs = (0.5 * (values[:half] + values[half:])).tolist()
+    middle = sum(pairs) / half
+    return math.hypot(*(x - middle for x in pairs)) / half
 
 
 class _Runner:
@@ -229,14 +233,14 @@ class _Race:
 
     def elbo(self, mean: Array, factor: Array, noise: Array) -> float:
         """The ELBO over some draws; -inf where the log joint is not finite at one of them."""
-        return self.estimate(mean, factor, noise)[0]
+        return self.tabulate(mean, factor, noise)[0]
 
-    def estimate(self, mean: Array, factor: Array, noise: Array) -> tuple[float, float]:
-        """The ELBO over pairs of draws +e, -e, and its standard error."""
+    def tabulate(self, mean: Array, factor: Array, noise: Array) -> tuple[float, Array]:
+        """The ELBO over some draws, and the log joint at each."""
         self.evaluations += len(noise)
-        value, error, fault = elbo_over(self.model, mean, factor, noise)
+        value, values, fault = elbo_over(self.model, mean, factor, noise)
         self.fault = fault or self.fault
-        return value, error
+        return value, values
 
     def require(self, point: Array) -> None:
         """Raise ValueError if the log joint is not finite at a point."""
@@ -312,14 +316,15 @@ class _Race:
             assert fault is not None
             raise error_of(self.model, *fault, "the fit cannot start: ")
         noise = _draws(4, _LAST_PAIRS, runners[0].mean.size)
-        found: list[tuple[tuple[float, float], Start]] = []
+        found: list[tuple[float, Array, Start]] = []
         for runner in runners:
             place = runner.reached()
-            found.append((self.estimate(runner.mean, runner.factor, noise), place))
+            found.append((*self.tabulate(runner.mean, runner.factor, noise), place))
             if self.correlated:
-                found.append((self.estimate(place.mean, place.root, noise), place))
-        (value, error), place = max(found, key=lambda f: f[0][0])
-        return place._replace(evaluations=self.evaluations, best=value - 3.0 * error)
+                found.append((*self.tabulate(place.mean, place.root, noise), place))
+        value, values, place = max(found, key=lambda f: f[0])
+        best = value - 3.0 * _error_over(values) if value > -math.inf else value
+        return place._replace(evaluations=self.evaluations, best=best)
 
 
 def _still_in(runners: list[_Runner]) -> list[_Runner]:
