@@ -95,6 +95,7 @@ EXAMPLES = {
 
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
+    "ClosedForm",
     "Density",
     "DrawsExpectation",
     "Frame",
