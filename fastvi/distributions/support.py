@@ -69,23 +69,34 @@ class Support:
             high if kind in (UPPER, INTERVAL) else math.inf,
         )
 
-    def ends(self) -> Iterator[tuple[int, float]]:
-        """Each coordinate of z with each of its bounds."""
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """(R,), the first coordinate of z that each latent coordinate stands for."""
+        return np.array([j for j, _ in self._entries()], np.int64)
+
+    def _entries(self) -> Iterator[tuple[int, int]]:
+        """For each latent coordinate its first coordinate of z, and how many it has."""
         j = 0
         for kind, (low, high) in zip(self.kinds.tolist(), self.bounds.tolist(), strict=True):
+            # The last latent coordinate of a simplex has two entries, that of a factor all that are left.
+            entries = 2 if kind == SIMPLEX and low == 1.0 else 1
+            if kind == CORRELATION:
+                entries += kernels.models.supports.beyond(int(low), int(high))
+            yield j, entries
+            j += entries
+
+    def ends(self) -> Iterator[tuple[int, float]]:
+        """Each coordinate of z with each of its bounds."""
+        latent = zip(self._entries(), self.kinds.tolist(), self.bounds.tolist(), strict=True)
+        for (j, entries), kind, (low, high) in latent:
             if kind in (LOWER, INTERVAL):
                 yield j, low
             if kind in (UPPER, INTERVAL):
                 yield j, high
-            # The last latent coordinate of a simplex has two entries, that of a factor all that are left.
-            entries = 2 if kind == SIMPLEX and low == 1.0 else 1
             if kind == SIMPLEX:
                 for k in range(entries):
                     yield j + k, 0.0
                     yield j + k, 1.0
-            elif kind == CORRELATION:
-                entries += kernels.models.supports.beyond(int(low), int(high))
-            j += entries
 
     def to_model(self, latent: Array) -> tuple[Array, Array]:
         """(z (N, D), log-Jacobians (N,)) of latent coordinates (N, R)."""

@@ -6,6 +6,7 @@ The fits of a model whose support is not the whole line return them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from ..common.validation import generator, integer, real_number
 from ..common.values import Array, as_points, in_shape, tidy
 from .density import Density
 from .gaussian import Gaussian
+from .moments import closed_moments
 from .support import Support, declaration_of
 
 #: Lattice for moments in up to two dimensions: its reach and step in standard deviations along each axis.
 _LATTICE_DIM, _REACH, _STEP = 2, 8.5, 0.125
 
-#: Draws for moments in more dimensions, in pairs +e, -e.
-_DRAWS = 100_000
+#: Draws for moments in more dimensions, in pairs +e, -e, and the pieces that are made one after another.
+_DRAWS, _PIECES = 100_000, 25
 
 
 class TransformedGaussian(Density):
@@ -122,36 +124,64 @@ class TransformedGaussian(Density):
             values[n] = self.gaussian.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
         return in_shape(values, shape)
 
-    def _nodes(self) -> tuple[Array, Array]:
-        """(standard normal points (N, R), weights that sum to one): a lattice, or draws."""
+    def _nodes(self) -> Iterator[tuple[Array, Array]]:
+        """(standard normal points (N, R), weights) in pieces; the weights sum to one: a lattice, or draws."""
         r = self.gaussian.dim
         if r > _LATTICE_DIM:
-            noise = np.random.default_rng(0).standard_normal((_DRAWS // 2, r))
-            return np.concatenate([noise, -noise]), np.full(2 * (_DRAWS // 2), 0.5 / (_DRAWS // 2))
+            rng = np.random.default_rng(0)
+            for _ in range(_PIECES):
+                noise = rng.standard_normal((_DRAWS // 2 // _PIECES, r))
+                yield np.concatenate([noise, -noise]), np.full(2 * len(noise), 1.0 / _DRAWS)
+            return
         t = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
         lattice = np.stack(np.meshgrid(*([t] * r), indexing="ij"), axis=-1).reshape(-1, r)
         weights = np.exp(-0.5 * (lattice**2).sum(axis=1))
-        return lattice, weights / weights.sum()
+        yield lattice, weights / weights.sum()
+
+    def _integrated(self) -> tuple[Array, Array, float]:
+        """(mean, covariance, mean log-Jacobian) from the nodes."""
+        centre = self._support.to_model(self.gaussian.mean[None])[0][0]
+        first, second, total = np.zeros(self.dim), np.zeros((self.dim, self.dim)), 0.0
+        for noise, weights in self._nodes():
+            z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
+            z -= centre
+            weighted = z * weights[:, None]
+            first += weighted.sum(axis=0)
+            second += z.T @ weighted
+            total += float(weights @ log_jacobian)
+        return centre + first, second - np.outer(first, first), total
 
     def _computed(self) -> tuple[Array, Array, float]:
         """(mean, covariance, entropy), computed at the first access."""
         if self._moments is None:
-            noise, weights = self._nodes()
-            z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
-            mean = weights @ z
-            cov = (z - mean).T @ ((z - mean) * weights[:, None])
-            entropy = self.gaussian.entropy() + float(weights @ log_jacobian)
+            closed = closed_moments(self.gaussian, self._support)
+            mean, cov, log_jacobian = closed.mean, closed.cov, closed.log_jacobian
+            if closed.places.size < self.gaussian.dim:
+                mean, cov, log_jacobian = self._integrated()
+                # With the correlations of the nodes the covariance stays one.
+                mean[closed.places] = closed.mean
+                known, exact = np.sqrt(np.diag(cov))[closed.places], np.sqrt(np.diag(closed.cov))
+                factors = np.ones(self.dim)
+                factors[closed.places] = exact / np.where(known > 0.0, known, 1.0)
+                cov *= factors * factors[:, None]
+            entropy = self.gaussian.entropy() + log_jacobian
             object.__setattr__(self, "_moments", (frozen(mean), frozen(cov), entropy))
         return self._moments  # type: ignore[no-any-return]
 
     @property
     def mean(self) -> Array:
-        """E[z], shape (D,), by quadrature in up to two latent coordinates, else from 100,000 draws."""
+        """E[z], shape (D,): exact for real, ordered and positive coordinates and those with one bound.
+
+        Else by quadrature in up to two latent coordinates, and from 100,000 draws in more.
+        """
         return self._computed()[0]
 
     @property
     def cov(self) -> Array:
-        """The covariance of z, shape (D, D), computed like the mean."""
+        """The covariance of z, shape (D, D), computed like the mean.
+
+        Beside coordinates that are not exact, the correlations are those of the draws.
+        """
         return self._computed()[1]
 
     def entropy(self) -> float:

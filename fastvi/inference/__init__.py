@@ -6,6 +6,7 @@ from .evidence import Decomposition, decompose, log_evidence
 from .evidence_maximization import ThetaFit, maximize_evidence
 from .expectations import Gradient, elbo, elbo_grad
 from .fitting import fit
+from .linear_response import LinearResponse, Propagated
 from .model import Model
 from .results import Fit
 from .verdicts import Diagnosis
@@ -17,7 +18,9 @@ __all__ = [
     "FitBatch",
     "Gradient",
     "GradientCheck",
+    "LinearResponse",
     "Model",
+    "Propagated",
     "ThetaFit",
     "check_gradient",
     "decompose",

@@ -78,6 +78,7 @@ EXAMPLES = {
     "Grid2D": lambda: [fv.Grid2D([0, 1, 2], [0, 1, 3], np.arange(9.0).reshape(3, 3))],
     "LabelDecomposition": lambda: [mixture_fit().decompose(np.full((8, 2), 0.5))],
     "Diagnosis": lambda: [fv.fit(model()).diagnose()],
+    "LinearResponse": lambda: [fv.fit(model()).linear_response()],
     "MixtureFit": lambda: [mixture_fit()],
     "Model": lambda: [model(), fv.Model(with_theta, 1, (3.0,), theta=[0.0]), named_model()],
     "Moments": lambda: [fv.fit(named_model())[name] for name in "ab"],
@@ -85,6 +86,7 @@ EXAMPLES = {
         fv.m_projection(MIXTURE),
         fv.i_projection(np.array([[0.4, 0.1], [0.1, 0.4]]), "product"),
     ],
+    "Propagated": lambda: [fv.fit(model()).linear_response().of(lambda z: z)],
     "ThetaFit": lambda: [fv.maximize_evidence(fv.Model(with_theta, 1, (3.0,), theta=[0.0]))],
     "TransformedGaussian": lambda: [POSITIVE],
     "TruncatedGaussian": lambda: [fv.TruncatedGaussian(0.0, 1.0, 0.0)],
@@ -93,6 +95,7 @@ EXAMPLES = {
 
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
+    "ClosedForm",
     "Density",
     "DrawsExpectation",
     "Frame",

@@ -1,5 +1,6 @@
 """Many fits at once: the results of single fits, for any number of threads and any other data sets."""
 
+import ctypes
 import math
 
 import numba
@@ -8,7 +9,7 @@ import pytest
 from scipy.special import log_ndtr
 
 import fastvi as fv
-from fastvi.inference import compilation
+from fastvi.inference import compilation, packing
 
 
 @numba.njit
@@ -111,6 +112,29 @@ def test_ragged_data_sets():
     assert again.status(4) == "a data array is empty"
     assert not again.converged[4]
     assert np.isnan(again.elbo[4])
+
+
+def test_small_data_are_joined():
+    """The words of each data set are those of `pack`, but for addresses of the same bytes."""
+    rng = np.random.default_rng(8)
+    sets = [
+        (rng.random(n), rng.integers(0, 9, (n, 3)), float(n), (rng.random((3, n)) < 0.5).T, rng.random())
+        for n in (1, 5, 2, 40)
+    ]
+    kinds, _, blank = packing.pack(sets[0])
+    table, kept, empty = packing.pack_tuples(kinds, blank, sets)
+    assert len(kept) == 3  # one array for each column of arrays
+    assert not empty
+    addresses = [0, 2, 6]
+    for row, data in zip(table, sets, strict=True):
+        _, values, words = packing.pack(data)
+        others = np.setdiff1d(np.arange(words.size), addresses)
+        np.testing.assert_array_equal(row[others], words[others])
+        for k, place in zip((0, 1, 3), addresses, strict=True):
+            assert ctypes.string_at(int(row[place]), values[k].nbytes) == values[k].tobytes()
+    for unlike in (("a",), (np.zeros(2), 1.0), (np.zeros(3, np.float32), *sets[0][1:])):
+        with pytest.raises((TypeError, ValueError), match=r"datasets\[4\]"):
+            packing.pack_tuples(kinds, blank, [*sets, unlike])
 
 
 def test_batch_axis_of_arrays_and_numbers():

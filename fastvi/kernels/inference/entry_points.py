@@ -17,7 +17,7 @@ from ..densities import truncated
 from ..densities.gaussians import LOG_2PI
 from ..families import operations
 from ..models import evaluation, supports
-from ..models.evaluation import Panel, Problem
+from ..models.evaluation import BLOCK, Panel, Problem
 from ..numerics.matrices import copy_matrix, copy_vector, half_log_det
 from ..statuses import CONVERGED, FINE, OVERFITTED, RAISED
 from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
@@ -327,6 +327,33 @@ def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
             grad_chol[i, j] = -space.factor_gradient[i, j] if j <= i else 0.0
         grad_chol[i, i] += 1.0 / factor[i, i]
     return status, -value
+
+
+@exported
+def log_joint_gradients(target, points, scale, space, values, slopes):
+    """Write log joint + log-Jacobian and its gradients at latent points (N, R); (status, evaluations).
+
+    Central differences, where there is no gradient, are in units of `scale`.
+    """
+    target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
+    points, scale, values, slopes = borrow((points, scale, values, slopes))
+    problem, dim, used = _problem(target, 0), points.shape[1], 0
+    for low in range(0, points.shape[0], BLOCK):
+        n = min(BLOCK, points.shape[0] - low)
+        for k in range(n):
+            for i in range(dim):
+                space.points[k, i] = points[low + k, i]
+        status, more = gradients.gradients_at(
+            target.log_joint, target.log_joint_grad, problem, n, scale, 2, space
+        )
+        used += more
+        if status != FINE:
+            return status, used
+        for k in range(n):
+            values[low + k] = space.panel.values[k]
+            for i in range(dim):
+                slopes[low + k, i] = space.latent_gradients[k, i]
+    return FINE, used
 
 
 @exported

@@ -1,0 +1,528 @@
+"""Covariances by linear response: how the means of q answer to a tilt of the posterior.
+
+`Fit.linear_response` calls `response_of`. All derivatives are in q's own units: z = m + L (δ + (I + T) e),
+where q is N(m, L L') at δ = 0 and T = 0, and the parameters of the family are δ and, of T, the lower
+triangle, the diagonal, one number or nothing. With F(e) the second derivatives of log p in these units, at
+the draw e,
+
+    H (δ, T) = (-E[F w], T_aa - E[F w e']),  w = δ + T e,
+
+is the Hessian of KL(q ‖ p), where only the T that the family has count. The columns of F at all draws come
+from differences of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common import threads
+from ..common.immutable import Record, frozen, frozen_fields
+from ..common.validation import generator
+from ..common.values import Array, tidy
+from ..distributions.gaussian import Gaussian
+from ..distributions.integrals import Estimate
+from ..distributions.variational import TransformedGaussian, Variational
+from ..kernels.families.table import CORRELATED, HELD, MEAN
+from ..kernels.statuses import FINE
+from .diagnostics import latent_ratios
+from .expectations import BY_DRAWS, fixed_draws, half_of_pairs
+from .faults import words
+from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, log_densities, workspace
+from .model import Model, target_of
+from .parameters import Layout
+from .verdicts import CLOSE, Diagnosis
+
+#: Pairs of draws: at most, at least, and about so many pairs times dimensions; the block of the draws.
+_MOST_PAIRS, _LEAST_PAIRS, _PAIRS_TIMES_DIM, _BLOCK = 128, 32, 12_800, 2
+
+#: Reach and step of the lattice for up to two dimensions, in q's deviations.
+_REACH, _STEP = 6.5, 0.25
+
+#: Steps of the differences of gradients, in q's deviations: with a gradient, and where the gradients are
+#: differences of values themselves.
+_SHIFT, _WIDE_SHIFT = 3e-3, 3e-2
+
+#: Dimensions up to which a full covariance has its Hessian as a matrix; beyond, conjugate gradients. And the
+#: most dimensions, for the second derivatives at all draws: 128 MB.
+_DENSE, _MOST_FULL = 20, 200
+
+#: Right-hand sides that conjugate gradients work on together, relative residual, and most steps.
+_TOGETHER, _RESIDUAL, _MOST_STEPS = 32, 1e-11, 300
+
+#: Draws for functions of z, in pairs +e, -e.
+_DRAWS = 20_000
+
+#: Draws of the corrected q that are weighed, and their seed. Deviations by the weights may differ by this
+#: much, and are known where their standard errors and the largest weight are below these.
+_WEIGHED, _SEED = 4_000, 20240304
+_ALLOWED, _UNSURE, _LARGEST = 0.1, 0.07, 0.05
+
+#: How far q's mean may be from its optimum, in corrected deviations.
+_OFF = 0.5
+
+
+class Propagated(NamedTuple):
+    """Moments of a function of z, from `LinearResponse.of`.
+
+    Attributes
+    ----------
+    mean, sd : ndarray, shape (K,)
+    cov : ndarray, shape (K, K)
+    """
+
+    mean: Array
+    sd: Array
+    cov: Array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozen_fields, (Propagated, *self)
+
+
+class LinearResponse(Record):
+    """A covariance that is nearer to the posterior's than that of q, from `Fit.linear_response`.
+
+    Attributes
+    ----------
+    verdict : str
+        One sentence.
+    trusted : bool
+        Whether nothing found speaks against it.
+    q : Gaussian, TransformedGaussian or None
+        The corrected q: the mean of the fit in latent coordinates, with the covariance by linear response.
+        None where there is no covariance.
+    latent_cov : ndarray (R, R)
+        In latent coordinates; nan where there is no covariance.
+    cov : ndarray (D, D)
+        Of z, in the model's own coordinates, under the corrected q.
+    mean, sd : ndarray (D,)
+        Of z, under the corrected q.
+    ratio : ndarray (R,)
+        Standard deviations by linear response in those of the fit, in latent coordinates.
+    gain : Estimate
+        The ELBO of the corrected q less that of the fit, in nats.
+    off : float
+        The longest way of a coordinate of q's mean to its optimum, in corrected deviations.
+    evaluations : int
+        Of the log joint or its gradient.
+    method : {"matrix", "conjugate gradients"}
+    """
+
+    verdict: str
+    trusted: bool
+    q: Gaussian | TransformedGaussian | None
+    latent_cov: Array
+    ratio: Array
+    gain: Estimate
+    off: float
+    evaluations: int
+    method: str
+    model: Model
+
+    @property
+    def cov(self) -> Array:
+        """The covariance of z, shape (D, D), in the model's own coordinates, under the corrected q."""
+        return frozen(np.full((self.model.dim,) * 2, math.nan)) if self.q is None else self.q.cov
+
+    @property
+    def mean(self) -> Array:
+        """The mean of z, shape (D,), under the corrected q."""
+        return frozen(np.full(self.model.dim, math.nan)) if self.q is None else self.q.mean
+
+    @property
+    def sd(self) -> Array:
+        """The standard deviations of z, shape (D,), under the corrected q."""
+        return frozen(np.sqrt(np.diag(self.cov)))
+
+    def of(self, function: Callable[[Any], Any], *, named: bool = False, rng: Any = 0) -> Propagated:
+        """Mean, standard deviations and covariance of a function of z, from 20,000 draws of the corrected q.
+
+        Parameters
+        ----------
+        function : callable
+            Of draws (n, D) as `Fit.sample` gives them, to n numbers or to (n, K).
+        named : bool, optional
+            Whether it takes a dict of arrays (n, *shape) instead, for a model of named parameters.
+        rng : numpy.random.Generator, int or None, optional
+
+        Raises
+        ------
+        ValueError
+            No covariance; values of another shape, or that are not finite.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> def log_joint(z):                        # deviations of 1, a correlation of 0.9
+        ...     return -(z[0] ** 2 + z[1] ** 2 - 1.8 * z[0] * z[1]) / (2 * 0.19)
+        >>> response = fv.fit(fv.Model(log_joint, 2), "diag").linear_response()
+        >>> response.of(lambda z: z[:, 0] - z[:, 1]).sd.round(2)         # sqrt(2 - 1.8)
+        array([0.45])
+        """
+        if self.q is None:
+            raise ValueError(self.verdict)
+        gaussian = _latent(self.q)
+        half = generator("rng", rng).standard_normal((_DRAWS // 2, gaussian.dim))
+        latent = gaussian.mean + np.concatenate([half, -half]) @ gaussian.cholesky.T
+        draws: Any = self.model._support.to_model(latent)[0]
+        if named:
+            draws = _layout_of(self.model).split(draws)
+        values = np.asarray(function(draws), dtype=np.float64)
+        if values.ndim not in (1, 2) or len(values) != _DRAWS or values.size == 0:
+            raise ValueError(f"function must return {_DRAWS} numbers or rows, not shape {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError("function returns values that are not finite at draws of the corrected q")
+        values = values.reshape(_DRAWS, -1)
+        mean = values.mean(axis=0)
+        cov = (values - mean).T @ (values - mean) / _DRAWS
+        moments: Propagated = frozen_fields(Propagated, mean, np.sqrt(np.diag(cov)), cov)
+        return moments
+
+    def __repr__(self) -> str:
+        return f"LinearResponse({self.verdict})"
+
+
+def _layout_of(model: Model) -> Layout:
+    if model._layout is None:
+        raise TypeError("the model's parameters have no names: make it with a dict of names")
+    return model._layout
+
+
+def _latent(q: Any) -> Gaussian:
+    gaussian: Gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    return gaussian
+
+
+class _FaultError(Exception):
+    """The log joint is at fault at a point near q."""
+
+
+class _Nodes(NamedTuple):
+    """Standard normal points, whose second half is minus the first, and weights that sum to one."""
+
+    points: Array  #: (S, R)
+    weights: Array  #: (S,)
+
+
+def _nodes(dim: int, correlated: bool) -> _Nodes:
+    if dim <= QUADRATURE_DIM:
+        axis = np.arange(-_REACH, _REACH + 0.5 * _STEP, _STEP)
+        points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+        weights = np.exp(-0.5 * (points**2).sum(axis=1))
+        return _Nodes(points, weights / weights.sum())
+    if correlated:
+        points = fixed_draws(_BLOCK, max(_MOST_PAIRS, dim), dim)
+    else:
+        pairs = min(max(_PAIRS_TIMES_DIM // dim, _LEAST_PAIRS), _MOST_PAIRS)
+        if pairs >= dim:
+            points = fixed_draws(_BLOCK, pairs, dim)
+        else:
+            half = half_of_pairs(np.random.default_rng((_BLOCK, dim)), pairs, dim)
+            half /= np.sqrt((half * half).mean(axis=0))
+            points = np.concatenate([half, -half])
+    return _Nodes(points, np.full(len(points), 1.0 / len(points)))
+
+
+class _Curvature:
+    """Second derivatives of log p at the nodes, in q's units, from differences of gradients."""
+
+    def __init__(self, model: Model, q: Gaussian, nodes: _Nodes) -> None:
+        self.model, self.nodes = model, nodes
+        self.mean, self.root = np.array(q.mean), np.array(q.cholesky)
+        self.scale = conditional_deviations(self.root)
+        self.diagonal = not np.tril(self.root, -1).any()
+        self.evaluations = 0
+        self.shift = _SHIFT if model._gradient is not None else _WIDE_SHIFT
+        # One of each pair moves forwards and one backwards: then the error is of second order, too.
+        count = len(nodes.points)
+        self.signs = np.where(np.arange(count) < count // 2, self.shift, -self.shift)
+        along = nodes.points * np.diag(self.root) if self.diagonal else nodes.points @ self.root.T
+        self.latent = self.mean + along
+        self.slopes, used = self._slopes(self.latent)
+        self.evaluations += used
+
+    def _slopes(self, points: Array) -> tuple[Array, int]:
+        """(gradients in q's units, evaluations)."""
+        model, r = self.model, self.mean.size
+        space = workspace("draws", MEAN, r, model.dim)
+        values, slopes = np.empty(len(points)), np.empty(points.shape)
+        status, used = kernels.inference.entry_points.log_joint_gradients(
+            target_of(model), points, self.scale, space, values, slopes
+        )
+        if status != FINE:
+            raise _FaultError(words(model, status, fault_point("draws", space)))
+        if not np.isfinite(slopes).all():
+            raise _FaultError("log_joint_grad is not finite near q")
+        return (slopes * np.diag(self.root) if self.diagonal else slopes @ self.root), used
+
+    def columns(self, take: Callable[[int, Array], None]) -> None:
+        """Call ``take(j, F e_j at each node (S, R))`` for each coordinate, on all threads."""
+        used = np.zeros(self.mean.size, np.int64)
+        faults: list[_FaultError] = []
+
+        def column(j: int) -> None:
+            if faults:
+                return
+            try:
+                moved, used[j] = self._slopes(self.latent + self.signs[:, None] * self.root[:, j])
+            except _FaultError as fault:
+                faults.append(fault)
+                return
+            change = (moved - self.slopes) / self.signs[:, None]
+            if self.mean.size <= QUADRATURE_DIM:  # few coordinates: central differences
+                back, more = self._slopes(self.latent - self.signs[:, None] * self.root[:, j])
+                change = (moved - back) / (2.0 * self.signs[:, None])
+                used[j] += more
+            take(j, change)
+
+        threads.run(column, self.mean.size)
+        if faults:
+            raise faults[0]
+        self.evaluations += int(used.sum())
+
+
+class _SingularError(Exception):
+    """The Hessian is not positive definite."""
+
+
+def _symmetric(matrix: Array) -> Array:
+    return 0.5 * (matrix + matrix.T)
+
+
+def _factor(matrix: Array) -> Any:
+    """The Cholesky factor."""
+    try:
+        factor: Any = np.linalg.cholesky(_symmetric(matrix))
+    except np.linalg.LinAlgError:
+        raise _SingularError from None
+    if not np.isfinite(factor).all():
+        raise _SingularError
+    return factor
+
+
+def _inverse(matrix: Array) -> Array:
+    factor = _factor(matrix)
+    half = np.linalg.solve(factor, np.eye(len(factor)))
+    return half.T @ half
+
+
+def _by_diagonal(curvature: _Curvature, directions: Array) -> tuple[Array, Array]:
+    """(covariance, Newton's step of the mean), where T = diag(directions @ t): (R, P) of them."""
+    r = curvature.mean.size
+    e, weights = curvature.nodes
+    means, mixed, spreads = (np.empty((r, r)) for _ in range(3))
+
+    def take(j: int, column: Array) -> None:
+        weighted = weights[:, None] * column
+        means[:, j] = -weighted.sum(axis=0)
+        mixed[:, j] = -(e[:, j] @ weighted)
+        spreads[:, j] = -((e[:, j, None] * weighted) * e).sum(axis=0)
+
+    curvature.columns(take)
+    mixed = mixed @ directions
+    spreads = directions.T @ (_symmetric(spreads) + np.eye(r)) @ directions
+    weighted = weights[:, None] * curvature.slopes
+    rest = directions.T @ ((weighted * e).sum(axis=0) + 1.0)
+    answer = mixed @ _inverse(spreads) if directions.shape[1] else mixed
+    cov = _inverse(means - answer @ mixed.T)
+    return cov, cov @ (weighted.sum(axis=0) - answer @ rest)
+
+
+class _Full:
+    """The Hessian of a full covariance, by its products with vectors (δ, rows of T) in columns."""
+
+    def __init__(self, curvature: _Curvature) -> None:
+        self.e, self.weights = curvature.nodes
+        self.r = r = curvature.mean.size
+        self.rows, self.across = np.tril_indices(r)
+        self.on_diagonal = (self.rows == self.across).astype(float)
+        second = self.second = np.empty((len(self.e), r, r))
+
+        def take(j: int, column: Array) -> None:
+            second[:, :, j] = column
+
+        curvature.columns(take)
+        second += second.swapaxes(1, 2).copy()
+        second *= 0.5
+
+    def times(self, vectors: Array) -> Array:
+        """(P, K), the Hessian times the columns of vectors (P, K)."""
+        r, k = self.r, vectors.shape[1]
+        bend = np.zeros((r, r, k))  # by columns and rows of T
+        bend[self.across, self.rows] = vectors[r:]
+        moved = (self.e @ bend.reshape(r, r * k)).reshape(-1, r, k) + vectors[:r]
+        pulled = self.weights[:, None, None] * (self.second @ moved)
+        back = np.tensordot(pulled, self.e, ((0,), (0,)))  # (row, K, column)
+        below = -back[self.rows, :, self.across] + self.on_diagonal[:, None] * vectors[r:]
+        return np.concatenate([-pulled.sum(axis=0), below])
+
+    def solve(self, vectors: Array) -> Array:
+        """The columns of the inverse times vectors, by conjugate gradients."""
+        metric = np.concatenate([np.ones(self.r), 1.0 + self.on_diagonal])[:, None]
+        x, left = np.zeros_like(vectors), vectors.copy()
+        ahead = left / metric
+        direction, size = ahead.copy(), (left * ahead).sum(axis=0)
+        wanted = _RESIDUAL**2 * size
+        for _ in range(_MOST_STEPS):
+            if (size <= wanted).all():
+                return x
+            product = self.times(direction)
+            bent = (direction * product).sum(axis=0)
+            active = size > wanted
+            if (bent[active] <= 0.0).any() or not np.isfinite(bent).all():
+                raise _SingularError
+            step = np.where(active, size / np.where(active, bent, 1.0), 0.0)
+            x += step * direction
+            left -= step * product
+            ahead = left / metric
+            after = (left * ahead).sum(axis=0)
+            direction = ahead + np.where(active, after / np.where(size > 0.0, size, 1.0), 0.0) * direction
+            size = after
+        raise _SingularError
+
+
+def _by_full(curvature: _Curvature) -> tuple[Array, Array]:
+    """(covariance, Newton's step of the mean) for a full covariance."""
+    r = curvature.mean.size
+    hessian = _Full(curvature)
+    weighted = curvature.nodes.weights[:, None] * curvature.slopes
+    rest = (weighted.T @ curvature.nodes.points)[hessian.rows, hessian.across] + hessian.on_diagonal
+    uphill = np.concatenate([weighted.sum(axis=0), rest])
+    count = uphill.size
+    units = np.eye(count, r)
+    if r <= _DENSE:
+        together = [hessian.times(part) for part in np.array_split(np.eye(count), -(-count // 64), axis=1)]
+        factor = _factor(np.concatenate(together, axis=1))
+        answers = np.linalg.solve(factor.T, np.linalg.solve(factor, units))
+    else:
+        parts = np.array_split(units, -(-r // _TOGETHER), axis=1)
+        answers = np.concatenate([hessian.solve(part) for part in parts], axis=1)
+    return _symmetric(answers[:r]), answers.T @ uphill
+
+
+def _gain(model: Model, q: Gaussian, corrected: Gaussian, nodes: _Nodes) -> Estimate:
+    """The ELBO of the corrected q less that of q, over the same draws; -inf for a fault of the log joint."""
+    values = []
+    for gaussian in (q, corrected):
+        status, found, _ = log_densities(model, gaussian.mean + nodes.points @ gaussian.cholesky.T)
+        if status != FINE:
+            return Estimate(-math.inf, 0.0, len(nodes.points), BY_DRAWS)
+        values.append(found)
+    gains = values[1] - values[0]
+    value = float(nodes.weights @ gains) + corrected.entropy() - q.entropy()
+    if q.dim <= QUADRATURE_DIM:
+        return Estimate(value, 0.0, 2 * gains.size, "quadrature")
+    return Estimate(value, float(gains.std()) / math.sqrt(gains.size), 2 * gains.size, BY_DRAWS)
+
+
+class _Weighed(NamedTuple):
+    """What importance weights say of the deviations of a Gaussian."""
+
+    ratio: float  #: of all coordinates, the deviation by the weights that is furthest from its own; or nan
+    sure: bool  #: whether the weights allow to tell
+    within: bool  #: whether none is surely further off than is allowed
+
+
+def _weighed(model: Model, q: Gaussian) -> _Weighed:
+    half = np.random.default_rng(_SEED).standard_normal((_WEIGHED // 2, q.dim))
+    latent = q.mean + np.concatenate([half, -half]) @ q.cholesky.T
+    logs = latent_ratios(model, q, latent)
+    if logs is None:
+        return _Weighed(math.nan, False, False)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    mean = weights @ latent
+    squares = (latent - mean) ** 2
+    variances = weights @ squares
+    with np.errstate(all="ignore"):
+        errors = 0.5 * np.sqrt((weights**2) @ (squares - variances) ** 2) / variances
+        far = 0.5 * np.log(variances / np.diag(q.cov))
+    sure = bool((errors <= _UNSURE).all() and weights.max() <= _LARGEST)
+    within = bool((np.abs(far) - errors <= _ALLOWED).all())
+    worst = int(np.argmax(np.abs(far)))
+    return _Weighed(math.exp(far[worst]) if sure else math.nan, sure, within)
+
+
+def _verdict(
+    converged: bool, off: float, diagnosis: Diagnosis, weighed: _Weighed, lacking: float | None
+) -> tuple[bool, str]:
+    """(trusted, one sentence). `lacking` is KL(corrected q ‖ p) where it is known."""
+    if not converged or off > _OFF:
+        far = f"its mean seems {off:.2g} deviations from the optimum"
+        return False, f"do not trust it: the fit has not converged, {far}"
+    if diagnosis.other_mode is not None:
+        return False, f"it holds around q alone, which misses the mode at z = {tidy(diagnosis.other_mode)}"
+    if lacking is not None and lacking > CLOSE:
+        about = f"a Gaussian with it has a KL of {lacking:.2g} to the posterior"
+        return False, f"do not trust it: {about}, which is not near a Gaussian"
+    if not weighed.sure:
+        return False, "undecided: the importance weights are too unequal to confirm it; it may be too large"
+    if not weighed.within:
+        about = f"importance weights find a deviation that is {weighed.ratio:.2f} of this one"
+        return False, f"do not trust it: {about}"
+    most = f"{abs(weighed.ratio - 1.0):.0%}"
+    return True, f"importance weights confirm it: their deviations differ by {most} at most"
+
+
+def response_of(
+    model: Model, family: str, q: Variational, converged: bool, diagnosis: Diagnosis
+) -> LinearResponse:
+    """The linear response of a fit to this family, with this q."""
+    if not isinstance(q, Gaussian | TransformedGaussian):
+        raise ValueError(f"linear_response needs a Gaussian q, not a {type(q).__name__}")
+    gaussian = _latent(q)
+    r, correlated = gaussian.dim, family in CORRELATED
+    if correlated and r > _MOST_FULL:
+        raise ValueError(
+            f"linear_response takes a full covariance in up to {_MOST_FULL} latent dimensions, q has {r}: "
+            'fit with family="diag"'
+        )
+    nodes = _nodes(r, correlated)
+    nothing = np.full((r, r), math.nan)
+    nothing_found = LinearResponse(
+        verdict="",
+        trusted=False,
+        q=None,
+        latent_cov=nothing,
+        ratio=nothing[0].copy(),
+        gain=Estimate(math.nan, math.inf, 0, BY_DRAWS),
+        off=math.nan,
+        evaluations=0,
+        method="conjugate gradients" if correlated and r > _DENSE else "matrix",
+        model=model,
+    )
+    try:
+        curvature = _Curvature(model, gaussian, nodes)
+        if correlated:
+            cov, step = _by_full(curvature)
+        else:
+            free = np.ones((r, 1)) if family == "isotropic" else np.eye(r)
+            cov, step = _by_diagonal(curvature, np.zeros((r, 0)) if family in HELD else free)
+        corrected = Gaussian._from_factor(gaussian.mean, curvature.root @ _factor(cov))
+    except _FaultError as fault:
+        return nothing_found._replace(verdict=f"no covariance: {fault}")
+    except _SingularError:
+        reason = "KL(q ‖ p) has no minimum at q, its Hessian is not positive definite"
+        return nothing_found._replace(verdict=f"no covariance: {reason}")
+    latent_cov = np.array(corrected.cov)
+    deviations = np.sqrt(np.diag(latent_cov))
+    off = float(np.abs(curvature.root @ step / deviations).max())
+    gain, weighed = _gain(model, gaussian, corrected, nodes), _weighed(model, corrected)
+    # log p(x) = ELBO + KL is the same for both.
+    lacking = diagnosis.kl.value - gain.value if r <= QUADRATURE_DIM else None
+    trusted, verdict = _verdict(converged, off, diagnosis, weighed, lacking)
+    real = model._support.is_real
+    return nothing_found._replace(
+        verdict=verdict,
+        trusted=trusted,
+        q=corrected if real else TransformedGaussian._of(corrected, model._support),
+        latent_cov=latent_cov,
+        ratio=deviations / np.sqrt(np.diag(gaussian.cov)),
+        gain=gain,
+        off=off,
+        evaluations=curvature.evaluations + gain.evaluations + _WEIGHED,
+    )
