@@ -61,7 +61,7 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
-from .projections import Projection, i_projection, m_projection
+from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
     _gc.enable()
@@ -104,6 +104,7 @@ __all__ = [
     "MixtureFit",
     "Model",
     "Projection",
+    "Reduction",
     "ThetaFit",
     "TransformedGaussian",
     "TruncatedGaussian",
@@ -136,6 +137,7 @@ __all__ = [
     "mixture_entropy_bounds",
     "mutual_information",
     "pairwise",
+    "reduce_mixture",
     "renyi",
     "renyi_entropy",
     "total_variation",

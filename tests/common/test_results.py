@@ -85,6 +85,7 @@ EXAMPLES = {
         fv.m_projection(MIXTURE),
         fv.i_projection(np.array([[0.4, 0.1], [0.1, 0.4]]), "product"),
     ],
+    "Reduction": lambda: [fv.reduce_mixture(MIXTURE, 1), fv.reduce_mixture(MIXTURE, 2)],
     "ThetaFit": lambda: [fv.maximize_evidence(fv.Model(with_theta, 1, (3.0,), theta=[0.0]))],
     "TransformedGaussian": lambda: [POSITIVE],
     "TruncatedGaussian": lambda: [fv.TruncatedGaussian(0.0, 1.0, 0.0)],

@@ -207,6 +207,12 @@ def projections():
             call(fv.m_projection, p, family, then=lambda found: found.kl)
         found = call(fv.i_projection, p, "diag", rtol=2.0**-20)
         fv.i_projection(p, starts=[found.q, fv.Gaussian(found.q.mean, found.q.cov)])
+    three = fv.GaussianMixture([0.25, 0.25, 0.5], [-1, 1, 9], [1, 1, 1])
+    for method in ("kl", "runnalls", "williams"):
+        call(
+            fv.reduce_mixture, three, 2, method, tol=2.0**-20, max_iterations=100, then=lambda found: found.kl
+        )
+    call(lambda k: fv.m_projection(three, ("mixture", k)).kl, 2)
     table = np.array([[0.375, 0.125], [0.125, 0.375]])
     call(fv.m_projection, table, "product")
     call(fv.i_projection, table, "product", rtol=2.0**-20)
