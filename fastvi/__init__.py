@@ -42,7 +42,7 @@ from .distributions import (
     kl_estimate,
     mixture_entropy_bounds,
 )
-from .em import MixtureFit, fit_mixture
+from .em import MixtureFit, VariationalMixtureFit, fit_mixture
 from .inference import (
     Decomposition,
     Diagnosis,
@@ -108,6 +108,7 @@ __all__ = [
     "ThetaFit",
     "TransformedGaussian",
     "TruncatedGaussian",
+    "VariationalMixtureFit",
     "alpha_divergence",
     "bhattacharyya",
     "check_gradient",

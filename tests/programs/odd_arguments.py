@@ -229,6 +229,10 @@ def em():
         one.responsibilities, one.mixture.logpdf(x)
         call(fv.fit_mixture, x, 2, start=one.mixture)
     call(fit.decompose, np.full((8, 2), 0.5))
+    prior = {"mean": np.zeros(2), "scale": np.eye(2)}
+    for concentration in forms("concentration", 0.5):
+        options = {"variational": True, "prior": {**prior, "concentration": concentration}}
+        call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
 
 
 @numba.njit
