@@ -42,7 +42,7 @@ from .distributions import (
     kl_estimate,
     mixture_entropy_bounds,
 )
-from .em import MixtureFit, fit_mixture
+from .em import MixtureFit, VariationalMixtureFit, fit_mixture
 from .inference import (
     Decomposition,
     Diagnosis,
@@ -63,7 +63,7 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
-from .projections import Projection, i_projection, m_projection
+from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
     _gc.enable()
@@ -108,9 +108,11 @@ __all__ = [
     "Model",
     "Projection",
     "Propagated",
+    "Reduction",
     "ThetaFit",
     "TransformedGaussian",
     "TruncatedGaussian",
+    "VariationalMixtureFit",
     "alpha_divergence",
     "bhattacharyya",
     "check_gradient",
@@ -140,6 +142,7 @@ __all__ = [
     "mixture_entropy_bounds",
     "mutual_information",
     "pairwise",
+    "reduce_mixture",
     "renyi",
     "renyi_entropy",
     "total_variation",

@@ -136,7 +136,7 @@ def clipped(estimate: Estimate, bounds: Bounds) -> Estimate:
     return Estimate(value, error, estimate.evaluations, estimate.method, note=note)
 
 
-def _normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
+def normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
     """(uniform numbers (N,), standard normal vectors (N, D)) from scrambled Sobol points."""
     from scipy.special import ndtri
     from scipy.stats import qmc
@@ -155,7 +155,7 @@ def quasi_monte_carlo(p: Any, q: Any | None) -> Estimate:
     edges = np.cumsum(np.exp(weights))
     values = np.empty(_REPLICATES)
     for r in range(_REPLICATES):
-        uniform, normal = _normal_points(r, p.dim, _POINTS)
+        uniform, normal = normal_points(r, p.dim, _POINTS)
         which = np.minimum(np.searchsorted(edges, uniform, side="right"), weights.size - 1)
         z = means[which] + np.einsum("nij,nj->ni", factors[which], normal)
         difference = p.logpdf(z) - q.logpdf(z) if q is not None else -p.logpdf(z)

@@ -2,5 +2,6 @@
 
 from .fitting import fit_mixture
 from .result import MixtureFit
+from .variational import VariationalMixtureFit
 
-__all__ = ["MixtureFit", "fit_mixture"]
+__all__ = ["MixtureFit", "VariationalMixtureFit", "fit_mixture"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numba
 import numpy as np
@@ -19,9 +19,11 @@ from ..common.validation import choice, finite_array, generator, integer, real_n
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from . import variational as variational_bayes
 from .coordinates import Frame, scaled, whitened
 from .gaps import data, patterns
 from .result import MixtureFit, count_of, workspace
+from .variational import VariationalMixtureFit
 
 #: Iterations that a fit usually takes: an estimate of its work, for the decision whether to use threads.
 _USUAL_ITERATIONS = 16
@@ -167,6 +169,7 @@ class _Run:
         )
 
 
+@overload
 def fit_mixture(
     x: ArrayLike,
     k: int | Iterable[int],
@@ -179,9 +182,41 @@ def fit_mixture(
     tol: float = 1e-12,
     max_iterations: int = 10_000,
     min_cov: float = 1e-6,
+    variational: Literal[False] = False,
     rng: Any = 0,
     progress: bool = False,
-) -> MixtureFit:
+) -> MixtureFit: ...
+@overload
+def fit_mixture(
+    x: ArrayLike,
+    k: int,
+    *,
+    variational: Literal[True],
+    prior: Mapping[str, Any] | None = None,
+    weights: ArrayLike | None = None,
+    restarts: int = 10,
+    tol: float = 1e-12,
+    max_iterations: int = 10_000,
+    rng: Any = 0,
+    progress: bool = False,
+) -> VariationalMixtureFit: ...
+def fit_mixture(
+    x: ArrayLike,
+    k: int | Iterable[int],
+    *,
+    weights: ArrayLike | None = None,
+    covariance: str = "full",
+    criterion: str | None = None,
+    start: GaussianMixture | None = None,
+    restarts: int = 10,
+    tol: float = 1e-12,
+    max_iterations: int = 10_000,
+    min_cov: float = 1e-6,
+    variational: bool = False,
+    prior: Mapping[str, Any] | None = None,
+    rng: Any = 0,
+    progress: bool = False,
+) -> Any:
     r"""Fit a Gaussian mixture by maximum likelihood: EM, which is variational EM with the exact posterior.
 
     .. math:: \log p(x; \theta) = \max_q \; E_{q}\bigl[\log p(x, z; \theta) - \log q(z)\bigr]
@@ -220,7 +255,17 @@ def fit_mixture(
         the data in that direction; in [0, 1). (With gaps, or `covariance` diag or spherical: of each column
         after it is scaled by its deviation, or all by the root of their mean variance.) A few outliers do not
         count for that variance. It acts only on a covariance below it, where it is the exact M-step under
-        that constraint, and the result names the components that it holds. 0: no floor.
+        that constraint, and the result names the components that it holds. 0: no floor. Variational Bayes
+        has none: there the prior keeps covariances from being singular.
+    variational : bool, optional
+        Variational Bayes in place of maximum likelihood: q of labels, weights, means and precisions, with
+        conjugate priors, by coordinate ascent of the ELBO. Components that the data do not need lose their
+        points. For one k, full covariances, and data without gaps.
+    prior : mapping, optional
+        For variational Bayes. "concentration": α of the Dirichlet prior of the weights, a number or (k,),
+        default 1 / k. "mean" and "mean_precision": m, default the mean of the data, and β, default 1: a mean
+        is N(m, (β precision)**-1). "degrees_of_freedom" and "scale": ν > d - 1, default d, and the inverse of
+        W, default the covariance of the data, of the Wishart prior of a precision.
     rng : numpy.random.Generator, int or None, optional
         For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
         the same fit each time; None draws other starts at each call.
@@ -229,7 +274,7 @@ def fit_mixture(
 
     Returns
     -------
-    MixtureFit
+    MixtureFit, or VariationalMixtureFit where `variational`
         The best restart, whether or not it converged: the largest log likelihood among those that the floor
         does not hold, if there are any. (Without a floor the likelihood is unbounded: it grows without end as
         a component shrinks to d points, where its covariance is singular.)
@@ -255,13 +300,13 @@ def fit_mixture(
 
     References
     ----------
-    A. P. Dempster, N. M. Laird, D. B. Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm,
-    J. R. Statist. Soc. B 39 (1977). C. M. Bishop, Pattern Recognition and Machine Learning (2006), sections
-    9.2.2 and 9.4. R. M. Neal, G. E. Hinton, A View of the EM Algorithm that Justifies Incremental, Sparse,
-    and other Variants (1998). R. J. Hathaway, A Constrained Formulation of Maximum-Likelihood Estimation for
-    Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S. Vassilvitskii, k-means++: The
-    Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan, Supervised Learning from
-    Incomplete Data via an EM Approach, NIPS 6 (1994).
+    A. P. Dempster, N. M. Laird, D. B. Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm, J.
+    R. Statist. Soc. B 39 (1977). C. M. Bishop, Pattern Recognition and Machine Learning (2006), sections
+    9.2.2, 9.4 and 10.2. R. M. Neal, G. E. Hinton, A View of the EM Algorithm that Justifies Incremental,
+    Sparse, and other Variants (1998). R. J. Hathaway, A Constrained Formulation of Maximum-Likelihood
+    Estimation for Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S. Vassilvitskii,
+    k-means++: The Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan, Supervised
+    Learning from Incomplete Data via an EM Approach, NIPS 6 (1994).
 
     Examples
     --------
@@ -299,9 +344,15 @@ def fit_mixture(
             raise ValueError("start is for one k, and gives no choice between several")
         _checked_start(start, counts[0], dim, kind)
     source = generator("rng", rng)
+    if variational:
+        _check_variational(kind, criterion, start, used)
+    elif prior is not None:
+        raise ValueError("prior is for variational=True")
     problem = _problem(
         used, None if frequencies is None else frequencies[counted], kind, (floor, wanted, most)
     )
+    if variational:
+        return _variational(source, restarts, counts[0], problem, prior, used, points, progress)
     fits = []
     for components in counts:
         if start is not None:
@@ -310,6 +361,50 @@ def fit_mixture(
             runs = _from_seeds(source, restarts, components, problem, progress)
         fits.append(_result(points, frequencies, kind, runs, problem, start is None))
     return fits[0] if criterion is None else _selected(fits, criterion)
+
+
+def _check_variational(kind: str, criterion: str | None, start: Any, points: Array) -> None:
+    """Raise for what variational Bayes does not take."""
+    if criterion is not None:
+        raise ValueError("variational=True takes one k: components that are not needed switch off")
+    if start is not None:
+        raise ValueError("variational=True takes no start")
+    if kind != "full":
+        raise ValueError(f'variational=True needs covariance="full", not {kind!r}')
+    if np.isnan(points).any():
+        row, column = (int(i[0]) for i in np.nonzero(np.isnan(points)))
+        raise ValueError(f"variational=True takes no gaps: x[{row}, {column}] is nan")
+
+
+def _variational(
+    source: np.random.Generator,
+    restarts: int,
+    components: int,
+    problem: _Problem,
+    prior: Any,
+    used: Array,
+    points: Array,
+    progress: bool,
+) -> VariationalMixtureFit:
+    """The best run of variational Bayes from clusters of the data."""
+    dim, size = problem.frame.columns.shape
+    counts = problem.frequencies if problem.frequencies.size else np.ones(size)
+    known = variational_bayes.checked_prior(prior, components, used, counts)
+    inner = variational_bayes.in_frame(known, problem.frame)
+    candidates = 2 + int(math.log(components)) if components > 1 else 1
+    uniforms = source.random((restarts, components * candidates))
+    kinds = _places(problem) if components > 1 else [problem.frame.columns]
+    rows = np.ascontiguousarray(problem.frame.columns.T)
+    distances, labels = np.empty(size), np.empty(size, np.int64)
+    runs = []
+    for i in bar(range(restarts), progress, "fit_mixture", "restart"):
+        owner, space = problem.space(components)
+        places, centres = kinds[i % len(kinds)], np.empty((components, dim))
+        kernels.em.seeding.cluster(places, uniforms[i], centres, distances, labels, space)
+        del owner
+        shares = np.eye(components)[labels]
+        runs.append(variational_bayes.ascend(rows, counts, shares, inner, problem.tol, problem.most))
+    return variational_bayes.result(runs, problem.frame, points, float(counts.sum()))
 
 
 def _counts(k: Any, criterion: Any) -> tuple[list[int], str | None]:

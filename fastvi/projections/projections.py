@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +24,7 @@ from .gaussian_optima import (
     mixture_optima,
 )
 from .product_optima import mean_field_optima, product_of_marginals
+from .reduction import Reduction, reduce_mixture
 from .result import Projection
 
 
@@ -41,7 +42,11 @@ def _is_table(p: Any) -> bool:
     return not isinstance(p, Gaussian | GaussianMixture | Grid2D)
 
 
-def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projection:
+@overload
+def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projection: ...
+@overload
+def m_projection(p: Gaussian | GaussianMixture, family: tuple[str, int]) -> Reduction: ...
+def m_projection(p: Any, family: Any = "full") -> Any:
     r"""The member of a family that minimises KL(p ‖ q): it matches the moments of p.
 
     .. math:: q^* = \arg\min_q \mathrm{KL}(p \,\|\, q)
@@ -51,13 +56,14 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
     p : Gaussian, GaussianMixture, Grid2D, or array_like
         A distribution in any dimension, or, for ``family="product"``, a table of joint probabilities with
         any number of axes, summing to one.
-    family : {"full", "diag", "isotropic", "product"}, optional
-        Gaussians with any covariance, a diagonal one, a multiple of the identity; or products of
-        distributions over the axes of a table.
+    family : {"full", "diag", "isotropic", "product"} or ("mixture", k), optional
+        Gaussians with any covariance, a diagonal one, a multiple of the identity; products of
+        distributions over the axes of a table; or mixtures of k Gaussians, for which ``reduce_mixture(p, k)``
+        is called.
 
     Returns
     -------
-    Projection
+    Projection, or Reduction for mixtures
         q has the mean of p and its covariance Σ, diag Σ, or tr Σ / D times the identity; for a table, q is
         the tuple of its marginals, and the divergence is the total correlation (for two axes the mutual
         information). The divergence is in nats.
@@ -87,6 +93,10 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
     >>> round(fv.m_projection([[0.4, 0.1], [0.1, 0.4]], family="product").kl, 9)
     0.192744757
     """
+    if isinstance(family, tuple):
+        if len(family) != 2 or family[0] != "mixture":
+            raise ValueError(f'family must be ("mixture", k), if it is a tuple, not {family!r}')
+        return reduce_mixture(p, family[1])
     if isinstance(p, GaussianMixture) and family == "full":
         mean, factor = np.empty(p.dim), np.empty((p.dim, p.dim))
         if kernels.projections.mixture_projections.m_projection(
@@ -100,12 +110,10 @@ def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projectio
     if isinstance(p, Gaussian) and name == "full":
         return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
     try:
-        factor = matched_factor(p.cov, name)  # type: ignore[union-attr]
+        factor = matched_factor(p.cov, name)
     except np.linalg.LinAlgError:
-        raise ValueError(
-            f"the covariance of p is not positive definite: {p.cov.tolist()}"  # type: ignore[union-attr]
-        ) from None
-    matched = Gaussian._from_factor(np.array(p.mean), factor)  # type: ignore[union-attr]
+        raise ValueError(f"the covariance of p is not positive definite: {p.cov.tolist()}") from None
+    matched = Gaussian._from_factor(np.array(p.mean), factor)
     return Projection(matched, lambda: kl_of_moment_match(p, matched))
 
 

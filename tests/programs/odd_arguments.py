@@ -207,6 +207,12 @@ def projections():
             call(fv.m_projection, p, family, then=lambda found: found.kl)
         found = call(fv.i_projection, p, "diag", rtol=2.0**-20)
         fv.i_projection(p, starts=[found.q, fv.Gaussian(found.q.mean, found.q.cov)])
+    three = fv.GaussianMixture([0.25, 0.25, 0.5], [-1, 1, 9], [1, 1, 1])
+    for method in ("kl", "runnalls", "williams"):
+        call(
+            fv.reduce_mixture, three, 2, method, tol=2.0**-20, max_iterations=100, then=lambda found: found.kl
+        )
+    call(lambda k: fv.m_projection(three, ("mixture", k)).kl, 2)
     table = np.array([[0.375, 0.125], [0.125, 0.375]])
     call(fv.m_projection, table, "product")
     call(fv.i_projection, table, "product", rtol=2.0**-20)
@@ -223,6 +229,10 @@ def em():
         one.responsibilities, one.mixture.logpdf(x)
         call(fv.fit_mixture, x, 2, start=one.mixture)
     call(fit.decompose, np.full((8, 2), 0.5))
+    prior = {"mean": np.zeros(2), "scale": np.eye(2)}
+    for concentration in forms("concentration", 0.5):
+        options = {"variational": True, "prior": {**prior, "concentration": concentration}}
+        call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
 
 
 @numba.njit
