@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from .kernel_calls import (
     conditional_deviations,
     fault_point,
     fit_on_draws,
-    restricted,
     start_scale,
     workspace,
     workspace_member,
 )
 from .model import Model, target_of
+from .optima import TRACE, fit_from_best_start, newton_fit, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
 from .starts import check_start, start_of
@@ -69,47 +68,17 @@ _FARTHER = (1.0, 4.0, 30.0)
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 _START_RTOL, _START_STEPS = 1e-3, 50
 
-#: Entries of a trace: the kernels drop the steps beyond them.
-_TRACE = 256
-
-
-@lru_cache(maxsize=8)
-def _unit(dim: int) -> Array:
-    """A unit matrix (1, dim, dim) to copy: making it takes six times as long."""
-    return np.eye(dim)[None]
-
-
-def _outputs(dim: int) -> tuple[Array, Array, Array]:
-    """(traces, reports, points of faults) of one fit, for the kernels to write to."""
-    return np.empty((1, _TRACE)), np.zeros((1, 8)), np.empty((1, dim))
-
 
 def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
     """The fit of a Gaussian by Newton's method on quadrature, in up to two latent dimensions."""
-    r = model.latent_dim
-    space = workspace("fit", r, model.dim)
     mean, factor = start_of(model, start)
     check_start(family, factor)
-    from_laplace = factor is None
-    chols = _unit(r).copy() if factor is None else restricted(factor, family)[None].copy()
-    traces, reports, where = _outputs(model.dim)
-    scales = np.empty((1, r))
-    scales.fill(1.0)
-    kernels.inference.entry_points.fit_quadrature(
-        target_of(model),
-        CODES[family],
-        from_laplace,
-        (mean[None], scales, chols),
-        rtol,
-        max_steps,
-        space,
-        (traces, reports, where),
-        0,
-        1,
-    )
-    report = kernels.inference.reports.Report._make(reports[0].tolist())
-    q = q_of(model, mean, chols[0])
-    return fit_of_report(model, family, q, report, traces[0], where[0], "quadrature")
+    if factor is None:
+        found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
+    else:
+        found = newton_fit(model, family, mean, factor, rtol, max_steps)
+    q = q_of(model, found.mean, found.factor)
+    return fit_of_report(model, family, q, found.report, found.trace, found.where, "quadrature")
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -125,7 +94,7 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
         rough = fit_quadrature(model, "full", start, _START_RTOL, _START_STEPS)
         parameters[0] = float(rough.q.mean[0]), math.sqrt(float(rough.q.cov[0, 0]))
         used = rough.evaluations
-    traces, reports, where = _outputs(1)
+    traces, reports, where = outputs(1)
     kernels.inference.entry_points.fit_truncated(
         target_of(model),
         (low, high),
@@ -176,7 +145,7 @@ class _FixedDraws:
                 return report
 
     def _climb(self, pairs: int, tolerance: float, most_steps: int) -> Any:
-        trace = np.empty(_TRACE)
+        trace = np.empty(TRACE)
         draws, q = writable(fixed_draws(0, pairs, self.model.latent_dim)), (self.mean, self.factor)
         limits = tolerance, most_steps
         report = fit_on_draws(self.model, self.code, draws, self.start, limits, q, self.space, trace)

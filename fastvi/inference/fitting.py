@@ -63,8 +63,10 @@ def fit(
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
         A q, or a point in the model's coordinates: in more than two latent dimensions the best of some
         Gaussians around it, else Laplace's approximation from there. Default: Laplace's approximation from
-        the point whose latent coordinates are 0; in more than two dimensions only where it stands some
-        tests, else the winner of a race on the ELBO between it, Pathfinder's Gaussians and N(x, s² I).
+        the point whose latent coordinates are 0, where it stands some tests. Else, in more than two
+        dimensions, the winner of a race on the ELBO between it, Pathfinder's Gaussians and N(x, s² I); in one
+        or two the best of the fits from it, from other modes, and from Gaussians around points that are found
+        by a scan, where the log density is not concave on lines through q.
     method : {"auto", "sgd"}, optional
         "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
         draws in up to 1000; with a line search, so there is no step size. "sgd": Adam on stochastic

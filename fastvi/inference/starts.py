@@ -83,11 +83,11 @@ class Laplace(NamedTuple):
     where: Any = None  #: and its point z
 
 
-def laplace_from(model: Model, point: Array) -> Laplace:
-    """Laplace's approximation near a point."""
+def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
+    """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
     space, mean = workspace("laplace", r, model.dim), point.copy()
-    scale, factor = np.ones(r), np.eye(r)
+    scale, factor = np.full(r, guess), np.eye(r)
     if r <= kernels.inference.laplace.DENSE:
         status, used = kernels.inference.entry_points.laplace(target_of(model), mean, scale, factor, space)
     else:
@@ -110,20 +110,30 @@ def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:
 def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tuple[int, int]:
     """A mode by L-BFGS, and the conditional standard deviations there: for many dimensions.
 
-    Writes `mean` and `scale`; (status, evaluations). The mode is the optimum of a fit of the mean on one draw
-    that is zero.
+    Writes `mean` and `scale`; (status, evaluations).
     """
-    r = mean.size
     status, used = kernels.inference.entry_points.calibrate(target_of(model), mean, scale, space)
     for _ in range(_MODE_ROUNDS):
         if status:
             return status, used
-        draws_space = workspace("draws", MEAN, r, model.dim)
-        workspace_member("draws", draws_space, "point")[:] = 0.0
-        start, limits = (mean.copy(), np.diag(scale), scale), (_MODE_TOLERANCE, _MODE_STEPS)
-        q = mean, np.empty((r, r))
-        report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, q, draws_space)
-        used += int(report.evaluations)
+        mean[:], more = ascent(model, mean, scale)
+        used += more
         status, more = kernels.inference.entry_points.calibrate(target_of(model), mean, scale, space)
         used += more
     return status, used
+
+
+def ascent(model: Model, point: Array, scale: Array) -> tuple[Array, int]:
+    """(a mode by L-BFGS from a point, evaluations), in units of some deviations.
+
+    Steps to where the log joint is at fault are rejected. The mode is the optimum of a fit of the mean on one
+    draw that is zero.
+    """
+    r = point.size
+    space = workspace("draws", MEAN, r, model.dim)
+    workspace_member("draws", space, "point")[:] = 0.0
+    workspace_member("draws", space, "curvature")[:] = 0
+    start, limits = (point.copy(), np.diag(scale), scale), (_MODE_TOLERANCE, _MODE_STEPS)
+    mean = point.copy()
+    report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, (mean, np.empty((r, r))), space)
+    return mean, int(report.evaluations)

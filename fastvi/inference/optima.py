@@ -1,0 +1,394 @@
+"""Fits by quadrature whose start is chosen by the ELBO: in up to two latent dimensions.
+
+Newton's method from Laplace's approximation finds the maximum of the ELBO of a log-concave posterior, which
+has no other. Where the log density on lines through q is not concave, or there is no such fit, fits from the
+best of many Gaussians are compared.
+
+Where the log joint raises, is NaN or infinite, the density counts as zero in all searches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common.values import Array
+from ..kernels.families.table import CODES
+from ..kernels.models.evaluation import BLOCK
+from ..kernels.statuses import (
+    CONTRADICTED,
+    CONVERGED,
+    FINE,
+    NOT_A_MAXIMUM,
+    RAISED,
+    STUCK,
+    UNBOUNDED,
+    UNRESOLVED,
+)
+from .expectations import fixed_draws, writable
+from .kernel_calls import log_densities, restricted, workspace, workspace_member
+from .model import Model, target_of
+from .racing import elbo_over
+from .starts import ascent, laplace_from
+
+#: Distances on the lines through q, in its deviations.
+_DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0)
+
+#: Lines through q in the plane.
+_LINES = 8
+
+#: Log densities so much below the largest do not count: what is there is not seen by q, nor by another.
+_DEEP = 25.0
+
+#: Slopes that rise by less than this share of their size are rounded.
+_ROUNDING = 1e-6
+
+#: Distances of the points around the origin where a search begins, in latent coordinates.
+_SCALES = tuple(10.0 ** (k / 3.0) for k in range(-9, 13))
+
+#: Points from which a search for a mode begins, at most, and the dispersed points among those.
+_SEARCHES, _DISPERSED, _SEED = 20, 4, 20240303
+
+#: No search begins so near a peak that is known, in its deviations.
+_UNDER = 3.0
+
+#: Deviations of the Gaussians around a point, as shares of its distance from the origin.
+_WIDTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+
+#: Where Laplace's approximation fails: the unit of an ascent, and guesses of the deviations at its end, as
+#: shares of the point's size.
+_CLIMB, _GUESSES = 0.1, (1e-2, 1e-4)
+
+#: Pairs of draws over which the ELBOs of candidates are compared.
+_PAIRS = 8
+
+#: Candidates that are fitted, in one dimension and in two; the tolerance and most steps of these fits.
+_FITTED, _ROUGH, _ROUGH_STEPS = (6, 6), 1e-3, 100
+
+#: Candidates nearer than so many deviations of another, and as wide up to this factor, are left out.
+_NEAR, _AS_WIDE = 0.7, 1.6
+
+#: Gradient, in the metric of Fisher's information, above which a fit has not converged.
+_LEVEL = 1e-2
+
+#: A fit is better than another if its ELBO is higher by more than this share, beyond the errors.
+_BETTER = 1e-7
+
+
+class NewtonFit(NamedTuple):
+    """What a fit by quadrature returns, in latent coordinates."""
+
+    mean: Array
+    factor: Array
+    report: Any
+    trace: Array
+    where: Array  #: the point of a fault of the log joint
+
+
+def newton_fit(
+    model: Model, family: str, mean: Array, factor: Array | None, rtol: float, max_steps: int
+) -> NewtonFit:
+    """Newton's method from a Gaussian, or from Laplace's approximation near a point."""
+    r = model.latent_dim
+    means = mean[None].copy()
+    chols = _unit(r).copy() if factor is None else restricted(factor, family)[None].copy()
+    traces, reports, where = outputs(model.dim)
+    scales = np.empty((1, r))
+    scales.fill(1.0)
+    kernels.inference.entry_points.fit_quadrature(
+        target_of(model),
+        CODES[family],
+        factor is None,
+        (means, scales, chols),
+        rtol,
+        max_steps,
+        workspace("fit", r, model.dim),
+        (traces, reports, where),
+        0,
+        1,
+    )
+    report = kernels.inference.reports.Report._make(reports[0].tolist())
+    return NewtonFit(means[0], chols[0], report, traces[0], where[0])
+
+
+#: Entries of a trace: the kernels drop the steps beyond them.
+TRACE = 256
+
+
+@lru_cache(maxsize=8)
+def _unit(dim: int) -> Array:
+    """A unit matrix (1, dim, dim) to copy: making it takes six times as long."""
+    return np.eye(dim)[None]
+
+
+def outputs(dim: int) -> tuple[Array, Array, Array]:
+    """(traces, reports, points of faults) of one fit, for the kernels to write to."""
+    return np.empty((1, TRACE)), np.zeros((1, 8)), np.empty((1, dim))
+
+
+def fit_from_best_start(
+    model: Model, family: str, point: Array, rtol: float, max_steps: int, local: bool
+) -> NewtonFit:
+    """The best of the fits from Laplace's approximation near a point and, where need be, from elsewhere.
+
+    With `local` all start near the point.
+    """
+    first = newton_fit(model, family, point, None, rtol, max_steps)
+    evaluations = first.report.evaluations
+    if first.report.status == UNBOUNDED:
+        return first
+    if _is_fit(first) and first.report.status in (CONVERGED, UNRESOLVED):
+        if local:
+            return first
+        fine, seen = _is_log_concave(model, first)
+        evaluations += seen
+        if fine:
+            return _with(first, evaluations, first.report.status)
+    search = _Search(model, family)
+    found = search.best(first, point, local)
+    evaluations += search.evaluations
+    best = first
+    if found is not None and found is not first:
+        last = newton_fit(model, family, found.mean, found.factor, rtol, max_steps)
+        evaluations += last.report.evaluations
+        best = last if _is_better(last, first) else first
+    status = best.report.status
+    if status == CONVERGED and not _is_fit(best):
+        status = STUCK
+    elif status == CONVERGED and found is not None and _is_visibly_higher(found.report, best.report):
+        status = CONTRADICTED
+    return _with(best, evaluations, status)
+
+
+def _with(fit: NewtonFit, evaluations: float, status: float) -> NewtonFit:
+    return fit._replace(report=fit.report._replace(evaluations=evaluations, status=status))
+
+
+def _is_visibly_higher(one: Any, two: Any) -> bool:
+    """Whether the ELBO of the first report is higher by more than the errors."""
+    return bool(one.elbo - two.elbo > _BETTER * (1.0 + abs(two.elbo)) + one.error + two.error)
+
+
+def _is_fit(fit: NewtonFit) -> bool:
+    """Whether there is a q.
+
+    A fit whose steps are rejected because the log joint fails ends at the edge of what q must not see.
+    """
+    report = fit.report
+    at_an_edge = report.status == CONVERGED and not report.gradient_norm <= _LEVEL
+    return bool(
+        not at_an_edge
+        and abs(report.elbo) < math.inf
+        and report.status not in (UNBOUNDED, NOT_A_MAXIMUM)
+        and report.status < RAISED
+        and np.isfinite(fit.factor).all()
+    )
+
+
+def _is_better(one: NewtonFit, two: NewtonFit) -> bool:
+    """Whether the first is a better result: by status where the ELBOs do not differ visibly."""
+    if not _is_fit(one) or not _is_fit(two):
+        return _is_fit(one) and not _is_fit(two)
+    if _is_visibly_higher(one.report, two.report) or _is_visibly_higher(two.report, one.report):
+        return bool(one.report.elbo > two.report.elbo)
+    return bool(one.report.status == CONVERGED and two.report.status != CONVERGED)
+
+
+@lru_cache(maxsize=2)
+def _lines(dim: int) -> tuple[Array, Array, Array]:
+    """(offsets (L n, dim) in units of q of points on L lines through its mean, distances (n,), gaps)."""
+    steps = np.array([-d for d in reversed(_DISTANCES)] + [0.0, *_DISTANCES])
+    angles = np.arange(_LINES) * (math.pi / _LINES)
+    axes = np.ones((1, 1)) if dim == 1 else np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    offsets = (axes[:, None, :] * steps[:, None]).reshape(-1, dim)
+    return np.ascontiguousarray(offsets), steps, np.diff(steps)
+
+
+def densities_or_zero(model: Model, points: Array) -> Array:
+    """Log joint + log-Jacobian at latent points, at most `BLOCK` of them; -inf where that is not finite."""
+    status, values, _ = log_densities(model, points)
+    if status == FINE:
+        return values
+    if status == RAISED:
+        for n, point in enumerate(points):
+            status, one, _ = log_densities(model, point[None])
+            values[n] = one[0] if status == FINE else -math.inf
+        return values
+    space = workspace("laplace", points.shape[1], model.dim)
+    joint, jacobian = (
+        workspace_member("laplace", space, f"panel.{name}")[: len(points)]
+        for name in ("log_joint", "log_jacobian")
+    )
+    with np.errstate(invalid="ignore"):
+        values = joint + jacobian
+    return np.where(np.abs(values) < math.inf, values, -math.inf)
+
+
+def _is_log_concave(model: Model, fit: NewtonFit) -> tuple[bool, int]:
+    """(whether log p(z) is concave on lines through q as far as it matters, evaluations)."""
+    offsets, steps, gaps = _lines(fit.mean.size)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = densities_or_zero(model, fit.mean + offsets @ fit.factor.T).reshape(-1, steps.size)
+        slopes = (values[:, 1:] - values[:, :-1]) / gaps
+        after, before = slopes[:, 1:], slopes[:, :-1]
+        bent = after - before > _ROUNDING * (np.abs(after) + np.abs(before) + 1.0)
+    if (bent & (values[:, 1:-1] > values.max() - _DEEP)).any():
+        return False, len(offsets)
+    # Farther out the density may have any shape, but does not rise again.
+    rising = np.maximum.accumulate(values, axis=1)
+    falling = np.maximum.accumulate(values[:, ::-1], axis=1)[:, ::-1]
+    valley = np.minimum(rising, falling)
+    seen = valley > -math.inf
+    valley, values = valley[seen], values[seen]
+    return bool((valley - _ROUNDING * (1.0 + np.abs(valley)) <= values).all()), len(offsets)
+
+
+class _Candidate(NamedTuple):
+    """A Gaussian from which a fit may start."""
+
+    elbo: float
+    mean: Array
+    factor: Array
+
+
+class _Search:
+    """Gaussians on which the ELBO is high, fits from these, and what they cost."""
+
+    def __init__(self, model: Model, family: str) -> None:
+        self.model, self.family = model, family
+        self.dim = model.latent_dim
+        self.evaluations = 0
+        self.noise = writable(fixed_draws(2, _PAIRS, self.dim))
+        self.candidates: list[_Candidate] = []
+
+    def best(self, first: NewtonFit, point: Array, local: bool) -> NewtonFit | None:
+        """The best rough fit from the candidates; None where there is none."""
+        peaks: list[tuple[Array, Array]] = []
+        searches = 0
+        for x in [point] if local else self.scan(first):
+            if any(np.abs(np.linalg.solve(f, x - m)).max() < _UNDER for m, f in peaks):
+                continue
+            searches += 1
+            if searches > _SEARCHES:
+                break
+            size = float(np.abs(x).max()) or 1.0
+            peaks += self.peak(x, size)
+            for width in _WIDTHS:
+                self.enter(x, width * size * np.eye(self.dim))
+        for mean, factor in peaks:
+            self.enter(mean, factor)
+        self.enter_over(peaks)
+        fits = [
+            newton_fit(self.model, self.family, c.mean, c.factor, _ROUGH, _ROUGH_STEPS) for c in self.chosen()
+        ]
+        self.evaluations += sum(fit.report.evaluations for fit in fits)
+        best = None
+        for fit in [first, *fits]:
+            if _is_fit(fit) and (best is None or _is_better(fit, best)):
+                best = fit
+        return best
+
+    def peak(self, x: Array, size: float) -> list[tuple[Array, Array]]:
+        """Laplace's approximation (mean, factor) from a point whose coordinates have this size; or none."""
+        found = laplace_from(self.model, x)
+        self.evaluations += found.evaluations
+        if found.status:
+            # The log joint fails a step away: climb without differences over so long steps.
+            top, used = ascent(self.model, x, np.full(self.dim, _CLIMB * size))
+            self.evaluations += used
+            for guess in _GUESSES:
+                found = laplace_from(self.model, top, guess * size)
+                self.evaluations += found.evaluations
+                if not found.status:
+                    break
+        fine = not found.status and np.isfinite(found.factor).all() and np.isfinite(found.mean).all()
+        return [(found.mean, found.factor)] if fine else []
+
+    def enter_over(self, peaks: list[tuple[Array, Array]]) -> None:
+        """Enter Gaussians that cover all modes: with the moments of the mixture of the peaks."""
+        apart: list[tuple[Array, Array]] = []
+        for mean, factor in peaks:
+            if not any(np.abs(np.linalg.solve(f, mean - m)).max() < _NEAR for m, f in apart):
+                apart.append((mean, factor))
+        if len(apart) < 2:
+            return
+        means, covs = np.array([m for m, _ in apart]), np.array([f @ f.T for _, f in apart])
+        heights = densities_or_zero(self.model, means)
+        masses = heights + np.array([np.log(np.diag(f)).sum() for _, f in apart])
+        for power in (1.0, 0.5):
+            weights = np.exp(power * (masses - masses.max()))
+            weights /= weights.sum()
+            mean = weights @ means
+            cov = np.einsum("k,kij->ij", weights, covs) + (weights[:, None] * (means - mean)).T @ (
+                means - mean
+            )
+            with contextlib.suppress(np.linalg.LinAlgError):
+                self.enter(mean, np.linalg.cholesky(cov))
+
+    def enter(self, mean: Array, factor: Array) -> None:
+        """Make a Gaussian a candidate, if its ELBO over some draws is finite."""
+        factor = restricted(factor, self.family)
+        value, _, fault = elbo_over(self.model, mean, factor, self.noise)
+        self.evaluations += len(self.noise)
+        if fault is None:
+            self.candidates.append(_Candidate(value, mean, factor))
+
+    def chosen(self) -> list[_Candidate]:
+        """The best candidates, no two of them much alike."""
+        chosen: list[_Candidate] = []
+        for one in sorted(self.candidates, key=lambda c: -c.elbo):
+            if not any(_is_like(one, other) for other in chosen):
+                chosen.append(one)
+            if len(chosen) == _FITTED[self.dim - 1]:
+                break
+        return chosen
+
+    def scan(self, first: NewtonFit) -> list[Array]:
+        """Points where the density is high, around the origin and around q, and some dispersed ones."""
+        directions = _directions(self.dim)
+        tops = self.tops(np.stack([s * directions for s in _SCALES]), -math.inf)
+        if _is_fit(first):
+            # At q's mean is a mode, or it is found from the origin.
+            around = [first.mean + s * directions @ first.factor.T for s in _DISTANCES]
+            tops += self.tops(np.stack(around), math.inf)
+        tops.sort(key=lambda top: -top[0])
+        rng = np.random.default_rng((_SEED, self.dim))
+        dispersed = rng.standard_normal((_DISPERSED, self.dim)) * np.array([[1.0], [1.0], [4.0], [4.0]])
+        return [np.zeros(self.dim), *dispersed, *(x for _, x in tops)]
+
+    def tops(self, rays: Array, within: float) -> list[tuple[float, Array]]:
+        """(log density, point) where it is higher than at the neighbours on the same ray (n, rays, dim).
+
+        `within` stands for the density at the beginning of each ray.
+        """
+        flat = rays.reshape(-1, self.dim)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.concatenate(
+                [densities_or_zero(self.model, flat[low : low + BLOCK]) for low in range(0, len(flat), BLOCK)]
+            ).reshape(rays.shape[:2])
+        self.evaluations += len(flat)
+        before = np.concatenate([np.full_like(values[:1], within), values[:-1]])
+        after = np.concatenate([values[1:], np.full_like(values[:1], -math.inf)])
+        high = (values > -math.inf) & (values >= before) & (values >= after)
+        return list(zip(values[high].tolist(), rays[high], strict=True))
+
+
+@lru_cache(maxsize=2)
+def _directions(dim: int) -> Array:
+    """Unit vectors in which a search looks."""
+    if dim == 1:
+        return np.array([[1.0], [-1.0]])
+    angles = np.arange(2 * _LINES) * (math.pi / _LINES)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _is_like(one: _Candidate, other: _Candidate) -> bool:
+    """Whether two candidates probably lead to the same maximum."""
+    apart = np.abs(np.linalg.solve(other.factor, one.mean - other.mean)).max()
+    ratio = np.diag(one.factor) / np.diag(other.factor)
+    return bool(apart < _NEAR and (ratio < _AS_WIDE).all() and (ratio > 1.0 / _AS_WIDE).all())
