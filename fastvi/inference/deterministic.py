@@ -50,6 +50,9 @@ _ROUGH = 3e-3
 #: The fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
 _SHARE_OF_ERROR = 0.01
 
+#: Fresh draws show the optimism that counts where the ELBO's standard error is this share of it.
+_ENOUGH = 1.0 / 3.0
+
 #: The unit of a fit's coordinates is taken anew where q's deviations have changed by this factor since, at
 #: most so many times on the same draws.
 _FAR, _FOLLOWED = 2.0, 6
@@ -242,7 +245,8 @@ def fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int
         last = draws is not None or 2 * pairs > _MOST_PAIRS
         entropy = Gaussian._from_factor(fits.mean, fits.factor).entropy()
         promised = -math.inf if last else report.elbo - entropy
-        expectation = expectation_by_draws(model, fits.mean, fits.factor, promised)
+        enough = _ENOUGH * kernels.inference.draws_fits.OPTIMISM
+        expectation = expectation_by_draws(model, fits.mean, fits.factor, promised, enough=enough)
         fits.evaluations += expectation.evaluations
         value, error = expectation.value + entropy, expectation.error
         if expectation.status or status == UNBOUNDED:

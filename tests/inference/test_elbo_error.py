@@ -1,5 +1,6 @@
 """The stated error of ELBOs that are averages over draws, against exact ELBOs."""
 
+import itertools
 import math
 
 import numba
@@ -52,6 +53,22 @@ def test_the_stated_error_is_the_error():
     assert 0.88 <= math.sqrt(np.mean(np.square(z))) <= 1.12
     assert np.mean(np.abs(z) > 2) <= 0.08
     assert max(kept) <= 0.02
+
+
+def test_the_error_holds_where_few_draws_are_enough():
+    """As in `fit`: one block of each group where its error is below a limit, here near the usual error."""
+    z, few = [], 0
+    for dim, family, k in itertools.product((4, 10), ("full", "diag"), range(4)):
+        model = regression(dim, k)
+        q = fv.fit(model, family).q
+        truth = exact_elbo(model, q) - q.entropy()
+        for seed in range(1, 13):
+            found = expectations.expectation_by_draws(model, q.mean, q.cholesky, rng=seed, enough=0.006)
+            z.append((found.value - truth) / found.error)
+            few += found.evaluations <= 24 * dim + 1
+    # 192 of them: 0.05 of chance.
+    assert 0.87 <= math.sqrt(np.mean(np.square(z))) <= 1.13
+    assert 50 <= few <= 140  # with both ends of the rule
 
 
 def test_a_quadratic_is_exact():
