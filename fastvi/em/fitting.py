@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -40,8 +39,7 @@ COVARIANCES = {"full": 0, "diag": 1, "tied": 2, "spherical": 3}
 CRITERIA = ("bic", "aic")
 
 
-@dataclass(frozen=True)
-class _Problem:
+class _Problem(NamedTuple):
     """Data as EM takes them."""
 
     frame: Frame
