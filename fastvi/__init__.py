@@ -66,6 +66,10 @@ from .inference import (
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
+    if not _gc.get_freeze_count():
+        # What was imported is old at once: to look for garbage among it takes 4 ms.
+        _gc.freeze()
+        _gc.unfreeze()
     _gc.enable()
 
 #: Modules that are loaded when they are first used.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numba
 import numpy as np
@@ -42,8 +41,7 @@ COVARIANCES = {"full": 0, "diag": 1, "tied": 2, "spherical": 3}
 CRITERIA = ("bic", "aic")
 
 
-@dataclass(frozen=True)
-class _Problem:
+class _Problem(NamedTuple):
     """Data as EM takes them."""
 
     frame: Frame
