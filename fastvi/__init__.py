@@ -61,6 +61,7 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
+from .interop import from_address, from_block, from_jax, from_numpyro
 from .projections import Projection, i_projection, m_projection
 
 if _collecting:
@@ -120,6 +121,10 @@ __all__ = [
     "fit",
     "fit_batch",
     "fit_mixture",
+    "from_address",
+    "from_block",
+    "from_jax",
+    "from_numpyro",
     "hellinger",
     "i_projection",
     "jeffreys",

@@ -95,6 +95,7 @@ EXAMPLES = {
 INTERNAL = (
     "Density",
     "DrawsExpectation",
+    "ForeignModel",
     "Frame",
     "Immutable",
     "Laplace",
