@@ -63,6 +63,7 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
+from .interop import from_address, from_block, from_jax, from_numpyro
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
@@ -130,6 +131,10 @@ __all__ = [
     "fit",
     "fit_batch",
     "fit_mixture",
+    "from_address",
+    "from_block",
+    "from_jax",
+    "from_numpyro",
     "hellinger",
     "i_projection",
     "jeffreys",

@@ -308,6 +308,13 @@ _HEADER = """\
 /* The log joint of a fit, with the data that it was handed. */
 typedef double (*fastvi_log_joint)(const double *z, void *data);
 
+/* The log joint of a block of points, the `count` rows of z, for fastvi.from_address; and with its gradients.
+   They return 0, or the number, from 1, of a row where they failed. size is 0; the table is the model's. */
+typedef int64_t (*fastvi_values)(const double *z, int64_t count, int64_t dim, const double *theta,
+                                 int64_t size, const int64_t *table, double *out);
+typedef int64_t (*fastvi_slopes)(const double *z, int64_t count, int64_t dim, const double *theta,
+                                 int64_t size, const int64_t *table, double *out, double *gradients);
+
 /* Function pointers. Statuses are returned, numbers are written to out. */
 {types}
 

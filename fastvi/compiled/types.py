@@ -126,6 +126,8 @@ def _typeof_transformed(value, context):
 
 @typeof_impl.register(Model)
 def _typeof_model(value, context):
+    if value._dispatcher is None:
+        raise TypingError(f"{value!r} is called from Python only: compiled code has no function to compile")
     data = types.BaseTuple.from_types([typeof_impl(item, context) for item in value._arguments])
     return ModelType(
         types.Dispatcher(value._dispatcher), value.dim, value.latent_dim, value._support.is_real, data

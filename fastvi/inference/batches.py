@@ -172,7 +172,8 @@ def fit_batch(
     >>> fv.fit_batch(model, [(np.ones(1),), (np.ones(3),)]).mean[:, 0]
     array([0.5 , 0.75])
     """
-    checked_model(model)
+    if checked_model(model)._dispatcher is None:
+        raise TypeError(f"fit_batch varies the data of a model, and {model!r} has none")
     name = choice("family", family, FAMILIES)
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     empty: list[int] = []

@@ -152,7 +152,7 @@ def wrong_gradient(model: Model, q: Variational) -> str:
 
     A rise of the log joint between two points near a draw is compared to the gradient between them.
     """
-    if model._gradient is None or isinstance(q, TruncatedGaussian):
+    if not model._gradient_address or isinstance(q, TruncatedGaussian):
         return ""
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
     draws, step = _probes(gaussian.dim) @ gaussian.cholesky.T
@@ -223,7 +223,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     """
     checked_model(model)
     allowed = real_number("rtol", rtol)
-    if model._gradient is None:
+    if not model._gradient_address:
         raise ValueError("model has no log_joint_grad to check")
     if z is None:
         latent = generator("rng", rng).standard_normal((_POINTS, model.latent_dim))
@@ -232,18 +232,14 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
         points = np.atleast_2d(np.asarray(float_array("z", z), dtype=np.float64))
         if points.ndim != 2 or points.shape[1] != model.dim:
             raise ValueError(f"z must have shape ({model.dim},) or (n, {model.dim}), not {np.shape(z)}")
-    # Copies of the data and theta: a gradient function that writes to them must not change the model.
-    data = tuple(item.copy() if isinstance(item, np.ndarray) else item for item in model.data)
-    other = model.with_data(data)
-    if model.theta is not None:
-        other = other.with_theta(model.theta)
+    other = model._with_copies()
     worst: tuple[float, GradientCheck] | None = None
     constant = model._support.constant
     for point in points:
         analytic = np.empty(model.dim)
         values, failed = other._tabulate(point[None], analytic)
         if failed:
-            model._gradient(point.copy(), analytic, *other._arguments)
+            other._raise_at(point, with_gradient=True)
         value = float(values[0])
         expected = float(model.log_density(point))
         if not abs(value - expected) <= _SAME_VALUE * (1.0 + abs(expected)):

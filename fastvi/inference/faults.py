@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..common import statuses
 from ..common.values import Array, tidy
 from ..kernels.statuses import RAISED, ZERO
@@ -37,10 +35,9 @@ def _place(model: Model, z: Array) -> str:
 
 def exception_at(model: Model, z: Array) -> Exception | None:
     """The exception that the log joint or its gradient raises at a point."""
+    model._raise_pending()
     try:
-        model._dispatcher(np.array(z), *model._arguments)
-        if model._gradient is not None:
-            model._gradient(np.array(z), np.empty(model.dim), *model._arguments)
+        model._raise_at(z, with_gradient=True)
     except Exception as error:
         return error
     return None

@@ -60,6 +60,7 @@ def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None
     points = np.ascontiguousarray(points)
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
     status = kernels.inference.entry_points.densities(target_of(model), points, space, values)
+    model._raise_pending()
     return status, values, fault_point("laplace", space) if status else None
 
 

@@ -310,6 +310,12 @@ class Model(Immutable):
             object.__setattr__(other, name, getattr(self, name))
         return other
 
+    def _with_copies(self) -> Model:
+        """Copies of data and theta: a gradient that writes to them leaves the model alone."""
+        data = tuple(item.copy() if isinstance(item, np.ndarray) else item for item in self.data)
+        other = self.with_data(data)
+        return other if self.theta is None else other.with_theta(self.theta)
+
     def log_density(self, z: Any) -> Any:
         """The log joint at `z`, shape (..., D): a float for one point, else an array (...).
 
@@ -327,11 +333,30 @@ class Model(Immutable):
         rows = points.reshape(-1, self.dim)
         values, failed = self._tabulate(rows)
         if failed:
-            # The compiled function has no exceptions: call the jitted one, which raises them.
             row = rows[failed - 1].copy()
-            self._dispatcher(row, *self._arguments)
+            self._raise_at(row)
             raise RuntimeError(f"log_joint raised an exception at z = {tidy(row)}, but not again")
         return in_shape(values, points.shape[:-1])
+
+    def _raise_at(self, z: Array, with_gradient: bool = False) -> None:
+        """Raise the exception of the log joint at a point: compiled functions have none, jitted ones do."""
+        self._dispatcher(z.copy(), *self._arguments)
+        if with_gradient and self._gradient is not None:
+            self._gradient(z.copy(), np.empty(self.dim), *self._arguments)
+
+    def _raise_pending(self) -> None:
+        """Raise an exception of a Python function that a kernel called: `foreign.ForeignModel` has some."""
+
+    def _named(self, z: Array) -> Any:
+        """Points (n, D) by the names of the parameters."""
+        if self._layout is None:
+            raise TypeError("the model's parameters have no names: make it with a dict of names")
+        return self._layout.split(z)
+
+    @property
+    def _labels(self) -> list[str]:
+        """A word for each coordinate of z."""
+        return [f"z[{i}]" for i in range(self.dim)] if self._layout is None else self._layout.labels
 
     def _tabulate(self, rows: Array, gradients: Array | None = None) -> tuple[Array, int]:
         """(the log joint at rows of z, 0 or the number from 1 of the row where it raised an exception).
@@ -346,6 +371,7 @@ class Model(Immutable):
             failed = _VALUE(self._address)(*arguments, values.ctypes.data)
         else:
             failed = _GRADIENTS(self._gradient_address)(*arguments, values.ctypes.data, gradients.ctypes.data)
+        self._raise_pending()
         return values, int(failed)
 
     def __repr__(self) -> str:
@@ -368,6 +394,7 @@ def target_of(model: Model, tables: Table | None = None) -> tuple[Any, ...]:
 
     `tables` are the packed data of many data sets, a row for each; by default there is one, the model's own.
     """
+    model._raise_pending()
     support = model._support
     return (
         model._address,

@@ -110,7 +110,8 @@ class Fit(Record):
     def sample(self, n: int, rng: Any = None, *, named: bool = False, resample: bool = False) -> Any:
         """`n` draws of q in the model's own coordinates, shape (n, D), from `rng` as in `fit`.
 
-        `named`, for a model of named parameters: a dict of arrays (n, *shape), one for each name.
+        `named`, for a model of named parameters: a dict of arrays (n, *shape), one for each name; for a model
+        from elsewhere, what that calls its parameters.
         With `resample`, draws that are nearer to the posterior: 20 n of q, at least 4,000, resampled with the
         importance weights p / q; ValueError where these are too unequal.
         """
@@ -118,7 +119,7 @@ class Fit(Record):
             draws = resampled(self.model, self.q, integer("n", n, 1), generator("rng", rng))
         else:
             draws = self.q.sample(n, rng)
-        return self._layout.split(draws) if named else draws
+        return self.model._named(draws) if named else draws
 
     @property
     def _layout(self) -> Layout:
@@ -234,8 +235,7 @@ class Fit(Record):
         if self.skipped:
             lines.append(f"skipped        {self.skipped} starts that failed")
         mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
-        layout = self.model._layout
-        labels = [f"z[{i}]" for i in range(len(mean))] if layout is None else layout.labels
+        labels = self.model._labels
         for i in range(min(len(mean), _SHOWN)):
             lines.append(labels[i].ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
         if len(mean) > _SHOWN:
@@ -269,13 +269,14 @@ def fit_of_report(
 
     `where` is the point of a fault of the log joint, and `method` that of the ELBO's Estimate.
     """
+    model._raise_pending()
     value, code, evaluations = report.elbo, int(report.status), int(report.evaluations)
     endless = code == UNBOUNDED and not (abs(_numbers(q)) < _ENDLESS).all()
     if value != value or value == -math.inf or endless:
         raise error_of(model, code, where, "the fit cannot start: ")
     text = words(model, code, where, exception_at(model, where) if code == RAISED else None)
     wrong = ""
-    if method == BY_DRAWS and model._gradient is not None:
+    if method == BY_DRAWS and model._gradient_address:
         wrong = wrong_gradient(model, q)
         evaluations += GRADIENT_EVALUATIONS
     if wrong:

@@ -100,6 +100,7 @@ INTERNAL = (
     "ClosedForm",
     "Density",
     "DrawsExpectation",
+    "ForeignModel",
     "Frame",
     "Immutable",
     "Laplace",

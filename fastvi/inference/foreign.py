@@ -1,0 +1,171 @@
+"""Models whose log joint is not a function for numba to compile, but the address of a C function."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..common.values import Array, tidy
+from ..distributions.support import Support
+from .model import Model
+from .packing import Table
+from .parameters import layout_of
+
+
+class Failures:
+    """Exceptions of Python functions that compiled code calls: it cannot pass them on, so they wait here.
+
+    One for each thread, because a kernel calls a log joint in the thread that called the kernel.
+    """
+
+    def __init__(self) -> None:
+        self._held = threading.local()
+
+    def __bool__(self) -> bool:
+        return getattr(self._held, "error", None) is not None
+
+    def hold(self, error: BaseException) -> None:
+        """Keep the exception of this thread."""
+        self._held.error = error
+
+    def release(self) -> None:
+        """Raise the exception of this thread, if there is one."""
+        error = getattr(self._held, "error", None)
+        if error is not None:
+            self._held.error = None
+            raise error
+
+
+class Names:
+    """What a foreign system calls the coordinates of z, and its parameters as functions of them.
+
+    Attributes
+    ----------
+    labels : sequence of str or None
+        A word for each coordinate of z.
+    parameters : callable or None
+        Takes points (n, D) to the parameters in the form of their system.
+    variables : callable or None
+        Takes points (n, D) to a dict of arrays (n, *shape), for tables of draws; default: `parameters`.
+    dims, coords : dict
+        Names of the axes of variables, and the labels along them.
+    owner : object
+        The model of the foreign system.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str] | None = None,
+        parameters: Callable[[Array], Any] | None = None,
+        variables: Callable[[Array], dict[str, Array]] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        owner: Any = None,
+    ) -> None:
+        self.labels, self.parameters, self.owner = labels, parameters, owner
+        self.variables = parameters if variables is None else variables
+        self.dims, self.coords = dict(dims or {}), dict(coords or {})
+
+
+class ForeignModel(Model):
+    """A `Model` that calls a block of points through the address of a C function.
+
+    `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `keep` is what
+    the addresses and the table point into. `explain` gives the message of the foreign system for a point
+    where its function failed.
+    """
+
+    __slots__ = ("_explain", "_failures", "_keep", "_names", "_origin")
+    _origin: str
+    _keep: Any
+    _failures: Failures
+    _names: Names
+    _explain: Callable[[Array], str] | None
+
+    def __init__(
+        self,
+        origin: str,
+        value: int,
+        slopes: int,
+        dim: int | Mapping[str, Any],
+        table: Table,
+        keep: Any = None,
+        failures: Failures | None = None,
+        names: Names | None = None,
+        explain: Callable[[Array], str] | None = None,
+    ) -> None:
+        fill = object.__setattr__
+        layout = None
+        if isinstance(dim, Mapping):
+            layout = layout_of(dim)
+            support = Support(layout.support, layout.dim)
+        else:
+            support = Support("real", dim)
+        fields = {
+            "dim": support.dim,
+            "data": (),
+            "_support": support,
+            "_layout": layout,
+            "_theta": np.zeros(0),
+            "_types": (),
+            "_table": table,
+            "_dispatcher": None,
+            "_gradient": None,
+            "_functions": (None, None),
+            "_callbacks": (),
+            "_address": value,
+            "_gradient_address": slopes,
+            "_origin": origin,
+            "_keep": keep,
+            "_failures": Failures() if failures is None else failures,
+            "_names": Names() if names is None else names,
+            "_explain": explain,
+        }
+        for name, field in fields.items():
+            fill(self, name, field)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise TypeError(f"a model of {self._origin} {what}")
+
+    def with_data(self, data: tuple[Any, ...]) -> Model:
+        """Refused: the data are where the foreign functions have them."""
+        self._refuse("has its data inside of it: make another model for other data")
+
+    def with_theta(self, theta: Any) -> Model:
+        """Refused: there are no parameters besides z."""
+        self._refuse("has no theta")
+
+    def _with_copies(self) -> Model:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._refuse("cannot be pickled: its functions are addresses in this process")
+
+    def __copy__(self) -> ForeignModel:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ForeignModel:
+        return self
+
+    def _raise_at(self, z: Array, with_gradient: bool = False) -> None:
+        self._raise_pending()
+        words = "" if self._explain is None else self._explain(z)
+        raise RuntimeError(words or f"the function of {self._origin} reports an error at z = {tidy(z)}")
+
+    def _raise_pending(self) -> None:
+        self._failures.release()
+
+    def _named(self, z: Array) -> Any:
+        if self._names.parameters is None:
+            return super()._named(z)
+        return self._names.parameters(z)
+
+    @property
+    def _labels(self) -> list[str]:
+        return super()._labels if self._names.labels is None else list(self._names.labels)
+
+    def __repr__(self) -> str:
+        return f"<Model by {self._origin}, dim={self.dim}>"

@@ -1,0 +1,134 @@
+"""Models of JAX and NumPyro beside the same log joint in fastvi; skipped where these are missing."""
+
+import math
+import warnings
+
+import numba
+import numpy as np
+import pytest
+
+import fastvi as fv
+
+Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@numba.njit
+def log_joint(z, y, sigma):
+    """Eight schools: mu, the effects in units of tau, log tau."""
+    mu, log_tau = z[0], z[9]
+    tau = math.exp(log_tau)
+    total = -0.5 * (mu / 5.0) ** 2 - math.log(5.0) - HALF_LOG_2PI
+    total += math.log(2.0 / (math.pi * 5.0)) - math.log1p((tau / 5.0) ** 2) + log_tau
+    for i in range(8):
+        residual = (y[i] - mu - tau * z[1 + i]) / sigma[i]
+        total -= 0.5 * z[1 + i] ** 2 + 0.5 * residual**2 + math.log(sigma[i]) + 2.0 * HALF_LOG_2PI
+    return total
+
+
+def gradient(z, grad, y, sigma):
+    mu, tau = z[0], math.exp(z[9])
+    grad[0] = -mu / 25.0
+    grad[9] = 1.0 - 2.0 * (tau / 5.0) ** 2 / (1.0 + (tau / 5.0) ** 2)
+    for i in range(8):
+        slope = (y[i] - mu - tau * z[1 + i]) / sigma[i] ** 2
+        grad[1 + i] = slope * tau - z[1 + i]
+        grad[0] += slope
+        grad[9] += slope * tau * z[1 + i]
+    return log_joint(z, y, sigma)
+
+
+def native():
+    return fv.Model(log_joint, 10, (Y, SIGMA), log_joint_grad=gradient)
+
+
+@pytest.fixture
+def jax():
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    yield jax
+    jax.config.update("jax_enable_x64", False)
+
+
+def schools(jax):
+    from jax.scipy.stats import cauchy, norm
+
+    def logdensity(position):
+        mu, effects, log_tau = position
+        tau = jax.numpy.exp(log_tau)
+        total = norm.logpdf(mu, 0, 5) + math.log(2.0) + cauchy.logpdf(tau, 0, 5) + log_tau
+        total += norm.logpdf(effects).sum()
+        return total + norm.logpdf(Y, mu + tau * effects, SIGMA).sum()
+
+    return fv.from_jax(logdensity, (0.0, np.zeros(8), 0.0))
+
+
+def check_same(model):
+    same = native()
+    points = np.random.default_rng(0).standard_normal((33, 10))
+    assert np.allclose(model.log_density(points), same.log_density(points), rtol=0, atol=1e-11)
+    fit, other = fv.fit(model, "diag"), fv.fit(same, "diag")
+    assert fit.converged
+    assert fit.elbo.value == pytest.approx(other.elbo.value, abs=1e-9)
+    assert fv.elbo(model, other.q).value == pytest.approx(fv.elbo(same, other.q).value, abs=1e-9)
+    return fit
+
+
+def test_jax_equals_the_native_model(jax):
+    fit = check_same(schools(jax))
+    mu, effects, log_tau = fit.sample(7, 0, named=True)
+    z = fit.sample(7, 0)
+    assert np.array_equal(np.column_stack([mu, effects, log_tau]), z)
+
+
+def test_numpyro_equals_the_native_model(jax):
+    numpyro = pytest.importorskip("numpyro")
+    dist = numpyro.distributions
+
+    def model(y, sigma):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        tau = numpyro.sample("tau", dist.HalfCauchy(5))
+        t = numpyro.sample("t", dist.Normal(0, 1).expand([8]).to_event(1))
+        theta = numpyro.deterministic("theta", mu + tau * t)
+        numpyro.sample("y", dist.Normal(theta, sigma).to_event(1), obs=y)
+
+    fit = check_same(fv.from_numpyro(model, Y, sigma=SIGMA))
+    named, z = fit.sample(7, 0, named=True), fit.sample(7, 0)
+    assert np.allclose(named["tau"], np.exp(z[:, 9]), rtol=1e-12)
+    assert np.allclose(named["theta"], z[:, :1] + np.exp(z[:, 9:]) * z[:, 1:9], rtol=1e-12)
+    assert "z of tau" in fit.summary()
+    with pytest.raises(ValueError, match="no latent sites"):
+        fv.from_numpyro(lambda: numpyro.sample("y", dist.Normal(0, 1), obs=1.0))
+
+
+def test_an_exception_of_a_density_is_raised_as_it_is(jax):
+    def broken(position):
+        raise ZeroDivisionError("as it was")
+
+    with pytest.raises(ZeroDivisionError, match="as it was"):
+        fv.fit(fv.from_jax(broken, np.zeros(3)))
+
+
+def test_single_precision_is_warned_of():
+    jax = pytest.importorskip("jax")
+    assert not jax.config.jax_enable_x64
+    with pytest.warns(UserWarning, match="single precision"):
+        fv.from_jax(lambda z: -(z**2).sum(), np.zeros(3))
+
+
+def test_bad_positions_are_named(jax):
+    with pytest.raises(TypeError, match=r"position\['k'\] must have floating-point numbers, not dtype int"):
+        fv.from_jax(lambda p: 0.0, {"k": np.arange(3)})
+    with pytest.raises(ValueError, match="no numbers"):
+        fv.from_jax(lambda p: 0.0, {})
+    with pytest.raises(TypeError, match="logdensity must be a function"):
+        fv.from_jax(3, np.zeros(3))
+
+
+def test_a_missing_jax_names_the_command(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(ImportError, match=r'pip install "fastvi\[jax\]"'), warnings.catch_warnings():
+        fv.from_jax(lambda z: 0.0, np.zeros(3))
