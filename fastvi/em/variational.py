@@ -132,10 +132,11 @@ def checked_prior(prior: Any, count: int, points: Array, frequencies: Array | No
     weights = np.ones(len(points)) if frequencies is None else frequencies
     mean = points[0] + weights @ (points - points[0]) / weights.sum()
     moved = points - mean
-    concentration = float_array("prior['concentration']", given.get("concentration", 1.0 / count))
-    if concentration.ndim == 0:
-        concentration = np.full(count, float(concentration))
-    alphas = finite_array("prior['concentration']", concentration, 1, f"({count},)")
+    name, alpha = "prior['concentration']", given.get("concentration", 1.0 / count)
+    concentration = (
+        np.full(count, real_number(name, alpha)) if np.ndim(alpha) == 0 else float_array(name, alpha)
+    )
+    alphas = finite_array(name, concentration, 1, f"({count},)")
     if alphas.size != count:
         raise ValueError(f"prior['concentration'] must have shape ({count},), not {alphas.shape}")
     if not (alphas > 0.0).all():

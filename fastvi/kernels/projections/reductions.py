@@ -213,7 +213,7 @@ def runnalls(p, q, space):
     >>> p = np.log([0.3, 0.3, 0.4]), np.array([[-1.0], [1.0], [9.0]]), np.ones((3, 1, 1))
     >>> q = np.empty(2), np.empty((2, 1)), np.empty((2, 1, 1))
     >>> reductions = kernels.projections.reductions
-    >>> round(reductions.runnalls(p, q, reductions.workspace(3, 1)), 6)
+    >>> round(float(reductions.runnalls(p, q, reductions.workspace(3, 1))), 6)
     0.207944
     >>> q[0].round(6), q[1].ravel().round(6), q[2].ravel().round(6)
     (array([0.6, 0.4]), array([0., 9.]), array([1.414214, 1.      ]))
