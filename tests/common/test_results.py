@@ -100,6 +100,7 @@ INTERNAL = (
     "Laplace",
     "Layout",
     "Mode",
+    "NewtonFit",
     "Pairing",
     "Part",
     "Patterns",
