@@ -132,11 +132,8 @@ def fit(
     checked_model(model)
     name = choice("family", family, FAMILIES)
     choice("method", method, ("auto", "sgd"))
-    # An integer stands for the same draws in every call.
-    source: Any = 0
-    if rng is not None:
-        made = generator("rng", rng)
-        source = int(rng) if isinstance(rng, int | np.integer) else made
+    made = None if rng is None else generator("rng", rng)
+    source = 0 if made is None else made
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     if draws is not None:
         draws = integer("draws", draws, 1)
@@ -158,7 +155,7 @@ def fit(
             if not listed:
                 raise ValueError("starts is empty")
         else:
-            listed = [None, *dispersed_points(model, integer("starts", starts, 1) - 1, rng)]
+            listed = [None, *dispersed_points(model, integer("starts", starts, 1) - 1, made)]
         for k, one in enumerate(listed):
             start_of(model, one, f"starts[{k}]")
         fits, fault = [], None
