@@ -224,7 +224,9 @@ def _first_pairs(family: str, dim: int, draws: int | None) -> int:
     return (draws + 1) // 2
 
 
-def fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None) -> Fit:
+def fit_draws(
+    model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None, rng: Any = 0
+) -> Fit:
     """The fit of a Gaussian on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
     r = model.latent_dim
     fits = _FixedDraws(model, family, choose_start(model, start, family), max_steps)
@@ -246,7 +248,7 @@ def fit_draws(model: Model, family: str, start: Any, rtol: float, max_steps: int
         entropy = Gaussian._from_factor(fits.mean, fits.factor).entropy()
         promised = -math.inf if last else report.elbo - entropy
         enough = _ENOUGH * kernels.inference.draws_fits.OPTIMISM
-        expectation = expectation_by_draws(model, fits.mean, fits.factor, promised, enough=enough)
+        expectation = expectation_by_draws(model, fits.mean, fits.factor, promised, rng, enough)
         fits.evaluations += expectation.evaluations
         value, error = expectation.value + entropy, expectation.error
         if expectation.status or status == UNBOUNDED:

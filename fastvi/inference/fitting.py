@@ -87,7 +87,8 @@ def fit(
         fixed draws, doubled until fresh draws confirm the ELBO; 10 for "sgd".
     rng : numpy.random.Generator, int or None, optional
         A generator, which is advanced, or an integer that makes one. For "sgd", where None means another
-        each time, and for a number of `starts`.
+        each time; for a number of `starts`; and for the fresh draws that confirm a fit on fixed draws and
+        give its ELBO, where None stands for the same draws in each call.
     steps, rate : optional
         Number and size of the steps of "sgd", the size in units of the start's standard deviations.
     progress : bool, optional
@@ -131,8 +132,8 @@ def fit(
     checked_model(model)
     name = choice("family", family, FAMILIES)
     choice("method", method, ("auto", "sgd"))
-    if rng is not None:
-        generator("rng", rng)
+    made = None if rng is None else generator("rng", rng)
+    source = 0 if made is None else made
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     if draws is not None:
         draws = integer("draws", draws, 1)
@@ -154,13 +155,13 @@ def fit(
             if not listed:
                 raise ValueError("starts is empty")
         else:
-            listed = [None, *dispersed_points(model, integer("starts", starts, 1) - 1, rng)]
+            listed = [None, *dispersed_points(model, integer("starts", starts, 1) - 1, made)]
         for k, one in enumerate(listed):
             start_of(model, one, f"starts[{k}]")
         fits, fault = [], None
         for one in bar(listed, progress, "starts"):
             try:
-                fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd))
+                fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd, rng=source))
             except ValueError as error:
                 fault = error
         if not fits:
@@ -172,7 +173,7 @@ def fit(
             start_means=np.array([f.q.mean for f in fits]),
             skipped=len(listed) - len(fits),
         )
-    return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress)
+    return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress, source)
 
 
 def fit_once(
@@ -184,8 +185,9 @@ def fit_once(
     draws: int | None = None,
     sgd: SgdOptions | None = None,
     progress: bool = False,
+    rng: Any = 0,
 ) -> Fit:
-    """The fit from one start; all arguments but the start have been checked."""
+    """The fit from one start; all arguments but the start have been checked. `rng` is for fresh draws."""
     if family == "truncated":
         if sgd is not None:
             raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
@@ -199,4 +201,4 @@ def fit_once(
             f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
             'use method="sgd"'
         )
-    return fit_draws(model, family, start, rtol, max_steps, draws)
+    return fit_draws(model, family, start, rtol, max_steps, draws, rng)

@@ -106,6 +106,7 @@ INTERNAL = (
     "Laplace",
     "Layout",
     "Mode",
+    "NewtonFit",
     "Pairing",
     "Part",
     "Patterns",

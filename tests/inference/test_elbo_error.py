@@ -96,6 +96,25 @@ def test_draws_follow_the_generator():
         fv.elbo(model, q, rng="a")
 
 
+def test_a_fit_is_confirmed_by_draws_of_the_generator():
+    """Fresh draws differ with the seed, q does not."""
+
+    @numba.njit
+    def log_joint(z):
+        total = 0.0
+        for i in range(z.size):
+            total += 3.0 * z[i] - math.exp(z[i])
+        return total
+
+    model = fv.Model(log_joint, 3)
+    plain, one, again = fv.fit(model), fv.fit(model, rng=1), fv.fit(model, rng=np.random.default_rng(1))
+    assert plain.elbo.value != one.elbo.value == again.elbo.value
+    assert plain.q.mean.tolist() == one.q.mean.tolist()
+    assert abs(plain.elbo.value - one.elbo.value) < 5.0 * (plain.elbo.error + one.elbo.error)
+    source = np.random.default_rng(4)
+    assert fv.fit(model, rng=source).elbo.value != fv.fit(model, rng=source).elbo.value
+
+
 @pytest.mark.parametrize("dim", [3, 50])
 def test_radial_draws_are_orthogonal_frames_of_the_right_radii(dim):
     groups = np.asarray(expectations.fresh_draws(dim))
