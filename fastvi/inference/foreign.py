@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -39,51 +39,26 @@ class Failures:
             raise error
 
 
-class Names:
-    """What a foreign system calls the coordinates of z, and its parameters as functions of them.
+class Names(NamedTuple):
+    """What a foreign system calls the coordinates of z, and its parameters as functions of them."""
 
-    Attributes
-    ----------
-    labels : sequence of str or None
-        A word for each coordinate of z.
-    parameters : callable or None
-        Takes points (n, D) to the parameters in the form of their system.
-    variables : callable or None
-        Takes points (n, D) to a dict of arrays (n, *shape), for tables of draws; default: `parameters`.
-    dims, coords : dict
-        Names of the axes of variables, and the labels along them.
-    owner : object
-        The model of the foreign system.
-    """
-
-    def __init__(
-        self,
-        labels: Sequence[str] | None = None,
-        parameters: Callable[[Array], Any] | None = None,
-        variables: Callable[[Array], dict[str, Array]] | None = None,
-        dims: Mapping[str, Sequence[str]] | None = None,
-        coords: Mapping[str, Sequence[Any]] | None = None,
-        owner: Any = None,
-    ) -> None:
-        self.labels, self.parameters, self.owner = labels, parameters, owner
-        self.variables = parameters if variables is None else variables
-        self.dims, self.coords = dict(dims or {}), dict(coords or {})
+    labels: Sequence[str] | None = None  #: a word for each coordinate of z
+    #: Takes points (n, D) to the parameters in the form of their system.
+    parameters: Callable[[Array], Any] | None = None
 
 
 class ForeignModel(Model):
     """A `Model` that calls a block of points through the address of a C function.
 
     `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `keep` is what
-    the addresses and the table point into. `explain` gives the message of the foreign system for a point
-    where its function failed.
+    the addresses and the table point into.
     """
 
-    __slots__ = ("_explain", "_failures", "_keep", "_names", "_origin")
+    __slots__ = ("_failures", "_keep", "_names", "_origin")
     _origin: str
     _keep: Any
     _failures: Failures
     _names: Names
-    _explain: Callable[[Array], str] | None
 
     def __init__(
         self,
@@ -95,7 +70,6 @@ class ForeignModel(Model):
         keep: Any = None,
         failures: Failures | None = None,
         names: Names | None = None,
-        explain: Callable[[Array], str] | None = None,
     ) -> None:
         fill = object.__setattr__
         layout = None
@@ -122,7 +96,6 @@ class ForeignModel(Model):
             "_keep": keep,
             "_failures": Failures() if failures is None else failures,
             "_names": Names() if names is None else names,
-            "_explain": explain,
         }
         for name, field in fields.items():
             fill(self, name, field)
@@ -152,8 +125,7 @@ class ForeignModel(Model):
 
     def _raise_at(self, z: Array, with_gradient: bool = False) -> None:
         self._raise_pending()
-        words = "" if self._explain is None else self._explain(z)
-        raise RuntimeError(words or f"the function of {self._origin} reports an error at z = {tidy(z)}")
+        raise RuntimeError(f"the function of {self._origin} reports an error at z = {tidy(z)}")
 
     def _raise_pending(self) -> None:
         self._failures.release()

@@ -74,7 +74,6 @@ def _model(
     logdensity: Callable[[Any], Any],
     position: Any,
     constrain: Callable[[Any], Any] | None = None,
-    owner: Any = None,
 ) -> Model:
     """The model of a log density; `constrain` takes one position to what its parameters are."""
     if not callable(logdensity):
@@ -116,10 +115,6 @@ def _model(
         tree = parameters(_padded(z, flat.dtype))
         return jax.tree_util.tree_map(lambda leaf: np.array(leaf)[: len(z)], tree)
 
-    def variables(z: Array) -> dict[str, Array]:
-        paths, _ = jax.tree_util.tree_flatten_with_path(named(z))
-        return {_word(path) or "z": leaf for path, leaf in paths}
-
     labels = [
         (_word(path) or "z") + (str(list(index)) if np.ndim(leaf) else "")
         for path, leaf in paths
@@ -127,8 +122,7 @@ def _model(
     ]
     if constrain is not None:
         labels = [f"z of {label}" for label in labels]
-    names = Names(labels, named, variables, owner=owner)
-    return block_model(origin, value_and_grad, value, int(flat.size), names)
+    return block_model(origin, value_and_grad, value, int(flat.size), Names(labels, named))
 
 
 def _padded(z: Array, dtype: Any) -> Array:
@@ -201,4 +195,4 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Model:
     def logdensity(position: Any) -> Any:
         return -found.potential_fn(position)
 
-    return _model("from_numpyro", logdensity, position, found.postprocess_fn, model)
+    return _model("from_numpyro", logdensity, position, found.postprocess_fn)
