@@ -1,8 +1,8 @@
 """Fits by quadrature whose start is chosen by the ELBO: in up to two latent dimensions.
 
 Newton's method from Laplace's approximation finds the maximum of the ELBO of a log-concave posterior, which
-has no other. Where the log density on lines through q is not concave, or there is no such fit, fits from the
-best of many Gaussians are compared.
+has no other. Where the log density on lines through q is not concave, and q not close to it, or there is no
+such fit, fits from the best of many Gaussians are compared.
 
 Where the log joint raises, is NaN or infinite, the density counts as zero in all searches.
 """
@@ -19,7 +19,6 @@ import numpy as np
 from .. import kernels
 from ..common.values import Array
 from ..kernels.families.table import CODES
-from ..kernels.models.evaluation import BLOCK
 from ..kernels.statuses import (
     CONTRADICTED,
     CONVERGED,
@@ -31,7 +30,7 @@ from ..kernels.statuses import (
     UNRESOLVED,
 )
 from .expectations import fixed_draws, writable
-from .kernel_calls import log_densities, restricted, workspace, workspace_member
+from .kernel_calls import restricted, workspace
 from .model import Model, target_of
 from .racing import elbo_over
 from .starts import ascent, laplace_from
@@ -42,11 +41,8 @@ _DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 
 #: Lines through q in the plane.
 _LINES = 8
 
-#: Log densities so much below the largest do not count: what is there is not seen by q, nor by another.
-_DEEP = 25.0
-
-#: Slopes that rise by less than this share of their size are rounded.
-_ROUNDING = 1e-6
+#: KL(q || p), from a rough estimate of the evidence, below which q is taken for the best of its family.
+_CLOSE = 0.5
 
 #: Distances of the points around the origin where a search begins, in latent coordinates.
 _SCALES = tuple(10.0 ** (k / 3.0) for k in range(-9, 13))
@@ -67,8 +63,8 @@ _CLIMB, _GUESSES = 0.1, (1e-2, 1e-4)
 #: Pairs of draws over which the ELBOs of candidates are compared.
 _PAIRS = 8
 
-#: Candidates that are fitted, in one dimension and in two; the tolerance and most steps of these fits.
-_FITTED, _ROUGH, _ROUGH_STEPS = (6, 6), 1e-3, 100
+#: Candidates that are fitted; the tolerance and most steps of these fits.
+_FITTED, _ROUGH, _ROUGH_STEPS = 6, 1e-3, 100
 
 #: Candidates nearer than so many deviations of another, and as wide up to this factor, are left out.
 _NEAR, _AS_WIDE = 0.7, 1.6
@@ -145,7 +141,7 @@ def fit_from_best_start(
     if _is_fit(first) and first.report.status in (CONVERGED, UNRESOLVED):
         if local:
             return first
-        fine, seen = _is_log_concave(model, first)
+        fine, seen = _has_no_better(model, first)
         evaluations += seen
         if fine:
             return _with(first, evaluations, first.report.status)
@@ -166,7 +162,8 @@ def fit_from_best_start(
 
 
 def _with(fit: NewtonFit, evaluations: float, status: float) -> NewtonFit:
-    return fit._replace(report=fit.report._replace(evaluations=evaluations, status=status))
+    report = fit.report._replace(evaluations=evaluations, status=status)
+    return NewtonFit(fit.mean, fit.factor, report, fit.trace, fit.where)
 
 
 def _is_visibly_higher(one: Any, two: Any) -> bool:
@@ -180,13 +177,13 @@ def _is_fit(fit: NewtonFit) -> bool:
     A fit whose steps are rejected because the log joint fails ends at the edge of what q must not see.
     """
     report = fit.report
+    if report.status in (UNBOUNDED, NOT_A_MAXIMUM) or report.status >= RAISED:
+        return False
     at_an_edge = report.status == CONVERGED and not report.gradient_norm <= _LEVEL
-    return bool(
+    return (
         not at_an_edge
         and abs(report.elbo) < math.inf
-        and report.status not in (UNBOUNDED, NOT_A_MAXIMUM)
-        and report.status < RAISED
-        and np.isfinite(fit.factor).all()
+        and all(map(math.isfinite, fit.factor.ravel().tolist()))
     )
 
 
@@ -200,52 +197,42 @@ def _is_better(one: NewtonFit, two: NewtonFit) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _lines(dim: int) -> tuple[Array, Array, Array]:
-    """(offsets (L n, dim) in units of q of points on L lines through its mean, distances (n,), gaps)."""
+def _lines(dim: int) -> tuple[Array, Array]:
+    """(offsets (L n, dim) in units of q of points on L lines through its mean, distances (n,))."""
     steps = np.array([-d for d in reversed(_DISTANCES)] + [0.0, *_DISTANCES])
     angles = np.arange(_LINES) * (math.pi / _LINES)
     axes = np.ones((1, 1)) if dim == 1 else np.stack([np.cos(angles), np.sin(angles)], axis=1)
     offsets = (axes[:, None, :] * steps[:, None]).reshape(-1, dim)
-    return np.ascontiguousarray(offsets), steps, np.diff(steps)
+    return np.ascontiguousarray(offsets), steps
 
 
 def densities_or_zero(model: Model, points: Array) -> Array:
-    """Log joint + log-Jacobian at latent points, at most `BLOCK` of them; -inf where that is not finite."""
-    status, values, _ = log_densities(model, points)
-    if status == FINE:
-        return values
-    if status == RAISED:
-        for n, point in enumerate(points):
-            status, one, _ = log_densities(model, point[None])
-            values[n] = one[0] if status == FINE else -math.inf
-        return values
-    space = workspace("laplace", points.shape[1], model.dim)
-    joint, jacobian = (
-        workspace_member("laplace", space, f"panel.{name}")[: len(points)]
-        for name in ("log_joint", "log_jacobian")
+    """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
+    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
+    points, run = np.ascontiguousarray(points), kernels.inference.entry_points.densities_or_zero
+    if run(target_of(model), points, space, values) == RAISED:
+        for n in range(len(points)):
+            if run(target_of(model), points[n : n + 1], space, values[n : n + 1]) == RAISED:
+                values[n] = -math.inf
+    return values
+
+
+def _has_no_better(model: Model, fit: NewtonFit) -> tuple[bool, int]:
+    """(whether log p(z) on lines through q shows that q is the best Gaussian, evaluations)."""
+    dim, (offsets, steps) = fit.mean.size, _lines(fit.mean.size)
+    values = np.empty(len(offsets))
+    status, one_peak, concave, mass = kernels.inference.entry_points.look(
+        target_of(model), offsets, steps, fit.mean, fit.factor, workspace("laplace", dim, model.dim), values
     )
-    with np.errstate(invalid="ignore"):
-        values = joint + jacobian
-    return np.where(np.abs(values) < math.inf, values, -math.inf)
-
-
-def _is_log_concave(model: Model, fit: NewtonFit) -> tuple[bool, int]:
-    """(whether log p(z) is concave on lines through q as far as it matters, evaluations)."""
-    offsets, steps, gaps = _lines(fit.mean.size)
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = densities_or_zero(model, fit.mean + offsets @ fit.factor.T).reshape(-1, steps.size)
-        slopes = (values[:, 1:] - values[:, :-1]) / gaps
-        after, before = slopes[:, 1:], slopes[:, :-1]
-        bent = after - before > _ROUNDING * (np.abs(after) + np.abs(before) + 1.0)
-    if (bent & (values[:, 1:-1] > values.max() - _DEEP)).any():
-        return False, len(offsets)
-    # Farther out the density may have any shape, but does not rise again.
-    rising = np.maximum.accumulate(values, axis=1)
-    falling = np.maximum.accumulate(values[:, ::-1], axis=1)[:, ::-1]
-    valley = np.minimum(rising, falling)
-    seen = valley > -math.inf
-    valley, values = valley[seen], values[seen]
-    return bool((valley - _ROUNDING * (1.0 + np.abs(valley)) <= values).all()), len(offsets)
+    if status != FINE:
+        with np.errstate(over="ignore"):
+            points = fit.mean + offsets @ fit.factor.T
+        values = densities_or_zero(model, points)
+        one_peak, concave, mass = kernels.inference.entry_points.shape_on_lines(values, steps, dim)
+    if one_peak and not concave:
+        mass += math.fsum(map(math.log, fit.factor.diagonal().tolist()))
+        concave = mass - fit.report.elbo < _CLOSE
+    return one_peak and concave, len(offsets)
 
 
 class _Candidate(NamedTuple):
@@ -344,7 +331,7 @@ class _Search:
         for one in sorted(self.candidates, key=lambda c: -c.elbo):
             if not any(_is_like(one, other) for other in chosen):
                 chosen.append(one)
-            if len(chosen) == _FITTED[self.dim - 1]:
+            if len(chosen) == _FITTED:
                 break
         return chosen
 
@@ -368,9 +355,7 @@ class _Search:
         """
         flat = rays.reshape(-1, self.dim)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.concatenate(
-                [densities_or_zero(self.model, flat[low : low + BLOCK]) for low in range(0, len(flat), BLOCK)]
-            ).reshape(rays.shape[:2])
+            values = densities_or_zero(self.model, flat).reshape(rays.shape[:2])
         self.evaluations += len(flat)
         before = np.concatenate([np.full_like(values[:1], within), values[:-1]])
         after = np.concatenate([values[1:], np.full_like(values[:1], -math.inf)])

@@ -20,7 +20,7 @@ from ..models import evaluation, supports
 from ..models.evaluation import BLOCK, Panel, Problem
 from ..numerics.matrices import copy_matrix, copy_vector, half_log_det
 from ..statuses import CONVERGED, FINE, OVERFITTED, RAISED
-from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
+from . import concavity, draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
 from .reports import Report, no_fit, with_evaluations, write_report
@@ -379,6 +379,38 @@ def densities(target, points, space, values):
     zero, unit = np.zeros(dim), np.eye(dim)
     problem = _problem(target, 0)
     return draws_fits.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0]
+
+
+@exported
+def densities_or_zero(target, points, space, values):
+    """As `densities`, but -inf where that is not finite; FINE or RAISED."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    zero, unit = np.zeros(points.shape[1]), np.eye(points.shape[1])
+    problem = _problem(target, 0)
+    return draws_fits.densities_or_zero(target.log_joint, problem, points, zero, unit, space.panel, values)
+
+
+@exported
+def look(target, offsets, steps, mean, factor, space, values):
+    """(FINE or RAISED, and `concavity.shape_on_lines` of log joint + log-Jacobian at mean + factor offsets).
+
+    The offsets (N, R) are those of points at distances `steps` on lines.
+    """
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    problem = _problem(target, 0)
+    status = draws_fits.densities_or_zero(
+        target.log_joint, problem, offsets, mean, factor, space.panel, values
+    )
+    if status != FINE:
+        return status, False, False, 0.0
+    one_peak, concave, mass = concavity.shape_on_lines(values, steps, mean.size)
+    return status, one_peak, concave, mass
+
+
+@exported
+def shape_on_lines(values, steps, dim):
+    """`concavity.shape_on_lines`."""
+    return concavity.shape_on_lines(values, steps, dim)
 
 
 @exported
