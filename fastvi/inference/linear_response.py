@@ -502,7 +502,7 @@ def response_of(
         else:
             free = np.ones((r, 1)) if family == "isotropic" else np.eye(r)
             cov, step = _by_diagonal(curvature, np.zeros((r, 0)) if family in HELD else free)
-        corrected = Gaussian._from_factor(gaussian.mean, curvature.root @ _factor(cov))
+        corrected = Gaussian._from_factor(gaussian.mean.copy(), curvature.root @ _factor(cov))
     except _FaultError as fault:
         return nothing_found._replace(verdict=f"no covariance: {fault}")
     except _SingularError:

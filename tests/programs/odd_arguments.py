@@ -280,9 +280,9 @@ def inference():
             fv.fit_batch(model, [(X,), (X.tolist(),)], family, start)
             fv.fit_batch(model, (tables,), family, q)
             call(fv.elbo, model, fitted.q, rtol=2.0**-20)
-            fitted.diagnose()
+            call(fitted.diagnose)
             if family in ("full", "diag"):
-                fitted.linear_response().of(lambda z: z)
+                call(call(fitted.linear_response).of, lambda z: z)
             fv.fit(model, start=fitted.q), fv.fit(model, family, starts=[q, start])
             if small and (family != "truncated" or model.support == "positive"):
                 call(fv.decompose, model, fitted.q, rtol=2.0**-20)
