@@ -106,6 +106,7 @@ INTERNAL = (
     "Laplace",
     "Layout",
     "Mode",
+    "Names",
     "NewtonFit",
     "Pairing",
     "Part",
