@@ -43,6 +43,7 @@ _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
 _MASSES = normalized.Masses(1.0, 1.0, False, False)
 _NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
+_SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
@@ -61,8 +62,8 @@ def _of_terms() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     for row in BY_TERM.values():
         whole = divergences.KERNELS[row.name].whole
         in_one_pass = _inner(whole, "careful", "in_one_pass", "all_sums", "part")
-        loops[f"{row.name}, scaled"] = (in_one_pass, (_ROW, _ROW, _X, _X, _X, _THETA))
-        careful = _inner(whole, "careful", "all_sums", "term_sums")
+        loops[f"{row.name}, scaled"] = (in_one_pass, (_ROW, _ROW, _SCALES, _THETA))
+        careful = _inner(whole, "careful", "all_sums", "part")
         loops[f"{row.name}, normalised"] = (careful, (_ROW, _ROW, _NORMALIZATION, _THETA))
         short = _inner(short_rows.assemble_many(row.name), "replace")
         loops[f"{row.name}, short rows"] = (short, (_ROW, _ROW, _ROW, _ROW, _THETA))
@@ -90,7 +91,7 @@ HOT = {
     "cross_entropy": (entropies._normalised_sum, (_ROW, _ROW, _X, _X)),
     "masses": (normalized._mass_sums, (_ROW, _ROW)),
     "proportional": (normalized._off, (_ROW, _ROW, *(_X,) * 4)),
-    "near distributions": (scaled._difference_sums, (_ROW, _ROW, _X, _X)),
+    "near distributions": (scaled._difference_sums, (_ROW, _ROW, _SCALES)),
     "masses of short rows": (short_rows._add_masses, (_ROW, _ROW, _ROW, _ROW, _X)),
     "logarithms' mass": (logarithmic._exp_sum, (_ROW, _X)),
     "exponentials of logarithms": (logarithmic._exponentials, (_ROW, _X, _ROW)),

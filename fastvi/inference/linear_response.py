@@ -34,7 +34,6 @@ from .expectations import BY_DRAWS, fixed_draws, half_of_pairs
 from .faults import words
 from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, log_densities, workspace
 from .model import Model, target_of
-from .parameters import Layout
 from .verdicts import CLOSE, Diagnosis
 
 #: Pairs of draws: at most, at least, and about so many pairs times dimensions; the block of the draws.
@@ -168,10 +167,8 @@ class LinearResponse(Record):
         gaussian = _latent(self.q)
         half = generator("rng", rng).standard_normal((_DRAWS // 2, gaussian.dim))
         latent = gaussian.mean + np.concatenate([half, -half]) @ gaussian.cholesky.T
-        draws: Any = self.model._support.to_model(latent)[0]
-        if named:
-            draws = _layout_of(self.model).split(draws)
-        values = np.asarray(function(draws), dtype=np.float64)
+        draws = self.model._support.to_model(latent)[0]
+        values = np.asarray(function(self.model._named(draws) if named else draws), dtype=np.float64)
         if values.ndim not in (1, 2) or len(values) != _DRAWS or values.size == 0:
             raise ValueError(f"function must return {_DRAWS} numbers or rows, not shape {values.shape}")
         if not np.isfinite(values).all():
@@ -184,12 +181,6 @@ class LinearResponse(Record):
 
     def __repr__(self) -> str:
         return f"LinearResponse({self.verdict})"
-
-
-def _layout_of(model: Model) -> Layout:
-    if model._layout is None:
-        raise TypeError("the model's parameters have no names: make it with a dict of names")
-    return model._layout
 
 
 def _latent(q: Any) -> Gaussian:

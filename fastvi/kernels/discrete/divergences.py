@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..borrowing import borrow
-from ..compiler import Lazily, adder, exported, formula, kernel, specialise
+from ..compiler import Lazily, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
-from ..numerics.error_free import add_compensated
 from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
 from .chunks import sum_of_parts
 from .large_sums import LOW
@@ -47,7 +46,6 @@ from .normalized import (
     without_excess,
 )
 from .registry import NO_THETA, ROWS
-from .scaled import CarefulSums
 from .short_rows import SHORT
 
 # The result from a sum, times a factor: with `Row.root` its square root.
@@ -61,46 +59,6 @@ def _plain(a, factor):
 @kernel
 def _root(a, factor):
     return math.sqrt(a) * math.sqrt(factor)
-
-
-# Sums over entries that are normalised in twice the precision.
-
-
-def _term_sums(p, q, normalization, theta):
-    """Template (`term`): `CarefulSums` of one chunk."""
-    a, excess = 0.0, 0.0
-    for i in range(p.size):
-        x, y, d = entry(p[i], q[i], normalization)
-        a += term(x, y, d, theta)  # noqa: F821
-        excess += d
-    return CarefulSums(a, excess, 0.0, 0.0)
-
-
-@adder
-def _total_variation_sums(p, q, normalization, theta):
-    """The same for total variation."""
-    a, excess, signed, close = 0.0, 0.0, 0.0, 0.0
-    for i in range(p.size):
-        _, y, d = entry(p[i], q[i], normalization)
-        a += abs(d)
-        excess += d
-        signed += math.copysign(y, d)
-        close += y if abs(d) < 1e-13 * y else 0.0
-    return CarefulSums(0.5 * a, excess, signed, close)
-
-
-def _all_sums(p, q, normalization, theta):
-    """Template (`term_sums`): the same of all chunks."""
-    if p.size <= CHUNK:
-        return term_sums(p, q, normalization, theta)  # noqa: F821
-    a, al, e, el, s, c = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        sums = term_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization, theta)  # noqa: F821
-        a, al = add_compensated(a, al, sums.terms)
-        e, el = add_compensated(e, el, sums.excess)
-        s += sums.signed
-        c += sums.close
-    return CarefulSums(a + al, e + el, s, c)
 
 
 @formula
@@ -127,7 +85,7 @@ def _careful(p, q, theta, mass):
     # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
     size = CHUNK if mass != ANY else p.size
     for i in range(4):
-        sums = all_sums(p[:size], q[:size], normalization, theta)  # noqa: F821
+        sums = all_sums(p[:size], q[:size], normalization, theta, -1.0, math.inf)  # noqa: F821
         a, good = settle(sums, theta)  # noqa: F821
         if mass == ANY:
             a, good = sums.terms, True
@@ -245,7 +203,6 @@ def _assemble(row):
     if row.module:
         module = import_module(f".{row.module}", __package__)
         return Divergence(getattr(module, name), getattr(module, f"log_{name}"))
-    term = getattr(terms, f"{row.term}_term")
     chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
     infinite = getattr(terms, f"{row.term}_infinite", _never)
     normalise = getattr(closed_forms, f"normalise_{row.normalise}")
@@ -253,18 +210,14 @@ def _assemble(row):
     finish = _root if row.root else _plain
     lowered = getattr(large_sums, f"low_{row.term}", large_sums.low_infinite)
     large = getattr(large_sums, f"large_{row.term}", large_sums.large_as_it_is)
-    term_sums = _total_variation_sums
-    if smooth:
-        term_sums = specialise(_term_sums, f"_{name}_term_sums", adder, term=term)
-    settle, alike = scaled.make_settle(name, row.term), scaled.ALIKE if smooth else scaled.ALIKE_LINEAR
-    all_sums = specialise(_all_sums, f"_{name}_all_sums", term_sums=term_sums)
+    term, alike = scaled.summed(row.term)
     careful = specialise(
         _careful,
         f"_{name}_careful",
         infinite=infinite,
         in_one_pass=scaled.assemble(name, row.term),
-        all_sums=all_sums,
-        settle=settle,
+        all_sums=scaled.make_sums(name, term, entry),
+        settle=scaled.make_settle(name, term),
         alike=alike,
         large=large,
         lowered=lowered,

@@ -186,11 +186,11 @@ def _masses_and_largest_ratio(p, q):
 
 
 @kernel
-def _exceeded_by(p, q, s, t, c, top):
+def _exceeded_by(p, q, scales, top):
     """The number of entries with (p - q) / q > top, both normalised."""
     count = 0
     for i in range(p.size):
-        _, y, d = scaled.entry(p[i], q[i], s, t, c)
+        _, y, d = scaled.entry(p[i], q[i], scales)
         count += d > top * y
     return count
 
@@ -200,15 +200,14 @@ def _largest_difference(p, q, masses):
     """The largest (p - q) / q of normalised entries; NaN where these are too near each other."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    s, t, top = LIFT / masses.p, LIFT / masses.q, 0.0
-    c = scaled.correction(p, q, s, t)
-    if math.isnan(c):
-        return c
+    scales, top = scaled.corrected(p, q, scaled.Scales(LIFT / masses.p, LIFT / masses.q, 0.0)), 0.0
+    if math.isnan(scales.change):
+        return math.nan
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        if _exceeded_by(u, v, s, t, c, top) > 0:
+        if _exceeded_by(u, v, scales, top) > 0:
             for i in range(u.size):
-                _, y, d = scaled.entry(u[i], v[i], s, t, c)
+                _, y, d = scaled.entry(u[i], v[i], scales)
                 if d > top * y:
                     top = d / y
     return top

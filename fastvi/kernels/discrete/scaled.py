@@ -18,14 +18,14 @@ from .masses import NORMALIZE
 from .normalized import CHUNK, LIFT, UNLIFT, moderate, sensitivity
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
-ALIKE, ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
+_ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
 
 #: Lifted sums of |p - q| below this are made of roundings of `entry`, 1e-32 each, and their sum p - q is to
 #: be no larger than this part: the correction is rounded as well.
 _LEAST_SIZE, _MOST_EXCESS = 1e-18 * LIFT, 0.9
 
 #: Part of a sum that its rest may be of what is wrong with the masses.
-MOST_BESIDE = 1.0 / 16.0
+_MOST_BESIDE = 1.0 / 16.0
 
 
 class CarefulSums(NamedTuple):
@@ -37,59 +37,48 @@ class CarefulSums(NamedTuple):
     close: float  #: of the y whose d may change its sign with them
 
 
+class Scales(NamedTuple):
+    """Constants of `entry` for two arrays."""
+
+    p: float  #: LIFT over the mass
+    q: float
+    change: float = 0.0  #: added to `q` for differences: a `correction`
+
+
 @formula
-def entry(p, q, s, t, c):
-    """p s, q t, and p s - q (t + c), whose first two parts p s - v and q t - v are rounded once each."""
-    x, y = np.float64(p), np.float64(q)
+def entry(p, q, scales):
+    """LIFT times p and q over their masses, and their difference.
+
+    The difference is p s - q t - q `change`, in whose first two parts p s - v and q t - v, v = q t rounded,
+    are rounded once each.
+    """
+    x, y, s, t = np.float64(p), np.float64(q), scales.p, scales.q
     v = y * t
-    return x * s, v, (fma(x, s, -v) - fma(y, t, -v)) - y * c
+    return x * s, v, (fma(x, s, -v) - fma(y, t, -v)) - y * scales.change
 
 
 @adder
-def _difference_sums(p, q, s, t):
+def _difference_sums(p, q, scales):
     """(Sum of all p - q, sum of their sizes), both lifted, of one chunk."""
     excess, size = 0.0, 0.0
     for i in range(p.size):
-        _, _, d = entry(p[i], q[i], s, t, 0.0)
+        _, _, d = entry(p[i], q[i], scales)
         excess += d
         size += abs(d)
     return excess, size
 
 
 @kernel
-def correction(p, q, s, t):
-    """The change of t that takes the sum of all differences out; NaN where these have too few digits."""
+def corrected(p, q, scales):
+    """The scales with the change that takes the sum of all differences out; NaN where digits are too few."""
     e, el, size = 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        excess, part = _difference_sums(p[low : low + CHUNK], q[low : low + CHUNK], s, t)
+        excess, part = _difference_sums(p[low : low + CHUNK], q[low : low + CHUNK], scales)
         e, el = add_compensated(e, el, excess)
         size += part
     excess = e + el
     known = (size > _LEAST_SIZE) & (abs(excess) <= _MOST_EXCESS * size)
-    return excess * UNLIFT * t if known else math.nan
-
-
-def _sums(p, q, s, t, c, theta):
-    """Template (`term`): `CarefulSums` of one chunk."""
-    a, excess = 0.0, 0.0
-    for i in range(p.size):
-        x, y, d = entry(p[i], q[i], s, t, c)
-        a += term(x, y, d, theta)  # noqa: F821
-        excess += d
-    return CarefulSums(a, excess, 0.0, 0.0)
-
-
-@adder
-def _total_variation_sums(p, q, s, t, c, theta):
-    """The same for total variation."""
-    a, excess, signed, close = 0.0, 0.0, 0.0, 0.0
-    for i in range(p.size):
-        _, y, d = entry(p[i], q[i], s, t, c)
-        a += abs(d)
-        excess += d
-        signed += math.copysign(y, d)
-        close += y if abs(d) < 1e-13 * y else 0.0
-    return CarefulSums(0.5 * a, excess, signed, close)
+    return Scales(scales.p, scales.q, excess * UNLIFT * scales.q if known else math.nan)
 
 
 @formula
@@ -98,18 +87,55 @@ def _hellinger_term(p, q, d, theta):
     return 0.0 if d == 0.0 else 0.5 * (d * (d / ((p + q) + 2.0 * math.sqrt(abs(p * q)))))
 
 
-def _all_sums(p, q, s, t, c, least, theta):
-    """Template (`part`): the sums of all chunks; NaN where the first has at most `least`."""
+# Sums over normalised entries, as `entry` and `normalized.entry` read them.
+
+
+def _term_sums(p, q, constants, theta):
+    """Template (`read`, `term`): `CarefulSums` of one chunk."""
+    a, excess = 0.0, 0.0
+    for i in range(p.size):
+        x, y, d = read(p[i], q[i], constants)  # noqa: F821
+        a += term(x, y, d, theta)  # noqa: F821
+        excess += d
+    return CarefulSums(a, excess, 0.0, 0.0)
+
+
+def _total_variation_sums(p, q, constants, theta):
+    """Template (`read`): the same for total variation."""
+    a, excess, signed, close = 0.0, 0.0, 0.0, 0.0
+    for i in range(p.size):
+        _, y, d = read(p[i], q[i], constants)  # noqa: F821
+        a += abs(d)
+        excess += d
+        signed += math.copysign(y, d)
+        close += y if abs(d) < 1e-13 * y else 0.0
+    return CarefulSums(0.5 * a, excess, signed, close)
+
+
+def _all_sums(p, q, constants, theta, least, most):
+    """Template (`part`): the sums of all chunks.
+
+    NaN where those of one are above `most`, or those of the first at most `least`.
+    """
     a, al, e, el, signed, close = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        sums = part(p[low : low + CHUNK], q[low : low + CHUNK], s, t, c, theta)  # noqa: F821
-        if not sums.terms < LIFT or (low == 0 and sums.terms <= least):
+        sums = part(p[low : low + CHUNK], q[low : low + CHUNK], constants, theta)  # noqa: F821
+        if sums.terms > most or (low == 0 and sums.terms <= least):
             return CarefulSums(math.nan, 0.0, 0.0, 0.0)
         a, al = add_compensated(a, al, sums.terms)
         e, el = add_compensated(e, el, sums.excess)
         signed += sums.signed
         close += sums.close
     return CarefulSums(a + al, e + el, signed, close)
+
+
+def make_sums(name, term, read):
+    """The kernel (p, q, constants, theta, least, most) -> `CarefulSums` of entries that `read` normalises."""
+    if term is None:
+        part = specialise(_total_variation_sums, f"_{name}_part", adder, read=read)
+    else:
+        part = specialise(_term_sums, f"_{name}_part", adder, read=read, term=term)
+    return specialise(_all_sums, f"_{name}_sums", part=part)
 
 
 # The divergence from the sums.
@@ -120,27 +146,27 @@ def _settle(sums, theta):
     # The same term of the two masses is contained in it, but for a part as small as the excess.
     beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
     known = abs(sums.excess) * sensitivity(theta) <= 1e-14 * LIFT
-    return sums.terms - beside, known & (beside <= MOST_BESIDE * sums.terms)
+    return sums.terms - beside, known & (beside <= _MOST_BESIDE * sums.terms)
 
 
 @kernel
 def _settle_linear(sums, theta):
     beside = 0.5 * sums.excess * (sums.signed * UNLIFT)
     good = abs(sums.excess) * (sums.close * UNLIFT) <= 1e-15 * sums.terms
-    return sums.terms - beside, good & (abs(beside) <= MOST_BESIDE * sums.terms)
+    return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
 def _scaled(p, q, masses, theta):
     """Template (`all_sums`, `settle`, `alike`): the lifted sum; NaN where another way is needed."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    s, t = LIFT / masses.p, LIFT / masses.q
-    c, least = 0.0, alike * min(1.0, CHUNK / p.size)  # noqa: F821
+    scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
+    least = alike * min(1.0, CHUNK / p.size)  # noqa: F821
     for i in range(2):
         if i == 1:
-            c, least = correction(p, q, s, t), 0.0
-        if c == c:
-            a, good = settle(all_sums(p, q, s, t, c, least, theta), theta)  # noqa: F821
+            scales, least = corrected(p, q, scales), 0.0
+        if scales.change == scales.change:
+            a, good = settle(all_sums(p, q, scales, theta, least, LIFT), theta)  # noqa: F821
             if good and 0.0 < a < LIFT:
                 return a
     return math.nan
@@ -148,18 +174,23 @@ def _scaled(p, q, masses, theta):
 
 def make_settle(name, term):
     """The kernel that takes what is wrong with the masses out of `CarefulSums`."""
-    if term == "total_variation":
+    if term is None:
         return _settle_linear
-    return specialise(_settle, f"_{name}_settle", term=getattr(terms, f"{term}_term"))
+    return specialise(_settle, f"_{name}_settle", term=term)
 
 
-def assemble(name, term):
+def summed(row_term):
+    """(The term of this name for `make_sums`, the sum up to which distributions are alike)."""
+    if row_term == "total_variation":
+        return None, _ALIKE_LINEAR
+    return getattr(terms, f"{row_term}_term"), _ALIKE
+
+
+def assemble(name, row_term):
     """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum or NaN."""
-    if term == "total_variation":
-        part, alike = _total_variation_sums, ALIKE_LINEAR
-    else:
-        chosen = _hellinger_term if term == "hellinger" else getattr(terms, f"{term}_term")
-        part, alike = specialise(_sums, f"_{name}_scaled_part", adder, term=chosen), ALIKE
-    all_sums = specialise(_all_sums, f"_{name}_scaled_sums", part=part)
-    settle = make_settle(name, term)
-    return specialise(_scaled, f"_{name}_scaled", all_sums=all_sums, settle=settle, alike=alike)
+    term, alike = summed(row_term)
+    quick = _hellinger_term if row_term == "hellinger" else term
+    all_sums = make_sums(f"{name}_scaled", quick, entry)
+    return specialise(
+        _scaled, f"_{name}_scaled", all_sums=all_sums, settle=make_settle(name, term), alike=alike
+    )

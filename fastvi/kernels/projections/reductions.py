@@ -249,18 +249,26 @@ def runnalls(p, q, space):
 
 
 @kernel
-def _overlap(i, j, shift, space):
-    """The integral of the product of two components with their weights, times exp(-shift)."""
-    weight = space.weights[i] * space.weights[j]
-    if weight == 0.0:
-        return 0.0
+def _log_product(i, j, shift, space):
+    """The logarithm of the integral of the product of two components without their weights, less `shift`.
+
+    The factor of the sum of their covariances stays in `space.factor`, and the difference of their means,
+    solved with it, in `space.vector`.
+    """
     dim = space.means.shape[1]
     for a in range(dim):
         for b in range(a + 1):
             space.factor[a, b] = space.covs[i, a, b] + space.covs[j, a, b]
     cholesky(space.factor, space.factor)
     square = squared_distance(space.means[i], space.means[j], space.factor, space.vector)
-    return weight * math.exp(-0.5 * (square + dim * LOG_2PI) - half_log_det(space.factor) - shift)
+    return -0.5 * (square + dim * LOG_2PI) - half_log_det(space.factor) - shift
+
+
+@kernel
+def _overlap(i, j, shift, space):
+    """The integral of the product of two components with their weights, times exp(-shift)."""
+    weight = space.weights[i] * space.weights[j]
+    return weight * math.exp(_log_product(i, j, shift, space)) if weight > 0.0 else 0.0
 
 
 @exported
@@ -371,13 +379,7 @@ def _add_pair(j, other, scale, shift, out, space):
     """
     dim = space.means.shape[1]
     factor, inverse, vector = space.factor, space.inverse, space.vector
-    for a in range(dim):
-        for b in range(a + 1):
-            factor[a, b] = space.covs[j, a, b] + space.covs[other, a, b]
-    cholesky(factor, factor)
-    square = squared_distance(space.means[j], space.means[other], factor, vector)
-    log_value = -0.5 * (square + dim * LOG_2PI) - half_log_det(factor) - shift
-    value = scale * space.weights[other] * math.exp(log_value)
+    value = scale * space.weights[other] * math.exp(_log_product(j, other, shift, space))
     out[0] += value
     if value == 0.0:
         return
