@@ -63,7 +63,7 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
-from .interop import from_address, from_block, from_jax, from_numpyro
+from .interop import from_address, from_block, from_bridgestan, from_jax, from_numpyro, from_stan
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
@@ -133,8 +133,10 @@ __all__ = [
     "fit_mixture",
     "from_address",
     "from_block",
+    "from_bridgestan",
     "from_jax",
     "from_numpyro",
+    "from_stan",
     "hellinger",
     "i_projection",
     "jeffreys",

@@ -44,7 +44,7 @@ def _integral(
     )
     if status:
         raise error_of(model, status, fault_point("evidence", space))
-    note = ""
+    note = model._note if integrand == kernels.inference.evidence.JOINT else ""
     if error == math.inf or value != value:
         error = math.inf
         note = "the joint does not fall off towards the ends of the axes: the posterior is improper"

@@ -290,7 +290,7 @@ def _estimate(
 ) -> Estimate:
     """An ELBO that a kernel returned; -inf with a note where the log joint is -inf."""
     if status == FINE:
-        return Estimate(value, error, nodes, method)
+        return Estimate(value, error, nodes, method, note=model._note)
     if status == ZERO:
         return Estimate(-math.inf, 0.0, nodes, method, note=words(model, status, where))
     raise error_of(model, status, where)

@@ -51,6 +51,9 @@ def words(model: Model, status: int, where: Array, cause: Exception | None = Non
     if cause is not None:
         what = f"log_joint raised {type(cause).__name__}" + (f" ({cause})" if str(cause) else "")
     text = f"{what} {_place(model, where)}"
+    reason = model._reason(where)
+    if reason:
+        return f"{text}: {reason}"
     if status == ZERO:
         return f"{text}: {_DECLARE if model._support.is_real else _INSIDE}"
     return text

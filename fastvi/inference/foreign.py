@@ -40,11 +40,14 @@ class Failures:
 
 
 class Names(NamedTuple):
-    """What a foreign system calls the coordinates of z, and its parameters as functions of them."""
+    """What a foreign system calls the coordinates of z, and what it says of its model."""
 
     labels: Sequence[str] | None = None  #: a word for each coordinate of z
     #: Takes points (n, D) to the parameters in the form of their system.
     parameters: Callable[[Array], Any] | None = None
+    #: What the system says of a point where it has no density; "" where it has one.
+    reason: Callable[[Array], str] | None = None
+    note: str = ""  #: of each ELBO and log evidence, such as that constants are missing
 
 
 class ForeignModel(Model):
@@ -134,6 +137,13 @@ class ForeignModel(Model):
         if self._names.parameters is None:
             return super()._named(z)
         return self._names.parameters(z)
+
+    def _reason(self, z: Array) -> str:
+        return "" if self._names.reason is None else self._names.reason(z)
+
+    @property
+    def _note(self) -> str:
+        return self._names.note
 
     @property
     def _labels(self) -> list[str]:

@@ -347,6 +347,15 @@ class Model(Immutable):
     def _raise_pending(self) -> None:
         """Raise an exception of a Python function that a kernel called: `foreign.ForeignModel` has some."""
 
+    def _reason(self, z: Array) -> str:
+        """What another system says of a point where it has no density."""
+        return ""
+
+    @property
+    def _note(self) -> str:
+        """Of each ELBO and log evidence: `foreign.ForeignModel` may lack constants."""
+        return ""
+
     def _named(self, z: Array) -> Any:
         """Points (n, D) by the names of the parameters."""
         if self._layout is None:

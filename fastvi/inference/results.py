@@ -220,7 +220,8 @@ class Fit(Record):
         lines = [
             f"family         {self.family}",
             f"status         {self.status}",
-            f"ELBO           {self.elbo.value:.9g} ± {self.elbo.error:.1e} ({self.elbo.method})",
+            f"ELBO           {self.elbo.value:.9g} ± {self.elbo.error:.1e} ({self.elbo.method})"
+            + (f", {self.elbo.note}" if self.elbo.note else ""),
             f"gradient norm  {self.gradient_norm:.1e}",
             f"steps          {len(self.trace)}, {self.evaluations} evaluations",
             f"verdict        {found.verdict}",
@@ -285,7 +286,7 @@ def fit_of_report(
         model=model,
         family=family,
         q=q,
-        elbo=Estimate(value, report.error, evaluations, method),
+        elbo=Estimate(value, report.error, evaluations, method, note=model._note),
         trace=trace[: int(report.steps)],
         gradient_norm=report.gradient_norm,
         evaluations=evaluations,

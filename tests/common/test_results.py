@@ -102,6 +102,7 @@ INTERNAL = (
     "DrawsExpectation",
     "ForeignModel",
     "Frame",
+    "Functions",
     "Immutable",
     "Laplace",
     "Layout",

@@ -3,49 +3,17 @@
 import math
 import warnings
 
-import numba
 import numpy as np
 import pytest
 
 import fastvi as fv
-
-Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-
-
-@numba.njit
-def log_joint(z, y, sigma):
-    """Eight schools: mu, the effects in units of tau, log tau."""
-    mu, log_tau = z[0], z[9]
-    tau = math.exp(log_tau)
-    total = -0.5 * (mu / 5.0) ** 2 - math.log(5.0) - HALF_LOG_2PI
-    total += math.log(2.0 / (math.pi * 5.0)) - math.log1p((tau / 5.0) ** 2) + log_tau
-    for i in range(8):
-        residual = (y[i] - mu - tau * z[1 + i]) / sigma[i]
-        total -= 0.5 * z[1 + i] ** 2 + 0.5 * residual**2 + math.log(sigma[i]) + 2.0 * HALF_LOG_2PI
-    return total
-
-
-def gradient(z, grad, y, sigma):
-    mu, tau = z[0], math.exp(z[9])
-    grad[0] = -mu / 25.0
-    grad[9] = 1.0 - 2.0 * (tau / 5.0) ** 2 / (1.0 + (tau / 5.0) ** 2)
-    for i in range(8):
-        slope = (y[i] - mu - tau * z[1 + i]) / sigma[i] ** 2
-        grad[1 + i] = slope * tau - z[1 + i]
-        grad[0] += slope
-        grad[9] += slope * tau * z[1 + i]
-    return log_joint(z, y, sigma)
-
-
-def native():
-    return fv.Model(log_joint, 10, (Y, SIGMA), log_joint_grad=gradient)
+from reference.doors import needed
+from reference.eight_schools import SIGMA, Y, check_same
 
 
 @pytest.fixture
 def jax():
-    jax = pytest.importorskip("jax")
+    jax = needed("jax")
     jax.config.update("jax_enable_x64", True)
     yield jax
     jax.config.update("jax_enable_x64", False)
@@ -64,17 +32,6 @@ def schools(jax):
     return fv.from_jax(logdensity, (0.0, np.zeros(8), 0.0))
 
 
-def check_same(model):
-    same = native()
-    points = np.random.default_rng(0).standard_normal((33, 10))
-    assert np.allclose(model.log_density(points), same.log_density(points), rtol=0, atol=1e-11)
-    fit, other = fv.fit(model, "diag"), fv.fit(same, "diag")
-    assert fit.converged
-    assert fit.elbo.value == pytest.approx(other.elbo.value, abs=1e-9)
-    assert fv.elbo(model, other.q).value == pytest.approx(fv.elbo(same, other.q).value, abs=1e-9)
-    return fit
-
-
 def test_jax_equals_the_native_model(jax):
     fit = check_same(schools(jax))
     mu, effects, log_tau = fit.sample(7, 0, named=True)
@@ -83,7 +40,7 @@ def test_jax_equals_the_native_model(jax):
 
 
 def test_numpyro_equals_the_native_model(jax):
-    numpyro = pytest.importorskip("numpyro")
+    numpyro = needed("numpyro")
     dist = numpyro.distributions
 
     def model(y, sigma):
@@ -111,7 +68,7 @@ def test_an_exception_of_a_density_is_raised_as_it_is(jax):
 
 
 def test_single_precision_is_warned_of():
-    jax = pytest.importorskip("jax")
+    jax = needed("jax")
     assert not jax.config.jax_enable_x64
     with pytest.warns(UserWarning, match="single precision"):
         fv.from_jax(lambda z: -(z**2).sum(), np.zeros(3))

@@ -1,0 +1,94 @@
+"""C functions of one point, as other systems have them, called for each point of a block.
+
+Each pair of functions here has the signatures of `kernels.models.packing`. A point that the other system
+rejects has the value -inf and a gradient of zeros. Addresses are numbers here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..kernels.compiler import exported_to_c, inlined
+
+_NUMBERS, _WORDS = types.CPointer(types.float64), types.CPointer(types.int64)
+_VALUE = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64, _WORDS, _NUMBERS)
+_SLOPES = types.int64(
+    types.int64, types.int64, types.int64, types.int64, types.int64, _WORDS, _NUMBERS, _NUMBERS
+)
+
+#: Bytes of a number.
+_SIZE = 8
+
+
+@intrinsic
+def _address(typing_context, pointer):
+    """Where a pointer points to."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(pointer), generate
+
+
+@intrinsic
+def _call(typing_context, function, words):
+    """The int that the C function at this address returns for numbers and addresses."""
+
+    def generate(context, builder, signature, arguments):
+        word, passed = ir.IntType(64), cgutils.unpack_tuple(builder, arguments[1])
+        kind = ir.FunctionType(ir.IntType(32), [word] * len(passed))
+        return builder.sext(builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), passed), word)
+
+    return types.int64(function, words), generate
+
+
+@inlined
+def _reject(gradients, start, dim):
+    for j in range(start, start + dim):
+        gradients[j] = 0.0
+
+
+def stan_values(nodes, count, dim, theta, size, table, out):
+    """For the table (model, drops constants, bs_log_density, bs_log_density_gradient)."""
+    place = _address(out)
+    for i in range(count):
+        call = table[0], table[1], 1, nodes + i * dim * _SIZE, place + i * _SIZE, 0
+        if _call(table[2], call):
+            out[i] = -math.inf
+    return 0
+
+
+def stan_slopes(nodes, count, dim, theta, size, table, out, gradients):
+    """`stan_values`, with gradients."""
+    place, slopes = _address(out), _address(gradients)
+    for i in range(count):
+        row = i * dim * _SIZE
+        call = table[0], table[1], 1, nodes + row, place + i * _SIZE, slopes + row, 0
+        if _call(table[3], call):
+            out[i] = -math.inf
+            _reject(gradients, i * dim, dim)
+    return 0
+
+
+class Functions(NamedTuple):
+    """A value and its slopes, compiled; the addresses hold as long as these are referred to."""
+
+    value: Any
+    slopes: Any
+
+
+_made: dict[str, Functions] = {}
+
+
+def functions(system: str) -> Functions:
+    """The functions of a system by its name, compiled at the first call or read from the disk: "stan"."""
+    if system not in _made:
+        value, slopes = globals()[f"{system}_values"], globals()[f"{system}_slopes"]
+        _made[system] = Functions(exported_to_c(_VALUE)(value), exported_to_c(_SLOPES)(slopes))
+    return _made[system]
