@@ -2,9 +2,9 @@
 
 ``signatures.txt`` has a line for each: seconds to compile it, the kernel, the types of its arguments.
 <divergence> in a name stands for each divergence that has such a kernel. f8, f4, i8, u2 and b1 are scalars,
-f8[2] is a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, and @name
-is what the kernel of that name returns. All C functions belong to a container as well. Kernels called in another
-way are compiled then.
+f8[2] is a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, and
+@name is what the kernel of that name returns. All C functions belong to a container as well. Kernels called
+in another way are compiled then.
 """
 
 from __future__ import annotations
