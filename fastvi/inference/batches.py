@@ -115,6 +115,7 @@ class FitBatch(Record):
         return f"FitBatch({len(self)} fits, family={self.family!r}, {good} converged)"
 
 
+@threads.interruptible(lambda value: isinstance(value, Model))
 def fit_batch(
     model: Model,
     datasets: Any,
