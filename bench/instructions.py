@@ -94,7 +94,7 @@ HOT = {
     "near distributions": (scaled._difference_sums, (_ROW, _ROW, _SCALES)),
     "masses of short rows": (short_rows._add_masses, (_ROW, _ROW, _ROW, _ROW, _X)),
     "logarithms' mass": (logarithmic._exp_sum, (_ROW, _X)),
-    "exponentials of logarithms": (logarithmic._exponentials, (_ROW, _X, _ROW)),
+    "exponentials of logarithms": (logarithmic._exponentials, (_ROW, _X, _X, _ROW)),
     "kl of logarithms": (
         _inner(divergences.KERNELS["kl"].log, "log_sums", "log_sums"),
         (_ROW, _ROW, _LOG_NORMALIZATION, _THETA),

@@ -166,6 +166,8 @@ class Status(IntEnum):
     STUCK = _statuses.STUCK
     #: The mean or the deviation of q diverges: the posterior is improper.
     UNBOUNDED = _statuses.UNBOUNDED
+    #: Converged, but the log density has other peaks or q is not close: another start may lead to a better q.
+    UNCONFIRMED = _statuses.UNCONFIRMED
     #: The log joint is NaN, +inf or -inf where q has mass: at `FitResult.FAULT_AT`.
     NOT_A_NUMBER = _statuses.NOT_A_NUMBER
     INFINITE = _statuses.INFINITE

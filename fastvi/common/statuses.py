@@ -14,6 +14,7 @@ WORDS = {
     _numbers.OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
     _numbers.UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
     _numbers.CONTRADICTED: "another start of this call reached a higher ELBO: this is not the best q",
+    _numbers.UNCONFIRMED: "the density has other peaks, or q is not close: another q may be better",
     _numbers.EMPTY: "a data array is empty",
     _numbers.RAISED: "log_joint raised an exception",
     _numbers.NOT_A_NUMBER: "log_joint is nan",
@@ -50,4 +51,4 @@ ALL_STEPS_TAKEN = "all steps taken (no stopping rule)"
 
 def is_fault(status: float) -> bool:
     """Whether the status says that the log joint was not finite or raised an exception."""
-    return bool(status >= _numbers.RAISED)
+    return bool(_numbers.RAISED <= status <= _numbers.ZERO)

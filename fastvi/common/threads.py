@@ -7,13 +7,21 @@ data alone, so the number of threads and the order of the pieces cannot change t
 
 from __future__ import annotations
 
+import contextvars
+import ctypes
+import functools
 import itertools
 import os
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 import numba
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 #: Array entries from which threads are used: with fewer, the 20 µs of handing over a piece are not gained.
 WORTHWHILE = 1 << 17
@@ -37,13 +45,105 @@ def _get_pool() -> ThreadPoolExecutor:
 
 def _forget_pool() -> None:
     """A forked child has the parent's pool object but none of its threads."""
-    global _lock, _pool
+    global _helper, _lock, _pool
     _lock = threading.Lock()
-    _pool = None
+    _pool = _helper = None
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+
+
+class _Helper:
+    """A thread that works for the main thread, which listens for Ctrl-C meanwhile."""
+
+    def __init__(self) -> None:
+        self.busy = self.abandoned = False
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="fastvi helper")
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self.abandoned:
+            try:
+                task = self._tasks.get()
+                self._results.put((True, task()))
+            except BaseException as error:
+                self._results.put((False, error))
+            task = None  # nothing of it is kept while this thread waits
+
+    def call(self, task: Callable[[], _R]) -> _R:
+        """The result of a task, or its exception."""
+        self.busy = True
+        self._tasks.put(task)
+        while True:
+            try:
+                good, found = self._results.get(timeout=_LISTEN)
+            except queue.Empty:
+                continue
+            self.busy = False
+            if good:
+                return found  # type: ignore[no-any-return]
+            try:
+                raise found
+            finally:
+                del found
+
+    def abandon(self) -> None:
+        """Let the task end when its kernel returns, without result."""
+        self.abandoned = True
+        ident = ctypes.c_ulong(self._thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(KeyboardInterrupt))
+
+
+_helper: _Helper | None = None
+
+#: Seconds between two looks for signals, where a wait for another thread does not hear them.
+_LISTEN = 0.1
+
+
+def patiently(task: Callable[[], _R]) -> _R:
+    """``task()``, on another thread if this is the main one: a thread in a kernel hears no Ctrl-C.
+
+    It takes 30 µs. After Ctrl-C the task goes on, unheard, until its kernel returns.
+    """
+    global _helper
+    if threading.current_thread() is not threading.main_thread() or (_helper and _helper.busy):
+        return task()
+    count, context = numba.get_num_threads(), contextvars.copy_context()
+
+    def with_settings() -> _R:
+        numba.set_num_threads(count)
+        return context.run(task)
+
+    try:
+        _helper = _helper or _Helper()
+    except RuntimeError:  # no new threads at interpreter shutdown
+        return task()
+    try:
+        return _helper.call(with_settings)
+    except BaseException:
+        if _helper is not None and _helper.busy:
+            _helper.abandon()
+            _helper = None
+        raise
+
+
+def interruptible(is_long: Callable[[Any], bool]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A decorator: calls go `patiently` where one of their arguments is such that they may take long."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for value in (*args, *kwargs.values()):
+                if is_long(value):
+                    return patiently(functools.partial(function, *args, **kwargs))
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def run_interruptibly(
@@ -88,11 +188,15 @@ def run(task: Callable[[int], None], pieces: int) -> None:
     with other callers, or the interpreter is shutting down.
     """
     workers = min(pieces, numba.get_num_threads()) if pieces > 1 else 1
-    counter = itertools.count()
+    counter, over = itertools.count(), threading.Event()
 
     def work() -> None:
-        while (i := next(counter)) < pieces:
-            task(i)
+        try:
+            while not over.is_set() and (i := next(counter)) < pieces:
+                task(i)
+        except BaseException:  # Ctrl-C, say: no thread begins another piece
+            over.set()
+            raise
 
     futures: list[Future[None]] = []
     try:

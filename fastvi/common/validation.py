@@ -25,6 +25,7 @@ from ..kernels.discrete.masses import (
     WEIGHTS_TOLERANCE,
 )
 from ..kernels.discrete.registry import FINITE, Row
+from ..kernels.numerics import half_precision
 
 #: Largest asymmetry of a covariance, relative to its largest entry.
 SYMMETRY_TOLERANCE = 1e-8
@@ -59,7 +60,7 @@ def float_array(name: str, value: Any) -> NDArray[Any]:
         good = dtype.isnative and array.flags.aligned
         return array if good else array.astype(dtype.newbyteorder("="))
     if dtype.name in _HALVES:
-        return array.astype(np.float32)
+        return singles_of(array, np.empty(array.shape, np.float32))
     if kind in "iub":
         return array.astype(np.float64)
     instead = f"np.asarray({name}, dtype=float)"
@@ -72,6 +73,17 @@ def float_array(name: str, value: Any) -> NDArray[Any]:
     raise TypeError(
         f"{name} has dtype {dtype}: expected real numbers (float32, float64 or integers); give {instead}"
     )
+
+
+def singles_of(array: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An array of a half-precision type as float32, in `out`, which is contiguous."""
+    if array.dtype == np.float16:
+        bits = np.ascontiguousarray(array, np.float16).view(np.uint16).reshape(-1)
+        bits.flags.writeable = False  # the kernel is compiled for read-only arrays
+        half_precision.singles(bits, out.reshape(-1))
+    else:
+        out[...] = array
+    return out
 
 
 def _refuse_collection(name: str, value: Any) -> None:

@@ -25,7 +25,11 @@ from .types import GAUSSIAN, TRANSFORMED, ModelType, constant, is_none, make_gau
 
 
 class CompiledFit(NamedTuple):
-    """`Fit` in compiled code; `status` is a number of `kernels.statuses`."""
+    """`Fit` in compiled code; `status` is a number of `kernels.statuses`.
+
+    Here no other starts are tried: a fit without `start` has not converged, with the status UNCONFIRMED,
+    where the log density has several peaks on lines through q, or q is not close to it.
+    """
 
     q: Gaussian
     elbo: CompiledEstimate

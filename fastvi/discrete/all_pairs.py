@@ -20,10 +20,12 @@ from ..common.validation import (
     unit_of,
     unit_tolerance,
 )
-from ..kernels.discrete.masses import ANY, LARGEST_MASS, UNIT
+from ..kernels.discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT
 from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
 from .labelled import is_dask, matched_rows, pairs_of_dask
+from .missing import is_masked, nan_policy_of, pairs_around
+from .rows import divergence
 from .sparse import is_sparse
 from .sparse_pairs import sparse_pairs
 
@@ -42,12 +44,18 @@ _LONGEST_PAIR = 1 << 15
 
 
 def _rows(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = float_array(name, value)
+    array = float_array(name, np.ma.getdata(value) if isinstance(value, np.ma.MaskedArray) else value)
     if array.ndim != 2:
         raise ValueError(f"{name} must have two dimensions (one distribution a row), not shape {array.shape}")
     if array.shape[1] == 0:
         raise ValueError(f"{name} has empty rows: shape {array.shape}")
     return array
+
+
+def _table(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Rows in the type that they were given in, with their mask."""
+    rows = _rows(name, value)
+    return value if isinstance(value, np.ndarray) else rows
 
 
 def _block(array: NDArray[Any], first: int, last: int, dtype: Any) -> NDArray[Any]:
@@ -57,20 +65,26 @@ def _block(array: NDArray[Any], first: int, last: int, dtype: Any) -> NDArray[An
     return rows
 
 
-def _checked_masses(name: str, array: NDArray[Any], dtype: Any, code: int, step: int) -> NDArray[np.float64]:
-    """The masses of the rows. ValueError for the first row that is not a distribution."""
+def _checked_masses(
+    name: str, array: NDArray[Any], dtype: Any, kind: Any, code: int, step: int
+) -> NDArray[np.float64]:
+    """The masses of the rows, as `dtype`. ValueError for the first row that is not a distribution.
+
+    `kind` is the type that the entries were given in, which says how far a sum may be from one.
+    """
     masses = np.empty(len(array))
     for first in range(0, len(array), step):
         rows = _block(array, first, first + step, dtype)
         part = masses[first : first + step]
         kernels.discrete.centred.masses(rows, part)
         if code == UNIT:
-            good = np.abs(part - 1.0) <= unit_tolerance(rows.dtype, rows.shape[1])
+            good = np.abs(part - 1.0) <= unit_tolerance(kind, rows.shape[1])
         else:
             good = (part <= LARGEST_MASS) & ((part > 0.0) | (code == ANY))
         if not good.all():
             k = int(np.argmin(good))
-            explain([(name, rows[k], (first + k,))], -1, code, False)
+            pair = (name, rows[k], (first + k,), unit_tolerance(kind, rows.shape[1]))
+            explain([pair], -1, code, False)
     return masses
 
 
@@ -397,6 +411,7 @@ def pairwise(
     mass: str = "unit",
     out: NDArray[Any] | None = None,
     progress: bool = False,
+    nan_policy: str = "raise",
 ) -> NDArray[Any]:
     r"""Divergences between all pairs of rows.
 
@@ -423,6 +438,7 @@ def pairwise(
         below 64 MiB for rows of up to 250,000 entries, whatever n and m.
     progress : bool, optional
         Whether to show a bar, where tqdm is installed.
+    %(nan_policy)s
 
     Returns
     -------
@@ -458,17 +474,31 @@ def pairwise(
     code, theta, unit = mass_code(row, mass), _theta(row, alpha), unit_of(row, base)
     name = kernel_of(row, theta)
     if is_sparse(P) or is_sparse(Q):
+        if nan_policy_of(nan_policy) != "raise":
+            raise ValueError(f"nan_policy={nan_policy!r} is not for sparse matrices: drop their NaN entries")
         return sparse_pairs(row, name, theta, code, unit, P, Q, partial(_result, out))
     if is_dask(P) or is_dask(Q):
         if out is not None:
             raise ValueError("out has no use with Dask arrays, which are not computed yet")
-        blocks = partial(pairwise, metric=metric, alpha=alpha, base=base, mass=mass)
+        blocks = partial(pairwise, metric=metric, alpha=alpha, base=base, mass=mass, nan_policy=nan_policy)
         return pairs_of_dask(blocks, P, Q)  # type: ignore[no-any-return]
     Q = None if Q is P else Q
     P, Q = matched_rows(P, Q)
 
+    if nan_policy_of(nan_policy) != "raise" or is_masked(P) or is_masked(Q):
+        P, Q = _table("P", P), None if Q is None else _table("Q", Q)
+        whole = partial(
+            pairwise, metric=metric, alpha=alpha, base=base, mass=mass, out=out, progress=progress
+        )
+
+        def each(p: Any, q: Any) -> Any:
+            return divergence(row.name, theta, p, q, -1, None, base, mass, False, False, nan_policy)
+
+        return pairs_around(whole, each, P, Q, code, nan_policy == "propagate")
+
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)
+    kinds = getattr(P, "dtype", p.dtype), getattr(P if Q is None else Q, "dtype", q.dtype)
     if p.shape[1] != q.shape[1]:
         raise ValueError(f"P and Q must have rows of one length: shapes {p.shape} and {q.shape}")
     result = _result(out, (p.shape[0], q.shape[0]))
@@ -477,8 +507,10 @@ def pairwise(
     columns = _even(len(q), min(_COLUMNS, _TABLE_BYTES // (8 * width)), 8)
     height = _even(len(p), min(_ROWS, _TABLE_BYTES // (8 * width)), kernels.discrete.centred.STRIP)
     step = max(columns, min(_CHECKED_ROWS, _BAND_BYTES // (8 * width)))
-    masses_p = _checked_masses("P", p, dtype, code, step)
-    masses_q = masses_p if q is p else _checked_masses("Q", q, dtype, code, step)
+    masses_p = _checked_masses("P", p, dtype, kinds[0], code, step)
+    masses_q = masses_p if q is p else _checked_masses("Q", q, dtype, kinds[1], code, step)
+    if code == UNIT and max(map(unit_tolerance, kinds, (width, width))) > unit_tolerance(dtype, width):
+        code = NORMALIZE  # the kernels know the tolerance of the type that they compute with
 
     # A table serves a few columns of the result. The blocks of rows of a band are spread over the threads. Of
     # a symmetric result, only the bands down to the diagonal are computed.

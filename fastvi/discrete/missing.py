@@ -1,17 +1,19 @@
 """Entries that are NaN or masked: what the keyword `nan_policy` and masked arrays ask for.
 
-An omitted entry is set to 0 on both sides, which adds nothing to any divergence.
+An omitted entry is set to 0 on both sides, which adds nothing to any divergence. Of all pairs, those with
+such rows are computed row by row: `pairs_around`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.validation import choice, unit_tolerance
+from ..common.validation import choice, explain, unit_tolerance
 from ..kernels.discrete.masses import LARGEST_MASS, NORMALIZE, UNIT
 from .pairing import Pairing, Place, raise_for_pair
 
@@ -48,6 +50,47 @@ def leave_out(pair: Pairing, policy: str, log: bool) -> tuple[Pairing, NDArray[n
     numbers = np.arange(len(p), dtype=np.intp)
     left = pair._replace(p=p, q=q, rows_p=numbers, rows_q=numbers, masks=(None, None))
     return left, omitted.all(axis=1)
+
+
+def is_masked(value: Any) -> bool:
+    """Whether an argument has masked entries."""
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
+
+
+def pairs_around(
+    pairs: Callable[[Any, Any], NDArray[Any]],
+    each: Callable[[Any, Any], NDArray[np.float64]],
+    P: Any,
+    Q: Any,
+    code: int,
+    empty: bool,
+) -> NDArray[Any]:
+    """`pairs` of the rows of two tables; those with a row that is not whole by `each`, which broadcasts.
+
+    Not whole are rows with masked or NaN entries and, if `empty`, with nothing to normalise. For `pairs`
+    their first entry has all mass.
+    """
+    p, part_p = _whole("P", P, code, empty)
+    q, part_q = (None, part_p) if Q is None else _whole("Q", Q, code, empty)
+    result = pairs(p, q)
+    Q = P if Q is None else Q
+    for i in part_p:
+        result[i] = each(P[i][None], Q)
+    for j in part_q:
+        result[:, j] = each(P, Q[j][None])
+    return result
+
+
+def _whole(name: str, table: NDArray[Any], code: int, empty: bool) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """A copy with all mass in the first entry of rows that are not whole, and which these are."""
+    absent = np.ma.getmaskarray(table) | np.isnan(np.ma.getdata(table))
+    rows = np.where(absent, 0.0, np.ma.getdata(table))
+    part = np.flatnonzero(absent.any(axis=1) | ((code == NORMALIZE) & ~rows.any(axis=1)))
+    for k in part:
+        if not ((rows[k] >= 0.0) & (rows[k] < math.inf)).all():
+            explain([(name, rows[k], (int(k),))], -1, code, False)
+    rows[part], rows[part, 0] = 0, 1
+    return rows, part
 
 
 def row_sums(rows: NDArray[Any], log: bool) -> NDArray[np.float64]:

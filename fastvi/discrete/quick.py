@@ -9,9 +9,11 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from ..common import scratch
+from ..common.validation import singles_of
 
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
+_FLOAT16 = np.dtype(np.float16)
 
 #: Most entries of a list that is made an array here, and of an array that is copied to a new one.
 _SHORT = 4096
@@ -46,11 +48,17 @@ def _room(slot: int, bits: int) -> NDArray[np.float64]:
     return np.empty(1 << bits)
 
 
+def _space(slot: int, size: int) -> NDArray[np.float64]:
+    """Scratch space for so many numbers."""
+    space: NDArray[np.float64] = scratch.space(_room, slot, (size - 1).bit_length())
+    return space[:size]
+
+
 def _copied(array: NDArray[Any], slot: int) -> NDArray[np.float64]:
     """The array in float64; of a long one, in scratch space with this number."""
     if array.size <= _SHORT:
         return array.astype(_FLOAT64)
-    copy: NDArray[np.float64] = scratch.space(_room, slot, (array.size - 1).bit_length())[: array.size]
+    copy = _space(slot, array.size)
     copy[...] = array
     return copy
 
@@ -75,6 +83,8 @@ def _plain(value: Any, slot: int) -> NDArray[Any] | None:
         return array if array.flags.carray else _copied(array, slot)
     if dtype is _FLOAT32:
         return array if array.flags.carray else array.copy()
+    if dtype is _FLOAT16:
+        return singles_of(array, _space(slot, array.size).view(_FLOAT32)[: array.size])
     return _copied(array, slot) if dtype.kind in "iub" else None
 
 

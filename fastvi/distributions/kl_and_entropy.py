@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..common.threads import interruptible
 from ..common.validation import same_dimension
 from ..kernels.discrete.masses import ANY, NORMALIZE
 from .bounds import kl_bounds
@@ -29,7 +30,7 @@ from .integrals import (
     tolerance,
     within_bounds,
 )
-from .mixture import GaussianMixture
+from .mixture import GaussianMixture, is_long
 
 #: Rounding error of a sum over a grid, relative to its value or to 1 + |value|.
 _GRID_ROUNDING = 1e-15
@@ -134,6 +135,7 @@ def is_distribution(p: Any) -> bool:
     return isinstance(p, Gaussian | GaussianMixture | Grid2D)
 
 
+@interruptible(is_long)
 def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
     r"""Kullback-Leibler divergence of two distributions, with its error.
 
@@ -202,6 +204,7 @@ def kl_value(p: Any, q: Any) -> float:
     return kl_estimate(p, q).value
 
 
+@interruptible(is_long)
 def entropy_estimate(p: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
     r"""Differential entropy of a distribution, with its error.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.immutable import frozen, restore, shown
+from ..common.threads import interruptible, patiently
 from ..common.validation import (
     cholesky_factor,
     finite_array,
@@ -25,6 +26,20 @@ from . import algebra
 from .density import Density
 from .gaussian import Gaussian, amplification, multiply
 from .integrals import ENTROPY_RTOL, mixture_entropy
+
+#: Components, times ten for each dimension, from which a call may take a tenth of a second.
+_MANY = 1000
+
+#: Multiplications from which log densities take as long.
+_MULTIPLICATIONS = 1e8
+
+
+def is_long(value: Any) -> bool:
+    """Whether an argument is a mixture with which a call may take so long that Ctrl-C must be heard."""
+    if not isinstance(value, GaussianMixture):
+        return False
+    count, dim = value._means.shape
+    return bool(count * 10.0**dim >= _MANY)
 
 
 class GaussianMixture(Density):
@@ -284,9 +299,15 @@ class GaussianMixture(Density):
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
         points, shape = as_points(z, self.dim)
         out = np.empty(len(points))
-        kernels.densities.mixtures.mixture_logpdf_many(points, *self._triple(), np.empty(self.dim), out)
+        run = kernels.densities.mixtures.mixture_logpdf_many
+        task = partial(run, points, *self._triple(), np.empty(self.dim), out)
+        if points.size * self._means.size > _MULTIPLICATIONS:
+            patiently(task)
+        else:
+            task()
         return in_shape(out, shape)
 
+    @interruptible(is_long)
     def entropy(self) -> float:
         """The differential entropy in nats, by quadrature; `entropy_estimate` has its error.
 

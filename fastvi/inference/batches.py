@@ -17,26 +17,26 @@ from ..common.validation import choice, integer
 from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
-from ..kernels.families.table import CODES, CORRELATED
+from ..kernels.families.table import CODES
 from ..kernels.statuses import CONVERGED, EMPTY
-from .expectations import fixed_draws, fresh_draws, writable
-from .faults import words
+from .deterministic import draws_fit
+from .faults import FaultError, words
 from .fitting import FAMILIES
-from .kernel_calls import QUADRATURE_DIM, conditional_deviations, restricted, workspace
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, restricted, workspace
 from .model import Model, checked_model, target_of
+from .optima import LatentFit, confirmed_fit
 from .packing import Table, pack_arrays, pack_tuples
 from .results import q_of
 from .starts import check_start, start_of
 
-#: Fits in one piece of work for a thread: at least 0.2 ms, against 20 µs to hand it over.
+#: Fits by quadrature in one piece of work for a thread: at least 0.2 ms, against 20 µs to hand it over.
 _PIECE = 64
 
 #: Pieces between two moves of the progress bar.
 _BAR = 64
 
-#: Pairs of fixed draws: at least 64, and for each dimension two, or four for a full covariance. Their number
-#: does not grow, so it is larger than that which `fit` begins with.
-_PAIRS, _PAIRS_EACH, _PAIRS_EACH_FULL = 64, 2, 4
+#: Places in a report.
+_ELBO, _STATUS = map(kernels.inference.reports.Report._fields.index, ("elbo", "status"))
 
 #: Relative tolerance of the Gaussian fits whose moments start truncated ones.
 _START_RTOL = 1e-3
@@ -115,6 +115,7 @@ class FitBatch(Record):
         return f"FitBatch({len(self)} fits, family={self.family!r}, {good} converged)"
 
 
+@threads.interruptible(lambda value: isinstance(value, Model))
 def fit_batch(
     model: Model,
     datasets: Any,
@@ -154,13 +155,13 @@ def fit_batch(
         A model that is not a Model; data of other types than the model's, or that do not fit into them
         without loss; a `max_steps` that is no integer.
     ValueError
-        Other values than described above; more than 64 latent dimensions.
+        Other values than described above; more than 1000 latent dimensions.
 
     Notes
     -----
-    The fits run on as many threads as `numba.set_num_threads` says, with the same bits for any number. In
-    more than two latent dimensions the number of fixed draws does not grow: where they are too few, the
-    status says so. Otherwise the methods and references are those of `fit`.
+    The fits run on as many threads as `numba.set_num_threads` says, with the same bits for any number. The
+    results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
+    time in Python unless a better start has to be looked for.
 
     Examples
     --------
@@ -189,17 +190,16 @@ def fit_batch(
     check_start(name, factor)
     if name == "truncated" and model.dim != 1:
         raise ValueError(f'family="truncated" needs a model of dimension 1, this one has {model.dim}')
-    if r > kernels.inference.laplace.DENSE:
-        raise ValueError(
-            f"fit_batch works in up to {kernels.inference.laplace.DENSE} latent dimensions, the model has {r}"
-        )
+    if r > DRAWS_DIM:
+        raise ValueError(f"fit_batch works in up to {DRAWS_DIM} latent dimensions, the model has {r}")
     starts = _starts(name, mean, factor, count)
     results = np.empty((count, 0)), np.zeros((count, 8)), np.zeros((count, model.dim))
-    run = _runner(model, name, factor is None, tables, starts, wanted, max_steps, results)
-    pieces = -(-count // _PIECE)
+    run = _runner(model, name, start, tables, starts, wanted, max_steps, results)
+    size = _PIECE if r <= QUADRATURE_DIM else 1
+    pieces = -(-count // size)
 
     def piece(i: int) -> None:
-        run(i * _PIECE, min((i + 1) * _PIECE, count))
+        run(i * size, min((i + 1) * size, count))
 
     if progress:
         for low in bar(range(0, pieces, _BAR), True, f"{count} fits"):
@@ -231,27 +231,22 @@ def fit_batch(
 
 def _starts(family: str, mean: Array, factor: Array | None, count: int) -> tuple[Array, Array, Array]:
     """(means, standard deviations, Cholesky factors) of the same start for each data set."""
-    r = mean.size
-    scale = np.ones(r)
-    if factor is None:
-        factor = np.eye(r)
-    elif r > QUADRATURE_DIM:
-        scale = conditional_deviations(factor)
-    else:
-        factor = restricted(factor, "full" if family == "truncated" else family)
-    means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, scale, factor))
+    kept = "full" if family == "truncated" else family
+    factor = np.eye(mean.size) if factor is None else restricted(factor, kept)
+    ones = np.ones(mean.size)
+    means, scales, chols = (np.tile(a, (count, *[1] * a.ndim)) for a in (mean, ones, factor))
     return means, scales, chols
 
 
 def _columns(rows: Array) -> Any:
-    """Reports (N, 8) as one Report of columns, which are views."""
+    """Reports (..., 8) as one Report of columns, which are views."""
     return kernels.inference.reports.Report(*rows.T)
 
 
 def _runner(
     model: Model,
     family: str,
-    from_laplace: bool,
+    start: Any,
     tables: Table,
     starts: tuple[Array, Array, Array],
     rtol: float,
@@ -259,43 +254,19 @@ def _runner(
     results: tuple[Array, Array, Array],
 ) -> Any:
     """A function of (low, high) that makes the fits low to high - 1 on the calling thread."""
-    r, target = model.latent_dim, target_of(model, tables)
-    if r > QUADRATURE_DIM:
-        code = CODES[family]
-        pairs = max(_PAIRS, (_PAIRS_EACH_FULL if family in CORRELATED else _PAIRS_EACH) * r)
-        draws = writable(fixed_draws(0, pairs, r))
-        fresh = np.asarray(fresh_draws(r))
+    fits = _fit_by_draws if model.latent_dim > QUADRATURE_DIM else _fit_by_quadrature
 
-        def by_draws(low: int, high: int) -> None:
-            kernels.inference.entry_points.fit_draws_batch(
-                target,
-                code,
-                from_laplace,
-                (draws, fresh),
-                starts,
-                (math.sqrt(rtol), max_steps),
-                (workspace("draws", code, r, model.dim), workspace("laplace", r, model.dim)),
-                results,
-                low,
-                high,
-            )
-
-        return by_draws
-
-    def by_quadrature(low: int, high: int, code: int, accuracy: float) -> None:
-        space = workspace("fit", r, model.dim)
-        kernels.inference.entry_points.fit_quadrature(
-            target, code, from_laplace, starts, accuracy, max_steps, space, results, low, high
-        )
+    def run(low: int, high: int, family: str = family, rtol: float = rtol) -> None:
+        fits(model, family, start, tables, starts, (rtol, max_steps), results, low, high)
 
     if family != "truncated":
-        return lambda low, high: by_quadrature(low, high, CODES[family], rtol)
-    ends = model._support.interval
+        return run
+    ends, target = model._support.interval, target_of(model, tables)
     (means, _, chols), (_, rows, _) = starts, results
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        by_quadrature(low, high, CODES["full"], _START_RTOL)
+        run(low, high, "full", _START_RTOL)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):
@@ -312,3 +283,53 @@ def _runner(
         means[low:high, 0], chols[low:high, 0, 0] = parameters[low:high, 0], parameters[low:high, 1]
 
     return truncated
+
+
+def _fit_by_quadrature(
+    model: Model,
+    family: str,
+    start: Any,
+    tables: Table,
+    starts: tuple[Array, Array, Array],
+    limits: tuple[float, int],
+    results: tuple[Array, Array, Array],
+    low: int,
+    high: int,
+) -> None:
+    """Fits in up to two latent dimensions, and better ones where the kernel does not confirm them."""
+    target, space = target_of(model, tables), workspace("fit", model.latent_dim, model.dim)
+    (means, _, chols), (_, rows, wheres) = starts, results
+    point, factor = start_of(model, start)
+    kernels.inference.entry_points.fit_quadrature(
+        target, CODES[family], factor is None, starts, *limits, space, results, low, high
+    )
+    if factor is not None:
+        return
+    no_trace = np.empty(0)
+    for n in (low + np.flatnonzero(rows[low:high, _STATUS] != CONVERGED)).tolist():
+        report = kernels.inference.reports.Report._make(rows[n].tolist())
+        first = LatentFit(means[n].copy(), chols[n].copy(), report, no_trace, wheres[n])
+        found = confirmed_fit(model._with_table(tables[n]), family, first, point, *limits, start is not None)
+        means[n], chols[n], rows[n], wheres[n] = found.mean, found.factor, found.report, found.where
+
+
+def _fit_by_draws(
+    model: Model,
+    family: str,
+    start: Any,
+    tables: Table,
+    starts: tuple[Array, Array, Array],
+    limits: tuple[float, int],
+    results: tuple[Array, Array, Array],
+    low: int,
+    high: int,
+) -> None:
+    """Fits on draws, as those of `fit`."""
+    (means, _, chols), (_, rows, wheres) = starts, results
+    for n in range(low, high):
+        try:
+            found = draws_fit(model._with_table(tables[n]), family, start, *limits)
+        except FaultError as fault:
+            rows[n, _ELBO], rows[n, _STATUS], wheres[n] = math.nan, fault.status, fault.where
+        else:
+            means[n], chols[n], rows[n], wheres[n] = found.mean, found.factor, found.report, found.where

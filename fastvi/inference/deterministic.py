@@ -26,7 +26,7 @@ from .kernel_calls import (
     workspace_member,
 )
 from .model import Model, target_of
-from .optima import TRACE, fit_from_best_start, newton_fit, outputs
+from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
 from .starts import check_start, start_of
@@ -227,6 +227,21 @@ def _first_pairs(family: str, dim: int, draws: int | None) -> int:
 def fit_draws(
     model: Model, family: str, start: Any, rtol: float, max_steps: int, draws: int | None, rng: Any = 0
 ) -> Fit:
+    """The fit of a Gaussian on fixed draws."""
+    found = draws_fit(model, family, start, rtol, max_steps, draws, rng)
+    q = q_of(model, found.mean, found.factor)
+    return fit_of_report(model, family, q, found.report, found.trace, found.where, BY_DRAWS)
+
+
+def draws_fit(
+    model: Model,
+    family: str,
+    start: Any,
+    rtol: float,
+    max_steps: int,
+    draws: int | None = None,
+    rng: Any = 0,
+) -> LatentFit:
     """The fit of a Gaussian on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
     r = model.latent_dim
     fits = _FixedDraws(model, family, choose_start(model, start, family), max_steps)
@@ -279,5 +294,4 @@ def fit_draws(
     report = report._replace(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size
     )
-    q = q_of(model, fits.mean, fits.factor)
-    return fit_of_report(model, family, q, report, trace, where, BY_DRAWS)
+    return LatentFit(fits.mean, fits.factor, report, trace, where)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
+from ..common.threads import interruptible
 from ..common.values import Array
 from ..distributions.integrals import Estimate, tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
-from .kernel_calls import QUADRATURE_DIM, fault_point, workspace
+from .kernel_calls import QUADRATURE_DIM, fault_point, is_long, workspace
 from .model import Model, checked_model, target_of
 from .modes import frame_of, modes_of
 
@@ -83,6 +84,7 @@ def _check_dimension(model: Model, what: str) -> None:
         )
 
 
+@interruptible(is_long)
 def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Estimate:
     r"""The log evidence of a model, by quadrature.
 
@@ -165,6 +167,7 @@ class Decomposition(NamedTuple):
         return self.log_evidence.error + self.elbo.error + self.kl.error
 
 
+@interruptible(is_long)
 def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposition:
     r"""The log evidence, the ELBO of q and its divergence from the posterior, independently of each other.
 

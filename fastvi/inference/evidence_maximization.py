@@ -16,6 +16,7 @@ from .. import kernels
 from ..common import statuses
 from ..common.immutable import Record
 from ..common.progress import bar
+from ..common.threads import interruptible
 from ..common.validation import choice, integer
 from ..common.values import Array, tidy
 from ..distributions.integrals import Estimate, tolerance
@@ -24,7 +25,7 @@ from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
 from .expectations import fixed_draws, writable
 from .fitting import fit_once
-from .kernel_calls import QUADRATURE_DIM, workspace
+from .kernel_calls import QUADRATURE_DIM, is_long, workspace
 from .model import Model, checked_model, target_of
 from .results import Fit
 
@@ -197,6 +198,7 @@ def _newton_step(f: Callable[[Array], Array], theta: Array, scale: Array) -> tup
     return theta, scale
 
 
+@interruptible(is_long)
 def maximize_evidence(
     model: Model,
     family: str = "full",

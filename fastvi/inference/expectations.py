@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.immutable import frozen_fields, shown
+from ..common.threads import interruptible
 from ..common.validation import generator, integer
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
@@ -23,7 +24,14 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian, 
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
-from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, log_densities, workspace
+from .kernel_calls import (
+    QUADRATURE_DIM,
+    conditional_deviations,
+    fault_point,
+    is_long,
+    log_densities,
+    workspace,
+)
 from .model import Model, checked_model, target_of
 
 #: Pairs of draws for gradients, at least.
@@ -296,6 +304,7 @@ def _estimate(
     raise error_of(model, status, where)
 
 
+@interruptible(is_long)
 def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> Estimate:
     r"""The evidence lower bound of q, with its error.
 
@@ -367,6 +376,7 @@ class Gradient(NamedTuple):
         return frozen_fields, (Gradient, *self)
 
 
+@interruptible(is_long)
 def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 1e-10) -> Gradient:
     r"""The ELBO and its gradient in the parameters of q.
 

@@ -59,9 +59,17 @@ def words(model: Model, status: int, where: Array, cause: Exception | None = Non
     return text
 
 
-def error_of(model: Model, status: int, where: Array, prefix: str = "") -> ValueError:
-    """The ValueError for a status, which has the log joint's own exception as its cause."""
+class FaultError(ValueError):
+    """A fault of a log joint: its status, and the point z."""
+
+    status: int
+    where: Array
+
+
+def error_of(model: Model, status: int, where: Array, prefix: str = "") -> FaultError:
+    """The error for a status, which has the log joint's own exception as its cause."""
     cause = exception_at(model, where) if status == RAISED else None
-    error = ValueError(prefix + words(model, status, where, cause))
+    error = FaultError(prefix + words(model, status, where, cause))
+    error.status, error.where = status, where
     error.__cause__ = cause
     return error

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..common.progress import bar
+from ..common.threads import interruptible
 from ..common.validation import choice, generator, integer, real_number
 from ..distributions.integrals import tolerance
 from ..kernels.families.table import CODES
 from .deterministic import fit_draws, fit_quadrature, fit_truncated
-from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long
 from .model import Model, checked_model
 from .results import Fit
 from .starts import dispersed_points, start_of
@@ -34,6 +35,7 @@ class SgdOptions(NamedTuple):
     rate: float
 
 
+@interruptible(is_long)
 def fit(
     model: Model,
     family: str = "full",

@@ -31,6 +31,22 @@ _WORKSPACES = {
 }
 
 
+#: Entries of data from which a call may take so long that Ctrl-C must be heard: a fit of one dimension takes
+#: a millisecond then, and the thread for it 30 µs.
+_MANY = 10_000
+
+
+def is_long(value: Any) -> bool:
+    """Whether an argument is, or has, a model with which a call may take long.
+
+    Python functions of foreign models, which a kernel calls, hear Ctrl-C by themselves.
+    """
+    model = value if isinstance(value, Model) else getattr(value, "model", None)
+    if not isinstance(model, Model) or model._dispatcher is None:
+        return False
+    return model.latent_dim > QUADRATURE_DIM or any(getattr(x, "size", 1) >= _MANY for x in model.data)
+
+
 def workspace(kind: str, *key: int) -> Any:
     """This thread's scratch space, of ``kernels.inference.entry_points.<kind>_workspace(*key)``.
 

@@ -310,6 +310,12 @@ class Model(Immutable):
             object.__setattr__(other, name, getattr(self, name))
         return other
 
+    def _with_table(self, table: Table) -> Model:
+        """The same model for the kernels on other packed data; `data` stays."""
+        other = self._copy()
+        object.__setattr__(other, "_table", table)
+        return other
+
     def _with_copies(self) -> Model:
         """Copies of data and theta: a gradient that writes to them leaves the model alone."""
         data = tuple(item.copy() if isinstance(item, np.ndarray) else item for item in self.data)

@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
+from ..common.statuses import is_fault
 from ..common.values import Array
 from ..kernels.families.table import CODES
 from ..kernels.statuses import (
     CONTRADICTED,
     CONVERGED,
-    FINE,
     NOT_A_MAXIMUM,
-    RAISED,
     STUCK,
     UNBOUNDED,
+    UNCONFIRMED,
     UNRESOLVED,
 )
 from .expectations import fixed_draws, writable
@@ -35,14 +35,8 @@ from .model import Model, target_of
 from .racing import elbo_over
 from .starts import ascent, laplace_from
 
-#: Distances on the lines through q, in its deviations.
-_DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0)
-
-#: Lines through q in the plane.
-_LINES = 8
-
-#: KL(q || p), from a rough estimate of the evidence, below which q is taken for the best of its family.
-_CLOSE = 0.5
+#: Distances of the points around q where a search begins, in its deviations, and directions in the plane.
+_DISTANCES, _AROUND = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0), 16
 
 #: Distances of the points around the origin where a search begins, in latent coordinates.
 _SCALES = tuple(10.0 ** (k / 3.0) for k in range(-9, 13))
@@ -76,8 +70,8 @@ _LEVEL = 1e-2
 _BETTER = 1e-7
 
 
-class NewtonFit(NamedTuple):
-    """What a fit by quadrature returns, in latent coordinates."""
+class LatentFit(NamedTuple):
+    """What a fit finds, in latent coordinates."""
 
     mean: Array
     factor: Array
@@ -88,7 +82,7 @@ class NewtonFit(NamedTuple):
 
 def newton_fit(
     model: Model, family: str, mean: Array, factor: Array | None, rtol: float, max_steps: int
-) -> NewtonFit:
+) -> LatentFit:
     """Newton's method from a Gaussian, or from Laplace's approximation near a point."""
     r = model.latent_dim
     means = mean[None].copy()
@@ -109,7 +103,7 @@ def newton_fit(
         1,
     )
     report = kernels.inference.reports.Report._make(reports[0].tolist())
-    return NewtonFit(means[0], chols[0], report, traces[0], where[0])
+    return LatentFit(means[0], chols[0], report, traces[0], where[0])
 
 
 #: Entries of a trace: the kernels drop the steps beyond them.
@@ -129,22 +123,25 @@ def outputs(dim: int) -> tuple[Array, Array, Array]:
 
 def fit_from_best_start(
     model: Model, family: str, point: Array, rtol: float, max_steps: int, local: bool
-) -> NewtonFit:
+) -> LatentFit:
     """The best of the fits from Laplace's approximation near a point and, where need be, from elsewhere.
 
     With `local` all start near the point.
     """
     first = newton_fit(model, family, point, None, rtol, max_steps)
-    evaluations = first.report.evaluations
-    if first.report.status == UNBOUNDED:
+    return confirmed_fit(model, family, first, point, rtol, max_steps, local)
+
+
+def confirmed_fit(
+    model: Model, family: str, first: LatentFit, point: Array, rtol: float, max_steps: int, local: bool
+) -> LatentFit:
+    """A fit from Laplace's approximation near a point, or a better one if it is not confirmed."""
+    status, evaluations = first.report.status, first.report.evaluations
+    if status == UNCONFIRMED:
+        first = _with(first, evaluations, CONVERGED)
+    enough = (CONVERGED, UNCONFIRMED, UNRESOLVED) if local else (CONVERGED,)
+    if status == UNBOUNDED or (_is_fit(first) and status in enough):
         return first
-    if _is_fit(first) and first.report.status in (CONVERGED, UNRESOLVED):
-        if local:
-            return first
-        fine, seen = _has_no_better(model, first)
-        evaluations += seen
-        if fine:
-            return _with(first, evaluations, first.report.status)
     search = _Search(model, family)
     found = search.best(first, point, local)
     evaluations += search.evaluations
@@ -161,9 +158,9 @@ def fit_from_best_start(
     return _with(best, evaluations, status)
 
 
-def _with(fit: NewtonFit, evaluations: float, status: float) -> NewtonFit:
+def _with(fit: LatentFit, evaluations: float, status: float) -> LatentFit:
     report = fit.report._replace(evaluations=evaluations, status=status)
-    return NewtonFit(fit.mean, fit.factor, report, fit.trace, fit.where)
+    return LatentFit(fit.mean, fit.factor, report, fit.trace, fit.where)
 
 
 def _is_visibly_higher(one: Any, two: Any) -> bool:
@@ -171,13 +168,13 @@ def _is_visibly_higher(one: Any, two: Any) -> bool:
     return bool(one.elbo - two.elbo > _BETTER * (1.0 + abs(two.elbo)) + one.error + two.error)
 
 
-def _is_fit(fit: NewtonFit) -> bool:
+def _is_fit(fit: LatentFit) -> bool:
     """Whether there is a q.
 
     A fit whose steps are rejected because the log joint fails ends at the edge of what q must not see.
     """
     report = fit.report
-    if report.status in (UNBOUNDED, NOT_A_MAXIMUM) or report.status >= RAISED:
+    if report.status in (UNBOUNDED, NOT_A_MAXIMUM) or is_fault(report.status):
         return False
     at_an_edge = report.status == CONVERGED and not report.gradient_norm <= _LEVEL
     return (
@@ -187,7 +184,7 @@ def _is_fit(fit: NewtonFit) -> bool:
     )
 
 
-def _is_better(one: NewtonFit, two: NewtonFit) -> bool:
+def _is_better(one: LatentFit, two: LatentFit) -> bool:
     """Whether the first is a better result: by status where the ELBOs do not differ visibly."""
     if not _is_fit(one) or not _is_fit(two):
         return _is_fit(one) and not _is_fit(two)
@@ -196,43 +193,12 @@ def _is_better(one: NewtonFit, two: NewtonFit) -> bool:
     return bool(one.report.status == CONVERGED and two.report.status != CONVERGED)
 
 
-@lru_cache(maxsize=2)
-def _lines(dim: int) -> tuple[Array, Array]:
-    """(offsets (L n, dim) in units of q of points on L lines through its mean, distances (n,))."""
-    steps = np.array([-d for d in reversed(_DISTANCES)] + [0.0, *_DISTANCES])
-    angles = np.arange(_LINES) * (math.pi / _LINES)
-    axes = np.ones((1, 1)) if dim == 1 else np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    offsets = (axes[:, None, :] * steps[:, None]).reshape(-1, dim)
-    return np.ascontiguousarray(offsets), steps
-
-
 def densities_or_zero(model: Model, points: Array) -> Array:
     """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
-    points, run = np.ascontiguousarray(points), kernels.inference.entry_points.densities_or_zero
-    if run(target_of(model), points, space, values) == RAISED:
-        for n in range(len(points)):
-            if run(target_of(model), points[n : n + 1], space, values[n : n + 1]) == RAISED:
-                values[n] = -math.inf
+    points = np.ascontiguousarray(points)
+    kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)
     return values
-
-
-def _has_no_better(model: Model, fit: NewtonFit) -> tuple[bool, int]:
-    """(whether log p(z) on lines through q shows that q is the best Gaussian, evaluations)."""
-    dim, (offsets, steps) = fit.mean.size, _lines(fit.mean.size)
-    values = np.empty(len(offsets))
-    status, one_peak, concave, mass = kernels.inference.entry_points.look(
-        target_of(model), offsets, steps, fit.mean, fit.factor, workspace("laplace", dim, model.dim), values
-    )
-    if status != FINE:
-        with np.errstate(over="ignore"):
-            points = fit.mean + offsets @ fit.factor.T
-        values = densities_or_zero(model, points)
-        one_peak, concave, mass = kernels.inference.entry_points.shape_on_lines(values, steps, dim)
-    if one_peak and not concave:
-        mass += math.fsum(map(math.log, fit.factor.diagonal().tolist()))
-        concave = mass - fit.report.elbo < _CLOSE
-    return one_peak and concave, len(offsets)
 
 
 class _Candidate(NamedTuple):
@@ -253,7 +219,7 @@ class _Search:
         self.noise = writable(fixed_draws(2, _PAIRS, self.dim))
         self.candidates: list[_Candidate] = []
 
-    def best(self, first: NewtonFit, point: Array, local: bool) -> NewtonFit | None:
+    def best(self, first: LatentFit, point: Array, local: bool) -> LatentFit | None:
         """The best rough fit from the candidates; None where there is none."""
         peaks: list[tuple[Array, Array]] = []
         searches = 0
@@ -335,7 +301,7 @@ class _Search:
                 break
         return chosen
 
-    def scan(self, first: NewtonFit) -> list[Array]:
+    def scan(self, first: LatentFit) -> list[Array]:
         """Points where the density is high, around the origin and around q, and some dispersed ones."""
         directions = _directions(self.dim)
         tops = self.tops(np.stack([s * directions for s in _SCALES]), -math.inf)
@@ -368,7 +334,7 @@ def _directions(dim: int) -> Array:
     """Unit vectors in which a search looks."""
     if dim == 1:
         return np.array([[1.0], [-1.0]])
-    angles = np.arange(2 * _LINES) * (math.pi / _LINES)
+    angles = np.arange(_AROUND) * (2.0 * math.pi / _AROUND)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 

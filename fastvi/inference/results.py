@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..common.immutable import Record, frozen_fields
+from ..common.threads import interruptible
 from ..common.validation import generator, integer
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
@@ -17,6 +18,7 @@ from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import GRADIENT_EVALUATIONS, psis_shape, wrong_gradient
 from .expectations import BY_DRAWS
 from .faults import error_of, exception_at, words
+from .kernel_calls import is_long
 from .linear_response import LinearResponse, response_of
 from .model import Model
 from .parameters import Layout
@@ -137,6 +139,7 @@ class Fit(Record):
         moments: Moments = frozen_fields(Moments, *parts)
         return moments
 
+    @interruptible(is_long)
     def diagnose(self) -> Diagnosis:
         """How near q is to the posterior, and one plain verdict; computed at the first call.
 
@@ -163,6 +166,7 @@ class Fit(Record):
         assert self._diagnosis is not None
         return self._diagnosis
 
+    @interruptible(is_long)
     def linear_response(self) -> LinearResponse:
         r"""What the family leaves out: a covariance that is nearer to the posterior's, by linear response.
 

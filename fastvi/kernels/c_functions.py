@@ -26,7 +26,7 @@ from .inference.reports import REPORT_SIZE, read_report
 from .models.supports import INTERVAL, LOWER, REAL, UPPER
 from .numerics.error_free import difference
 from .optimizers.newton import FULL
-from .statuses import BAD_ARGUMENT, FINE, INVALID, NO_MEMORY, RAISED
+from .statuses import BAD_ARGUMENT, FINE, INVALID, NO_MEMORY, RAISED, ZERO
 
 #: Places in the result of `fit_1d`.
 FIT_MEAN = 0
@@ -295,7 +295,7 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
     out[FIT_GRADIENT_NORM] = found.gradient_norm
     out[FIT_ELBO], out[FIT_ERROR] = found.elbo, found.error
     out[FIT_EVALUATIONS], out[FIT_STEPS] = found.evaluations, found.steps
-    if status >= RAISED:
+    if RAISED <= status <= ZERO:
         out[FIT_FAULT_AT] = space.lattice.panel.where[0]
     return status
 

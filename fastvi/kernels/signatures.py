@@ -1,10 +1,10 @@
 """The signatures in which the API calls the exported kernels: what a container consists of.
 
 ``signatures.txt`` has a line for each: seconds to compile it, the kernel, the types of its arguments.
-<divergence> in a name stands for each divergence that has such a kernel. f8, f4, i8 and b1 are scalars, f8[2]
-is a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, and @name is
-what the kernel of that name returns. All C functions belong to a container as well. Kernels called in another
-way are compiled then.
+<divergence> in a name stands for each divergence that has such a kernel. f8, f4, i8, u2 and b1 are scalars,
+f8[2] is a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, and
+@name is what the kernel of that name returns. All C functions belong to a container as well. Kernels called
+in another way are compiled then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ C_FUNCTION_SECONDS = 2.5
 _SCALARS = {
     "f8": types.float64,
     "f4": types.float32,
+    "u2": types.uint16,
     "i8": types.int64,
     "i4": types.int32,
     "b1": types.boolean,

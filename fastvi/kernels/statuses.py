@@ -29,11 +29,15 @@ EMPTY = 9
 
 CONTRADICTED = 10  #: another start of the same call has a higher ELBO
 
-# Faults of a log joint where q has mass: RAISED and all above.
+# Faults of a log joint where q has mass: from RAISED to ZERO.
 RAISED = 11  #: it raised an exception
 NOT_A_NUMBER = 12  #: it was NaN
 INFINITE = 13  #: it was +inf
 ZERO = 14  #: it was -inf
+
+#: A fit from Laplace's approximation converged, but the log density on lines through q does not show that no
+#: other q is better: compiled code does not search, and the API does.
+UNCONFIRMED = 15
 
 # EM for mixtures.
 SINGULAR = 20  #: a covariance is singular, and no floor was set

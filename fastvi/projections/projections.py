@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import kernels
+from ..common.threads import interruptible
 from ..common.validation import choice
 from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Distribution, Grid2D
 from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
-from ..distributions.mixture import GaussianMixture
+from ..distributions.mixture import GaussianMixture, is_long
 from ..kernels.families.table import PROJECTION_CODES
 from .gaussian_optima import (
     checked_starts,
@@ -117,6 +118,7 @@ def m_projection(p: Any, family: Any = "full") -> Any:
     return Projection(matched, lambda: kl_of_moment_match(p, matched))
 
 
+@interruptible(is_long)
 def i_projection(
     p: Distribution | ArrayLike,
     family: str = "full",

@@ -236,6 +236,31 @@ def fit_of_touchy(limit):
     return found.status, found.converged, found.q, fv.log_evidence(model).value
 
 
+@njit
+def two_modes(z, centre):
+    return np.logaddexp(-0.5 * (z[0] + centre) ** 2, -1.0 - 0.5 * (z[0] - centre) ** 2)
+
+
+@njit
+def status_of_fit(model):
+    found = fv.fit(model)
+    return found.status, found.converged, found.elbo.value
+
+
+def test_a_fit_that_another_start_may_better_has_not_converged():
+    """In compiled code no other starts are tried, but the log density on a line shows what they may find."""
+    for centre in (0.1, 3.0, 8.0):
+        model = fv.Model(two_modes, 1, (centre,))
+        status, converged, value = status_of_fit(model)
+        best = fv.fit(model).elbo.value
+        if centre == 0.1:
+            assert converged
+            assert value == best
+        else:
+            assert (status, converged) == (statuses.UNCONFIRMED, False)
+            assert value <= best
+
+
 def test_a_log_joint_that_raises_ends_its_own_fit_only():
     status, converged, q, evidence = fit_of_touchy(-1.0)
     assert (status, converged) == (statuses.RAISED, False)

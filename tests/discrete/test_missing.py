@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.kernels.discrete.registry import METRICS
 from helpers.divergence_rows import EVERY, OF_MEASURES, PAIRED, evaluate
 from helpers.messages import says
 from reference.discrete import exact, relative_error
@@ -304,3 +305,54 @@ def test_tiny_negative_entries_are_named_and_not_clipped():
         fv.kl([0.5, 0.5], np.array([[1.0, -1e-9]], np.float32))
     with pytest.raises(ValueError, match=r"p\[1\] is -0\.01: must be finite and >= 0$"):
         fv.kl([1.01, -0.01], [0.5, 0.5])
+
+
+def _parameters(name):
+    return {"alpha": 1.5} if METRICS[name].orders else {}
+
+
+def _table(seed, rows, dtype=float):
+    return np.random.default_rng(seed).random((rows, 7)).astype(dtype)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("policy", ["propagate", "omit"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_all_pairs_are_as_the_function_has_them(name, policy, itself):
+    p, q = spoiled(_table(20, 5), (1, 2), (1, 3)), spoiled(_table(21, 4), (3, 0))
+    if policy == "propagate":
+        p[4] = 0.0
+    keywords = {"mass": "normalize", "nan_policy": policy, **_parameters(name)}
+    found = fv.pairwise(p, None if itself else q, name, **keywords)
+    wanted = getattr(fv, name)(p[:, None], (p if itself else q)[None], **keywords)
+    assert np.isnan(wanted).any() == (policy == "propagate")
+    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_all_pairs_of_masked_rows(name):
+    p, keywords = _table(22, 5), {"mass": "normalize", **_parameters(name)}
+    masked = np.ma.array(p, mask=np.zeros(p.shape, bool))
+    np.testing.assert_array_equal(
+        fv.pairwise(masked, metric=name, **keywords), fv.pairwise(p, metric=name, **keywords)
+    )
+    masked.mask[2, 3] = masked.mask[4, 0] = True
+    wanted = getattr(fv, name)(masked[:, None], masked[None], **keywords)
+    np.testing.assert_allclose(fv.pairwise(masked, metric=name, **keywords), wanted, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"nan_policy": "propagate"}, {"nan_policy": "omit"}])
+def test_all_pairs_name_what_no_policy_allows(keywords):
+    p = spoiled(_table(23, 4), *([(2, 0)] if keywords else []))
+    p[2, 5] = -1.0
+    with says(ValueError, "P[2, 5] is -1.0"):
+        fv.pairwise(p, mass="normalize", **keywords)
+
+
+def test_all_pairs_of_half_precision_have_its_tolerance():
+    p = _table(24, 4, np.float16)
+    p = (p / p.sum(axis=1, keepdims=True, dtype=np.float32) * np.float32(1.0015)).astype(np.float16)
+    assert np.abs(p.astype(float).sum(axis=1) - 1.0).max() > 1e-3
+    np.testing.assert_allclose(fv.pairwise(p), fv.kl(p[:, None], p[None]), rtol=1e-6)
+    with says(ValueError, "P sums to", "within 2e-03"):
+        fv.pairwise(p * np.float16(1.01))

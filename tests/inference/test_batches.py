@@ -174,18 +174,45 @@ def test_more_dimensions_go_by_draws(family):
     batch = fv.fit_batch(model, (y,), family)
     assert batch.converged.all()
     for n in range(6):
-        one = fv.fit(model.with_data((y[n],)), family, rtol=1e-8)
-        assert abs(one.elbo.value - batch.elbo[n]) <= 4.0 * (one.elbo.error + batch.error[n]) + 1e-6
-        np.testing.assert_allclose(batch.mean[n], one.q.mean, atol=0.02)
+        one = fv.fit(model.with_data((y[n],)), family)
+        assert (one.elbo.value, one.elbo.error) == (batch.elbo[n], batch.error[n])
+        np.testing.assert_array_equal(batch.q(n).cov, one.q.cov)
     y[2, 1] = math.nan
     again = fv.fit_batch(model, (y,), family)
     assert np.flatnonzero(~again.converged).tolist() == [2]
     np.testing.assert_array_equal(np.delete(again.elbo, 2), np.delete(batch.elbo, 2))
 
 
+@numba.njit
+def two_modes(z, centre, weight):
+    """exp of it is a mixture of N(centre, I) and, with less weight, N(-centre, I), up to a constant."""
+    left, right = math.log(1.0 - weight), math.log(weight)
+    for i in range(z.size):
+        left -= 0.5 * (z[i] + centre[i]) ** 2
+        right -= 0.5 * (z[i] - centre[i]) ** 2
+    return np.logaddexp(left, right)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_the_best_of_several_optima(dim):
+    """Laplace's approximation from 0 leads to the mode near which the slope at 0 is larger."""
+    rng = np.random.default_rng((12, dim))
+    centres, weights = rng.standard_normal((6, dim)), rng.uniform(0.55, 0.95, 6)
+    centres *= np.array([[1.0, 2.0, 5.0, 6.0, 7.0, 8.0]]).T / np.linalg.norm(centres, axis=1)[:, None]
+    model = fv.Model(two_modes, dim, data=(centres[0], 0.5))
+    batch = fv.fit_batch(model, (centres, weights))
+    for n in range(6):
+        one = fv.fit(model.with_data((centres[n], weights[n])))
+        assert (one.elbo.value, one.converged) == (batch.elbo[n], batch.converged[n])
+        np.testing.assert_array_equal(one.q.mean, batch.mean[n])
+    far = np.linalg.norm(centres, axis=1) > 4.0
+    wanted = np.log(weights) + 0.5 * dim * math.log(2.0 * math.pi)
+    assert (abs(batch.elbo - wanted) < 0.02)[far].all()
+    assert batch.converged[far].all()
+
+
 @pytest.mark.parametrize("family", ["full", "diag", "isotropic", "mean"])
 def test_a_gaussian_to_start_from(family):
-    """In two dimensions the bits of single fits; by draws, which are others for one fit, the same answers."""
     rng = np.random.default_rng(9)
     for dim in (2, 3):
         y = rng.standard_normal((4, dim))
@@ -196,13 +223,9 @@ def test_a_gaussian_to_start_from(family):
         assert batch.converged.all()
         for n in range(4):
             one = fv.fit(model.with_data((y[n],)), family, start)
-            if dim == 2:
-                assert one.elbo.value == batch.elbo[n]
-                np.testing.assert_array_equal(batch.q(n).cov, one.q.cov)
-            else:
-                assert abs(one.elbo.value - batch.elbo[n]) <= 4.0 * (one.elbo.error + batch.error[n]) + 1e-6
-                np.testing.assert_allclose(batch.q(n).cov, one.q.cov, atol=0.03)
-            np.testing.assert_allclose(batch.mean[n], one.q.mean, atol=0.02 if dim > 2 else 0.0)
+            assert one.elbo.value == batch.elbo[n]
+            np.testing.assert_array_equal(batch.mean[n], one.q.mean)
+            np.testing.assert_array_equal(batch.q(n).cov, one.q.cov)
             if family == "mean":
                 np.testing.assert_allclose(batch.q(n).cov, start.cov, rtol=1e-12)
 

@@ -57,6 +57,46 @@ def test_jumps():
     assert not fit.converged
 
 
+def test_kinks_and_jumps_between_bounds():
+    """Truncated q, and the evidence, on (0, 1): closed forms."""
+    rng, wrong = np.random.default_rng(5), []
+    for _ in range(150):
+        slope, place, mu, sigma = (
+            *rng.uniform([0.2, 0.05], [5, 0.95]),
+            rng.uniform(-0.3, 1.3),
+            rng.uniform(0.07, 2),
+        )
+        model = fv.Model(kink, 1, (slope, place), support=("interval", 0.0, 1.0))
+        q = fv.TruncatedGaussian(mu, sigma, 0.0, 1.0)
+
+        def beyond(low, high, mu=mu, sigma=sigma, place=place):
+            """The integral of z - place under N(mu, sigma**2)."""
+            a, b = (low - mu) / sigma, (high - mu) / sigma
+            mass = 0.5 * (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2)))
+            bells = math.exp(-0.5 * a * a) - math.exp(-0.5 * b * b)
+            return (mu - place) * mass + sigma * bells / math.sqrt(2 * math.pi)
+
+        mass = 0.5 * (math.erf((1 - mu) / sigma / math.sqrt(2)) + math.erf(mu / sigma / math.sqrt(2)))
+        distance = (beyond(place, 1.0) - beyond(0.0, place)) / mass
+        jump = fv.Model(step, 1, (np.ones(1), place, slope), support=("interval", 0.0, 1.0))
+        above = 0.5 * (
+            math.erf((1 - mu) / sigma / math.sqrt(2)) - math.erf((place - mu) / sigma / math.sqrt(2))
+        )
+        for found, truth in (
+            (fv.elbo(model, q), q.entropy() - slope * distance),
+            (fv.elbo(jump, q), q.entropy() + slope * above / mass),
+            (
+                fv.log_evidence(model),
+                math.log((2 - math.exp(-slope * place) - math.exp(-slope * (1 - place))) / slope),
+            ),
+            (fv.log_evidence(jump), math.log(place + (1 - place) * math.exp(slope))),
+        ):
+            off = abs(found.value - truth)
+            if off > found.error + 1e-14:
+                wrong.append((slope, place, mu, sigma, off, found))
+    assert not wrong, wrong
+
+
 def test_oscillations():
     """E[sin(w z)] = sin(w m) exp(-w² s² / 2)."""
     rng, wrong = np.random.default_rng(5), []

@@ -50,7 +50,7 @@ def test_the_search_finds_the_kernels():
     assert {
         "kl",
         "_kl_careful",
-        "_kl_term_sums",
+        "_kl_part",
         "_kl_sums32",
         "js_term",
         "log_ratio",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import inlined, kernel, specialise
+import numpy as np
+
+from ..compiler import adder, inlined, kernel, specialise
 from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
@@ -125,8 +127,21 @@ def conclude(p, sums, theta, mass):
     return math.nan
 
 
+@adder
+def _differ(p, q):
+    """Whether the masses differ by more than what `normalise_quadratic` and `normalise_linear` take."""
+    a, b = 0.0, 0.0
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        a += x
+        b += y
+    return not abs(b - a) <= 2.0 * (LOSS32 if p.itemsize == 4 else LOSS64) * a
+
+
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `concluded`): the result of one pass; NaN if none."""
+    """Template (`chunk`, `normalise`, `any_masses`, `concluded`): the result of one pass; NaN if none."""
+    if not any_masses and mass == NORMALIZE and _differ(p[:CHUNK], q[:CHUNK]):  # noqa: F821
+        return math.nan
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
@@ -143,5 +158,10 @@ def quick(p, q, theta, mass):
 def assemble(name, chunk, normalise):
     """(`quick`, `conclude`) for a fast loop and a closed form."""
     concluded = specialise(conclude, f"_{name}_concluded", normalise=normalise)
-    bindings = {"chunk": chunk, "normalise": normalise, "concluded": concluded}
+    bindings = {
+        "chunk": chunk,
+        "normalise": normalise,
+        "any_masses": normalise not in (normalise_quadratic, normalise_linear),
+        "concluded": concluded,
+    }
     return specialise(quick, f"_{name}_quick", **bindings), concluded

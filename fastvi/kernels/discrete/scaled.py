@@ -157,7 +157,7 @@ def _settle_linear(sums, theta):
 
 
 def _scaled(p, q, masses, theta):
-    """Template (`all_sums`, `settle`, `alike`): the lifted sum; NaN where another way is needed."""
+    """Template (`all_sums`, `settle`, `alike`, `most`): the lifted sum; NaN where another way is needed."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
@@ -166,8 +166,8 @@ def _scaled(p, q, masses, theta):
         if i == 1:
             scales, least = corrected(p, q, scales), 0.0
         if scales.change == scales.change:
-            a, good = settle(all_sums(p, q, scales, theta, least, LIFT), theta)  # noqa: F821
-            if good and 0.0 < a < LIFT:
+            a, good = settle(all_sums(p, q, scales, theta, least, most), theta)  # noqa: F821
+            if good and 0.0 < a < most:  # noqa: F821
                 return a
     return math.nan
 
@@ -190,7 +190,12 @@ def assemble(name, row_term):
     """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum or NaN."""
     term, alike = summed(row_term)
     quick = _hellinger_term if row_term == "hellinger" else term
-    all_sums = make_sums(f"{name}_scaled", quick, entry)
     return specialise(
-        _scaled, f"_{name}_scaled", all_sums=all_sums, settle=make_settle(name, term), alike=alike
+        _scaled,
+        f"_{name}_scaled",
+        all_sums=make_sums(f"{name}_scaled", quick, entry),
+        settle=make_settle(name, term),
+        alike=alike,
+        # Sums of large powers need more digits: see `large_sums`.
+        most=LIFT if row_term == "alpha" else math.inf,
     )

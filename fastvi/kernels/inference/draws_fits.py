@@ -22,8 +22,7 @@ from ..densities.gaussians import LOG_2PI
 from ..families import operations
 from ..families.table import MEAN as MEAN
 from ..models import evaluation
-from ..models.evaluation import BLOCK, Panel, Problem, evaluate, fault
-from ..models.kinds import REAL
+from ..models.evaluation import BLOCK, Panel, Problem, evaluate, evaluate_or_zero, fault
 from ..numerics.matrices import copy_vector, half_log_det
 from ..optimizers.lbfgs import DECREASE, MEMORY, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
@@ -439,28 +438,13 @@ def average(log_joint, problem, draws, mean, factor, panel, values):
     return FINE, total / draws.shape[0]
 
 
-#: Largest latent coordinate whose exponential is a float, and that of minus it.
-_FARTHEST = 600.0
-
-
 @kernel
 def densities_or_zero(log_joint, problem, draws, mean, factor, panel, values):
-    """As `average`, but -inf where that is not finite; the status, FINE or RAISED.
-
-    Far out on an axis that is not real the density is zero: exponentials are no floats there, z stays where
-    it is, and the Jacobian does not.
-    """
+    """As `average`, but -inf where that is not finite, and no status."""
     diagonal = _is_diagonal(factor)
     for low in range(0, draws.shape[0], BLOCK):
         n = min(BLOCK, draws.shape[0] - low)
         _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.values)
-        status = evaluate(log_joint, problem, n, panel)
-        if status != FINE:
-            return status
+        evaluate_or_zero(log_joint, problem, n, panel)
         for s in range(n):
-            value = panel.log_joint[s] + panel.log_jacobian[s]
-            near = abs(value) < math.inf
-            for j in range(mean.size):
-                near = near and (problem.kinds[j] == REAL or abs(panel.latent[s, j]) <= _FARTHEST)
-            values[low + s] = value if near else -math.inf
-    return FINE
+            values[low + s] = panel.values[s]

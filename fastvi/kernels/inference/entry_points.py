@@ -14,16 +14,13 @@ import numpy as np
 from ..borrowing import borrow, named, packed
 from ..compiler import exported, inlined
 from ..densities import truncated
-from ..densities.gaussians import LOG_2PI
-from ..families import operations
 from ..models import evaluation, supports
 from ..models.evaluation import BLOCK, Panel, Problem
-from ..numerics.matrices import copy_matrix, copy_vector, half_log_det
-from ..statuses import CONVERGED, FINE, OVERFITTED, RAISED
-from . import concavity, draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
+from ..numerics.matrices import copy_vector
+from ..statuses import FINE, RAISED, ZERO
+from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
-from .reports import Report, no_fit, with_evaluations, write_report
 
 
 class Target(NamedTuple):
@@ -60,13 +57,6 @@ class LaplaceWorkspace(NamedTuple):
     laplace: laplace_.Workspace
 
 
-class DrawsWorkspace(NamedTuple):
-    """Scratch space for fits on fixed draws from Laplace's approximation."""
-
-    draws: draws_fits.Workspace
-    start: LaplaceWorkspace
-
-
 @inlined
 def _problem(target, n):
     """The problem of data set n."""
@@ -81,7 +71,10 @@ def fit_workspace(latent, dim):
 
 @exported
 def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space, results, low, high):
-    """Fits in up to two latent dimensions, from (means, chols) or from Laplace's approximation near there."""
+    """Fits in up to two latent dimensions, from (means, chols) or from Laplace's approximation near there.
+
+    The latter are UNCONFIRMED where they may not be the best.
+    """
     target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
     starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
     for n in range(low, high):
@@ -98,7 +91,7 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
             results.traces[n],
             results.reports[n],
         )
-        if status >= RAISED:
+        if RAISED <= status <= ZERO:
             copy_vector(space.lattice.panel.where, results.wheres[n])
 
 
@@ -164,102 +157,6 @@ def fit_draws(target, family, draws, coordinates, control, result, space):
         result,
         space,
     )
-
-
-@inlined
-def _checked(log_joint, problem, found, fresh, mean, factor, panel, values):
-    """The report of a fit on fixed draws, with the ELBO by a stochastic radial rule.
-
-    `fresh` (G, B, 2 D, D) are groups of blocks ± r q_k, q_k orthonormal and r² from χ²(D + 2).
-    """
-    total, square, groups, dim = 0.0, 0.0, fresh.shape[0], mean.size
-    value, error, status = found.elbo, math.inf, found.status
-    fault, centre = evaluation.density(log_joint, problem, mean, panel)
-    centre = centre if fault == FINE else 0.0
-    evaluations = found.evaluations + 1
-    for g in range(groups):
-        each, fault = 0.0, FINE
-        for b in range(fresh.shape[1]):
-            draws, r2 = fresh[g, b], 0.0
-            for i in range(dim):
-                r2 += draws[0, i] * draws[0, i]
-            fault, average = draws_fits.average(log_joint, problem, draws, mean, factor, panel, values)
-            evaluations += draws.shape[0]
-            if fault != FINE:
-                break
-            each += dim / r2 * (average - centre) / fresh.shape[1]
-        if fault != FINE:
-            status = fault
-            break
-        total += each / groups
-        square += each * each / groups
-    else:
-        value = centre + total + half_log_det(factor) + 0.5 * dim * (1.0 + LOG_2PI)
-        # As in `expectations.standard_error` of the API.
-        error = math.sqrt(max(square - total * total, 0.0) / (groups - 3)) + 1e-15 * abs(centre + total)
-        if status == CONVERGED and found.elbo - value > max(3.0 * error, draws_fits.OPTIMISM):
-            status = OVERFITTED
-    return Report(
-        elbo=value,
-        error=error,
-        gradient_norm=found.gradient_norm,
-        evaluations=evaluations,
-        status=status,
-        steps=found.steps,
-        parameter_error=found.parameter_error,
-        sides=found.sides,
-    )
-
-
-@exported
-def fit_draws_batch(target, family, from_laplace, noise, starts, control, space, results, low, high):
-    """Fits on fixed draws from `starts`, or from Laplace's approximation near there.
-
-    `noise` is (draws, fresh), see `_checked`: the ELBO is that over fresh draws.
-    """
-    target, space = named(Target, borrow(target)), named(DrawsWorkspace, borrow(space))
-    starts, results = named(Starts, borrow(starts)), named(Results, borrow(results))
-    control = named(draws_fits.Control, control)
-    draws, fresh = borrow(noise)
-    panel, dim = space.draws.panel, starts.means.shape[1]
-    base, scale, root, values = np.empty(dim), np.empty(dim), np.empty((dim, dim)), np.empty(2 * dim)
-    for n in range(low, high):
-        mean, factor, report = starts.means[n], starts.chols[n], results.reports[n]
-        problem = _problem(target, n)
-        copy_vector(mean, base)
-        copy_vector(starts.scales[n], scale)
-        used = 0
-        if from_laplace:
-            status, used = laplace_.laplace(
-                target.log_joint, problem, base, scale, root, panel, space.start.laplace
-            )
-            if status != FINE:
-                write_report(no_fit(math.nan, used, status), report)
-                copy_vector(panel.where, results.wheres[n])
-                continue
-        else:
-            copy_matrix(factor, root)
-        operations.start(family, scale)
-        for i in range(space.draws.point.size):
-            space.draws.point[i] = 0.0
-        found = draws_fits.maximise(
-            target.log_joint,
-            target.log_joint_grad,
-            problem,
-            family,
-            draws,
-            draws_fits.Coordinates(base, root, scale),
-            control,
-            draws_fits.Result(mean, factor, results.traces[n], report),
-            space.draws,
-        )
-        found = with_evaluations(found, used)
-        if found.status >= RAISED and found.steps == 0:
-            found = no_fit(math.nan, found.evaluations, found.status)
-        else:
-            found = _checked(target.log_joint, problem, found, fresh, mean, factor, panel, values)
-        if write_report(found, report) >= RAISED:
-            copy_vector(panel.where, results.wheres[n])
 
 
 @exported
@@ -383,34 +280,11 @@ def densities(target, points, space, values):
 
 @exported
 def densities_or_zero(target, points, space, values):
-    """As `densities`, but -inf where that is not finite; FINE or RAISED."""
+    """As `densities`, but -inf where that is not finite, and no status."""
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     zero, unit = np.zeros(points.shape[1]), np.eye(points.shape[1])
     problem = _problem(target, 0)
-    return draws_fits.densities_or_zero(target.log_joint, problem, points, zero, unit, space.panel, values)
-
-
-@exported
-def look(target, offsets, steps, mean, factor, space, values):
-    """(FINE or RAISED, and `concavity.shape_on_lines` of log joint + log-Jacobian at mean + factor offsets).
-
-    The offsets (N, R) are those of points at distances `steps` on lines.
-    """
-    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
-    problem = _problem(target, 0)
-    status = draws_fits.densities_or_zero(
-        target.log_joint, problem, offsets, mean, factor, space.panel, values
-    )
-    if status != FINE:
-        return status, False, False, 0.0
-    one_peak, concave, mass = concavity.shape_on_lines(values, steps, mean.size)
-    return status, one_peak, concave, mass
-
-
-@exported
-def shape_on_lines(values, steps, dim):
-    """`concavity.shape_on_lines`."""
-    return concavity.shape_on_lines(values, steps, dim)
+    draws_fits.densities_or_zero(target.log_joint, problem, points, zero, unit, space.panel, values)
 
 
 @exported

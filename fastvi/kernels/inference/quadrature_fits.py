@@ -39,12 +39,13 @@ from ..statuses import (
     STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
+    UNCONFIRMED,
     UNRESOLVED,
     ZERO,
 )
-from . import expectations, laplace
+from . import expectations, laplace, looks
 from .expectations import expect
-from .reports import Report, no_fit, with_evaluations, write_report
+from .reports import Report, no_fit, with_evaluations, with_status, write_report
 
 #: Lengths of steps in units of q's spread: one no longer than NEAR is the last on the coarse lattice, one no
 #: longer than LAST the last of all, after which the error is its square.
@@ -330,6 +331,9 @@ def start_and_fit_quadrature(
 ):
     """`fit_quadrature`, from Laplace's approximation near a point if `from_laplace`.
 
+    Such a fit is looked at: where the log density on lines through q is that of one peak, and concave or near
+    q, there is no better q.
+
     Parameters
     ----------
     from_laplace : bool
@@ -344,7 +348,7 @@ def start_and_fit_quadrature(
     Returns
     -------
     int
-        As `fit_quadrature`.
+        As `fit_quadrature`; or 15: converged, but another start may lead to a better q.
 
     Examples
     --------
@@ -362,8 +366,14 @@ def start_and_fit_quadrature(
         operations.start(family, start.scale)
         if operations.has_diagonal_factor(family):
             set_diagonal(start.scale, chol)
-    found = _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
-    return write_report(with_evaluations(found, n), report)
+    found = with_evaluations(_fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace), n)
+    if from_laplace and found.status == CONVERGED:
+        panel = space.lattice.panel
+        confirmed, seen = looks.confirms(log_joint, problem, mean, chol, found.elbo, panel)
+        found = with_evaluations(found, seen)
+        if not confirmed:
+            found = with_status(found, UNCONFIRMED)
+    return write_report(found, report)
 
 
 @inlined

@@ -56,6 +56,21 @@ def with_evaluations(report, more):
 
 
 @inlined
+def with_status(report, status):
+    """The same report with another status."""
+    return Report(
+        elbo=report.elbo,
+        error=report.error,
+        gradient_norm=report.gradient_norm,
+        evaluations=report.evaluations,
+        status=status,
+        steps=report.steps,
+        parameter_error=report.parameter_error,
+        sides=report.sides,
+    )
+
+
+@inlined
 def read_report(numbers):
     """The report with these numbers."""
     return Report(

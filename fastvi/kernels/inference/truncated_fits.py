@@ -18,6 +18,7 @@ from ..models.calling import tabulate
 from ..models.evaluation import BLOCK, status_of
 from ..numerics.matrices import copy_vector
 from ..statuses import CONVERGED, FINE, RAISED, STEPS_EXHAUSTED, STUCK, UNRESOLVED, ZERO
+from .expectations import SHIFT, lattice_error
 from .reports import Report, write_report
 
 #: Halvings of the quadrature's step, with the first lattice.
@@ -44,6 +45,7 @@ class Workspace(NamedTuple):
     values: Vector  #: (BLOCK,) the log joint
     sums: Vector  #: (9,) see `_add_level`
     trial: Vector  #: (9,)
+    shifted: Vector  #: (9,)
     where: Vector  #: (1,) a point where something was wrong
 
 
@@ -73,7 +75,13 @@ def workspace():
     >>> space = kernels.truncated.workspace()
     """
     return Workspace(
-        np.empty((BLOCK, 1)), np.empty(BLOCK), np.empty(BLOCK), np.empty(9), np.empty(9), np.empty(1)
+        np.empty((BLOCK, 1)),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(9),
+        np.empty(9),
+        np.empty(9),
+        np.empty(1),
     )
 
 
@@ -93,22 +101,23 @@ def _window(mu, sigma, low, high):
 
 
 @inlined
-def _add_level(log_joint, data, level, window, space, sums):
+def _add_level(log_joint, data, level, shift, window, space, sums):
     """Add the nodes of a level to the sums of w, w u .. w u**4, w f, w f u, w f u**2, w |f|; (status, nodes).
 
     u = (z - centre) / scale, and w is the density of q over its maximum. The sums of the levels before are
-    halved with the step.
+    halved with the step. With a `shift` all nodes of the levels up to this one are moved by this share of the
+    step, and the sums are theirs alone.
     """
     step = STEP * 0.5**level
     width = int(REACH / step + 1e-9)
     nodes, weights, values = space.nodes, space.weights, space.values
     mu, sigma, first, last, centre, scale, top = window
     for i in range(9):
-        sums[i] = 0.5 * sums[i] if level > 0 else 0.0
+        sums[i] = 0.5 * sums[i] if level > 0 and shift == 0.0 else 0.0
     count, used = 0, 0
     for k in range(-width, width + 1):
-        if level == 0 or k % 2 != 0:
-            z, w = tanh_sinh_node(k * step, first, last)
+        if level == 0 or k % 2 != 0 or shift != 0.0:
+            z, w = tanh_sinh_node((k + shift) * step, first, last)
             w *= step * math.exp(-0.5 * ((z - mu) / sigma) ** 2 - top)
             if w > LEAST_WEIGHT and first < z < last:
                 nodes[count, 0], weights[count] = z, w
@@ -151,19 +160,24 @@ def _elbo_of(sums, window):
 def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
     """(status, ELBO, its error, nodes) of N(mu, sigma**2) truncated to [low, high]; `sums` are written."""
     window = _window(mu, sigma, low, high)
-    value, change, nodes = math.nan, math.inf, 0
-    for level in range(LEVELS):
-        status, n = _add_level(log_joint, data, level, window, space, sums)
+    value, change, last, nodes, level, shift = math.nan, math.inf, math.inf, 0, 0, 0.0
+    while True:
+        found = sums if shift == 0.0 else space.shifted
+        status, n = _add_level(log_joint, data, level, shift, window, space, found)
         nodes += n
         if status != FINE:
             return status, (-math.inf if status == ZERO else math.nan), math.inf, nodes
-        new = _elbo_of(sums, window)
-        change = abs(new - value) if level > 0 else math.inf
-        value = new
-        if level > 1 and change <= rtol * (1.0 + abs(value)):
+        new = _elbo_of(found, window)
+        if shift != 0.0:
             break
+        last, change = change, (abs(new - value) if level > 0 else math.inf)
+        value = new
+        if level == LEVELS - 1 or (level > 1 and change <= rtol * (1.0 + abs(value))):
+            shift = SHIFT
+        else:
+            level += 1
     rounding = 4.4e-16 * (8.0 + sums[8] / sums[0])
-    return FINE, value, change + rounding, nodes
+    return FINE, value, lattice_error(change, last, abs(new - value)) + rounding, nodes
 
 
 @inlined

@@ -14,10 +14,14 @@ from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .calling import tabulate
+from .kinds import REAL
 from .supports import is_real, to_support
 
 #: Points that are evaluated together: a dozen arrays of so many fit in the first-level cache.
 BLOCK = 512
+
+#: Largest latent coordinate whose exponential is a float, and that of minus it.
+_FARTHEST = 600.0
 
 
 class Problem(NamedTuple):
@@ -67,6 +71,34 @@ def evaluate(log_joint, problem, count, panel):
         return FINE
     point_out(problem, failed - 1, panel)
     return RAISED
+
+
+@inlined
+def evaluate_or_zero(log_joint, problem, count, panel):
+    """Write log joint + log-Jacobian at the first points of a panel to its values, -inf where it has none.
+
+    It has none where the log joint raises or is not finite, and far out on an axis that is not real:
+    exponentials are no floats there, z stays where it is, and the Jacobian does not.
+    """
+    points, row = panel.latent, 0
+    if is_real(problem.kinds):
+        for n in range(count):
+            panel.log_jacobian[n] = 0.0
+    else:
+        to_support(problem.kinds, problem.bounds, panel.latent, count, panel.z, panel.log_jacobian)
+        points = panel.z
+    while row < count:
+        failed = tabulate(log_joint, problem.data, points[row:], count - row, panel.log_joint[row:])
+        if failed == 0:
+            break
+        row += failed
+        panel.log_joint[row - 1] = math.nan
+    for n in range(count):
+        value = panel.log_joint[n] + panel.log_jacobian[n]
+        near = abs(value) < math.inf
+        for j in range(problem.kinds.size):
+            near = near and (problem.kinds[j] == REAL or abs(panel.latent[n, j]) <= _FARTHEST)
+        panel.values[n] = value if near else -math.inf
 
 
 @kernel

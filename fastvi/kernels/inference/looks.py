@@ -1,0 +1,129 @@
+"""A look at the log density on lines through the mean of a fitted Gaussian q: may another q be better?
+
+Newton's method from Laplace's approximation finds the maximum of the ELBO of a log-concave posterior, which
+has no other. So q is the best of its family where the log density on the lines is that of one peak, and
+concave, or q near to it by a rough integral.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import inlined, kernel
+from ..models.evaluation import evaluate_or_zero
+from ..numerics.matrices import half_log_det
+
+#: Distances on the lines, in q's deviations.
+_DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0)
+STEPS = np.array([-d for d in reversed(_DISTANCES)] + [0.0, *_DISTANCES])
+COUNT = STEPS.size
+_INVERSE = 1.0 / np.diff(STEPS)
+
+#: Lines through q in the plane, at equal angles.
+LINES = 8
+_ANGLES = np.arange(LINES) * (math.pi / LINES)
+DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
+#: KL(q || p), from a rough estimate of the evidence, below which q is taken for the best of its family.
+CLOSE = 0.5
+
+#: Log densities so much below the largest do not count: what is there is not seen by q, nor by another.
+_DEEP = 25.0
+
+#: Slopes that rise by less than this share of their size are rounded.
+_ROUNDING = 1e-6
+
+
+@kernel
+def _is_concave(line, top):
+    """Whether the values are those of a concave function, where they count."""
+    before = (line[1] - line[0]) * _INVERSE[0]
+    for i in range(1, COUNT - 1):
+        after = (line[i + 1] - line[i]) * _INVERSE[i]
+        if after - before > _ROUNDING * (abs(after) + abs(before) + 1.0) and line[i] > top - _DEEP:
+            return False
+        before = after
+    return True
+
+
+@kernel
+def _has_one_peak(line):
+    """Whether the values rise up to the largest, and fall from there."""
+    peak = 0
+    for i in range(COUNT):
+        peak = i if line[i] > line[peak] else peak
+    for first, step in ((0, 1), (COUNT - 1, -1)):
+        highest = -math.inf
+        for i in range(first, peak, step):
+            if line[i] < highest - _ROUNDING * (1.0 + abs(highest)):
+                return False
+            highest = max(highest, line[i])
+    return True
+
+
+@kernel
+def _integral(line, top, dim):
+    """The integral of exp(line - top), times the distance in the plane, by logarithmic interpolation."""
+    total = 0.0
+    for i in range(1, COUNT):
+        a, b = line[i - 1] - top, line[i] - top
+        mean = math.exp(a)
+        if a == -math.inf or b == -math.inf:
+            mean = 0.0
+        elif abs(b - a) > 1e-3:
+            mean = (math.exp(b) - math.exp(a)) / (b - a)
+        weight = 1.0 if dim == 1 else 0.5 * (abs(STEPS[i - 1]) + abs(STEPS[i]))
+        total += weight * mean * (STEPS[i] - STEPS[i - 1])
+    return total
+
+
+@kernel
+def log_mass(values, top, dim):
+    """The logarithm of the integral of the density in units of the distances, to some per cent.
+
+    The values are those on each line, one line after another.
+    """
+    total, lines = 0.0, values.size // COUNT
+    for k in range(lines):
+        total += _integral(values[k * COUNT : (k + 1) * COUNT], top, dim)
+    if dim == 2:
+        total *= math.pi / lines
+    return top + math.log(total) if total > 0.0 else -math.inf
+
+
+@kernel
+def _place(mean, chol, points):
+    """Write the points on the lines through N(mean, chol chol')."""
+    for line in range(points.shape[0] // COUNT):
+        for i in range(mean.size):
+            along = 0.0
+            for j in range(i + 1):
+                along += DIRECTIONS[line, j] * chol[i, j]
+            for n in range(COUNT):
+                points[line * COUNT + n, i] = mean[i] + STEPS[n] * along
+
+
+@kernel
+def _shows_the_best(values, chol, elbo):
+    """Whether the log densities on the lines show that q, with this ELBO, is the best of its family."""
+    top, concave = -math.inf, True
+    for n in range(values.size):
+        top = max(top, values[n])
+    for low in range(0, values.size, COUNT):
+        line = values[low : low + COUNT]
+        if not _has_one_peak(line):
+            return False
+        concave = concave and _is_concave(line, top)
+    dim = chol.shape[0]
+    return concave or log_mass(values, top, dim) + half_log_det(chol) - elbo < CLOSE
+
+
+@inlined
+def confirms(log_joint, problem, mean, chol, elbo, panel):
+    """(Whether a look at q = N(mean, chol chol') shows no better one, the points it took), in one panel."""
+    count = COUNT if mean.size == 1 else LINES * COUNT
+    _place(mean, chol, panel.latent[:count])
+    evaluate_or_zero(log_joint, problem, count, panel)
+    return _shows_the_best(panel.values[:count], chol, elbo), count
