@@ -17,7 +17,7 @@ DRAWS = {
     "Truncated": lambda rng: fv.TruncatedGaussian(0, 1, 0).sample(3, rng),
     "fit_mixture": lambda rng: (
         fv.fit_mixture(
-            np.arange(40.0) ** 1.5, 3, restarts=2, max_iterations=1, rng=rng
+            np.random.default_rng(0).normal(size=(60, 2)), 4, restarts=4, max_iterations=1, rng=rng
         ).restart_log_likelihoods
     ),
 }
