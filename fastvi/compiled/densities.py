@@ -49,9 +49,9 @@ def _of_one(name: str) -> Any:
     def typed(x, a):
         run, prepare = _chosen(name, x, a)
         if prepare is not None:
-            return lambda x, a: run(x, prepare(float(a)))
+            return lambda x, a: run(x, prepare(1.0 * a))
         if _is_number(x) and _is_number(a):
-            return lambda x, a: run(float(x), float(a))
+            return lambda x, a: run(1.0 * x, 1.0 * a)
         return lambda x, a: run(x, a)
 
     return typed
@@ -61,9 +61,9 @@ def _of_two(name: str) -> Any:
     def typed(x, a, b):
         run, prepare = _chosen(name, x, a, b)
         if prepare is not None:
-            return lambda x, a, b: run(x, prepare(float(a), float(b)))
+            return lambda x, a, b: run(x, prepare(1.0 * a, 1.0 * b))
         if all(map(_is_number, (x, a, b))):
-            return lambda x, a, b: run(float(x), float(a), float(b))
+            return lambda x, a, b: run(1.0 * x, 1.0 * a, 1.0 * b)
         return lambda x, a, b: run(x, a, b)
 
     return typed
@@ -73,9 +73,9 @@ def _of_three(name: str) -> Any:
     def typed(x, a, b, c):
         run, prepare = _chosen(name, x, a, b, c)
         if prepare is not None:
-            return lambda x, a, b, c: run(x, prepare(float(a), float(b), float(c)))
+            return lambda x, a, b, c: run(x, prepare(1.0 * a, 1.0 * b, 1.0 * c))
         if all(map(_is_number, (x, a, b, c))):
-            return lambda x, a, b, c: run(float(x), float(a), float(b), float(c))
+            return lambda x, a, b, c: run(1.0 * x, 1.0 * a, 1.0 * b, 1.0 * c)
         return lambda x, a, b, c: run(x, a, b, c)
 
     return typed
@@ -117,7 +117,7 @@ def _lkj_corr_cholesky(factor, eta):
     if not (_is_array(factor, 2) and _is_number(eta)):
         raise _refused("lkj_corr_cholesky", "an array (K, K) and a number", factor, eta)
     run = kernels.densities.log_densities.lkj_corr_cholesky
-    return lambda factor, eta: run(factor, float(eta))
+    return lambda factor, eta: run(factor, 1.0 * eta)
 
 
 @overloaded(api.categorical_logit)
@@ -129,7 +129,7 @@ def _categorical_logit(y, beta):
         return lambda y, beta: run(y, beta)
     one = kernels.densities.log_densities.categorical_logit_1
     normaliser = kernels.densities.log_densities.log_sum_exp
-    return lambda y, beta: one(float(y), beta, normaliser(beta))
+    return lambda y, beta: one(1.0 * y, beta, normaliser(beta))
 
 
 @overloaded(api.log_sum_exp)
@@ -140,7 +140,7 @@ def _log_sum_exp(x, y=None):
     if not (_is_number(x) and _is_number(y)):
         raise _refused("log_sum_exp", "a 1-D array or two numbers", x, y)
     two = kernels.densities.log_densities.log_sum_exp_2
-    return lambda x, y=None: two(float(x), float(y))
+    return lambda x, y=None: two(1.0 * x, 1.0 * y)
 
 
 @overloaded(api.log_mix)
@@ -151,7 +151,7 @@ def _log_mix(theta, x, y=None):
     if not all(map(_is_number, (theta, x, y))):
         raise _refused("log_mix", "two 1-D arrays or three numbers", theta, x, y)
     two = kernels.densities.log_densities.log_mix_2
-    return lambda theta, x, y=None: two(float(theta), float(x), float(y))
+    return lambda theta, x, y=None: two(1.0 * theta, 1.0 * x, 1.0 * y)
 
 
 @overloaded(api.cholesky)

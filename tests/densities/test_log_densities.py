@@ -370,3 +370,20 @@ def test_compiled_code_takes_numbers_and_arrays():
     assert function(np.zeros(6)[::2], 0.0) == 3 * function(0.0, 0.0)
     with says(numba.TypingError, "fastvi.densities.normal in compiled code takes numbers and 1-D arrays"):
         function(np.zeros((2, 2)), 0.0)
+
+
+@numba.njit
+def _of_booleans(counts, number, numbers):
+    over = 0.0
+    for n in counts:
+        over += fv.densities.bernoulli_logit(n > 2.0, number)
+    high = counts > 2.0
+    return over, fv.densities.bernoulli_logit(high, number), fv.densities.bernoulli_logit(high, numbers)
+
+
+def test_booleans_in_compiled_code():
+    counts, numbers = np.array([1.0, 3.0, 5.0]), np.array([0.1, 0.2, 0.3])
+    one, two, three = _of_booleans(counts, 0.3, numbers)
+    assert one == pytest.approx(fv.densities.bernoulli_logit(counts > 2, 0.3), rel=1e-14)
+    assert two == one
+    assert three == fv.densities.bernoulli_logit(counts > 2, numbers)

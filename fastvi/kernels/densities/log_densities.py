@@ -416,15 +416,15 @@ def neg_binomial_2_log(n, prepared):
 
 
 def at(x, i):
-    """Entry i of an array, or the number itself, as a float."""
-    return float(x[i]) if isinstance(x, np.ndarray) else float(x)
+    """Entry i of an array, or the number itself, as a float; numba has no float of a boolean."""
+    return 1.0 * x[i] if isinstance(x, np.ndarray) else 1.0 * x
 
 
 @overloaded(at)
 def _overload_at(x, i):
     if isinstance(x, types.Array):
-        return lambda x, i: float(x[i])
-    return lambda x, i: float(x)
+        return lambda x, i: 1.0 * x[i]
+    return lambda x, i: 1.0 * x
 
 
 def length(x):
@@ -467,7 +467,7 @@ def _sum_over_x(x, prepared):
     for low in range(0, x.size, _BLOCK):
         part, left = 0.0, x.size - low
         for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
-            part += term(float(x[i]), prepared)  # noqa: F821
+            part += term(1.0 * x[i], prepared)  # noqa: F821
         total += part
     return total
 
@@ -734,7 +734,7 @@ def categorical_logit(y, beta):
         return math.nan
     normaliser, total = log_sum_exp(beta), 0.0
     for n in range(y.size):
-        total += categorical_logit_1(float(y[n]), beta, normaliser)
+        total += categorical_logit_1(1.0 * y[n], beta, normaliser)
     return total
 
 
