@@ -10,6 +10,7 @@ _gc.disable()
 
 from . import compiled as _compiled  # noqa: F401  (makes fastvi work in compiled code)
 from . import densities as densities
+from .common.threads import set_num_threads
 from .discrete import (
     alpha_divergence,
     bhattacharyya,
@@ -156,5 +157,6 @@ __all__ = [
     "reduce_mixture",
     "renyi",
     "renyi_entropy",
+    "set_num_threads",
     "total_variation",
 ]

@@ -22,6 +22,7 @@ def info() -> str:
     import numba
 
     from . import __version__, kernels
+    from .common import threads
 
     features = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
     if features is None:
@@ -41,7 +42,7 @@ def info() -> str:
         "llvmlite": version("llvmlite"),
         "numpy": version("numpy"),
         "scipy": version("scipy"),
-        "threads": f"{numba.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",  # type: ignore[attr-defined]
+        "threads": f"{threads.allowed()} of {numba.config.NUMBA_NUM_THREADS}",  # type: ignore[attr-defined]
         "cpu": f"{cpu}, SIMD registers of {width} bits in use ({width // 64} float64, {width // 32} float32)",
         "kernels": compiled,
         "compile cache": cache.cache_path if cache else "none (NUMBA_DISABLE_JIT is set)",

@@ -19,6 +19,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.np.ufunc import parallel
+
+from .validation import integer
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -30,16 +33,77 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
+def _numba_has_begun() -> bool:
+    """Whether numba's pool is there, which alone knows what `numba.set_num_threads` was called with."""
+    return bool(getattr(parallel, "_is_initialized", True))
+
+
+def _most() -> int:
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+#: What `set_num_threads` was called with.
+_limit: int | None = None
+
+
+@functools.cache
+def _limit_of_environment() -> int:
+    text = os.environ.get("FASTVI_NUM_THREADS", "")
+    if not text:
+        return _most()
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"FASTVI_NUM_THREADS must be an integer >= 1, not {text!r}")
+    return int(text)
+
+
+def set_num_threads(n: int | None) -> None:
+    """Let fastvi use at most so many threads, in all threads of this process.
+
+    Results do not depend on it, to the last bit. Threads are used for long arrays, many rows, batches of fits
+    and mixtures of many points. `numba.set_num_threads` is respected as well, and the smaller number holds.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1. None, as at the start: what the environment variable FASTVI_NUM_THREADS says, or all that
+        numba counts (NUMBA_NUM_THREADS).
+
+    Raises
+    ------
+    ValueError
+        A number below 1, or above what numba counts.
+    TypeError
+        No integer.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> fv.set_num_threads(1)
+    >>> fv.set_num_threads(None)
+    """
+    global _limit
+    if n is not None:
+        n = integer("n", n, 1)
+        if n > _most():
+            raise ValueError(f"n must be at most {_most()}, the number of threads that numba counts, not {n}")
+    _limit = n
+
+
+def allowed() -> int:
+    """The number of threads to work on.
+
+    `numba.get_num_threads` would start numba's pool, which is not used here. Once that is there, numba
+    compiles no more if NUMBA_NUM_THREADS changes, which Dask does.
+    """
+    limit = _limit_of_environment() if _limit is None else _limit
+    return min(limit, numba.get_num_threads() if _numba_has_begun() else _most())
+
+
 def _get_pool() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            workers = max(
-                1,
-                int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-                - 1,
-            )
-            _pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvi")
+            _pool = ThreadPoolExecutor(max(1, _most() - 1), thread_name_prefix="fastvi")
         return _pool
 
 
@@ -111,10 +175,12 @@ def patiently(task: Callable[[], _R]) -> _R:
     global _helper
     if threading.current_thread() is not threading.main_thread() or (_helper and _helper.busy):
         return task()
-    count, context = numba.get_num_threads(), contextvars.copy_context()
+    # Of another thread, the number is the largest.
+    count, context = numba.get_num_threads() if _numba_has_begun() else 0, contextvars.copy_context()
 
     def with_settings() -> _R:
-        numba.set_num_threads(count)
+        if count:
+            numba.set_num_threads(count)
         return context.run(task)
 
     try:
@@ -182,12 +248,12 @@ def run_interruptibly(
 
 
 def run(task: Callable[[int], None], pieces: int) -> None:
-    """Call ``task(i)`` for each i below `pieces`, on up to `numba.get_num_threads()` threads.
+    """Call ``task(i)`` for each i below `pieces`, on up to as many threads as are `allowed`.
 
     The calling thread takes pieces too, so all get done even without other threads: where the pool is busy
     with other callers, or the interpreter is shutting down.
     """
-    workers = min(pieces, numba.get_num_threads()) if pieces > 1 else 1
+    workers = min(pieces, allowed()) if pieces > 1 else 1
     counter, over = itertools.count(), threading.Event()
 
     def work() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -39,7 +38,7 @@ def blocks(rows: int, width: int) -> tuple[int, int]:
 
 def _in_chunks(kernel: Any) -> bool:
     """Whether `_long` can spread an array over threads."""
-    return kernel.partial is not None and numba.get_num_threads() > 1
+    return kernel.partial is not None and threads.allowed() > 1
 
 
 def _long(kernel: Any, p: NDArray[Any], q: NDArray[Any], theta: tuple[float, float], code: int) -> float:

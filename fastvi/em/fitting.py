@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, overload
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -484,14 +483,14 @@ def _from_seeds(
         del owner
 
     worthwhile = restarts * components * size * dim * _USUAL_ITERATIONS >= threads.WORTHWHILE
-    together = (numba.get_num_threads() if progress else restarts) if worthwhile else 1
+    together = (threads.allowed() if progress else restarts) if worthwhile else 1
     for first in bar(range(0, restarts, together), progress, "fit_mixture", "batch"):
 
         def climb_from(i: int, first: int = first) -> None:
             climb(first + i)
 
         pieces = min(together, restarts - first)
-        _run(climb_from, pieces, components, problem, numba.get_num_threads() if worthwhile else 1)
+        _run(climb_from, pieces, components, problem, threads.allowed() if worthwhile else 1)
     return runs
 
 

@@ -10,6 +10,7 @@ import pytest
 import fastvi as fv
 from fastvi.common import threads
 from helpers.divergence_rows import PAIRED, parameters
+from helpers.messages import says
 from helpers.programs import finish, run_program, start_program
 
 paired = pytest.mark.parametrize(
@@ -179,6 +180,37 @@ def test_a_forked_child_has_threads_of_its_own():
 def test_fork_while_another_thread_computes():
     """The child may be born while the pool's lock is held, and must not wait for it."""
     assert "ten children" in run_program("fork_while_computing")
+
+
+def test_set_num_threads():
+    most, caller = numba.config.NUMBA_NUM_THREADS, threading.get_ident()
+    try:
+        fv.set_num_threads(1)
+        found = set()
+        threads.run(lambda i: found.add(threading.get_ident()), 50)
+        assert (threads.allowed(), found) == (1, {caller})
+        fv.set_num_threads(np.int64(most))
+        assert threads.allowed() == min(most, numba.get_num_threads())
+        with says(ValueError, f"n must be at most {most}"):
+            fv.set_num_threads(most + 1)
+        with says(ValueError, "n must be at least 1"):
+            fv.set_num_threads(0)
+        with says(TypeError, "n must be an integer"):
+            fv.set_num_threads(1.5)
+    finally:
+        fv.set_num_threads(None)
+
+
+def test_the_environment_limits_threads():
+    assert run_program("allowed_threads", FASTVI_NUM_THREADS=1) == "1\n"
+    assert "FASTVI_NUM_THREADS must be an integer >= 1, not 'two'" in run_program(
+        "allowed_threads", FASTVI_NUM_THREADS="two"
+    )
+
+
+def test_the_pool_of_numba_is_not_started():
+    """Once it is there, numba compiles no more if NUMBA_NUM_THREADS changes, which Dask does."""
+    assert run_program("numba_pool") == "not started\n"
 
 
 @pytest.mark.parametrize("threaded_before", [True, False])
