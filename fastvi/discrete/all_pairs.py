@@ -494,7 +494,8 @@ def pairwise(
         def each(p: Any, q: Any) -> Any:
             return divergence(row.name, theta, p, q, -1, None, base, mass, False, False, nan_policy)
 
-        return pairs_around(whole, each, P, Q, code, nan_policy == "propagate")
+        empty = nan_policy == "propagate" and code == NORMALIZE
+        return pairs_around(whole, each, P, Q, code, empty)
 
     p = _rows("P", P)
     q = p if Q is None else _rows("Q", Q)

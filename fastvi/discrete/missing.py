@@ -85,7 +85,7 @@ def _whole(name: str, table: NDArray[Any], code: int, empty: bool) -> tuple[NDAr
     """A copy with all mass in the first entry of rows that are not whole, and which these are."""
     absent = np.ma.getmaskarray(table) | np.isnan(np.ma.getdata(table))
     rows = np.where(absent, 0.0, np.ma.getdata(table))
-    part = np.flatnonzero(absent.any(axis=1) | ((code == NORMALIZE) & ~rows.any(axis=1)))
+    part = np.flatnonzero(absent.any(axis=1) | (empty & ~rows.any(axis=1)))
     for k in part:
         if not ((rows[k] >= 0.0) & (rows[k] < math.inf)).all():
             explain([(name, rows[k], (int(k),))], -1, code, False)

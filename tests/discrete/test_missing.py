@@ -349,6 +349,16 @@ def test_all_pairs_name_what_no_policy_allows(keywords):
         fv.pairwise(p, mass="normalize", **keywords)
 
 
+def test_all_pairs_name_a_row_with_nothing_to_normalise():
+    p = random(25, 4, 7)[0]
+    p[2] = 0.0
+    for keywords in ({}, {"nan_policy": "omit"}):
+        with says(ValueError, "P sums to 0", "(2,)"):
+            fv.pairwise(p, mass="normalize", **keywords)
+    with says(ValueError, "P sums to 0", "(2,)"):
+        fv.pairwise(p, nan_policy="propagate")
+
+
 def test_all_pairs_of_half_precision_have_its_tolerance():
     p = _table(24, 4, np.float16)
     p = (p / p.sum(axis=1, keepdims=True, dtype=np.float32) * np.float32(1.0015)).astype(np.float16)
