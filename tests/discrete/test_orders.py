@@ -3,6 +3,7 @@
 import math
 import sys
 
+import mpmath as mp
 import numba
 import numpy as np
 import pytest
@@ -119,3 +120,18 @@ def test_small_orders_of_an_alpha_divergence(alpha, log):
         arguments = (np.log(p), np.log(q)) if log else (p, q)
     value = fv.alpha_divergence(*arguments, alpha, log=log)
     assert value == pytest.approx(float(expected), rel=1e-13)
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("chi2", None), ("renyi", 2.0), ("renyi", 0.01), ("renyi", 1.5)])
+def test_entries_that_underflow_may_be_most_of_a_sum(name, alpha):
+    p = np.array([0.0, -12.9, -183.2, -341.6, -400.0, -500.0, -600.0, -700.0, -908.47])
+    q = np.array([0.0, -3.7, -7.3, -89.5, -200.0, -300.0, -400.0, -500.0, -2890.3])
+    with mp.workdps(60):
+        x, y = ([mp.exp(mp.mpf(float(u))) for u in logs] for logs in (p, q))
+        x, y = ([u / mp.fsum(s) for u in s] for s in (x, y))
+        a = mp.mpf(2.0 if alpha is None else alpha)
+        power = mp.fsum(u**a * v ** (1 - a) for u, v in zip(x, y, strict=True))
+        wanted = float(power - 1 if name == "chi2" else mp.log(power) / (a - 1))
+    keywords = {} if alpha is None else {"alpha": alpha}
+    found = getattr(fv, name)(p, q, log=True, mass="normalize", **keywords)
+    assert found == pytest.approx(wanted, rel=1e-13)

@@ -248,8 +248,21 @@ def _exponentials(p, top, factor, out):
         out[i] = decay(s) * ((1.0 + lost) * factor) if s > -700.0 else 0.0
 
 
+@kernel
+def _underflow(p, top):
+    """The number of entries that `_exponentials` makes 0, though they are not."""
+    count = 0
+    for i in range(p.size):
+        s = np.float64(p[i]) - top
+        count += (s <= -700.0) & (s > -math.inf)
+    return count
+
+
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`): the divergence; NaN where the fast loop has none."""
+    """Template (`chunk`, `normalise`, `any_masses`, `powers`): the divergence; NaN where there is none.
+
+    With `powers`, entries that underflow may be most of the sum.
+    """
     if mass == ANY:
         return math.nan
     top_p, sum_p = (_top(p), 1.0) if any_masses else log_mass(p)  # noqa: F821
@@ -262,6 +275,8 @@ def quick(p, q, theta, mass):
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        if powers and _underflow(u, top_p) + _underflow(v, top_q) > 0:  # noqa: F821
+            return math.nan
         _exponentials(u, top_p, factor_p, x)
         _exponentials(v, top_q, factor_q, y)
         sums = chunk(x[: u.size], y[: u.size], theta)  # noqa: F821
@@ -437,6 +452,7 @@ def assemble(name, row, normalise, chunk, **ends):
             chunk=chunk,
             normalise=normalise,
             any_masses=row.normalise != "linear",
+            powers=row.normalise in ("chi2", "alpha"),
         )
     return specialise(
         _log_divergence, f"log_{name}", exported, in_one_pass=in_one_pass, log_sums=all_sums, **ends

@@ -241,7 +241,12 @@ _scaled_alpha = scaled.assemble("renyi", "alpha")
 _scaled_hellinger = scaled.assemble("bhattacharyya", "hellinger")
 _quick_renyi = closed_forms.assemble("renyi", alpha_chunk, _normalise_renyi)[0]
 _quick_log_renyi = specialise(
-    logarithmic.quick, "_log_renyi_quick", chunk=alpha_chunk, normalise=_normalise_renyi, any_masses=True
+    logarithmic.quick,
+    "_log_renyi_quick",
+    chunk=alpha_chunk,
+    normalise=_normalise_renyi,
+    any_masses=True,
+    powers=True,
 )
 
 
@@ -365,6 +370,7 @@ _quick_log_overlap = specialise(
     chunk=overlap_chunk,
     normalise=_normalise_overlap,
     any_masses=True,
+    powers=True,
 )
 
 
