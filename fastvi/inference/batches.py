@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def fit_batch(
 
     Notes
     -----
-    The fits run on as many threads as `numba.set_num_threads` says, with the same bits for any number. The
+    The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
     time in Python unless a better start has to be looked for.
 
@@ -194,7 +194,7 @@ def fit_batch(
         raise ValueError(f"fit_batch works in up to {DRAWS_DIM} latent dimensions, the model has {r}")
     starts = _starts(name, mean, factor, count)
     results = np.empty((count, 0)), np.zeros((count, 8)), np.zeros((count, model.dim))
-    run = _runner(model, name, start, tables, starts, wanted, max_steps, results)
+    run = _runner(_Work(model, start, tables, starts, results), name, wanted, max_steps)
     size = _PIECE if r <= QUADRATURE_DIM else 1
     pieces = -(-count // size)
 
@@ -243,30 +243,28 @@ def _columns(rows: Array) -> Any:
     return kernels.inference.reports.Report(*rows.T)
 
 
-def _runner(
-    model: Model,
-    family: str,
-    start: Any,
-    tables: Table,
-    starts: tuple[Array, Array, Array],
-    rtol: float,
-    max_steps: int,
-    results: tuple[Array, Array, Array],
-) -> Any:
+class _Work(NamedTuple):
+    """The fits of a batch, each in its row of the arrays."""
+
+    model: Model
+    start: Any  #: as the caller gave it
+    tables: Table
+    starts: tuple[Array, Array, Array]  #: see `_starts`; of the q found, afterwards
+    results: tuple[Array, Array, Array]  #: traces, reports, points where something was wrong
+
+
+def _runner(work: _Work, family: str, rtol: float, max_steps: int) -> Any:
     """A function of (low, high) that makes the fits low to high - 1 on the calling thread."""
+    model, _, tables, starts, results = work
     fits = _fit_by_draws if model.latent_dim > QUADRATURE_DIM else _fit_by_quadrature
-
-    def run(low: int, high: int, family: str = family, rtol: float = rtol) -> None:
-        fits(model, family, start, tables, starts, (rtol, max_steps), results, low, high)
-
     if family != "truncated":
-        return run
+        return lambda low, high: fits(work, family, (rtol, max_steps), low, high)
     ends, target = model._support.interval, target_of(model, tables)
     (means, _, chols), (_, rows, _) = starts, results
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        run(low, high, "full", _START_RTOL)
+        fits(work, "full", (_START_RTOL, max_steps), low, high)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):
@@ -285,18 +283,9 @@ def _runner(
     return truncated
 
 
-def _fit_by_quadrature(
-    model: Model,
-    family: str,
-    start: Any,
-    tables: Table,
-    starts: tuple[Array, Array, Array],
-    limits: tuple[float, int],
-    results: tuple[Array, Array, Array],
-    low: int,
-    high: int,
-) -> None:
+def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low: int, high: int) -> None:
     """Fits in up to two latent dimensions, and better ones where the kernel does not confirm them."""
+    model, start, tables, starts, results = work
     target, space = target_of(model, tables), workspace("fit", model.latent_dim, model.dim)
     (means, _, chols), (_, rows, wheres) = starts, results
     point, factor = start_of(model, start)
@@ -313,19 +302,9 @@ def _fit_by_quadrature(
         means[n], chols[n], rows[n], wheres[n] = found.mean, found.factor, found.report, found.where
 
 
-def _fit_by_draws(
-    model: Model,
-    family: str,
-    start: Any,
-    tables: Table,
-    starts: tuple[Array, Array, Array],
-    limits: tuple[float, int],
-    results: tuple[Array, Array, Array],
-    low: int,
-    high: int,
-) -> None:
+def _fit_by_draws(work: _Work, family: str, limits: tuple[float, int], low: int, high: int) -> None:
     """Fits on draws, as those of `fit`."""
-    (means, _, chols), (_, rows, wheres) = starts, results
+    model, start, tables, (means, _, chols), (_, rows, wheres) = work
     for n in range(low, high):
         try:
             found = draws_fit(model._with_table(tables[n]), family, start, *limits)

@@ -45,7 +45,7 @@ from ..statuses import (
 )
 from . import expectations, laplace, looks
 from .expectations import expect
-from .reports import Report, no_fit, with_evaluations, with_status, write_report
+from .reports import Report, amended, no_fit, write_report
 
 #: Lengths of steps in units of q's spread: one no longer than NEAR is the last on the coarse lattice, one no
 #: longer than LAST the last of all, after which the error is its square.
@@ -366,14 +366,15 @@ def start_and_fit_quadrature(
         operations.start(family, start.scale)
         if operations.has_diagonal_factor(family):
             set_diagonal(start.scale, chol)
-    found = with_evaluations(_fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace), n)
-    if from_laplace and found.status == CONVERGED:
+    found = _fit(log_joint, problem, family, mean, chol, rtol, most_steps, space, trace)
+    status = found.status
+    if from_laplace and status == CONVERGED:
         panel = space.lattice.panel
         confirmed, seen = looks.confirms(log_joint, problem, mean, chol, found.elbo, panel)
-        found = with_evaluations(found, seen)
+        n += seen
         if not confirmed:
-            found = with_status(found, UNCONFIRMED)
-    return write_report(found, report)
+            status = UNCONFIRMED
+    return write_report(amended(found, n, status), report)
 
 
 @inlined

@@ -41,28 +41,13 @@ def no_fit(elbo, evaluations, status):
 
 
 @inlined
-def with_evaluations(report, more):
-    """The same report with more evaluations."""
+def amended(report, more, status):
+    """The same report with more evaluations and another status."""
     return Report(
         elbo=report.elbo,
         error=report.error,
         gradient_norm=report.gradient_norm,
         evaluations=report.evaluations + more,
-        status=report.status,
-        steps=report.steps,
-        parameter_error=report.parameter_error,
-        sides=report.sides,
-    )
-
-
-@inlined
-def with_status(report, status):
-    """The same report with another status."""
-    return Report(
-        elbo=report.elbo,
-        error=report.error,
-        gradient_norm=report.gradient_norm,
-        evaluations=report.evaluations,
         status=status,
         steps=report.steps,
         parameter_error=report.parameter_error,
