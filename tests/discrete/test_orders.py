@@ -135,3 +135,21 @@ def test_entries_that_underflow_may_be_most_of_a_sum(name, alpha):
     keywords = {} if alpha is None else {"alpha": alpha}
     found = getattr(fv, name)(p, q, log=True, mass="normalize", **keywords)
     assert found == pytest.approx(wanted, rel=1e-13)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("ratio", [1.0, 1e-23, 1e30])
+@pytest.mark.parametrize("alpha", [-5.0, 12.2, -40.0, 85.0, 3e3])
+def test_an_order_does_not_multiply_what_sums_of_equal_entries_lose(alpha, ratio, log):
+    spread = min(1.0, 20.0 / abs(alpha))
+    p = np.exp(spread * np.array([0.1, 0.7, -0.6, 0.2]))
+    q = np.exp(spread * np.array([-0.4, 0.9, 0.3, -0.2])) * ratio
+    repeats = np.array([700, 1, 900, 650])
+    p, q = (np.log(p), np.log(q)) if log else (p, q)
+    value = fv.alpha_divergence(
+        np.repeat(p, repeats), np.repeat(q, repeats), alpha, mass="normalize", log=log
+    )
+    expected = reference.exact(
+        "alpha_divergence", p, q, mass="normalize", log=log, repeats=repeats, alpha=alpha
+    )
+    assert reference.relative_error(value, expected) <= 5e-14

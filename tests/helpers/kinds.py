@@ -158,6 +158,20 @@ def _many_near(rng):
     )
 
 
+def _many_masses(rng):
+    """A few values, each so many times, of masses that may be far apart."""
+    k = int(rng.integers(2, 12))
+    p = rng.choice([1.0, 3.0, 10.0]) * rng.normal(size=k)
+    q = rng.normal(size=k) if rng.random() < 0.5 else p + 10.0 ** rng.uniform(-5, 0.5) * rng.normal(size=k)
+    p, q = (a + rng.integers(2) * rng.uniform(-200.0, 200.0) for a in (p, q))
+    return Case(
+        "many, masses",
+        np.exp(p),
+        np.exp(q),
+        repeats=rng.multinomial(int(10.0 ** rng.uniform(0.0, 3.5)), np.full(k, 1.0 / k)) + 1,
+    )
+
+
 def _log_many(rng):
     """Several chunks of log-probabilities."""
     k = int(rng.integers(2, 40))
@@ -224,6 +238,7 @@ KINDS = {
         _many_float32,
         _equal_addends,
         _many_near,
+        _many_masses,
         _log_many,
         _log_unit,
         _log_softmax,

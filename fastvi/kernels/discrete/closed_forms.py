@@ -15,12 +15,18 @@ import numpy as np
 from ..compiler import adder, inlined, kernel, specialise
 from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE
-from .normalized import CHUNK, LOSS32, LOSS64, moderate
+from .normalized import CHUNK, LOSS32, LOSS64, moderate, multiplies
 from .registry import NO_THETA
 from .terms import kl_term
 
 #: Below this part of the sum the term of the two masses, delta**2 / 2, is no more than rounding.
 _NO_TERM = 1e-17
+
+#: Sums of powers below this may be made of powers that underflow.
+LEAST_POWER = 1e-250
+
+#: Largest exponent whose rounding, 1e-14, does no harm to a power of the ratio of the masses.
+_MOST_EXPONENT = 50.0
 
 #: Part of its terms that the alpha-divergence must be: equal addends leave 7e-15 of error.
 _LEAST_ALPHA = 0.1
@@ -84,7 +90,7 @@ def normalise_chi2(sums, theta, mass, single):
     if mass == ANY:
         return sums.terms, True
     rest = sums.terms - sums.change * (sums.change / sums.mass_q)
-    return rest * (sums.mass_q / sums.mass_p) / sums.mass_p, sums.terms <= _most_loss(single) * rest
+    return rest * (sums.mass_q / sums.mass_p) / sums.mass_p, sums.terms <= min(_most_loss(single), 8.0) * rest
 
 
 @kernel
@@ -96,9 +102,12 @@ def normalise_alpha(sums, theta, mass, single):
         whole = power - alpha * p + beta * q
         size = power + abs(alpha) * p + abs(beta) * q
     else:
-        whole = power / (p * math.exp(beta * math.log(p / q))) - 1.0
+        exponent = beta * math.log(p / q)
+        whole = power / (p * math.exp(exponent)) - 1.0
         size = 1.0 + abs(alpha) + abs(beta)
-    return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size
+        if multiplies(theta) or abs(exponent) > _MOST_EXPONENT:
+            return math.nan, False
+    return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size and power > LEAST_POWER
 
 
 @inlined

@@ -42,7 +42,9 @@ from .normalized import (
     make_normalization,
     make_scaling,
     masses_of,
+    multiplies,
     proportional,
+    with_exact_masses,
     without_excess,
 )
 from .registry import NO_THETA, ROWS
@@ -67,27 +69,30 @@ def _never(p_alone, q_alone, theta):
 
 
 def _careful(p, q, theta, mass):
-    """Template (`infinite`, `in_one_pass`, `all_sums`, `settle`, `alike`, `large`, `lowered`, `finish`)."""
+    """Template: the divergence where the fast loop or its closed form does not hold; see `_assemble`."""
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
         return math.inf
+    precise = orders and mass != ANY and multiplies(theta)  # noqa: F821
     if mass == ANY:
         normalization, factor = make_scaling(masses)
     else:
-        a = in_one_pass(p, q, masses, theta)  # noqa: F821
+        a = 0.0 if precise else in_one_pass(p, q, masses, theta)  # noqa: F821
         if a > 0.0:
             return finish(a, UNLIFT)  # noqa: F821
         normalization, factor = make_normalization(masses), 1.0
         if proportional(p, q, normalization):
             return 0.0
+        if precise:
+            normalization = with_exact_masses(p, q, normalization)
     # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
-    size = CHUNK if mass != ANY else p.size
+    size = p.size if mass == ANY or precise else CHUNK
     for i in range(4):
         sums = all_sums(p[:size], q[:size], normalization, theta, -1.0, math.inf)  # noqa: F821
         a, good = settle(sums, theta)  # noqa: F821
-        if mass == ANY:
+        if mass == ANY or (precise and (i > 0 or sums.terms > alike)):  # noqa: F821
             a, good = sums.terms, True
         if good and size == p.size:
             break
@@ -215,6 +220,7 @@ def _assemble(row):
         _careful,
         f"_{name}_careful",
         infinite=infinite,
+        orders=bool(row.orders),
         in_one_pass=scaled.assemble(name, row.term),
         all_sums=scaled.make_sums(name, term, entry),
         settle=scaled.make_settle(name, term),

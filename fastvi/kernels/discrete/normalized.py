@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.elementary import LN2, exponent_step, log, log_ratio
-from ..numerics.error_free import add_compensated, cross_difference, fma
+from ..numerics.error_free import add_compensated, cross_difference, fma, two_sum
 from .masses import ANY, LARGEST_MASS, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 
 #: Entries per chunk. The chunks are added up with compensation. Within one, equal addends beside a large one
@@ -33,6 +33,9 @@ _LEAST_MASS, _MOST_MASS = 2.0**-300, 2.0**300
 
 #: Relative difference from the ratio of the masses below which the ratio of two entries takes its place.
 _NEAR = 1e-3
+
+#: Orders up to this multiply an error of the masses, 7e-15 where entries are equal, to less than 1e-13.
+_SMALL_ORDER = 4.0
 
 #: Masses below this are scaled as if they were this: the factor stays finite.
 LEAST_SCALED = 2.0**-960
@@ -164,6 +167,12 @@ def sensitivity(theta):
     return max(abs(theta[0]), 1.0)
 
 
+@inlined
+def multiplies(theta):
+    """Whether an order is so large that masses need two floats: it multiplies their error."""
+    return sensitivity(theta) > _SMALL_ORDER
+
+
 @kernel
 def settled(a, excess, theta, smooth, one):
     """Whether a sum has its digits though the sum of all p - q is `excess`, not 0; both times `one`.
@@ -251,6 +260,7 @@ def with_exact_masses(p, q, normalization):
     for i in range(p.size):
         a, a_low = add_compensated(a, a_low, np.float64(p[i]) * n.scale_p)
         b, b_low = add_compensated(b, b_low, np.float64(q[i]) * n.scale_q)
+    (a, a_low), (b, b_low) = two_sum(a, a_low), two_sum(b, b_low)
     return Normalization(n.scale_p, n.scale_q, a, b, a, b, a_low - a * (b_low / b), 0.0)
 
 

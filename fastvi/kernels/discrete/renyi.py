@@ -49,7 +49,7 @@ _AS_INFINITE = 1e300
 
 
 #: Part of its two parts that the logarithm of the sum must be: equal addends leave 7e-15 of error.
-_LEAST_REMAINDER = 0.1
+_LEAST_REMAINDER = 0.2
 
 #: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm.
 _LEAST_LOG = 0.05
@@ -225,7 +225,7 @@ def _largest_difference(p, q, masses):
 @kernel
 def _normalise_renyi(sums, theta, mass, single):
     """The divergence from the sums of p**a q**(1-a), and whether it has the digits of the input."""
-    if not sums.terms > 0.0:
+    if not sums.terms > closed_forms.LEAST_POWER:
         return math.nan, False
     # (1 / beta) log(power / (mass_p**alpha mass_q**-beta))
     first = math.log(sums.terms / sums.mass_p) / (theta[0] - 1.0)

@@ -50,6 +50,18 @@ def test_log_ratio_near_equality(scale):
             assert abs(elementary.log_ratio(p, q, p - q) - expected) <= 3 * ULP * abs(expected)
 
 
+def test_log_quotient_has_two_floats():
+    rng = np.random.default_rng(43)
+    for exponent in np.linspace(-16, 30, 300):
+        q = float(rng.uniform(1.0, 7.0))
+        p = q * (1.0 + 10.0 ** float(exponent))
+        p_low, q_low = p * 1e-17 * float(rng.normal()), q * 1e-17 * float(rng.normal())
+        high, low = elementary.log_quotient(p, p_low, q, q_low)
+        with mp.workdps(50):
+            expected = mp.log((mpf(p) + mpf(p_low)) / (mpf(q) + mpf(q_low)))
+            assert abs(mpf(high) + mpf(low) - expected) <= 2e-18 * min(1.0, 100.0 * abs(expected)), (p, q)
+
+
 def test_log_ratio_far_apart():
     values = positive_numbers()
     for p, q in zip(values, values[::-1], strict=True):
