@@ -17,18 +17,21 @@ from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import terms
 from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE, UNIT
-from .normalized import CHUNK, LIFT, UNLIFT, is_unit, multiplies, settled
+from .normalized import CHUNK, LIFT, UNLIFT, is_unit, sensitivity, settled
 from .terms import SMALL_ORDER, alpha_near, exchanged
 
-#: Entries per chunk. These loops are not all vectorised, so that a chunk of 1024 has 1024 additions in a row,
-#: which leave 1e-13 where all round the same way.
-_CHUNK = 256
+#: Entries per chunk. These loops are not all vectorised: a chunk of 1024 has 1024 additions in a row, which
+#: leave 1e-13 where all round the same way.
+_CHUNK = 128
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
 _NEAR = 0.3
 
 #: Difference from the offset of all below which the logarithm of the ratio of two entries takes its place.
 _CLOSE = 1e-3
+
+#: Orders up to this multiply an error of the masses, 3e-15, to less than 1e-13.
+_SMALL_ORDER = 16.0
 
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1020
@@ -456,7 +459,7 @@ def _log_divergence(p, q, theta, mass):
     normalization, factor = make_log_normalization(p, q, mass)
     if not factor >= 0.0:
         return math.nan
-    precise = orders and mass != ANY and multiplies(theta)  # noqa: F821
+    precise = orders and mass != ANY and sensitivity(theta) > _SMALL_ORDER  # noqa: F821
     if precise:
         if shifted(p, q):
             return 0.0

@@ -34,9 +34,6 @@ _LEAST_MASS, _MOST_MASS = 2.0**-300, 2.0**300
 #: Relative difference from the ratio of the masses below which the ratio of two entries takes its place.
 _NEAR = 1e-3
 
-#: Orders up to this multiply an error of the masses, 7e-15 where entries are equal, to less than 1e-13.
-_SMALL_ORDER = 4.0
-
 #: Masses below this are scaled as if they were this: the factor stays finite.
 LEAST_SCALED = 2.0**-960
 
@@ -165,12 +162,6 @@ def make_scaling(masses):
 def sensitivity(theta):
     """How many times the relative change of a mass changes the sum: the order, where there is one."""
     return max(abs(theta[0]), 1.0)
-
-
-@inlined
-def multiplies(theta):
-    """Whether an order is so large that masses need two floats: it multiplies their error."""
-    return sensitivity(theta) > _SMALL_ORDER
 
 
 @kernel

@@ -26,6 +26,9 @@ LN2 = math.log(2.0)
 LN2_HIGH = 6.931471803691238e-01
 LN2_LOW = 1.9082149292705877e-10
 
+#: Coefficients of (atanh(s) / s - 1) / s**2 in s**2 for |s| <= 1/5, where the next is less than 1e-18.
+_ATANH = tuple(1.0 / i for i in range(27, 1, -2))
+
 #: 1.5 * 2**52: adding and subtracting it rounds to the nearest integer, without a call.
 ROUNDER = 6755399441055744.0
 
@@ -149,10 +152,10 @@ def log_quotient(p, p_low, q, q_low):
     s = top / bottom
     s_low = (fma(-s, bottom, top) + ((p_low - low) - s * (lost + (p_low + low)))) / bottom
     w = s * s
-    # `atanh_tail` is good for one float only; with |s| <= 1/5, w**13 is less than the last digit of two.
+    # `atanh_tail` is good for one float only.
     tail = 0.0
-    for i in range(27, 1, -2):
-        tail = tail * w + 1.0 / i
+    for coefficient in _ATANH:
+        tail = tail * w + coefficient
     k = k * 2.0**-52
     high, lost = two_sum(k * LN2_HIGH, 2.0 * s)
     return two_sum(high, lost + (k * LN2_LOW + (2.0 * s_low + 2.0 * s * w * tail)))
