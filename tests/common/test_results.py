@@ -97,8 +97,10 @@ EXAMPLES = {
 
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
+    "Axes",
     "ClosedForm",
     "Density",
+    "Draws",
     "DrawsExpectation",
     "ForeignModel",
     "Frame",
