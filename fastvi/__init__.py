@@ -71,6 +71,7 @@ from .interop import (
     from_bridgestan,
     from_jax,
     from_numpyro,
+    from_pymc,
     from_stan,
 )
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
@@ -143,6 +144,7 @@ __all__ = [
     "from_bridgestan",
     "from_jax",
     "from_numpyro",
+    "from_pymc",
     "from_stan",
     "hellinger",
     "i_projection",
