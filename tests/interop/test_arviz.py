@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y
 
 SHAPES = {"mu": "real", "tau": "positive", "theta": (8,), "w": ("simplex", 3)}
@@ -143,6 +143,14 @@ def test_summaries_plots_and_files_work(arviz, fit, tmp_path):
     assert back["posterior"].attrs["elbo"] == fit.elbo.value
     for name, group in groups(arviz, data).items():
         assert groups(arviz, back)[name].equals(group), name
+
+
+@pytest.mark.filterwarnings("ignore")  # of one chain
+def test_the_example_of_the_readme_runs(arviz, fit, tmp_path, monkeypatch):
+    needed("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    run_readme("f.to_arviz(", f=fit)
+    assert (tmp_path / "schools.nc").exists()
 
 
 def test_since_version_1_it_is_a_data_tree(arviz, xarray, fit, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same
 
 
@@ -86,6 +86,10 @@ def test_an_exception_of_a_density_is_raised_as_it_is(jax):
 
     with pytest.raises(ZeroDivisionError, match="as it was"):
         fv.fit(fv.from_jax(broken, np.zeros(3)))
+
+
+def test_the_example_of_the_readme_runs(jax):
+    run_readme("fv.from_jax(", fv=fv)
 
 
 def test_single_precision_is_warned_of():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same
 
 SCHOOLS = list("ABCDEFGH")
@@ -132,6 +132,10 @@ def test_threads_do_not_disturb_each_other(fit):
     for thread in team:
         thread.join()
     assert [one.elbo.value for one in found] == [fit.elbo.value] * 4
+
+
+def test_the_example_of_the_readme_runs(pymc):
+    run_readme("fv.from_pymc(", fv=fv, y=Y, sigma=SIGMA)
 
 
 def test_what_cannot_work_is_refused(pymc, schools):

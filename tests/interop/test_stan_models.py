@@ -9,7 +9,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.interop import stan_models
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same, native
 
 SCHOOLS = """
@@ -214,6 +214,10 @@ def test_threads_do_not_disturb_each_other(stanli):
     for thread in team:
         thread.join()
     assert [fit.elbo.value for fit in found] == [alone.elbo.value] * 4
+
+
+def test_the_example_of_the_readme_runs(stanli):
+    run_readme("fv.from_stan(", fv=fv)
 
 
 def test_a_missing_stanli_names_the_command(monkeypatch):
