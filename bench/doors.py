@@ -13,7 +13,6 @@ import math
 import numpy as np
 
 import fastvi as fv
-from fastvi.inference.model import _GRADIENTS
 
 from .contenders import Comparison, Peer
 from .inference import EFFECTS, ERRORS, exact_schools, gap, numpyro_schools, schools_model
@@ -90,6 +89,8 @@ def block_of(make):
     """Values and gradients of a block, by the C function that kernels call; its arguments are made before."""
 
     def load():
+        from fastvi.inference.model import _GRADIENTS
+
         model, state = make(), {}
         call = _GRADIENTS(model._gradient_address)
 
