@@ -20,7 +20,14 @@ import fastvi as fv
 from fastvi.common.immutable import Immutable
 
 #: Programs, and what works inside of compiled code.
-NOT_VALUES = ("fastvi.cli", "fastvi.compiled", "fastvi.examples", "fastvi.kernels", "fastvi.tour")
+NOT_VALUES = (
+    "fastvi.cli",
+    "fastvi.compiled",
+    "fastvi.examples",
+    "fastvi.kernels",
+    "fastvi.page",
+    "fastvi.tour",
+)
 
 
 def log_joint(z, x):
