@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from .compiled import COMPILED
 from .discrete import DISCRETE
+from .doors import DOORS
 from .em import EM
 from .inference import INFERENCE
 from .projections import PROJECTIONS
 
-COMPARISONS = (*DISCRETE, *PROJECTIONS, *EM, *INFERENCE, *COMPILED)
+COMPARISONS = (*DISCRETE, *PROJECTIONS, *EM, *INFERENCE, *COMPILED, *DOORS)

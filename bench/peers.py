@@ -130,6 +130,10 @@ PACKAGES = (
     "scikit-learn",
     "jax",
     "numpyro",
+    "nutpie",
+    "pymc",
+    "pymc-extras",
+    "stanli",
     "torch",
 )
 

@@ -11,6 +11,7 @@ _gc.disable()
 from . import compiled as _compiled  # noqa: F401  (makes fastvi work in compiled code)
 from . import densities as densities
 from .common.threads import set_num_threads
+from .common.version import __version__ as __version__
 from .discrete import (
     alpha_divergence,
     bhattacharyya,
@@ -64,7 +65,15 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
-from .interop import from_address, from_block, from_bridgestan, from_jax, from_numpyro, from_stan
+from .interop import (
+    from_address,
+    from_block,
+    from_bridgestan,
+    from_jax,
+    from_numpyro,
+    from_pymc,
+    from_stan,
+)
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
@@ -94,8 +103,6 @@ else:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES})
 
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Bounds",
@@ -137,6 +144,7 @@ __all__ = [
     "from_bridgestan",
     "from_jax",
     "from_numpyro",
+    "from_pymc",
     "from_stan",
     "hellinger",
     "i_projection",

@@ -1,6 +1,7 @@
 """The command `fastvi tour`: the library at work on real data, part by part.
 
-A part is a function of the `Tour`, which prints its findings and writes its tables and pictures to a folder.
+A part is a function of the `Tour`, which prints its findings and writes its tables and pictures to a folder;
+`page` makes one page of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .inference.expectations import elbo, elbo_grad
 from .inference.fitting import fit
 from .inference.model import Model
 from .inference.results import Fit
+from .page import Item, page
 from .projections.projections import i_projection, m_projection
 from .projections.result import Projection
 
@@ -51,13 +53,13 @@ class Tour:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lines: list[str] = []
+        self.sections: list[list[Item]] = [[]]
         folder.mkdir(parents=True, exist_ok=True)
 
     def say(self, line: str = "") -> None:
         """Print a line, and keep it for the report."""
         print(line, flush=True)
-        self.lines.append(line)
+        self.sections[-1].append(Item("line", line))
 
     def compute(self, what: str, function: Callable[[], float], meaning: Callable[[float], str]) -> float:
         """Say the value of `function`, what it means, and the times of a first and of a warm call."""
@@ -73,9 +75,12 @@ class Tour:
         return result
 
     def progress(self, what: str) -> Callable[..., Iterator[int]]:
-        """A `range` that shows its progress on the terminal."""
+        """A `range` that shows its progress, on a terminal only."""
 
         def steps(first: int, last: int, step: int) -> Iterator[int]:
+            if not sys.stderr.isatty():
+                yield from range(first, last, step)
+                return
             for i in range(first, last, step):
                 print(f"\r    {what}: {i / last:4.0%}", end="", file=sys.stderr, flush=True)
                 yield i
@@ -90,19 +95,25 @@ class Tour:
         except ImportError:
             self.say(f"    (no {name}: pictures need matplotlib, pip install matplotlib)")
             return
-        picture(plotting).figure.savefig(self.folder / name, dpi=150)
+        picture(plotting).figure.savefig(self.folder / name, dpi=150, bbox_inches="tight")
+        self.sections[-1].append(Item("picture", name))
 
     def save(self, name: str, header: str, table: np.ndarray) -> None:
         """Write a table as CSV into the folder."""
         np.savetxt(self.folder / name, table, delimiter=",", header=header, comments="", fmt="%.10g")
+        self.sections[-1].append(Item("table", name))
 
     def finish(self) -> None:
-        """Write the report, and say where the files are."""
+        """Write the report, as a page and as text, and say where the files are."""
+        names = {path.name for path in self.folder.iterdir()} | {"tour.html", "tour.txt"}
+        page_of_all = page("fastvi at work", self.sections, self.folder)
         self.say()
         self.say(f"Written to {self.folder.resolve()}:")
-        names = sorted({path.name for path in self.folder.iterdir()} | {"tour.txt"})
-        self.say("    " + ", ".join(names))
-        (self.folder / "tour.txt").write_text("\n".join(self.lines) + "\n")
+        self.say("    " + ", ".join(sorted(names)))
+        self.say("Open tour.html in a browser: it has all of this, with the pictures.")
+        lines = [item.content for section in self.sections for item in section if item.kind == "line"]
+        (self.folder / "tour.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (self.folder / "tour.html").write_text(page_of_all, encoding="utf-8")
 
 
 def _timed(function: Callable[[], _Result]) -> tuple[_Result, str]:
@@ -501,7 +512,8 @@ def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], 
         for t in range(0, len(true[n]), _ELLIPSES):
             plotting.draw_ellipses(ax, Gaussian(means[n, t], covs[n, t]), colour, "-", sizes=(1,))
         ax.plot(*means[n].T, color=colour, linewidth=0.8, label="belief, 1 deviation")
-        ax.set(xlabel="x, from the wall", ylabel="y", title=words[name], aspect="equal")
+        ax.set(xlabel="x, from the wall", ylabel="y", title=words[name])
+        ax.set_aspect("equal", adjustable="datalim")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=3)
         error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))
         axes[2].plot(error, color=colour, label=f"{name}-projection")
@@ -581,5 +593,6 @@ def run(folder: Path) -> None:
     """Go through all parts, writing to `folder`."""
     tour = Tour(folder)
     for part in PARTS:
+        tour.sections.append([])
         part(tour)
     tour.finish()

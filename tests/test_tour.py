@@ -1,5 +1,7 @@
 """The tour: its numbers and its pictures."""
 
+import base64
+import html.parser
 import math
 import sys
 
@@ -74,3 +76,48 @@ def test_tour_does_without_matplotlib(tmp_path, capsys, monkeypatch):
     tours.Tour(tmp_path).draw("x.png", lambda plotting: pytest.fail("there is nothing to draw with"))
     assert "no x.png: pictures need matplotlib" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_has_everything_and_needs_nothing(tmp_path, capsys):
+    tour = tours.Tour(tmp_path)
+    for part in ("first", "second"):
+        tour.sections.append([])
+        tour.say()
+        tour.say(f"The {part} part, KL(p ‖ q) < 1 & more")
+        tour.say("A text that is")
+        tour.say("on two lines.")
+        tour.say("a result = 1.5   (first call 2 ms, warm 3 µs)")
+        tour.say("    what it means")
+        tour.say("    name    value    error")
+        tour.save(f"{part}.csv", "some_numbers,others", np.array([[1.5, 2.0], [3.0, 4.0]]))
+        tour.draw(f"{part}.png", lambda plotting: plotting.row_of_axes(1, (1.0, 1.0))[0])
+    tour.finish()
+    said = capsys.readouterr().out
+    assert (tmp_path / "tour.txt").read_text(encoding="utf-8") == said
+    assert "tour.html" in said
+    page = (tmp_path / "tour.html").read_text(encoding="utf-8")
+    for piece in (
+        "<h2>The second part, KL(p ‖ q) &lt; 1 &amp; more</h2>",
+        "<p>A text that is on two lines.</p>",
+        "<p>a result = 1.5 <small>first call 2 ms, warm 3 µs</small></p>",
+        '<p style="--level: 1">what it means</p>',
+        "<pre>    name    value    error</pre>",
+        "<th>some numbers</th><th>others</th>",
+        "<td>1.5</td><td>2</td>",
+    ):
+        assert page.count(piece) == 2 - ("second" in piece), piece
+    for name in ("first.png", "second.png"):
+        assert base64.b64encode((tmp_path / name).read_bytes()).decode() in page
+    assert page.count("src=") == page.count('src="data:image/png;base64,') == 2
+    for foreign in ("http", "<link", "<script", "url(", "@import"):
+        assert foreign not in page
+    html.parser.HTMLParser().feed(page)
+
+
+def test_progress_is_for_terminals(tmp_path, capsys, monkeypatch):
+    steps = tours.Tour(tmp_path).progress("fits")
+    assert list(steps(0, 10, 5)) == [0, 5]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(steps(0, 10, 5)) == [0, 5]
+    assert "fits:  50%" in capsys.readouterr().err

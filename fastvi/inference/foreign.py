@@ -12,7 +12,7 @@ from ..common.values import Array, tidy
 from ..distributions.support import Support
 from .model import Model
 from .packing import Table
-from .parameters import layout_of
+from .parameters import Axes, layout_of
 
 
 class Failures:
@@ -47,6 +47,9 @@ class Names(NamedTuple):
     parameters: Callable[[Array], Any] | None = None
     #: What the system says of a point where it has no density; "" where it has one.
     reason: Callable[[Array], str] | None = None
+    #: Takes what `parameters` returns to arrays (n, ...) by names; None: it is that.
+    flat: Callable[[Any], dict[str, Array]] | None = None
+    axes: Axes = Axes({}, {})
     note: str = ""  #: of each ELBO and log evidence, such as that constants are missing
 
 
@@ -137,6 +140,16 @@ class ForeignModel(Model):
         if self._names.parameters is None:
             return super()._named(z)
         return self._names.parameters(z)
+
+    def _variables(self, z: Array) -> dict[str, Array]:
+        if self._names.parameters is None:
+            return super()._variables(z)
+        found: dict[str, Array] = self._names.parameters(z)
+        return found if self._names.flat is None else self._names.flat(found)
+
+    @property
+    def _axes(self) -> Axes:
+        return self._names.axes
 
     def _reason(self, z: Array) -> str:
         return "" if self._names.reason is None else self._names.reason(z)

@@ -18,7 +18,7 @@ from ..common.values import Array, in_shape, tidy
 from ..distributions.support import Support
 from .compilation import c_function, check_arity, dispatcher_of, flat_dispatcher
 from .packing import Table, pack
-from .parameters import Layout, check_names, layout_of
+from .parameters import Axes, Layout, check_names, layout_of
 
 #: The signatures of `kernels.models.packing` for ctypes, with addresses as numbers.
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
@@ -367,6 +367,15 @@ class Model(Immutable):
         if self._layout is None:
             raise TypeError("the model's parameters have no names: make it with a dict of names")
         return self._layout.split(z)
+
+    def _variables(self, z: Array) -> dict[str, Array]:
+        """Points (n, D) by the names of the parameters, or as z."""
+        return {"z": z} if self._layout is None else self._layout.split(z)
+
+    @property
+    def _axes(self) -> Axes:
+        """What the dimensions of the parameters are called, and the labels along them."""
+        return Axes({}, {})
 
     @property
     def _labels(self) -> list[str]:

@@ -23,6 +23,13 @@ from ..common.values import Array
 from ..distributions.support import ENDS, GROUPS, part_of
 
 
+class Axes(NamedTuple):
+    """What another system calls the dimensions of its parameters."""
+
+    dims: Mapping[str, Sequence[str]]  #: of each parameter, by its name
+    coords: Mapping[str, Any]  #: labels along a dimension, by its name
+
+
 class Layout(NamedTuple):
     """Named parameters one after another in z."""
 
@@ -39,11 +46,7 @@ class Layout(NamedTuple):
     @property
     def labels(self) -> list[str]:
         """A word for each coordinate of z: tau, theta[0], L[1, 0]."""
-        return [
-            name + (str(list(index)) if shape else "")
-            for name, _, shape in self.fields
-            for index in np.ndindex(*shape)
-        ]
+        return labels_of(self.names, [shape for _, _, shape in self.fields])
 
     def split(self, z: Array) -> dict[str, Array]:
         """z (..., D) by names, each (..., *shape)."""
@@ -51,6 +54,15 @@ class Layout(NamedTuple):
             name: z[..., place : place + prod(shape)].reshape((*z.shape[:-1], *shape))
             for name, place, shape in self.fields
         }
+
+
+def labels_of(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[str]:
+    """A word for each entry of arrays with these names and shapes."""
+    return [
+        name + (str(list(index)) if shape else "")
+        for name, shape in zip(names, shapes, strict=True)
+        for index in np.ndindex(*shape)
+    ]
 
 
 def layout_of(declared: Mapping[str, Any]) -> Layout:

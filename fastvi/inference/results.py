@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..common.extras import required
 from ..common.immutable import Record, frozen_fields
 from ..common.threads import interruptible
 from ..common.validation import generator, integer
@@ -17,6 +18,7 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian, 
 from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import GRADIENT_EVALUATIONS, psis_shape, wrong_gradient
 from .expectations import BY_DRAWS
+from .exports import attributes_of, draws_of, groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
 from .kernel_calls import is_long
 from .linear_response import LinearResponse, response_of
@@ -122,6 +124,70 @@ class Fit(Record):
         else:
             draws = self.q.sample(n, rng)
         return self.model._named(draws) if named else draws
+
+    def to_arviz(self, draws: int = 1000, rng: Any = None, *, dims: Any = None, coords: Any = None) -> Any:
+        """Draws of q as ArviZ takes them, for its summaries, plots and files.
+
+        Parameters
+        ----------
+        draws : int, optional
+            How many, in one chain: those of ``sample(draws, rng)``.
+        rng : numpy.random.Generator, int or None, optional
+            As in `fit`.
+        dims : dict, optional
+            Names for the dimensions of parameters: ``{"theta": ["school"]}``. Default: those of the model, or
+            ``theta_dim_0``.
+        coords : dict, optional
+            Labels along dimensions: ``{"school": ["A", "B"]}``. Default: those of the model, or 0, 1, ...
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            The second since ArviZ 1.0. Its groups: `posterior`, the parameters by their names, with what
+            their system derives from them (z without names); `unconstrained_posterior`, the latent
+            coordinates; `sample_stats`, with `lp`, the log joint, and `log_q`, both as densities of the
+            model's own coordinates; `variational_parameters`, the mean of q in latent coordinates with its
+            covariance `cov` or deviations `sd`. The attributes of each have the ELBO, its error, k̂ where it
+            is finite, and how the fit ended.
+
+        Raises
+        ------
+        ImportError
+            Without ArviZ.
+        ValueError
+            `dims` or `coords` that do not fit the parameters; draws where the density is not known.
+        TypeError
+            `dims` or `coords` that are no dict; a number of draws that is no integer.
+
+        Notes
+        -----
+        Draws of q are independent, and of q: that ArviZ finds them to have converged says nothing of how near
+        q is to the posterior, see `diagnose`.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> model = fv.Model(lambda p: -0.5 * p.mu**2 - p.tau, {"mu": "real", "tau": "positive"})
+        >>> data = fv.fit(model).to_arviz(draws=500, rng=0)                    # doctest: +SKIP
+        >>> arviz.summary(data, kind="stats")                                  # doctest: +SKIP
+        """
+        # First of all, for it may be missing.
+        required("arviz", "arviz", "Fit.to_arviz")
+        return to_arviz(groups_of(self, draws, rng, dims, coords), attributes_of(self))
+
+    def to_xarray(self, draws: int = 1000, rng: Any = None, *, dims: Any = None, coords: Any = None) -> Any:
+        """The posterior group of `to_arviz` as an xarray.Dataset, which needs xarray alone.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> model = fv.Model(lambda p: -0.5 * p.mu**2 - p.tau, {"mu": "real", "tau": "positive"})
+        >>> dict(fv.fit(model).to_xarray(draws=500, rng=0).sizes)
+        {'chain': 1, 'draw': 500}
+        """
+        required("xarray", "arviz", "Fit.to_xarray")
+        found = draws_of(self.model, self.q, integer("draws", draws, 1), generator("rng", rng))
+        return posterior(self, found, dims, coords)
 
     @property
     def _layout(self) -> Layout:

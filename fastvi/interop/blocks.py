@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,9 @@ def block_model(
     return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures=failures, names=names)
 
 
+@lru_cache(maxsize=256)
 def _block(address: int, *shape: int) -> Array:
-    """The array of this shape at an address."""
+    """The array of this shape at an address: the same for each call with the same scratch space."""
     count = 1
     for extent in shape:
         count *= extent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..common.extras import required
 from ..common.values import Array
 from ..inference.foreign import Names
 from ..inference.model import Model
+from ..inference.parameters import Axes, labels_of
 from .blocks import block_model
 
 #: Points of the smallest block; larger ones have powers of two, so that JAX compiles few shapes.
@@ -66,16 +67,22 @@ def from_jax(logdensity: Callable[[Any], Any], position: Any) -> Model:
     >>> f.sample(1000, 0, named=True)["x"].shape                               # doctest: +SKIP
     (1000, 3)
     """
-    return _model("from_jax", logdensity, position)
+    return jax_model("from_jax", logdensity, position)
 
 
-def _model(
+def jax_model(
     origin: str,
     logdensity: Callable[[Any], Any],
     position: Any,
     constrain: Callable[[Any], Any] | None = None,
+    words: Sequence[str] | None = None,
+    axes: Axes | None = None,
 ) -> Model:
-    """The model of a log density; `constrain` takes one position to what its parameters are."""
+    """The model of a log density; `constrain` takes one position to what its parameters are.
+
+    `words` are the names of the leaves of the position, by default their paths, and `axes` those of the
+    parameters.
+    """
     if not callable(logdensity):
         raise TypeError(f"logdensity must be a function, not {type(logdensity).__name__}")
     jax = required("jax", "jax", f"fastvi.{origin}")
@@ -86,10 +93,10 @@ def _model(
     for name, array in arrays:
         if array.dtype.kind != "f":
             raise TypeError(f"position{name} must have floating-point numbers, not dtype {array.dtype}")
-    flat, unravel = ravel_pytree(position)
-    if flat.size == 0:
+    vector, unravel = ravel_pytree(position)
+    if vector.size == 0:
         raise ValueError("position has no numbers")
-    if flat.dtype != np.float64:
+    if vector.dtype != np.float64:
         warnings.warn(
             "JAX computes in single precision, in which a fit does not converge to its tolerance: call "
             'jax.config.update("jax_enable_x64", True) first',
@@ -105,24 +112,28 @@ def _model(
     parameters = jax.jit(jax.vmap(unravel if constrain is None else lambda z: constrain(unravel(z))))
 
     def value(z: Array) -> Array:
-        return np.asarray(values(_padded(z, flat.dtype)))[: len(z)]
+        return np.asarray(values(_padded(z, vector.dtype)))[: len(z)]
 
     def value_and_grad(z: Array) -> tuple[Array, Array]:
-        found, gradients = slopes(_padded(z, flat.dtype))
+        found, gradients = slopes(_padded(z, vector.dtype))
         return np.asarray(found)[: len(z)], np.asarray(gradients)[: len(z)]
 
     def named(z: Array) -> Any:
-        tree = parameters(_padded(z, flat.dtype))
+        tree = parameters(_padded(z, vector.dtype))
         return jax.tree_util.tree_map(lambda leaf: np.array(leaf)[: len(z)], tree)
 
-    labels = [
-        (_word(path) or "z") + (str(list(index)) if np.ndim(leaf) else "")
-        for path, leaf in paths
-        for index in np.ndindex(*np.shape(leaf))
-    ]
-    if constrain is not None:
-        labels = [f"z of {label}" for label in labels]
-    return block_model(origin, value_and_grad, value, int(flat.size), Names(labels, named))
+    def flat(tree: Any) -> dict[str, Array]:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+        heads = [(_word(path) or "z").replace("/", ".") for path, _ in leaves]
+        if len(set(heads)) < len(heads):
+            heads = [jax.tree_util.keystr(path) for path, _ in leaves]
+        return dict(zip(heads, (leaf for _, leaf in leaves), strict=True))
+
+    if words is None:
+        words = [("" if constrain is None else "z of ") + (_word(path) or "z") for path, _ in paths]
+    shapes = [np.shape(leaf) for _, leaf in paths]
+    names = Names(labels_of(words, shapes), named, flat=flat, axes=axes or Axes({}, {}))
+    return block_model(origin, value_and_grad, value, int(vector.size), names)
 
 
 def _padded(z: Array, dtype: Any) -> Array:
@@ -195,4 +206,4 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Model:
     def logdensity(position: Any) -> Any:
         return -found.potential_fn(position)
 
-    return _model("from_numpyro", logdensity, position, found.postprocess_fn)
+    return jax_model("from_numpyro", logdensity, position, found.postprocess_fn)

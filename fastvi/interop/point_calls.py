@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -36,16 +37,25 @@ def _address(typing_context, pointer):
     return types.int64(pointer), generate
 
 
-@intrinsic
-def _call(typing_context, function, words):
-    """The int that the C function at this address returns for numbers and addresses."""
+def _caller(bits):
+    """A function that calls the C function at an address, which returns an integer of so many bits."""
 
-    def generate(context, builder, signature, arguments):
-        word, passed = ir.IntType(64), cgutils.unpack_tuple(builder, arguments[1])
-        kind = ir.FunctionType(ir.IntType(32), [word] * len(passed))
-        return builder.sext(builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), passed), word)
+    @intrinsic
+    def call(typing_context, function, words):
+        """What it returns for numbers and addresses."""
 
-    return types.int64(function, words), generate
+        def generate(context, builder, signature, arguments):
+            word, passed = ir.IntType(64), cgutils.unpack_tuple(builder, arguments[1])
+            kind = ir.FunctionType(ir.IntType(bits), [word] * len(passed))
+            found = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), passed)
+            return found if bits == 64 else builder.sext(found, word)
+
+        return types.int64(function, words), generate
+
+    return call
+
+
+_call, _call_long = _caller(32), _caller(64)
 
 
 @inlined
@@ -76,6 +86,33 @@ def stan_slopes(nodes, count, dim, theta, size, table, out, gradients):
     return 0
 
 
+#: What nutpie's function returns where the gradient, or the log density, is not finite: they are as they are.
+NOT_FINITE = 3, 4
+
+
+def pymc_values(nodes, count, dim, theta, size, table, out):
+    """For the table (nutpie's function, its user data). It writes a gradient in any case."""
+    place, unused = _address(out), np.empty(dim)
+    for i in range(count):
+        call = dim, nodes + i * dim * _SIZE, unused.ctypes.data, place + i * _SIZE, table[1]
+        code = _call_long(table[0], call)
+        if code != 0 and code not in NOT_FINITE:
+            out[i] = -math.inf
+    return 0
+
+
+def pymc_slopes(nodes, count, dim, theta, size, table, out, gradients):
+    """`pymc_values`, with gradients."""
+    place, slopes = _address(out), _address(gradients)
+    for i in range(count):
+        row = i * dim * _SIZE
+        code = _call_long(table[0], (dim, nodes + row, slopes + row, place + i * _SIZE, table[1]))
+        if code != 0 and code not in NOT_FINITE:
+            out[i] = -math.inf
+            _reject(gradients, i * dim, dim)
+    return 0
+
+
 class Functions(NamedTuple):
     """A value and its slopes, compiled; the addresses hold as long as these are referred to."""
 
@@ -87,7 +124,7 @@ _made: dict[str, Functions] = {}
 
 
 def functions(system: str) -> Functions:
-    """The functions of a system by its name, compiled at the first call or read from the disk: "stan"."""
+    """The functions of a system, "stan" or "pymc", compiled at the first call or read from the disk."""
     if system not in _made:
         value, slopes = globals()[f"{system}_values"], globals()[f"{system}_slopes"]
         _made[system] = Functions(exported_to_c(_VALUE)(value), exported_to_c(_SLOPES)(slopes))

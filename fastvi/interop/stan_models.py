@@ -323,7 +323,7 @@ def _model(origin: str, stan: _StanModel, complete: bool) -> Model:
     free = [name.split(".") for name in _names(stan.library.bs_param_unc_names(stan.model))]
     labels = [f"z of {head}" + (f"[{','.join(rest)}]" if rest else "") for head, *rest in free]
     note = _UP_TO_A_CONSTANT if stan.drops and not complete else ""
-    names = Names(labels, stan.parameters, stan.reason, note)
+    names = Names(labels, stan.parameters, stan.reason, note=note)
     if not stan.threads:
         return block_model(origin, stan.slopes, stan.values, stan.dim, names)
     functions = point_calls.functions("stan")

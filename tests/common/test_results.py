@@ -20,7 +20,14 @@ import fastvi as fv
 from fastvi.common.immutable import Immutable
 
 #: Programs, and what works inside of compiled code.
-NOT_VALUES = ("fastvi.cli", "fastvi.compiled", "fastvi.examples", "fastvi.kernels", "fastvi.tour")
+NOT_VALUES = (
+    "fastvi.cli",
+    "fastvi.compiled",
+    "fastvi.examples",
+    "fastvi.kernels",
+    "fastvi.page",
+    "fastvi.tour",
+)
 
 
 def log_joint(z, x):
@@ -97,8 +104,10 @@ EXAMPLES = {
 
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
+    "Axes",
     "ClosedForm",
     "Density",
+    "Draws",
     "DrawsExpectation",
     "ForeignModel",
     "Frame",

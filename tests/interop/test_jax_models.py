@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same
 
 
@@ -37,6 +37,24 @@ def test_jax_equals_the_native_model(jax):
     mu, effects, log_tau = fit.sample(7, 0, named=True)
     z = fit.sample(7, 0)
     assert np.array_equal(np.column_stack([mu, effects, log_tau]), z)
+    data = fit.to_xarray(7, 0)
+    assert list(data.data_vars) == ["0", "1", "2"]
+    assert np.array_equal(data["1"].values[0], effects)
+
+
+def test_leaves_have_the_names_of_their_paths(jax):
+    needed("xarray")
+    tree = {"layer/w": np.zeros((2, 3)), "b": {"c": 0.0, "d": [np.zeros(1)]}}
+
+    def logdensity(position):
+        return -0.5 * sum((leaf**2).sum() for leaf in jax.tree_util.tree_leaves(position))
+
+    fit = fv.fit(fv.from_jax(logdensity, tree), "diag")
+    data = fit.to_xarray(5, 0)
+    assert {name: data[name].shape[2:] for name in data} == {"b.c": (), "b.d.0": (1,), "layer.w": (2, 3)}
+    assert np.array_equal(data["layer.w"].values[0], fit.sample(5, 0, named=True)["layer/w"])
+    same = fv.fit(fv.from_jax(logdensity, {"a": {"b": 0.0}, "a.b": 0.0}))
+    assert list(same.to_xarray(5, 0).data_vars) == ["['a']['b']", "['a.b']"]
 
 
 def test_numpyro_equals_the_native_model(jax):
@@ -55,6 +73,9 @@ def test_numpyro_equals_the_native_model(jax):
     assert np.allclose(named["tau"], np.exp(z[:, 9]), rtol=1e-12)
     assert np.allclose(named["theta"], z[:, :1] + np.exp(z[:, 9:]) * z[:, 1:9], rtol=1e-12)
     assert "z of tau" in fit.summary()
+    data = fit.to_xarray(7, 0)
+    assert set(data.data_vars) == {"mu", "tau", "t", "theta"}
+    assert np.array_equal(data["theta"].values[0], named["theta"])
     with pytest.raises(ValueError, match="no latent sites"):
         fv.from_numpyro(lambda: numpyro.sample("y", dist.Normal(0, 1), obs=1.0))
 
@@ -65,6 +86,10 @@ def test_an_exception_of_a_density_is_raised_as_it_is(jax):
 
     with pytest.raises(ZeroDivisionError, match="as it was"):
         fv.fit(fv.from_jax(broken, np.zeros(3)))
+
+
+def test_the_example_of_the_readme_runs(jax):
+    run_readme("fv.from_jax(", fv=fv)
 
 
 def test_single_precision_is_warned_of():

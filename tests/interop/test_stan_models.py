@@ -9,7 +9,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.interop import stan_models
-from reference.doors import needed
+from reference.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same, native
 
 SCHOOLS = """
@@ -54,6 +54,11 @@ def test_all_constants_are_those_of_the_native_model(stanli):
         named["log_lik"], -0.5 * residuals**2 - np.log(SIGMA) - 0.5 * np.log(2 * np.pi), rtol=1e-12
     )
     assert "z of t[8]" in fit.summary()
+    data = fit.to_xarray(7, 0, dims={"theta": ["school"]})
+    assert list(data.data_vars) == list(named)
+    assert data["theta"].dims == ("chain", "draw", "school")
+    assert np.array_equal(data["log_lik"].values[0], named["log_lik"])
+    assert data.attrs["elbo"] == fit.elbo.value
     assert fv.check_gradient(fit.model)
 
 
@@ -68,6 +73,7 @@ def test_dropped_constants_are_said(stanli):
     for said in (fit.elbo.note, fv.elbo(model, fit.q).note, fit.summary()):
         assert "up to a constant" in said
     one = fv.from_stan("parameters { real x; } model { x ~ std_normal(); }")
+    assert "up to a constant" in fit.to_xarray(5).attrs["elbo_note"]
     assert "up to a constant" in fv.log_evidence(one).note
     assert "up to a constant" in fv.fit(one).elbo.note
     lupdf = fv.from_stan("parameters { real x; } model { target += std_normal_lupdf(x); }")
@@ -208,6 +214,10 @@ def test_threads_do_not_disturb_each_other(stanli):
     for thread in team:
         thread.join()
     assert [fit.elbo.value for fit in found] == [alone.elbo.value] * 4
+
+
+def test_the_example_of_the_readme_runs(stanli):
+    run_readme("fv.from_stan(", fv=fv)
 
 
 def test_a_missing_stanli_names_the_command(monkeypatch):

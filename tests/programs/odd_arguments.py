@@ -281,6 +281,7 @@ def inference():
             fv.fit_batch(model, (tables,), family, q)
             call(fv.elbo, model, fitted.q, rtol=2.0**-20)
             call(fitted.diagnose)
+            call(fitted.to_xarray, 2)
             if family in ("full", "diag"):
                 call(call(fitted.linear_response).of, lambda z: z)
             fv.fit(model, start=fitted.q), fv.fit(model, family, starts=[q, start])
