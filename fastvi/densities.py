@@ -10,6 +10,8 @@ that ending, and half-Cauchy, half-normal and half-Student-t densities on top. T
   cost more than the density. `fit` reports both, with the point.
 - Arrays whose lengths differ: ValueError in Python, NaN in compiled code.
 
+In a log joint of a `Model` without a written gradient they have derivatives, in all arguments but counts.
+
 The error is at most 1e-14 of the larger of 1 and the value, for each entry, or what rounding the arguments
 changes the value by, where that is more. Sums over arrays are vectorised.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 import re
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
 import numba
 from numba import types
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, NumbaWarning
 
 from .. import kernels
 from .references import snapshot, state_of, values_of
@@ -85,6 +86,56 @@ def c_function(dispatcher: Any, kinds: tuple[Any, ...], has_theta: bool, with_gr
     """The compiled C function of a log joint. Its address holds as long as the function is referred to."""
     key = dispatcher, kinds, has_theta, with_gradient
     return _remembered(_compiled, key, lambda: _compile(*key))
+
+
+class Forward:
+    """The gradient of a log joint by forward differentiation, compiled when it is first asked for.
+
+    `fields` are where parameters with names are, None where the log joint takes z itself; `value` is the C
+    function of the log joint. One of these belongs to a model and to all copies of it.
+    """
+
+    def __init__(
+        self, dispatcher: Any, fields: Any, kinds: tuple[Any, ...], has_theta: bool, value: Any
+    ) -> None:
+        self._key, self._value = (dispatcher, fields, kinds, has_theta), value
+        self._found: tuple[Any, str, Any] | None = None
+
+    def address(self, is_right: Callable[[int], bool]) -> int:
+        """The address of the C function, or 0 where the log joint does what has no derivatives here.
+
+        It holds as long as this is referred to. What has been compiled must be `is_right`.
+        """
+        if self._found is None:
+            make = lambda: _compile_forward(self._key, self._value, is_right)  # noqa: E731
+            self._found = _remembered(_compiled, ("forward", *self._key), make)
+        function = self._found[0]
+        return 0 if function is None else int(function.address)
+
+    @property
+    def reason(self) -> str:
+        """Why there is none."""
+        return "" if self._found is None else self._found[1]
+
+
+def _compile_forward(key: Any, value: Any, is_right: Callable[[int], bool]) -> tuple[Any, str, Any]:
+    """(the C function, "", that of the log joint, which it calls), or (None, why there is none, None)."""
+    global _compilations
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return None, "NUMBA_DISABLE_JIT is set", None
+    _compilations += 1
+    try:
+        with warnings.catch_warnings():  # the log joint itself has warned of the same
+            warnings.simplefilter("ignore", NumbaWarning)
+            function = kernels.models.forward.make(*key, int(value.address))
+        if is_right(function.address):
+            return function, "", value
+        return None, "its values are others where it gets numbers with derivatives", None
+    except Exception as error:  # numba's extensions raise all kinds where a type is new to them
+        text = str(error)
+        call = re.search(r">>> (.*)", text)
+        reason = f"no derivative of {call[1]}" if call else _first_cause(text)
+        return None, reason or f"{type(error).__name__}: {text}", None
 
 
 def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) -> Any:

@@ -183,7 +183,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     Parameters
     ----------
     model : Model
-        With a `log_joint_grad`.
+        With a `log_joint_grad`, or a log joint that has derivatives by forward differentiation.
     z : array_like, shape (D,) or (n, D), optional
         Where to compare. Default: five random points, standard normal in latent coordinates.
     rtol : float, optional
@@ -201,8 +201,8 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     TypeError
         A model that is not a Model.
     ValueError
-        A model without a gradient, or whose gradient function returns another value than its log joint; a z
-        of another shape.
+        A model whose gradients are differences, or whose gradient function returns another value than its
+        log joint; a z of another shape.
 
     References
     ----------
@@ -223,8 +223,8 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
     """
     checked_model(model)
     allowed = real_number("rtol", rtol)
-    if not model._gradient_address:
-        raise ValueError("model has no log_joint_grad to check")
+    if not model._slopes_address:
+        raise ValueError("model has no gradient to check: it takes differences")
     if z is None:
         latent = generator("rng", rng).standard_normal((_POINTS, model.latent_dim))
         points = model._support.to_model(latent)[0]

@@ -440,7 +440,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
         scale = conditional_deviations(factor)
         draws = writable(fixed_draws(0, max(_BLOCK_PAIRS, 2 * dim), dim))
         status, value = kernels.inference.entry_points.elbo_draws(
-            target_of(model), draws, mean, factor, scale, space, *grads
+            target_of(model, gradient=True), draws, mean, factor, scale, space, *grads
         )
         where = fault_point("draws", space) if status else None
     if where is not None:

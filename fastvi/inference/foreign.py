@@ -98,6 +98,7 @@ class ForeignModel(Model):
             "_callbacks": (),
             "_address": value,
             "_gradient_address": slopes,
+            "_gradient_choice": "written" if slopes else "differences",
             "_origin": origin,
             "_keep": keep,
             "_failures": Failures() if failures is None else failures,

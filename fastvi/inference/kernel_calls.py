@@ -97,7 +97,9 @@ def fit_on_draws(
     """
     row = np.zeros(kernels.inference.reports.REPORT_SIZE)
     outputs = *q, np.empty(0) if trace is None else trace, row
-    kernels.inference.entry_points.fit_draws(target_of(model), code, draws, start, limits, outputs, space)
+    kernels.inference.entry_points.fit_draws(
+        target_of(model, gradient=True), code, draws, start, limits, outputs, space
+    )
     return kernels.inference.reports.Report(*row.tolist())
 
 

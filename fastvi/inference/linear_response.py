@@ -227,7 +227,7 @@ class _Curvature:
         self.scale = conditional_deviations(self.root)
         self.diagonal = not np.tril(self.root, -1).any()
         self.evaluations = 0
-        self.shift = _SHIFT if model._gradient is not None else _WIDE_SHIFT
+        self.shift = _SHIFT if model._slopes_address else _WIDE_SHIFT
         # One of each pair moves forwards and one backwards: then the error is of second order, too.
         count = len(nodes.points)
         self.signs = np.where(np.arange(count) < count // 2, self.shift, -self.shift)
@@ -242,12 +242,12 @@ class _Curvature:
         space = workspace("draws", MEAN, r, model.dim)
         values, slopes = np.empty(len(points)), np.empty(points.shape)
         status, used = kernels.inference.entry_points.log_joint_gradients(
-            target_of(model), points, self.scale, space, values, slopes
+            target_of(model, gradient=True), points, self.scale, space, values, slopes
         )
         if status != FINE:
             raise _FaultError(words(model, status, fault_point("draws", space)))
         if not np.isfinite(slopes).all():
-            raise _FaultError("log_joint_grad is not finite near q")
+            raise _FaultError("the gradient is not finite near q")
         return (slopes * np.diag(self.root) if self.diagonal else slopes @ self.root), used
 
     def columns(self, take: Callable[[int, Array], None]) -> None:

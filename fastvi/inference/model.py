@@ -16,7 +16,7 @@ from ..common.immutable import Immutable, frozen
 from ..common.validation import finite_array, float_array
 from ..common.values import Array, in_shape, tidy
 from ..distributions.support import Support
-from .compilation import c_function, check_arity, dispatcher_of, flat_dispatcher
+from .compilation import Forward, c_function, check_arity, dispatcher_of, flat_dispatcher
 from .packing import Table, pack
 from .parameters import Axes, Layout, check_names, layout_of
 
@@ -67,9 +67,11 @@ class Model(Immutable):
         "ordered" and "positive_ordered" alone stand for all coordinates; in a list, consecutive equal ones
         are one group. The density of a simplex is that of all entries but the last, that of a factor of the
         entries below the diagonal. A q is Gaussian in the latent coordinates.
-    log_joint_grad : callable, optional
+    log_joint_grad : callable or {"forward", "differences"}, optional
         ``log_joint_grad(z, grad, *data)`` writes the gradient in z and returns the value; with names
-        ``grad.tau = ...`` and ``grad.theta[j] = ...``.
+        ``grad.tau = ...`` and ``grad.theta[j] = ...``. "forward" compiles the log joint for dual numbers,
+        with exact derivatives in eight directions at once; "differences" are those of values. Default:
+        "forward" where it can be had, else "differences"; see Notes.
     theta : array_like, optional
         Parameters, for `maximize_evidence`.
 
@@ -77,7 +79,8 @@ class Model(Immutable):
     ------
     TypeError
         A `log_joint` that is not a function, takes another number of arguments, cannot be compiled, or writes
-        to z; data of other kinds; a `dim` that is no integer.
+        to z; data of other kinds; a `dim` that is no integer; "forward" for a log joint that has no
+        derivatives by it, with the reason.
     ValueError
         A `dim` below 1, an unknown support, empty data, a theta that is not finite; a name that is no
         identifier, a shape with a zero, a support that does not fit its shape, a function that asks for a
@@ -88,6 +91,17 @@ class Model(Immutable):
     A model is immutable. It is pickled with its functions, lambdas and closures too, as numba pickles them:
     by their code and the globals that they use, which must themselves be importable or picklable. The
     receiving process compiles the functions again.
+
+    Forward differentiation knows arithmetic, powers, comparisons, branches and loops, the functions of `math`
+    and numpy's of one and two numbers, `fastvi.densities`, jitted functions of these, and of arrays of
+    parameters entries, slices, sums, extremes, products with data (``x @ p.beta``), and arithmetic entry by
+    entry. What it does not know is refused by its type, as are conversions that would lose a derivative
+    (``int(z[0])``, ``z[0] % 1.0``, an array of floats that is allocated and filled): such a model takes
+    differences. ``gradient`` says which; "forward" raises the reason. Where a derivative jumps, as that of
+    abs at 0, it is 0 or that of one side; where it is not finite and the value is, a difference takes its
+    place. It is compiled when a fit first asks for gradients, which those of up to two latent variables do
+    not, and shared by all models of the function with data of these types; at three points its values are
+    compared to the log joint's. A model that is made in compiled code has no gradient, and needs none.
 
     The last 128 functions are remembered: another model of one of them compiles nothing. Numba does not
     free machine code: each new function takes 1 to 2 MB for the life of the process, new data take nothing.
@@ -120,9 +134,11 @@ class Model(Immutable):
         "_address",
         "_callbacks",
         "_dispatcher",
+        "_forward",
         "_functions",
         "_gradient",
         "_gradient_address",
+        "_gradient_choice",
         "_layout",
         "_support",
         "_table",
@@ -135,6 +151,8 @@ class Model(Immutable):
     data: tuple[Any, ...]
     _dispatcher: Any
     _gradient: Any
+    _gradient_choice: str
+    _forward: Forward
     _functions: tuple[Any, Any]
     _layout: Layout | None
     _callbacks: tuple[Any, ...]
@@ -151,7 +169,7 @@ class Model(Immutable):
         dim: int | Mapping[str, Any],
         data: Sequence[Any] = (),
         support: Any = "real",
-        log_joint_grad: Callable[..., float] | None = None,
+        log_joint_grad: Callable[..., float] | str | None = None,
         theta: Any = None,
     ) -> None:
         fill = object.__setattr__
@@ -175,7 +193,12 @@ class Model(Immutable):
             parameters = finite_array("theta", np.atleast_1d(float_array("theta", theta)), 1, "(T,)")
         fill(self, "_theta", parameters)
         value = dispatcher_of("log_joint", log_joint)
-        gradient = None if log_joint_grad is None else dispatcher_of("log_joint_grad", log_joint_grad)
+        choice, gradient = "written", None
+        if log_joint_grad is None or isinstance(log_joint_grad, str):
+            choice = _checked_choice(log_joint_grad)
+        else:
+            gradient = dispatcher_of("log_joint_grad", log_joint_grad)
+        fill(self, "_gradient_choice", choice)
         fill(self, "_functions", (value, gradient))
         names = ["theta"] if theta is not None else []
         items = [f"data[{k}]" for k in range(len(data))]
@@ -199,6 +222,11 @@ class Model(Immutable):
         fill(self, "_callbacks", tuple(callbacks))
         fill(self, "_address", int(callbacks[0].address))
         fill(self, "_gradient_address", 0 if gradient is None else int(callbacks[1].address))
+        fields = None if layout is None else layout.fields
+        forward = Forward(self._functions[0], fields, self._types, theta is not None, callbacks[0])
+        fill(self, "_forward", forward)
+        if choice == "forward" and not self._slopes_address:
+            raise TypeError(f"log_joint has no gradient by forward differentiation: {self._forward.reason}")
 
     def _set_data(self, data: tuple[Any, ...]) -> None:
         fill = object.__setattr__
@@ -221,6 +249,38 @@ class Model(Immutable):
     def theta(self) -> Array | None:
         """The parameters, read-only; None where the model has none."""
         return frozen(self._theta.copy()) if self._theta.size else None
+
+    @property
+    def gradient(self) -> str:
+        """Where gradients come from: "written", "forward" or "differences".
+
+        It compiles forward differentiation where no fit has yet.
+
+        Examples
+        --------
+        >>> import fastvi as fv
+        >>> fv.Model(lambda z: -z[0] ** 4 - z[1] ** 2, 2).gradient
+        'forward'
+        """
+        if self._gradient_address:
+            return "written"
+        return "forward" if self._slopes_address else "differences"
+
+    @property
+    def _slopes_address(self) -> int:
+        """The address of the function that gives gradients; 0 where they are differences."""
+        if self._gradient_address or self._gradient_choice not in ("", "forward"):
+            return self._gradient_address
+        return self._forward.address(self._is_right)
+
+    def _is_right(self, address: int) -> bool:
+        """Whether a function that gives gradients has the values of the log joint, at three points."""
+        latent = np.cos(np.arange(1.0, 3.0 * self.latent_dim + 1.0)).reshape(3, -1)
+        points, model = self._support.to_model(latent)[0], self._with_copies()
+        values, failed = model._tabulate(points)
+        found, also = model._tabulate(points, np.empty(points.shape), address)
+        known = slice(failed - 1 if failed else None)
+        return failed == also and np.allclose(found[known], values[known], 1e-8, 1e-8, equal_nan=True)
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
@@ -300,6 +360,8 @@ class Model(Immutable):
         # Addresses hold in one process only: the functions are pickled, and compiled where they arrive.
         theta = self._theta if self._theta.size else None
         log_joint, gradient = self._functions
+        if gradient is None:
+            gradient = self._gradient_choice or None
         named = self._layout is not None
         dim, support = (self.parameters, "real") if named else (self.dim, self.support)
         return Model, (log_joint, dim, self.data, support, gradient, theta)
@@ -382,11 +444,11 @@ class Model(Immutable):
         """A word for each coordinate of z."""
         return [f"z[{i}]" for i in range(self.dim)] if self._layout is None else self._layout.labels
 
-    def _tabulate(self, rows: Array, gradients: Array | None = None) -> tuple[Array, int]:
+    def _tabulate(self, rows: Array, gradients: Array | None = None, address: int = 0) -> tuple[Array, int]:
         """(the log joint at rows of z, 0 or the number from 1 of the row where it raised an exception).
 
-        By the compiled functions that fits call. With `gradients`, those are written by log_joint_grad, whose
-        values are returned.
+        By the compiled functions that fits call. With `gradients`, those are written by the function that
+        gives them, or by that at an address, and its values are returned.
         """
         rows, values = np.array(rows, np.float64, order="C"), np.empty(len(rows))
         theta, table = self._theta, self._table
@@ -394,7 +456,8 @@ class Model(Immutable):
         if gradients is None:
             failed = _VALUE(self._address)(*arguments, values.ctypes.data)
         else:
-            failed = _GRADIENTS(self._gradient_address)(*arguments, values.ctypes.data, gradients.ctypes.data)
+            run = _GRADIENTS(address or self._slopes_address)
+            failed = run(*arguments, values.ctypes.data, gradients.ctypes.data)
         self._raise_pending()
         return values, int(failed)
 
@@ -406,6 +469,13 @@ class Model(Immutable):
         return f"Model({name}, dim={self.dim}, support={self.support!r}, data={items})"
 
 
+def _checked_choice(choice: str | None) -> str:
+    """What is asked for instead of a function that writes the gradient; "" for the best there is."""
+    if choice is not None and choice not in ("forward", "differences"):
+        raise ValueError(f'log_joint_grad must be a function, "forward" or "differences", not {choice!r}')
+    return choice or ""
+
+
 def checked_model(model: Any) -> Model:
     """`model`, if it is a Model."""
     if not isinstance(model, Model):
@@ -413,16 +483,17 @@ def checked_model(model: Any) -> Model:
     return model
 
 
-def target_of(model: Model, tables: Table | None = None) -> tuple[Any, ...]:
+def target_of(model: Model, tables: Table | None = None, gradient: bool = False) -> tuple[Any, ...]:
     """A model as the kernels take it: an `entry_points.Target` as a plain tuple.
 
     `tables` are the packed data of many data sets, a row for each; by default there is one, the model's own.
+    The `gradient` is compiled by the first call that asks for it.
     """
     model._raise_pending()
     support = model._support
     return (
         model._address,
-        model._gradient_address,
+        model._slopes_address if gradient else 0,
         model._theta,
         model._table[None] if tables is None else tables,
         support.kinds,

@@ -60,7 +60,7 @@ def fit_sgd(
         before = point.copy()
         noise = source.standard_normal((high - low, each, r))
         status, value, more = kernels.inference.entry_points.sgd_steps(
-            target_of(model),
+            target_of(model, gradient=True),
             code,
             noise,
             low + 1,

@@ -245,7 +245,13 @@ def counted_with_gradient(z, grad, y, calls):
 
 @pytest.mark.parametrize(
     ("dim", "family", "gradient"),
-    [(1, "full", None), (1, "truncated", None), (3, "diag", None), (3, "diag", counted_with_gradient)],
+    [
+        (1, "full", None),
+        (1, "truncated", None),
+        (3, "diag", None),
+        (3, "diag", "differences"),
+        (3, "diag", counted_with_gradient),
+    ],
 )
 def test_all_evaluations_are_counted(dim, family, gradient):
     y, calls = np.random.default_rng(10).standard_normal((3, dim)), np.zeros((3, 1))

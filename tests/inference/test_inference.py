@@ -421,8 +421,9 @@ def test_given_gradients_and_differences_find_the_same():
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((30, 4))
     for kind in (LOGISTIC, POISSON, NORMAL):
-        model = regression(np.random.default_rng(4), kind, rows)
-        given = fv.Model(glm, 4, model.data, log_joint_grad=glm_gradient)
+        data = regression(np.random.default_rng(4), kind, rows).data
+        model = fv.Model(glm, 4, data, log_joint_grad="differences")
+        given = fv.Model(glm, 4, data, log_joint_grad=glm_gradient)
         assert fv.check_gradient(given)
         one, two = fv.fit(model), fv.fit(given)
         assert one.converged
@@ -433,7 +434,7 @@ def test_given_gradients_and_differences_find_the_same():
     wrong = fv.Model(glm, 4, (STUDENT, *given.data[1:]), log_joint_grad=glm_gradient)
     assert not fv.check_gradient(wrong)
     assert "the gradient is wrong: grad[" in str(fv.check_gradient(wrong))
-    with says(ValueError, "model has no log_joint_grad"):
+    with says(ValueError, "model has no gradient to check: it takes differences"):
         fv.check_gradient(model)
 
 

@@ -71,8 +71,8 @@ def test_fits_are_read_by_name(models):
     named, flat = models
     f = fv.fit(named, draws=64)
     plain = fv.fit(flat, draws=64)
-    # One has a gradient, the other differences, in other steps.
-    assert abs(f.elbo.value - plain.elbo.value) <= 1e-4
+    # One has a written gradient, the other one by forward differentiation.
+    assert abs(f.elbo.value - plain.elbo.value) <= 1e-9
     same = fv.fit(fv.Model(by_name, SCHOOLS, (Y, SIGMA)), draws=64)
     assert same.elbo == plain.elbo
     mean, sd = f["tau"]

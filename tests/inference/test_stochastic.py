@@ -62,7 +62,7 @@ def test_sticking_the_landing():
 
 
 def test_gradient_by_differences_too():
-    plain = fv.Model(skewed, 2, data=(1.0,))
+    plain = fv.Model(skewed, 2, data=(1.0,), log_joint_grad="differences")
     one = fv.fit(MODEL, "full", method="sgd", rng=3, steps=50)
     two = fv.fit(plain, "full", method="sgd", rng=3, steps=50)
     # Adam makes steps of one length out of gradients of any size: the paths differ more than the gradients.

@@ -34,7 +34,7 @@ def _same(typing_context, array):
     return array(array), lambda context, builder, signature, arguments: arguments[0]
 
 
-def _unpacker(kinds: tuple[Any, ...]) -> Any:
+def unpacker(kinds: tuple[Any, ...]) -> Any:
     """An intrinsic that makes a tuple of data out of a table: numbers' bits, arrays' addresses and shapes."""
 
     @intrinsic
@@ -76,7 +76,7 @@ def _unpacker(kinds: tuple[Any, ...]) -> Any:
 
 def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: bool) -> Any:
     """The compiled C function, which the caller must keep alive."""
-    unpack = _unpacker(kinds)
+    unpack = unpacker(kinds)
     # A function that was given signatures is not compiled for read-only arrays.
     seen = _read_only if getattr(function, "_can_compile", True) else _same
     # Unpacking arguments (*data) is not possible inside of try.
