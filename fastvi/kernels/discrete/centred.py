@@ -46,6 +46,9 @@ SEGMENT = 256
 #: Normalised entries, masses and results below this have lost digits to subnormal numbers.
 _TINY, _TINY_MASS, _TINY_RESULT = 1e-290, 1e-200, 1e-270
 
+#: Part of a sum that the square of the difference of the masses, which is subtracted, may be.
+_MOST_BESIDE = 0.1
+
 #: Overlaps below this may have lost digits to subnormal entries.
 _TINY_OVERLAP = 1e-130
 
@@ -571,10 +574,11 @@ def _concluded(values, norms, other_norms, excesses, left, gap, least, theta, ex
         terms = value + values[j]
         size = terms + (norm * norms[j] + other_norm * other_norms[j])
         e = excess - excesses[j]
-        result = conclude(  # noqa: F821
-            terms + out[j] - gap * (e * e), out[j], terms, size, least, theta, extra
-        )
+        whole, beside = terms + out[j], gap * (e * e)
+        result = conclude(whole - beside, out[j], terms, size, least, theta, extra)  # noqa: F821
         good = (result < math.inf) & ((size > _TINY_RESULT) | (size == 0.0))
+        # Rows that differ by no more than the rounding of their masses.
+        good &= beside <= _MOST_BESIDE * abs(whole)
         out[j] = result if good else math.nan
 
 

@@ -18,7 +18,7 @@ from ..numerics.error_free import add_compensated
 from . import short_rows
 from .logarithmic import log_mass
 from .masses import ANY, UNIT
-from .normalized import CHUNK, LEAST_SCALED, LIFT, UNLIFT, allowed, argmax, is_unit, masses_of
+from .normalized import CHUNK, LEAST_SCALED, LIFT, PART, UNLIFT, allowed, argmax, is_unit, masses_of
 from .short_rows import SHORT
 from .terms import cross_term
 
@@ -160,8 +160,8 @@ def log_cross_entropy(p, q, theta, mass):
     if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
         return math.nan
     a, al, r, rl, at_top = 0.0, 0.0, 0.0, 0.0, 0
-    for low in range(0, p.size, CHUNK):
-        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+    for low in range(0, p.size, PART):
+        x, y = p[low : low + PART], q[low : low + PART]
         part, rest, n = _log_cross_sums(x, y, top_p, top_q)
         a, al = add_compensated(a, al, part)
         r, rl = add_compensated(r, rl, rest)

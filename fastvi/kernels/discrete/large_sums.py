@@ -17,7 +17,7 @@ import numpy as np
 from ..compiler import adder, kernel
 from ..numerics.elementary import LN2_HIGH, LN2_LOW, log_quotient, times_expm1
 from ..numerics.error_free import add_compensated, two_product, two_sum
-from .normalized import CHUNK, entry
+from .normalized import PART, entry
 from .terms import alpha_term, exchanged
 
 #: Factor of sums that overflow when they are lifted.
@@ -101,8 +101,8 @@ def _alpha_sum(p, q, normalization, theta, factor):
     swap, order, beta = exchanged(theta)
     ratio = _ratio(beta)
     total, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+    for low in range(0, p.size, PART):
+        u, v = p[low : low + PART], q[low : low + PART]
         total, lost = add_compensated(total, lost, _small_powers(u, v, normalization, theta, ratio, factor))
         if _beyond(u, v, normalization, swap, ratio) == 0:
             continue

@@ -17,12 +17,8 @@ from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import terms
 from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE, UNIT
-from .normalized import CHUNK, LIFT, UNLIFT, is_unit, sensitivity, settled
+from .normalized import CHUNK, LIFT, PART, UNLIFT, is_unit, sensitivity, settled
 from .terms import SMALL_ORDER, alpha_near, exchanged
-
-#: Entries per chunk. These loops are not all vectorised: a chunk of 1024 has 1024 additions in a row, which
-#: leave 1e-13 where all round the same way.
-_CHUNK = 128
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
 _NEAR = 0.3
@@ -30,8 +26,8 @@ _NEAR = 0.3
 #: Difference from the offset of all below which the logarithm of the ratio of two entries takes its place.
 _CLOSE = 1e-3
 
-#: Orders up to this multiply an error of the masses, 3e-15, to less than 1e-13.
-_SMALL_ORDER = 16.0
+#: Orders up to this multiply an error of the masses, 6e-15, to less than 1e-13.
+_SMALL_ORDER = 8.0
 
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1020
@@ -133,8 +129,8 @@ def log_mass(p):
     if not top > -math.inf:
         return top, 0.0 if top == -math.inf else math.nan
     total, lost = 0.0, 0.0
-    for low in range(0, p.size, _CHUNK):
-        part = _exp_sum(p[low : low + _CHUNK], top)
+    for low in range(0, p.size, PART):
+        part = _exp_sum(p[low : low + PART], top)
         total, lost = add_compensated(total, lost, part)
     return top, total + lost
 
@@ -178,8 +174,8 @@ def _log_excess(p, q, normalization):
 @kernel
 def _all_excess(p, q, normalization):
     total, lost = 0.0, 0.0
-    for low in range(0, p.size, _CHUNK):
-        part = _log_excess(p[low : low + _CHUNK], q[low : low + _CHUNK], normalization)
+    for low in range(0, p.size, PART):
+        part = _log_excess(p[low : low + PART], q[low : low + PART], normalization)
         total, lost = add_compensated(total, lost, part)
     return (total + lost) * UNLIFT
 
@@ -213,8 +209,8 @@ def _from_largest(p, q, normalization):
         return n, 1.0
     n = _with_offset(n, s, lost, 0.0)
     total, size, factor = 0.0, 0.0, math.exp(rest)
-    for low in range(0, p.size, _CHUNK):
-        sums = _ratio_excess(p[low : low + _CHUNK], q[low : low + _CHUNK], n, factor)
+    for low in range(0, p.size, PART):
+        sums = _ratio_excess(p[low : low + PART], q[low : low + PART], n, factor)
         total += sums[0]
         size += sums[1]
     return _with_offset(n, s, lost, math.log1p(total * UNLIFT)), size * UNLIFT
@@ -435,8 +431,8 @@ def _log_sums(p, q, normalization, theta):
 def _all_log_sums(p, q, normalization, theta):
     """Template (`log_sums`): the same, by chunks."""
     a, al, e, el = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, _CHUNK):
-        x, y = log_sums(p[low : low + _CHUNK], q[low : low + _CHUNK], normalization, theta)  # noqa: F821
+    for low in range(0, p.size, PART):
+        x, y = log_sums(p[low : low + PART], q[low : low + PART], normalization, theta)  # noqa: F821
         a, al = add_compensated(a, al, x)
         e, el = add_compensated(e, el, y)
     return a + al, e + el

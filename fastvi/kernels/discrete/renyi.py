@@ -29,6 +29,7 @@ from .masses import NORMALIZE
 from .normalized import (
     CHUNK,
     LIFT,
+    PART,
     UNLIFT,
     allowed,
     entry,
@@ -50,6 +51,9 @@ _AS_INFINITE = 1e300
 
 #: Part of its two parts that the logarithm of the sum must be: equal addends leave 7e-15 of error.
 _LEAST_REMAINDER = 0.2
+
+#: Below this, products of entries that underflow may be most of the sum of their roots.
+_LEAST_OVERLAP = 1e-138
 
 #: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm.
 _LEAST_LOG = 0.05
@@ -111,8 +115,8 @@ def _order(p, q, alpha, normalization):
         outside, inside = covered(p, q, normalization)  # noqa: F821
         return -math.log1p(-outside) if outside < 0.5 else -math.log(inside)
     a, al, o, ol = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+    for low in range(0, p.size, PART):
+        x, y = p[low : low + PART], q[low : low + PART]
         part, outside = alpha_sums(x, y, normalization, (alpha, 0.0))  # noqa: F821
         a, al = add_compensated(a, al, part)
         o, ol = add_compensated(o, ol, outside)
@@ -129,8 +133,8 @@ def _order(p, q, alpha, normalization):
     if peak == -math.inf or (top == math.inf and beta > 0.0):
         return math.inf
     total, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+    for low in range(0, p.size, PART):
+        x, y = p[low : low + PART], q[low : low + PART]
         total, lost = add_compensated(total, lost, powers(x, y, normalization, beta, peak))  # noqa: F821
     return max((peak + math.log(total + lost)) / beta, 0.0)
 
@@ -325,8 +329,8 @@ def _careful_overlaps(p, q, normalization):
 def _all_overlaps(p, q, normalization):
     """Template (`overlap_sums`): the same, by chunks."""
     h, hl, o, ol = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        x, y = overlap_sums(p[low : low + CHUNK], q[low : low + CHUNK], normalization)  # noqa: F821
+    for low in range(0, p.size, PART):
+        x, y = overlap_sums(p[low : low + PART], q[low : low + PART], normalization)  # noqa: F821
         h, hl = add_compensated(h, hl, x)
         o, ol = add_compensated(o, ol, y)
     return h + hl, o + ol
@@ -354,7 +358,7 @@ _log_overlaps = specialise(
 @kernel
 def _normalise_overlap(sums, theta, mass, single):
     """The distance from the sums of sqrt(p q), and whether it has the digits of the input."""
-    if not sums.terms > 0.0:
+    if not sums.terms > _LEAST_OVERLAP:
         return math.nan, False
     value = -math.log(sums.terms / (math.sqrt(sums.mass_p) * math.sqrt(sums.mass_q)))
     return value, value > _LEAST_REMAINDER
@@ -423,7 +427,7 @@ def log_bhattacharyya(p, q, theta, mass):
     if shifted(p, q):
         return 0.0
     h, overlap = _log_overlaps(p, q, normalization)
-    if h * UNLIFT < 0.5 or overlap > 1e-200:
+    if h * UNLIFT < 0.5 or overlap > 1e-130:
         return _bhattacharyya(h, overlap)
     # Products of entries have underflowed: the largest one is factored out.
     peak = -math.inf

@@ -15,7 +15,7 @@ from ..compiler import adder, formula, kernel, specialise
 from ..numerics.error_free import add_compensated, fma
 from . import terms
 from .masses import NORMALIZE
-from .normalized import CHUNK, LIFT, UNLIFT, moderate, sensitivity
+from .normalized import LIFT, PART, UNLIFT, moderate, sensitivity
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
@@ -72,8 +72,8 @@ def _difference_sums(p, q, scales):
 def corrected(p, q, scales):
     """The scales with the change that takes the sum of all differences out; NaN where digits are too few."""
     e, el, size = 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        excess, part = _difference_sums(p[low : low + CHUNK], q[low : low + CHUNK], scales)
+    for low in range(0, p.size, PART):
+        excess, part = _difference_sums(p[low : low + PART], q[low : low + PART], scales)
         e, el = add_compensated(e, el, excess)
         size += part
     excess = e + el
@@ -118,8 +118,8 @@ def _all_sums(p, q, constants, theta, least, most):
     NaN where those of one are above `most`, or those of the first at most `least`.
     """
     a, al, e, el, signed, close = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        sums = part(p[low : low + CHUNK], q[low : low + CHUNK], constants, theta)  # noqa: F821
+    for low in range(0, p.size, PART):
+        sums = part(p[low : low + PART], q[low : low + PART], constants, theta)  # noqa: F821
         if sums.terms > most or (low == 0 and sums.terms <= least):
             return CarefulSums(math.nan, 0.0, 0.0, 0.0)
         a, al = add_compensated(a, al, sums.terms)
@@ -161,7 +161,7 @@ def _scaled(p, q, masses, theta):
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
-    least = alike * min(1.0, CHUNK / p.size)  # noqa: F821
+    least = alike * min(1.0, PART / p.size)  # noqa: F821
     for i in range(2):
         if i == 1:
             scales, least = corrected(p, q, scales), 0.0
