@@ -52,6 +52,9 @@ _AS_INFINITE = 1e300
 #: Part of its two parts that the logarithm of the sum must be: equal addends leave 7e-15 of error.
 _LEAST_REMAINDER = 0.2
 
+#: The same for the logarithm of an overlap: that of uniform random arrays is 0.12.
+_LEAST_DISTANCE = 0.1
+
 #: Below this, products of entries that underflow may be most of the sum of their roots.
 _LEAST_OVERLAP = 1e-138
 
@@ -361,7 +364,7 @@ def _normalise_overlap(sums, theta, mass, single):
     if not sums.terms > _LEAST_OVERLAP:
         return math.nan, False
     value = -math.log(sums.terms / (math.sqrt(sums.mass_p) * math.sqrt(sums.mass_q)))
-    return value, value > _LEAST_REMAINDER
+    return value, value > _LEAST_DISTANCE
 
 
 _quick_hellinger = closed_forms.assemble(
