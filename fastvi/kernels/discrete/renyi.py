@@ -55,8 +55,8 @@ _LEAST_REMAINDER = 0.2
 #: The same for the logarithm of an overlap: that of uniform random arrays is 0.12.
 _LEAST_DISTANCE = 0.1
 
-#: Below this, products of entries that underflow may be most of the sum of their roots.
-_LEAST_OVERLAP = 1e-138
+#: Above this, the roots of products of entries that underflow, 1e-152 each, are nothing beside their sum.
+_LEAST_OVERLAP = 1e-120
 
 #: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm.
 _LEAST_LOG = 0.05
@@ -377,7 +377,7 @@ _quick_log_overlap = specialise(
     chunk=overlap_chunk,
     normalise=_normalise_overlap,
     any_masses=True,
-    powers=True,
+    powers=False,
 )
 
 
