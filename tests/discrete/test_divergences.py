@@ -603,3 +603,16 @@ def test_logarithms_are_infinite_where_an_entry_underflows_beside_a_zero(name):
     assert getattr(fv, name)(p, q, log=True) == math.inf
     q[1] = -900.0
     assert 0.0 <= getattr(fv, name)(p, q, log=True) < math.inf
+    # Distributions that are far apart have a loop of their own.
+    p, q = np.array([0.0, -1.0, -800.0]), np.array([-1.0, 0.0, -math.inf])
+    assert getattr(fv, name)(p, q, log=True, mass="normalize") == math.inf
+    q[2] = -900.0
+    assert 0.01 < getattr(fv, name)(p, q, log=True, mass="normalize") < math.inf
+
+
+def test_an_entry_that_underflows_counts_beside_one_that_is_smaller_beyond_measure():
+    p, q = np.array([0.0, -1.0, -701.0]), np.array([-1.0, 0.0, -1e300])
+    with mp.workdps(40):
+        total = 1 + mp.exp(-1)  # of q, and of p to 300 digits
+        expected = mp.tanh(mpf(1) / 2) + mp.exp(-701) / total * mpf(1e300)
+    assert fv.kl(p, q, log=True, mass="normalize") == pytest.approx(float(expected), rel=1e-13)

@@ -29,6 +29,9 @@ _CLOSE = 1e-3
 #: Orders up to this multiply an error of the masses, 6e-15, to less than 1e-13.
 _SMALL_ORDER = 8.0
 
+#: A logarithm with which an entry of p of e**-700 counts: their product is the term of kl.
+_ABSENT = -1e200
+
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1020
 
@@ -292,20 +295,21 @@ def _exponentials(p, top, factor, out):
 
 
 @kernel
-def _underflow(p, top):
-    """The number of entries that `_exponentials` makes 0, though they are not."""
+def _missed(p, q, top_p, top_q, powers):
+    """The number of entries that `_exponentials` makes 0, though a term of them may not be.
+
+    With `powers` that is each of p or q; else one of p beside one of q that is smaller still beyond measure.
+    """
     count = 0
     for i in range(p.size):
-        s = np.float64(p[i]) - top
-        count += (s <= -700.0) & (s > -math.inf)
+        s, t = np.float64(p[i]) - top_p, np.float64(q[i]) - top_q
+        small_p, small_q = (s <= -700.0) & (s > -math.inf), (t <= -700.0) & (t > -math.inf)
+        count += (small_p | small_q) if powers else (small_p & (t < _ABSENT))
     return count
 
 
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`, `powers`): the divergence; NaN where there is none.
-
-    With `powers`, entries that underflow may be most of the sum.
-    """
+    """Template (`chunk`, `normalise`, `any_masses`, `powers`): the divergence; NaN where there is none."""
     if mass == ANY:
         return math.nan
     top_p, sum_p = (_top(p), 1.0) if any_masses else log_mass(p)  # noqa: F821
@@ -318,7 +322,7 @@ def quick(p, q, theta, mass):
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        if powers and _underflow(u, top_p) + _underflow(v, top_q) > 0:  # noqa: F821
+        if _missed(u, v, top_p, top_q, powers) > 0:  # noqa: F821
             return math.nan
         _exponentials(u, top_p, factor_p, x)
         _exponentials(v, top_q, factor_q, y)
