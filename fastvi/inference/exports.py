@@ -34,7 +34,7 @@ class Draws(NamedTuple):
     log_q: Array
 
 
-def draws_of(model: Model, q: Any, n: int, rng: Any) -> Draws:
+def _draws_of(model: Model, q: Any, n: int, rng: Any) -> Draws:
     """`n` draws: those of ``q.sample(n, rng)``."""
     if isinstance(q, TruncatedGaussian):
         z = q.sample(n, rng)
@@ -80,10 +80,10 @@ class _Group:
         return xarray.Dataset(self.variables, self.used, dict(attributes))
 
 
-def posterior(fit: Any, draws: Draws, dims: Any, coords: Any) -> Any:
-    """The Dataset of the parameters, by their names where the model has some."""
+def posterior(fit: Any, z: Array, dims: Any, coords: Any) -> Any:
+    """The Dataset of the parameters at draws z, by their names where the model has some."""
     axes = fit.model._axes
-    variables = fit.model._variables(draws.z)
+    variables = fit.model._variables(z)
     for word, given in (("dims", dims), ("coords", coords)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{word} must be a dict or None, not {type(given).__name__}")
@@ -96,10 +96,10 @@ def posterior(fit: Any, draws: Draws, dims: Any, coords: Any) -> Any:
     for dim in coords or {}:
         if dim not in group.used:
             raise ValueError(f"coords has {dim!r}, but the dimensions are {', '.join(group.used)}")
-    return group.dataset(attributes_of(fit))
+    return group.dataset(_attributes_of(fit))
 
 
-def attributes_of(fit: Any) -> dict[str, Any]:
+def _attributes_of(fit: Any) -> dict[str, Any]:
     """How the fit went, as numbers and strings: netCDF has no others."""
     found = {
         "inference_library": "fastvi",
@@ -121,7 +121,7 @@ def attributes_of(fit: Any) -> dict[str, Any]:
 
 def groups_of(fit: Any, n: Any, rng: Any, dims: Any, coords: Any) -> dict[str, Any]:
     """The Datasets of `Fit.to_arviz` by the names of their groups."""
-    draws = draws_of(fit.model, fit.q, integer("draws", n, 1), generator("rng", rng))
+    draws = _draws_of(fit.model, fit.q, integer("draws", n, 1), generator("rng", rng))
     labels, places = fit.model._labels, fit.model._support.places.tolist()
     latent = {_COORDINATE: [labels[place] for place in places]}
     unconstrained = _Group({"z": [_COORDINATE]}, latent)
@@ -129,13 +129,12 @@ def groups_of(fit: Any, n: Any, rng: Any, dims: Any, coords: Any) -> dict[str, A
     stats = _Group({}, {})
     stats.add("lp", draws.lp)
     stats.add("log_q", draws.log_q)
-    parameters = _parameters(fit, latent)
-    attributes = attributes_of(fit)
+    found = posterior(fit, draws.z, dims, coords)
     return {
-        "posterior": posterior(fit, draws, dims, coords),
-        "sample_stats": stats.dataset(attributes),
-        "unconstrained_posterior": unconstrained.dataset(attributes),
-        "variational_parameters": parameters.dataset(attributes),
+        "posterior": found,
+        "sample_stats": stats.dataset(found.attrs),
+        "unconstrained_posterior": unconstrained.dataset(found.attrs),
+        "variational_parameters": _parameters(fit, latent).dataset(found.attrs),
     }
 
 
@@ -155,10 +154,10 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
     return group
 
 
-def to_arviz(groups: dict[str, Any], attributes: dict[str, Any]) -> Any:
-    """Datasets as the installed ArviZ takes them."""
+def to_arviz(groups: dict[str, Any]) -> Any:
+    """Datasets as the installed ArviZ takes them, with the attributes of the posterior."""
     arviz = required("arviz", "arviz", "Fit.to_arviz")
-    xarray = required("xarray", "arviz", "Fit.to_arviz")
+    xarray, attributes = required("xarray", "arviz", "Fit.to_arviz"), groups["posterior"].attrs
     # Since version 1.0 that is another name of DataTree.
     kind = getattr(arviz, "InferenceData", xarray.DataTree)
     if kind is not xarray.DataTree:

@@ -18,7 +18,7 @@ from ..distributions.variational import TransformedGaussian, TruncatedGaussian, 
 from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import GRADIENT_EVALUATIONS, psis_shape, wrong_gradient
 from .expectations import BY_DRAWS
-from .exports import attributes_of, draws_of, groups_of, posterior, to_arviz
+from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
 from .kernel_calls import is_long
 from .linear_response import LinearResponse, response_of
@@ -173,7 +173,7 @@ class Fit(Record):
         """
         # First of all, for it may be missing.
         required("arviz", "arviz", "Fit.to_arviz")
-        return to_arviz(groups_of(self, draws, rng, dims, coords), attributes_of(self))
+        return to_arviz(groups_of(self, draws, rng, dims, coords))
 
     def to_xarray(self, draws: int = 1000, rng: Any = None, *, dims: Any = None, coords: Any = None) -> Any:
         """The posterior group of `to_arviz` as an xarray.Dataset, which needs xarray alone.
@@ -186,8 +186,7 @@ class Fit(Record):
         {'chain': 1, 'draw': 500}
         """
         required("xarray", "arviz", "Fit.to_xarray")
-        found = draws_of(self.model, self.q, integer("draws", draws, 1), generator("rng", rng))
-        return posterior(self, found, dims, coords)
+        return posterior(self, self.sample(integer("draws", draws, 1), rng), dims, coords)
 
     @property
     def _layout(self) -> Layout:

@@ -40,8 +40,9 @@ _LEAST_REMAINDER = 1.0 / 32.0
 _MOST_EXPONENT = 128.0
 _MOST_ORDER = 16.0
 
-#: With orders above this, entries are summed by blocks of so many.
-_SMALL_ORDER = 3.0
+#: Orders up to this multiply what equal addends lose in a chunk, 7e-15, to less than 3e-14. With those above,
+#: entries are summed by blocks of so many.
+SMALL_ORDER = 3.0
 _BLOCK = 64
 
 #: The errors of float32 terms, up to 1e-6 each, average out in a sum of at least so many of one size.
@@ -452,8 +453,7 @@ def alpha_chunk(p, q, theta):
     """The sums of p**a q**(1-a), a = theta[0]."""
     if not 0.0 < abs(theta[0]) <= _MOST_ORDER or theta[0] == 1.0:
         return Sums(math.nan, 0.0, 0.0, 0.0)
-    # A larger order multiplies what equal addends lose in a long sum.
-    size = p.size if abs(theta[0]) <= _SMALL_ORDER else _BLOCK
+    size = p.size if abs(theta[0]) <= SMALL_ORDER else _BLOCK
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, size):
         sums = _alpha_sums(p[low : low + size], q[low : low + size], theta)

@@ -104,10 +104,10 @@ def normalise_alpha(sums, theta, mass, single):
         size = power + abs(alpha) * p + abs(beta) * q
     else:
         exponent = beta * math.log(p / q)
-        whole = power / (p * math.exp(exponent)) - 1.0
-        size = 1.0 + abs(alpha) + abs(beta)
         if abs(exponent) > _MOST_EXPONENT:
             return math.nan, False
+        whole = power / (p * math.exp(exponent)) - 1.0
+        size = 1.0 + abs(alpha) + abs(beta)
     return whole / (alpha * beta), abs(whole) > _LEAST_ALPHA * size and power > LEAST_POWER
 
 

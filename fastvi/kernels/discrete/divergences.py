@@ -28,7 +28,7 @@ from ..borrowing import borrow
 from ..compiler import Lazily, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
-from .chunks import sum_of_parts
+from .chunks import SMALL_ORDER, sum_of_parts
 from .large_sums import LOW
 from .masses import ANY, NORMALIZE
 from .normalized import (
@@ -49,9 +49,6 @@ from .normalized import (
 )
 from .registry import NO_THETA, ROWS
 from .short_rows import SHORT
-
-#: Orders up to this multiply an error of the masses, 7e-15 where entries are equal, to less than 3e-14.
-_SMALL_ORDER = 3.0
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -78,7 +75,7 @@ def _careful(p, q, theta, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
         return math.inf
-    precise = orders and mass != ANY and sensitivity(theta) > _SMALL_ORDER  # noqa: F821
+    precise = orders and mass != ANY and sensitivity(theta) > SMALL_ORDER  # noqa: F821
     if mass == ANY:
         normalization, factor = make_scaling(masses)
     else:
