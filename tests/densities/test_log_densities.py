@@ -137,6 +137,16 @@ def test_numbers_are_right_to_fourteen_digits(name):
         assert abs(value(*arguments) - exact) <= error, (arguments, float(exact), value(*arguments))
 
 
+@pytest.mark.parametrize("size", [0.1, 2.0, 3.0, 4.0, 30.0, 600.0])
+def test_bernoulli_sums_at_all_sizes_of_the_log_odds(size):
+    """One sign, so that all terms are alike: from 0.7 down to 1e-300."""
+    rng = np.random.default_rng(7)
+    alpha = size * rng.uniform(0.9, 1.0, 1200)
+    for y, odds in ((np.ones(1200), alpha), (np.zeros(1200), -alpha), ((alpha > 0.95 * size) * 1.0, alpha)):
+        wanted = mp.fsum(reference.bernoulli_logit(a, b) for a, b in zip(y, exactly(odds), strict=True))
+        assert abs(densities.bernoulli_logit(y, odds) - wanted) <= -2e-15 * wanted
+
+
 @compiled_only
 @pytest.mark.parametrize("name", NAMES)
 def test_sums_over_arrays_and_numbers(name):

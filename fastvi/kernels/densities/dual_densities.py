@@ -21,7 +21,7 @@ from ..numerics.dual_arrays import DualArrayType, entry, values
 from ..numerics.duals import dual, moved_by, no_partials, value, with_partials
 from . import log_densities
 from . import slopes as slopes_
-from .log_densities import ROWS, at, common, length
+from .log_densities import ROWS, at, block, common, length
 
 #: Slopes that are held at once.
 BLOCK = 256
@@ -111,8 +111,9 @@ def _sum_1(x, a):
     n = common(length(vx), length(va))
     for low in range(0, n, BLOCK):
         count = min(BLOCK, n - low)
+        x_, a_ = block(vx, low, count), block(va, low, count)
         for i in range(count):
-            held[0, i], held[1, i] = slopes(at(vx, low + i), at(va, low + i))  # noqa: F821
+            held[0, i], held[1, i] = slopes(at(x_, i), at(a_, i))  # noqa: F821
         moved = moved_along(moved, x, held[0], low, count)
         moved = moved_along(moved, a, held[1], low, count)
     return with_partials(run(vx, va), moved)  # noqa: F821
@@ -124,8 +125,9 @@ def _sum_2(x, a, b):
     n = common(common(length(vx), length(va)), length(vb))
     for low in range(0, n, BLOCK):
         count = min(BLOCK, n - low)
+        x_, a_, b_ = block(vx, low, count), block(va, low, count), block(vb, low, count)
         for i in range(count):
-            found = slopes(at(vx, low + i), at(va, low + i), at(vb, low + i))  # noqa: F821
+            found = slopes(at(x_, i), at(a_, i), at(b_, i))  # noqa: F821
             held[0, i], held[1, i], held[2, i] = found
         moved = moved_along(moved, x, held[0], low, count)
         moved = moved_along(moved, a, held[1], low, count)
@@ -139,9 +141,10 @@ def _sum_3(x, a, b, c):
     n = common(common(length(vx), length(va)), common(length(vb), length(vc)))
     for low in range(0, n, BLOCK):
         count = min(BLOCK, n - low)
+        x_, a_ = block(vx, low, count), block(va, low, count)
+        b_, c_ = block(vb, low, count), block(vc, low, count)
         for i in range(count):
-            k = low + i
-            found = slopes(at(vx, k), at(va, k), at(vb, k), at(vc, k))  # noqa: F821
+            found = slopes(at(x_, i), at(a_, i), at(b_, i), at(c_, i))  # noqa: F821
             held[0, i], held[1, i], held[2, i], held[3, i] = found
         moved = moved_along(moved, x, held[0], low, count)
         moved = moved_along(moved, a, held[1], low, count)

@@ -427,6 +427,19 @@ def _overload_at(x, i):
     return lambda x, i: 1.0 * x
 
 
+def block(x, low, size):
+    """Entries of an array, or the number itself. A loop over a block from 0 on has no negative index; one from
+    `low` on may have, as far as LLVM sees, and gathers its entries: 1.4 times the time for `cauchy`."""
+    return x[low : low + size] if isinstance(x, np.ndarray) else x
+
+
+@overloaded(block)
+def _overload_block(x, low, size):
+    if isinstance(x, types.Array):
+        return lambda x, low, size: x[low : low + size]
+    return lambda x, low, size: x
+
+
 def length(x):
     """The length of an array, -1 for a number."""
     return x.size if isinstance(x, np.ndarray) else -1
@@ -465,9 +478,9 @@ def _value_3(x, a, b, c):
 def _sum_over_x(x, prepared):
     total = 0.0
     for low in range(0, x.size, _BLOCK):
-        part, left = 0.0, x.size - low
-        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
-            part += term(1.0 * x[i], prepared)  # noqa: F821
+        part, some = 0.0, block(x, low, _BLOCK)
+        for i in range(some.size):
+            part += term(1.0 * some[i], prepared)  # noqa: F821
         total += part
     return total
 
@@ -476,9 +489,10 @@ def _sum_1(x, a):
     n = common(length(x), length(a))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part, left = 0.0, n - low
-        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
-            part += term(at(x, i), prepare(at(a, i)))  # noqa: F821
+        part, size = 0.0, (_BLOCK if n - low > _BLOCK else n - low)
+        x_, a_ = block(x, low, size), block(a, low, size)
+        for i in range(size):
+            part += term(at(x_, i), prepare(at(a_, i)))  # noqa: F821
         total += part
     return total
 
@@ -487,9 +501,10 @@ def _sum_2(x, a, b):
     n = common(common(length(x), length(a)), length(b))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part, left = 0.0, n - low
-        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
-            part += term(at(x, i), prepare(at(a, i), at(b, i)))  # noqa: F821
+        part, size = 0.0, (_BLOCK if n - low > _BLOCK else n - low)
+        x_, a_, b_ = block(x, low, size), block(a, low, size), block(b, low, size)
+        for i in range(size):
+            part += term(at(x_, i), prepare(at(a_, i), at(b_, i)))  # noqa: F821
         total += part
     return total
 
@@ -498,9 +513,39 @@ def _sum_3(x, a, b, c):
     n = common(common(length(x), length(a)), common(length(b), length(c)))
     total = 0.0 if n >= 0 else math.nan
     for low in range(0, n, _BLOCK):
-        part, left = 0.0, n - low
-        for i in range(low, low + (_BLOCK if left > _BLOCK else left)):
-            part += term(at(x, i), prepare(at(a, i), at(b, i), at(c, i)))  # noqa: F821
+        part, size = 0.0, (_BLOCK if n - low > _BLOCK else n - low)
+        x_, a_, b_, c_ = block(x, low, size), block(a, low, size), block(b, low, size), block(c, low, size)
+        for i in range(size):
+            part += term(at(x_, i), prepare(at(a_, i), at(b_, i), at(c_, i)))  # noqa: F821
+        total += part
+    return total
+
+
+#: The least sum over a block of `_bernoulli_logit_sum`, in nats for each of its terms: below, the rounding of
+#: 1 + exp(-|alpha|) counts, 1e-16 a term.
+_LEAST_TERM = 0.05
+
+
+def _bernoulli_logit_sum(y, alpha):
+    """As `_sum_1`, with the logarithm of a product of 1 + exp(-|alpha|) for each block: 0.6 of its time."""
+    n = common(length(y), length(alpha))
+    total = 0.0 if n >= 0 else math.nan
+    for low in range(0, n, _BLOCK):
+        size = _BLOCK if n - low > _BLOCK else n - low
+        y_, alpha_ = block(y, low, size), block(alpha, low, size)
+        # The product is at most 2**_BLOCK.
+        linear, product = 0.0, 1.0
+        for i in range(size):
+            one, a = at(y_, i), at(alpha_, i)
+            against = max(-a if one == 1.0 else a, 0.0)
+            against = against if one == 0.0 or one == 1.0 else math.inf
+            linear += against if one == one else math.nan
+            product *= 1.0 + exp(-abs(a))
+        part = -linear - logarithm(product)
+        if part > -_LEAST_TERM * size:
+            part = 0.0
+            for i in range(size):
+                part += bernoulli_logit(at(y_, i), prepare_bernoulli_logit(at(alpha_, i)))
         total += part
     return total
 
@@ -531,10 +576,13 @@ _VALUES = {1: _value_1, 2: _value_2, 3: _value_3}
 _SUMS = {1: _sum_1, 2: _sum_2, 3: _sum_3}
 _ARRAYS = {1: _arrays_1, 2: _arrays_2, 3: _arrays_3}
 
+#: Sums that are faster than their terms.
+_OWN_SUMS = {"bernoulli_logit": _bernoulli_logit_sum}
+
 
 def _assemble(name, prepare, term, count):
     bound = {"prepare": prepare, "term": term}
-    add_up = specialise(_SUMS[count], f"_{name}_sum", adder, **bound)
+    add_up = specialise(_OWN_SUMS.get(name, _SUMS[count]), f"_{name}_sum", adder, **bound)
     return LogDensity(
         prepare,
         specialise(_VALUES[count], f"_{name}_value", **bound),

@@ -162,20 +162,18 @@ def _kl_parts(p, q):
 
 @adder
 def _kl_sums64(p, q, theta):
-    # The parts of `kl_term` are summed separately. This saves a product and the difference p - q, and
-    # multiplies the rounding error of the sum, 1e-16, by at most 20.
-    a, pk, qb, pb, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False
+    # No part of a term is summed by itself: p k ln 2 may be 16 times as large as the term, and in a sum of equal
+    # numbers so would be the rounding error.
+    total, qb, pb, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
         g, h, k, dp, dq = _kl_parts(x + _NOTHING64, y + _NOTHING64)
-        a += g * h
-        pk += x * k
+        total += g * h + (x * (k * (LN2 * 2.0**-52)) + dq)
         qb += dq
         pb += dp
         mass += x
         other += y
-    total = a + pk * (LN2 * 2.0**-52) + qb
     return _sums((not bad) & (total > _LEAST64), total, qb - pb, mass, other)
 
 
