@@ -44,7 +44,6 @@ from .distributions import (
     kl_estimate,
     mixture_entropy_bounds,
 )
-from .em import MixtureFit, VariationalMixtureFit, fit_mixture
 from .inference import (
     Decomposition,
     Diagnosis,
@@ -65,15 +64,6 @@ from .inference import (
     log_evidence,
     maximize_evidence,
 )
-from .interop import (
-    from_address,
-    from_block,
-    from_bridgestan,
-    from_jax,
-    from_numpyro,
-    from_pymc,
-    from_stan,
-)
 from .projections import Projection, Reduction, i_projection, m_projection, reduce_mixture
 
 if _collecting:
@@ -83,25 +73,50 @@ if _collecting:
         _gc.unfreeze()
     _gc.enable()
 
-#: Modules that are loaded when they are first used.
+#: Modules that are loaded when they are first used, and names of others that are.
 _MODULES = ("cfuncs", "kernels", "plotting")
+_LATER = {
+    "MixtureFit": "em",
+    "VariationalMixtureFit": "em",
+    "fit_mixture": "em",
+    "from_address": "interop",
+    "from_block": "interop",
+    "from_bridgestan": "interop",
+    "from_jax": "interop",
+    "from_numpyro": "interop",
+    "from_pymc": "interop",
+    "from_stan": "interop",
+}
 
 if _TYPE_CHECKING:
     from . import cfuncs as cfuncs
     from . import kernels as kernels
     from . import plotting as plotting
+    from .em import MixtureFit, VariationalMixtureFit, fit_mixture
+    from .interop import (
+        from_address,
+        from_block,
+        from_bridgestan,
+        from_jax,
+        from_numpyro,
+        from_pymc,
+        from_stan,
+    )
 else:
 
     def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module 'fastvi' has no attribute {name!r}")
         from importlib import import_module
 
-        return import_module(f".{name}", __name__)
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name not in _LATER:
+            raise AttributeError(f"module 'fastvi' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, *_LATER})
 
 
 __all__ = [

@@ -38,7 +38,22 @@ _WITHOUT_ENVIRONMENT = ("6fastvi", "5numba")
 _RUNTIME = "NRT_"
 
 
-class ThinLibrary(JITCodeLibrary):
+#: LLVM uses half of the widest registers of Intel's CPUs unless a function asks for more: kl takes 1.34 ns an
+#: entry instead of 1.13, js 2.7 instead of 2.0, an I-projection 259 µs instead of 155. It changes nothing
+#: where registers are narrower.
+_ALL_OF_A_REGISTER = '"prefer-vector-width"="512"'
+
+
+class _Library(JITCodeLibrary):
+    def add_ir_module(self, ir_module: Any) -> None:
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                # llvmlite's own `add` knows the attributes of LLVM that have a number, and no others.
+                set.add(function.attributes, _ALL_OF_A_REGISTER)
+        super().add_ir_module(ir_module)
+
+
+class ThinLibrary(_Library):
     """One function, lowered. What it calls stays in libraries of its own until somebody needs the whole."""
 
     def finalize(self) -> None:
@@ -95,7 +110,7 @@ def _module(library: Any) -> Any:
     return library._final_module if isinstance(library, ThinLibrary) else library._get_module_for_linking()
 
 
-class FullLibrary(JITCodeLibrary):
+class FullLibrary(_Library):
     """A function and all that it calls, with one entry point."""
 
     def finalize(self) -> None:

@@ -616,3 +616,16 @@ def test_an_entry_that_underflows_counts_beside_one_that_is_smaller_beyond_measu
         total = 1 + mp.exp(-1)  # of q, and of p to 300 digits
         expected = mp.tanh(mpf(1) / 2) + mp.exp(-701) / total * mpf(1e300)
     assert fv.kl(p, q, log=True, mass="normalize") == pytest.approx(float(expected), rel=1e-13)
+
+
+def test_jeffreys_of_logarithms_with_a_zero_is_infinite_and_masses_are_checked():
+    p, q = np.log([0.5, 0.25, 0.25]), np.array([math.log(0.5), math.log(0.5), -math.inf])
+    assert fv.jeffreys(p, q, log=True) == fv.jeffreys(q, p, log=True) == math.inf
+    assert fv.jeffreys(np.append(p, -math.inf), np.append(p[::-1], -math.inf), log=True) > 0.0
+    with pytest.raises(ValueError, match=r"exp\(q\) sums to"):
+        fv.jeffreys(p, q + 0.1, log=True)
+    # The smaller entries underflow, and are beside others that do not.
+    p, q = np.array([0.0, -50.0, -900.0]), np.array([0.0, -900.0, -50.0])
+    assert fv.jeffreys(p, q, log=True, mass="normalize") == pytest.approx(
+        2 * 850 * math.exp(-50.0), rel=1e-13
+    )

@@ -428,8 +428,11 @@ def _overload_at(x, i):
 
 
 def block(x, low, size):
-    """Entries of an array, or the number itself. A loop over a block from 0 on has no negative index; one from
-    `low` on may have, as far as LLVM sees, and gathers its entries: 1.4 times the time for `cauchy`."""
+    """Entries of an array, or the number itself.
+
+    A loop over a block from 0 on has no negative index; one from `low` on may have, as far as LLVM sees, and
+    gathers its entries: 1.4 times the time for `cauchy`.
+    """
     return x[low : low + size] if isinstance(x, np.ndarray) else x
 
 

@@ -54,7 +54,7 @@ _LN2_LOW32 = np.float32((LN2 - 0.693359375) * 2.0**-23)
 
 #: Entries of float32 that are summed in float32: 4 for each of 32 lanes. Equal terms all round the same way.
 #: With twice as many, results were 1.3e-6 off.
-_BLOCK32 = 128
+BLOCK32 = 128
 
 _ZERO32, _HALF32, _ONE32 = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
@@ -114,9 +114,9 @@ def _sums(holds, terms, change, mass_p, mass_q):
 def _blocks(p, q, theta):
     """Template (`narrow`): the sums of a float32 chunk, by blocks."""
     a, change, mass, other = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, _BLOCK32):
+    for low in range(0, p.size, BLOCK32):
         # The last entries make a block with those before.
-        high = low + _BLOCK32 if p.size - low >= _BLOCK32 + _SHORT32 else p.size
+        high = low + BLOCK32 if p.size - low >= BLOCK32 + _SHORT32 else p.size
         sums = narrow(p[low:high], q[low:high], theta)  # noqa: F821
         a += sums.terms
         change += sums.change
@@ -162,8 +162,8 @@ def _kl_parts(p, q):
 
 @adder
 def _kl_sums64(p, q, theta):
-    # No part of a term is summed by itself: p k ln 2 may be 16 times as large as the term, and in a sum of equal
-    # numbers so would be the rounding error.
+    # No part of a term is summed by itself: p k ln 2 may be 16 times as large as the term, and so would be
+    # the rounding error of a sum of equal numbers.
     total, qb, pb, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])

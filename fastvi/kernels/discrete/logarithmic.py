@@ -45,8 +45,16 @@ _LOWERED, _RAISED = 128.0 * LN2, 900.0 * LN2
 _LEAST_SQUARE = 2.0**-850
 
 
-#: What `quick` is for: sums from which a closed form takes any masses, and one that costs less than those.
-_QUICK = ("kl", "hellinger", "chi2", "alpha", "linear")
+#: What `quick` is for: divergences whose terms, of distributions that are far apart, need no digits of
+#: masses or of logarithms.
+_QUICK = ("kl", "hellinger", "chi2", "alpha", "total_variation", "jeffreys")
+
+#: Of these, the sums of which show the divergence for any masses.
+_ANY_MASSES = ("kl", "hellinger", "chi2", "alpha")
+
+#: And those with terms that are large though an entry underflows, beside one that does not. (Jeffreys' loop
+#: refuses such a pair.)
+_POWERS = ("chi2", "alpha")
 
 #: Results below this are left to sums over differences of logarithms: the roundings of exponentials, 4e-16,
 #: are not small enough beside p / q - 1.
@@ -308,14 +316,29 @@ def _missed(p, q, top_p, top_q, powers):
     return count
 
 
+@kernel
+def _alone(p, q):
+    """The number of entries of which one is zero."""
+    count = 0
+    for i in range(p.size):
+        count += (p[i] == -math.inf) != (q[i] == -math.inf)
+    return count
+
+
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`, `powers`): the divergence; NaN where there is none."""
+    """Template (`chunk`, `normalise`, `any_masses`, `powers`, `infinite`): the divergence, or NaN.
+
+    `infinite` says that one entry that is zero by itself makes it so.
+    """
     if mass == ANY:
         return math.nan
     top_p, sum_p = (_top(p), 1.0) if any_masses else log_mass(p)  # noqa: F821
     top_q, sum_q = (_top(q), 1.0) if any_masses else log_mass(q)  # noqa: F821
     if not (abs(top_p) < math.inf and abs(top_q) < math.inf):
         return math.nan
+    if infinite and _alone(p, q) > 0:  # noqa: F821
+        unit = is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)
+        return math.inf if unit or mass == NORMALIZE else math.nan
     factor_p, factor_q = 1.0 / sum_p, 1.0 / sum_q
     size = min(CHUNK, p.size)
     x, y = np.empty(size), np.empty(size)
@@ -497,14 +520,15 @@ def assemble(name, row, normalise, chunk, **ends):
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
     in_one_pass = never
-    if row.normalise in _QUICK:
+    if term in _QUICK:
         in_one_pass = specialise(
             quick,
             f"_log_{name}_quick",
             chunk=chunk,
             normalise=normalise,
-            any_masses=row.normalise != "linear",
-            powers=row.normalise in ("chi2", "alpha"),
+            any_masses=term in _ANY_MASSES,
+            powers=term in _POWERS,
+            infinite=term == "jeffreys",
         )
     ends |= {"in_one_pass": in_one_pass, "log_sums": all_sums, "orders": bool(row.orders)}
     return specialise(_log_divergence, f"log_{name}", exported, **ends)
