@@ -285,7 +285,8 @@ def test_each_level_gives_what_the_compiler_gives(level, expected, tmp_path):
     assert loaded.pop("hits") == 2
     for name, value in expected.items():
         assert abs(loaded[name] - value) <= 1e-14 * abs(value), name
-    if level == container.HOST:
+    # With registers of 512 bits, sums are made in the same order.
+    if level in (container.HOST, "v4"):
         assert loaded == expected
     assert not list(compiled.rglob("*.nbc"))
 
