@@ -84,10 +84,11 @@ if _collecting:
     _gc.enable()
 
 #: Modules that are loaded when they are first used.
-_MODULES = ("cfuncs", "kernels", "plotting")
+_MODULES = ("cfuncs", "dask", "kernels", "plotting")
 
 if _TYPE_CHECKING:
     from . import cfuncs as cfuncs
+    from . import dask as dask
     from . import kernels as kernels
     from . import plotting as plotting
 else:
