@@ -74,7 +74,7 @@ if _collecting:
     _gc.enable()
 
 #: Modules that are loaded when they are first used, and names of others that are.
-_MODULES = ("cfuncs", "kernels", "plotting")
+_MODULES = ("cfuncs", "dask", "kernels", "plotting")
 _LATER = {
     "MixtureFit": "em",
     "VariationalMixtureFit": "em",
@@ -90,6 +90,7 @@ _LATER = {
 
 if _TYPE_CHECKING:
     from . import cfuncs as cfuncs
+    from . import dask as dask
     from . import kernels as kernels
     from . import plotting as plotting
     from .em import MixtureFit, VariationalMixtureFit, fit_mixture

@@ -46,14 +46,27 @@ def _most() -> int:
 _limit: int | None = None
 
 
+#: As they were at the import: Dask changes its client's environment while it starts workers.
+_variables = {
+    name: os.environ.get(name, "").strip()
+    for name in ("FASTVI_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+}
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and int(text) >= 1
+
+
 @functools.cache
 def _limit_of_environment() -> int:
-    text = os.environ.get("FASTVI_NUM_THREADS", "")
-    if not text:
-        return _most()
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"FASTVI_NUM_THREADS must be an integer >= 1, not {text!r}")
-    return int(text)
+    ours, numbas, openmps = _variables.values()
+    if ours:
+        if not _is_number(ours):
+            raise ValueError(f"FASTVI_NUM_THREADS must be an integer >= 1, not {ours!r}")
+        return int(ours)
+    # One for each level of nesting. Dask sets it to 1 for its workers, of which there is one for each core.
+    outer = openmps.partition(",")[0].strip()
+    return _most() if numbas or not _is_number(outer) else min(int(outer), _most())
 
 
 def set_num_threads(n: int | None) -> None:
@@ -65,8 +78,9 @@ def set_num_threads(n: int | None) -> None:
     Parameters
     ----------
     n : int or None
-        At least 1. None, as at the start: what the environment variable FASTVI_NUM_THREADS says, or all that
-        numba counts (NUMBA_NUM_THREADS).
+        At least 1. None, as at the start: what the first of these environment variables says that was there
+        at the import: FASTVI_NUM_THREADS, NUMBA_NUM_THREADS (which joblib sets for its workers) and
+        OMP_NUM_THREADS (which Dask sets); else as many as there are processors.
 
     Raises
     ------

@@ -56,8 +56,8 @@ class Names(NamedTuple):
 class ForeignModel(Model):
     """A `Model` that calls a block of points through the address of a C function.
 
-    `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `keep` is what
-    the addresses and the table point into.
+    `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `dim` may be a
+    model, whose names and supports this one has. `keep` is what the addresses and the table point into.
     """
 
     __slots__ = ("_failures", "_keep", "_names", "_origin")
@@ -71,7 +71,7 @@ class ForeignModel(Model):
         origin: str,
         value: int,
         slopes: int,
-        dim: int | Mapping[str, Any],
+        dim: int | Mapping[str, Any] | Model,
         table: Table,
         keep: Any = None,
         failures: Failures | None = None,
@@ -79,7 +79,9 @@ class ForeignModel(Model):
     ) -> None:
         fill = object.__setattr__
         layout = None
-        if isinstance(dim, Mapping):
+        if isinstance(dim, Model):
+            layout, support = dim._layout, dim._support
+        elif isinstance(dim, Mapping):
             layout = layout_of(dim)
             support = Support(layout.support, layout.dim)
         else:

@@ -134,9 +134,13 @@ def from_block(
 
 
 def block_model(
-    origin: str, value_and_grad: Any, value: Any, dim: int | Mapping[str, Any], names: Names | None = None
+    origin: str,
+    value_and_grad: Any,
+    value: Any,
+    dim: int | Mapping[str, Any] | Model,
+    names: Names | None = None,
 ) -> ForeignModel:
-    """The model of `from_block`, with its origin and names."""
+    """The model of `from_block`, with its origin and names; `dim` may be a model, as for `ForeignModel`."""
     for name, function in (("value_and_grad", value_and_grad), ("value", value)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
@@ -149,8 +153,8 @@ def block_model(
             return 1
         try:
             points = _block(z, count, dim).copy()
-            found = value(points) if value is not None else _pair(value_and_grad(points))[0]
-            _block(out, count)[:] = _numbers("the values", found, (count,))
+            found = value(points) if value is not None else pair_of(value_and_grad(points))[0]
+            _block(out, count)[:] = numbers_of("the values", found, (count,))
         except BaseException as error:
             failures.hold(error)
             return 1
@@ -160,9 +164,9 @@ def block_model(
         if failures:
             return 1
         try:
-            found, gradients = _pair(value_and_grad(_block(z, count, dim).copy()))
-            _block(out, count)[:] = _numbers("the values", found, (count,))
-            _block(slopes, count, dim)[:] = _numbers("the gradients", gradients, (count, dim))
+            found, gradients = pair_of(value_and_grad(_block(z, count, dim).copy()))
+            _block(out, count)[:] = numbers_of("the values", found, (count,))
+            _block(slopes, count, dim)[:] = numbers_of("the gradients", gradients, (count, dim))
         except BaseException as error:
             failures.hold(error)
             return 1
@@ -187,13 +191,14 @@ def _block(address: int, *shape: int) -> Array:
     return numbers.reshape(shape)
 
 
-def _pair(found: Any) -> tuple[Any, Any]:
+def pair_of(found: Any) -> tuple[Any, Any]:
+    """What `value_and_grad` returns, checked to be two things."""
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise TypeError(f"value_and_grad must return values and gradients, not {type(found).__name__}")
     return found[0], found[1]
 
 
-def _numbers(what: str, found: Any, shape: tuple[int, ...]) -> Array:
+def numbers_of(what: str, found: Any, shape: tuple[int, ...]) -> Array:
     """Results of a Python function as an array, checked."""
     array = np.asarray(found)
     if array.dtype.kind not in "fiu":

@@ -203,6 +203,10 @@ def test_set_num_threads():
 
 def test_the_environment_limits_threads():
     assert run_program("allowed_threads", FASTVI_NUM_THREADS=1) == "1\n"
+    # joblib's workers have the second, Dask's the third.
+    for ours, numbas, openmps, expected in ((2, 3, 1, 2), (None, 3, 1, 3), (None, None, "1,4", 1)):
+        given = {"FASTVI_NUM_THREADS": ours, "NUMBA_NUM_THREADS": numbas, "OMP_NUM_THREADS": openmps}
+        assert run_program("allowed_threads", **given) == f"{expected}\n"
     assert "FASTVI_NUM_THREADS must be an integer >= 1, not 'two'" in run_program(
         "allowed_threads", FASTVI_NUM_THREADS="two"
     )
