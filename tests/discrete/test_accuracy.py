@@ -536,3 +536,30 @@ def test_from_far_to_near(function):
         assert_right(function, p, q / q.sum())
         q[part] = p[part] * (1.0 + 1e-9 * other[part])
         assert_right(function, p, q / q.sum())
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(
+    ("p", "q", "alpha"), [(1e-247, 2e-253, 45.0), (3e-222, 2e-214, -50.0), (3e-260, 6e-272, 49.0)]
+)
+def test_powers_of_small_measures(p, q, alpha, log):
+    """Beside the masses, the powers are no floats."""
+    p, q = np.array([p, 0.3 * p, p]), np.array([q, 0.4 * q, p])
+    p, q = (np.log(p), np.log(q)) if log else (p, q)
+    assert_right(("alpha_divergence", {"alpha": alpha}), p, q, log=log, mass="any")
+
+
+@over([function for function in ALL if function[0] in ROOTED])
+@pytest.mark.parametrize("smallest", [-1300.0, -1370.0, -1400.0, -1412.0])
+def test_roots_of_logarithms_as_small_as_floats_are(smallest, function):
+    assert_right(function, np.array([0.0, -1466.9]), np.array([0.0, smallest]), log=True, mass="normalize")
+    top = smallest + 40.0
+    assert_right(function, np.array([top]), np.array([smallest - 1000.0]), log=True, mass="any")
+
+
+@over(
+    [function for function in MEASURES if "entropy" not in function[0] and function[0] != "alpha_divergence"]
+)
+def test_logarithms_that_differ_far_below_the_largest(function):
+    p, q = np.array([300.0, -566.7167841202061]), np.array([300.0, -566.7167841202101])
+    assert_right(function, p, q, log=True, mass="any")

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 import fastvi as fv
 from fastvi.kernels.discrete.registry import ROWS
-from helpers.divergence_rows import EVERY, arrays
+from helpers.divergence_rows import EVERY, ROOTED, arrays
 from helpers.kinds import F32, KINDS
 from reference import discrete as reference
 
@@ -77,6 +77,8 @@ def off(name, case, value, expected):
         return abs(value - float(expected)) / max(size_of_terms(name, case), 1e-300)
     if not value >= 0.0:
         return math.inf
+    if name in ROOTED and value == 0.0 and expected < 2.0**-1020:
+        return 0.0  # the root of what underflows
     if 0.0 < expected < 1e-307:
         return abs(value - float(expected)) / 1e-307  # subnormal: a few units in the last place
     return reference.relative_error(value, expected)

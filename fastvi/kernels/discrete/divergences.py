@@ -36,6 +36,7 @@ from .normalized import (
     LIFT,
     UNLIFT,
     allowed,
+    as_they_are,
     corrected,
     entry,
     exact_normalization,
@@ -109,6 +110,9 @@ def _careful(p, q, theta, mass):
         a = large(p, q, normalization, theta, a)  # noqa: F821
     if a < math.inf:
         return finish(max(a, 0.0), UNLIFT * factor)  # noqa: F821
+    if mass == ANY:
+        # Scaled up, small measures with large exponents may overflow where their sum does not.
+        normalization, factor = as_they_are(), 1.0
     return finish(lowered(p, q, normalization, theta), UNLIFT * factor * (1.0 / LOW))  # noqa: F821
 
 

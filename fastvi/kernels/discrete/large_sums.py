@@ -14,10 +14,10 @@ import math
 
 import numpy as np
 
-from ..compiler import adder, kernel
+from ..compiler import adder, inlined, kernel
 from ..numerics.elementary import LN2_HIGH, LN2_LOW, log_quotient, times_expm1
 from ..numerics.error_free import add_compensated, two_product, two_sum
-from .normalized import PART, entry
+from .normalized import PART, UNLIFT, entry
 from .terms import alpha_term, exchanged
 
 #: Factor of sums that overflow when they are lifted.
@@ -29,8 +29,9 @@ _SMALL = 100.0
 #: Largest exponent of a power that may be finite.
 _MOST = 1400.0
 
-#: An entry that is raised to a power above 1 may be lowered from here.
+#: An entry that is raised to a power above 1 may be lowered from here, and by what it was lifted from here.
 _LOWERABLE = 2.0**-800
+_UNLIFTABLE = 2.0**-960
 
 
 @kernel
@@ -81,6 +82,13 @@ def _beyond(p, q, normalization, swap, ratio):
     return count
 
 
+@inlined
+def _most_lowered(x, factor):
+    """The factor, or a larger one with which an entry stays a normal number."""
+    less = UNLIFT if x > _UNLIFTABLE else 1.0
+    return factor if x > _LOWERABLE else max(factor, less)
+
+
 @adder
 def _small_powers(p, q, normalization, theta, ratio, factor):
     """The (lifted) sum of `alpha_term` over the other entries, times a factor."""
@@ -89,7 +97,7 @@ def _small_powers(p, q, normalization, theta, ratio, factor):
     for i in range(p.size):
         x, y, d = entry(p[i], q[i], normalization)
         raised, other = (y, x) if swap else (x, y)
-        f = factor if raised > _LOWERABLE else 1.0
+        f = _most_lowered(raised, factor)
         value = alpha_term(x * f, y * f, d * f, theta)
         total += 0.0 if (raised > ratio * other) & (other > 0.0) else value * (factor / f)
     return total
@@ -114,7 +122,7 @@ def _alpha_sum(p, q, normalization, theta, factor):
                 high, lower = log_ratio_parts(u[i], v[i], normalization)
                 if swap:
                     high, lower = -high, -lower
-                f = factor if x > _LOWERABLE else 1.0
+                f = _most_lowered(x, factor)
                 value = _power_term(x * f, d * f, beta, high, lower, order)
                 total, lost = add_compensated(total, lost, value * (factor / f))
     return total + lost

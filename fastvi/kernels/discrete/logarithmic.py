@@ -33,15 +33,16 @@ _SMALL_ORDER = 8.0
 _ABSENT = -1e200
 
 #: Entries below this are zero: a term has no use for their logarithm.
-_LEAST = 2.0**-1020
+_LEAST = 2.0**-1021
 
 #: Largest logarithm whose exponential, lifted, is finite.
 _MOST = 670.0
 
-#: How far sums that overflow are lowered, by 2**128, and sums of squares that underflow are raised.
-_LOWERED, _RAISED = 128.0 * LN2, 900.0 * LN2
+#: How far sums that overflow are lowered, by 2**128, and sums that underflow are raised, by 2**940: sums of
+#: 2**28 entries stay floats.
+_LOWERED, _RAISED = 128.0 * LN2, 940.0 * LN2
 
-#: Lifted sums below this, whose root is wanted, are made of what underflowed.
+#: Lifted sums below this may be made of what underflowed.
 _LEAST_SQUARE = 2.0**-850
 
 
@@ -474,6 +475,18 @@ def shifted_normalization(normalization, change):
     )
 
 
+@kernel
+def _largest_different(p, q, normalization):
+    """The largest logarithm of an entry of p or q where they differ."""
+    n, largest = normalization, -math.inf
+    for i in range(p.size):
+        if log_entry(p[i], q[i], n)[3] != 0.0:
+            log_p, _ = _log_probability(np.float64(p[i]), n.top_p, n.rest_p)
+            log_q, _ = _log_probability(np.float64(q[i]), n.top_q, n.rest_q)
+            largest = max(largest, log_p, log_q)
+    return largest
+
+
 def _log_divergence(p, q, theta, mass):
     """Template (`in_one_pass`, `log_sums`, `smooth`, `orders`, `root`, `finish`): the whole computation."""
     value = in_one_pass(p, q, theta, mass)  # noqa: F821
@@ -499,15 +512,30 @@ def _log_divergence(p, q, theta, mass):
             else:
                 normalization = corrected_log_normalization(p, q, normalization)
             a, excess = log_sums(p, q, normalization, theta)  # noqa: F821
-    if a < math.inf:
-        if root and a < _LEAST_SQUARE:  # noqa: F821
-            # A square may underflow where its root does not.
-            a, _ = log_sums(p, q, shifted_normalization(normalization, -_RAISED), theta)  # noqa: F821
-            return finish(a, UNLIFT * factor * 2.0**-900)  # noqa: F821
-        return finish(a, UNLIFT * factor)  # noqa: F821
-    normalization = shifted_normalization(normalization, _LOWERED)
-    a, _ = log_sums(p, q, normalization, theta)  # noqa: F821
-    return finish(a, UNLIFT * factor * 2.0**128)  # noqa: F821
+    # The factor of all sums is the square of `half`, which stays a float. Powers of four have exact roots.
+    half = math.exp(0.5 * normalization.top_p) if mass == ANY else 1.0
+    if a < _LEAST_SQUARE and (root or half > 1.0):  # noqa: F821
+        # A square may underflow where its root does not, and what differs beside an entry that does not.
+        largest = _largest_different(p, q, normalization)
+        if largest == -math.inf:
+            return 0.0
+        raised = shifted_normalization(normalization, largest - _RAISED)
+        a, lost, quarter = 0.0, 0.0, math.exp(0.25 * largest)
+        for i in range(p.size):
+            if log_entry(p[i], q[i], normalization)[3] != 0.0:
+                part, _ = log_sums(p[i : i + 1], q[i : i + 1], raised, theta)  # noqa: F821
+                a, lost = add_compensated(a, lost, part)
+        # In this order no product leaves the floats if the result does not.
+        value = finish(a + lost, 2.0**-498) * finish(quarter, half) * finish(quarter, half)  # noqa: F821
+        return value * finish(quarter, 2.0**-496) * finish(quarter, 1.0)  # noqa: F821
+    unlift = UNLIFT
+    if a == math.inf:
+        change, unlift = _LOWERED, UNLIFT * 2.0**128
+        if half < 1.0:
+            # Beside the largest entry, terms with large exponents may overflow where their sum does not.
+            change, half = change - normalization.top_p, 1.0
+        a, _ = log_sums(p, q, shifted_normalization(normalization, change), theta)  # noqa: F821
+    return finish(a, unlift) * finish(half, 1.0) * finish(half, 1.0)  # noqa: F821
 
 
 def assemble(name, row, normalise, chunk, **ends):
