@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
-from ..kernels.families.table import CODES
+from ..kernels.families.table import CODES, MEAN
 from .model import Model, target_of
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
@@ -78,6 +78,30 @@ def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None
     status = kernels.inference.entry_points.densities(target_of(model), points, space, values)
     model._raise_pending()
     return status, values, fault_point("laplace", space) if status else None
+
+
+def densities_or_zero(model: Model, points: Array) -> Array:
+    """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
+    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
+    points = np.ascontiguousarray(points)
+    kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)
+    return values
+
+
+def slopes_at(model: Model, points: Array) -> tuple[int, Array, Array]:
+    """(status, values, gradients) of log joint + log-Jacobian at latent points, by the model's gradient."""
+    points, dim = np.ascontiguousarray(points), points.shape[1]
+    values, slopes = np.empty(len(points)), np.empty(points.shape)
+    status, _ = kernels.inference.entry_points.log_joint_gradients(
+        target_of(model, gradient=True),
+        points,
+        np.ones(dim),
+        workspace("draws", MEAN, dim, model.dim),
+        values,
+        slopes,
+    )
+    model._raise_pending()
+    return status, values, slopes
 
 
 def fit_on_draws(
