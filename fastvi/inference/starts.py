@@ -48,7 +48,7 @@ _STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
 
 #: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
 #: next one's squared length, the second derivatives are kept.
-_CLOSE, _QUICK = 1e-3, 0.1
+_CLOSE, _QUICK = 1e-3, 0.5
 
 #: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
 #: between the lengths that are tried together, and how many; and the part of a step that ends the search.
@@ -234,8 +234,9 @@ class _Search:
         return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
 
 
-def _root_of_inverse(precision: Array) -> tuple[Array, bool]:
+def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     """(the Cholesky factor of the inverse, True), of a precision that is damped where it is not definite."""
+    assert precision is not None
     diagonal = np.abs(precision.diagonal()) + _LEAST_DIAGONAL
     for damping in (0.0, *_DAMPINGS):
         # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
