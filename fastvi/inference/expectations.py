@@ -332,7 +332,7 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
     own = Quadratic(np.ones(dim))
     if curvature is None:
         return own, 0
-    root: Array = np.linalg.solve(curvature, factor)
+    root: Any = np.linalg.solve(curvature, factor)
     other = Quadratic(root)
     half = half_of_pairs(np.random.default_rng((_SEED, dim)), _GROUP_PAIRS // 2, dim)
     status, values, _ = _averaged(model, mean, factor, np.stack([half, -half]))
