@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
-from ..kernels.families.table import CODES, MEAN
+from ..kernels.families.table import CODES
 from .model import Model, target_of
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
@@ -96,7 +96,7 @@ def slopes_at(model: Model, points: Array) -> tuple[int, Array, Array]:
         target_of(model, gradient=True),
         points,
         np.ones(dim),
-        workspace("draws", MEAN, dim, model.dim),
+        workspace("draws", kernels.families.low_rank.FIRST, dim, model.dim),
         values,
         slopes,
     )

@@ -188,7 +188,10 @@ class _Runner:
         race, before = self.race, self.value
         curvature = workspace_member("draws", self.space, "curvature")
         draws_fits = kernels.inference.draws_fits
-        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN] if before > -math.inf else 0
+        if before > -math.inf:
+            curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], 1
+        else:
+            curvature[:] = 0
         draws, q = _draws(1, _PAIRS, self.mean.size), (self.mean, self.factor)
         limits = _ARRIVED, steps + 1
         report = fit_on_draws(race.model, race.code, draws, self.start, limits, q, self.space)
@@ -392,8 +395,8 @@ def _path(race: _Race, x: Array) -> Any:
     spread, pairs = np.ones(dim), list[tuple[Array, Array]]()
     mean, factor = np.empty(dim), np.empty((dim, dim))
     draws, start = np.zeros((1, dim)), (x, unit, np.ones(dim))
-    for _ in range(_PATH_STEPS):
-        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN]
+    for k in range(_PATH_STEPS):
+        curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], k > 0
         limits = _PATH_TOLERANCE, 2
         report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, factor), space)
         race.evaluations += int(report.evaluations)

@@ -40,7 +40,7 @@ _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
 _MODE_ROUNDS = 2
 
 #: Laplace's approximation by gradients. Newton steps; dimensions up to which each has its second derivatives.
-_NEWTON_STEPS, _ALWAYS_BENT = 40, 32
+_NEWTON_STEPS, _ALWAYS_BENT = 25, 32
 
 #: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
 #: most, and second derivatives in this unit whose differences are right.
