@@ -143,7 +143,7 @@ class TransformedGaussian(Density):
         centre = self._support.to_model(self.gaussian.mean[None])[0][0]
         first, second, total = np.zeros(self.dim), np.zeros((self.dim, self.dim)), 0.0
         for noise, weights in self._nodes():
-            z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
+            z, log_jacobian = self._support.to_model(self.gaussian.mean + self.gaussian._spread(noise))
             z -= centre
             weighted = z * weights[:, None]
             first += weighted.sum(axis=0)

@@ -25,6 +25,7 @@ from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
 from .kernel_calls import (
+    DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
     fault_point,
@@ -49,8 +50,9 @@ _SKEWED = 1.12
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
 
-#: Pairs in each of the groups to begin with, where there are no blocks.
-_GROUP_PAIRS = 24
+#: Pairs in each of the groups to begin with, where there are no blocks; and the standard error, for each root
+#: of a dimension, that is small enough there.
+_GROUP_PAIRS, ENOUGH_EACH = 24, 0.005
 
 #: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
 #: makes the ELBO -inf, and the lattice has 45 nodes.
@@ -208,7 +210,8 @@ def _centre(model: Model, mean: Array, factor: Array) -> float:
     The rule is unbiased with any constant in its place.
     """
     for shift in (0.0, 0.1, -0.1):
-        point = mean + shift * factor.sum(axis=1) / math.sqrt(mean.size)
+        one = np.full((1, mean.size), shift / math.sqrt(mean.size))
+        point = mean + Gaussian._from_factor(mean, factor)._spread(one)[0]
         status, values, _ = log_densities(model, point[None])
         if status == FINE:
             return float(values[0])
@@ -332,8 +335,10 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
     own = Quadratic(np.ones(dim))
     if curvature is None:
         return own, 0
-    root: Any = np.linalg.solve(curvature, factor)
-    other = Quadratic(root)
+    root = Gaussian._from_factor(mean, factor)._spread(np.eye(dim)).T
+    with np.errstate(all="ignore"):
+        solved: Any = np.linalg.solve(curvature, root)
+    other = Quadratic(solved)
     half = half_of_pairs(np.random.default_rng((_SEED, dim)), _GROUP_PAIRS // 2, dim)
     status, values, _ = _averaged(model, mean, factor, np.stack([half, -half]))
     if status or not np.isfinite(other.root).all():
@@ -367,7 +372,12 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         )
         where = fault_point("truncated", space) if status else None
         return _estimate(model, status, value, error, nodes, "quadrature", where)
-    mean, factor = gaussian._mean, gaussian._factor
+    mean, thin = gaussian._mean, gaussian._thin
+    factor = gaussian._factor if thin is None else thin.factor
+    if gaussian.dim > DRAWS_DIM:
+        enough = ENOUGH_EACH * math.sqrt(gaussian.dim)
+        value, error, nodes, status, where = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
+        return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     if gaussian.dim > QUADRATURE_DIM:
         value, error, nodes, status, where = expectation_by_draws(model, mean, factor, rng=rng)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)

@@ -17,8 +17,8 @@ from .model import Model, target_of
 QUADRATURE_DIM = 2
 
 #: Latent dimensions up to which fits are made on fixed draws. A full covariance in 1000 dimensions takes 172
-#: MB of scratch space.
-DRAWS_DIM = 1000
+#: MB of scratch space. Beyond, up to WIDE_DIM, covariances are diagonal and nothing is of size D x D.
+DRAWS_DIM, WIDE_DIM = 1000, 10_000
 
 
 #: Kinds of scratch space: the class that names its fields, and where it keeps the point of a fault.

@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED, MEAN
 from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
 from .expectations import fixed_draws, half_of_pairs, writable
@@ -153,8 +154,7 @@ def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[f
     status, _ = kernels.inference.entry_points.averages(
         target_of(model), noise[None], mean, factor, space, values, 0, 1, out
     )
-    entropy = float(np.log(factor.diagonal()).sum()) + mean.size * _UNIT_ENTROPY
-    value = float(out[0]) + entropy
+    value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
     if status != FINE or not abs(value) < math.inf:
         return -math.inf, values, (status, fault_point("laplace", space))
     return value, values, None

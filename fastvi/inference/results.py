@@ -199,7 +199,7 @@ class Fit(Record):
         layout = self._layout
         if name not in layout.names:
             raise KeyError(f"no parameter is called {name!r}; there are {', '.join(layout.names)}")
-        mean, sd = (layout.split(x)[name] for x in (self.q.mean, np.sqrt(np.diag(self.q.cov))))
+        mean, sd = (layout.split(x)[name] for x in (self.q.mean, deviations_of(self.q)))
         parts = (mean, sd) if mean.ndim else (float(mean), float(sd))
         moments: Moments = frozen_fields(Moments, *parts)
         return moments
@@ -324,12 +324,19 @@ def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaus
     return TransformedGaussian._of(gaussian, model._support)
 
 
+def deviations_of(q: Any) -> Array:
+    """The standard deviations of the coordinates of z."""
+    found: Array = q._deviations if isinstance(q, Gaussian) else np.sqrt(np.diag(q.cov))
+    return found
+
+
 def _numbers(q: Any) -> Array:
     """The parameters of q."""
     if isinstance(q, TruncatedGaussian):
         return np.array([q.mu, q.sigma])
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
+    factor = gaussian._factor if gaussian._thin is None else gaussian._thin.factor
+    return np.concatenate([gaussian._mean, factor.ravel()])
 
 
 def fit_of_report(

@@ -20,6 +20,7 @@ from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
+    DRAWS_DIM,
     QUADRATURE_DIM,
     densities_or_zero,
     fault_point,
@@ -113,7 +114,7 @@ class Laplace(NamedTuple):
 def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
-    if r > QUADRATURE_DIM and model._slopes_address:
+    if QUADRATURE_DIM < r <= DRAWS_DIM and model._slopes_address:
         found = _Search(model).laplace(point, guess)
         if found is not None:
             return found

@@ -13,10 +13,21 @@ from __future__ import annotations
 import math
 
 from ..compiler import kernel
-from ..numerics.matrices import cholesky, clear_vector, dot, half_log_det, solve_lower, solve_upper
+from ..numerics.matrices import (
+    cholesky,
+    clear_vector,
+    dot,
+    fill_vector,
+    half_log_det,
+    solve_lower,
+    solve_upper,
+)
 
 #: The code of rank 0; below it are those of `table`.
 FIRST = 100
+
+#: The least metric of V.
+LEAST_METRIC = 0.1
 
 
 @kernel
@@ -32,10 +43,19 @@ def parameters(family, dim):
 
 
 @kernel
-def metric(dim, out):
-    """2 for the logarithm of a deviation; about 1 for V where the directions count."""
+def metric(point, dim, out):
+    """Fisher's information at a point: 2 for the logarithm of a deviation, and for V across its columns.
+
+    Across a column v, w = v' v, it is w + 2 w / (1 + w) + w / (1 + w)², beside columns orthogonal to it.
+    """
     for i in range(dim):
         out[dim + i] = 2.0
+    for low in range(2 * dim, point.size, dim):
+        v = point[low : low + dim]
+        w = dot(v, v)
+        fill_vector(
+            max(w + 2.0 * w / (1.0 + w) + w / ((1.0 + w) * (1.0 + w)), LEAST_METRIC), out[low : low + dim]
+        )
 
 
 @kernel

@@ -36,3 +36,6 @@ CODES = {family.name: code for code, family in enumerate(TABLE)}
 PROJECTION_CODES = {name: code for name, code in CODES.items() if name not in HELD}
 
 FULL, DIAGONAL, ISOTROPIC, MEAN = (CODES[name] for name in ("full", "diag", "isotropic", "mean"))
+
+#: The family of `low_rank`, whose members have a rank: for fits on draws alone.
+LOW_RANK = "lowrank"

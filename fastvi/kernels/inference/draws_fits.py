@@ -295,11 +295,11 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
 
 
 @kernel
-def _set_metric(family, dim, metric):
+def _set_metric(family, point, dim, metric):
     for i in range(metric.size):
         metric[i] = 1.0
     if family >= low_rank.FIRST:
-        low_rank.metric(dim, metric)
+        low_rank.metric(point, dim, metric)
     else:
         operations.metric(family, dim, metric)
 
@@ -394,7 +394,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     point, gradient = space.point[:count], space.gradient[:count]
     trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
     direction, metric = space.direction[:count], space.metric[:count]
-    _set_metric(family, dim, metric)
+    _set_metric(family, point, dim, metric)
     form = form_of(family)
     sides = sides_for(control.tolerance, root, scale)
     used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
