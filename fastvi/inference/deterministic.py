@@ -367,7 +367,7 @@ def draws_fit(
             if accurate or status not in (CONVERGED, STUCK):
                 break
             # The curvature is not kept: its pairs of L-BFGS are too inaccurate this close to the optimum.
-            wanted = finest
+            wanted = max(finest, math.sqrt(_SHARE_OF_ERROR * error)) if r > _BLOCKS_DIM else finest
             continue
         if last:
             status = OVERFITTED

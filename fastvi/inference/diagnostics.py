@@ -29,8 +29,8 @@ _STEP, _LEAST_COORDINATE = 1e-3, 1e-3
 _SAME_VALUE = 1e-9
 
 
-#: Numbers in the draws that are weighed together: 67 MB.
-_NUMBERS = 2**23
+#: Numbers in the draws that are weighed together: 17 MB.
+_NUMBERS = 2**21
 
 
 def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:

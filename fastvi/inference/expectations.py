@@ -6,6 +6,7 @@ dimensions and `maximize_evidence` use as well.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -46,6 +47,9 @@ _LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 #: Single blocks, whose radius is not stratified, are so skewed that errors are this much larger (rms of
 #: 960 checks of Poisson regressions, with the selection by `enough`).
 _SKEWED = 1.12
+
+#: Blocks of each group after which the error may be small enough.
+_BLOCKS = (1, 2, 3, 4)
 
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
@@ -171,17 +175,17 @@ def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
     if isinstance(rng, int) and dim <= _KEPT_DIM:
         return writable(_kept_groups(dim, rng))
     source = _source(rng)
-    return (_radial_group(dim, source) for _ in range(GROUPS))
+    groups = (_radial_group(dim, source) for _ in range(GROUPS))
+    return np.stack(list(groups)) if dim <= _KEPT_DIM else groups
 
 
 def _pieces(groups: Iterable[Array]) -> Iterator[tuple[slice, Array]]:
     """Blocks in pieces (groups, blocks, 2 dim, dim), and which groups they are of.
 
-    Of groups that are kept the first block of each, the second, then the others; else one group after
-    another.
+    Of groups that are kept some blocks of each after the other; else one group after another.
     """
     if isinstance(groups, np.ndarray):
-        for low, high in ((0, 1), (1, 2), (2, groups.shape[1])):
+        for low, high in itertools.pairwise((0, *_BLOCKS, groups.shape[1])):
             if low < min(high, groups.shape[1]):
                 yield slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high])
         return

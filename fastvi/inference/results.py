@@ -255,7 +255,8 @@ class Fit(Record):
         Raises
         ------
         ValueError
-            A TruncatedGaussian; the family "full" in more than 200 latent dimensions.
+            A TruncatedGaussian; the family "full" in more than 200 latent dimensions, others in more than
+            1000; the family "lowrank".
 
         Notes
         -----
