@@ -431,8 +431,10 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
     Estimate
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, whose step is
         halved until two successive values agree. More: the stochastic radial rule on max(1024, 48 R) draws,
-        which is exact for a quadratic log joint, and `error` is the standard error. Where q has mass outside
-        of the support, or where the log joint is -inf, the value is -inf and `note` says why and what helps.
+        which is exact for a quadratic log joint, and `error` is the standard error. More than 1000: 576
+        draws beside a quadratic, doubled until the standard error is below 0.005 sqrt(R). Where q has mass
+        outside of the support, or where the log joint is -inf, the value is -inf and `note` says why and what
+        helps.
 
     Raises
     ------

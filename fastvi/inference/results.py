@@ -305,7 +305,7 @@ class Fit(Record):
             lines += [f"               mean {tidy(z)}" for z in self.start_means]
         if self.skipped:
             lines.append(f"skipped        {self.skipped} starts that failed")
-        mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
+        mean, sd = self.q.mean, deviations_of(self.q)
         labels = self.model._labels
         for i in range(min(len(mean), _SHOWN)):
             lines.append(labels[i].ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
@@ -327,7 +327,7 @@ def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaus
 
 def deviations_of(q: Any) -> Array:
     """The standard deviations of the coordinates of z."""
-    found: Array = q._deviations if isinstance(q, Gaussian) else np.sqrt(np.diag(q.cov))
+    found: Array = np.sqrt(np.diag(q.cov)) if isinstance(q, TruncatedGaussian) else q._deviations
     return found
 
 

@@ -358,3 +358,14 @@ def test_the_conjugate_mean_of_ten_points():
     precision = 10.0 + 0.01
     assert q.mean[0] == pytest.approx(y.sum() / precision, rel=1e-12)
     assert math.sqrt(q.cov[0, 0]) == pytest.approx(1.0 / math.sqrt(precision), rel=1e-12)
+
+
+def test_moments_of_positive_coordinates_in_many_dimensions():
+    """They need no covariance, and are those of the same q with one."""
+    factor = np.vstack([random_factor(2, 4)])
+    thin = fv.TransformedGaussian(Gaussian._from_factor(np.arange(4.0), factor), ["positive", "real"] * 2, 4)
+    root = dense(factor)
+    full = fv.TransformedGaussian(fv.Gaussian(np.arange(4.0), root @ root.T), ["positive", "real"] * 2, 4)
+    np.testing.assert_allclose(thin.mean, full.mean, rtol=1e-12)
+    np.testing.assert_allclose(thin._deviations, np.sqrt(np.diag(full.cov)), rtol=1e-12)
+    assert thin.gaussian._dense is None

@@ -2,7 +2,8 @@
 
 To add one, write its module (the functions are those of `full`; `operations` says what each of them does)
 and a row in `TABLE`; then its name belongs into the docstrings of `fit` and the projections. The common tests
-take it from the table. Nothing is compiled here: importing the table is free.
+take it from the table. (`low_rank` is not in it: its members have a rank, and only fits on draws know them.)
+Nothing is compiled here: importing the table is free.
 """
 
 from __future__ import annotations
