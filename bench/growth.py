@@ -19,12 +19,13 @@ import numpy as np
 
 import fastvi as fv
 
-from . import discrete, em, inference, inputs, limits, projections
+from . import discrete, em, inference, inputs, limits, projections, regressions
 from .contenders import UnavailableError
 from .peers import circumstances, in_words
 
-#: Seconds: a contender whose call takes longer is not measured on larger sizes.
-PATIENCE = 0.3
+#: Seconds: a contender whose call takes longer is not measured on larger sizes. Fits of one data set may take
+#: longer.
+PATIENCE, FITS_PATIENCE = 0.3, 3.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def any_sizes(**loaders: Callable[[], Any]) -> dict[str, Callable[[int], Any]]:
 def fastvi_all_projections():
     return lambda p: fv.i_projection(p)
 
+
+#: Families of q.
+Q = ("diag", "lowrank", "full")
 
 LENGTHS = (16, 64, 256, 1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 10_000_000)
 
@@ -133,6 +137,27 @@ FAMILIES = (
         lambda count: (inference.observations()[0][:count],),
         any_sizes(fastvi=inference.fastvi_batch, jax_vmap_of_BFGS=inference.jax_batch),
     ),
+    Family(
+        "fits of a logistic regression, n = 1,000",
+        "dimensions",
+        (4, 16, 64, 250),
+        lambda dim: regressions.rows(1_000, dim),
+        {name: regressions.fastvi_logistic(name) for name in Q},
+    ),
+    Family(
+        "fits of a logistic regression, d = 10",
+        "rows",
+        (100, 1_000, 10_000, 100_000),
+        lambda n: regressions.rows(n, 10),
+        {name: regressions.fastvi_logistic(name) for name in Q},
+    ),
+    Family(
+        "fits of matches, 20 for each player",
+        "players",
+        (30, 100, 300, 1_000, 3_000, 10_000),
+        regressions.played,
+        {name: regressions.fastvi_matches(name) for name in Q},
+    ),
 )
 
 
@@ -143,7 +168,8 @@ def measure(family: Family) -> dict[str, dict[int, float]]:
         arguments = family.inputs(size)
         for name, load in family.contenders.items():
             times = found[name]
-            if (not times and size != family.sizes[0]) or (times and max(times.values()) > PATIENCE):
+            patience = FITS_PATIENCE if family.name.startswith("fits of") else PATIENCE
+            if (not times and size != family.sizes[0]) or (times and max(times.values()) > patience):
                 continue
             try:
                 function = load(size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,45 @@ def amplification(factors: Array) -> float:
     scaled = factors / np.sqrt((factors**2).sum(axis=-1))[..., None]
     inverse = np.linalg.inv(scaled)
     return float(factors.shape[-1] * (inverse**2).sum(axis=(-1, -2)).max())
+
+
+class LowRank(NamedTuple):
+    """The root S (I + V V') of a covariance, see `kernels.families.low_rank`."""
+
+    factor: Array  #: (1 + R, D) s, and the columns of V
+
+    def spread(self, noise: Array) -> Array:
+        """The root times rows of noise."""
+        scale, columns = self.factor[0], self.factor[1:]
+        moved: Array = scale * (noise + (noise @ columns.T) @ columns)
+        return moved
+
+    def deviations(self) -> Array:
+        """The root of the covariance's diagonal."""
+        scale, columns = self.factor[0], self.factor[1:]
+        twice = 2.0 * np.eye(len(columns)) + columns @ columns.T
+        return scale * np.sqrt(1.0 + ((twice @ columns) * columns).sum(axis=0))  # type: ignore[no-any-return]
+
+    def half_log_det(self) -> float:
+        """Half the logarithm of the covariance's determinant."""
+        scale, columns = self.factor[0], self.factor[1:]
+        return float(np.log(scale).sum() + np.linalg.slogdet(np.eye(len(columns)) + columns @ columns.T)[1])
+
+    def log_density(self, shifts: Array) -> Array:
+        """Of N(0, .) at rows."""
+        scale, columns = self.factor[0], self.factor[1:]
+        x = shifts / scale
+        x = x - np.linalg.solve(np.eye(len(columns)) + columns @ columns.T, columns @ x.T).T @ columns
+        constant = self.half_log_det() + 0.5 * scale.size * math.log(2.0 * math.pi)
+        return -0.5 * (x * x).sum(axis=-1) - constant  # type: ignore[no-any-return]
+
+    def cholesky(self) -> Array:
+        """The Cholesky factor of the covariance, (D, D)."""
+        scale, columns = self.factor[0], self.factor[1:]
+        if len(columns) == 0:
+            return np.diag(scale)
+        root = np.eye(scale.size) + columns.T @ columns
+        return scale[:, None] * np.linalg.cholesky(root @ root)  # type: ignore[no-any-return]
 
 
 class Gaussian(Density):
@@ -63,9 +102,10 @@ class Gaussian(Density):
     -2.689113531806
     """
 
-    __slots__ = ("_cov", "_factor", "_mean")
+    __slots__ = ("_cov", "_dense", "_mean", "_thin")
     _mean: Array
-    _factor: Array
+    _dense: Array | None  #: the Cholesky factor, where it is known
+    _thin: LowRank | None  #: what stands for it in many dimensions
     _cov: Array | None
 
     def __init__(self, mean: ArrayLike, cov: ArrayLike) -> None:
@@ -73,19 +113,35 @@ class Gaussian(Density):
         self._set(location, factor, 0.5 * (spread + spread.T))
 
     def _set(self, mean: Array, factor: Array, cov: Array | None) -> None:
+        thin = factor.shape[0] != factor.shape[1]
         object.__setattr__(self, "_mean", mean)
-        object.__setattr__(self, "_factor", factor)
+        object.__setattr__(self, "_dense", None if thin else factor)
+        object.__setattr__(self, "_thin", LowRank(factor) if thin else None)
         object.__setattr__(self, "_cov", None if cov is None else frozen(cov))
+
+    @property
+    def _factor(self) -> Array:
+        if self._dense is None:
+            assert self._thin is not None
+            object.__setattr__(self, "_dense", self._thin.cholesky())
+        assert self._dense is not None
+        return self._dense
 
     @classmethod
     def _from_factor(cls, mean: Array, factor: Array) -> Gaussian:
-        """A Gaussian that a kernel has made; nothing is checked."""
+        """A Gaussian that a kernel has made; nothing is checked.
+
+        The factor is a Cholesky factor, or one of `kernels.families.low_rank`.
+        """
         self = cls.__new__(cls)
         self._set(mean, factor, None)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restore, (type(self), np.array(self._mean), np.array(self._factor), np.array(self.cov))
+        mean = np.array(self._mean)
+        if self._thin is not None:
+            return restore, (type(self), mean, np.array(self._thin.factor), None)
+        return restore, (type(self), mean, np.array(self._factor), np.array(self.cov))
 
     @property
     def dim(self) -> int:
@@ -113,6 +169,8 @@ class Gaussian(Density):
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): a float for one point, else an array (...)."""
         points, shape = as_points(z, self.dim)
+        if self._thin is not None:
+            return in_shape(self._thin.log_density(points - self._mean), shape)
         weights, means, factors = self._triple()
         out = np.empty(len(points))
         kernels.densities.mixtures.mixture_logpdf_many(
@@ -122,12 +180,23 @@ class Gaussian(Density):
 
     def entropy(self) -> float:
         r"""The differential entropy, :math:`\tfrac12 \log |2 \pi e \Sigma|`, in nats."""
-        return float(np.log(np.diag(self._factor)).sum() + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
+        thin = self._thin
+        volume = np.log(np.diag(self._factor)).sum() if thin is None else thin.half_log_det()
+        return float(volume + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
         noise = generator("rng", rng).standard_normal((integer("n", n, 0), self.dim))
-        return self._mean + noise @ self._factor.T
+        return self._mean + self._spread(noise)
+
+    def _spread(self, noise: Array) -> Array:
+        """Standard normal rows as deviations from the mean."""
+        return noise @ self._factor.T if self._thin is None else self._thin.spread(noise)
+
+    @property
+    def _deviations(self) -> Array:
+        """The standard deviation of each coordinate."""
+        return np.sqrt(np.diag(self.cov)) if self._thin is None else self._thin.deviations()
 
     @classmethod
     def from_scipy(cls, frozen_normal: Any) -> Gaussian:

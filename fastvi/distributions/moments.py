@@ -16,6 +16,23 @@ from .support import Support
 _CLOSED = (REAL, LOWER, UPPER, ORDERED)
 
 
+#: Those that are one Gaussian or log-normal number each.
+_SINGLE = (REAL, LOWER, UPPER)
+
+
+def marginal_moments(gaussian: Gaussian, support: Support) -> tuple[Array, Array] | None:
+    """(mean, standard deviations) of z without its covariance; None where coordinates have no such form."""
+    kinds, bounds = support.kinds, support.bounds
+    if not np.isin(kinds, _SINGLE).all():
+        return None
+    deviations, real, upper = gaussian._deviations, kinds == REAL, kinds == UPPER
+    with np.errstate(over="ignore", invalid="ignore"):
+        exponential = np.exp(gaussian.mean + 0.5 * deviations**2)
+        spread = exponential * np.sqrt(np.expm1(deviations**2))
+    mean = np.where(upper, bounds[:, 1] - exponential, bounds[:, 0] + exponential)
+    return np.where(real, gaussian.mean, mean), np.where(real, deviations, spread)
+
+
 class ClosedForm(NamedTuple):
     """Of the coordinates of z that have a closed form."""
 

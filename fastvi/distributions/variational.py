@@ -18,7 +18,7 @@ from ..common.validation import generator, integer, real_number
 from ..common.values import Array, as_points, in_shape, tidy
 from .density import Density
 from .gaussian import Gaussian
-from .moments import closed_moments
+from .moments import closed_moments, marginal_moments
 from .support import Support, declaration_of
 
 #: Lattice for moments in up to two dimensions: its reach and step in standard deviations along each axis.
@@ -143,7 +143,7 @@ class TransformedGaussian(Density):
         centre = self._support.to_model(self.gaussian.mean[None])[0][0]
         first, second, total = np.zeros(self.dim), np.zeros((self.dim, self.dim)), 0.0
         for noise, weights in self._nodes():
-            z, log_jacobian = self._support.to_model(self.gaussian.mean + noise @ self.gaussian.cholesky.T)
+            z, log_jacobian = self._support.to_model(self.gaussian.mean + self.gaussian._spread(noise))
             z -= centre
             weighted = z * weights[:, None]
             first += weighted.sum(axis=0)
@@ -168,13 +168,24 @@ class TransformedGaussian(Density):
             object.__setattr__(self, "_moments", (frozen(mean), frozen(cov), entropy))
         return self._moments  # type: ignore[no-any-return]
 
+    def _marginals(self) -> tuple[Array, Array] | None:
+        """(mean, standard deviations) of a q in so many dimensions that its covariance is left aside."""
+        return None if self.gaussian._thin is None else marginal_moments(self.gaussian, self._support)
+
+    @property
+    def _deviations(self) -> Array:
+        """The standard deviation of each coordinate."""
+        found = self._marginals()
+        return np.sqrt(np.diag(self.cov)) if found is None else found[1]
+
     @property
     def mean(self) -> Array:
         """E[z], shape (D,): exact for real, ordered and positive coordinates and those with one bound.
 
         Else by quadrature in up to two latent coordinates, and from 100,000 draws in more.
         """
-        return self._computed()[0]
+        found = self._marginals()
+        return self._computed()[0] if found is None else frozen(found[0])
 
     @property
     def cov(self) -> Array:

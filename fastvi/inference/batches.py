@@ -21,7 +21,6 @@ from ..kernels.families.table import CODES
 from ..kernels.statuses import CONVERGED, EMPTY
 from .deterministic import draws_fit
 from .faults import FaultError, words
-from .fitting import FAMILIES
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, restricted, workspace
 from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
@@ -175,7 +174,7 @@ def fit_batch(
     """
     if checked_model(model)._dispatcher is None:
         raise TypeError(f"fit_batch varies the data of a model, and {model!r} has none")
-    name = choice("family", family, FAMILIES)
+    name = choice("family", family, (*CODES, "truncated"))
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     empty: list[int] = []
     if isinstance(datasets, tuple) and not any(isinstance(d, tuple) for d in datasets):

@@ -29,6 +29,10 @@ _STEP, _LEAST_COORDINATE = 1e-3, 1e-3
 _SAME_VALUE = 1e-9
 
 
+#: Numbers in the draws that are weighed together: 17 MB.
+_NUMBERS = 2**21
+
+
 def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:
     """log p - log q at latent points; None where the log joint is at fault at one of them."""
     status, values, _ = log_densities(model, latent)
@@ -45,7 +49,13 @@ def importance_ratios(model: Model, q: Variational, draws: int, seed: int) -> Ar
         logs = np.asarray(model.log_density(z) - q.logpdf(z))
         return logs if np.isfinite(logs).all() else None
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    return latent_ratios(model, gaussian, gaussian.sample(draws, seed))
+    rng, found = np.random.default_rng(seed), list[Array]()
+    for low in range(0, draws, piece := max(_NUMBERS // gaussian.dim, 1)):
+        part = latent_ratios(model, gaussian, gaussian.sample(min(piece, draws - low), rng))
+        if part is None:
+            return None
+        found.append(part)
+    return np.concatenate(found)
 
 
 def psis_shape(model: Model, q: Variational) -> float:
@@ -155,7 +165,7 @@ def wrong_gradient(model: Model, q: Variational) -> str:
     if not model._gradient_address or isinstance(q, TruncatedGaussian):
         return ""
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    draws, step = _probes(gaussian.dim) @ gaussian.cholesky.T
+    draws, step = map(gaussian._spread, _probes(gaussian.dim))
     draws, step = draws + gaussian.mean, _SHORT * step
     ends, _ = model._support.to_model(np.concatenate([draws + step, draws - step]))
     one, other = ends[:_DIRECTIONS], ends[_DIRECTIONS:]

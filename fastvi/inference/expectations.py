@@ -6,6 +6,7 @@ dimensions and `maximize_evidence` use as well.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
 from .kernel_calls import (
+    DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
     fault_point,
@@ -46,8 +48,15 @@ _LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 #: 960 checks of Poisson regressions, with the selection by `enough`).
 _SKEWED = 1.12
 
+#: Blocks of each group after which the error may be small enough.
+_BLOCKS = (1, 2, 3, 4)
+
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
+
+#: Pairs in each of the groups to begin with, where there are no blocks; and the standard error, for each root
+#: of a dimension, that is small enough there.
+_GROUP_PAIRS, ENOUGH_EACH = 24, 0.005
 
 #: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
 #: makes the ELBO -inf, and the lattice has 45 nodes.
@@ -108,13 +117,17 @@ def _outside(model: Model, q: Any) -> str:
 def _pairs(block: int, pairs: int, dim: int) -> Array:
     """Pairs of draws +e, -e of a standard normal vector, (2 pairs, dim), whose second moments are exactly I.
 
-    It needs pairs >= dim, and a block has the same draws in every call. Latin hypercube sampling: each
+    Of fewer pairs than dimensions only the mean squares are exactly one. A block has the same draws in every
+    call. Latin hypercube sampling: each
     coordinate has one absolute value in each of `pairs` slices of equal probability. On eight schools a fit
     on 64 such draws loses 0.014 nats against the optimum, as a fit on 128 plain draws does; on 64 plain draws
     it loses 0.027. (M. D. McKay, R. J. Beckman, W. J. Conover, Technometrics 21 (1979).)
     """
     half = half_of_pairs(np.random.default_rng((_SEED, block)), pairs, dim)
-    half = np.linalg.solve(np.linalg.cholesky(half.T @ half / pairs), half.T).T
+    if pairs < dim:
+        half /= np.sqrt((half * half).mean(axis=0))
+    else:
+        half = np.linalg.solve(np.linalg.cholesky(half.T @ half / pairs), half.T).T
     return np.ascontiguousarray(np.concatenate([half, -half]))
 
 
@@ -152,27 +165,29 @@ def _kept_groups(dim: int, seed: int) -> Array:
     return shown(np.stack([_radial_group(dim, rng) for _ in range(GROUPS)]))
 
 
-def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
-    """Draws that no fit uses, for the stochastic radial rule: `GROUPS` arrays (blocks, 2 dim, dim).
+def _source(rng: Any) -> np.random.Generator:
+    """Where fresh draws come from: an integer stands for the same draws in every call."""
+    return np.random.default_rng((_SEED, _FRESH, rng)) if isinstance(rng, int) else generator("rng", rng)
 
-    An integer stands for the same draws in every call.
-    """
+
+def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
+    """Draws that no fit uses, for the stochastic radial rule: `GROUPS` arrays (blocks, 2 dim, dim)."""
     if isinstance(rng, int) and dim <= _KEPT_DIM:
         return writable(_kept_groups(dim, rng))
-    source = np.random.default_rng((_SEED, _FRESH, rng)) if isinstance(rng, int) else generator("rng", rng)
-    return (_radial_group(dim, source) for _ in range(GROUPS))
+    source = _source(rng)
+    groups = (_radial_group(dim, source) for _ in range(GROUPS))
+    return np.stack(list(groups)) if dim <= _KEPT_DIM else groups
 
 
 def _pieces(groups: Iterable[Array]) -> Iterator[tuple[slice, Array]]:
     """Blocks in pieces (groups, blocks, 2 dim, dim), and which groups they are of.
 
-    Of groups that are kept the first block of each, then the others; else one group after another.
+    Of groups that are kept some blocks of each after the other; else one group after another.
     """
     if isinstance(groups, np.ndarray):
-        everywhere = slice(0, GROUPS)
-        yield everywhere, np.ascontiguousarray(groups[:, :1])
-        if groups.shape[1] > 1:
-            yield everywhere, np.ascontiguousarray(groups[:, 1:])
+        for low, high in itertools.pairwise((0, *_BLOCKS, groups.shape[1])):
+            if low < min(high, groups.shape[1]):
+                yield slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high])
         return
     for g, group in enumerate(groups):
         yield slice(g, g + 1), group[None]
@@ -199,7 +214,8 @@ def _centre(model: Model, mean: Array, factor: Array) -> float:
     The rule is unbiased with any constant in its place.
     """
     for shift in (0.0, 0.1, -0.1):
-        point = mean + shift * factor.sum(axis=1) / math.sqrt(mean.size)
+        one = np.full((1, mean.size), shift / math.sqrt(mean.size))
+        point = mean + Gaussian._from_factor(mean, factor)._spread(one)[0]
         status, values, _ = log_densities(model, point[None])
         if status == FINE:
             return float(values[0])
@@ -220,26 +236,20 @@ def expectation_by_draws(
     f(mean) + d / r² (f̄ - f(mean)), f̄ the average over the 2d points mean ± r L q_k, and unbiased as
     E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
-    is stratified. One block of each group is all where its error is not above `enough`, or where it shows
+    is stratified. Some blocks of each group are all where its error is not above `enough`, or where it shows
     already that a fit on fixed draws, which found `promised`, was overfitted; in many dimensions that takes
     half of the groups.
     """
-    dim, target = mean.size, target_of(model)
-    centre, values, used = _centre(model, mean, factor), np.empty(2 * dim), 1
-    space = workspace("laplace", dim, model.dim)
+    dim = mean.size
+    centre, used = _centre(model, mean, factor), 1
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
     for where, groups in _pieces(fresh_draws(dim, rng)):
-        draws = groups.reshape(-1, 2 * dim, dim)
-        averages = np.empty(len(draws))
-        status, seen = kernels.inference.entry_points.averages(
-            target, draws, mean, factor, space, values, 0, len(draws), averages
-        )
-        used += 2 * dim * seen
+        status, values, point = _averaged(model, mean, factor, groups)
+        used += groups.size // dim
         if status:
-            value = -math.inf if status == ZERO else math.nan
-            return DrawsExpectation(value, 0.0, used, status, fault_point("laplace", space))
-        squares = (draws[:, 0] ** 2).sum(axis=1)
-        sums[where] += (dim / squares * (averages - centre)).reshape(groups.shape[:2]).sum(axis=1)
+            return DrawsExpectation(_worth(status), 0.0, used, status, point)
+        squares = (groups[:, :, 0] ** 2).sum(axis=2)
+        sums[where] += (dim / squares * (values.mean(axis=2) - centre)).sum(axis=1)
         blocks[where] += groups.shape[1]
         count = int(np.count_nonzero(blocks))
         if count in (GROUPS // 2, GROUPS):
@@ -249,6 +259,96 @@ def expectation_by_draws(
             if overfitted(promised, value, error) or (count == GROUPS and error <= enough):
                 break
     return DrawsExpectation(value, error, used)
+
+
+def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
+    """(status, log joint + log-Jacobian at mean + L e for all draws e (..., D), the point of a fault)."""
+    flat = draws.reshape(1, -1, mean.size)
+    values, mean_of_all = np.empty(flat.shape[1]), np.empty(1)
+    space = workspace("laplace", mean.size, model.dim)
+    status, _ = kernels.inference.entry_points.averages(
+        target_of(model), flat, mean, factor, space, values, 0, 1, mean_of_all
+    )
+    where = fault_point("laplace", space) if status else None
+    return status, values.reshape(draws.shape[:-1]), where
+
+
+def _worth(status: int) -> float:
+    """The expectation of a log joint with this fault."""
+    return -math.inf if status == ZERO else math.nan
+
+
+class Quadratic(NamedTuple):
+    """A function -|W e|² / 2 of a draw e ~ N(0, I), near to the log joint, and its mean: known exactly."""
+
+    root: Array  #: W (D, D), or (D,) where it is diagonal
+
+    def at(self, draws: Array) -> Array:
+        """Its values."""
+        moved = draws * self.root if self.root.ndim == 1 else draws @ self.root.T
+        values: Array = -0.5 * (moved * moved).sum(axis=-1)
+        return values
+
+    @property
+    def mean(self) -> float:
+        """Its expectation."""
+        return -0.5 * float((self.root * self.root).sum())
+
+
+def expectation_by_pairs(
+    model: Model,
+    mean: Array,
+    factor: Array,
+    promised: float,
+    rng: Any,
+    enough: float,
+    curvature: Array | None = None,
+) -> DrawsExpectation:
+    """`expectation_by_draws` for many dimensions, by fewer draws than a block of the radial rule has.
+
+    Averages over pairs mean ± L e of the log joint less a quadratic whose mean is known, which takes the
+    better part of its variance: 90 % of the deviation in a logistic regression of 300 dimensions. The
+    quadratic is that of `curvature`, the root of a covariance, or q's own; which of the two, fixed draws
+    tell. Each group has 24 pairs, doubled until the error is not above `enough`, or where it shows a fit to
+    be overfitted.
+    """
+    dim, source = mean.size, _source(rng)
+    control, used = _control(model, mean, factor, curvature)
+    sums, count, pairs = np.zeros(GROUPS), 0, _GROUP_PAIRS
+    while True:
+        for g in range(GROUPS):
+            half = source.standard_normal((pairs, dim))
+            draws = np.stack([half, -half])
+            status, values, where = _averaged(model, mean, factor, draws)
+            used += 2 * pairs
+            if status:
+                return DrawsExpectation(_worth(status), 0.0, used, status, where)
+            sums[g] += (values.mean(axis=0) - control.at(half)).sum()
+        count += pairs
+        found = (sums / count + control.mean).tolist()
+        value = math.fsum(found) / GROUPS
+        error = standard_error(found, value)
+        if overfitted(promised, value, error) or error <= enough or count >= dim:
+            return DrawsExpectation(value, error, used)
+        pairs = count
+
+
+def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) -> tuple[Quadratic, int]:
+    """(the quadratic that is nearest to the log joint on some fixed draws, evaluations)."""
+    dim = mean.size
+    own = Quadratic(np.ones(dim))
+    if curvature is None:
+        return own, 0
+    root = Gaussian._from_factor(mean, factor)._spread(np.eye(dim)).T
+    with np.errstate(all="ignore"):
+        solved: Any = np.linalg.solve(curvature, root)
+    other = Quadratic(solved)
+    half = half_of_pairs(np.random.default_rng((_SEED, dim)), _GROUP_PAIRS // 2, dim)
+    status, values, _ = _averaged(model, mean, factor, np.stack([half, -half]))
+    if status or not np.isfinite(other.root).all():
+        return own, values.size
+    rest = [np.std(values.mean(axis=0) - control.at(half)) for control in (own, other)]
+    return (own, other)[int(rest[1] < rest[0])], values.size
 
 
 def standard_error(found: Sequence[float], value: float) -> float:
@@ -276,7 +376,12 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         )
         where = fault_point("truncated", space) if status else None
         return _estimate(model, status, value, error, nodes, "quadrature", where)
-    mean, factor = gaussian._mean, gaussian._factor
+    mean, thin = gaussian._mean, gaussian._thin
+    factor = gaussian._factor if thin is None else thin.factor
+    if gaussian.dim > DRAWS_DIM:
+        enough = ENOUGH_EACH * math.sqrt(gaussian.dim)
+        value, error, nodes, status, where = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
+        return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     if gaussian.dim > QUADRATURE_DIM:
         value, error, nodes, status, where = expectation_by_draws(model, mean, factor, rng=rng)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
@@ -326,8 +431,10 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
     Estimate
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, whose step is
         halved until two successive values agree. More: the stochastic radial rule on max(1024, 48 R) draws,
-        which is exact for a quadratic log joint, and `error` is the standard error. Where q has mass outside
-        of the support, or where the log joint is -inf, the value is -inf and `note` says why and what helps.
+        which is exact for a quadratic log joint, and `error` is the standard error. More than 1000: 576
+        draws beside a quadratic, doubled until the standard error is below 0.005 sqrt(R). Where q has mass
+        outside of the support, or where the log joint is -inf, the value is -inf and `note` says why and what
+        helps.
 
     Raises
     ------

@@ -12,16 +12,16 @@ from ..common.progress import bar
 from ..common.threads import interruptible
 from ..common.validation import choice, generator, integer, real_number
 from ..distributions.integrals import tolerance
-from ..kernels.families.table import CODES
+from ..kernels.families.table import CODES, LOW_RANK
 from .deterministic import fit_draws, fit_quadrature, fit_truncated
-from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, WIDE_DIM, is_long
 from .model import Model, checked_model
 from .results import Fit
 from .starts import dispersed_points, start_of
 from .stochastic import fit_sgd
 
 #: Names of all families.
-FAMILIES = (*CODES, "truncated")
+FAMILIES = (*CODES, LOW_RANK, "truncated")
 
 #: Numbers in the draws of one fit, or of one step of "sgd", at most: 270 MB.
 _MOST_NUMBERS = 2**25
@@ -38,7 +38,7 @@ class SgdOptions(NamedTuple):
 @interruptible(is_long)
 def fit(
     model: Model,
-    family: str = "full",
+    family: str | tuple[str, int] = "full",
     start: Any = None,
     method: str = "auto",
     *,
@@ -58,10 +58,12 @@ def fit(
     Parameters
     ----------
     model : Model
-    family : {"full", "diag", "isotropic", "mean", "truncated"}, optional
+    family : {"full", "diag", "isotropic", "mean", "truncated", "lowrank"} or ("lowrank", int), optional
         Gaussians in latent coordinates (the model's own where its support is the real line) with any
         covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
-        to the support (dimension 1).
+        to the support (dimension 1). "lowrank" stands for covariances diag(s²) + U U', where U has as many
+        columns as the number says, or one for each direction that adds 0.05 nats to the ELBO of the start's
+        Gaussian, at most 16; from three latent dimensions on.
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional
         A q, or a point in the model's coordinates: in more than two latent dimensions the best of some
         Gaussians around it, else Laplace's approximation from there. Default: Laplace's approximation from
@@ -71,8 +73,9 @@ def fit(
         by a scan, where the log density is not concave on lines through q.
     method : {"auto", "sgd"}, optional
         "auto" is deterministic: Newton's method on quadrature in up to two latent dimensions, L-BFGS on fixed
-        draws in up to 1000; with a line search, so there is no step size. "sgd": Adam on stochastic
-        reparameterised gradients ("sticking the landing"), and the average of the last half of its iterates.
+        draws in up to 1000 ("diag": 10,000, where the model has a gradient); with a line search, so there is
+        no step size. "sgd": Adam on stochastic reparameterised gradients ("sticking the landing"), and the
+        average of the last half of its iterates.
     starts : sequence or int, optional
         Several starts instead of one, or their number: then the first is the default and the others are
         points whose latent coordinates are N(0, 1), from `rng` or, without it, the same in each call. The
@@ -86,7 +89,8 @@ def fit(
         Most steps of each fit by "auto".
     draws : int, optional
         Number of fixed draws (rounded up to pairs), or draws for each step of "sgd". Default: at least 64
-        fixed draws, doubled until fresh draws confirm the ELBO; 10 for "sgd".
+        fixed draws (128 in more than 1000 dimensions), doubled until fresh draws confirm the ELBO; 10 for
+        "sgd".
     rng : numpy.random.Generator, int or None, optional
         A generator, which is advanced, or an integer that makes one. For "sgd", where None means another
         each time; for a number of `starts`; and for the fresh draws that confirm a fit on fixed draws and
@@ -108,7 +112,8 @@ def fit(
         no integer.
     ValueError
         Other values than described above; a start outside of the support, or where the log joint is not
-        finite; no start that works; more than 1000 latent dimensions with "auto".
+        finite; no start that works; with "auto" more than 1000 latent dimensions, or 10,000 for "diag", or
+        more than 1000 or "lowrank" without a gradient.
 
     References
     ----------
@@ -132,7 +137,7 @@ def fit(
     (TruncatedGaussian(mu=1, sigma=1, low=0, high=inf), -1.672753779)
     """
     checked_model(model)
-    name = choice("family", family, FAMILIES)
+    name, rank = family_of(model, family)
     choice("method", method, ("auto", "sgd"))
     made = None if rng is None else generator("rng", rng)
     source = 0 if made is None else made
@@ -163,7 +168,7 @@ def fit(
         fits, fault = [], None
         for one in bar(listed, progress, "starts"):
             try:
-                fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd, rng=source))
+                fits.append(fit_once(model, one, name, wanted, max_steps, draws, sgd, rng=source, rank=rank))
             except ValueError as error:
                 fault = error
         if not fits:
@@ -175,7 +180,26 @@ def fit(
             start_means=np.array([f.q.mean for f in fits]),
             skipped=len(listed) - len(fits),
         )
-    return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress, source)
+    return fit_once(model, start, name, wanted, max_steps, draws, sgd, progress, source, rank)
+
+
+def family_of(model: Model, family: Any) -> tuple[str, int | None]:
+    """The name of a family, and the rank that is asked for; ValueError where the model has no such q."""
+    rank = None
+    if isinstance(family, tuple):
+        if len(family) != 2 or family[0] != LOW_RANK:
+            raise ValueError(f'family must be a name or ("{LOW_RANK}", rank), not {family!r}')
+        family, rank = family[0], integer("family[1]", family[1], 1)
+    name = choice("family", family, FAMILIES)
+    r = model.latent_dim
+    if name == LOW_RANK:
+        if r <= QUADRATURE_DIM:
+            raise ValueError(f'family="{LOW_RANK}" needs at least three latent dimensions: use "full"')
+        if rank is not None and rank > r - 2:
+            raise ValueError(f'family[1] must be at most {r - 2} in {r} dimensions, not {rank}: use "full"')
+        if not model._slopes_address:
+            raise ValueError(f'family="{LOW_RANK}" needs a gradient, and the model takes differences')
+    return name, rank
 
 
 def fit_once(
@@ -188,6 +212,7 @@ def fit_once(
     sgd: SgdOptions | None = None,
     progress: bool = False,
     rng: Any = 0,
+    rank: int | None = None,
 ) -> Fit:
     """The fit from one start; all arguments but the start have been checked. `rng` is for fresh draws."""
     if family == "truncated":
@@ -195,12 +220,21 @@ def fit_once(
             raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
         return fit_truncated(model, start, rtol, max_steps)
     if sgd is not None:
+        if family == LOW_RANK:
+            raise ValueError(f'method="sgd" does not fit family="{LOW_RANK}"')
         return fit_sgd(model, family, start, draws, *sgd, progress)
     if model.latent_dim <= QUADRATURE_DIM:
         return fit_quadrature(model, family, start, rtol, max_steps)
-    if model.latent_dim > DRAWS_DIM:
+    most = WIDE_DIM if family == "diag" else DRAWS_DIM
+    if model.latent_dim > most:
+        other = "" if family == "diag" else f' and family="diag" in up to {WIDE_DIM}'
         raise ValueError(
-            f'method="auto" works in up to {DRAWS_DIM} dimensions, the model has {model.latent_dim}: '
+            f'method="auto" works in up to {most} dimensions{other}, the model has {model.latent_dim}: '
             'use method="sgd"'
         )
-    return fit_draws(model, family, start, rtol, max_steps, draws, rng)
+    if model.latent_dim > DRAWS_DIM and not model._slopes_address:
+        raise ValueError(
+            f'method="auto" needs a gradient in more than {DRAWS_DIM} dimensions, '
+            "and the model takes differences"
+        )
+    return fit_draws(model, family, start, rtol, max_steps, draws, rng, rank)

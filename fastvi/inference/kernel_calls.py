@@ -17,8 +17,8 @@ from .model import Model, target_of
 QUADRATURE_DIM = 2
 
 #: Latent dimensions up to which fits are made on fixed draws. A full covariance in 1000 dimensions takes 172
-#: MB of scratch space.
-DRAWS_DIM = 1000
+#: MB of scratch space. Beyond, up to WIDE_DIM, covariances are diagonal and nothing is of size D x D.
+DRAWS_DIM, WIDE_DIM = 1000, 10_000
 
 
 #: Kinds of scratch space: the class that names its fields, and where it keeps the point of a fault.
@@ -78,6 +78,30 @@ def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None
     status = kernels.inference.entry_points.densities(target_of(model), points, space, values)
     model._raise_pending()
     return status, values, fault_point("laplace", space) if status else None
+
+
+def densities_or_zero(model: Model, points: Array) -> Array:
+    """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
+    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
+    points = np.ascontiguousarray(points)
+    kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)
+    return values
+
+
+def slopes_at(model: Model, points: Array) -> tuple[int, Array, Array]:
+    """(status, values, gradients) of log joint + log-Jacobian at latent points, by the model's gradient."""
+    points, dim = np.ascontiguousarray(points), points.shape[1]
+    values, slopes = np.empty(len(points)), np.empty(points.shape)
+    status, _ = kernels.inference.entry_points.log_joint_gradients(
+        target_of(model, gradient=True),
+        points,
+        np.ones(dim),
+        workspace("draws", kernels.families.low_rank.FIRST, dim, model.dim),
+        values,
+        slopes,
+    )
+    model._raise_pending()
+    return status, values, slopes
 
 
 def fit_on_draws(

@@ -27,12 +27,19 @@ from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, Variational
-from ..kernels.families.table import CORRELATED, HELD, MEAN
+from ..kernels.families.table import CORRELATED, HELD, LOW_RANK, MEAN
 from ..kernels.statuses import FINE
 from .diagnostics import latent_ratios
 from .expectations import BY_DRAWS, fixed_draws, half_of_pairs
 from .faults import words
-from .kernel_calls import QUADRATURE_DIM, conditional_deviations, fault_point, log_densities, workspace
+from .kernel_calls import (
+    DRAWS_DIM,
+    QUADRATURE_DIM,
+    conditional_deviations,
+    fault_point,
+    log_densities,
+    workspace,
+)
 from .model import Model, target_of
 from .verdicts import CLOSE, Diagnosis
 
@@ -471,6 +478,11 @@ def response_of(
         raise ValueError(
             f"linear_response takes a full covariance in up to {_MOST_FULL} latent dimensions, q has {r}: "
             'fit with family="diag"'
+        )
+    if family == LOW_RANK or r > DRAWS_DIM:
+        raise ValueError(
+            "linear_response takes diagonal, isotropic and full covariances in up to "
+            f'{DRAWS_DIM} dimensions, not family="{family}" in {r}'
         )
     nodes = _nodes(r, correlated)
     nothing = np.full((r, r), math.nan)

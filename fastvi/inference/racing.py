@@ -11,7 +11,9 @@ Where the log joint raises, is NaN or infinite, a step is rejected, and a candid
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,12 +21,14 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED, MEAN
 from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
 from .expectations import fixed_draws, half_of_pairs, writable
 from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
+    densities_or_zero,
     fault_point,
     fit_on_draws,
     log_densities,
@@ -47,8 +51,8 @@ _POINTS = 3
 _PATH_STEPS, _PATH_TOLERANCE, _PATH_MEMORY = 60, 1e-2, 6
 _QUIET, _FAR_BELOW = 12, 5.0
 
-#: Pairs of draws that choose the best Gaussian of a path, and a width.
-_PATH_PAIRS, _WIDTH_PAIRS = 5, 12
+#: Pairs of draws that choose the best Gaussian of a path, and a width; Gaussians of a path in one call.
+_PATH_PAIRS, _WIDTH_PAIRS, _TOGETHER = 5, 12, 5
 
 #: Deviations of the Gaussians N(x, s² I), and around a point that is given.
 _WIDTHS = (1.0, 0.3, 0.1, 0.03)
@@ -150,8 +154,7 @@ def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[f
     status, _ = kernels.inference.entry_points.averages(
         target_of(model), noise[None], mean, factor, space, values, 0, 1, out
     )
-    entropy = float(np.log(factor.diagonal()).sum()) + mean.size * _UNIT_ENTROPY
-    value = float(out[0]) + entropy
+    value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
     if status != FINE or not abs(value) < math.inf:
         return -math.inf, values, (status, fault_point("laplace", space))
     return value, values, None
@@ -185,7 +188,10 @@ class _Runner:
         race, before = self.race, self.value
         curvature = workspace_member("draws", self.space, "curvature")
         draws_fits = kernels.inference.draws_fits
-        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN] if before > -math.inf else 0
+        if before > -math.inf:
+            curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], 1
+        else:
+            curvature[:] = 0
         draws, q = _draws(1, _PAIRS, self.mean.size), (self.mean, self.factor)
         limits = _ARRIVED, steps + 1
         report = fit_on_draws(race.model, race.code, draws, self.start, limits, q, self.space)
@@ -255,28 +261,37 @@ class _Race:
         if runner.value > -math.inf:
             self.runners.append(runner)
 
+    def elbos(self, places: Sequence[tuple[Array, Array]], noise: Array) -> Array:
+        """The ELBO of each (mean, factor) over some draws, in one call of the log joint."""
+        points = np.concatenate([mean + noise @ factor.T for mean, factor in places])
+        self.evaluations += len(points)
+        values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
+        if self.fault is None and not np.isfinite(values).all():
+            self.elbo(*places[int(np.isfinite(values).argmin())], noise)
+        dim = noise.shape[1]
+        entropies = [np.log(factor.diagonal()).sum() + dim * _UNIT_ENTROPY for _, factor in places]
+        elbos: Array = values + np.array(entropies)
+        return elbos
+
     def enter_widths(self, points: Any, widths: Any, best: int) -> None:
         """Enter the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
-        found: list[tuple[float, int, Array, Array]] = []
-        for x in points:
-            for s in widths:
-                root, mean = s * np.eye(x.size), x + _OFF * s * noise[0]
-                found.append((self.elbo(mean, root, noise), len(found), mean, root))
-        for value, _, mean, root in sorted(found, key=lambda f: -f[0])[:best]:
-            if value > -math.inf:
-                self.enter(mean, root)
+        places = [(x + _OFF * s * noise[0], s * np.eye(x.size)) for x in points for s in widths]
+        values = self.elbos(places, noise)
+        for k in np.argsort(-values, kind="stable")[:best]:
+            if values[k] > -math.inf:
+                self.enter(*places[k])
 
     def enter_path(self, x: Array) -> None:
         """Enter the best Gaussian on the L-BFGS path from x to a mode (Zhang et al., JMLR 23, 2022)."""
         noise, best, top, below = _draws(3, _PATH_PAIRS, x.size), None, -math.inf, 0
-        for mean, root in _path(self, x):
-            value = self.elbo(mean, restricted(root, self.family), noise)
-            below = below + 1 if value < top - _FAR_BELOW else 0
-            if value > top:
-                top, best = value, (mean, root)
-            if below >= _QUIET:
-                break
+        path = _path(self, x)
+        while below < _QUIET and (places := list(itertools.islice(path, _TOGETHER))):
+            values = self.elbos([(mean, restricted(root, self.family)) for mean, root in places], noise)
+            for value, place in zip(values.tolist(), places, strict=True):
+                below = below + 1 if value < top - _FAR_BELOW else 0
+                if value > top:
+                    top, best = value, place
         if best is not None:
             self.enter(*best)
 
@@ -284,7 +299,7 @@ class _Race:
         """Whether draws from Laplace's approximation have the mean log joint that they should."""
         dim = laplace.mean.size
         peak = self.elbo(laplace.mean, laplace.factor, np.zeros((1, dim))) - 0.5 * dim
-        pairs = max(_WIDTH_PAIRS, dim)
+        pairs = min(max(_WIDTH_PAIRS, dim), _LAST_PAIRS)
         mean = self.elbo(laplace.mean, laplace.factor, writable(fixed_draws(0, pairs, dim)))
         return abs(peak - mean) < _LAPLACE_NATS + _LAPLACE_SHARE * dim
 
@@ -380,8 +395,8 @@ def _path(race: _Race, x: Array) -> Any:
     spread, pairs = np.ones(dim), list[tuple[Array, Array]]()
     mean, factor = np.empty(dim), np.empty((dim, dim))
     draws, start = np.zeros((1, dim)), (x, unit, np.ones(dim))
-    for _ in range(_PATH_STEPS):
-        curvature[draws_fits.BEGIN] = curvature[draws_fits.KNOWN]
+    for k in range(_PATH_STEPS):
+        curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], k > 0
         limits = _PATH_TOLERANCE, 2
         report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, factor), space)
         race.evaluations += int(report.evaluations)

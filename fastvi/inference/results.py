@@ -199,7 +199,7 @@ class Fit(Record):
         layout = self._layout
         if name not in layout.names:
             raise KeyError(f"no parameter is called {name!r}; there are {', '.join(layout.names)}")
-        mean, sd = (layout.split(x)[name] for x in (self.q.mean, np.sqrt(np.diag(self.q.cov))))
+        mean, sd = (layout.split(x)[name] for x in (self.q.mean, deviations_of(self.q)))
         parts = (mean, sd) if mean.ndim else (float(mean), float(sd))
         moments: Moments = frozen_fields(Moments, *parts)
         return moments
@@ -255,7 +255,8 @@ class Fit(Record):
         Raises
         ------
         ValueError
-            A TruncatedGaussian; the family "full" in more than 200 latent dimensions.
+            A TruncatedGaussian; the family "full" in more than 200 latent dimensions, others in more than
+            1000; the family "lowrank".
 
         Notes
         -----
@@ -304,7 +305,7 @@ class Fit(Record):
             lines += [f"               mean {tidy(z)}" for z in self.start_means]
         if self.skipped:
             lines.append(f"skipped        {self.skipped} starts that failed")
-        mean, sd = self.q.mean, np.sqrt(np.diag(self.q.cov))
+        mean, sd = self.q.mean, deviations_of(self.q)
         labels = self.model._labels
         for i in range(min(len(mean), _SHOWN)):
             lines.append(labels[i].ljust(15) + f"{mean[i]:.6g} ± {sd[i]:.3g}")
@@ -324,12 +325,19 @@ def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaus
     return TransformedGaussian._of(gaussian, model._support)
 
 
+def deviations_of(q: Any) -> Array:
+    """The standard deviations of the coordinates of z."""
+    found: Array = np.sqrt(np.diag(q.cov)) if isinstance(q, TruncatedGaussian) else q._deviations
+    return found
+
+
 def _numbers(q: Any) -> Array:
     """The parameters of q."""
     if isinstance(q, TruncatedGaussian):
         return np.array([q.mu, q.sigma])
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    return np.concatenate([gaussian._mean, gaussian._factor.ravel()])
+    factor = gaussian._factor if gaussian._thin is None else gaussian._thin.factor
+    return np.concatenate([gaussian._mean, factor.ravel()])
 
 
 def fit_of_report(

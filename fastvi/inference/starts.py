@@ -5,6 +5,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,16 @@ from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
 from .faults import error_of
-from .kernel_calls import fault_point, fit_on_draws, workspace, workspace_member
+from .kernel_calls import (
+    DRAWS_DIM,
+    QUADRATURE_DIM,
+    densities_or_zero,
+    fault_point,
+    fit_on_draws,
+    slopes_at,
+    workspace,
+    workspace_member,
+)
 from .model import Model, target_of
 
 #: Seed of the dispersed points.
@@ -29,6 +39,24 @@ _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
 
 #: Searches for that mode, each in units of the deviations that were found at the last one.
 _MODE_ROUNDS = 2
+
+#: Laplace's approximation by gradients. Newton steps; dimensions up to which each has its second derivatives.
+_NEWTON_STEPS, _ALWAYS_BENT = 25, 32
+
+#: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
+#: most, and second derivatives in this unit whose differences are right.
+_STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
+
+#: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
+#: next one's squared length, the second derivatives are kept.
+_CLOSE, _QUICK = 1e-3, 0.5
+
+#: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
+#: between the lengths that are tried together, and how many; and the part of a step that ends the search.
+_INCREASE, _SHRINK, _SHRINKS, _LEAST_LENGTH = 1e-4, 0.3, 8, 1e-3
+
+#: Dampings of a precision that is not definite, and what is added to the diagonal that they multiply.
+_DAMPINGS, _LEAST_DIAGONAL = tuple(1e-3 * 4.0**k for k in range(40)), 1e-3
 
 
 def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Array | None]:
@@ -86,6 +114,10 @@ class Laplace(NamedTuple):
 def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
+    if QUADRATURE_DIM < r <= DRAWS_DIM and model._slopes_address:
+        found = _Search(model).laplace(point, guess)
+        if found is not None:
+            return found
     space, mean = workspace("laplace", r, model.dim), point.copy()
     scale, factor = np.full(r, guess), np.eye(r)
     if r <= kernels.inference.laplace.DENSE:
@@ -94,6 +126,125 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     return Laplace(mean, factor, scale, used, status, fault_point("laplace", space) if status else None)
+
+
+class _Place(NamedTuple):
+    """A point on the way to a mode."""
+
+    mean: Array
+    value: float
+    unit: Array  #: deviations, in units of which the derivatives are
+    gradient: Array
+    precision: Array | None = None  #: minus the second derivatives, where they were asked for
+
+
+class _Search:
+    """Newton's method for a mode, with differences of gradients for second derivatives.
+
+    They take one call with R + 1 gradients, where differences of values take R (R + 1) values or more, and
+    tries for the length of their steps.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.evaluations = model, 0
+
+    def laplace(self, point: Array, guess: float) -> Laplace | None:
+        """Laplace's approximation near a point; None where the log joint fails so near that there is none."""
+        with np.errstate(all="ignore"):
+            place = self.bent(point, np.full(point.size, guess))
+            if place is None:
+                return None
+            place, root, definite = self.climb(place)
+            mean, unit = place.mean, place.unit
+            if not definite:  # the diagonal alone is used, by absolute values
+                return Laplace(mean, np.diag(unit), unit, self.evaluations)
+            mean = mean + unit * (root @ (place.gradient @ root))
+            return Laplace(mean, unit[:, None] * root, unit, self.evaluations)
+
+    def bent(self, mean: Array, unit: Array) -> _Place | None:
+        """A place with its second derivatives, whose conditional deviations become the unit."""
+        for _ in range(_UNITS):
+            points = np.concatenate([mean[None], mean + np.diag(_STEP * unit)])
+            lengths = (points[1:] - mean).diagonal() / unit
+            status, values, slopes = slopes_at(self.model, points)
+            self.evaluations += len(points)
+            if status:
+                return None
+            slopes *= unit
+            gradient, precision = slopes[0], (slopes[0] - slopes[1:]) / lengths[:, None]
+            precision = 0.5 * (precision + precision.T)
+            blank = ~(np.isfinite(precision.diagonal()) & np.isfinite(gradient))
+            gradient[blank], precision[blank], precision[:, blank] = 0.0, 0.0, 0.0
+            precision[blank, blank] = 1.0
+            precision[~np.isfinite(precision)] = 0.0
+            bends = np.abs(precision.diagonal())
+            ratio = np.clip(1.0 / np.sqrt(bends), 1.0 / _MOST_CHANGE, _MOST_CHANGE)
+            unit, gradient, precision = unit * ratio, gradient * ratio, precision * ratio * ratio[:, None]
+            if (bends >= _LEAST_BEND).all() and (bends <= _MOST_BEND).all():
+                break
+        return _Place(mean, float(values[0]), unit, gradient, precision)
+
+    def slope(self, mean: Array, unit: Array) -> _Place | None:
+        """A place without second derivatives."""
+        status, values, slopes = slopes_at(self.model, mean[None])
+        self.evaluations += 1
+        if status or not np.isfinite(slopes).all():
+            return None
+        return _Place(mean, float(values[0]), unit, slopes[0] * unit)
+
+    def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
+        """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
+        look = self.bent if place.mean.size <= _ALWAYS_BENT else self.slope
+        root, definite = _root_of_inverse(place.precision)
+        for _ in range(_NEWTON_STEPS):
+            along = place.gradient @ root
+            promised, length = float(along @ along), 1.0
+            if promised < 2.0 * _CLOSE and definite:
+                break
+            step = place.unit * (root @ along)
+            after = look(place.mean + step, place.unit)
+            if after is None or not after.value >= place.value + _INCREASE * promised:
+                length = self.shortened(place, step, promised)
+                after = self.bent(place.mean + length * step, place.unit) if length else None
+            elif after.precision is None:
+                # Second derivatives are kept while steps with them come nearer quickly.
+                along = after.gradient @ root
+                if definite and along @ along < _QUICK * promised:
+                    place = after
+                    continue
+                after = self.bent(after.mean, after.unit)
+            if after is None:
+                break
+            place = after
+            root, definite = _root_of_inverse(place.precision)
+            if length < _LEAST_LENGTH:
+                break
+        if place.precision is None:
+            after = self.bent(place.mean, place.unit)
+            if after is not None:
+                place = after
+                root, definite = _root_of_inverse(place.precision)
+        return place, root, definite
+
+    def shortened(self, place: _Place, step: Array, promised: float) -> float:
+        """The longest part of a step that climbs as it should; 0 where none does."""
+        lengths = _SHRINK ** np.arange(1.0, 1.0 + _SHRINKS)
+        values = densities_or_zero(self.model, place.mean + lengths[:, None] * step)
+        self.evaluations += len(lengths)
+        climbs = values >= place.value + _INCREASE * promised * lengths
+        return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
+
+
+def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
+    """(the Cholesky factor of the inverse, True), of a precision that is damped where it is not definite."""
+    assert precision is not None
+    diagonal = np.abs(precision.diagonal()) + _LEAST_DIAGONAL
+    for damping in (0.0, *_DAMPINGS):
+        # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
+        with contextlib.suppress(np.linalg.LinAlgError):
+            lower = np.linalg.cholesky((precision + np.diag(damping * diagonal))[::-1, ::-1])
+            return np.tril(np.linalg.inv(lower)[::-1, ::-1].T), damping == 0.0
+    return np.eye(len(precision)), False
 
 
 def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:

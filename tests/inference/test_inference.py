@@ -428,7 +428,8 @@ def test_given_gradients_and_differences_find_the_same():
         one, two = fv.fit(model), fv.fit(given)
         assert one.converged
         assert two.converged
-        assert gap(one.q, two.q.mean, two.q.cov) <= 1e-5
+        # Their starts differ: Laplace's approximation by gradients, and by values.
+        assert gap(one.q, two.q.mean, two.q.cov) <= 1e-4
         assert two.evaluations < one.evaluations
     # A wrong gradient, of another kind, is found out.
     wrong = fv.Model(glm, 4, (STUDENT, *given.data[1:]), log_joint_grad=glm_gradient)

@@ -2,7 +2,8 @@
 
 To add one, write its module (the functions are those of `full`; `operations` says what each of them does)
 and a row in `TABLE`; then its name belongs into the docstrings of `fit` and the projections. The common tests
-take it from the table. Nothing is compiled here: importing the table is free.
+take it from the table. (`low_rank` is not in it: its members have a rank, and only fits on draws know them.)
+Nothing is compiled here: importing the table is free.
 """
 
 from __future__ import annotations
@@ -36,3 +37,6 @@ CODES = {family.name: code for code, family in enumerate(TABLE)}
 PROJECTION_CODES = {name: code for name, code in CODES.items() if name not in HELD}
 
 FULL, DIAGONAL, ISOTROPIC, MEAN = (CODES[name] for name in ("full", "diag", "isotropic", "mean"))
+
+#: The family of `low_rank`, whose members have a rank: for fits on draws alone.
+LOW_RANK = "lowrank"

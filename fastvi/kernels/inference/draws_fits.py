@@ -19,11 +19,11 @@ import numpy as np
 from ..borrowing import Integers, Matrix, Vector, borrow, named
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
-from ..families import operations
+from ..families import low_rank, operations
 from ..families.table import MEAN as MEAN
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, Problem, evaluate, evaluate_or_zero, fault
-from ..numerics.matrices import copy_vector, half_log_det
+from ..numerics.matrices import add_scaled, clear_matrix, clear_vector, copy_vector, half_log_det
 from ..optimizers.lbfgs import DECREASE, MEMORY, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .gradients import gradients_at, sides_for
@@ -50,11 +50,15 @@ FEW_IDLE, MOST_IDLE = 3, 10
 IDLE, SMALL = 10.0, 1e-5
 
 
+#: Forms of factors: a lower triangle; one that is diagonal; one of `families.low_rank`.
+TRIANGLE, DIAGONAL, LOW_RANK = 0, 1, 2
+
+
 class Coordinates(NamedTuple):
     """The coordinates of the parameters: at zero, q is N(base, root root')."""
 
     base: Any  #: (D,)
-    root: Any  #: (D, D)
+    root: Any  #: (D, D), or (1, D), a diagonal, for families of `families.low_rank`
     scale: Any  #: (D,) deviations, for families without correlations and as the unit of finite differences
 
 
@@ -69,7 +73,7 @@ class Result(NamedTuple):
     """What a fit writes."""
 
     mean: Any  #: (D,)
-    factor: Any  #: (D, D)
+    factor: Any  #: (D, D), or as in `families.low_rank`
     trace: Any  #: (T,) the ELBO over the draws after each accepted step, as far as it goes
     report: Any  #: (8,) the fields of a `reports.Report`
 
@@ -88,21 +92,25 @@ class Workspace(NamedTuple):
     changes: Matrix  #: (MEMORY, P) of the gradient
     inverses: Vector  #: (MEMORY,) of the products of these two
     alphas: Vector  #: (MEMORY,)
-    curvature: Integers  #: (3,) int64, see BEGIN
-    points: Matrix  #: (BLOCK, D) a block of draws from q
-    gradients: Matrix  #: (BLOCK, D) of the log joint there, in the model's own coordinates
-    latent_gradients: Matrix  #: (BLOCK, D) of log joint + log-Jacobian, in latent coordinates
+    curvature: Integers  #: (4,) int64, see BEGIN
+    value: Vector  #: (1,) minus the ELBO at `point`
+    points: Matrix  #: (rows, D) a block of draws from q
+    gradients: Matrix  #: (rows, D) of the log joint there, in the model's own coordinates
+    latent_gradients: Matrix  #: (rows, D) of log joint + log-Jacobian, in latent coordinates
     mean_gradient: Vector  #: (D,) without the entropy
-    factor_gradient: Matrix  #: (D, D) the same, lower triangle
+    factor_gradient: Matrix  #: (D, D) the same, lower triangle; or as in `families.low_rank`, like the next
     mean: Vector  #: (D,)
     factor: Matrix  #: (D, D)
+    gram: Matrix  #: (R, R), and
+    column: Vector  #: (R,), for rank R
     row: Vector  #: (D,)
     along: Vector  #: (D,) the diagonal of the factor's gradient
 
 
 #: Entries of `Workspace.curvature`: how many pairs (step, change) a fit begins with, how many it had at its
-#: end, and the newest of them.
-BEGIN, KNOWN, NEWEST = 0, 1, 2
+#: end, the newest of them; and whether it goes on from where the last one in this space ended, on the same
+#: draws and in the same coordinates, so that value and gradient are known.
+BEGIN, KNOWN, NEWEST, RESUME = 0, 1, 2, 3
 
 
 @kernel
@@ -112,7 +120,8 @@ def workspace(family, latent, dim):
     Parameters
     ----------
     family : int
-        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC or draws.MEAN.
+        newton.FULL, newton.DIAGONAL, newton.ISOTROPIC, draws.MEAN, or the code of a rank, see
+        `families.low_rank`.
     latent, dim : int
         As in `fits.workspace`; any numbers.
 
@@ -126,9 +135,14 @@ def workspace(family, latent, dim):
     >>> from fastvi import kernels
     >>> space = kernels.draws.workspace(kernels.newton.FULL, 3, 3)
     """
-    count = operations.parameters(family, latent)
+    count, ranks = parameters(family, latent), max(family - low_rank.FIRST, 0)
+    low = family >= low_rank.FIRST
+    height = 1 + ranks if low else latent
+    # Families of low rank are fitted with gradients: there is no room for differences.
+    rows = evaluation.rows_of(latent) if low else BLOCK
+    panel_rows = rows if low else max(BLOCK, 2 * latent + 1)
     return Workspace(
-        evaluation.workspace(latent, dim),
+        evaluation.panel_of(panel_rows, latent, dim),
         np.empty(count),
         np.empty(count),
         np.empty(count),
@@ -139,17 +153,36 @@ def workspace(family, latent, dim):
         np.empty((MEMORY, count)),
         np.empty(MEMORY),
         np.empty(MEMORY),
-        np.zeros(3, np.int64),
-        np.empty((BLOCK, latent)),
-        np.empty((BLOCK, dim)),
-        np.empty((BLOCK, latent)),
+        np.zeros(4, np.int64),
+        np.empty(1),
+        np.empty((rows, latent)),
+        np.empty((rows, dim)),
+        np.empty((rows, latent)),
         np.empty(latent),
-        np.empty((latent, latent)),
+        np.empty((height, latent)),
         np.empty(latent),
-        np.empty((latent, latent)),
+        np.empty((height, latent)),
+        np.empty((ranks, ranks)),
+        np.empty(ranks),
         np.empty(latent),
         np.empty(latent),
     )
+
+
+@kernel
+def parameters(family, dim):
+    """How many parameters a family has in D dimensions."""
+    if family >= low_rank.FIRST:
+        return low_rank.parameters(family, dim)
+    return operations.parameters(family, dim)
+
+
+@kernel
+def form_of(family):
+    """TRIANGLE, DIAGONAL or LOW_RANK."""
+    if family >= low_rank.FIRST:
+        return LOW_RANK
+    return DIAGONAL if operations.has_diagonal_factor(family) else TRIANGLE
 
 
 @kernel
@@ -159,9 +192,15 @@ def unpack(family, point, coordinates, mean, factor):
     dim = base.size
     for i in range(dim):
         mean[i] = base[i]
-        for j in range(i + 1):
-            mean[i] += root[i, j] * point[j]
-    operations.unpack(family, point, root, scale, factor)
+        if root.shape[0] != dim:
+            mean[i] += root[0, i] * point[i]
+        else:
+            for j in range(i + 1):
+                mean[i] += root[i, j] * point[j]
+    if family >= low_rank.FIRST:
+        low_rank.unpack(point, scale, factor)
+    else:
+        operations.unpack(family, point, root, scale, factor)
 
 
 @kernel
@@ -169,19 +208,28 @@ def pack_gradient(family, point, root, factor, space, gradient):
     """Write the gradient in the parameters, from those in mean and factor that `objective` wrote."""
     mean_gradient, factor_gradient = space.mean_gradient, space.factor_gradient
     dim = mean_gradient.size
-    for j in range(dim):
-        s = 0.0
-        for i in range(j, dim):
-            s += root[i, j] * mean_gradient[i]
-        gradient[j] = s
-    operations.pack_gradient(family, point, root, factor, factor_gradient, gradient)
+    if root.shape[0] != dim:
+        for j in range(dim):
+            gradient[j] = root[0, j] * mean_gradient[j]
+    else:
+        clear_vector(gradient[:dim])
+        for i in range(dim):
+            add_scaled(mean_gradient[i], root[i, : i + 1], gradient[: i + 1])
+    if family >= low_rank.FIRST:
+        low_rank.pack_gradient(factor, factor_gradient, space.gram, space.column, gradient)
+    else:
+        operations.pack_gradient(family, point, root, factor, factor_gradient, gradient)
 
 
 @kernel
-def _place(mean, factor, diagonal, draws, low, count, points, row):
-    """Write mean + factor e for `count` draws e from `low`; of a `diagonal` factor only that is read."""
+def _place(mean, factor, form, draws, low, count, points, row):
+    """Write mean + factor e for `count` draws e from `low`; of a diagonal factor only that is read."""
     dim = mean.size
-    if diagonal:
+    if form == LOW_RANK:
+        for s in range(count):
+            low_rank.place(mean, factor, draws[low + s], points[s])
+        return
+    if form == DIAGONAL:
         for i in range(dim):
             row[i] = factor[i, i]
         for s in range(count):
@@ -197,24 +245,24 @@ def _place(mean, factor, diagonal, draws, low, count, points, row):
 
 
 @inlined
-def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space):
+def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, scale, sides, space):
     """(status, minus the ELBO, evaluations) over the draws, and its gradient.
 
-    The gradients in mean and factor are written to the space, without that of the entropy. Of a `diagonal`
-    factor only the diagonal is used. `scale` and `sides` are those of finite differences.
+    The gradients in mean and factor are written to the space, without that of the entropy. Of a factor whose
+    form is DIAGONAL only the diagonal is used. `scale` and `sides` are those of finite differences.
     """
     dim = mean.size
     mean_gradient, factor_gradient, along = space.mean_gradient, space.factor_gradient, space.along
     points, panel = space.points, space.panel
-    for i in range(dim):
-        mean_gradient[i] = along[i] = 0.0
-        for j in range(0 if diagonal else i + 1):
-            factor_gradient[i, j] = 0.0
+    clear_vector(mean_gradient)
+    clear_vector(along)
+    if form != DIAGONAL:
+        clear_matrix(factor_gradient)
     total, used = 0.0, 0
-    count = draws.shape[0]
-    for low in range(0, count, BLOCK):
-        n = min(BLOCK, count - low)
-        _place(mean, factor, diagonal, draws, low, n, points, space.row)
+    count, rows = draws.shape[0], points.shape[0]
+    for low in range(0, count, rows):
+        n = min(rows, count - low)
+        _place(mean, factor, form, draws, low, n, points, space.row)
         status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, sides, space)
         used += more
         if status != FINE:
@@ -224,29 +272,36 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, diagonal,
             total += panel.values[s]
             for i in range(dim):
                 mean_gradient[i] -= g[i]
-            if diagonal:
+            if form == DIAGONAL:
                 for i in range(dim):
                     along[i] -= g[i] * e[i]
+            elif form == LOW_RANK:
+                low_rank.add_gradient(factor, e, g, space.row, along, factor_gradient)
             else:
                 for i in range(dim):
                     for j in range(i + 1):
                         factor_gradient[i, j] -= g[i] * e[j]
     for i in range(dim):
         mean_gradient[i] /= count
-        if diagonal:
+    if form == DIAGONAL:
+        for i in range(dim):
             factor_gradient[i, i] = along[i] / count
-        else:
-            for j in range(i + 1):
+    else:
+        for i in range(factor_gradient.shape[0]):
+            for j in range(factor_gradient.shape[1]):
                 factor_gradient[i, j] /= count
-    value = -total / count - half_log_det(factor) - 0.5 * dim * (1.0 + LOG_2PI)
-    return FINE, value, used
+    half = low_rank.half_log_det_of(factor, space.gram) if form == LOW_RANK else half_log_det(factor)
+    return FINE, -total / count - half - 0.5 * dim * (1.0 + LOG_2PI), used
 
 
 @kernel
-def _set_metric(family, dim, metric):
-    for i in range(dim):
+def _set_metric(family, point, dim, metric):
+    for i in range(metric.size):
         metric[i] = 1.0
-    operations.metric(family, dim, metric)
+    if family >= low_rank.FIRST:
+        low_rank.metric(point, dim, metric)
+    else:
+        operations.metric(family, dim, metric)
 
 
 @inlined
@@ -283,7 +338,7 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
     space : Workspace
         Its `point` is the start, all zeros for (base, root) itself, and then the end of the fit.
         ``curvature[BEGIN] = curvature[KNOWN]`` keeps the memory of L-BFGS for another fit of the same problem
-        on other draws.
+        on other draws, and ``curvature[RESUME] = 1`` the value and the gradient for more steps on the same.
 
     Returns
     -------
@@ -335,23 +390,28 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     mean, factor, trace = result.mean, result.factor, result.trace
     root, scale = coordinates.root, coordinates.scale
     dim = scale.size
-    count = operations.parameters(family, dim)
+    count = parameters(family, dim)
     point, gradient = space.point[:count], space.gradient[:count]
     trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
     direction, metric = space.direction[:count], space.metric[:count]
-    _set_metric(family, dim, metric)
-    diagonal = operations.has_diagonal_factor(family)
+    _set_metric(family, point, dim, metric)
+    form = form_of(family)
     sides = sides_for(control.tolerance, root, scale)
     used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
-    space.curvature[BEGIN] = 0
+    resumed = space.curvature[RESUME] != 0
+    space.curvature[BEGIN] = space.curvature[RESUME] = 0
     steps, evaluations, first = 0, 0, True
     value, t, expected, norm = math.inf, 1.0, 0.0, math.inf
     status, idle, tries = STEPS_EXHAUSTED, 0, 0
     copy_vector(point, trial)
+    if resumed:
+        value, steps, first, norm = space.value[0], 1, False, dual_length(gradient, metric)
+        used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
+        add_scaled(t, direction, trial)
     while True:
         unpack(family, trial, coordinates, mean, factor)
         fault_, new, more = objective(
-            log_joint, log_joint_grad, problem, draws, mean, factor, diagonal, scale, sides, space
+            log_joint, log_joint_grad, problem, draws, mean, factor, form, scale, sides, space
         )
         evaluations += more
         if first and fault_ != FINE:
@@ -397,7 +457,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
     unpack(family, point, coordinates, mean, factor)
-    space.curvature[KNOWN], space.curvature[NEWEST] = used, newest
+    space.curvature[KNOWN], space.curvature[NEWEST], space.value[0] = used, newest, value
     return Report(
         elbo=-value,
         error=math.nan,
@@ -411,22 +471,25 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
 
 
 @kernel
-def _is_diagonal(factor):
+def _form_at(factor):
+    """The form of a factor; (1 + R, D) is one of low rank, but for D = 1 + R."""
+    if factor.shape[0] != factor.shape[1]:
+        return LOW_RANK
     for i in range(factor.shape[0]):
         for j in range(i):
             if factor[i, j] != 0.0:
-                return False
-    return True
+                return TRIANGLE
+    return DIAGONAL
 
 
 @inlined
 def average(log_joint, problem, draws, mean, factor, panel, values):
     """Write log joint + log-Jacobian at mean + factor e for each draw; (status, their mean)."""
-    diagonal = _is_diagonal(factor)
+    form, rows = _form_at(factor), panel.latent.shape[0]
     total = 0.0
-    for low in range(0, draws.shape[0], BLOCK):
-        n = min(BLOCK, draws.shape[0] - low)
-        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.values)
+    for low in range(0, draws.shape[0], rows):
+        n = min(rows, draws.shape[0] - low)
+        _place(mean, factor, form, draws, low, n, panel.latent, panel.values)
         status = evaluate(log_joint, problem, n, panel)
         if status == FINE:
             status = fault(problem, n, panel)
@@ -441,10 +504,10 @@ def average(log_joint, problem, draws, mean, factor, panel, values):
 @kernel
 def densities_or_zero(log_joint, problem, draws, mean, factor, panel, values):
     """As `average`, but -inf where that is not finite, and no status."""
-    diagonal = _is_diagonal(factor)
-    for low in range(0, draws.shape[0], BLOCK):
-        n = min(BLOCK, draws.shape[0] - low)
-        _place(mean, factor, diagonal, draws, low, n, panel.latent, panel.values)
+    form, rows = _form_at(factor), panel.latent.shape[0]
+    for low in range(0, draws.shape[0], rows):
+        n = min(rows, draws.shape[0] - low)
+        _place(mean, factor, form, draws, low, n, panel.latent, panel.values)
         evaluate_or_zero(log_joint, problem, n, panel)
         for s in range(n):
             values[low + s] = panel.values[s]

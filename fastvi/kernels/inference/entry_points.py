@@ -15,7 +15,7 @@ from ..borrowing import borrow, named, packed
 from ..compiler import exported, inlined
 from ..densities import truncated
 from ..models import evaluation, supports
-from ..models.evaluation import BLOCK, Panel, Problem
+from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
 from ..statuses import FINE, RAISED, ZERO
 from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
@@ -98,7 +98,8 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
 @exported
 def laplace_workspace(latent, dim):
     """Scratch space for `laplace` and for points, a `LaplaceWorkspace`, packed."""
-    return packed(LaplaceWorkspace(evaluation.workspace(latent, dim), laplace_.workspace(latent)))
+    panel = evaluation.panel_of(evaluation.rows_of(latent), latent, dim)
+    return packed(LaplaceWorkspace(panel, laplace_.workspace(latent)))
 
 
 @exported
@@ -188,7 +189,7 @@ def expected_log_joint(target, thetas, points, weights, space, values, out):
     """Write the weighted sum of the log joint at latent points for each theta; NaN where it is not finite."""
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     dim = points.shape[1]
-    zero, unit = np.zeros(dim), np.eye(dim)
+    zero, unit = np.zeros(dim), np.ones((1, dim))
     for t in range(thetas.shape[0]):
         problem = Problem((thetas[t], target.tables[0]), target.kinds, target.bounds)
         total = 0.0
@@ -203,8 +204,8 @@ def expected_log_joint(target, thetas, points, weights, space, values, out):
 def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
     """(status, the ELBO over fixed draws), and its gradient in the mean and the factor's lower triangle."""
     target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
-    # False, but no literal, for which numba would compile the objective once more.
-    diagonal = draws.shape[0] == 0
+    # TRIANGLE, but no literal, for which numba would compile the objective once more.
+    form = draws_fits.TRIANGLE * draws.shape[0]
     status, value, _ = draws_fits.objective(
         target.log_joint,
         target.log_joint_grad,
@@ -212,7 +213,7 @@ def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
         draws,
         mean,
         factor,
-        diagonal,
+        form,
         scale,
         gradients.sides_for(0.0, factor, scale),
         space,
@@ -234,9 +235,9 @@ def log_joint_gradients(target, points, scale, space, values, slopes):
     """
     target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
     points, scale, values, slopes = borrow((points, scale, values, slopes))
-    problem, dim, used = _problem(target, 0), points.shape[1], 0
-    for low in range(0, points.shape[0], BLOCK):
-        n = min(BLOCK, points.shape[0] - low)
+    problem, dim, used, rows = _problem(target, 0), points.shape[1], 0, space.points.shape[0]
+    for low in range(0, points.shape[0], rows):
+        n = min(rows, points.shape[0] - low)
         for k in range(n):
             for i in range(dim):
                 space.points[k, i] = points[low + k, i]
@@ -273,7 +274,7 @@ def densities(target, points, space, values):
     """Write log joint + log-Jacobian at latent points (N, R); the status."""
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     dim = points.shape[1]
-    zero, unit = np.zeros(dim), np.eye(dim)
+    zero, unit = np.zeros(dim), np.ones((1, dim))
     problem = _problem(target, 0)
     return draws_fits.average(target.log_joint, problem, points, zero, unit, space.panel, values)[0]
 
@@ -282,7 +283,7 @@ def densities(target, points, space, values):
 def densities_or_zero(target, points, space, values):
     """As `densities`, but -inf where that is not finite, and no status."""
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
-    zero, unit = np.zeros(points.shape[1]), np.eye(points.shape[1])
+    zero, unit = np.zeros(points.shape[1]), np.ones((1, points.shape[1]))
     problem = _problem(target, 0)
     draws_fits.densities_or_zero(target.log_joint, problem, points, zero, unit, space.panel, values)
 

@@ -25,9 +25,11 @@ def sides_for(tolerance, root, scale):
     """1 where the error of differences to one side is less than a hundredth of the tolerance, else 2."""
     widest = 0.0
     for i in range(scale.size):
-        s = 0.0
-        for j in range(i + 1):
-            s += root[i, j] * root[i, j]
+        s = root[0, i] * root[0, i]
+        if root.shape[0] == scale.size:
+            s = 0.0
+            for j in range(i + 1):
+                s += root[i, j] * root[i, j]
         widest = max(widest, s / (scale[i] * scale[i]))
     return 1 if 100.0 * ONE_SIDED * math.sqrt(widest) <= tolerance else 2
 
@@ -101,7 +103,7 @@ def _given(log_joint_grad, problem, count, space):
 
 
 def gradients_at(log_joint, log_joint_grad, problem, count, scale, sides, space):
-    """Write values and gradients at `count` <= BLOCK latent points of a space; (status, evaluations).
+    """Write values and gradients at the first `count` points of a space; (status, evaluations).
 
     Without a `log_joint_grad` (None, or the address 0) by differences to one side or to both: `sides` is 1
     or 2.

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
-from ..models.evaluation import BLOCK, density, evaluate
+from ..models.evaluation import density, evaluate
 from ..numerics.matrices import cholesky, precisions, solve_lower, solve_upper
 from ..statuses import FINE, RAISED
 
@@ -87,7 +87,7 @@ def workspace(dim):
 def _sides(log_joint, problem, centre, scale, panel, sides):
     """Write the log density a step away along each coordinate, either side; FINE or RAISED."""
     dim = centre.size
-    half = BLOCK // 2
+    half = panel.latent.shape[0] // 2
     for low in range(0, dim, half):
         n = min(half, dim - low)
         for k in range(n):

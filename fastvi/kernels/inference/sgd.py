@@ -8,7 +8,7 @@ from ..compiler import kernel
 from ..families import operations
 from ..numerics.matrices import solve_upper
 from ..statuses import FINE
-from .draws_fits import objective, pack_gradient, unpack
+from .draws_fits import DIAGONAL, form_of, objective, pack_gradient, unpack
 from .gradients import sides_for
 from .steps import adam_step
 
@@ -51,18 +51,18 @@ def sgd_steps(
     gradient, point = space.gradient[:count], iterates.point
     steps = noise.shape[0]
     total, used = 0.0, 0
-    diagonal = operations.has_diagonal_factor(family)
+    form = form_of(family)
     sides = sides_for(0.0, root, scale)
     for k in range(steps):
         unpack(family, point, coordinates, mean, factor)
         status, value, more = objective(
-            log_joint, log_joint_grad, problem, noise[k], mean, factor, diagonal, scale, sides, space
+            log_joint, log_joint_grad, problem, noise[k], mean, factor, form, scale, sides, space
         )
         used += more
         if status != FINE:
             return status, math.nan, used
         total -= value
-        _stick(diagonal, noise[k], factor, space)
+        _stick(form == DIAGONAL, noise[k], factor, space)
         pack_gradient(family, point, root, factor, space, gradient)
         # The path derivatives stand for the gradient of the entropy.
         operations.leave_out_entropy(family, dim, gradient)

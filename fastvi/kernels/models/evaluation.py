@@ -20,6 +20,9 @@ from .supports import is_real, to_support
 #: Points that are evaluated together: a dozen arrays of so many fit in the first-level cache.
 BLOCK = 512
 
+#: Coordinates of a block of points, at most: one has fewer points in more than 2,048 dimensions.
+NUMBERS = 1 << 20
+
 #: Largest latent coordinate whose exponential is a float, and that of minus it.
 _FARTHEST = 600.0
 
@@ -44,9 +47,23 @@ class Panel(NamedTuple):
 
 
 @kernel
+def rows_of(latent):
+    """Points that are evaluated together where each has so many coordinates: a block of at most 8 MB."""
+    return min(BLOCK, max(16, NUMBERS // latent))
+
+
+@kernel
 def workspace(latent, dim):
-    """Scratch space for points of `latent` real coordinates, which are `dim` in the model's own."""
-    rows = max(BLOCK, 2 * latent + 1)
+    """Scratch space for points of `latent` real coordinates, which are `dim` in the model's own.
+
+    It has room for both differences along each coordinate.
+    """
+    return panel_of(max(BLOCK, 2 * latent + 1), latent, dim)
+
+
+@kernel
+def panel_of(rows, latent, dim):
+    """A panel for so many points."""
     return Panel(
         np.empty((rows, latent)),
         np.empty((rows, dim)),

@@ -1,0 +1,118 @@
+"""Starts of fits of q = N(m, S (I + V V')² S), see `kernels.families.low_rank`.
+
+With some columns of V for `family="lowrank"`; without any for diagonal covariances in so many dimensions that
+nothing may be of size D x D.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..common.values import Array
+from .expectations import fixed_draws
+from .faults import error_of
+from .kernel_calls import conditional_deviations, densities_or_zero, log_densities, slopes_at
+from .model import Model
+from .racing import Start
+from .starts import start_of
+
+#: Nats that a direction must add to the ELBO of Laplace's approximation, and the most directions.
+_WORTH, _MOST = 0.05, 16
+
+#: Steps of L-BFGS on the divergence from a Gaussian start, at most.
+_STEPS = 300
+
+#: Size of a column where the start has no correlations: at zero the gradient is zero.
+_LEAST_COLUMN = 0.03
+
+#: Pairs of draws that choose among N(x, s² I), their deviations, and the directions of differences of
+#: gradients that second derivatives come from, with the length of their steps.
+_PAIRS, _WIDTHS, _DIRECTIONS, _STEP = 8, (1.0, 0.3, 0.1, 0.03, 0.01, 0.001), 32, 1e-3
+
+
+def low_rank_start(start: Start, rank: int | None) -> tuple[Start, Array]:
+    """(the start with other deviations, the columns of V (R, D)) that are closest to a Gaussian start.
+
+    With conditional deviations for s, each direction in which the start is wider, c times in the variance,
+    adds (1 / c - 1 + log c) / 2 nats to the ELBO if q follows: where no rank is given, R is the number of
+    those that add much.
+    """
+    dim = start.mean.size
+    whitened = start.root / start.scale[:, None]
+    variances, axes = np.linalg.eigh(whitened @ whitened.T)
+    variances, axes = np.maximum(variances[::-1], 1.0), axes[:, ::-1].T
+    if rank is None:
+        gains = 0.5 * (1.0 / variances - 1.0 + np.log(variances))
+        rank = min(max(int((gains > _WORTH).sum()), 1), _MOST, dim - 2)
+    sizes = np.sqrt(np.sqrt(variances[:rank]) - 1.0)
+    columns = np.maximum(sizes, _LEAST_COLUMN)[:, None] * axes[:rank]
+    inverse = np.linalg.inv(whitened)
+    scale, columns = _closest(inverse.T @ inverse, columns)
+    return start._replace(scale=start.scale * scale), np.ascontiguousarray(columns)
+
+
+def _closest(precision: Array, columns: Array) -> tuple[Array, Array]:
+    """(s, the columns of V) that minimise KL(N(0, S (I + V V')² S) ‖ N(0, precision⁻¹)), by L-BFGS."""
+    from scipy.optimize import minimize
+
+    rank, dim = columns.shape
+    diagonal, unit = precision.diagonal(), np.eye(rank)
+
+    def divergence(x: Array) -> tuple[float, Array]:
+        s, v = np.exp(x[:dim]), x[dim:].reshape(rank, dim)
+        g = s * ((s * v) @ precision)
+        q, inner = v @ g.T, unit + v @ v.T
+        twice = inner + unit
+        value = 0.5 * (s * s) @ diagonal + 0.5 * (q * twice).sum() - x[:dim].sum()
+        slope = twice @ g + q @ v - 2.0 * np.linalg.solve(inner, v)
+        in_logs = s * s * diagonal + (v * (twice @ g)).sum(axis=0) - 1.0
+        return value - np.linalg.slogdet(inner)[1], np.concatenate([in_logs, slope.ravel()])
+
+    begin = np.concatenate([np.zeros(dim), columns.ravel()])
+    found = minimize(
+        divergence, begin, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": 1e-4}
+    )
+    x = found.x if np.isfinite(found.x).all() else begin
+    # V V' is the same for V times a rotation: the columns are made orthogonal, as their metric wants it.
+    _, sizes, axes = np.linalg.svd(x[dim:].reshape(rank, dim), full_matrices=False)
+    return np.exp(x[:dim]), np.maximum(sizes, _LEAST_COLUMN)[:, None] * axes
+
+
+def wide_start(model: Model, start: Any) -> Start:
+    """The start of a diagonal fit in many dimensions: the best of some N(x, s² I), or that with deviations.
+
+    The latter are from the diagonal of the second derivatives at x, by differences of gradients along random
+    signs (Bekas, Kokiopoulou & Saad, Applied Numerical Mathematics 57, 2007).
+    """
+    mean, factor = start_of(model, start)
+    if factor is not None:
+        scale = conditional_deviations(factor)
+        return Start(mean, scale[None], scale, 0)
+    dim = mean.size
+    status, _, where = log_densities(model, mean[None])
+    if where is not None:
+        raise error_of(model, status, where, "the fit cannot start: ")
+    noise, used = fixed_draws(3, _PAIRS, dim), 1
+    best, value = np.ones(dim), -math.inf
+
+    def try_out(scale: Array) -> None:
+        nonlocal best, value, used
+        used += len(noise)
+        found = densities_or_zero(model, mean + scale * noise).mean() + np.log(scale).sum()
+        if found > value:
+            best, value = scale, found
+
+    for width in _WIDTHS:
+        try_out(np.full(dim, width))
+    signs = np.where(np.random.default_rng(dim).random((_DIRECTIONS, dim)) < 0.5, -1.0, 1.0)
+    with np.errstate(all="ignore"):
+        status, _, slopes = slopes_at(model, np.concatenate([mean[None], mean + _STEP * best * signs]))
+        used += 1 + _DIRECTIONS
+        bends = ((slopes[0] - slopes[1:]) * signs * best).mean(axis=0) / _STEP
+        usable = not status and np.isfinite(bends).all()
+    if usable:
+        try_out(best / np.sqrt(np.clip(bends, 0.1, 1e6)))
+    return Start(mean, best[None], best, used)
