@@ -202,7 +202,8 @@ def numpyro(model):
     from pymc.sampling.jax import get_jaxified_graph
 
     inputs = [model.rvs_to_values[variable] for variable in model.free_RVs]
-    wanted = [variable for variable in model.unobserved_value_vars if variable not in inputs]
+    by_name = {variable.name: variable for variable in model.unobserved_value_vars}
+    wanted = [by_name[variable.name] for variable in (*model.free_RVs, *model.deterministics)]
     density = get_jaxified_graph(inputs=inputs, outputs=[model.logp()])
     expand = get_jaxified_graph(inputs=inputs, outputs=wanted)
     start = model.initial_point()
