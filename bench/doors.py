@@ -16,6 +16,7 @@ import fastvi as fv
 
 from .contenders import Comparison, Peer
 from .inference import EFFECTS, ERRORS, exact_schools, gap, numpyro_schools, schools_model
+from .regressions import REGRESSIONS
 
 #: Points of a block for one gradient each, and of one for JAX.
 POINTS, BLOCK = 1000, 64
@@ -220,4 +221,5 @@ DOORS = (
             ("JAX", of_jax, ((), (), (20,))),
         )
     ),
+    *REGRESSIONS,
 )

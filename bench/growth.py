@@ -19,7 +19,7 @@ import numpy as np
 
 import fastvi as fv
 
-from . import discrete, em, inference, inputs, limits, projections, regressions
+from . import discrete, em, growth_models, inference, inputs, limits, projections
 from .contenders import UnavailableError
 from .peers import circumstances, in_words
 
@@ -141,22 +141,22 @@ FAMILIES = (
         "fits of a logistic regression, n = 1,000",
         "dimensions",
         (4, 16, 64, 250),
-        lambda dim: regressions.rows(1_000, dim),
-        {name: regressions.fastvi_logistic(name) for name in Q},
+        lambda dim: growth_models.rows(1_000, dim),
+        {name: growth_models.fastvi_logistic(name) for name in Q},
     ),
     Family(
         "fits of a logistic regression, d = 10",
         "rows",
         (100, 1_000, 10_000, 100_000),
-        lambda n: regressions.rows(n, 10),
-        {name: regressions.fastvi_logistic(name) for name in Q},
+        lambda n: growth_models.rows(n, 10),
+        {name: growth_models.fastvi_logistic(name) for name in Q},
     ),
     Family(
         "fits of matches, 20 for each player",
         "players",
         (30, 100, 300, 1_000, 3_000, 10_000),
-        regressions.played,
-        {name: regressions.fastvi_matches(name) for name in Q},
+        growth_models.played,
+        {name: growth_models.fastvi_matches(name) for name in Q},
     ),
 )
 

@@ -109,9 +109,8 @@ def sum_of(parts: Any, prior: Model, log_likelihood: Callable[..., float] | None
     packed = None if log_likelihood is None else _packed((log_likelihood, _coordinates(prior)))
     make = dask.delayed(_made, pure=False)
     held = _Held([make(k, part, packed, prior.dim) for k, part in enumerate(given)])
-    wanted = (
-        prior.latent_dim > QUADRATURE_DIM
-    )  # no fit asks for gradients below, and they take time to compile
+    # Below, no fit asks for gradients, and they take time to compile.
+    wanted = prior.latent_dim > QUADRATURE_DIM
     about = [_about(_Part(-1, prior), wanted)]
     about += held.compute([dask.delayed(_about, pure=False)(part, wanted) for part in held.parts])
     slopes = all(gradient for gradient, _ in about)

@@ -48,7 +48,8 @@ class Estimate:
     outside : float
         For grids: the mass of the other distribution outside of the grid.
     note : str
-        For infinite values the reason, and what helps; where a value was moved to a bound, that it was.
+        For infinite values the reason, and what helps; where a value was moved to a bound, that it was; of a
+        model whose log joint lacks constants, that it is up to a constant.
 
     Examples
     --------

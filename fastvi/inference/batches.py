@@ -20,6 +20,7 @@ from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES
 from ..kernels.statuses import CONVERGED, EMPTY
 from .deterministic import draws_fit
+from .exports import dataset_of_batch
 from .faults import FaultError, words
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, restricted, workspace
 from .model import Model, checked_model, target_of
@@ -108,6 +109,25 @@ class FitBatch(Record):
             low, high = self.model._support.interval
             return TruncatedGaussian(float(self.mean[n, 0]), float(self._factors[n, 0, 0]), low, high)
         return q_of(self.model, self.mean[n].copy(), self._factors[n].copy())
+
+    def to_xarray(self, labels: Any = None) -> Any:
+        """The results as an xarray.Dataset, with a dimension `data_set`.
+
+        Its variables have the names of the attributes, and `status` the words; `mean` and `cov` are in latent
+        coordinates, which have the names of the model's. `labels` (N,) are those of the data sets, by default
+        0, 1, ... Without xarray: ImportError.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastvi as fv
+        >>> def log_joint(z, x):
+        ...     return -0.5 * z[0] ** 2 - 0.5 * (x - z[0]) ** 2
+        >>> b = fv.fit_batch(fv.Model(log_joint, 1, data=(0.0,)), (np.array([1.0, 3.0]),))
+        >>> b.to_xarray(["here", "there"])["mean"].sel(data_set="there").values
+        array([1.5])
+        """
+        return dataset_of_batch(self, labels)
 
     def __repr__(self) -> str:
         good = int(self.converged.sum())

@@ -22,7 +22,7 @@ _DIAGONAL = ("diag", "isotropic")
 #: What each variable has besides its own dimensions.
 _DRAWS = ("chain", "draw")
 
-_COORDINATE, _OTHER = "coordinate", "other_coordinate"
+_COORDINATE, _OTHER, _DATA_SET = "coordinate", "other_coordinate", "data_set"
 
 
 class Draws(NamedTuple):
@@ -153,6 +153,23 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
     else:
         group.add("cov", gaussian.cov, (_COORDINATE, _OTHER))
     return group
+
+
+def dataset_of_batch(batch: Any, labels: Any) -> Any:
+    """The Dataset of a FitBatch."""
+    xarray = required("xarray", "arviz", "FitBatch.to_xarray")
+    marks = np.arange(len(batch)) if labels is None else np.asarray(labels)
+    if marks.shape != (len(batch),):
+        raise ValueError(f"labels must be {len(batch)}, one for each data set, not of shape {marks.shape}")
+    words = [batch.model._labels[place] for place in batch.model._support.places.tolist()]
+    numbers = ("elbo", "error", "gradient_norm", "evaluations", "converged")
+    variables: dict[str, Any] = {name: (_DATA_SET, getattr(batch, name)) for name in numbers}
+    variables["status"] = _DATA_SET, [batch.status(n) for n in range(len(batch))]
+    variables["mean"] = (_DATA_SET, _COORDINATE), batch.mean
+    variables["cov"] = (_DATA_SET, _COORDINATE, _OTHER), batch.cov
+    coords = {_DATA_SET: marks, _COORDINATE: words, _OTHER: words}
+    attributes = {"inference_library": "fastvi", "inference_library_version": __version__}
+    return xarray.Dataset(variables, coords, {**attributes, "family": batch.family})
 
 
 def to_arviz(groups: dict[str, Any]) -> Any:

@@ -314,7 +314,8 @@ class Fit(Record):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Fit(q={self.q!r}, elbo={self.elbo.value:.6g}, {self.status})"
+        note = f" {self.elbo.note.partition(',')[0]}" if self.elbo.note else ""
+        return f"Fit(q={self.q!r}, elbo={self.elbo.value:.6g}{note}, {self.status})"
 
 
 def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaussian:

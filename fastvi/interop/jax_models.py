@@ -139,6 +139,8 @@ def jax_model(
 def _padded(z: Array, dtype: Any) -> Array:
     """The points, and copies of the first one up to a power of two."""
     count = max(_LEAST, 1 << (len(z) - 1).bit_length())
+    if count == len(z) and z.dtype == dtype:
+        return z
     rows = np.empty((count, z.shape[1]), dtype)
     rows[: len(z)], rows[len(z) :] = z, z[0]
     return rows

@@ -167,3 +167,21 @@ def test_a_missing_package_names_the_command(fit, monkeypatch, name, call):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "fastvi\[arviz\]"'):
         getattr(fit, call)()
+
+
+def test_a_batch_has_a_dimension_for_its_data_sets(xarray):
+    def counted(p, x):
+        return -0.5 * p.mu**2 - p.tau + x
+
+    model = fv.Model(counted, {"mu": "real", "tau": "positive"}, data=(0.0,))
+    batch = fv.fit_batch(model, (np.array([0.0, np.nan, 1.0]),))
+    data = batch.to_xarray(labels=["a", "b", "c"])
+    assert isinstance(data, xarray.Dataset)
+    assert dict(data.sizes) == {"data_set": 3, "coordinate": 2, "other_coordinate": 2}
+    assert data["coordinate"].values.tolist() == ["mu", "tau"]
+    for name in ("mean", "cov", "elbo", "error", "gradient_norm", "evaluations", "converged"):
+        assert np.array_equal(data[name].values, getattr(batch, name), equal_nan=True)
+    assert data["status"].values.tolist() == [batch.status(n) for n in range(3)]
+    assert float(data["elbo"].sel(data_set="c")) == batch.elbo[2]
+    with pytest.raises(ValueError, match=r"labels must be 3, one for each data set, not of shape \(2,\)"):
+        batch.to_xarray(["a", "b"])

@@ -1,6 +1,7 @@
 """Models and batches over Dask: in this process, and on two workers, of which one dies."""
 
 import os
+import pickle
 import signal
 import sys
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi import dask as dask_of_fastvi
 from fastvi.common import threads
+from fastvi.inference.compilation import compiled_count
 from helpers.messages import says
 from reference.doors import needed, run_readme
 
@@ -89,7 +92,23 @@ def test_a_sum_over_blocks_equals_the_whole(rows, prior):
     assert np.allclose(fit["beta"].mean, whole["beta"].mean, rtol=0, atol=1e-5)
     assert fit["sigma"].mean == pytest.approx(whole["sigma"].mean, rel=1e-5)
     assert fit.sample(3, 0, named=True)["beta"].shape == (3, 3)
+    assert model.gradient == "written"
     assert fv.check_gradient(model)
+
+
+def test_a_part_that_moves_is_made_of_the_same_functions(prior):
+    def of_mean(p, x, y):  # a function that is pickled by its code
+        return fv.densities.normal(y, p.beta[0], p.sigma)
+
+    packed = dask_of_fastvi._packed((of_mean, dask_of_fastvi._coordinates(prior)))
+    part = dask_of_fastvi._made(3, (X, Y), packed, 4)
+    assert part.__reduce__()[1][2] is packed
+    before = compiled_count()
+    other = pickle.loads(pickle.dumps(part))
+    assert compiled_count() == before
+    assert other.number == 3
+    assert other.what.log_density(np.ones(4)) == part.what.log_density(np.ones(4))
+    assert sys.getsizeof(part) > X.nbytes
 
 
 @pytest.mark.parametrize("count", [1, 16, 33])

@@ -70,7 +70,7 @@ def test_dropped_constants_are_said(stanli):
     assert abs(gap[0]) > 1.0
     fit = fv.fit(model, "diag")
     assert fit.elbo.value == pytest.approx(fv.fit(same, "diag").elbo.value + gap[0], abs=1e-9)
-    for said in (fit.elbo.note, fv.elbo(model, fit.q).note, fit.summary()):
+    for said in (fit.elbo.note, fv.elbo(model, fit.q).note, fit.summary(), repr(fit), repr(fit.elbo)):
         assert "up to a constant" in said
     one = fv.from_stan("parameters { real x; } model { x ~ std_normal(); }")
     assert "up to a constant" in fit.to_xarray(5).attrs["elbo_note"]
