@@ -61,21 +61,18 @@ def _weigh(frequencies, total):
 
 
 @kernel
-def sweep(columns, weights, means, factors, space):
-    """The log likelihood, and in the space the moments for the M-step.
+def sweep_part(columns, begin, end, weights, means, space):
+    """The log likelihood of the points from `begin` to `end`, whose moments are added; NaN if it was stopped.
 
-    It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
+    After `prepare` and a `clear_matrix` of the moments.
     """
     shares, moments, frequencies = space.shares, space.moments, space.frequencies
     diagonal = is_diagonal(space)
-    size = columns.shape[1]
-    prepare(weights, means, factors, space)
-    clear_matrix(moments)
     log_likelihood = 0.0
-    for first in range(0, size, BLOCK):
+    for first in range(begin, end, BLOCK):
         if space.control[STOP]:
             return math.nan
-        count = min(BLOCK, size - first)
+        count = min(BLOCK, end - first)
         padded = (count + LANES - 1) // LANES * LANES
         points, start = columns, first
         if padded > count:
@@ -97,6 +94,17 @@ def sweep(columns, weights, means, factors, space):
             block, row = space.block, space.row
             add_moments(points, start, means[k], diagonal, block, row, shares[k, :padded], total, moments[k])
     return log_likelihood
+
+
+@kernel
+def sweep(columns, weights, means, factors, space):
+    """The log likelihood, and in the space the moments for the M-step.
+
+    It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
+    """
+    prepare(weights, means, factors, space)
+    clear_matrix(space.moments)
+    return sweep_part(columns, 0, columns.shape[1], weights, means, space)
 
 
 @kernel
