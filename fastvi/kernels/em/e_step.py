@@ -58,6 +58,7 @@ class Workspace(NamedTuple):
     solution: Vector  #: (2 D,): space of `gaussian_kl`
     frequencies: Vector  #: (N,): weights of the points, or (0,): each counts once. Not scratch: it is read
     control: Integers  #: (2,): STOP and KIND, which are read too; zeros at first
+    prior: Vector  #: (3 + K + D + D D,): see `m_step.EXPONENT`; or (0,): none. It is read
 
 
 @exported
@@ -103,6 +104,7 @@ def workspace_for(components, dim, size):
         np.empty(2 * dim),
         np.empty(size),
         np.zeros(2, np.int64),
+        np.empty(0),
     )
 
 

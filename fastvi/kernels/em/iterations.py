@@ -17,7 +17,7 @@ from ..numerics.matrices import clear_matrix, copy_matrix
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
 from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, is_diagonal, prepare
 from .gaps import sweep_with_gaps
-from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, maximise
+from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, has_prior, log_prior, maximise
 from .moments import add_moments
 
 #: An M-step whose gain (in nats per point) is below this changes the mixture by rounding only.
@@ -158,13 +158,13 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     most : int
         Largest number of M-steps.
     trace : (most + 1,)
-        Written: trace[i] is the log likelihood over N after i M-steps.
+        Written: trace[i] is the log likelihood after i M-steps, with a prior plus its log density.
     floored : (2, K)
         Written: which components are at the floor at the end, and the number of steps in which each was.
     space : Workspace
         A `workspace`. Its `frequencies` are the points' weights, `control[KIND]` is the kind of covariances
-        (any other than FULL: of the start as well), and `control[STOP]`, which another thread may set, ends
-        the fit with status 21.
+        (any other than FULL: of the start as well), `prior` that of `m_step`, and `control[STOP]`, which
+        another thread may set, ends the fit with status 21.
 
     Returns
     -------
@@ -195,6 +195,8 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     last, before, remaining = 0.0, 0.0, math.inf
     for step in range(most + 1):
         trace[step] = sweep(columns, weights, means, factors, space)
+        if has_prior(space):
+            trace[step] += log_prior(weights, means, factors, space)
         if not abs(trace[step]) < math.inf:
             return OUT_OF_RANGE, step, remaining
         if remaining <= tol:
