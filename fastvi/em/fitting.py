@@ -73,7 +73,8 @@ def _point_weights(weights: Any, size: int) -> Array | None:
     if (array < 0.0).any():
         i = int(np.argmax(array < 0.0))
         raise ValueError(f"weights[{i}] is {array[i]!s}: weights must be >= 0")
-    total = float(array.sum())
+    with np.errstate(over="ignore"):
+        total = float(array.sum())
     if not 0.0 < total < math.inf:
         raise ValueError(f"weights sum to {total!r}: the sum must be positive and finite")
     return array
