@@ -15,7 +15,7 @@ from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
 from ..kernels.inference.evidence import GAUSSIAN, JOINT
 from ..kernels.inference.reports import REPORT_SIZE, read_report
-from ..kernels.numerics.matrices import copy_matrix, copy_vector, fill_matrix, fill_vector
+from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
 from ..kernels.projections.optimum import Report as Optimum
 from .external import external
 
@@ -23,6 +23,13 @@ _gaussian_kl = external("kernels.densities.gaussians.gaussian_kl")
 _kl_workspace = external("kernels.quadrature.mixture_kl.workspace")
 _mixture_kl = external("kernels.quadrature.mixture_kl.mixture_kl")
 _m_projection = external("kernels.projections.mixture_projections.m_projection")
+_mixture_moments = external("kernels.densities.mixtures.mixture_moments")
+_standardize_mixture = external("kernels.em.standardization.standardize_mixture")
+_unstandardize_mixture = external("kernels.em.standardization.unstandardize_mixture")
+_runnalls_workspace = external("kernels.projections.reductions.workspace")
+_runnalls = external("kernels.projections.reductions.runnalls")
+_refinement_workspace = external("kernels.projections.refinements.workspace")
+_refine = external("kernels.projections.refinements.refine")
 _projection_workspace = external("kernels.projections.optimum.workspace")
 _i_projections = external("kernels.projections.mixture_projections.i_projections")
 _fit_workspace = external("kernels.inference.entry_points.fit_workspace")
@@ -90,6 +97,60 @@ def i_projection(mixture, family, rtol):
         fill_matrix(math.nan, found_factors[0])
         fill_vector(math.nan, reports[0])
     return max(found, 1), found_means, found_factors, reports
+
+
+@kernel
+def _used(mixture):
+    """A copy of a mixture without components of no weight."""
+    log_weights, means, factors = mixture
+    count, dim = 0, means.shape[1]
+    for k in range(log_weights.size):
+        count += log_weights[k] > -math.inf
+    logs, locations, scales = np.empty(count), np.empty((count, dim)), np.empty((count, dim, dim))
+    at = 0
+    for k in range(log_weights.size):
+        if log_weights[k] > -math.inf:
+            logs[at] = log_weights[k]
+            copy_vector(means[k], locations[at])
+            copy_matrix(factors[k], scales[at])
+            at += 1
+    return logs, locations, scales
+
+
+@exported
+def reduce_mixture(mixture, count, refined, tol, most):
+    """(log weights, means, factors, status, sweeps) of a mixture with at most so many components.
+
+    By greedy merges, and if `refined` by KL(p ‖ q). The status of merges alone is 1. NaN where the count is
+    below 1, or a covariance indefinite.
+    """
+    dim = mixture[1].shape[1]
+    logs, means, factors = _used(mixture)
+    if logs.size <= count and count > 0:
+        return logs, means, factors, statuses.CONVERGED, 0
+    size = max(count, 1)
+    q = np.empty(size), np.empty((size, dim)), np.empty((size, dim, dim))
+    mean, cov, factor = np.empty(dim), np.empty((dim, dim)), np.zeros((dim, dim))
+    _mixture_moments((logs, means, factors, mean, cov))
+    good, status, sweeps = count > 0 and cholesky(cov, factor), statuses.STEPS_EXHAUSTED, 0
+    if good:
+        _standardize_mixture((mean, factor, means, factors))
+        p = logs, means, factors
+        good = _runnalls((p, q, _runnalls_workspace((logs.size, dim)))) < math.inf
+        status = statuses.CONVERGED if size == 1 else status
+        if good and refined != 0 and size > 1:
+            merged = q[0].copy(), q[1].copy(), q[2].copy()
+            space = _refinement_workspace((logs.size, size, dim))
+            status, sweeps, gain, _ = _refine((p, q, tol, most, space))
+            if not gain >= 0.0:
+                q, status = merged, statuses.STEPS_EXHAUSTED
+        _unstandardize_mixture((mean, factor, q[1], q[2]))
+    for k in range(size):
+        q[0][k] = math.log(q[0][k]) if good else math.nan
+        if not good:
+            fill_vector(math.nan, q[1][k])
+            fill_matrix(math.nan, q[2][k])
+    return q[0], q[1], q[2], status, sweeps
 
 
 @kernel

@@ -9,12 +9,13 @@ from numba.core.errors import TypingError
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
 from ..kernels.compiler import overloaded
 from ..kernels.families.table import PROJECTION_CODES
-from ..projections import projections
+from ..projections import projections, reduction
 from .distributions import as_mixture
 from .external import external
-from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian
+from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian, make_mixture
 
 
 class Optimum(NamedTuple):
@@ -43,6 +44,32 @@ class CompiledMatch(NamedTuple):
 
     q: Gaussian
     converged: bool
+
+
+class CompiledReduction(NamedTuple):
+    """A `Reduction` in compiled code; its divergence is `fv.kl(p, r.mixture)`, by quadrature."""
+
+    mixture: GaussianMixture
+    converged: bool
+    iterations: int
+
+
+@overloaded(reduction.reduce_mixture, prefer_literal=True)
+def _reduce_mixture(p, k, method="kl", tol=1e-5, max_iterations=2_000):
+    if p not in (GAUSSIAN, MIXTURE):
+        raise TypingError(
+            f"fastvi.reduce_mixture in compiled code takes a Gaussian or a GaussianMixture, not {p}"
+        )
+    refined = constant("reduce_mixture", "method", method, {"kl": 1, "runnalls": 0})
+    reduced = external("compiled.operations.reduce_mixture")
+
+    def compiled(p, k, method="kl", tol=1e-5, max_iterations=2_000):
+        logs, means, factors, status, sweeps = reduced(
+            (as_mixture(p), k, refined, float(tol), max_iterations)
+        )
+        return CompiledReduction(make_mixture((logs, means, factors)), status == 0, sweeps)
+
+    return compiled
 
 
 @overloaded(projections.m_projection, prefer_literal=True)

@@ -17,6 +17,7 @@ from ..common.validation import choice, finite_array, generator, integer, real_n
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from . import priors
 from . import variational as variational_bayes
 from .coordinates import Frame, scaled, whitened
 from .gaps import data, patterns
@@ -51,6 +52,7 @@ class _Problem(NamedTuple):
     tol: float
     most: int
     stop: NDArray[np.int64]  #: what a workspace calls `control`
+    prior: priors.FramePrior
 
     @property
     def has_gaps(self) -> bool:
@@ -59,7 +61,7 @@ class _Problem(NamedTuple):
     def space(self, components: int) -> Any:
         """This thread's scratch space, with what the kernels read of the problem."""
         made = workspace(components, len(self.frame.mean))
-        return made, made._replace(frequencies=self.frequencies, control=self.stop)
+        return made, made._replace(frequencies=self.frequencies, control=self.stop, prior=self.prior.numbers)
 
 
 def _point_weights(weights: Any, size: int) -> Array | None:
@@ -71,7 +73,8 @@ def _point_weights(weights: Any, size: int) -> Array | None:
     if (array < 0.0).any():
         i = int(np.argmax(array < 0.0))
         raise ValueError(f"weights[{i}] is {array[i]!s}: weights must be >= 0")
-    total = float(array.sum())
+    with np.errstate(over="ignore"):
+        total = float(array.sum())
     if not 0.0 < total < math.inf:
         raise ValueError(f"weights sum to {total!r}: the sum must be positive and finite")
     return array
@@ -148,7 +151,7 @@ class _Run:
 
     @property
     def value(self) -> float:
-        """Log likelihood of the standardized data at the end; -inf if it is not finite."""
+        """Log likelihood of the standardized data at the end, plus the log prior; -inf if not finite."""
         return float(self.trace[-1]) if self.status != statuses.OUT_OF_RANGE else -math.inf
 
     @property
@@ -180,6 +183,7 @@ def fit_mixture(
     max_iterations: int = 10_000,
     min_cov: float = 1e-6,
     variational: Literal[False] = False,
+    prior: Mapping[str, Any] | None = None,
     rng: Any = 0,
     progress: bool = False,
 ) -> MixtureFit: ...
@@ -259,10 +263,15 @@ def fit_mixture(
         conjugate priors, by coordinate ascent of the ELBO. Components that the data do not need lose their
         points. For one k, full covariances, and data without gaps.
     prior : mapping, optional
-        For variational Bayes. "concentration": α of the Dirichlet prior of the weights, a number or (k,),
-        default 1 / k. "mean" and "mean_precision": m, default the mean of the data, and β, default 1: a mean
-        is N(m, (β precision)**-1). "degrees_of_freedom" and "scale": ν > d - 1, default d, and the inverse of
-        W, default the covariance of the data, of the Wishart prior of a precision.
+        For the maximum of the posterior density in place of the likelihood, and for variational Bayes. In
+        both the weights are Dirichlet(α), a covariance Σ is inverse-Wishart with ν degrees of freedom and the
+        scale Λ, its density a multiple of ``|Σ|**(-(ν + d + 1) / 2) exp(-tr(Λ Σ**-1) / 2)``, and a mean is
+        N(m, Σ / κ). "concentration": α, a number or (k,). "degrees_of_freedom" and "scale": ν > d - 1 and Λ.
+        "mean" and "mean_precision": m and κ. Of the posterior density (α >= 1, κ >= 0), what is not given is
+        flat; but where one of ν and Λ is given, the other is d + 2, or the covariance of the data over
+        k**(2 / d), as in Fraley and Raftery (2007). Covariances that are diagonal, spherical or tied have the
+        same density of those of their kind. For variational Bayes the defaults are α = 1 / k, κ = 1, m the
+        mean of the data, ν = d and Λ their covariance.
     rng : numpy.random.Generator, int or None, optional
         For the starts: a generator, which is advanced, or an integer that makes one. The default, 0, gives
         the same fit each time; None draws other starts at each call.
@@ -281,7 +290,8 @@ def fit_mixture(
     ValueError
         Infinite entries, a row or column of NaN alone, fewer different points than components, columns that
         are constant or depend on each other, weights that are negative, not finite or all 0, a `start` with
-        another number of components or dimensions, another kind of covariances, or too far from the data.
+        another number of components or dimensions, another kind of covariances, or too far from the data; a
+        `prior` with other keys, shapes or values.
     TypeError
         Data that are not real numbers, counts that are not integers, a `start` that is not a
         GaussianMixture.
@@ -300,10 +310,11 @@ def fit_mixture(
     A. P. Dempster, N. M. Laird, D. B. Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm, J.
     R. Statist. Soc. B 39 (1977). C. M. Bishop, Pattern Recognition and Machine Learning (2006), sections
     9.2.2, 9.4 and 10.2. R. M. Neal, G. E. Hinton, A View of the EM Algorithm that Justifies Incremental,
-    Sparse, and other Variants (1998). R. J. Hathaway, A Constrained Formulation of Maximum-Likelihood
-    Estimation for Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S. Vassilvitskii,
-    k-means++: The Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan, Supervised
-    Learning from Incomplete Data via an EM Approach, NIPS 6 (1994).
+    Sparse, and other Variants (1998). C. Fraley, A. E. Raftery, Bayesian Regularization for Normal Mixture
+    Estimation and Model-Based Clustering, J. Classif. 24 (2007). R. J. Hathaway, A Constrained Formulation
+    of Maximum-Likelihood Estimation for Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S.
+    Vassilvitskii, k-means++: The Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan,
+    Supervised Learning from Incomplete Data via an EM Approach, NIPS 6 (1994).
 
     Examples
     --------
@@ -343,8 +354,6 @@ def fit_mixture(
     source = generator("rng", rng)
     if variational:
         _check_variational(kind, criterion, start, used)
-    elif prior is not None:
-        raise ValueError("prior is for variational=True")
     problem = _problem(
         used, None if frequencies is None else frequencies[counted], kind, (floor, wanted, most)
     )
@@ -352,6 +361,8 @@ def fit_mixture(
         return _variational(source, restarts, counts[0], problem, prior, used, points, progress)
     fits = []
     for components in counts:
+        given = priors.in_frame(prior, components, used, problem.frequencies, problem.frame, kind)
+        problem = problem._replace(prior=given)
         if start is not None:
             runs = [_from_start(start, problem)]
         else:
@@ -445,9 +456,8 @@ def _problem(
     else:
         frame = whitened(points, frequencies)
     given = (frame.columns, found.table, found.ends) if gaps else frame.columns
-    return _Problem(
-        frame, given, np.empty(0) if frequencies is None else frequencies, COVARIANCES[kind], *limits, control
-    )
+    counts = np.empty(0) if frequencies is None else frequencies
+    return _Problem(frame, given, counts, COVARIANCES[kind], *limits, control, priors.FLAT)
 
 
 def _from_start(start: GaussianMixture, problem: _Problem) -> _Run:
@@ -547,6 +557,7 @@ def _result(
         )
     else:
         shift = (len(points) if frequencies is None else float(frequencies.sum())) * float(logs.sum())
+    shift -= problem.prior.moved
     return MixtureFit(
         points,
         _mixture(best, order, mean, factor),
@@ -558,6 +569,7 @@ def _result(
         np.array([run.at_floor for run in runs]),
         frequencies,
         kind,
+        log_prior=problem.prior.log_density(best.weights, best.means, best.factors),
     )
 
 

@@ -58,9 +58,12 @@ class MixtureFit(Immutable):
     responsibilities : ndarray, shape (n, k)
         q(z), the posterior probabilities of the labels; computed at the first access.
     log_likelihood : float
-        log p(x) in nats, which the ELBO is equal to for this q: the last entry of the trace.
+        log p(x) in nats, which the ELBO is equal to for this q: the last entry of the trace less `log_prior`.
+    log_prior : float
+        The log density of the prior at the fit, but for constants; 0 where there is none.
     trace : ndarray
-        The ELBO of the start and after each iteration; it does not fall, but for rounding.
+        The ELBO of the start and after each iteration, with a prior plus its log density; it does not fall,
+        but for rounding.
     iterations : int
         M-steps taken.
     to_gain : float
@@ -85,7 +88,7 @@ class MixtureFit(Immutable):
     criteria : dict or None
         The criterion for each number of components, where `fit_mixture` has chosen between several.
     restart_log_likelihoods : ndarray
-        For each restart.
+        For each restart, with a prior plus its log density.
     restart_at_floor : ndarray of bool
         Whether the floor holds a component, for each restart. Such a restart is the result only if there is
         no other.
@@ -114,6 +117,7 @@ class MixtureFit(Immutable):
         "floor_steps",
         "is_singular",
         "iterations",
+        "log_prior",
         "mixture",
         "restart_at_floor",
         "restart_log_likelihoods",
@@ -125,6 +129,7 @@ class MixtureFit(Immutable):
 
     mixture: GaussianMixture
     trace: Array
+    log_prior: float
     iterations: int
     to_gain: float
     converged: bool
@@ -154,6 +159,7 @@ class MixtureFit(Immutable):
         weights: Array | None = None,
         covariance: str = "full",
         criteria: dict[int, float] | None = None,
+        log_prior: float = 0.0,
     ) -> None:
         active = tuple(k for k, acted in enumerate(floored[kernels.em.m_step.AT_FLOOR].tolist()) if acted)
         empty = tuple(k for k, weight in enumerate(mixture.weights.tolist()) if weight == 0.0)
@@ -166,6 +172,7 @@ class MixtureFit(Immutable):
             "_x": x,
             "mixture": mixture,
             "trace": frozen(trace),
+            "log_prior": log_prior,
             "iterations": trace.size - 1,
             "to_gain": to_gain,
             "converged": code == statuses.CONVERGED,
@@ -190,12 +197,12 @@ class MixtureFit(Immutable):
         spread = np.array(self.restart_log_likelihoods), np.array(self.restart_at_floor)
         state = np.array(self._x), self.mixture, np.array(self.trace), code, self.to_gain, floored, *spread
         weights = None if self.weights is None else np.array(self.weights)
-        return type(self), (*state, weights, self.covariance, self.criteria)
+        return type(self), (*state, weights, self.covariance, self.criteria, self.log_prior)
 
     @property
     def log_likelihood(self) -> float:
         """Log likelihood of the data, in nats."""
-        return float(self.trace[-1])
+        return float(self.trace[-1]) - self.log_prior
 
     @property
     def n_parameters(self) -> int:
@@ -386,13 +393,15 @@ class MixtureFit(Immutable):
           component 1: weight 0.5, mean [11.5], standard deviation [1.118034]
         """
         p, n, d = self.mixture, len(self._x), self.mixture.dim
-        best, spread = self.log_likelihood, self.restart_log_likelihoods
+        best, spread = float(self.trace[-1]), self.restart_log_likelihoods
         lines = [
             f"Gaussian mixture with {count_of(p.weights.size, 'component')} for {count_of(n, 'point')} "
             f"in {count_of(d, 'dimension')}, by EM",
             f"  {self._course()}, mean log likelihood within {self.to_gain:.2g} of its maximum",
-            f"  log likelihood {best:.6g} ({best / self._mass:.5g} a point)",
+            f"  log likelihood {self.log_likelihood:.6g} ({self.log_likelihood / self._mass:.5g} a point)",
         ]
+        if self.log_prior:
+            lines.append(f"  log density of the prior {self.log_prior:.6g}, but for constants")
         if self._has_gaps or self.weights is not None or self.covariance != "full":
             kind = f"{self.covariance} covariance{'' if self.covariance == 'tied' else 's'}"
             parts = [kind if self.covariance != "full" else ""]

@@ -8,21 +8,17 @@ these have mean 0 and covariance I.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..common.immutable import Record, frozen
 from ..common.statuses import EM_WORDS
-from ..common.validation import cholesky_factor, finite_array, float_array, real_number
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from . import priors
 from .coordinates import Frame
-
-#: What a prior consists of.
-PRIOR = ("concentration", "mean_precision", "mean", "degrees_of_freedom", "scale")
 
 #: Gains of the ELBO below this share of it are rounding.
 _ROUNDING = 4e-16
@@ -113,53 +109,16 @@ class _Posterior(NamedTuple):
     factors: Array
 
 
-def _positive(name: str, value: Any, least: float) -> float:
-    number = real_number(name, value)
-    if not least < number < math.inf:
-        raise ValueError(f"{name} must be finite and > {least:g}, not {value!r}")
-    return number
-
-
 def checked_prior(prior: Any, count: int, points: Array, frequencies: Array | None) -> Prior:
     """The prior, with what is not given: 1 / k, 1, the mean of the data, d, and their covariance."""
-    given = {} if prior is None else prior
-    if not isinstance(given, Mapping):
-        raise TypeError(f"prior must be a mapping with some of the keys {PRIOR}, not {type(prior).__name__}")
-    for key in given:
-        if key not in PRIOR:
-            raise ValueError(f"prior has no {key!r}: its keys are {', '.join(map(repr, PRIOR))}")
-    dim = points.shape[1]
-    weights = np.ones(len(points)) if frequencies is None else frequencies
-    mean = points[0] + weights @ (points - points[0]) / weights.sum()
-    moved = points - mean
-    name, alpha = "prior['concentration']", given.get("concentration", 1.0 / count)
-    concentration = (
-        np.full(count, real_number(name, alpha)) if np.ndim(alpha) == 0 else float_array(name, alpha)
-    )
-    alphas = finite_array(name, concentration, 1, f"({count},)")
-    if alphas.size != count:
-        raise ValueError(f"prior['concentration'] must have shape ({count},), not {alphas.shape}")
-    if not (alphas > 0.0).all():
-        i = int(np.argmin(alphas > 0.0))
-        raise ValueError(f"prior['concentration'][{i}] is {alphas[i]!s}: it must be > 0")
-    located = finite_array(
-        "prior['mean']", np.atleast_1d(float_array("prior['mean']", given.get("mean", mean))), 1, f"({dim},)"
-    )
-    if located.size != dim:
-        raise ValueError(f"prior['mean'] must have shape ({dim},), not {located.shape}")
-    scale = given.get("scale", (moved * weights[:, None]).T @ moved / weights.sum())
-    square = finite_array(
-        "prior['scale']", np.atleast_2d(float_array("prior['scale']", scale)), 2, f"({dim}, {dim})"
-    )
-    if square.shape != (dim, dim):
-        raise ValueError(f"prior['scale'] must have shape ({dim}, {dim}), not {square.shape}")
-    cholesky_factor("prior['scale']", square)
+    given, dim = priors.mapping(prior), points.shape[1]
+    mean, cov = priors.mean_and_cov(points, frequencies)
     return Prior(
-        alphas,
-        _positive("prior['mean_precision']", given.get("mean_precision", 1.0), 0.0),
-        located,
-        _positive("prior['degrees_of_freedom']", given.get("degrees_of_freedom", float(dim)), dim - 1.0),
-        square,
+        priors.concentration(given, 1.0 / count, count, 0.0),
+        priors.number(given, "mean_precision", 1.0, 0.0),
+        priors.location(given, mean),
+        priors.number(given, "degrees_of_freedom", float(dim), dim - 1.0),
+        priors.scale(given, cov),
     )
 
 

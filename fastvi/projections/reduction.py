@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
 from ..common import scratch, threads
@@ -17,34 +15,17 @@ from ..common.validation import choice, integer, real_number
 from ..common.values import Array, Triple
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
-from ..distributions.integrals import Estimate, normal_points
+from ..distributions.integrals import Estimate
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
-from ..kernels import statuses
+from ..kernels import borrowing, statuses
 
 #: What `method` can be.
 METHODS = ("kl", "runnalls", "williams")
 
-#: Steps of the lattices under each component, in standard deviations, and their radius.
-_STEPS, _RADIUS = (0.5, 0.25, 0.125, 0.0625), 6.5
-
-#: Steps of EM from one extrapolation to the next, and the least weight whose logarithm is extrapolated.
-_BURST, _LEAST_WEIGHT = 4, 1e-300
-
-#: Most dimensions of a lattice.
-_LATTICE_DIM = 2
-
-#: Most nodes under all components: of lattices, and of Sobol points where the dimensions are more.
-_MOST_NODES, _SOBOL_NODES = 1 << 18, 1 << 16
-
-#: Least and most pairs of Sobol points under a component.
-_LEAST_PAIRS, _MOST_PAIRS = 128, 4096
-
-#: Seed of the Sobol points: other points than those that estimate divergences.
-_SEED = 1000
-
-#: Change of the divergence by a finer lattice that is small enough, over `tol`.
-_SETTLED = 10.0
+#: Sweeps that a refinement usually makes, nodes under a component of p, and nanoseconds for each node,
+#: component of q and entry of a covariance; more of them than this in all, and it is made interruptible.
+_USUAL_SWEEPS, _USUAL_NODES, _NANOSECONDS, _IMPATIENCE = 50, 500, 0.5, 0.3e9
 
 #: Relative error wanted of divergences: in the plane, 1e-10 takes twice as long.
 _RTOL = 1e-6
@@ -85,7 +66,7 @@ class Reduction(Record):
     iterations : int
         Steps of the refinement; 0 for "runnalls".
     converged : bool
-        Whether q is within `tol` of a local minimum. False for greedy merges alone.
+        Whether q is within `tol` of a local minimum, extrapolated. False for greedy merges alone.
     status : str
         How the reduction ended, in words.
 
@@ -193,165 +174,24 @@ def _greedy(frame: _Frame, count: int, method: str) -> tuple[Triple, float]:
     return q, bound
 
 
-def _standard_nodes(dim: int, level: int, components: int) -> tuple[Array, Array] | None:
-    """Nodes and weights under the standard normal, with its mean and covariance; None if they are too many.
-
-    Up to two dimensions those of the trapezoid rule in a ball; above, pairs of opposite Sobol points.
-    """
-    if dim <= _LATTICE_DIM:
-        step = _STEPS[level]
-        axis = step * np.arange(-math.floor(_RADIUS / step), math.floor(_RADIUS / step) + 1)
-        nodes = np.stack(np.meshgrid(*[axis] * dim), axis=-1).reshape(-1, dim)
-        nodes = nodes[(nodes**2).sum(axis=1) <= _RADIUS**2]
-        weights = np.exp(-0.5 * (nodes**2).sum(axis=1))
-        weights /= weights.sum()
-        return None if level > 0 and len(nodes) * components > _MOST_NODES else (nodes, weights)
-    if level > 0:
-        return None
-    pairs = min(max(_SOBOL_NODES // (2 * components), _LEAST_PAIRS), _MOST_PAIRS)
-    pairs = 1 << max(pairs.bit_length() - 1, (4 * dim).bit_length())
-    half = normal_points(_SEED, dim, pairs)[1]
-    nodes = np.concatenate([half, -half])
-    return nodes, np.full(len(nodes), 1.0 / len(nodes))
-
-
-def _nodes(frame: _Frame, level: int) -> tuple[Array, Array] | None:
-    """Nodes (D, N) under p and their weights; None if they are too many. p keeps its mean and covariance."""
-    components, dim = frame.means.shape
-    found = _standard_nodes(dim, level, components)
-    if found is None:
-        return None
-    nodes, weights = found
-    chol = np.linalg.cholesky((nodes * weights[:, None]).T @ nodes)
-    nodes = np.linalg.solve(chol, nodes.T)
-    points = frame.means[:, :, None] + frame.factors @ nodes
-    columns = np.ascontiguousarray(points.swapaxes(0, 1).reshape(dim, -1))
-    return columns, (frame.weights[:, None] * weights).ravel()
-
-
-def _climb(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[int, int, bool]:
-    """EM on p itself from q, which is overwritten: (status, steps, whether KL(p ‖ q) is certainly lower).
-
-    KL(p ‖ q) is a constant less E_p[log q], the mean log likelihood of data that are p. Each lattice is half
-    as coarse as the one before, until that changes nothing. On a coarse one a component may shrink to a node.
-    """
-    status, steps, value, lower = statuses.STEPS_EXHAUSTED, 0, math.nan, False
-    first = [np.array(part) for part in q]
-    for level in range(len(_STEPS)):
-        nodes = _nodes(frame, level)
-        if nodes is None or steps >= most:
-            break
-        start = [np.array(part) for part in q]
-        status, taken, reached = _Ascent(*nodes, q, tol).run(most - steps)
-        steps += taken
-        if status not in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED):
-            for part, before in zip(q, start, strict=True):
-                part[...] = before
-            continue
-        change, value = abs(reached - value), reached
-        if status != statuses.CONVERGED or change <= _SETTLED * tol:
-            lower = reached - _mean_log(*nodes, first) > change
-            break
-    return status, steps, lower
-
-
-def _mean_log(columns: Array, frequencies: Array, q: list[Array]) -> float:
-    """E_p[log q] by nodes and their weights."""
-    out = np.empty(frequencies.size)
-    triple = np.log(q[0]), q[1], q[2]
-    points = np.ascontiguousarray(columns.T)
-    kernels.densities.mixtures.mixture_logpdf_many(points, *triple, np.empty(len(columns)), out)
-    return float(frequencies @ out)
-
-
-class _Ascent:
-    """EM for weighted points (D, N) from q, which is overwritten, with extrapolation of its steps.
-
-    EM converges linearly. Bursts of its steps are extrapolated as single steps are in R. Varadhan, C. Roland,
-    Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM Algorithm, Scand. J.
-    Statist. 35 (2008), scheme S3. Where that does not raise the likelihood, it is taken back.
-    """
-
-    def __init__(self, columns: Array, frequencies: Array, q: Triple, tol: float) -> None:
-        count, dim = q[1].shape
-        self.q, self.tol, self.columns = q, tol, columns
-        self.diagonal: Any = (slice(None), *np.diag_indices(dim))
-        self.control: NDArray[np.int64] = np.zeros(2, np.int64)
-        self.floored = np.empty((2, count), np.int64)
-        self.owner = scratch.space(kernels.em.e_step.workspace, count, dim)
-        self.space = self.owner._replace(frequencies=frequencies, control=self.control)
-
-    def stop(self) -> None:
-        """End the burst that runs on another thread."""
-        self.control[kernels.em.e_step.STOP] = 1
-
-    def burst(self, most: int) -> tuple[int, int, float]:
-        """(status, steps, mean log likelihood at the end)."""
-        trace, ended = np.full(most + 1, math.nan), []
-
-        def task(_: int) -> None:
-            arguments = self.columns, *self.q, 0.0, self.tol, most, trace, self.floored, self.space
-            ended.append(kernels.em.iterations.fit(*arguments))
-
-        threads.run_interruptibly(task, 1, 1, self.stop)
-        status, steps, _ = ended[0]
-        return status, steps, float(trace[steps])
-
-    @property
-    def theta(self) -> list[Array]:
-        """Coordinates without constraints: logarithms of the weights, means, factors with logarithms."""
-        weights, means, factors = (np.array(part) for part in self.q)
-        factors[self.diagonal] = np.log(factors[self.diagonal])
-        return [np.log(np.maximum(weights, _LEAST_WEIGHT)), means, factors]
-
-    def write(self, theta: list[Array]) -> None:
-        """Set q to these coordinates."""
-        weights, means, factors = self.q
-        logs, means[...], factors[...] = theta
-        weights[...] = np.exp(logs - np.logaddexp.reduce(logs))
-        factors[self.diagonal] = np.exp(factors[self.diagonal])
-
-    def run(self, most: int) -> tuple[int, int, float]:
-        """Climb to a maximum: (status, steps, mean log likelihood)."""
-        steps, best, reached = 0, -math.inf, -math.inf
-        kept = points = [self.theta]
-        while True:
-            status, taken, reached = self.burst(min(_BURST, most - steps))
-            steps += taken
-            usable = status in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED) and reached >= best
-            extrapolated = len(points) == 1 and best > -math.inf
-            if not usable and extrapolated:
-                self.write(kept[-1])
-                points, reached = [kept[-1]], best
-                best = -math.inf
-                if steps < most:
-                    continue
-                return statuses.STEPS_EXHAUSTED, steps, reached
-            if status != statuses.STEPS_EXHAUSTED or steps >= most:
-                return status, steps, reached
-            best, points = reached, [*points, self.theta]
-            if len(points) == 3:
-                kept, points = points, [_extrapolated(points)]
-                self.write(points[0])
-
-
-def _extrapolated(points: list[list[Array]]) -> list[Array]:
-    """Where three points of a sequence that converges linearly lead to."""
-    first, second, third = points
-    steps = [b - a for a, b in zip(first, second, strict=True)]
-    bends = [c - b - step for b, c, step in zip(second, third, steps, strict=True)]
-    length, bend = (math.sqrt(sum(float((part**2).sum()) for part in parts)) for parts in (steps, bends))
-    far = max(length / bend, 1.0) if bend > 0.0 else 1.0
-    return [
-        start + 2.0 * far * step + far * far * turn
-        for start, step, turn in zip(first, steps, bends, strict=True)
-    ]
-
-
 def _refine_kl(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
     """The local minimum of KL(p ‖ q) near q; also whether this is certainly lower than that of q."""
     refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
-    return refined, *_climb(frame, refined, tol, most)
+    room, (components, dim), count = kernels.projections.refinements, frame.means.shape, len(refined[0])
+    space = scratch.space(room.workspace, components, count, dim)
+    arguments = frame.triple, refined, tol, most, space
+    nodes = components * _USUAL_NODES if dim <= 2 else room.most_nodes(dim, components)
+    if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < _IMPATIENCE:
+        status, steps, gain, wrong = room.refine(*arguments)
+        return refined, status, steps, gain > wrong
+    ended = []
+
+    def stop() -> None:
+        borrowing.member(room.Workspace, space, "sweeps.control")[kernels.em.e_step.STOP] = 1
+
+    threads.run_interruptibly(lambda _: ended.append(room.refine(*arguments)), 1, 1, stop)
+    status, steps, gain, wrong = ended[0]
+    return refined, status, steps, gain > wrong
 
 
 def _refine_squares(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
@@ -411,7 +251,7 @@ def reduce_mixture(
     k: int,
     method: str = "kl",
     *,
-    tol: float = 1e-8,
+    tol: float = 1e-5,
     max_iterations: int = 2_000,
 ) -> Reduction:
     r"""A mixture with at most k components that is close to p.
@@ -429,10 +269,10 @@ def reduce_mixture(
     method : {"kl", "runnalls", "williams"}, optional
         "runnalls": of all pairs of components the one with the least :math:`B_{ij}` is merged, which bounds
         what the merge adds to the divergence, until k are left; Σ_ij is the covariance of the merged pair.
-        "kl": this, and then EM on p itself, each step of which lowers KL(p ‖ q), to a local minimum.
+        "kl": this, and then descent to a local minimum of KL(p ‖ q), by L-BFGS in steps of EM on p itself.
         "williams": the same for the integral of (p - q)**2: greedy merges, then L-BFGS.
     tol : float, optional
-        The refinement ends when the divergence is within `tol` nats of its local minimum, extrapolated; for
+        The refinement ends when the divergence is within this share of its local minimum, extrapolated; for
         "williams", when a step lowers the error by less than this share of its largest term.
     max_iterations : int, optional
         Most steps of the refinement.
@@ -453,10 +293,13 @@ def reduce_mixture(
 
     Notes
     -----
-    EM takes its expectations under p by the trapezoid rule under each component in one and two dimensions,
-    with steps that are halved until nothing changes; above, by Sobol points under each component, so that q
-    is the minimum for these points. The divergence that the result gives is that of `kl_estimate`. Where it
-    is not below that of the greedy merges, these are the result.
+    The refinement takes expectations under p on nodes: in one and two dimensions those of the trapezoid rule
+    under each component, finer under those that need it, until that makes no difference of `tol`, with up to
+    2**18 nodes; above, pairs of opposite quasi-random points under each component, so that q is the minimum
+    for these points. L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step
+    is that of EM, and a step of EM comes last. `kl` and `error` are worked out when they are first read, by
+    `kl_estimate`, which knows nothing of these nodes. Where the refinement is not certain to be below the
+    greedy merges, both divergences are computed and the lower one is the result.
 
     References
     ----------

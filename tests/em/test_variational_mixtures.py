@@ -159,7 +159,6 @@ def test_the_iterations_run_out():
         ({"prior": {"scale": np.eye(3)}}, ValueError, "prior['scale'] must have shape (2, 2)"),
         ({"prior": {"scale": -np.eye(2)}}, ValueError, "prior['scale'] is not positive definite"),
         ({"covariance": "tied"}, ValueError, "variational=True needs covariance=\"full\", not 'tied'"),
-        ({"variational": False, "prior": {}}, ValueError, "prior is for variational=True"),
     ],
 )
 def test_bad_arguments_are_named(options, error, message):

@@ -7,10 +7,11 @@ along the points of a block, which are vectorised.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..borrowing import Cube, Integers, Matrix, Vector
 from ..compiler import adder, exported, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import decay, log
@@ -22,6 +23,9 @@ BLOCK = 512
 #: The last block is padded to a multiple of this: the vectorised loops take this many points at once, the
 #: rest one by one. Without padding, each of 64 points costs three times as much as each of 256.
 LANES = 32
+
+#: The least logarithm of a share, relative to the largest.
+LEAST = -600.0
 
 _HALF_ROOT = math.sqrt(0.5)
 
@@ -35,25 +39,26 @@ FULL, DIAGONAL, TIED, SPHERICAL = 0, 1, 2, 3
 class Workspace(NamedTuple):
     """Scratch space for `fit` and what it calls."""
 
-    shares: Any  #: (K, BLOCK): log densities, then responsibilities times their sum
-    sums: Any  #: (BLOCK,): sums of the shares over the components, then the inverse sums
-    top: Any  #: (BLOCK,): largest log densities
-    block: Any  #: (D, BLOCK): differences d from a mean
-    row: Any  #: (BLOCK,): one coordinate of d, weighted
-    tail: Any  #: (D, BLOCK): the last block of the data, padded
-    products: Any  #: (LANES,): products of the sums
-    constants: Any  #: (K,): constants of the log densities
-    inverses: Any  #: (K, D, D): inverse factors, divided by sqrt(2)
-    moments: Any  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d', r the responsibility
-    weights: Any  #: (K,): weights, means and factors of the next mixture
-    means: Any
-    factors: Any
-    covariance: Any  #: (D, D): of one component
-    matrices: Any  #: (2, D, D): space of `floored_factor`
-    mean: Any  #: (D,): change of a component's mean
-    solution: Any  #: (2 D,): space of `gaussian_kl`
-    frequencies: Any  #: (N,): weights of the points, or (0,): each counts once. Not scratch: it is read
-    control: Any  #: (2,): STOP and KIND, which are read too; zeros at first
+    shares: Matrix  #: (K, BLOCK): log densities, then responsibilities times their sum
+    sums: Vector  #: (BLOCK,): sums of the shares over the components, then the inverse sums
+    top: Vector  #: (BLOCK,): largest log densities
+    block: Matrix  #: (D, BLOCK): differences d from a mean
+    row: Vector  #: (BLOCK,): one coordinate of d, weighted
+    tail: Matrix  #: (D, BLOCK): the last block of the data, padded
+    products: Vector  #: (LANES,): products of the sums
+    constants: Vector  #: (K,): constants of the log densities
+    inverses: Cube  #: (K, D, D): inverse factors, divided by sqrt(2)
+    moments: Matrix  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d', r the responsibility
+    weights: Vector  #: (K,): weights, means and factors of the next mixture
+    means: Matrix
+    factors: Cube
+    covariance: Matrix  #: (D, D): of one component
+    matrices: Cube  #: (2, D, D): space of `floored_factor`
+    mean: Vector  #: (D,): change of a component's mean
+    solution: Vector  #: (2 D,): space of `gaussian_kl`
+    frequencies: Vector  #: (N,): weights of the points, or (0,): each counts once. Not scratch: it is read
+    control: Integers  #: (2,): STOP and KIND, which are read too; zeros at first
+    prior: Vector  #: (3 + K + D + D D,): see `m_step.EXPONENT`; or (0,): none. It is read
 
 
 @exported
@@ -73,6 +78,12 @@ def workspace(components, dim):
     >>> from fastvi import kernels
     >>> space = kernels.em.workspace(2, 1)
     """
+    return workspace_for(components, dim, 0)
+
+
+@kernel
+def workspace_for(components, dim, size):
+    """A `workspace` for points of which so many have weights."""
     return Workspace(
         np.empty((components, BLOCK)),
         np.empty(BLOCK),
@@ -91,8 +102,9 @@ def workspace(components, dim):
         np.empty((2, dim, dim)),
         np.empty(dim),
         np.empty(2 * dim),
-        np.empty(0),
+        np.empty(size),
         np.zeros(2, np.int64),
+        np.empty(0),
     )
 
 
@@ -209,9 +221,13 @@ def _maximum(values, top):
 
 @formula
 def _share(values, top, total):
-    """values = exp(values - top), which is added to the total."""
+    """values = exp(values - top), which is added to the total.
+
+    None is so small that its products with weights are subnormal: these take ten times as long.
+    """
     for n in range(top.size):
-        e = decay(values[n] - top[n])
+        below = values[n] - top[n]
+        e = decay(below if below > LEAST else LEAST)
         values[n] = e
         total[n] += e
 
@@ -221,7 +237,7 @@ def _share_two(first, second, top, total):
     """`_maximum` and `_share` for two components, with one exponential instead of two."""
     for n in range(top.size):
         d = second[n] - first[n]
-        e = decay(-abs(d))
+        e = decay(-abs(d) if abs(d) < -LEAST else LEAST)
         up = d > 0.0
         top[n] = second[n] if up else first[n]
         first[n], second[n] = (e if up else 1.0), (1.0 if up else e)

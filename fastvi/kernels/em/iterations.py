@@ -17,7 +17,7 @@ from ..numerics.matrices import clear_matrix, copy_matrix
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
 from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, is_diagonal, prepare
 from .gaps import sweep_with_gaps
-from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, maximise
+from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, has_prior, log_prior, maximise
 from .moments import add_moments
 
 #: An M-step whose gain (in nats per point) is below this changes the mixture by rounding only.
@@ -61,21 +61,18 @@ def _weigh(frequencies, total):
 
 
 @kernel
-def sweep(columns, weights, means, factors, space):
-    """The log likelihood, and in the space the moments for the M-step.
+def sweep_part(columns, begin, end, weights, means, space):
+    """The log likelihood of the points from `begin` to `end`, whose moments are added; NaN if it was stopped.
 
-    It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
+    After `prepare` and a `clear_matrix` of the moments.
     """
     shares, moments, frequencies = space.shares, space.moments, space.frequencies
     diagonal = is_diagonal(space)
-    size = columns.shape[1]
-    prepare(weights, means, factors, space)
-    clear_matrix(moments)
     log_likelihood = 0.0
-    for first in range(0, size, BLOCK):
+    for first in range(begin, end, BLOCK):
         if space.control[STOP]:
             return math.nan
-        count = min(BLOCK, size - first)
+        count = min(BLOCK, end - first)
         padded = (count + LANES - 1) // LANES * LANES
         points, start = columns, first
         if padded > count:
@@ -97,6 +94,17 @@ def sweep(columns, weights, means, factors, space):
             block, row = space.block, space.row
             add_moments(points, start, means[k], diagonal, block, row, shares[k, :padded], total, moments[k])
     return log_likelihood
+
+
+@kernel
+def sweep(columns, weights, means, factors, space):
+    """The log likelihood, and in the space the moments for the M-step.
+
+    It is the ELBO with the posterior of the labels as q, which is not stored. NaN if the sweep was stopped.
+    """
+    prepare(weights, means, factors, space)
+    clear_matrix(space.moments)
+    return sweep_part(columns, 0, columns.shape[1], weights, means, space)
 
 
 @kernel
@@ -150,13 +158,13 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     most : int
         Largest number of M-steps.
     trace : (most + 1,)
-        Written: trace[i] is the log likelihood over N after i M-steps.
+        Written: trace[i] is the log likelihood after i M-steps, with a prior plus its log density.
     floored : (2, K)
         Written: which components are at the floor at the end, and the number of steps in which each was.
     space : Workspace
         A `workspace`. Its `frequencies` are the points' weights, `control[KIND]` is the kind of covariances
-        (any other than FULL: of the start as well), and `control[STOP]`, which another thread may set, ends
-        the fit with status 21.
+        (any other than FULL: of the start as well), `prior` that of `m_step`, and `control[STOP]`, which
+        another thread may set, ends the fit with status 21.
 
     Returns
     -------
@@ -187,6 +195,8 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     last, before, remaining = 0.0, 0.0, math.inf
     for step in range(most + 1):
         trace[step] = sweep(columns, weights, means, factors, space)
+        if has_prior(space):
+            trace[step] += log_prior(weights, means, factors, space)
         if not abs(trace[step]) < math.inf:
             return OUT_OF_RANGE, step, remaining
         if remaining <= tol:

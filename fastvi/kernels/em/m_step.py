@@ -7,7 +7,17 @@ import math
 from ..compiler import inlined, kernel
 from ..densities.gaussians import gaussian_kl
 from ..discrete.terms import kl_term
-from ..numerics.matrices import cholesky, clear_matrix, copy_matrix, copy_vector, eigenvectors
+from ..numerics.matrices import (
+    cholesky,
+    clear_matrix,
+    copy_matrix,
+    copy_vector,
+    dot,
+    eigenvectors,
+    half_log_det,
+    solve_lower,
+    solve_upper,
+)
 from .e_step import KIND, SPHERICAL, TIED, is_diagonal
 
 #: Rows of `floored`: whether a component is at the covariance floor, and the number of steps in which it was.
@@ -19,6 +29,58 @@ EMPTY = 1e-200
 #: A covariance is singular where the variance of a coordinate, given those before it, is below this part of
 #: its variance (rounding leaves 1e-16), or below `LEAST`: of points that are equal rounding leaves 1e-32.
 DEPENDENT, LEAST = 1e-14, 1e-26
+
+
+#: Where the parts of `Workspace.prior` start. The density of a covariance is
+#: |Σ|**(-e / 2) exp(-tr(Λ Σ**-1) / 2), that of a mean N(m, Σ / κ), that of the weights Dirichlet(α). In
+#: order: e; what a mean adds to it, 1 or 0; κ; α - 1; m; Λ.
+EXPONENT, PER_MEAN, PRECISION, COUNTS = 0, 1, 2, 3
+
+
+@inlined
+def has_prior(space):
+    """Whether the fit is of a posterior."""
+    return space.prior.size > 0
+
+
+@inlined
+def _prior_mean(components, space):
+    dim = space.mean.size
+    return space.prior[COUNTS + components : COUNTS + components + dim]
+
+
+@inlined
+def _prior_scale(components, space):
+    dim = space.mean.size
+    return space.prior[COUNTS + components + dim :].reshape((dim, dim))
+
+
+@kernel
+def log_prior(weights, means, factors, space):
+    """The logarithm of the prior density of a mixture, but for constants."""
+    components, dim = means.shape
+    prior, vector = space.prior, space.mean
+    centre, scale = _prior_mean(components, space), _prior_scale(components, space)
+    total = 0.0
+    for k in range(components):
+        if prior[COUNTS + k] > 0.0:
+            total += prior[COUNTS + k] * math.log(weights[k]) if weights[k] > 0.0 else -math.inf
+        for i in range(dim):
+            vector[i] = means[k, i] - centre[i]
+        solve_lower(factors[k], vector)
+        total -= 0.5 * prior[PRECISION] * dot(vector, vector)
+        exponent = prior[PER_MEAN]
+        if k == 0 or space.control[KIND] != TIED:
+            exponent += prior[EXPONENT]
+            # tr(Λ Σ**-1), a row of Σ**-1 at a time.
+            for i in range(dim):
+                for j in range(dim):
+                    vector[j] = 1.0 if i == j else 0.0
+                solve_lower(factors[k], vector)
+                solve_upper(factors[k], vector)
+                total -= 0.5 * dot(vector, scale[i])
+        total -= exponent * half_log_det(factors[k])
+    return total
 
 
 @kernel
@@ -96,20 +158,58 @@ def _moments_of(row, mean, cov):
 
 
 @kernel
-def _tied_factor(mass, floor, space):
+def _posterior_moments_of(k, means, mean, cov, space):
+    """Write a component's mean at the maximum of the posterior, relative to that before, and its scatter.
+
+    The scatter is without the scale of the prior. C. Fraley, A. E. Raftery, Bayesian Regularization for
+    Normal Mixture Estimation and Model-Based Clustering, J. Classif. 24 (2007), table 1.
+    """
+    dim, row, precision = mean.size, space.moments[k], space.prior[PRECISION]
+    centre, count = _prior_mean(means.shape[0], space), row[0] + precision
+    for i in range(dim):
+        mean[i] = (row[1 + i] + precision * (centre[i] - means[k, i])) / count if count > EMPTY else 0.0
+    place = 1 + dim
+    for i in range(dim):
+        for j in range(i + 1):
+            away = precision * (centre[i] - means[k, i]) * (centre[j] - means[k, j])
+            cov[i, j] = row[place] + away - count * mean[i] * mean[j]
+            cov[j, i] = cov[i, j]
+            place += 1
+
+
+@inlined
+def _add_scale(count, components, cov, space):
+    """cov = (cov + Λ) / count."""
+    scale = _prior_scale(components, space)
+    for i in range(cov.shape[0]):
+        for j in range(cov.shape[0]):
+            cov[i, j] = (cov[i, j] + scale[i, j]) / count
+
+
+@kernel
+def _tied_factor(mass, means, floor, space):
     """Write the factor of the mean covariance of the components to the space: as `floored_factor`."""
     moments, mean, cov = space.moments, space.mean, space.covariance
     pooled = space.factors[0]
     clear_matrix(pooled)
-    for k in range(moments.shape[0]):
-        if moments[k, 0] / mass > EMPTY:
+    components = moments.shape[0]
+    for k in range(components):
+        share = moments[k, 0] / mass
+        if has_prior(space):
+            _posterior_moments_of(k, means, mean, cov, space)
+            share = 1.0
+        elif share > EMPTY:
             _moments_of(moments[k], mean, cov)
+        if share > EMPTY:
             for i in range(mean.size):
                 for j in range(mean.size):
-                    pooled[i, j] += moments[k, 0] / mass * cov[i, j]
+                    pooled[i, j] += share * cov[i, j]
     copy_matrix(pooled, cov)
+    if has_prior(space):
+        count = mass + space.prior[EXPONENT] + components * space.prior[PER_MEAN]
+        _add_scale(count, components, cov, space)
     acted, positive = floored_factor(cov, floor, pooled, space.matrices)
-    for k in range(1, moments.shape[0]):
+    for k in range(1, components):
         copy_matrix(pooled, space.factors[k])
     return acted, positive
 
@@ -117,6 +217,8 @@ def _tied_factor(mass, floor, space):
 @kernel
 def maximise(mass, weights, means, factors, floor, floored, space):
     """The M-step from the moments of a sweep over points of this total weight: (gain per point, success).
+
+    With a prior, to the maximum of the posterior.
 
     The gain is the KL divergence of the complete-data model before from the one after, by Pythagoras'
     theorem, which holds for each kind of covariances. `floored` marks the components that the floor acted on,
@@ -126,20 +228,30 @@ def maximise(mass, weights, means, factors, floor, floored, space):
     new_weights, new_means, new_factors = space.weights, space.means, space.factors
     components, dim = means.shape
     mean, cov = space.mean, space.covariance
-    tied = space.control[KIND] == TIED
-    acted, positive = False, True
+    tied, known = space.control[KIND] == TIED, has_prior(space)
+    acted, positive, added = False, True, 0.0
+    for k in range(components if known else 0):
+        added += space.prior[COUNTS + k]
     if tied:
-        acted, positive = _tied_factor(mass, floor, space)
+        acted, positive = _tied_factor(mass, means, floor, space)
     gain = 0.0
     for k in range(components):
         row = moments[k]
         weight = row[0] / mass
+        count, count_of_mean = row[0], row[0]
+        if known:
+            weight = (row[0] + space.prior[COUNTS + k]) / (mass + added)
+            count += space.prior[PER_MEAN] + (space.prior[EXPONENT] if not tied or k == 0 else 0.0)
+            count_of_mean += space.prior[PRECISION]
         floored[AT_FLOOR, k] = 0
-        empty = not weight > EMPTY
+        empty = not (count if known else weight) > EMPTY
         if empty:
             copy_vector(means[k], new_means[k])
         else:
-            _moments_of(row, mean, cov)
+            if known:
+                _posterior_moments_of(k, means, mean, cov, space)
+            else:
+                _moments_of(row, mean, cov)
             for i in range(dim):
                 new_means[k, i] = means[k, i] + mean[i]
         if not tied:
@@ -147,6 +259,8 @@ def maximise(mass, weights, means, factors, floor, floored, space):
             if empty:
                 copy_matrix(factors[k], new_factors[k])
             else:
+                if known:
+                    _add_scale(count, components, cov, space)
                 constrain(cov, space)
                 acted, positive = floored_factor(cov, floor, new_factors[k], scratch)
         if not positive:
@@ -157,6 +271,12 @@ def maximise(mass, weights, means, factors, floor, floored, space):
         new_weights[k] = 0.0 if empty else weight
         if empty:
             gain += weights[k]
+        elif known:
+            gain += (1.0 + added / mass) * kl_term(weight, weights[k], weight - weights[k], (0.0, 0.0))
+            # Where the means are the same, the first is the part of the covariances.
+            turned = gaussian_kl(means[k], new_factors[k], means[k], factors[k], space.solution)
+            whole = gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], space.solution)
+            gain += (count * turned + count_of_mean * (whole - turned)) / mass
         else:
             gain += kl_term(weight, weights[k], weight - weights[k], (0.0, 0.0))
             gain += weight * gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], space.solution)

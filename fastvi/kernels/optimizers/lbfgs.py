@@ -1,8 +1,10 @@
-"""Pieces of L-BFGS in the metric of Fisher's information; `inference.draws_fits` iterates them.
+"""Pieces of L-BFGS in the metric of Fisher's information.
+
+`inference.draws_fits` and `projections.refinements` iterate them.
 
 `space` has the fields gradient, metric, steps, changes, inverses and alphas of `draws_fits.Workspace`. The
-memory is a ring: of the last MEMORY pairs (step, change of the gradient) `used` count, and `newest` is the
-last one.
+memory is a ring: of the last pairs (step, change of the gradient), for which there is an entry of `inverses`
+each, `used` count, and `newest` is the last one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 from ..compiler import inlined, kernel
 from ..numerics.matrices import add_scaled, dot
 
-#: Pairs of (step, change of gradient) that L-BFGS remembers.
+#: Pairs of (step, change of gradient) that a fit's L-BFGS remembers.
 MEMORY = 12
 
 #: Armijo's condition: a step of length t must decrease the value by this share of t times the derivative.
@@ -32,18 +34,18 @@ LEAST_CURVATURE = 1e-12
 @kernel
 def _two_loops(gradient, used, newest, space, out):
     """L-BFGS's two loops: out = -H gradient (Nocedal & Wright 2006, algorithm 7.4)."""
-    n = gradient.size
+    n, memory = gradient.size, space.inverses.size
     steps, changes, inverses, alphas = space.steps, space.changes, space.inverses, space.alphas
     for i in range(n):
         out[i] = -gradient[i]
     for t in range(used):
-        k = (newest - t) % MEMORY
+        k = (newest - t) % memory
         alphas[k] = inverses[k] * dot(steps[k, :n], out)
         add_scaled(-alphas[k], changes[k, :n], out)
     for i in range(n):
         out[i] /= space.metric[i]
     for t in range(used - 1, -1, -1):
-        k = (newest - t) % MEMORY
+        k = (newest - t) % memory
         add_scaled(alphas[k] - inverses[k] * dot(changes[k, :n], out), steps[k, :n], out)
 
 
@@ -71,7 +73,8 @@ def find_direction(gradient, norm, used, newest, space, out):
 @inlined
 def remember(point, gradient, new_point, new_gradient, promised, used, newest, space):
     """Add a pair to the memory, unless it has no curvature; (pairs used, newest)."""
-    newest = (newest + 1) % MEMORY
+    memory = space.inverses.size
+    newest = (newest + 1) % memory
     product = 0.0
     for i in range(point.size):
         space.steps[newest, i] = new_point[i] - point[i]
@@ -79,8 +82,8 @@ def remember(point, gradient, new_point, new_gradient, promised, used, newest, s
         product += space.steps[newest, i] * space.changes[newest, i]
     if product > LEAST_CURVATURE * promised:
         space.inverses[newest] = 1.0 / product
-        return min(used + 1, MEMORY), newest
-    return used, (newest - 1) % MEMORY
+        return min(used + 1, memory), newest
+    return used, (newest - 1) % memory
 
 
 @inlined

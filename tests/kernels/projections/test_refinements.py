@@ -1,0 +1,92 @@
+"""The refinement of reduced mixtures: its nodes, its gradients, and the components that need fewer nodes."""
+
+import numpy as np
+import pytest
+
+import fastvi as fv
+from fastvi.kernels.borrowing import named
+from fastvi.kernels.projections import refinements
+from helpers.mixtures import arrays, random_mixture
+
+
+def parts(q):
+    return np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
+
+
+def swept(p, q):
+    """The space after one sweep over the nodes of the first level: with these, and the gradient at q."""
+    words = refinements.workspace(p.weights.size, q.weights.size, p.dim)
+    status, sweeps, *_ = refinements.refine(arrays(p), parts(q), 1e-8, 1, words)
+    assert (status, sweeps) == (1, 1)
+    space = named(refinements.Workspace, words)
+    size = int(space.ends[-1])
+    return space, space.points[: p.dim * size].reshape(p.dim, size), space.sweeps.frequencies[:size]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_the_nodes_have_the_mean_and_covariance_of_p(dim):
+    p = random_mixture(0, dim, 3)
+    _, columns, weights = swept(p, random_mixture(1, dim, 2))
+    assert weights.sum() == pytest.approx(1.0, rel=1e-13)
+    np.testing.assert_allclose(columns @ weights, p.mean, atol=1e-12)
+    moved = columns - p.mean[:, None]
+    np.testing.assert_allclose((moved * weights) @ moved.T, p.cov, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+def test_the_gradient_is_that_of_the_mean_log_density(dim):
+    """In the logarithms of the weights, the means, and the factors with logarithms, relative to q."""
+    p, q = random_mixture(0, dim, 3), random_mixture(1, dim, 2)
+    space, columns, shares = swept(p, q)
+    weights, means, factors = parts(q)
+    rows, cols = np.tril_indices(dim)
+
+    def value(point):
+        table = point.reshape(2, -1)
+        turns = np.zeros((2, dim, dim))
+        turns[:, rows, cols] = np.where(rows == cols, np.exp(table[:, 1 + dim :]), table[:, 1 + dim :])
+        scaled = weights * np.exp(table[:, 0])
+        moved = means + np.einsum("kij,kj->ki", factors, table[:, 1 : 1 + dim])
+        covs = factors @ turns @ turns.swapaxes(1, 2) @ factors.swapaxes(1, 2)
+        return -shares @ fv.GaussianMixture(scaled / scaled.sum(), moved, covs).logpdf(columns.T)
+
+    step = 1e-5
+    for i in range(space.gradient.size):
+        move = step * (np.arange(space.gradient.size) == i)
+        difference = (value(move) - value(-move)) / (2.0 * step)
+        assert space.gradient[i] == pytest.approx(difference, rel=1e-6, abs=1e-8)
+
+
+def test_components_between_those_of_q_get_more_nodes():
+    """Fourteen components in each of two far groups need few; a wide one between the groups needs many."""
+    rng = np.random.default_rng(0)
+    means = np.concatenate([rng.normal(size=(28, 2)), np.zeros((1, 2))])
+    means[:14, 0] -= 15.0
+    means[14:28, 0] += 15.0
+    p = np.log([0.8 / 28] * 28 + [0.2]), means, np.array([np.eye(2)] * 28 + [3.0 * np.eye(2)])
+    q = np.array([0.5, 0.5]), np.array([[-15.0, 0.0], [15.0, 0.0]]), np.array([3.0 * np.eye(2)] * 2)
+    words = refinements.workspace(29, 2, 2)
+    status, *_ = refinements.refine(p, q, 1e-6, 500, words)
+    levels = named(refinements.Workspace, words).levels
+    assert status == 0
+    assert levels[28] > levels[:28].max()
+
+
+def test_a_component_that_shrinks_to_a_node_is_no_minimum():
+    p = random_mixture(2, 2, 4)
+    node = swept(p, random_mixture(1, 2, 2))[1][:, 100]
+    q = np.array([0.5, 0.5]), np.array([[0.0, 0.0], node]), np.array([np.eye(2), 1e-9 * np.eye(2)])
+    status, _, gain, error = refinements.refine(arrays(p), q, 1e-6, 500, refinements.workspace(4, 2, 2))
+    assert (status, gain, error) == (20, 0.0, np.inf)
+
+
+def test_pairs_are_normal():
+    """Moments of the pairs, and none of them twice."""
+    space, _, _ = swept(random_mixture(0, 3, 4), random_mixture(1, 3, 2))
+    nodes = space.nodes[:, : space.starts[1]]
+    half = nodes.shape[1] // 2
+    assert half == 512
+    np.testing.assert_array_equal(nodes[:, :half], -nodes[:, half:])
+    np.testing.assert_allclose((nodes**4).mean(axis=1), 3.0, atol=0.3)
+    np.testing.assert_allclose(((nodes[0] * nodes[2]) ** 2).mean(), 1.0, atol=0.1)
+    assert np.unique(nodes[2].round(12)).size == 1024
