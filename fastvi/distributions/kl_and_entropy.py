@@ -19,7 +19,6 @@ from .gaussian import Gaussian
 from .grid import Grid2D
 from .integrals import (
     ENTROPY_RTOL,
-    EPSILON,
     QUADRATURE_DIM,
     Estimate,
     clipped,
@@ -31,6 +30,7 @@ from .integrals import (
     within_bounds,
 )
 from .mixture import GaussianMixture, is_long
+from .rounding import closed_form_error, entropy_error
 
 #: Rounding error of a sum over a grid, relative to its value or to 1 + |value|.
 _GRID_ROUNDING = 1e-15
@@ -48,17 +48,7 @@ def _closed_form(p: Gaussian, q: Gaussian) -> Estimate:
     value = _gaussian_kl(p, q)
     if value == math.inf:
         return Estimate(value, 0.0, 0, "closed form")
-    # Backward error of Cholesky's method: the factors are exact for covariances that differ by up to
-    # D 2**-53 sqrt(S_ii S_jj). The divergence changes by that times its gradient; the last term is of second
-    # order. The rounding of the sum itself is relative to the value.
-    inverse_p, inverse_q = np.linalg.inv(p.cov), np.linalg.inv(q.cov)
-    shift = p.mean - q.mean
-    gradient_q = inverse_q - inverse_q @ (p.cov + np.outer(shift, shift)) @ inverse_q
-    error = 2 * EPSILON * p.dim * value
-    for g, gradient in ((p, inverse_q - inverse_p), (q, gradient_q)):
-        spread = np.sqrt(np.diag(g.cov))
-        error += EPSILON * p.dim * float(spread @ np.abs(gradient) @ spread)
-    return Estimate(value, error + (EPSILON * p.dim) ** 2, 0, "closed form")
+    return Estimate(value, closed_form_error(p, q, value), 0, "closed form")
 
 
 def _mixtures(p: Any, q: Any, rtol: float) -> Estimate:
@@ -242,8 +232,7 @@ def entropy_estimate(p: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
     wanted = tolerance(rtol)
     if isinstance(p, Gaussian):
         value = p.entropy()
-        error = 2 * EPSILON * p.dim * max(1.0, abs(value)) + rounding_of_factors(p.dim, p)
-        return Estimate(value, error, 0, "closed form")
+        return Estimate(value, entropy_error(p, value), 0, "closed form")
     if isinstance(p, Grid2D):
         value, coarse = p.entropy(), p._every_second().entropy()
         return Estimate(
