@@ -30,7 +30,7 @@ from .integrals import (
     within_bounds,
 )
 from .mixture import GaussianMixture, is_long
-from .rounding import closed_form_error, entropy_error
+from .rounding import closed_form_error, entropy_error, mixture_error
 
 #: Rounding error of a sum over a grid, relative to its value or to 1 + |value|.
 _GRID_ROUNDING = 1e-15
@@ -56,7 +56,8 @@ def _mixtures(p: Any, q: Any, rtol: float) -> Estimate:
         return Estimate(0.0, 0.0, 0, "closed form")
     value, error, nodes, resolved = kl_quadrature(p._triple(), q._triple(), rtol)
     if not (resolved and error < math.inf):
-        return Estimate(*within_bounds(kl_bounds(p, q), value), nodes)
+        value, error = within_bounds(kl_bounds(p, q), value)
+        return Estimate(value, error + rounding_of_factors(abs(value) + p.dim, p, q), nodes)
     error += rounding_of_factors(abs(value) + p.dim, p, q)
     # A value below zero is a divergence of zero with an error.
     return Estimate(max(value, 0.0), error, nodes)
@@ -113,6 +114,10 @@ def _one_grid(p: Any, q: Any) -> Estimate:
             edge[1:-1, 1:-1] = False
             error += outside * float(np.abs(one.logp[edge] - two.logp[edge]).max())
     return Estimate(generalised, error, grid.logp.size, "grid sum", outside)
+
+
+def _widened(e: Estimate, more: float) -> Estimate:
+    return Estimate(e.value, e.error + more, e.evaluations, e.method, e.outside, e.note)
 
 
 def _check_kind(name: str, p: Any) -> None:
@@ -184,7 +189,7 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
         return _one_grid(p, q)
     if p.dim <= QUADRATURE_DIM:
         return _mixtures(p, q, wanted)
-    return clipped(quasi_monte_carlo(p, q), kl_bounds(p, q))
+    return _widened(clipped(quasi_monte_carlo(p, q), kl_bounds(p, q)), mixture_error(p, q))
 
 
 def kl_value(p: Any, q: Any) -> float:
@@ -238,4 +243,5 @@ def entropy_estimate(p: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
         return Estimate(
             value, abs(value - coarse) + _GRID_ROUNDING * (1.0 + abs(value)), p.logp.size, "grid sum"
         )
-    return mixture_entropy(p, wanted)
+    found = mixture_entropy(p, wanted)
+    return found if p.dim <= QUADRATURE_DIM else _widened(found, mixture_error(p, None))

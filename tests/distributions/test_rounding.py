@@ -1,12 +1,14 @@
 """Errors of closed forms that bound what rounding does, and are not much wider than that."""
 
 import math
+import tracemalloc
 
 import mpmath
 import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.distributions import integrals
 from fastvi.distributions.rounding import residual
 from reference import densities as reference
 
@@ -65,3 +67,37 @@ def test_widths_far_apart():
     for p, q in ((1e-300, 1.0), (1e300, 1e-5), (1e-30, 1e-30)):
         e = fv.kl_estimate(fv.Gaussian(0, p), fv.Gaussian(0, q))
         assert e.error <= 1e-13 * e.value + 1e-30
+
+
+@pytest.mark.parametrize("condition", [1e6, 1e13])
+def test_far_components_near_singular(condition):
+    # Components that do not overlap: both sums are known, and bounds in closed form meet there.
+    rng, dim = np.random.default_rng(3), 5
+    covs, others = np.empty((2, 3, dim, dim))
+    for k in range(3):
+        axes, _ = np.linalg.qr(rng.normal(size=(dim, dim)))
+        cov = (axes * np.logspace(0, -math.log10(condition), dim)) @ axes.T
+        covs[k], others[k] = 0.5 * (cov + cov.T), np.diag(np.diag(cov))
+    means = 1e9 * rng.normal(size=(3, dim))
+    p, q = (fv.GaussianMixture([0.5, 0.25, 0.25], means, c) for c in (covs, others))
+    with mpmath.workdps(60):
+        entropy = 1.5 * mpmath.log(2)
+        divergence = mpmath.mpf(0)
+        for weight, mean, one, two in zip(p.weights, means, p.covs, q.covs, strict=True):
+            entropy += float(weight) * reference.gaussian_entropy(one)
+            divergence += float(weight) * reference.gaussian_kl(mean, one, mean, two)
+        for e, truth in ((fv.entropy_estimate(p), entropy), (fv.kl_estimate(p, q), divergence)):
+            assert abs(float(e.value - truth)) <= 3.0 * e.error
+            assert e.error <= 0.1
+
+
+def test_averages_over_points_have_no_factor_for_each(monkeypatch):
+    monkeypatch.setattr(integrals, "_POINTS", 64)
+    p = fv.Gaussian(np.zeros(200), np.eye(200))
+    integrals.quasi_monte_carlo(p, None)
+    tracemalloc.start()
+    average = integrals.quasi_monte_carlo(p, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert abs(average.value - p.entropy()) < 4.0 * average.error
+    assert peak < 4_000_000  # 23 MB with a factor for each point: 32 GB in 1000 dimensions
