@@ -429,9 +429,8 @@ class _Held:
 
     def _lost(self) -> list[int]:
         """The parts that Dask has no longer, and does not make anew as those that are "lost" to it."""
-        from distributed import futures_of
-
-        states = [{future.status for future in futures_of(part)} for part in self.parts]  # type: ignore[no-untyped-call]
+        futures_of = required("distributed", "dask", "fastvi.dask").futures_of
+        states = [{future.status for future in futures_of(part)} for part in self.parts]
         return [k for k, state in enumerate(states) if "cancelled" in state]
 
     def _each(self, z: Array, slopes: bool) -> list[Any]:

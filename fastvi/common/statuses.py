@@ -20,6 +20,7 @@ WORDS = {
     _numbers.NOT_A_NUMBER: "log_joint is nan",
     _numbers.INFINITE: "log_joint is +inf",
     _numbers.ZERO: "log_joint is -inf",
+    _numbers.WRONG_GRADIENT: "log_joint_grad is not the gradient of log_joint",
 }
 
 #: EM for mixtures.
@@ -47,6 +48,7 @@ NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enoug
 
 #: Stochastic gradients.
 ALL_STEPS_TAKEN = "all steps taken (no stopping rule)"
+STEP_NOT_FINITE = "a step led to parameters that are not finite"
 
 
 def is_fault(status: float) -> bool:

@@ -14,7 +14,16 @@ from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.variational import TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
-from ..kernels.statuses import CONTRADICTED, CONVERGED, OVERFITTED, STEPS_EXHAUSTED, STUCK, UNBOUNDED
+from ..kernels.statuses import (
+    CONTRADICTED,
+    CONVERGED,
+    OVERFITTED,
+    STEPS_EXHAUSTED,
+    STUCK,
+    UNBOUNDED,
+    WRONG_GRADIENT,
+)
+from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
 from .expectations import (
     BY_DRAWS,
     ENOUGH_EACH,
@@ -25,7 +34,7 @@ from .expectations import (
     overfitted,
     writable,
 )
-from .faults import error_of
+from .faults import start_error
 from .kernel_calls import (
     DRAWS_DIM,
     conditional_deviations,
@@ -191,8 +200,8 @@ class _FixedDraws:
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
-            where = fault_point("draws", self.space)
-            raise error_of(self.model, int(report.status), where, "the fit cannot start: ")
+            fault = int(report.status), fault_point("draws", self.space)
+            raise start_error(self.model, self.code, self.start, fault)
         return report
 
     def _follow(self) -> bool:
@@ -384,6 +393,11 @@ def draws_fit(
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where
         status = status if status == UNBOUNDED else expectation.status
+    if model._gradient_address:
+        wrong = wrong_gradient(model, fits.mean, fits.factor)
+        fits.evaluations += GRADIENT_EVALUATIONS
+        if wrong is not None:
+            status, where = WRONG_GRADIENT, wrong
     trace = np.concatenate(fits.traces)
     report = report._replace(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size

@@ -276,11 +276,12 @@ def maximize_evidence(
     held = current.q if name in HELD else None  # the covariance that all fits have
     trace = [current.elbo.value]
     scale = np.ones(theta.size)
-    status = statuses.ROUNDS_EXHAUSTED
+    status, last = statuses.ROUNDS_EXHAUSTED, current
     rounds: list[Array] = [theta]
     for _ in bar(range(max_rounds), progress, "rounds"):
         new, scale = _newton_step(_expected(model.with_theta(theta), current), theta, scale)
         found = expect(new, current.q if held is None else held)
+        last = found
         slack = _ROUNDING * (1.0 + abs(trace[-1])) + current.elbo.error + found.elbo.error
         if found.elbo.value < trace[-1] - slack:
             status = statuses.NOT_RISING
@@ -303,6 +304,8 @@ def maximize_evidence(
         if moved <= _THETA_SHARE * wanted:
             status = statuses.WORDS[CONVERGED] if current.converged else current.status
             break
+    if not last.converged and last.status not in status:
+        status = f"{status}; the last fit of q ended with: {last.status}"
     return ThetaFit(
         theta=theta,
         fit=current,

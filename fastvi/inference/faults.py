@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
 from ..common import statuses
 from ..common.values import Array, tidy
-from ..kernels.statuses import RAISED, ZERO
+from ..kernels.statuses import RAISED, WRONG_GRADIENT, ZERO
+from .diagnostics import wrong_gradient
+from .kernel_calls import workspace, workspace_member
 from .model import Model
 
 #: A coordinate is near a bound within this share of 1 + abs(bound).
@@ -45,6 +52,8 @@ def exception_at(model: Model, z: Array) -> Exception | None:
 
 def words(model: Model, status: int, where: Array, cause: Exception | None = None) -> str:
     """A status of a fit in words; of a fault of the log joint with the point, the `cause` and what helps."""
+    if status == WRONG_GRADIENT:
+        return f"{statuses.WORDS[status]} (check_gradient(model, {tidy(where)}))"
     if not statuses.is_fault(status):
         return statuses.WORDS[status]
     what = statuses.WORDS[status]
@@ -73,3 +82,20 @@ def error_of(model: Model, status: int, where: Array, prefix: str = "") -> Fault
     error.status, error.where = status, where
     error.__cause__ = cause
     return error
+
+
+def start_error(model: Model, code: int, start: Any, fault: tuple[int, Array]) -> FaultError:
+    """The error of a fit on draws that cannot start, for this (status, point z of the fault).
+
+    A gradient of NaN leads to a point of NaN: then the gradient is named.
+    """
+    if model._gradient_address:
+        r = model.latent_dim
+        rank = code - kernels.families.low_rank.FIRST
+        mean, factor = np.empty(r), np.empty((r if rank < 0 else 1 + rank, r))
+        origin = np.zeros_like(workspace_member("draws", workspace("draws", code, r, model.dim), "point"))
+        kernels.inference.entry_points.unpack(code, origin, start, mean, factor)
+        wrong = wrong_gradient(model, mean, factor)
+        if wrong is not None:
+            fault = WRONG_GRADIENT, wrong
+    return error_of(model, *fault, "the fit cannot start: ")

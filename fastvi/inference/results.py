@@ -16,8 +16,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
 from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
-from .diagnostics import GRADIENT_EVALUATIONS, psis_shape, wrong_gradient
-from .expectations import BY_DRAWS
+from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
 from .kernel_calls import is_long
@@ -354,12 +353,6 @@ def fit_of_report(
     if value != value or value == -math.inf or endless:
         raise error_of(model, code, where, "the fit cannot start: ")
     text = words(model, code, where, exception_at(model, where) if code == RAISED else None)
-    wrong = ""
-    if method == BY_DRAWS and model._gradient_address:
-        wrong = wrong_gradient(model, q)
-        evaluations += GRADIENT_EVALUATIONS
-    if wrong:
-        text = f"{wrong}; the fit ended with: {text}"
     return Fit(
         model=model,
         family=family,
@@ -369,6 +362,6 @@ def fit_of_report(
         gradient_norm=report.gradient_norm,
         evaluations=evaluations,
         status=text,
-        converged=code == CONVERGED and not wrong,
+        converged=code == CONVERGED,
         starts=(value,),
     )

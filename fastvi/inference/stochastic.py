@@ -13,8 +13,10 @@ from ..common.progress import bar
 from ..common.validation import generator
 from ..distributions.integrals import Estimate
 from ..kernels.families.table import CODES
+from ..kernels.statuses import WRONG_GRADIENT
+from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
 from .expectations import BY_DRAWS, elbo_estimate
-from .faults import error_of, exception_at
+from .faults import exception_at, start_error
 from .faults import words as fault_words
 from .kernel_calls import fault_point, start_scale, workspace, workspace_member
 from .model import Model, target_of
@@ -53,7 +55,7 @@ def fit_sgd(
     edges = np.linspace(0, steps, min(_GROUPS, steps) + 1).astype(int)
     trace: list[float] = []
     # The average is over the iterates after these steps, whose sum is subtracted from the total.
-    status, early_total, early_steps = 0, np.zeros(point.size), 0
+    status, lost, early_total, early_steps = 0, False, np.zeros(point.size), 0
     for low, high in bar(list(itertools.pairwise(edges)), progress, "steps"):
         if low < steps // 2 <= high or steps == 1:
             early_total, early_steps = total.copy(), int(low)
@@ -70,14 +72,15 @@ def fit_sgd(
             space,
         )
         used += more
-        if status:
+        lost = not np.isfinite(point).all()
+        if status or lost:
             point[:] = before
             break
         trace.append(value)
         done = int(high)
     if status and not trace:
-        raise error_of(model, status, fault_point("draws", space), "the fit cannot start: ")
-    if not status and done > early_steps:
+        raise start_error(model, code, (base, root, scale), (status, fault_point("draws", space)))
+    if not (status or lost) and done > early_steps:
         point = np.ascontiguousarray((total - early_total) / (done - early_steps))
     mean, factor = np.empty(r), np.empty((r, r))
     kernels.inference.entry_points.unpack(code, point, (base, root, scale), mean, factor)
@@ -86,10 +89,17 @@ def fit_sgd(
         bound = elbo_estimate(model, q, _ELBO_RTOL)
     except ValueError as error:
         bound = Estimate(float("nan"), float("inf"), 0, BY_DRAWS, note=str(error))
-    words = statuses.ALL_STEPS_TAKEN
-    if status:
+    words, wrong = statuses.ALL_STEPS_TAKEN, None
+    if model._gradient_address:
+        wrong = wrong_gradient(model, mean, factor)
+        used += GRADIENT_EVALUATIONS
+    if wrong is not None:
+        words = fault_words(model, WRONG_GRADIENT, wrong)
+    elif status:
         where = fault_point("draws", space)
         words = fault_words(model, status, where, exception_at(model, where))
+    elif lost:
+        words = statuses.STEP_NOT_FINITE
     return Fit(
         model=model,
         family=family,

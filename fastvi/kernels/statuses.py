@@ -39,6 +39,8 @@ ZERO = 14  #: it was -inf
 #: other q is better: compiled code does not search, and the API does.
 UNCONFIRMED = 15
 
+WRONG_GRADIENT = 16  #: what is given for the gradient of the log joint is not its gradient
+
 # EM for mixtures.
 SINGULAR = 20  #: a covariance is singular, and no floor was set
 OUT_OF_RANGE = 21  #: a log likelihood is not finite

@@ -409,18 +409,44 @@ def test_what_to_write_instead(code, data, advice):
         fv.Model(scope["log_joint"], 2, data)
 
 
+@numba.njit
+def quartic(z, kind, y):
+    s = 0.0
+    for i in range(z.size):
+        s -= 0.5 * (z[i] - y[i]) ** 2 + 0.1 * z[i] ** 4
+    return s
+
+
+def quartic_grad(z, grad, kind, y):
+    for i in range(z.size):
+        grad[i] = y[i] - z[i] - 0.4 * z[i] ** 3
+        if kind == 1:
+            grad[i] *= 1.05
+    if kind == 2:
+        grad[0] *= 2.0
+    if kind == 3:
+        grad[0] = math.nan
+    return 0.0 if kind == 4 else quartic(z, kind, y)
+
+
 def test_a_wrong_gradient_is_named():
-    def log_joint(z):
-        return -0.5 * (z * z).sum()
-
-    def wrong(z, grad):
-        grad[:] = -z
-        grad[1] *= 2.0
-        return -0.5 * (z * z).sum()
-
-    fit = fv.fit(fv.Model(log_joint, 3, log_joint_grad=wrong))
-    assert not fit.converged
-    assert "log_joint_grad is not the gradient of log_joint (check_gradient(model, [" in fit.status
+    named = "log_joint_grad is not the gradient of log_joint (check_gradient(model, ["
+    data = np.random.default_rng(3).normal(size=(2, 5))
+    model = fv.Model(quartic, 5, (0, data[0]), log_joint_grad=quartic_grad)
+    assert fv.fit(model, "diag").converged
+    batch = fv.fit_batch(model, (np.repeat(np.arange(5), 2), np.tile(data, (5, 1))), "diag")
+    assert batch.converged.tolist() == [True] * 2 + [False] * 8
+    assert all(batch.status(n).startswith(named) for n in range(2, 10))
+    for kind in range(1, 5):
+        wrong = model.with_data((kind, data[0]))
+        assert fv.fit(wrong, "diag").status.startswith(named)
+        # One step at a time leads to a mean of NaN, several at a time to a log joint there.
+        for steps in (10, 200):
+            try:
+                status = fv.fit(wrong, "diag", method="sgd", steps=steps, rng=0).status
+            except ValueError as error:
+                status = str(error).removeprefix("the fit cannot start: ")
+            assert status.startswith(named)
 
 
 def test_data_of_other_libraries():
