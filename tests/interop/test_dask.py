@@ -241,8 +241,10 @@ def test_bad_batches_are_named():
         fv.dask.fit_batch(model, (x, x.rechunk(4)))
     with says(ValueError, "family"):
         fv.dask.fit_batch(model, (x,), "round")
-    with says(ValueError, "datasets[0] must have 2 axes and numbers"):
-        fv.dask.fit_batch(model, (x * 1j,))
+    good, bad = dask.delayed((np.ones((2, 2)),)), dask.delayed((np.ones((2, 2)) * 1j,))
+    with pytest.raises(ValueError, match=r"datasets\[0\] must have 2 axes and numbers") as caught:
+        fv.dask.fit_batch(model, [good, bad])
+    assert caught.value.__notes__ == ["in block 1 of the datasets of fastvi.dask.fit_batch"]
     with says(TypeError, "fit_batch varies the data of a model"):
         fv.dask.fit_batch(fv.from_block(None, lambda z: z[:, 0], 1), (x,))
 
