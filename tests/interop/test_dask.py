@@ -13,7 +13,7 @@ from fastvi import dask as dask_of_fastvi
 from fastvi.common import threads
 from fastvi.inference.compilation import compiled_count
 from helpers.messages import says
-from reference.doors import needed, run_readme
+from reference.doors import needed
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
@@ -395,7 +395,3 @@ def test_all_pairs_go_to_zarr(tmp_path):
     stored = zarr.open_array(tmp_path / "kl", mode="r")
     assert stored.chunks == (6, 5)
     np.testing.assert_allclose(stored[:], fv.pairwise(P, Q), rtol=1e-12, atol=1e-15)
-
-
-def test_the_example_of_the_readme_runs(client):
-    run_readme("fv.dask.sum_of(", fv=fv, np=np)
