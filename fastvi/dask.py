@@ -160,7 +160,8 @@ def fit_batch(
     ImportError
         Without Dask.
     TypeError, ValueError
-        As from `fastvi.fit_batch`; arrays with other blocks along the first axis.
+        As from `fastvi.fit_batch`, with a note that has the number of the block; arrays with other blocks
+        along the first axis.
 
     Examples
     --------
@@ -179,7 +180,10 @@ def fit_batch(
     blocks = _parts_of("datasets", datasets)
     packed = _packed((model, family, start, rtol, max_steps))
     run = dask.delayed(_fitted, pure=False)
-    found = [[getattr(none, name) for name in _COLUMNS], *dask.compute(*(run(packed, one) for one in blocks))]
+    found = [
+        [getattr(none, name) for name in _COLUMNS],
+        *dask.compute(*(run(k, packed, one) for k, one in enumerate(blocks))),
+    ]
     columns = (np.concatenate(each) for each in zip(*found, strict=True))
     return none._replace(**dict(zip(_COLUMNS, columns, strict=True)))
 
@@ -341,21 +345,27 @@ class _Part:
         return object.__sizeof__(self) + sum(getattr(item, "nbytes", 8) for item in data)
 
 
-def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a part's number, or a part, whose exceptions say which part it was."""
+def _noted(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator of functions of a number, or a part: their exceptions say which of `what` it was."""
 
-    @functools.wraps(function)
-    def call(part: Any, *rest: Any) -> Any:
-        try:
-            return function(part, *rest)
-        except Exception as error:
-            error.add_note(f"in part {getattr(part, 'number', part)} of fastvi.dask.sum_of")
-            raise
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(part: Any, *rest: Any) -> Any:
+            try:
+                return function(part, *rest)
+            except Exception as error:
+                error.add_note(f"in {what.format(getattr(part, 'number', part))}")
+                raise
 
-    return call
+        return call
+
+    return decorate
 
 
-@_noted
+_of_part = _noted("part {} of fastvi.dask.sum_of")
+
+
+@_of_part
 def _made(number: int, data: Any, packed: bytes | None, dim: int) -> _Part:
     """The part of these data, or of what they are."""
     what = data
@@ -370,7 +380,7 @@ def _made(number: int, data: Any, packed: bytes | None, dim: int) -> _Part:
     return _Part(number, what, data, packed, dim)
 
 
-@_noted
+@_of_part
 def _about(part: _Part, wanted: bool) -> tuple[bool, str]:
     """(whether a part has gradients, which are wanted, and the note of its model)."""
     if isinstance(part.what, Model):
@@ -378,7 +388,7 @@ def _about(part: _Part, wanted: bool) -> tuple[bool, str]:
     return wanted, ""
 
 
-@_noted
+@_of_part
 def _evaluated(part: _Part, z: Array, slopes: bool) -> Array:
     """Values at points (S, D), a column, and gradients beside it."""
     if isinstance(part.what, Model):
@@ -469,8 +479,9 @@ _COLUMNS = (
 )
 
 
-def _fitted(packed: bytes, datasets: Any) -> list[Any]:
-    """The columns of the fits of some data sets."""
+@_noted("block {} of the datasets of fastvi.dask.fit_batch")
+def _fitted(number: int, packed: bytes, datasets: Any) -> list[Any]:
+    """The columns of the fits of a block of data sets."""
     model, family, start, rtol, max_steps = _unpacked(packed)
     found = batches.fit_batch(model, datasets, family, start, rtol=rtol, max_steps=max_steps)
     return [getattr(found, name) for name in _COLUMNS]
