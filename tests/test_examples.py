@@ -205,9 +205,6 @@ def test_the_gaussian_sum_filter_reduces_its_belief():
         belief = fv.GaussianMixture([1.0], [[0.0, 0.0]], [np.eye(2)])
         for t in range(4):
             p = clutter.update(belief, detections[0, t])
-            if reduced:
-                belief = fv.reduce_mixture(p, clutter.KEPT, tol=0.01).mixture
-            else:
-                belief = clutter.pruned(p)
+            belief = fv.reduce_mixture(p, clutter.KEPT, tol=0.01).mixture if reduced else clutter.pruned(p)
             np.testing.assert_allclose(means[0, t], belief.mean, rtol=1e-6, atol=1e-9)
             assert surprise[0, t] == pytest.approx(-belief.logpdf(true[0, t]), rel=1e-6)

@@ -1,9 +1,9 @@
 """A Gaussian-sum filter: a target among false detections.
 
 The target walks in the plane, and now and then leaps. At each step there are `SEEN` detections: one is the
-target with probability `DETECTED`, the others lie anywhere in the square. So a component of the belief becomes
-several: one for each motion and each detection that may be the target. `fv.reduce_mixture` makes a few of
-them again; the filter beside it keeps those of the largest weights.
+target with probability `DETECTED`, the others lie anywhere in the square. So a component of the belief
+becomes several: one for each motion and each detection that may be the target. `fv.reduce_mixture` makes a
+few of them again; the filter beside it keeps those of the largest weights.
 """
 
 import numpy as np
