@@ -550,6 +550,52 @@ def mirror(tour: Tour) -> None:
     tour.draw("tracking.png", lambda plotting: _tracks(plotting, true, measured, found, worst))
 
 
+def _among_clutter(plotting: Any, true: Array, detections: Array, found: dict[str, Any], n: int) -> Any:
+    """One track among the detections with both filters, and the error over all tracks by step."""
+    axes = plotting.row_of_axes(2, (11.0, 5.2))
+    axes[0].plot(*detections[n].reshape(-1, 2).T, ".", color="0.75", markersize=4.0, label="detections")
+    axes[0].plot(*true[n].T, color="black", linewidth=1.2, label="true")
+    for name, colour in (("reduced", "#0072b2"), ("pruned", "#d55e00")):
+        means, _ = found[name]
+        axes[0].plot(*means[n].T, color=colour, linewidth=0.9, label=f"mean, {name}")
+        error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))
+        axes[1].plot(error, color=colour, label=name)
+    axes[0].set(xlabel="x", ylabel="y", title="a target among false detections")
+    axes[0].set_aspect("equal", adjustable="datalim")
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=4)
+    axes[1].set(xlabel="step", ylabel="error (root mean square)", ylim=(0.0, None))
+    axes[1].set_title(f"{len(true)} tracks")
+    axes[1].legend(frameon=False)
+    return axes[0]
+
+
+def clutter(tour: Tour) -> None:
+    """A Gaussian-sum filter that reduces its mixture by KL, beside one that keeps the largest weights."""
+    from .examples import clutter as program
+
+    tour.say()
+    tour.say("A Gaussian-sum filter: a target among false detections (fastvi/examples/clutter.py)")
+    program.simulate(tracks=1, steps=2)
+    start = time.perf_counter()
+    true, found = program.simulate(progress=tour.progress("tracks"))
+    seconds = time.perf_counter() - start
+    steps = 2 * true.shape[0] * true.shape[1]
+    size = program.KEPT * 2 * (program.SEEN + 1)
+    tour.say(f"    {steps:,} filter steps in {_duration(seconds)}; each leads from {program.KEPT} components")
+    tour.say(f"    to {size}, of which it makes {program.KEPT} again")
+    errors = {}
+    for name, (means, surprise) in found.items():
+        errors[name] = ((means - true) ** 2).sum(axis=2)
+        tour.say(
+            f"    {name}: error {math.sqrt(errors[name].mean()):.3f}, "
+            f"mean -log density of the truth {surprise.mean():.3f}"
+        )
+    tour.say("    What is reduced by KL keeps the mass that pruning forgets: the target is not lost.")
+    worst = int(np.argmax((errors["pruned"] - errors["reduced"]).mean(axis=1)))
+    _, detections = program.world(0)
+    tour.draw("clutter.png", lambda plotting: _among_clutter(plotting, true, detections, found, worst))
+
+
 PARTS: tuple[Callable[[Tour], None], ...] = (
     divergences,
     projections,
@@ -558,12 +604,13 @@ PARTS: tuple[Callable[[Tour], None], ...] = (
     eight_schools,
     foragers,
     mirror,
+    clutter,
 )
 
 
 #: The kernels that the parts call, by module: `fastvi tour` has them compiled on all cores.
 _CALLED = {
-    "compiled.operations": "i_projection m_projection",
+    "compiled.operations": "i_projection m_projection reduce_mixture",
     "densities.grids": "trapezoid",
     "densities.mixtures": "mixture_logpdf mixture_logpdf_many",
     "discrete.all_pairs": "_cross_entropy_rows _js_rows _kl_rows",

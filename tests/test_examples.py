@@ -13,11 +13,11 @@ from scipy import integrate, stats
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.examples import agents, tracking
+from fastvi.examples import agents, clutter, tracking
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
-PROGRAMS = {module.__name__: Path(module.__file__).read_text() for module in (agents, tracking)}
+PROGRAMS = {module.__name__: Path(module.__file__).read_text() for module in (agents, clutter, tracking)}
 
 
 def lines_of_code(source):
@@ -175,3 +175,36 @@ def test_kernels_say_what_they_take_and_return(name):
 
 def test_all_kernels_that_are_documented_are_found():
     assert len(DOCUMENTED) == 28
+
+
+def test_the_gaussian_sum_filter_is_bayes_rule():
+    """The posterior before it is reduced: prior times likelihood, on a lattice."""
+    belief = fv.GaussianMixture([0.3, 0.7], [[0.0, 1.0], [2.0, 0.0]], [np.eye(2), 0.5 * np.eye(2)])
+    _, detections = clutter.world(5, tracks=1, steps=1)
+    posterior = clutter.update(belief, detections[0, 0])
+    assert posterior.weights.size == 2 * 2 * (clutter.SEEN + 1)
+    axis = np.linspace(-12.0, 12.0, 241)
+    z = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    density = np.zeros(len(z))
+    for width, chance in zip(clutter.WALKS, clutter.CHANCES, strict=True):
+        walked = fv.GaussianMixture(belief.weights, belief.means, belief.covs + width**2 * np.eye(2))
+        density += chance * walked.pdf(z)
+    likelihood = np.full(len(z), 1.0 - clutter.DETECTED)
+    for one in detections[0, 0]:
+        seen = fv.Gaussian(one, clutter.NOISE**2 * np.eye(2)).pdf(z)
+        likelihood += clutter.DETECTED / clutter.SEEN * (2.0 * clutter.HALF) ** 2 * seen
+    density *= likelihood
+    np.testing.assert_allclose(posterior.pdf(z), density / (density.sum() * 0.01), rtol=1e-6, atol=1e-9)
+
+
+def test_the_gaussian_sum_filter_reduces_its_belief():
+    true, detections = clutter.world(6, tracks=1, steps=4)
+    for reduced in (True, False):
+        means, surprise = np.empty((1, 4, 2)), np.empty((1, 4))
+        clutter.track(detections, reduced, true, means, surprise)
+        belief = fv.GaussianMixture([1.0], [[0.0, 0.0]], [np.eye(2)])
+        for t in range(4):
+            p = clutter.update(belief, detections[0, t])
+            belief = fv.reduce_mixture(p, clutter.KEPT, tol=0.01).mixture if reduced else clutter.pruned(p)
+            np.testing.assert_allclose(means[0, t], belief.mean, rtol=1e-6, atol=1e-9)
+            assert surprise[0, t] == pytest.approx(-belief.logpdf(true[0, t]), rel=1e-6)

@@ -46,6 +46,15 @@ def test_tour_fits_old_faithful_projects_and_draws_it(tmp_path, capsys):
     assert three.count("±") == 4  # the M-projection, and three optima
 
 
+def test_tour_filters_among_clutter(tmp_path, capsys):
+    tours.clutter(tours.Tour(tmp_path))
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "error" in line]
+    reduced, pruned = (float(line.split("error ")[1].split(",")[0]) for line in lines)
+    assert reduced < 0.8 * pruned
+    assert (tmp_path / "clutter.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_tour_reads_the_worked_example_in_three_ways(tmp_path, capsys):
     tours.worked_example(tours.Tour(tmp_path))
     whole, wrong, right = capsys.readouterr().out.split("\n\n")[1:]

@@ -146,6 +146,17 @@ def _mixture_weights(p):
     return lambda p: np.exp(p._log_weights)
 
 
+@overload_attribute(MixtureType, "covs")
+def _mixture_covs(p):
+    def compiled(p):
+        out = np.empty_like(p._choleskys)
+        for k in range(out.shape[0]):
+            out[k] = p._choleskys[k] @ p._choleskys[k].T
+        return out
+
+    return compiled
+
+
 @overload_attribute(MixtureType, "mean")
 def _mixture_mean(p):
     return lambda p: _moments(p)[0]

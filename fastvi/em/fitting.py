@@ -17,7 +17,7 @@ from ..common.validation import choice, finite_array, generator, integer, real_n
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
-from . import priors
+from . import blocks, priors
 from . import variational as variational_bayes
 from .coordinates import Frame, scaled, whitened
 from .gaps import data, patterns
@@ -229,7 +229,8 @@ def fit_mixture(
     ----------
     x : array_like, shape (n, d) or (n,)
         The data, one point a row. NaN is a gap: a coordinate that was not observed, at random. EM is exact
-        for data with gaps.
+        for data with gaps. A `numpy.memmap` (n, d) of 64 MB or more is read in blocks: the restarts are on a
+        sample of 2**15 rows, and EM goes on from the best of them on all; it has no gaps.
     k : int or iterable of int
         The number of components, or several to choose from.
     weights : array_like, shape (n,), optional
@@ -330,11 +331,17 @@ def fit_mixture(
     """
     counts, criterion = _counts(k, criterion)
     kind = choice("covariance", covariance, tuple(COVARIANCES))
-    points = data(x)
+    in_blocks = blocks.is_large(x) and not variational
+    if in_blocks:
+        blocks.check(x)
+    points: Any = x if in_blocks else data(x)
     size, dim = points.shape
     frequencies = _point_weights(weights, size)
-    counted: Any = slice(None) if frequencies is None or frequencies.all() else frequencies > 0.0
-    used = points[counted]
+    if in_blocks:
+        used, used_frequencies = blocks.sample(points, frequencies)
+    else:
+        counted: Any = slice(None) if frequencies is None or frequencies.all() else frequencies > 0.0
+        used, used_frequencies = points[counted], None if frequencies is None else frequencies[counted]
     for components in counts:
         if len(used) < components <= size:
             found = f"{count_of(len(used), 'point')} of positive weight"
@@ -354,9 +361,7 @@ def fit_mixture(
     source = generator("rng", rng)
     if variational:
         _check_variational(kind, criterion, start, used)
-    problem = _problem(
-        used, None if frequencies is None else frequencies[counted], kind, (floor, wanted, most)
-    )
+    problem = _problem(used, used_frequencies, kind, (floor, wanted, most))
     if variational:
         return _variational(source, restarts, counts[0], problem, prior, used, points, progress)
     fits = []
@@ -367,6 +372,8 @@ def fit_mixture(
             runs = [_from_start(start, problem)]
         else:
             runs = _from_seeds(source, restarts, components, problem, progress)
+        if in_blocks:
+            runs = [_continued(max(runs, key=lambda run: run.rank), points, frequencies, problem, progress)]
         fits.append(_result(points, frequencies, kind, runs, problem, start is None))
     return fits[0] if criterion is None else _selected(fits, criterion)
 
@@ -502,6 +509,17 @@ def _from_seeds(
         pieces = min(together, restarts - first)
         _run(climb_from, pieces, components, problem, threads.allowed() if worthwhile else 1)
     return runs
+
+
+def _continued(run: _Run, x: Any, frequencies: Array | None, problem: _Problem, progress: bool) -> _Run:
+    """The run on a sample continued on all data, which are read in blocks."""
+
+    def space(components: int) -> Any:
+        owner, made = problem.space(components)
+        return owner, made._replace(frequencies=np.empty(0), prior=np.empty(0))
+
+    blocks.climb(run, problem, blocks.Sweeps(x, frequencies, problem.frame, space), progress)
+    return run
 
 
 def _run(task: Any, pieces: int, components: int, problem: _Problem, workers: int) -> None:

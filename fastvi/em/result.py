@@ -310,7 +310,7 @@ class MixtureFit(Immutable):
         """An array (n, k) from one of the kernels of the E-step, by its name."""
         p = self.mixture
         out = np.empty((len(self._x), p.weights.size))
-        columns = np.ascontiguousarray(self._x.T)
+        columns = np.ascontiguousarray(self._x.T, np.float64)
         space = workspace(p.weights.size, p.dim)
         getattr(kernels.em.e_step, kernel)(columns, np.array(p.weights), p._means, p._factors, space, out)
         return out

@@ -162,6 +162,30 @@ def test_what_has_no_projection_is_not_a_number():
     assert not i.converged
 
 
+@njit
+def both_reductions(p, k):
+    fine, rough = fv.reduce_mixture(p, k), fv.reduce_mixture(p, k, "runnalls")
+    return fine.mixture, fine.converged, fine.iterations, rough.mixture, rough.converged
+
+
+def test_reductions_are_those_of_python():
+    rng = np.random.default_rng(3)
+    for dim, k in ((1, 2), (2, 3), (3, 2)):
+        weights = np.append(rng.dirichlet(np.ones(6)), 0.0)
+        p = fv.GaussianMixture(weights, rng.normal(size=(7, dim)), [np.eye(dim)] * 7)
+        fine, converged, sweeps, rough, _ = both_reductions(p, k)
+        own, greedy = fv.reduce_mixture(p, k), fv.reduce_mixture(p, k, "runnalls")
+        assert (converged, sweeps) == (own.converged, own.iterations)
+        for one, two in ((fine, own.mixture), (rough, greedy.mixture)):
+            np.testing.assert_allclose(one.means, two.means, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(one.covs, two.covs, rtol=1e-9, atol=1e-9)
+        assert both_reductions(p, 7)[0].weights.size == 6  # one has no weight
+    assert both_reductions(p, 1)[1]
+    nothing, converged, *_ = both_reductions(p, 0)
+    assert np.isnan(nothing.means).all()
+    assert not converged
+
+
 # Models.
 
 

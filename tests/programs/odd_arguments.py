@@ -233,6 +233,9 @@ def em():
     for concentration in forms("concentration", 0.5):
         options = {"variational": True, "prior": {**prior, "concentration": concentration}}
         call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
+    for concentration in forms("concentration", 2):
+        options = {"prior": {**prior, "concentration": concentration, "degrees_of_freedom": 5}}
+        call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
 
 
 @numba.njit

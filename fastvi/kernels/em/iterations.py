@@ -128,14 +128,16 @@ def _raise_start(factors, floor, floored, space):
     return good
 
 
-@kernel
-def _remaining_gain(gain, last, before):
+@exported
+def remaining_gain(gain, last, before):
     """The gain per point that remains after M-steps with gains `before`, `last`, `gain`; inf if unknown.
 
     EM converges linearly: near the maximum the error of the parameters shrinks by a factor r in each step,
     and the gains by r**2. The log likelihood is then gain r**2 / (1 - r) below its maximum. r**2 is estimated
     by the larger of the last two ratios, as one may be small by accident.
     """
+    if gain <= ROUNDING:
+        return 0.0
     if before == 0.0 or not gain < last < before:
         return math.inf
     square = max(gain / last, last / before)
@@ -206,7 +208,7 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
         gain, positive = maximise(mass, weights, means, factors, floor, floored, space)
         if not positive:
             return SINGULAR, step, remaining
-        remaining = 0.0 if gain <= ROUNDING else _remaining_gain(gain, last, before)
+        remaining = remaining_gain(gain, last, before)
         last, before = gain, last
     return STEPS_EXHAUSTED, most, remaining
 

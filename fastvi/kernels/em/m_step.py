@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import inlined, kernel
+from ..compiler import exported, inlined, kernel
 from ..densities.gaussians import gaussian_kl
 from ..discrete.terms import kl_term
 from ..numerics.matrices import (
@@ -214,7 +214,7 @@ def _tied_factor(mass, means, floor, space):
     return acted, positive
 
 
-@kernel
+@exported
 def maximise(mass, weights, means, factors, floor, floored, space):
     """The M-step from the moments of a sweep over points of this total weight: (gain per point, success).
 

@@ -626,7 +626,7 @@ def refine(p, q, tol, most, space):
     level = _first_level(components, space)
     fill_vector(math.nan, space.values)
     status, sweeps, used, newest = STEPS_EXHAUSTED, 0, 0, 0
-    first, value, log_p, change, is_first = math.nan, math.nan, 0.0, 0.0, True
+    first, value, log_p, change, is_first = math.nan, math.nan, 0.0, math.inf, True
     while True:
         columns = _lay_out(p, space)
         value = _evaluate_parts(columns, space)
