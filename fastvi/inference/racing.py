@@ -412,10 +412,10 @@ def _path(race: _Race, x: Array) -> Any:
                 spread = new
         inverse = np.diag(spread)
         for s, y in pairs:
-            along = y / (s @ y)
-            inverse -= np.outer(s, along @ inverse)
-            inverse -= np.outer(inverse @ along, s)
-            inverse += np.outer(s, s) / (s @ y)
+            moved, product = inverse @ y, s @ y
+            u = (moved - 0.5 * (1.0 + (y @ moved) / product) * s) / product
+            change = s[:, None] * u
+            inverse -= change + change.T
         root = _factor_of(inverse)
         if root is not None:
             yield x + point - inverse @ gradient, root
