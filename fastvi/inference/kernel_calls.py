@@ -80,6 +80,14 @@ def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None
     return status, values, fault_point("laplace", space) if status else None
 
 
+def densities_or_zero(model: Model, points: Array) -> Array:
+    """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
+    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
+    points = np.ascontiguousarray(points)
+    kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)
+    return values
+
+
 def fit_on_draws(
     model: Model,
     code: int,

@@ -30,7 +30,7 @@ from ..kernels.statuses import (
     UNRESOLVED,
 )
 from .expectations import fixed_draws, writable
-from .kernel_calls import restricted, workspace
+from .kernel_calls import densities_or_zero, restricted, workspace
 from .model import Model, target_of
 from .racing import elbo_over
 from .starts import ascent, laplace_from
@@ -191,14 +191,6 @@ def _is_better(one: LatentFit, two: LatentFit) -> bool:
     if _is_visibly_higher(one.report, two.report) or _is_visibly_higher(two.report, one.report):
         return bool(one.report.elbo > two.report.elbo)
     return bool(one.report.status == CONVERGED and two.report.status != CONVERGED)
-
-
-def densities_or_zero(model: Model, points: Array) -> Array:
-    """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
-    space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
-    points = np.ascontiguousarray(points)
-    kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)
-    return values
 
 
 class _Candidate(NamedTuple):
