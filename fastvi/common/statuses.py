@@ -20,6 +20,7 @@ WORDS = {
     _numbers.NOT_A_NUMBER: "log_joint is nan",
     _numbers.INFINITE: "log_joint is +inf",
     _numbers.ZERO: "log_joint is -inf",
+    _numbers.SATURATED: "q has mass where z cannot be told from a bound of its support in double precision",
     _numbers.WRONG_GRADIENT: "log_joint_grad is not the gradient of log_joint",
 }
 

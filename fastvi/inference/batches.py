@@ -27,6 +27,7 @@ from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
 from .packing import Table, pack_arrays, pack_tuples
 from .results import q_of
+from .saturation import beyond_limits, with_its_error
 from .starts import check_start, start_of
 
 #: Fits by quadrature in one piece of work for a thread: at least 0.2 ms, against 20 µs to hand it over.
@@ -306,13 +307,23 @@ def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low:
     """Fits in up to two latent dimensions, and better ones where the kernel does not confirm them."""
     model, start, tables, starts, results = work
     target, space = target_of(model, tables), workspace("fit", model.latent_dim, model.dim)
-    (means, _, chols), (_, rows, wheres) = starts, results
+    (means, _, chols), (_, rows, _) = starts, results
     point, factor = start_of(model, start)
     kernels.inference.entry_points.fit_quadrature(
         target, CODES[family], factor is None, starts, *limits, space, results, low, high
     )
-    if factor is not None:
-        return
+    if factor is None:
+        _look_elsewhere(work, family, point, limits, low, high)
+    for n in (low + np.flatnonzero(beyond_limits(model, means[low:high], chols[low:high]))).tolist():
+        report = kernels.inference.reports.Report._make(rows[n].tolist())
+        rows[n] = with_its_error(model._with_table(tables[n]), means[n], chols[n], report, limits[0])
+
+
+def _look_elsewhere(
+    work: _Work, family: str, point: Array, limits: tuple[float, int], low: int, high: int
+) -> None:
+    """Better fits where the kernel does not confirm those from Laplace's approximation near a point."""
+    model, start, tables, (means, _, chols), (_, rows, wheres) = work
     no_trace = np.empty(0)
     for n in (low + np.flatnonzero(rows[low:high, _STATUS] != CONVERGED)).tolist():
         report = kernels.inference.reports.Report._make(rows[n].tolist())

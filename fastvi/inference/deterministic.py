@@ -49,6 +49,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
+from .saturation import with_its_error
 from .starts import check_start, start_of
 
 #: Pairs of fixed draws to begin with: at least 32, and for each dimension one, or four with a full
@@ -110,7 +111,8 @@ def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps
     else:
         found = newton_fit(model, family, mean, factor, rtol, max_steps)
     q = q_of(model, found.mean, found.factor)
-    return fit_of_report(model, family, q, found.report, found.trace, found.where, "quadrature")
+    report = with_its_error(model, found.mean, found.factor, found.report, rtol)
+    return fit_of_report(model, family, q, report, found.trace, found.where, "quadrature")
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -402,4 +404,5 @@ def draws_fit(
     report = report._replace(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size
     )
+    report = with_its_error(model, fits.mean, fits.factor, report, rtol)
     return LatentFit(fits.mean, fits.factor, report, trace, where)

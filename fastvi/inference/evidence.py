@@ -20,6 +20,7 @@ from .faults import error_of
 from .kernel_calls import QUADRATURE_DIM, fault_point, is_long, workspace
 from .model import Model, checked_model, target_of
 from .modes import frame_of, modes_of
+from .saturation import evidence_error
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
@@ -73,6 +74,8 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     if value.value < least - _LESS_THAN_A_MODE:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)
+    unknown = evidence_error(model, modes[0].mean, value.value)
+    value = Estimate(value.value, value.error + unknown, value.evaluations, value.method, note=value.note)
     return value, mean, factor
 
 

@@ -35,6 +35,7 @@ from .kernel_calls import (
     workspace,
 )
 from .model import Model, checked_model, target_of
+from .saturation import elbo_error
 
 #: Pairs of draws for gradients, at least.
 _BLOCK_PAIRS = 128
@@ -384,6 +385,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     if gaussian.dim > QUADRATURE_DIM:
         value, error, nodes, status, where = expectation_by_draws(model, mean, factor, rng=rng)
+        error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
@@ -395,6 +397,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         points = mean + factor[0] * _LOOK[:, None]
         status, _, where = log_densities(model, points)
         nodes += _LOOK.size
+    error += 0.0 if status else elbo_error(model, mean, factor)
     return _estimate(model, status, value, error, nodes, "quadrature", where)
 
 

@@ -40,6 +40,7 @@ ZERO = 14  #: it was -inf
 UNCONFIRMED = 15
 
 WRONG_GRADIENT = 16  #: what is given for the gradient of the log joint is not its gradient
+SATURATED = 17  #: q has mass where floats do not tell z from a bound of its support
 
 # EM for mixtures.
 SINGULAR = 20  #: a covariance is singular, and no floor was set
