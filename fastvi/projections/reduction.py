@@ -66,7 +66,9 @@ class Reduction(Record):
     iterations : int
         Steps of the refinement; 0 for "runnalls".
     converged : bool
-        Whether q is within `tol` of a local minimum, extrapolated. False for greedy merges alone.
+        Whether the last steps promised to gain less than `tol`. Along flat directions they promise too
+        little: of 36 reductions two ended 3e-4 of `kl` and more above the minimum. False for greedy merges
+        alone.
     status : str
         How the reduction ended, in words.
 
