@@ -46,6 +46,10 @@ from ..statuses import CONVERGED, NOT_A_MINIMUM, NOT_FINITE, STEPS_EXHAUSTED, UN
 from .descent_starts import insert, is_known, starts
 from .optimum import NEARLY_SAME, SAME, Report, Workspace, write
 
+#: What the changes of single axes leave out in three dimensions and more: of 3,864 projections there six were
+#: off by 1.02 to 2.52 times their sum.
+INTERACTION = 3.0
+
 #: Lattice of the descent: step, radius of the ball and most nodes. In the plane 69 are usual.
 ROUGH_STEP = 1.0
 ROUGH_RADIUS = 4.5
@@ -254,6 +258,8 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             break
     if status == CONVERGED and not (resolved and holds):
         status = UNRESOLVED
+    if dim > 2:
+        error *= INTERACTION
     error += floor + dropped + tail(first, second, dim, radius) + left_out(second.shape[0], dim, radius)
     gradient = dual_length(used, parts)
     return _report(value, error if resolved else math.inf, gradient, gradient_error + floor, nodes, status)
