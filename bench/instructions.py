@@ -86,7 +86,7 @@ HOT = {
     "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _THETA)),
     **_of_terms(),
     "renyi": (_inner(renyi._renyi_plain, "alpha_sums"), (_ROW, _ROW, _NORMALIZATION, _THETA)),
-    "renyi of order inf": (renyi._ratio_sums, (_ROW, _ROW, _X)),
+    "renyi of order inf": (renyi._ratio_sums64, (_ROW, _ROW, _X)),
     "largest ratio": (renyi._largest_ratio, (_ROW, _ROW, _X)),
     "bhattacharyya": (chunks.overlap_chunk, (_ROW, _ROW, _THETA)),
     "cross_entropy": (entropies._normalised_sum, (_ROW, _ROW, _X, _X)),

@@ -54,7 +54,8 @@ def mode_from(model: Model, start: Array) -> Mode | None:
     if status:
         return None
     top, after, before = values[0], values[1 : r + 1], values[r + 1 :]
-    slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2
+    with np.errstate(over="ignore"):
+        slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2
     # On a tail the search ends without a mode.
     if not (np.abs(slopes) <= _LEVEL).all() or not (np.abs(bends - 1.0) <= _ROUND).all():
         return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..common.statuses import is_fault
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.models.kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 from ..kernels.statuses import CONVERGED, SATURATED
 from .kernel_calls import densities_or_zero, log_densities
@@ -63,15 +64,16 @@ def elbo_error(model: Model, mean: Array, factor: Array) -> float:
     """What the ELBO of a Gaussian may be off by for that: E_q of the difference to the line."""
     if model._support.is_real:
         return 0.0
-    total = 0.0
+    q, total = Gaussian._from_factor(mean, factor), 0.0
+    deviations = q._deviations
     for i, ends in enumerate(limits_of(model)):
-        centre, row = mean.item(i), factor[i]
-        deviation = math.sqrt(float(row @ row))
+        centre, deviation = mean.item(i), float(deviations[i])
         for end, inside in zip(ends, (1.0, -1.0), strict=True):
             depth = inside * (centre - end) / deviation
             if depth < _NONE:
                 # The other coordinates as they are expected there.
-                at_end = mean + factor @ row * ((end - centre) / deviation**2)
+                covariances = q.cov[i] if q._thin is None else q._thin.column(i)
+                at_end = mean + covariances * ((end - centre) / deviation**2)
                 difference = abs(_slope(model, at_end, i, inside) - 1.0)
                 beyond = _density(depth) - depth * 0.5 * math.erfc(depth / math.sqrt(2.0))
                 total += difference * deviation * beyond

@@ -21,13 +21,13 @@ def test_beta_near_one():
     # A third of Beta(0.1, 0.02) lies within 1e-16 of 1.
     a, b = 0.1057, 0.0393
     model = fv.Model(log_beta, 1, (a, b), support=("interval", 0.0, 1.0))
-    q = fv.TransformedGaussian(fv.Gaussian(20.0, 100.0), model.support)
+    q = fv.TransformedGaussian(fv.Gaussian(20.0, 100.0), model.support, 1)
     t = np.linspace(-12.0, 12.0, 20_001)
     x = 20.0 + 10.0 * t
     logs = -a * np.logaddexp(0.0, -x) - b * np.logaddexp(0.0, x)
     truth = np.exp(-0.5 * t * t) @ logs / np.exp(-0.5 * t * t).sum() + q.gaussian.entropy()
     found = fv.elbo(model, q, rtol=1e-6)
-    assert abs(found.value - truth) <= found.error <= 1.0
+    assert abs(found.value - truth) <= found.error <= 2.0
 
 
 def test_mass_below_the_least_float():

@@ -234,7 +234,9 @@ def em():
         options = {"variational": True, "prior": {**prior, "concentration": concentration}}
         call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
     for concentration in forms("concentration", 2):
-        options = {"prior": {**prior, "concentration": concentration, "degrees_of_freedom": 5}}
+        options = {
+            "prior": {**prior, "concentration": concentration, "degrees_of_freedom": 5, "mean_precision": 1}
+        }
         call(lambda points, options=options: fv.fit_mixture(points, 2, restarts=2, **options), x)
 
 
