@@ -60,7 +60,7 @@ def test_jumps():
 def test_kinks_and_jumps_between_bounds():
     """Truncated q, and the evidence, on (0, 1): closed forms."""
     rng, wrong = np.random.default_rng(5), []
-    for _ in range(150):
+    for _ in range(40):
         slope, place, mu, sigma = (
             *rng.uniform([0.2, 0.05], [5, 0.95]),
             rng.uniform(-0.3, 1.3),
