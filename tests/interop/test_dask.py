@@ -304,11 +304,15 @@ def test_all_pairs_are_those_of_pairwise():
 # On workers
 
 
-@pytest.fixture(scope="module")
-def cluster():
+def workers():
     distributed = needed("distributed")
     settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50}
-    with distributed.LocalCluster(n_workers=2, **settings) as found:
+    return distributed.LocalCluster(n_workers=2, **settings)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with workers() as found:
         yield found
 
 
@@ -317,7 +321,17 @@ def client(cluster):
     from distributed import Client
 
     with Client(cluster) as found:
-        found.wait_for_workers(2)
+        found.wait_for_workers(2, timeout=60)
+        yield found
+
+
+@pytest.fixture
+def client_of_doomed():
+    """Of workers of its own: after both have died at once, Dask may not start two again."""
+    from distributed import Client
+
+    with workers() as cluster, Client(cluster) as found:
+        found.wait_for_workers(2, timeout=60)
         yield found
 
 
@@ -357,7 +371,8 @@ def test_two_processes_and_one_that_dies_have_the_same_bits(client):
     assert fv.check_gradient(fv.dask.sum_of([client.submit(hyperbolic, k, 3) for k in range(3)], three()))
 
 
-def test_lost_parts_are_named(client):
+def test_lost_parts_are_named(client_of_doomed):
+    client = client_of_doomed
     parts = client.scatter([hyperbolic(0), hyperbolic(1)], hash=False)
     parts.insert(1, client.submit(hyperbolic, 2))
     model = fv.dask.sum_of(parts, killing(client, lambda: client.run(os.getpid)))
