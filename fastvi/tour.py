@@ -500,11 +500,22 @@ def foragers(tour: Tour) -> None:
 _ELLIPSES = 4  #: steps from one ellipse to the next
 
 
+def _draw_errors(ax: Any, true: Array, found: dict[str, Any], shown: dict[str, tuple[str, str]]) -> None:
+    """The error over all tracks by step of some filters, each with its colour and label."""
+    for name, (colour, label) in shown.items():
+        error = np.sqrt(((found[name][0] - true) ** 2).sum(axis=2).mean(axis=0))
+        ax.plot(error, color=colour, label=label)
+    ax.set(xlabel="step", ylabel="error (root mean square)", ylim=(0.0, None))
+    ax.set_title(f"{len(true)} tracks")
+    ax.legend(frameon=False)
+
+
 def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], n: int) -> Any:
     """One track with the beliefs of both filters, and the error over all tracks by step."""
     axes = plotting.row_of_axes(3, (16.0, 5.2))
     words = {"M": "M-projection: covers both modes", "I": "I-projection: takes one of them"}
-    for ax, (name, colour) in zip(axes, (("M", "#0072b2"), ("I", "#d55e00")), strict=False):
+    shown = {"M": ("#0072b2", "M-projection"), "I": ("#d55e00", "I-projection")}
+    for ax, (name, (colour, _)) in zip(axes, shown.items(), strict=False):
         means, covs = found[name]
         ax.axvline(0.0, color="0.3", linewidth=1.0)
         ax.plot(*measured[n].T, ".", color="0.65", markersize=5.0, label="measured, or its echo")
@@ -515,11 +526,7 @@ def _tracks(plotting: Any, true: Array, measured: Array, found: dict[str, Any], 
         ax.set(xlabel="x, from the wall", ylabel="y", title=words[name])
         ax.set_aspect("equal", adjustable="datalim")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=3)
-        error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))
-        axes[2].plot(error, color=colour, label=f"{name}-projection")
-    axes[2].set(xlabel="step", ylabel="error (root mean square)", ylim=(0.0, None))
-    axes[2].set_title(f"{len(true)} tracks")
-    axes[2].legend(frameon=False)
+    _draw_errors(axes[2], true, found, shown)
     return axes[0]
 
 
@@ -555,17 +562,13 @@ def _among_clutter(plotting: Any, true: Array, detections: Array, found: dict[st
     axes = plotting.row_of_axes(2, (11.0, 5.2))
     axes[0].plot(*detections[n].reshape(-1, 2).T, ".", color="0.75", markersize=4.0, label="detections")
     axes[0].plot(*true[n].T, color="black", linewidth=1.2, label="true")
-    for name, colour in (("reduced", "#0072b2"), ("pruned", "#d55e00")):
-        means, _ = found[name]
-        axes[0].plot(*means[n].T, color=colour, linewidth=0.9, label=f"mean, {name}")
-        error = np.sqrt(((means - true) ** 2).sum(axis=2).mean(axis=0))
-        axes[1].plot(error, color=colour, label=name)
+    shown = {"reduced": ("#0072b2", "reduced"), "pruned": ("#d55e00", "pruned")}
+    for name, (colour, label) in shown.items():
+        axes[0].plot(*found[name][0][n].T, color=colour, linewidth=0.9, label=f"mean, {label}")
     axes[0].set(xlabel="x", ylabel="y", title="a target among false detections")
     axes[0].set_aspect("equal", adjustable="datalim")
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=4)
-    axes[1].set(xlabel="step", ylabel="error (root mean square)", ylim=(0.0, None))
-    axes[1].set_title(f"{len(true)} tracks")
-    axes[1].legend(frameon=False)
+    _draw_errors(axes[1], true, found, shown)
     return axes[0]
 
 

@@ -123,6 +123,11 @@ def within_bounds(bounds: Bounds, value: float) -> tuple[float, float]:
     return inside, max(bounds.upper - inside, inside - bounds.lower)
 
 
+def widened(e: Estimate, more: float) -> Estimate:
+    """An estimate with a larger error."""
+    return Estimate(e.value, e.error + more, e.evaluations, e.method, e.outside, e.note)
+
+
 def clipped(estimate: Estimate, bounds: Bounds) -> Estimate:
     """An average over random points, moved between bounds that hold for certain, with a note that says so.
 

@@ -27,6 +27,7 @@ from .integrals import (
     quasi_monte_carlo,
     rounding_of_factors,
     tolerance,
+    widened,
     within_bounds,
 )
 from .mixture import GaussianMixture, is_long
@@ -116,10 +117,6 @@ def _one_grid(p: Any, q: Any) -> Estimate:
     return Estimate(generalised, error, grid.logp.size, "grid sum", outside)
 
 
-def _widened(e: Estimate, more: float) -> Estimate:
-    return Estimate(e.value, e.error + more, e.evaluations, e.method, e.outside, e.note)
-
-
 def _check_kind(name: str, p: Any) -> None:
     if not isinstance(p, Gaussian | GaussianMixture | Grid2D):
         raise TypeError(f"{name} must be a Gaussian, a GaussianMixture or a Grid2D, not {type(p).__name__}")
@@ -189,7 +186,7 @@ def kl_estimate(p: Any, q: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
         return _one_grid(p, q)
     if p.dim <= QUADRATURE_DIM:
         return _mixtures(p, q, wanted)
-    return _widened(clipped(quasi_monte_carlo(p, q), kl_bounds(p, q)), mixture_error(p, q))
+    return widened(clipped(quasi_monte_carlo(p, q), kl_bounds(p, q)), mixture_error(p, q))
 
 
 def kl_value(p: Any, q: Any) -> float:
@@ -244,4 +241,4 @@ def entropy_estimate(p: Any, *, rtol: float = ENTROPY_RTOL) -> Estimate:
             value, abs(value - coarse) + _GRID_ROUNDING * (1.0 + abs(value)), p.logp.size, "grid sum"
         )
     found = mixture_entropy(p, wanted)
-    return found if p.dim <= QUADRATURE_DIM else _widened(found, mixture_error(p, None))
+    return found if p.dim <= QUADRATURE_DIM else widened(found, mixture_error(p, None))

@@ -13,7 +13,7 @@ import numpy as np
 from .. import kernels
 from ..common.threads import interruptible
 from ..common.values import Array
-from ..distributions.integrals import Estimate, tolerance
+from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
@@ -74,9 +74,7 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     if value.value < least - _LESS_THAN_A_MODE:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)
-    unknown = evidence_error(model, modes[0].mean, value.value)
-    value = Estimate(value.value, value.error + unknown, value.evaluations, value.method, note=value.note)
-    return value, mean, factor
+    return widened(value, evidence_error(model, modes[0].mean, value.value)), mean, factor
 
 
 def _check_dimension(model: Model, what: str) -> None:

@@ -379,12 +379,13 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, thin = gaussian._mean, gaussian._thin
     factor = gaussian._factor if thin is None else thin.factor
-    if gaussian.dim > DRAWS_DIM:
-        enough = ENOUGH_EACH * math.sqrt(gaussian.dim)
-        value, error, nodes, status, where = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
-        return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     if gaussian.dim > QUADRATURE_DIM:
-        value, error, nodes, status, where = expectation_by_draws(model, mean, factor, rng=rng)
+        if gaussian.dim > DRAWS_DIM:
+            enough = ENOUGH_EACH * math.sqrt(gaussian.dim)
+            found = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
+        else:
+            found = expectation_by_draws(model, mean, factor, rng=rng)
+        value, error, nodes, status, where = found
         error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)

@@ -148,8 +148,7 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
     gaussian = fit.q.gaussian if isinstance(fit.q, TransformedGaussian) else fit.q
     group.add("mean", gaussian.mean, (_COORDINATE,))
     if fit.family in _DIAGONAL:
-        thin = gaussian._thin is not None
-        group.add("sd", gaussian._deviations if thin else np.diag(gaussian._factor), (_COORDINATE,))
+        group.add("sd", gaussian._deviations, (_COORDINATE,))
     else:
         group.add("cov", gaussian.cov, (_COORDINATE, _OTHER))
     return group

@@ -88,10 +88,6 @@ _ASCENT_STEPS, _LONGEST, _ASCENT_TOLERANCE, _SAME_MODE = 200, 200.0, 0.3, 0.5
 Fault = tuple[int, Array] | None
 
 
-#: Entropy of N(0, 1).
-_UNIT_ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
-
-
 class Start(NamedTuple):
     """Where a fit starts, in latent coordinates."""
 
@@ -268,9 +264,7 @@ class _Race:
         values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
         if self.fault is None and not np.isfinite(values).all():
             self.elbo(*places[int(np.isfinite(values).argmin())], noise)
-        dim = noise.shape[1]
-        entropies = [np.log(factor.diagonal()).sum() + dim * _UNIT_ENTROPY for _, factor in places]
-        elbos: Array = values + np.array(entropies)
+        elbos: Array = values + np.array([Gaussian._from_factor(*place).entropy() for place in places])
         return elbos
 
     def enter_widths(self, points: Any, widths: Any, best: int) -> None:

@@ -152,29 +152,28 @@ def _by_dtype(wide, narrow):
 
 @formula
 def _kl_parts(p, q):
-    """(u, v, k, p - b, q - b): the term is u v + p k ln 2 + (q - b), b = q 2**k, as in `kl_term`."""
+    """(u, v, k, q - b): the term is u v + p k ln 2 + (q - b), b = q 2**k, as in `kl_term`."""
     b, k = exponent_step(p, q)
     pb = p - b
     s = pb / (p + b)
     w = s * s
-    return pb * s, 1.0 + (s + w) * atanh_tail(w), k, pb, q - b
+    return pb * s, 1.0 + (s + w) * atanh_tail(w), k, q - b
 
 
 @adder
 def _kl_sums64(p, q, theta):
     # No part of a term is summed by itself: p k ln 2 may be 16 times as large as the term, and so would be
     # the rounding error of a sum of equal numbers.
-    total, qb, pb, mass, other, bad = 0.0, 0.0, 0.0, 0.0, 0.0, False
+    total, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
-        g, h, k, dp, dq = _kl_parts(x + _NOTHING64, y + _NOTHING64)
-        total += g * h + (x * (k * (LN2 * 2.0**-52)) + dq)
-        qb += dq
-        pb += dp
+        g, h, k, rest = _kl_parts(x + _NOTHING64, y + _NOTHING64)
+        total += g * h + (x * (k * (LN2 * 2.0**-52)) + rest)
+        change += y - x
         mass += x
         other += y
-    return _sums((not bad) & (total > _LEAST64), total, qb - pb, mass, other)
+    return _sums((not bad) & (total > _LEAST64), total, change, mass, other)
 
 
 @formula
