@@ -318,9 +318,7 @@ def cluster():
 
 @pytest.fixture
 def client(cluster):
-    from distributed import Client
-
-    with Client(cluster) as found:
+    with needed("distributed").Client(cluster) as found:
         found.wait_for_workers(2, timeout=60)
         yield found
 
@@ -328,9 +326,7 @@ def client(cluster):
 @pytest.fixture
 def client_of_doomed():
     """Of workers of its own: after both have died at once, Dask may not start two again."""
-    from distributed import Client
-
-    with workers() as cluster, Client(cluster) as found:
+    with workers() as cluster, needed("distributed").Client(cluster) as found:
         found.wait_for_workers(2, timeout=60)
         yield found
 
