@@ -244,7 +244,8 @@ class _Search:
         self.evaluations += found.evaluations
         if found.status:
             # The log joint fails a step away: climb without differences over so long steps.
-            top, used = ascent(self.model, x, np.full(self.dim, _CLIMB * size))
+            unit = np.full(self.dim, _CLIMB * size)
+            top, used, _ = ascent(self.model, x, np.diag(unit), unit)
             self.evaluations += used
             for guess in _GUESSES:
                 found = laplace_from(self.model, top, guess * size)

@@ -563,3 +563,24 @@ def test_roots_of_logarithms_as_small_as_floats_are(smallest, function):
 def test_logarithms_that_differ_far_below_the_largest(function):
     p, q = np.array([300.0, -566.7167841202061]), np.array([300.0, -566.7167841202101])
     assert_right(function, p, q, log=True, mass="any")
+
+
+@pytest.mark.parametrize("offset", [0.0, -8e3])
+def test_largest_ratio_of_logarithms(offset):
+    """Many of the largest differences are equal after rounding."""
+    rng = np.random.default_rng(20261127)
+    q = rng.normal(size=40)
+    p = q + 0.5 + offset
+    p[::3] -= 1.0
+    assert_right(("renyi", {"alpha": np.inf}), p, q, log=True, mass="normalize")
+    p[3], q[5] = -np.inf, -1e4
+    assert_right(("renyi", {"alpha": np.inf}), p, q, log=True, mass="normalize")
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.01), (1 - 1e-9, 1e-9)])
+@over([("cross_entropy", {}), ("entropy", {})])
+def test_entropies_of_one_pass(shares, function):
+    """Equal counts beside a large one: the logarithm of the mass cancels much or nearly all of the sum."""
+    p, q = np.full(1024, 6.0), np.full(1024, 1.0 / 3.0)
+    p[7], q[7] = (share / (1.0 - share) * a.sum() for share, a in zip(shares, (p, q), strict=True))
+    assert_right(function, p, q, mass="normalize")

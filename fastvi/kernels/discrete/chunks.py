@@ -22,11 +22,11 @@ from .terms import js_term
 _SHORT32 = 64
 
 #: Added to entries: next to a sum of about one this is nothing, and the logarithm of a zero is finite.
-_NOTHING64 = 2.0**-1000
+NOTHING64 = 2.0**-1000
 _NOTHING32 = np.float32(2.0**-126)
 
 #: Positive entries below these would change by that.
-_TINY64 = 2.0**-940
+TINY64 = 2.0**-940
 _TINY32 = np.float32(2.0**-100)
 
 #: Sums below these may be made of what was added, or of what underflowed.
@@ -167,8 +167,8 @@ def _kl_sums64(p, q, theta):
     total, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
-        g, h, k, rest = _kl_parts(x + _NOTHING64, y + _NOTHING64)
+        bad |= (x < 0.0) | (y < (TINY64 if x > 0.0 else 0.0))
+        g, h, k, rest = _kl_parts(x + NOTHING64, y + NOTHING64)
         total += g * h + (x * (k * (LN2 * 2.0**-52)) + rest)
         change += y - x
         mass += x
@@ -239,7 +239,7 @@ def _js_sums64(p, q, theta):
         x, y = np.float64(p[i]), np.float64(q[i])
         bad |= (x < 0.0) | (y < 0.0)
         d = x - y
-        gp, hp, gq, hq, kp, kq, mb = _js_parts(x + _NOTHING64, y + _NOTHING64, 0.5 * d)
+        gp, hp, gq, hq, kp, kq, mb = _js_parts(x + NOTHING64, y + NOTHING64, 0.5 * d)
         a += gp * hp + gq * hq
         k += x * kp + y * kq
         far += mb
@@ -277,7 +277,7 @@ def _weighted_js_sums(p, q, theta):
         x, y = np.float64(p[i]), np.float64(q[i])
         d = x - y
         bad |= (x < 0.0) | (y < 0.0)
-        a += js_term(x + _NOTHING64, y + _NOTHING64, d, theta)
+        a += js_term(x + NOTHING64, y + NOTHING64, d, theta)
         change -= d
         mass += x
         other += y
@@ -303,8 +303,8 @@ def jeffreys_chunk(p, q, theta):
         x, y = np.float64(p[i]), np.float64(q[i])
         d = x - y
         # A zero beside a positive number makes the sum infinite, which `careful` says.
-        bad |= (x < 0.0) | ((min(x, y) < _TINY64) & (d != 0.0))
-        a += d * log_ratio(x + _NOTHING64, y + _NOTHING64, d)
+        bad |= (x < 0.0) | ((min(x, y) < TINY64) & (d != 0.0))
+        a += d * log_ratio(x + NOTHING64, y + NOTHING64, d)
         change -= d
         mass += x
         other += y
@@ -407,9 +407,9 @@ def chi2_chunk(p, q, theta):
     a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= (x < 0.0) | (y < (_TINY64 if x > 0.0 else 0.0))
+        bad |= (x < 0.0) | (y < (TINY64 if x > 0.0 else 0.0))
         d = y - x
-        a += _square_over(d, y + _NOTHING64)
+        a += _square_over(d, y + NOTHING64)
         change += d
         mass += x
         other += y
@@ -422,7 +422,7 @@ kl_chunk = _by_dtype(_kl_sums64, _kl_sums32)
 @formula
 def _power(p, q, beta):
     """p (p / q)**beta, and the logarithm of the second factor."""
-    y = beta * log_ratio(p + _NOTHING64, q + _NOTHING64, p - q)
+    y = beta * log_ratio(p + NOTHING64, q + NOTHING64, p - q)
     return p * decay(y), y
 
 
@@ -438,7 +438,7 @@ def _alpha_sums(p, q, theta):
         both = (x > 0.0) & (y > 0.0)
         alone = ((beta >= 0.0) & (x > 0.0)) | ((beta <= -1.0) & (y > 0.0))
         bad |= (x < 0.0) | (y < 0.0) | (both & (exponent > _MOST_EXPONENT)) | (alone & (not both))
-        bad |= both & ((x < _TINY64) | (y < _TINY64))
+        bad |= both & ((x < TINY64) | (y < TINY64))
         power += z if both else 0.0
         mass += x
         other += y

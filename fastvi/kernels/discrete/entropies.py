@@ -1,8 +1,9 @@
 """Entropy and cross-entropy: two rows of `registry` with kernels of their own.
 
-Entries are divided by the mass first: a sum from which the logarithm of the mass is subtracted later loses
-digits where many entries are equal. Where one entry dominates, -log(q / mass) is taken apart as log(top / q)
-+ log1p((mass - top) / top), top = max q, where both parts are >= 0.
+One pass gives the sums of p log(1 / q), p and q, and with them the result where it is not small beside its
+two parts, the first sum over the second and the logarithm of the third. Elsewhere entries are divided by the
+mass first. Where one entry dominates, -log(q / mass) is taken apart as log(top / q) + log1p((mass - top) /
+top), top = max q, where both parts are >= 0.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import numpy as np
 
 from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel
-from ..numerics.elementary import scaled_exp
+from ..numerics.elementary import log, scaled_exp
 from ..numerics.error_free import add_compensated
 from . import short_rows
+from .chunks import NOTHING64, TINY64
 from .logarithmic import log_mass
 from .masses import ANY, UNIT
-from .normalized import CHUNK, LEAST_SCALED, LIFT, PART, UNLIFT, allowed, argmax, is_unit, masses_of
+from .normalized import (
+    CHUNK,
+    LEAST_SCALED,
+    LIFT,
+    PART,
+    UNLIFT,
+    allowed,
+    argmax,
+    is_unit,
+    masses_of,
+    moderate,
+)
 from .short_rows import SHORT
 from .terms import cross_term
 
@@ -27,6 +40,45 @@ _DOMINANT = 0.9
 
 #: Ratios below this are divided in an order that keeps subnormals out.
 _TINY_RATIO = 1e-200
+
+#: Least result of one pass, and part of the sizes of its terms that it must be: equal addends leave 7e-15 of
+#: the masses, and of these.
+_LEAST, _LEAST_PART = 0.2, 0.4
+
+
+@adder
+def _log_sums(p, q):
+    """(Sum of p log(1 / q), of the sizes of these terms, of p, of q); the first is NaN where this fails."""
+    a, size, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        bad |= (x < 0.0) | (y < (TINY64 if x > 0.0 else 0.0))
+        term = x * log(y + NOTHING64)
+        a -= term
+        size += abs(term)
+        mass += x
+        other += y
+    return math.nan if bad else a, size, mass, other
+
+
+@kernel
+def _in_one_pass(p, q, mass):
+    """The cross-entropy; NaN where it would lack digits."""
+    a, al, s, sl, m, ml, n, nl = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        part, size, mass_p, mass_q = _log_sums(p[low : low + CHUNK], q[low : low + CHUNK])
+        if math.isnan(part):
+            return math.nan
+        a, al = add_compensated(a, al, part)
+        s, sl = add_compensated(s, sl, size)
+        m, ml = add_compensated(m, ml, mass_p)
+        n, nl = add_compensated(n, nl, mass_q)
+    mass_p, mass_q = m + ml, n + nl
+    if not moderate(p, mass_p, mass_q, mass):
+        return math.nan
+    second = math.log(mass_q)
+    value = (a + al) / mass_p + second
+    return value if value > max(_LEAST, _LEAST_PART * ((s + sl) / mass_p + abs(second))) else math.nan
 
 
 @adder
@@ -109,6 +161,9 @@ def cross_entropy(p, q, theta, mass):
     if mass == ANY:
         total, below, at_top, mass_p = _cross_totals(p, q, 1.0)
         return total * UNLIFT if allowed(p, mass_p * UNLIFT, (below + at_top) * UNLIFT, mass) else math.nan
+    value = _in_one_pass(p, q, mass)
+    if value == value:
+        return value
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan

@@ -106,7 +106,8 @@ def log_entry(p, q, normalization):
 
 
 @inlined
-def _larger(a, b):
+def larger(a, b):
+    """The larger of two numbers that are not NaN."""
     return b if b > a else a
 
 
@@ -118,12 +119,12 @@ def _top(p):
     n = p.size - p.size % 4
     for i in range(0, n, 4):
         w, x, y, z = p[i], p[i + 1], p[i + 2], p[i + 3]
-        a, b, c, d = _larger(a, w), _larger(b, x), _larger(c, y), _larger(d, z)
+        a, b, c, d = larger(a, w), larger(b, x), larger(c, y), larger(d, z)
         bad |= not ((w < math.inf) & (x < math.inf) & (y < math.inf) & (z < math.inf))
     for i in range(n, p.size):
-        a = _larger(a, p[i])
+        a = larger(a, p[i])
         bad |= not p[i] < math.inf
-    return math.nan if bad else np.float64(_larger(_larger(a, b), _larger(c, d)))
+    return math.nan if bad else np.float64(larger(larger(a, b), larger(c, d)))
 
 
 @adder

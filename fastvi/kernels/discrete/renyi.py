@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from ..borrowing import borrow
-from ..compiler import adder, exported, formula, kernel, overloaded, specialise
+from ..compiler import adder, exported, formula, inlined, kernel, overloaded, specialise
 from ..numerics.elementary import LN2, exp
 from ..numerics.error_free import add_compensated
 from . import closed_forms, logarithmic, normalized, scaled, short_rows
@@ -22,6 +22,7 @@ from .logarithmic import (
     alpha_log_term,
     corrected_log_normalization,
     exact_log_normalization,
+    larger,
     log_entry,
     make_log_normalization,
     shifted,
@@ -149,7 +150,28 @@ def _order(p, q, alpha, normalization):
     return max((peak + math.log(total + lost)) / beta, 0.0)
 
 
-_log_extremes = specialise(_extremes, "_log_extremes", read=log_entry)
+@inlined
+def _log_ratio(u, v):
+    return np.float64(u) - np.float64(v) if u > -math.inf else -math.inf
+
+
+@kernel
+def _largest_log_ratio(p, q, normalization):
+    """The largest log(p / q) where p > 0."""
+    # Rounding keeps the order of differences: entries with the largest one are looked at closely. Four
+    # maxima, so that none waits for the one before.
+    a, b, c, d = -math.inf, -math.inf, -math.inf, -math.inf
+    n = p.size - p.size % 4
+    for i in range(0, n, 4):
+        a, b = larger(a, _log_ratio(p[i], q[i])), larger(b, _log_ratio(p[i + 1], q[i + 1]))
+        c, d = larger(c, _log_ratio(p[i + 2], q[i + 2])), larger(d, _log_ratio(p[i + 3], q[i + 3]))
+    for i in range(n, p.size):
+        a = larger(a, _log_ratio(p[i], q[i]))
+    top, best = larger(larger(a, b), larger(c, d)), -math.inf
+    for i in range(p.size):
+        if _log_ratio(p[i], q[i]) == top:
+            best = larger(best, log_entry(p[i], q[i], normalization)[3])
+    return best
 
 
 def _orders(name, read, term):
@@ -236,6 +258,9 @@ def _masses_and_largest_ratio(p, q):
     mass_p, lost_p, mass_q, lost_q, top = 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        if low == 0:
+            # Of the first chunk some ratio is larger for sure.
+            top = _largest_ratio(x, y, top)
         a, b, negative, above = _ratio_sums(x, y, top)
         mass_p, lost_p = add_compensated(mass_p, lost_p, math.nan if negative > 0 else a)
         mass_q, lost_q = add_compensated(mass_q, lost_q, b)
@@ -351,7 +376,7 @@ def log_renyi(p, q, theta, mass):
     if shifted(p, q):
         return 0.0
     if theta[0] > _AS_INFINITE:
-        value = _log_extremes(p, q, normalization, 0.0)[0]
+        value = _largest_log_ratio(p, q, normalization)
         if value > _LEAST_LOG:
             return value
     return _renyi_log(p, q, theta[0], corrected_log_normalization(p, q, normalization))
