@@ -206,12 +206,12 @@ class _Run:
     def of_floor(self) -> float:
         """What the covariance floor adds to the log likelihood.
 
-        That is what the components that it holds would lose if their covariances had a determinant of 1, as
-        that of the data, where the density at their points falls by that of the determinants.
+        That is what the points of the components that it holds would lose if these were in no direction
+        narrower than the data.
         """
         held = self.floored[kernels.em.m_step.AT_FLOOR] > 0
-        logs = np.log(np.diagonal(self.factors[held], axis1=1, axis2=2)).sum(axis=1)
-        return float(self.mass * (self.weights[held] @ np.maximum(-logs, 0.0)))
+        deviations = np.linalg.svd(self.factors[held], compute_uv=False)
+        return float(self.mass * (self.weights[held] @ np.maximum(-np.log(deviations), 0.0).sum(axis=1)))
 
 
 @overload
@@ -331,8 +331,8 @@ def fit_mixture(
     MixtureFit, or VariationalMixtureFit where `variational`
         The best restart, whether or not it converged: the largest log likelihood, less what the floor adds to
         it. (Without a floor the likelihood is unbounded: it grows without end as a component shrinks to d
-        points, where its covariance is singular. So the components that the floor holds count as if the
-        determinants of their covariances were not smaller than that of the data.)
+        points, where its covariance is singular. So the components that the floor holds count as if they were
+        in no direction narrower than the data.)
 
     Raises
     ------
