@@ -109,12 +109,13 @@ def scaled(x: Array, frequencies: Array | None, common: bool) -> Frame:
     `common`: the mean variance of the columns is 1. Gaps, which are NaN, are left out of all sums.
     """
     dim = x.shape[1]
-    observed = np.isfinite(x)
+    columns = np.array(x.T, order="C")
+    observed = np.isfinite(columns)
+    whole, weights = bool(observed.all()), np.ones(len(x)) if frequencies is None else frequencies
     mean, variance, far = np.empty(dim), np.empty(dim), np.zeros(len(x), bool)
-    for i in range(dim):
-        there = observed[:, i]
-        counts = np.ones(int(there.sum())) if frequencies is None else frequencies[there]
-        (mean[i], variance[i]), outer = _mean_and_variance(_name(x, i), x[there, i], counts, common)
+    for i, there in enumerate(observed):
+        values, counts = (columns[i], weights) if whole else (columns[i, there], weights[there])
+        (mean[i], variance[i]), outer = _mean_and_variance(_name(x, i), values, counts, common)
         if outer is not None:
             far[np.flatnonzero(there)[outer]] = True
     if common:
@@ -122,8 +123,11 @@ def scaled(x: Array, frequencies: Array | None, common: bool) -> Frame:
         if not 0.0 < variance[0] < math.inf:
             raise ValueError("x is constant or out of range: its variance is not a positive normal number")
     scales = np.sqrt(variance)
-    columns = np.where(observed, (x - mean) / scales, 0.0).T
-    return Frame(np.ascontiguousarray(columns), mean, np.diag(scales), far if far.any() else None)
+    columns -= mean[:, None]
+    columns /= scales[:, None]
+    if not whole:
+        columns[~observed] = 0.0
+    return Frame(columns, mean, np.diag(scales), far if far.any() else None)
 
 
 def _mean_and_variance(
