@@ -24,6 +24,7 @@ class Frame(NamedTuple):
     columns: Array
     mean: Array
     factor: Array
+    far: NDArray[np.bool_] | None = None  #: (N,): which rows are outliers; None: there are none
 
     @property
     def scales(self) -> Array:
@@ -81,7 +82,7 @@ def whitened(x: Array, frequencies: Array | None) -> Frame:
     if bad < x.shape[1]:
         return frame
     columns = np.linalg.solve(inner.factor, (x - inner.mean).T)
-    return Frame(np.ascontiguousarray(columns), inner.mean, inner.factor)
+    return Frame(np.ascontiguousarray(columns), inner.mean, inner.factor, far)
 
 
 def _whitened(x: Array, frequencies: Array | None) -> tuple[Frame, int]:
@@ -108,23 +109,31 @@ def scaled(x: Array, frequencies: Array | None, common: bool) -> Frame:
     `common`: the mean variance of the columns is 1. Gaps, which are NaN, are left out of all sums.
     """
     dim = x.shape[1]
-    observed = np.isfinite(x)
-    mean, variance = np.empty(dim), np.empty(dim)
-    for i in range(dim):
-        there = observed[:, i]
-        counts = np.ones(int(there.sum())) if frequencies is None else frequencies[there]
-        mean[i], variance[i] = _mean_and_variance(_name(x, i), x[there, i], counts, common)
+    columns = np.array(x.T, order="C")
+    observed = np.isfinite(columns)
+    whole, weights = bool(observed.all()), np.ones(len(x)) if frequencies is None else frequencies
+    mean, variance, far = np.empty(dim), np.empty(dim), np.zeros(len(x), bool)
+    for i, there in enumerate(observed):
+        values, counts = (columns[i], weights) if whole else (columns[i, there], weights[there])
+        (mean[i], variance[i]), outer = _mean_and_variance(_name(x, i), values, counts, common)
+        if outer is not None:
+            far[np.flatnonzero(there)[outer]] = True
     if common:
         variance[:] = variance.mean()
         if not 0.0 < variance[0] < math.inf:
             raise ValueError("x is constant or out of range: its variance is not a positive normal number")
     scales = np.sqrt(variance)
-    columns = np.where(observed, (x - mean) / scales, 0.0).T
-    return Frame(np.ascontiguousarray(columns), mean, np.diag(scales))
+    columns -= mean[:, None]
+    columns /= scales[:, None]
+    if not whole:
+        columns[~observed] = 0.0
+    return Frame(columns, mean, np.diag(scales), far if far.any() else None)
 
 
-def _mean_and_variance(name: str, values: Array, counts: Array, common: bool) -> tuple[float, float]:
-    """Mean and variance of a column without its outliers."""
+def _mean_and_variance(
+    name: str, values: Array, counts: Array, common: bool
+) -> tuple[tuple[float, float], NDArray[np.bool_] | None]:
+    """Mean and variance of a column without its outliers, and which these are."""
 
     def moments(values: Array, counts: Array) -> tuple[float, float]:
         shifted = values - values[0]
@@ -134,15 +143,15 @@ def _mean_and_variance(name: str, values: Array, counts: Array, common: bool) ->
     mean, variance = moments(values, counts)
     if (values == values[0]).all():
         if common:
-            return mean, 0.0
+            return (mean, 0.0), None
         raise ValueError(f"{name} is constant ({values[0]!s}): its variance is 0, and there is no likelihood")
     if not 0.0 < variance < math.inf:
         raise ValueError(f"{name} is out of range: its variance is not a normal number; rescale it")
     far = _outliers(((values - mean) / math.sqrt(variance))[:, None], counts)
     if far is None:
-        return mean, variance
+        return (mean, variance), None
     inner = moments(values[~far], counts[~far])
-    return inner if inner[1] > 0.0 else (mean, variance)
+    return (inner, far) if inner[1] > 0.0 else ((mean, variance), None)
 
 
 def _name(x: Array, column: int) -> str:

@@ -58,10 +58,24 @@ class _Problem(NamedTuple):
     def has_gaps(self) -> bool:
         return isinstance(self.points, tuple)
 
+    @property
+    def mass(self) -> float:
+        """The sum of the points' weights."""
+        return float(self.frequencies.sum()) if self.frequencies.size else float(self.frame.columns.shape[1])
+
     def space(self, components: int) -> Any:
         """This thread's scratch space, with what the kernels read of the problem."""
         made = workspace(components, len(self.frame.mean))
         return made, made._replace(frequencies=self.frequencies, control=self.stop, prior=self.prior.numbers)
+
+
+class _Start(NamedTuple):
+    """What a start is made from: points in clusters, and outliers that have a component of their own."""
+
+    places: Array  #: (D, M): the points in the units in which distances are measured
+    columns: Array  #: (D, M): the points
+    frequencies: Array  #: (M,), or (0,)
+    apart: NDArray[np.bool_] | None = None  #: (N,): which points are left out of the clusters
 
 
 def _point_weights(weights: Any, size: int) -> Array | None:
@@ -115,7 +129,8 @@ def _checked_start(start: Any, components: int, dim: int, kind: str) -> None:
 class _Run:
     """EM from one start: the mixture in the frame's coordinates, the trace, and how it ended."""
 
-    def __init__(self, components: int, dim: int, most: int) -> None:
+    def __init__(self, components: int, dim: int, most: int, mass: float) -> None:
+        self.mass = mass
         self.weights = np.empty(components)
         self.means = np.zeros((components, dim))
         self.factors = np.empty((components, dim, dim))
@@ -123,15 +138,38 @@ class _Run:
         self.floored = np.zeros((2, components), np.int64)
         self.status, self.steps, self.to_gain = statuses.OUT_OF_RANGE, 0, math.inf
 
-    def seed(self, places: Array, uniforms: Array, problem: _Problem, space: Any) -> None:
-        """Start from clusters of the points, by distances of `places`, with these uniform numbers."""
-        columns = problem.frame.columns
-        size = columns.shape[1]
+    def seed(self, start: _Start, uniforms: Array, problem: _Problem) -> None:
+        """Start from clusters of points, with these uniform numbers: as many for each component."""
+        count = self.weights.size - (start.apart is not None)
+        size = start.columns.shape[1]
+        owner, space = problem.space(count)
+        space = space._replace(frequencies=start.frequencies)
         distances, labels = np.empty(size), np.empty(size, np.int64)
-        kernels.em.seeding.cluster(places, uniforms, np.empty_like(self.means), distances, labels, space)
-        kernels.em.seeding.mixture_of_clusters(
-            columns, labels, self.weights, self.means, self.factors, problem.floor, space
-        )
+        used = uniforms[: uniforms.size // self.weights.size * count]
+        kernels.em.seeding.cluster(start.places, used, self.means[:count].copy(), distances, labels, space)
+        parts = self.weights[:count], self.means[:count], self.factors[:count]
+        kernels.em.seeding.mixture_of_clusters(start.columns, labels, *parts, problem.floor, space)
+        del owner
+        if start.apart is not None:
+            self._add(start.apart, problem)
+
+    def _add(self, apart: NDArray[np.bool_], problem: _Problem) -> None:
+        """Make the last component that of these points; it has the covariance of the others besides."""
+        frequencies, columns = problem.frequencies, problem.frame.columns
+        shares = frequencies / frequencies.sum() if frequencies.size else np.full(apart.size, 1 / apart.size)
+        share, rows, factor = shares[apart].sum(), columns[:, apart], self.factors[0]
+        self.weights[:-1] *= 1.0 - share
+        self.weights[-1] = share
+        self.means[-1] = rows @ shares[apart] / share
+        spread = (rows - self.means[-1][:, None]) * np.sqrt(shares[apart] / share)
+        if problem.kind == COVARIANCES["full"]:
+            triangle: Any = np.linalg.qr(np.hstack([factor, spread]).T, "r")
+            self.factors[-1] = (triangle * np.where(np.diag(triangle) < 0.0, -1.0, 1.0)[:, None]).T
+            return
+        added = (spread**2).sum(axis=1)
+        if problem.kind == COVARIANCES["spherical"]:
+            added[:] = added.mean()
+        self.factors[-1] = np.diag(np.sqrt(np.diag(factor) ** 2 + added))
 
     def climb(self, problem: _Problem, space: Any) -> None:
         """Iterate EM until the likelihood is within `tol` of its maximum."""
@@ -160,13 +198,20 @@ class _Run:
         return bool(self.floored[kernels.em.m_step.AT_FLOOR].any())
 
     @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """For comparisons: a larger rank is better. A maximum that the covariance floor makes comes last."""
-        return (
-            self.status in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED),
-            not self.at_floor,
-            self.value,
-        )
+    def rank(self) -> tuple[bool, float]:
+        """For comparisons: a larger rank is better."""
+        return self.status in (statuses.CONVERGED, statuses.STEPS_EXHAUSTED), self.value - self.of_floor
+
+    @property
+    def of_floor(self) -> float:
+        """What the covariance floor adds to the log likelihood.
+
+        That is what the points of the components that it holds would lose if these were in no direction
+        narrower than the data.
+        """
+        held = self.floored[kernels.em.m_step.AT_FLOOR] > 0
+        deviations = np.linalg.svd(self.factors[held], compute_uv=False)
+        return float(self.mass * (self.weights[held] @ np.maximum(-np.log(deviations), 0.0).sum(axis=1)))
 
 
 @overload
@@ -239,13 +284,15 @@ def fit_mixture(
         The kind of covariances: any; diagonal; one for all components; multiples of the identity.
     criterion : {"bic", "aic"}, optional
         What chooses between several `k`: the Bayesian criterion, if None, or Akaike's. Fits that a singular
-        covariance or the floor ends are taken only if there is no other.
+        covariance ends are taken only if there is no other, and what the floor adds is left out, as below.
     start : GaussianMixture, optional
         The only start; there are no restarts, and nothing is random.
     restarts : int, optional
-        Number of starts from clusters: k-means after greedy k-means++. They measure distances in turn with
-        each column scaled to variance 1, in the units of the data if these differ, and with the data whitened
-        (where `covariance` is full or tied, and there are no gaps).
+        Number of starts from clusters: k-means after greedy k-means++ and exchanges of centres. They measure
+        distances in turn with each column scaled to variance 1, in the units of the data if these differ, and
+        with the data whitened (where `covariance` is full or tied, and there are no gaps). Where there are a
+        few outliers, these starts leave them out; then follow one where they are a component of their own,
+        and one with clusters of all points.
     tol : float, optional
         EM ends when the mean log likelihood (in nats a point) is within `tol` of its maximum, extrapolated
         from the rate at which its steps shrink. The means are then within about sqrt(tol) standard deviations
@@ -282,9 +329,10 @@ def fit_mixture(
     Returns
     -------
     MixtureFit, or VariationalMixtureFit where `variational`
-        The best restart, whether or not it converged: the largest log likelihood among those that the floor
-        does not hold, if there are any. (Without a floor the likelihood is unbounded: it grows without end as
-        a component shrinks to d points, where its covariance is singular.)
+        The best restart, whether or not it converged: the largest log likelihood, less what the floor adds to
+        it. (Without a floor the likelihood is unbounded: it grows without end as a component shrinks to d
+        points, where its covariance is singular. So the components that the floor holds count as if they were
+        in no direction narrower than the data.)
 
     Raises
     ------
@@ -314,7 +362,8 @@ def fit_mixture(
     Sparse, and other Variants (1998). C. Fraley, A. E. Raftery, Bayesian Regularization for Normal Mixture
     Estimation and Model-Based Clustering, J. Classif. 24 (2007). R. J. Hathaway, A Constrained Formulation
     of Maximum-Likelihood Estimation for Normal Mixture Distributions, Ann. Statist. 13 (1985). D. Arthur, S.
-    Vassilvitskii, k-means++: The Advantages of Careful Seeding, SODA (2007). Z. Ghahramani, M. I. Jordan,
+    Vassilvitskii, k-means++: The Advantages of Careful Seeding, SODA (2007). S. Lattanzi, C. Sohler, A Better
+    k-means++ Algorithm via Local Search, ICML (2019). Z. Ghahramani, M. I. Jordan,
     Supervised Learning from Incomplete Data via an EM Approach, NIPS 6 (1994).
 
     Examples
@@ -375,7 +424,7 @@ def fit_mixture(
         if in_blocks:
             runs = [_continued(max(runs, key=lambda run: run.rank), points, frequencies, problem, progress)]
         fits.append(_result(points, frequencies, kind, runs, problem, start is None))
-    return fits[0] if criterion is None else _selected(fits, criterion)
+    return fits[0][0] if criterion is None else _selected(fits, criterion)
 
 
 def _check_variational(kind: str, criterion: str | None, start: Any, points: Array) -> None:
@@ -436,14 +485,15 @@ def _counts(k: Any, criterion: Any) -> tuple[list[int], str | None]:
     return counts, choice("criterion", "bic" if criterion is None else criterion, CRITERIA)
 
 
-def _selected(fits: list[MixtureFit], criterion: str) -> MixtureFit:
-    """The fit with the least criterion, of those that are maxima without a component at the floor, if any."""
-    values = {fit.mixture.weights.size: float(getattr(fit, criterion)) for fit in fits}
+def _selected(fits: list[tuple[MixtureFit, float]], criterion: str) -> MixtureFit:
+    """The fit with the least criterion, without what the floor adds; one that is a maximum, if any is."""
+    values = {fit.mixture.weights.size: float(getattr(fit, criterion)) for fit, _ in fits}
 
-    def rank(fit: MixtureFit) -> tuple[bool, bool, float]:
-        return fit.is_singular, bool(fit.floor_active), values[fit.mixture.weights.size]
+    def rank(pair: tuple[MixtureFit, float]) -> tuple[bool, float]:
+        fit, of_floor = pair
+        return fit.is_singular, values[fit.mixture.weights.size] + 2.0 * of_floor
 
-    best = min(fits, key=rank)
+    best = min(fits, key=rank)[0]
     object.__setattr__(best, "criteria", values)
     return best
 
@@ -470,7 +520,7 @@ def _problem(
 def _from_start(start: GaussianMixture, problem: _Problem) -> _Run:
     """The run from a start in the coordinates of the data."""
     components, frame = start.weights.size, problem.frame
-    run = _Run(components, start.dim, problem.most)
+    run = _Run(components, start.dim, problem.most, problem.mass)
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
     kernels.em.standardization.standardize_mixture(frame.mean, frame.factor, run.means, run.factors)
 
@@ -490,12 +540,12 @@ def _from_seeds(
     dim, size = problem.frame.columns.shape
     candidates = 2 + int(math.log(components)) if components > 1 else 1
     uniforms = source.random((restarts, components * candidates))
-    runs = [_Run(components, dim, problem.most) for _ in range(restarts)]
-    kinds = _places(problem) if components > 1 else [problem.frame.columns]
+    runs = [_Run(components, dim, problem.most, problem.mass) for _ in range(restarts)]
+    kinds = _starts(problem, components)
 
     def climb(i: int) -> None:
+        runs[i].seed(kinds[i % len(kinds)], uniforms[i], problem)
         owner, space = problem.space(components)
-        runs[i].seed(kinds[i % len(kinds)], uniforms[i], problem, space)
         runs[i].climb(problem, space)
         del owner
 
@@ -553,10 +603,29 @@ def _places(problem: _Problem) -> list[Array]:
     return kinds
 
 
+def _starts(problem: _Problem, components: int) -> list[_Start]:
+    """What starts are made from in turn: one for each kind of distances; with outliers also others.
+
+    A few outliers take centres from clusters. So starts leave them out, first; then they are a component of
+    their own; and in the last kind each may be one.
+    """
+    columns, far, frequencies = problem.frame.columns, problem.frame.far, problem.frequencies
+    if components == 1:
+        return [_Start(columns, columns, frequencies)]
+    places = _places(problem)
+    if far is None or (~far).sum() < components:
+        return [_Start(place, columns, frequencies) for place in places]
+    inner = np.ascontiguousarray(columns[:, ~far]), frequencies[~far] if frequencies.size else frequencies
+    starts = [_Start(np.ascontiguousarray(place[:, ~far]), *inner) for place in places]
+    if problem.kind != COVARIANCES["tied"]:
+        starts.append(starts[0]._replace(apart=far))
+    return [*starts, _Start(places[0], columns, frequencies)]
+
+
 def _result(
     points: Array, frequencies: Array | None, kind: str, runs: list[_Run], problem: _Problem, sort: bool
-) -> MixtureFit:
-    """The best run as the result, with what is known of all."""
+) -> tuple[MixtureFit, float]:
+    """The best run as the result, with what is known of all; what the floor adds to its likelihood."""
     best = max(runs, key=lambda run: run.rank)
     if best.status == statuses.OUT_OF_RANGE or math.isnan(best.value):
         raise ValueError(
@@ -576,7 +645,7 @@ def _result(
     else:
         shift = (len(points) if frequencies is None else float(frequencies.sum())) * float(logs.sum())
     shift -= problem.prior.moved
-    return MixtureFit(
+    fit = MixtureFit(
         points,
         _mixture(best, order, mean, factor),
         best.trace - shift,
@@ -589,6 +658,7 @@ def _result(
         kind,
         log_prior=problem.prior.log_density(best.weights, best.means, best.factors),
     )
+    return fit, best.of_floor
 
 
 def _mixture(run: _Run, order: Any, mean: Array, factor: Array) -> GaussianMixture:

@@ -40,6 +40,47 @@ def test_clusters_are_found_in_many_dimensions(units, d, k, spread):
         assert fit.log_likelihood >= best - 1e-3
 
 
+@pytest.mark.parametrize(
+    ("kind", "d", "k", "spread"), [("diag", 50, 50, 2.0), ("spherical", 50, 50, 1.0), ("full", 10, 20, 2.0)]
+)
+def test_many_clusters_are_found(kind, d, k, spread):
+    """k-means++ misses some of them, which no iteration finds later."""
+    x, centres = clusters(0, d, k, 60 * k, spread)
+    start = fv.GaussianMixture(np.full(k, 1 / k), centres, [np.eye(d)] * k)
+    best = fv.fit_mixture(x, k, covariance=kind, start=start, tol=1e-8).log_likelihood
+    fit = fv.fit_mixture(x, k, covariance=kind, restarts=3, tol=1e-8)
+    assert fit.converged
+    assert fit.log_likelihood >= best - 1e-3
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e8])
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical", "tied"])
+def test_clusters_are_found_beside_outliers(kind, far):
+    """Both where the outliers have a component to themselves, and where they have none."""
+    x, centres = clusters(3, 5, 3, 600, 3.0)
+    outliers = far * np.random.default_rng(1).normal(size=(5, 5))
+    dirty = np.concatenate([x, outliers])
+    for k in (3, 4):
+        weights, means, covs = np.full(3, 1 / 3), list(centres), [np.eye(5)] * 3
+        if k == 4 and kind != "tied":
+            weights, means = np.r_[weights * (1 - 5 / 605), 5 / 605], [*means, outliers.mean(axis=0)]
+            covs = [*covs, far**2 * np.eye(5)]
+        best = fv.fit_mixture(
+            dirty, len(means), covariance=kind, start=fv.GaussianMixture(weights, means, covs), tol=1e-8
+        )
+        fit = fv.fit_mixture(dirty, k, covariance=kind, tol=1e-8, max_iterations=300)
+        assert fit.log_likelihood >= best.log_likelihood - 1e-3
+
+
+def test_the_number_of_components_beside_an_outlier():
+    """The floor holds the component of the outlier, for any number; what it adds chooses none."""
+    centres = np.repeat([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], 200, axis=0)
+    x = centres + np.random.default_rng(0).standard_normal((600, 2))
+    fit = fv.fit_mixture(np.concatenate([x, [[1e6, -1e6]]]), range(1, 7), tol=1e-8)
+    assert fit.mixture.weights.size == 4
+    assert fit.floor_active
+
+
 def test_an_outlier_does_not_set_the_floor():
     for seed, far in ((0, 1e6), (1, -1e9), (2, 1e4)):
         rng = np.random.default_rng(seed)

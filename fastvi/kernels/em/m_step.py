@@ -84,17 +84,29 @@ def log_prior(weights, means, factors, space):
 
 
 @kernel
-def _raise_eigenvalues(matrix, floor, vectors, out):
-    """out = the symmetric `matrix` with eigenvalues below `floor` raised to it; the matrix is overwritten."""
+def _raised_factor(matrix, floor, vectors, factor):
+    """Write the factor of the symmetric `matrix` with eigenvalues below `floor` raised to it; True if finite.
+
+    Both matrices are overwritten. The factor is that of L Q = V sqrt(Λ), by modified Gram-Schmidt: the
+    product V Λ V' would lose eigenvalues below 1e-16 of the largest, as beside an outlier.
+    """
     dim = matrix.shape[0]
     eigenvectors(matrix, vectors)
+    good = True
     for i in range(dim):
-        for j in range(i + 1):
-            s = 0.0
+        row = vectors[i]
+        for a in range(dim):
+            row[a] *= math.sqrt(max(matrix[a, a], floor))
+            factor[i, a] = 0.0
+        for j in range(i):
+            factor[i, j] = dot(row, vectors[j])
             for a in range(dim):
-                s += max(matrix[a, a], floor) * vectors[i, a] * vectors[j, a]
-            out[i, j] = s
-            out[j, i] = s
+                row[a] -= factor[i, j] * vectors[j, a]
+        factor[i, i] = math.sqrt(dot(row, row))
+        good = good and 0.0 < factor[i, i] < math.inf
+        for a in range(dim):
+            row[a] /= factor[i, i]
+    return good
 
 
 @kernel
@@ -122,8 +134,7 @@ def floored_factor(cov, floor, factor, scratch):
     if cholesky(scratch[0], scratch[1]):
         return False, cholesky(cov, factor)
     copy_matrix(cov, scratch[0])
-    _raise_eigenvalues(scratch[0], floor, scratch[1], factor)
-    return True, cholesky(factor, factor)
+    return True, _raised_factor(scratch[0], floor, scratch[1], factor)
 
 
 @kernel

@@ -110,6 +110,15 @@ def test_clusters(seed, candidates):
         drawn = [rows[np.searchsorted(near.cumsum(), u * near.sum(), side="right")] for u in draws]
         left = [np.minimum(near, squares(rows, [c])[:, 0]).sum() for c in drawn]
         centres.append(drawn[int(np.argmin(left))])
+    uniform = uniforms[0, 0]
+    for _ in range(3 * seeding.EXCHANGES):
+        near = squares(rows, centres).min(axis=1)
+        uniform = (uniform + (np.sqrt(5) - 1) / 2) % 1.0
+        point = rows[np.searchsorted(near.cumsum(), uniform * near.sum(), side="right")]
+        exchanged = [[*centres[:k], point, *centres[k + 1 :]] for k in range(3)]
+        left = [squares(rows, one).min(axis=1).sum() for one in exchanged]
+        if min(left) < near.sum():
+            centres = exchanged[int(np.argmin(left))]
     labels = squares(rows, centres).argmin(axis=1)
     for _ in range(seeding.ROUNDS):
         centres = [rows[labels == k].mean(axis=0) for k in range(3)]
