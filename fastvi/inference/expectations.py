@@ -450,8 +450,8 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
 
     Notes
     -----
-    In the plane a disc where the log joint jumps may lie between all nodes where its radius is below 0.12 of
-    q's deviations; no error shows it then.
+    In the plane a disc where the log joint jumps may lie between all nodes if its radius is below a quarter
+    of q's deviations; no error shows it then.
 
     References
     ----------
