@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import numba
+import numpy as np
 from numba import types
 from numba.core.errors import NumbaError, NumbaWarning
 
@@ -192,6 +193,8 @@ def _advice(dispatcher: Any, kinds: tuple[Any, ...], text: str) -> str:
         for k, kind in enumerate(kinds)
         if isinstance(kind, types.Array) and kind.dtype != types.float64
     ]
+    arrays = {name: value for name, value in values_of(dispatcher).items() if isinstance(value, np.ndarray)}
+    others += [f"{name} ({value.dtype})" for name, value in arrays.items() if value.dtype != np.float64]
     if others and any(word in text for word in ("dot", "matmul", "'@'", "_impl")):
         return f"; products of matrices take arrays of one type: give {', '.join(others)} as float64, like z"
     return ""

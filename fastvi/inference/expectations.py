@@ -448,6 +448,11 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
         A q of another dimension or with another support; a log joint that is NaN or +inf, or that raises: the
         message has the z.
 
+    Notes
+    -----
+    In the plane a disc where the log joint jumps may lie between all nodes if its radius is below a quarter
+    of q's deviations; no error shows it then.
+
     References
     ----------
     D. M. Blei, A. Kucukelbir, J. D. McAuliffe, Variational Inference: A Review for Statisticians, JASA 112

@@ -1,6 +1,6 @@
 """Where the mass of a posterior is: its modes, found from several starts, and a frame that covers them.
 
-For `log_evidence` and `decompose`, in up to two latent dimensions.
+For `log_evidence` and `decompose`, in up to two latent dimensions, and for verdicts, in more.
 """
 
 from __future__ import annotations
@@ -80,12 +80,18 @@ def modes_of(model: Model, start: Any) -> list[Mode]:
     again = mode_from(model, mean)
     found = [Mode(mean, factor, -math.inf if again is None else again.log_mass)]
     for point in _starts(mean, factor):
-        mode = mode_from(model, point)
-        if mode is None or any(_is_same(mode, other) for other in found):
-            continue
-        found.append(mode)
+        add_mode(model, point, found)
     top = max(mode.log_mass for mode in found)
     return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - _NEGLIGIBLE]
+
+
+def add_mode(model: Model, start: Array, found: list[Mode]) -> bool:
+    """Append the mode that is found from a point, unless `found` has it; whether it was new."""
+    mode = mode_from(model, start)
+    if mode is None or any(_is_same(mode, other) for other in found):
+        return False
+    found.append(mode)
+    return True
 
 
 def _is_same(one: Mode, two: Mode) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..kernels.families.table import CODES, CORRELATED, MEAN
+from ..kernels.families.table import CODES, CORRELATED, HELD, MEAN
 from ..kernels.statuses import CONVERGED, FINE, STEPS_EXHAUSTED
 from .expectations import fixed_draws, half_of_pairs, writable
 from .faults import error_of
@@ -38,7 +38,7 @@ from .kernel_calls import (
     workspace_member,
 )
 from .model import Model, target_of
-from .starts import Laplace, check_start, laplace_from, start_of
+from .starts import Laplace, ascent, check_start, laplace_from, start_of
 
 #: First word of the seed of all points and draws here.
 _SEED = 20240301
@@ -79,6 +79,9 @@ _LAST_PAIRS = 64
 #: many nats, and a share of the dimension. Else it and a wide Gaussian must come together in so many rounds.
 _LAPLACE_NATS, _LAPLACE_SHARE, _SHORT_ROUNDS = 2.0, 0.25, 2
 
+#: A Gaussian that is given is too wide where this share of its deviations gains more nats per dimension.
+_NARROWER, _GAIN = 0.1, 10.0
+
 #: Ascents that must come to Laplace's mode: most steps, the longest distance in deviations that they start
 #: from, the gradient that ends them, and the deviations per coordinate that they may end apart.
 _ASCENT_STEPS, _LONGEST, _ASCENT_TOLERANCE, _SAME_MODE = 200, 200.0, 0.3, 0.5
@@ -102,9 +105,9 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     """The start of a fit: the q given, the best Gaussian around the point given, or the race's winner."""
     mean, factor = start_of(model, start)
     check_start(family, factor)
-    if factor is not None:
-        return Start(mean, factor, conditional_deviations(factor), 0)
     race = _Race(model, family)
+    if factor is not None:
+        return _given(race, mean, factor)
     if start is not None:
         race.require(mean)
         race.enter_path(mean)
@@ -127,6 +130,25 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     race.enter_widths(points[:1], _WIDTHS, 2)
     race.enter_widths(points[1:], _WIDTHS, 1)
     return race.winner((laplace.status, laplace.where) if laplace.status else race.fault)
+
+
+def _given(race: _Race, mean: Array, factor: Array) -> Start:
+    """The start at a Gaussian that is given; a narrower one, here or up the density, where that is too wide.
+
+    L-BFGS uses up its steps where q is a million times wider than the posterior: the curvature in its unit
+    is 1e12, and falls with every step.
+    """
+    scale = conditional_deviations(factor)
+    if race.family in HELD:
+        return Start(mean, factor, scale, 0)
+    value, share = race.narrowed(mean, factor)
+    if share < 1.0:
+        higher, used = ascent(race.model, mean, scale)
+        race.evaluations += used
+        other, its_share = race.narrowed(higher, factor)
+        if other > value:
+            mean, share = higher, its_share
+    return Start(mean, share * factor, share * scale, race.evaluations)
 
 
 @lru_cache(maxsize=8)
@@ -243,6 +265,17 @@ class _Race:
         value, values, fault = elbo_over(self.model, mean, factor, noise)
         self.fault = fault or self.fault
         return value, values
+
+    def narrowed(self, mean: Array, factor: Array) -> tuple[float, float]:
+        """(ELBO, share) of q where narrowing it gains no more; of its deviations it has this share then."""
+        noise, share = _draws(2, _WIDTH_PAIRS, mean.size), 1.0
+        value = self.elbo(mean, factor, noise)
+        while value > -math.inf:
+            narrower = self.elbo(mean, _NARROWER * share * factor, noise)
+            if not narrower > value + _GAIN * mean.size:
+                break
+            value, share = narrower, _NARROWER * share
+        return value, share
 
     def require(self, point: Array) -> None:
         """Raise ValueError if the log joint is not finite at a point."""

@@ -209,7 +209,15 @@ class Fit(Record):
 
         Up to two latent dimensions the divergence is that of `log_evidence`. More: the importance weights of
         20,000 draws (4,000 where the fit took fewer evaluations than that), with a fixed seed, and other
-        modes, which are searched from 6 or 14 points around q, up to 64 dimensions.
+        modes, up to 64 dimensions. These are searched from 8 or 16 points around q, and from those of as many
+        points on rays, along the axes and in random directions, whose log density stands out at their
+        distance; draws around those that are found are weighed with q's.
+
+        Notes
+        -----
+        A mode that is far from q and narrow, and on none of the rays, is missed: with modes in random
+        directions, 15 from the middle, that happens to 5 of 12 fits in 40 dimensions, to 2 in 20, and to none
+        in up to 12.
 
         References
         ----------

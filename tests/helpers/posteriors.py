@@ -91,6 +91,34 @@ def funnel(z, spread):
     return s
 
 
+@numba.njit
+def gumbel(z, inverse):
+    """A linear map of Gumbel variables, of which `inverse` has the determinant 1."""
+    s = 0.0
+    for i in range(z.size):
+        x = 0.0
+        for j in range(z.size):
+            x += inverse[i, j] * z[j]
+        s -= x + math.exp(-x)
+    return s
+
+
+@numba.njit
+def elliptical(z, nu):
+    """Student's t in many dimensions, with one radius for all coordinates."""
+    s, d = 0.0, z.size
+    for i in range(d):
+        s += z[i] ** 2
+    s = -0.5 * (nu + d) * math.log1p(s / nu) - 0.5 * d * math.log(nu * math.pi)
+    return s + math.lgamma(0.5 * (nu + d)) - math.lgamma(0.5 * nu)
+
+
+def turned(dim, seed):
+    """A matrix of determinant 1."""
+    matrix = np.random.default_rng(seed).standard_normal((dim, dim)) + 2.0 * np.eye(dim)
+    return matrix / abs(np.linalg.det(matrix)) ** (1 / dim)
+
+
 def correlated(dim, correlation):
     """(mean, precision) of a Gaussian with equal correlations, scaled to determinant 1."""
     cov = (1 - correlation) * np.eye(dim) + correlation
@@ -102,3 +130,12 @@ def modes(dim, distance, weights=(0.5, 0.5), deviation=1.0):
     """Two modes so far from the origin, on either side."""
     means = np.array([np.full(dim, distance / math.sqrt(dim)), np.full(dim, -distance / math.sqrt(dim))])
     return np.array(weights), means, np.full(2, deviation)
+
+
+def scattered(dim, count, distance, seed):
+    """Modes so far from a point, in random directions, with other weights and widths."""
+    rng = np.random.default_rng(seed)
+    means = rng.standard_normal((count, dim))
+    means *= distance / np.linalg.norm(means, axis=1)[:, None]
+    weights = rng.dirichlet(np.full(count, 3.0))
+    return weights, means + rng.standard_normal(dim), np.exp(rng.uniform(-0.5, 0.5, count))

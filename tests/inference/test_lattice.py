@@ -22,6 +22,11 @@ def step(z, normal, place, height):
 
 
 @numba.njit
+def strip(z, normal, width, height):
+    return height if abs(normal[0] * z[0] + normal[1] * z[1]) < width else 0.0
+
+
+@numba.njit
 def wave(z, frequency):
     return -0.5 * z[0] ** 2 + math.sin(frequency * z[0])
 
@@ -55,6 +60,21 @@ def test_jumps():
     assert not wrong, wrong
     fit = fv.fit(fv.Model(lambda z: -0.5 * z[0] ** 2 + (3.0 if z[0] > 1.3 else 0.0), 1))
     assert not fit.converged
+
+
+def test_strips_between_the_rows_of_nodes():
+    """Along an axis of q, where a lattice in q's frame has rows, and at random angles."""
+    rng, wrong = np.random.default_rng(7), []
+    for k in range(60):
+        turn = (0.0, 0.5 * math.pi, rng.uniform(0, math.pi))[k % 3]
+        normal, width, height = np.array([math.cos(turn), math.sin(turn)]), rng.uniform(0.02, 0.4), 3.0
+        place = rng.normal(scale=0.5)
+        found = fv.elbo(fv.Model(strip, 2, (normal, width, height)), fv.Gaussian(place * normal, np.eye(2)))
+        share = 0.5 * (math.erf((width + place) / math.sqrt(2)) + math.erf((width - place) / math.sqrt(2)))
+        off = abs(found.value - height * share - 1.0 - math.log(2 * math.pi))
+        if off > found.error:
+            wrong.append((turn, width, place, off, found.error))
+    assert not wrong, wrong
 
 
 def test_kinks_and_jumps_between_bounds():

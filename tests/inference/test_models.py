@@ -389,6 +389,7 @@ def test_a_fault_near_a_bound_is_shown_and_no_declared_support_is_advised():
         ("helper(z[0])", (), "helper = numba.njit(helper)"),
         ("-(d[0] @ z).sum()", (np.eye(2, dtype=np.float32),), "give data[0] (float32) as float64"),
         ("-np.dot(d[1], z).sum()", (1.0, np.eye(2, dtype=int)), "give data[1] (int64) as float64"),
+        ("-(matrix @ z).sum()", (), "give matrix (float32) as float64"),
     ],
 )
 def test_what_to_write_instead(code, data, advice):
@@ -401,6 +402,7 @@ def test_what_to_write_instead(code, data, advice):
         "gammaln": special.gammaln,
         "logsumexp": special.logsumexp,
         "helper": lambda x: x,
+        "matrix": np.eye(2, dtype=np.float32),
     }
     names = [f"d{k}" for k in range(len(data))]
     listed = ", ".join(names)

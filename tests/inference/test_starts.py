@@ -249,7 +249,7 @@ def quartic(z, s):
     return r
 
 
-@pytest.mark.parametrize(("width", "family"), [(1e-6, "diag"), (1e-6, "full"), (1e5, "diag")])
+@pytest.mark.parametrize(("width", "family"), [(1e-6, "diag"), (1e-6, "full"), (1e6, "diag"), (1e6, "full")])
 @pytest.mark.parametrize("scale", [1e-5, 1e5])
 def test_a_start_of_the_wrong_width(scale, width, family):
     """A gradient is small in the units of a start that is much narrower than q."""

@@ -12,16 +12,29 @@ from helpers.posteriors import (
     beta,
     correlated,
     dirichlet,
+    elliptical,
     funnel,
     gamma,
     gaussian,
+    gumbel,
     logistic,
     mixture,
     modes,
+    scattered,
     student,
+    turned,
 )
 
 INTERVAL = ("interval", 0.0, 1.0)
+
+#: Modes at random places, which some starts miss.
+SCATTERED = [(3, 3, 20.0, 4), (4, 2, 10.0, 0), (4, 2, 10.0, 5), (5, 2, 15.0, 5), (8, 3, 12.0, 1)]
+
+
+def spike(dim, distance):
+    """A narrow mode at 0, inside a wide one or beside it."""
+    return np.full(2, 0.5), np.eye(2, dim, k=-1) * distance, np.array([0.1, 1.5])
+
 
 #: (log joint, dimension, data, support, family, start)
 TABLE = [
@@ -40,6 +53,13 @@ TABLE = [
     *((dirichlet, d, (a,), "simplex", "full", None) for d, a in ((3, 3.0), (5, 2.0))),
     *((banana, d, (b,), "real", "full", None) for d, b in ((2, 0.05), (2, 1.0), (4, 0.05), (4, 2.0))),
     *((funnel, d, (s,), "real", "diag", None) for d, s in ((2, 1.0), (3, 1.0), (5, 0.1))),
+    *((gumbel, d, (turned(d, d),), "real", "full", None) for d in (3, 6, 15)),
+    *(
+        (elliptical, d, (nu,), "real", "full", None)
+        for d, nu in ((3, 3.0), (10, 10.0), (20, 5.0), (30, 50.0))
+    ),
+    *((mixture, at[0], scattered(*at), "real", "full", None) for at in SCATTERED),
+    *((mixture, d, spike(d, a), "real", "full", np.zeros(d)) for d, a in ((3, 2.0), (6, 3.0), (10, 4.0))),
 ]
 
 
@@ -52,6 +72,7 @@ def test_verdicts_of_a_table_of_posteriors():
         case = log_joint.__name__, dim, family, round(divergence, 4), found.verdict
         assert not found.close or divergence <= 0.15, case
         assert found.verdict in fit.summary()
+        assert found.kl.value <= divergence + 3.0 * found.kl.error + fit.elbo.error + 1e-6, case
         assert ("do not trust" in found.verdict) == (not found.trusted), case
         close += found.close
         if divergence < 0.7 and not found.trusted:

@@ -3,8 +3,9 @@
 In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the
 trapezoid rule converges exponentially. The nodes are ordered by level, each of which halves the step. The
 levels so far are a lattice themselves: the error is estimated by their difference, and nothing is evaluated
-twice. The last lattice is compared with one that is shifted by a part of its step: nested lattices take a
-fast oscillation for the same slow one. Used by fits in one or two dimensions and by natural-gradient steps.
+twice. The last lattice is compared with one that is turned, and shifted by a part of its step: nested
+lattices take a fast oscillation for the same slow one. Used by fits in one or two dimensions and by
+natural-gradient steps.
 
 Because of Stein's identity the moments E[x xi**alpha], |alpha| <= 4, hold the value, the gradient and the
 Hessian (`newton`).
@@ -59,8 +60,10 @@ _SQUARES = _NODES**2
 _WEIGHTS = np.exp(-0.5 * _SQUARES)
 _WEIGHTS[0, 23:] = _WEIGHTS[1, 22:] = 0.0
 
-#: The lattice that confirms the last one is moved by this share of its step along each axis.
+#: The lattice that confirms the last one is moved by this share of its step along each axis, and turned: a
+#: strip between two rows of nodes is seen by no lattice with the same rows.
 SHIFT = 0.381966
+COSINE, SINE = math.cos(math.pi / 8), math.sin(math.pi / 8)
 
 #: That of levels 0 and 1 together in the smallest ball in one dimension as constants.
 QUICK_SHIFTED = 48
@@ -304,7 +307,7 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
 
 @kernel
 def shifted(log_joint, problem, level, mean, factor, own, space):
-    """(status, the value on the lattice of all levels up to this one, shifted; nodes)."""
+    """(status, the value on the lattice of all levels up to this one, shifted and turned; nodes)."""
     panel, ball, dim = space.panel, space.ball[0], mean.size
     step, radius = _step(level, dim), RADIUS + WIDER * ball
     side = step * BELL
@@ -338,9 +341,10 @@ def shifted(log_joint, problem, level, mean, factor, own, space):
             square = x * x + y * y
             if square > radius * radius:
                 continue
-            panel.latent[n, 0] = mean[0] + factor[0, 0] * x
             if dim > 1:
+                x, y = COSINE * x - SINE * y, SINE * x + COSINE * y
                 panel.latent[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
+            panel.latent[n, 0] = mean[0] + factor[0, 0] * x
             panel.values[n] = _weight(square)
             total += panel.values[n] * (own - 0.5 * square)
             n += 1
