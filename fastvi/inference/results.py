@@ -216,7 +216,7 @@ class Fit(Record):
         Notes
         -----
         A mode that is far from q and narrow, and on none of the rays, is missed: with modes in random
-        directions, 15 from the middle, that happens to 5 of 12 fits in 40 dimensions, to 2 in 20, and to none
+        directions, 15 from the middle, that happens to 3 of 12 fits in 40 dimensions, to 2 in 20, and to none
         in up to 12.
 
         References
