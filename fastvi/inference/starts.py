@@ -5,6 +5,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -257,20 +258,13 @@ class _Summit(NamedTuple):
 
 def _root_of_inverse(precision: Array) -> tuple[Array, bool]:
     """(the Cholesky factor of the inverse, True), of a precision that is damped where it is not definite."""
-    from scipy.linalg import lapack  # LAPACK itself: NumPy's checks take five times as long at ten dimensions
-
     # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
     turned = precision[::-1, ::-1]
+    diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
     for damping in (0.0, *_DAMPINGS):
-        if damping:
-            diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
-            damped = turned + np.diag(damping * diagonal)
-        else:
-            damped = turned
-        lower, failed = lapack.dpotrf(damped, lower=1)
-        if not failed:
-            inverse = lapack.dtrtri(lower, lower=1)[0]
-            return np.ascontiguousarray(inverse[::-1, ::-1].T), damping == 0.0
+        with contextlib.suppress(np.linalg.LinAlgError):
+            lower = np.linalg.cholesky(turned + np.diag(damping * diagonal) if damping else turned)
+            return np.tril(np.linalg.inv(lower)[::-1, ::-1].T), damping == 0.0
     return np.eye(len(precision)), False
 
 
