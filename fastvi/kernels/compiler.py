@@ -53,11 +53,12 @@ def _kernel(function: Callable[..., Any], **options: Any) -> Any:
     return Kernel(function, targetoptions={"nopython": True, "boundscheck": None, **_OPTIONS, **options})
 
 
-#: For code whose roundings are part of its meaning (error-free sums and products), and for control flow.
-kernel = _jit()
+#: For code whose roundings are part of its meaning (error-free sums and products), and for control flow. A
+#: function that says nothing of fast-math has that of the one from which it is compiled first.
+kernel = _jit(fastmath=False)
 
 #: The same for the short steps between a row and its loop.
-inlined = _jit(forceinline=True)
+inlined = _jit(fastmath=False, forceinline=True)
 
 #: For formulas: products and sums may be fused.
 formula = _jit(fastmath={"contract"}, forceinline=True)
@@ -87,7 +88,9 @@ def overloaded(function: Callable[..., Any], **keywords: Any) -> Callable[[Calla
 
     The keywords are those of `overload`; its `jit_options` are added to.
     """
-    options = {**keywords.pop("jit_options", {}), **({} if Kernel is None else {"pipeline_class": Thin})}
+    options = {"fastmath": False, **keywords.pop("jit_options", {})}
+    if Kernel is not None:
+        options["pipeline_class"] = Thin
     return overload(function, jit_options=options, **keywords)
 
 
@@ -95,7 +98,7 @@ def jitted(function: Callable[..., Any]) -> Any:
     """numba.njit of a user's function, with numba's own options: its divisions raise as Python's do."""
     if obstacle():
         return njit(function)
-    return Kernel(function, targetoptions={"nopython": True, "boundscheck": None})
+    return Kernel(function, targetoptions={"nopython": True, "boundscheck": None, "fastmath": False})
 
 
 def to_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:

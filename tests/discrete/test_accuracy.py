@@ -549,6 +549,15 @@ def test_powers_of_small_measures(p, q, alpha, log):
     assert_right(("alpha_divergence", {"alpha": alpha}), p, q, log=log, mass="any")
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-279])
+def test_infinite_powers(scale):
+    """Also where the factor of the masses would leave the floats."""
+    p, q = np.linspace(1.0, 2.0, 17) * scale, np.full(17, 1e-3 * scale)
+    q[7] = 2.0 * scale
+    for alpha in (-200.0, -1e3, -1e6):
+        assert_right(("alpha_divergence", {"alpha": alpha}), p, q, mass="normalize")
+
+
 @over([function for function in ALL if function[0] in ROOTED])
 @pytest.mark.parametrize("smallest", [-1300.0, -1370.0, -1400.0, -1412.0])
 def test_roots_of_logarithms_as_small_as_floats_are(smallest, function):

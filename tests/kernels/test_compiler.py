@@ -6,6 +6,8 @@ import pkgutil
 from collections.abc import Mapping
 
 import numba
+import numpy as np
+import pytest
 
 import fastvi
 import fastvi.kernels
@@ -62,7 +64,7 @@ def test_the_search_finds_the_kernels():
 @compiled_only
 def test_fast_math_never_ignores_nan_or_infinity():
     for function in DISPATCHERS:
-        flags = function.targetoptions.get("fastmath", False)
+        flags = function.targetoptions["fastmath"]  # where there are none, numba takes the caller's
         flags = {flags} if isinstance(flags, (str, bool)) else set(flags)
         assert flags <= {False, "contract", "reassoc"}, function
 
@@ -85,6 +87,25 @@ def test_error_free_steps_allow_no_fast_math():
         elementary._exp_reduced,
     ):
         assert not function.targetoptions.get("fastmath"), function
+
+
+@compiled_only
+def test_a_kernel_does_not_take_the_flags_of_its_caller():
+    """Not even of the function that has it compiled first."""
+
+    @compiler.kernel
+    def product(a, b, c):
+        return (a * b) * c
+
+    @compiler.adder
+    def total(x, b, c):
+        a = 0.0
+        for i in range(x.size):
+            a += product(x[i], b, c)
+        return a
+
+    # b * c overflows.
+    assert total(np.full(9, 1e-300), 1e200, 1e200) == pytest.approx(9e100, rel=1e-12)
 
 
 @compiled_only
