@@ -15,13 +15,17 @@ from ..distributions.integrals import tolerance
 from ..kernels.families.table import CODES, LOW_RANK
 from .deterministic import fit_draws, fit_quadrature, fit_truncated
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, WIDE_DIM, is_long
+from .mixture_fits import MOST_COMPONENTS, MOST_DIM, fit_mixture_of_gaussians
 from .model import Model, checked_model
 from .results import Fit
 from .starts import dispersed_points, start_of
 from .stochastic import fit_sgd
 
+#: The family of several Gaussians.
+MIXTURE = "mixture"
+
 #: Names of all families.
-FAMILIES = (*CODES, LOW_RANK, "truncated")
+FAMILIES = (*CODES, LOW_RANK, "truncated", MIXTURE)
 
 #: Numbers in the draws of one fit, or of one step of "sgd", at most: 270 MB.
 _MOST_NUMBERS = 2**25
@@ -184,14 +188,22 @@ def fit(
 
 
 def family_of(model: Model, family: Any) -> tuple[str, int | None]:
-    """The name of a family, and the rank that is asked for; ValueError where the model has no such q."""
+    """The name of a family, and the number beside it; ValueError where the model has no such q."""
     rank = None
     if isinstance(family, tuple):
-        if len(family) != 2 or family[0] != LOW_RANK:
-            raise ValueError(f'family must be a name or ("{LOW_RANK}", rank), not {family!r}')
+        if len(family) != 2 or family[0] not in (LOW_RANK, MIXTURE):
+            forms = f'("{LOW_RANK}", rank) or ("{MIXTURE}", number)'
+            raise ValueError(f"family must be a name, {forms}, not {family!r}")
         family, rank = family[0], integer("family[1]", family[1], 1)
     name = choice("family", family, FAMILIES)
     r = model.latent_dim
+    if name == MIXTURE:
+        if rank is None:
+            raise ValueError(f'family="{MIXTURE}" needs a number of Gaussians: family=("{MIXTURE}", 4)')
+        if rank > MOST_COMPONENTS:
+            raise ValueError(f"family[1] must be at most {MOST_COMPONENTS}, not {rank}")
+        if r > MOST_DIM:
+            raise ValueError(f'family="{MIXTURE}" works in up to {MOST_DIM} dimensions, the model has {r}')
     if name == LOW_RANK:
         if r <= QUADRATURE_DIM:
             raise ValueError(f'family="{LOW_RANK}" needs at least three latent dimensions: use "full"')
@@ -214,15 +226,21 @@ def fit_once(
     rng: Any = 0,
     rank: int | None = None,
 ) -> Fit:
-    """The fit from one start; all arguments but the start have been checked. `rng` is for fresh draws."""
+    """The fit from one start; all arguments but the start have been checked.
+
+    `rng` is for fresh draws, `rank` the number beside the name of a family.
+    """
     if family == "truncated":
         if sgd is not None:
             raise ValueError('method="sgd" fits Gaussians, not family="truncated"')
         return fit_truncated(model, start, rtol, max_steps)
     if sgd is not None:
-        if family == LOW_RANK:
-            raise ValueError(f'method="sgd" does not fit family="{LOW_RANK}"')
+        if family in (LOW_RANK, MIXTURE):
+            raise ValueError(f'method="sgd" does not fit family="{family}"')
         return fit_sgd(model, family, start, draws, *sgd, progress)
+    if family == MIXTURE:
+        assert rank is not None
+        return fit_mixture_of_gaussians(model, rank, start, rtol, max_steps, draws, rng)
     if model.latent_dim <= QUADRATURE_DIM:
         return fit_quadrature(model, family, start, rtol, max_steps)
     most = WIDE_DIM if family == "diag" else DRAWS_DIM

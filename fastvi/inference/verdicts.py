@@ -14,7 +14,8 @@ from ..common.immutable import Record
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, log_densities
@@ -101,9 +102,17 @@ def _shape_of(logs: Array) -> float:
     return min(shape, 0.0) if ratios.mean() > 0.5 else shape
 
 
-def _other_mode(model: Model, gaussian: Gaussian, elbo: float) -> tuple[Array, float] | None:
+def _parts_of(q: Variational) -> list[Gaussian]:
+    """The Gaussians in latent coordinates that q consists of, the heaviest first."""
+    latent = latent_of(q)
+    if isinstance(latent, GaussianMixture):
+        return [latent.components[k] for k in np.argsort(-latent.weights, kind="stable")]
+    return [latent] if isinstance(latent, Gaussian) else []
+
+
+def _other_mode(model: Model, parts: list[Gaussian], elbo: float) -> tuple[Array, float] | None:
     """(the model's coordinates, log mass) of a mode that q misses, by Laplace's approximation there."""
-    r = gaussian.dim
+    r = model.latent_dim
     rng = np.random.default_rng(_SEED)
     count = _STARTS if r <= _FEW_DIM else _FEW_STARTS
 
@@ -111,18 +120,20 @@ def _other_mode(model: Model, gaussian: Gaussian, elbo: float) -> tuple[Array, f
         fault, values, _ = log_densities(model, point[None])
         return -math.inf if fault else float(values[0])
 
-    mean, factor = gaussian.mean, gaussian.cholesky
+    mean, factor = parts[0].mean, parts[0].cholesky
     starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(r)) for k in range(count)]
     best: tuple[Array, float] | None = None
     for start in [*starts, -mean, mean[::-1].copy()]:
         mode = mode_from(model, start)
-        if mode is None or not np.linalg.norm(np.linalg.solve(factor, mode.mean - mean)) > _APART + math.sqrt(
-            r
-        ):
+        if mode is None:
             continue
-        mass = mode.log_mass
-        between = min(density(mean + t * (mode.mean - mean)) for t in (0.25, 0.5, 0.75))
-        valley = min(density(mean), density(mode.mean)) - between
+        away = [np.linalg.norm(np.linalg.solve(part.cholesky, mode.mean - part.mean)) for part in parts]
+        near = int(np.argmin(away))
+        if not away[near] > _APART + math.sqrt(r):
+            continue
+        mass, centre = mode.log_mass, parts[near].mean
+        between = min(density(centre + t * (mode.mean - centre)) for t in (0.25, 0.5, 0.75))
+        valley = min(density(centre), density(mode.mean)) - between
         if valley > _VALLEY and mass > elbo - 3.0 and (best is None or mass > best[1]):
             best = model._support.to_model(mode.mean[None])[0][0], mass
     return best
@@ -137,21 +148,21 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     if logs is not None:
         _, lacking, share, largest = _weights_of(logs)
         k = _shape_of(logs)
-        parts = [_shape_of(part) for part in np.split(logs, _PARTS)]
-        spread = float(np.std(parts, ddof=1) / math.sqrt(_PARTS)) if np.isfinite(parts).all() else 0.0
+        shapes = [_shape_of(part) for part in np.split(logs, _PARTS)]
+        spread = float(np.std(shapes, ddof=1) / math.sqrt(_PARTS)) if np.isfinite(shapes).all() else 0.0
     error = math.sqrt(max(1.0 / max(share, 1e-300) - 1.0, 0.0) / draws) + elbo.error
     kl, mode = Estimate(lacking, error, draws, "importance weights (standard error)"), None
     exact = None
     if r <= QUADRATURE_DIM:
         exact = _exact_divergence(model, elbo)
-    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    searched = exact is None and isinstance(gaussian, Gaussian) and r <= kernels.inference.laplace.DENSE
+    parts = _parts_of(q)
+    searched = exact is None and bool(parts) and r <= kernels.inference.laplace.DENSE
     if exact is not None:
         kl = exact
         close = kl.value + kl.error <= CLOSE
         far = kl.value - kl.error > FAR
     else:
-        found = _other_mode(model, gaussian, elbo.value) if searched else None  # type: ignore[arg-type]
+        found = _other_mode(model, parts, elbo.value) if searched else None
         if found is not None:
             mode, mass = found
             missed = float(np.logaddexp(elbo.value, mass) - elbo.value)
@@ -210,7 +221,7 @@ def resampled(model: Model, q: Variational, n: int, rng: np.random.Generator) ->
         points = q.sample(count, rng)
         logs = model.log_density(points) - q.logpdf(points)
     else:
-        gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+        gaussian = latent_of(q)
         latent = gaussian.sample(count, rng)
         logs = latent_ratios(model, gaussian, latent)
         points = latent if model._support.is_real else model._support.to_model(latent)[0]
