@@ -537,9 +537,9 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
         which is exact for a quadratic log joint, and `error` is the standard error. More than 1000: 576
         draws beside a quadratic, doubled until the standard error is below 0.005 sqrt(R). Of a mixture, up to
         two: its entropy by quadrature, and the log joint by components; more: pairs of draws of each
-        component, 1152 at least, doubled until the standard error is below 0.003, at most 16 times. Where q has mass
-        outside of the support, or where the log joint is -inf, the value is -inf and `note` says why and what
-        helps.
+        component, 1152 at least, doubled until the standard error is below 0.003, at most 16 times. Where q
+        has mass outside of the support, or where the log joint is -inf, the value is -inf and `note` says why
+        and what helps.
 
     Raises
     ------

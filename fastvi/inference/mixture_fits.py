@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
@@ -31,6 +30,7 @@ from ..kernels.statuses import (
     STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
+    UNRESOLVED,
     WRONG_GRADIENT,
 )
 from .deterministic import draws_fit, quadrature_fit
@@ -46,11 +46,14 @@ from .expectations import (
 )
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, slopes_at
 from .model import Model
-from .results import Fit, fit_of_report
-from .starts import laplace_from
+from .results import Fit, fit_of_report, q_of
+from .starts import crossed, laplace_from
 
 #: Latent dimensions up to which covariances are full, and up to which there are fits.
 FULL_DIM, MOST_DIM = 50, 256
+
+#: Relative error of the quadrature for choices.
+_ROUGH_RTOL, _LEAST_RTOL = 1e-6, 1e-14
 
 #: Components at most.
 MOST_COMPONENTS = 64
@@ -96,6 +99,12 @@ _DRAWS, _DRAWN, _NARROWER = 1024, 2, 0.7
 
 #: Starts of the search for modes, their distances from q in its deviations, and how near two modes are one.
 _STARTS, _FEW_STARTS, _FEW_DIM, _DISTANCES, _SAME = 12, 4, 10, (3.0, 10.0, 30.0), 1.0
+
+#: Tries to find more modes by crossing those that are known.
+_CROSSINGS = 36
+
+#: A mode is left out where log p - log q is so high; it is none that pays with so many nats less than q.
+_HIGHER, _LIGHTER = 1.0, 10.0
 
 #: First word of the seeds here.
 _SEED = 20240304
@@ -238,7 +247,7 @@ class Objective:
             value, by_logs, by_means, by_factors = self.at(parts)
             if not value > -math.inf:
                 return -math.inf, x
-            _, factors = self.origin.means, self.origin.factors
+            factors = self.origin.factors
             by_logits = by_logs - parts.weights * by_logs.sum()
             if self.diagonal:
                 shifts, below = factors * by_means, np.empty((self.count, 0))
@@ -251,7 +260,8 @@ class Objective:
                 below = inner[:, self.lower[0], self.lower[1]]
             rows = np.concatenate([by_logits[:, None], shifts, logarithms / math.sqrt(2.0), below], axis=1)
             gradient = (rows * self.unit[:, None]).ravel()
-        return (value, gradient) if np.isfinite(gradient).all() else (-math.inf, x)
+            usable = float(gradient @ gradient) < math.inf
+        return (value, gradient) if usable else (-math.inf, x)
 
     def at(self, parts: Parts) -> tuple[float, Array, Array, Array]:
         """(F, its derivatives in log weights, means and factors), the weights taken as free."""
@@ -259,7 +269,7 @@ class Objective:
         points = (parts.means[:, None, :] + parts.spread(self.noise)).reshape(-1, d)
         unit = (parts.weights[:, None] * _deviations(parts)).sum(axis=0)
         status, values, slopes = slopes_at(self.model, points, unit)
-        self.evaluations += len(points)
+        self.evaluations += len(points) * evaluations_each(self.model)
         if status != FINE:
             return -math.inf, *parts
         found = scores_of(parts, points)
@@ -284,6 +294,11 @@ class Objective:
             by_factors = np.tril(by_factors)
         by_logs = (weights * difference).reshape(k, s).sum(axis=1) - held.sum(axis=1)
         return value, by_logs, by_means, by_factors
+
+
+def evaluations_each(model: Model) -> int:
+    """Evaluations of the log joint that a gradient takes."""
+    return 1 if model._slopes_address else 1 + 2 * model.latent_dim
 
 
 def _deviations(parts: Parts) -> Array:
@@ -335,7 +350,7 @@ def climb(
             if after >= value + _INCREASE * length * promised and after > value:
                 break
             # The maximum of the parabola, where there is one.
-            best = 0.5 * promised * length**2 / (promised * length - (after - value))
+            best = 0.5 * promised * length**2 / max(promised * length - (after - value), 1e-300)
             length = min(max(best, 0.1 * length), 0.5 * length) if after > -math.inf else 0.2 * length
         else:
             if pairs:
@@ -414,6 +429,7 @@ class _Growth:
         if draws is not None:
             self.pairs = self.most = max((draws + 1) // 2, self.dim)
         self.halvings = 0
+        self.value = -math.inf  # the ELBO of the mixture that grows
         self.evaluations = 0
         self.trace: list[float] = []
 
@@ -430,7 +446,7 @@ class _Growth:
         mixture = parts.mixture()
         if self.dim <= QUADRATURE_DIM:
             try:
-                found = mixture_quadrature(self.model, mixture, self.rtol)
+                found = mixture_quadrature(self.model, mixture, max(self.rtol, _ROUGH_RTOL))
             except ValueError:
                 return -math.inf, 0.0
             self.evaluations += found.evaluations
@@ -439,10 +455,8 @@ class _Growth:
         self.evaluations += draws.evaluations
         return (draws.value, draws.error) if not draws.status else (-math.inf, 0.0)
 
-    def climb(
-        self, parts: Parts, steps: int, tolerance: float, few: bool = False
-    ) -> tuple[Parts, _Climb, int]:
-        """(the mixture at the end of an ascent, that ascent, all steps), in units that are renewed."""
+    def climb(self, parts: Parts, steps: int, tolerance: float, few: bool = False) -> tuple[Parts, _Climb]:
+        """(the mixture at the end of an ascent, that ascent), in units that are renewed."""
         taken = 0
         while True:
             objective = Objective(self.model, *self.nodes(few), parts)
@@ -454,12 +468,12 @@ class _Growth:
             if found.value > -math.inf:
                 parts = objective.parts(found.x)
             if found.lack <= tolerance or found.stuck or taken >= steps:
-                return parts, found, taken
+                return parts, found
 
     def fit(self, parts: Parts, steps: int, tolerance: float) -> _Fitted:
         """The best mixture near one: on more points as long as these are overfitted."""
         while True:
-            parts, found, _ = self.climb(parts, steps, tolerance)
+            parts, found = self.climb(parts, steps, tolerance)
             if found.value == -math.inf:
                 return _Fitted(parts, found.value, 0.0, STUCK, math.inf)
             value, error = self.elbo(parts)
@@ -481,10 +495,14 @@ class _Growth:
         points = (means[:, None, :] + parts.spread(noise)).reshape(-1, self.dim)
         unit = (parts.weights[:, None] * _deviations(parts)).sum(axis=0)
         status, values, slopes = slopes_at(self.model, points, unit)
-        self.evaluations += len(points)
+        self.evaluations += len(points) * evaluations_each(self.model)
+        missed = list(self.left_out(parts, peaks))
         if not status:
             found = scores_of(parts, points)
             rest = (values - found.log_q).reshape(len(means), -1)
+            middle = float(parts.weights @ (rest @ shares))
+            if not missed and parts.weights @ ((rest - middle) ** 2 @ shares) < _WORTH:
+                return  # near p, KL(q ‖ p) is half of that variance
             slope = (slopes - found.gradient).reshape(len(means), -1, self.dim)
             spread = parts.weights * (shares * (rest - (rest @ shares)[:, None]) ** 2).sum(axis=1)
             for j in np.argsort(-spread, kind="stable")[:_HALVED]:
@@ -506,17 +524,17 @@ class _Growth:
         ratios = np.exp(logs - logs.max()) if logs.max() > -math.inf else np.ones(_DRAWS)
         for n in rng.choice(_DRAWS, size=_DRAWN, p=ratios / ratios.sum()):
             yield parts.with_another(share, drawn[n], _NARROWER * factors[which[n]])
-        # Modes that q leaves out.
+        yield from missed
+
+    def left_out(self, parts: Parts, peaks: list[Gaussian]) -> Iterator[Parts]:
+        """Mixtures with one of the modes that q leaves out."""
         for peak in peaks:
             log_q = float(scores_of(parts, peak._mean[None]).log_q[0])
             top = float(densities_or_zero(self.model, peak._mean[None])[0])
             mass = top + peak.entropy() - 0.5 * self.dim
-            if top - log_q > 1.0:
+            if top - log_q > _HIGHER and mass > self.value - _LIGHTER:
                 other = 1.0 / (1.0 + math.exp(min(max(self.value - mass, -3.0), 3.0)))
                 yield parts.with_another(other, peak._mean, _restricted(peak._factor, self.diagonal))
-
-    #: The ELBO that the mixture has now.
-    value = -math.inf
 
     def axes(self, parts: Parts, j: int, slope: Array, shares: Array) -> Iterator[Array]:
         """Whitened axes of a component along which log p - log q is steepest (E of the square)."""
@@ -533,7 +551,7 @@ class _Growth:
         """The mixture with one component more, from the best proposal; None where there is none."""
         trials = []
         for begin in self.proposals(parts, peaks):
-            trial, found, _ = self.climb(begin, _TRIAL_STEPS, _ROUGH, few=True)
+            trial, found = self.climb(begin, _TRIAL_STEPS, _ROUGH, few=True)
             if found.value > -math.inf:
                 trials.append((found.value, trial))
         if not trials:
@@ -600,19 +618,28 @@ def _lower(root: Array) -> Array:
 
 
 def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
-    """Laplace's approximations at modes, from points around q and its mirror images."""
+    """Laplace's approximations at modes, from points around q, its mirror images, and crossings of modes."""
     model, dim = growth.model, mean.size
     rng = np.random.default_rng((_SEED, dim))
     count = _STARTS if dim <= _FEW_DIM else _FEW_STARTS
     starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(dim)) for k in range(count)]
     found: list[Gaussian] = []
     for start in [np.zeros(dim), *starts, -mean, mean[::-1].copy()]:
-        laplace = laplace_from(model, start)
-        growth.evaluations += laplace.evaluations
-        fine = not laplace.status and np.isfinite(laplace.factor).all() and np.isfinite(laplace.mean).all()
-        if fine and not any(_is_near(laplace.mean, peak) for peak in found):
-            found.append(Gaussian._from_factor(laplace.mean, laplace.factor))
+        growth.evaluations += _search(model, start, found)
+    for _ in range(_CROSSINGS if len(found) > 1 else 0):
+        point = crossed([peak._mean for peak in found], rng)
+        if not any(_is_near(point, peak) for peak in found):
+            growth.evaluations += _search(model, point, found)
     return found
+
+
+def _search(model: Model, start: Array, found: list[Gaussian]) -> int:
+    """Look for a mode from a point, and add it to those found; the evaluations."""
+    laplace = laplace_from(model, start)
+    fine = not laplace.status and np.isfinite(laplace.factor).all() and np.isfinite(laplace.mean).all()
+    if fine and not any(_is_near(laplace.mean, peak) for peak in found):
+        found.append(Gaussian._from_factor(laplace.mean, laplace.factor))
+    return laplace.evaluations
 
 
 def _is_near(point: Array, peak: Gaussian) -> bool:
@@ -659,17 +686,23 @@ def fit_mixture_of_gaussians(
     grown = growth.grown(alone, _peaks(growth, single.mean, single.factor), count)
     if grown is None:
         return _alone(model, growth, single, alone, method)
-    mixture, where = grown.parts.mixture(), single.where
-    value, error, status = grown.values[-1], grown.error, grown.status
-    if not plane:
+    parts = Parts(*(part[np.argsort(-grown.parts.logs, kind="stable")] for part in grown.parts))
+    mixture, where = parts.mixture(), single.where
+    status, unknown = grown.status, mixture_saturation(model, mixture)
+    if plane:
+        exact = mixture_quadrature(model, mixture, max(0.25 * rtol, _LEAST_RTOL))
+        growth.evaluations += exact.evaluations
+        value, error = exact.value, exact.error
+        if status == CONVERGED and error - unknown > rtol * (1.0 + abs(value)):
+            status = UNRESOLVED
+    else:
         fresh = mixture_expectation(model, mixture, rng, _ENOUGH)
         growth.evaluations += fresh.evaluations
-        unknown = mixture_saturation(model, mixture)
         value, error = fresh.value, fresh.error + unknown
         if fresh.status:
             value, error, status, where = grown.values[-1], math.inf, fresh.status, fresh.where
-        elif status == CONVERGED and unknown > max(fresh.error, rtol * (1.0 + abs(value))):
-            status = SATURATED
+    if status == CONVERGED and unknown > max(error - unknown, rtol * (1.0 + abs(value))):
+        status = SATURATED
     if not value > report.elbo:
         return _alone(model, growth, single, alone, method)
     trace = np.array(growth.trace)
@@ -681,13 +714,13 @@ def fit_mixture_of_gaussians(
         status=status,
         steps=trace.size,
     )
-    fit = fit_of_report(model, "mixture", q_of_mixture(model, grown.parts), report, trace, where, method)
+    fit = fit_of_report(model, "mixture", q_of_mixture(model, parts), report, trace, where, method)
     return fit._replace(gains=tuple(float(gain) for gain in np.diff(grown.values)))
 
 
 def _alone(model: Model, growth: _Growth, single: Any, alone: Parts, method: str) -> Fit:
     """The fit of a single Gaussian as a mixture."""
     report = single.report._replace(evaluations=growth.evaluations)
-    q = q_of_mixture(model, alone)
+    q = q_of(model, single.mean, single.factor)
     fit = fit_of_report(model, "mixture", q, report, single.trace, single.where, method)
-    return fit._replace(gains=())
+    return fit._replace(q=q_of_mixture(model, alone), gains=())

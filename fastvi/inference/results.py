@@ -259,8 +259,8 @@ class Fit(Record):
         Raises
         ------
         ValueError
-            A TruncatedGaussian; a mixture; the family "full" in more than 200 latent dimensions, others in more than
-            1000; the family "lowrank".
+            A TruncatedGaussian; a mixture; the family "full" in more than 200 latent dimensions, others in
+            more than 1000; the family "lowrank".
 
         Notes
         -----

@@ -97,6 +97,13 @@ def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
     return list(model._support.to_model(latent)[0]) if count else []
 
 
+def crossed(points: list[Array], rng: np.random.Generator) -> Array:
+    """Each coordinate from either of two points: where groups of coordinates have modes of their own."""
+    one, two = rng.choice(len(points), size=2, replace=False)
+    found: Array = np.where(rng.random(points[one].size) < 0.5, points[one], points[two])
+    return found
+
+
 def check_start(family: str, factor: Array | None) -> None:
     """Raise ValueError for a family that takes its covariance from a start that has none."""
     if family in HELD and factor is None:

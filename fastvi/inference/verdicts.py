@@ -21,6 +21,7 @@ from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, log_densities
 from .model import Model
 from .modes import mode_from
+from .starts import crossed
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
 CLOSE, FAR = 0.1, 1.0
@@ -120,8 +121,13 @@ def _other_mode(model: Model, parts: list[Gaussian], elbo: float) -> tuple[Array
         fault, values, _ = log_densities(model, point[None])
         return -math.inf if fault else float(values[0])
 
-    mean, factor = parts[0].mean, parts[0].cholesky
-    starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(r)) for k in range(count)]
+    mean = parts[0].mean
+    starts = []
+    for k in range(count):
+        part = parts[k // len(_DISTANCES) % len(parts)]
+        starts.append(part.mean + _DISTANCES[k % 3] * (part.cholesky @ rng.standard_normal(r)))
+    if len(parts) > 1:
+        starts += [crossed([part.mean for part in parts], rng) for _ in range(count)]
     best: tuple[Array, float] | None = None
     for start in [*starts, -mean, mean[::-1].copy()]:
         mode = mode_from(model, start)
