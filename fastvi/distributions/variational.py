@@ -235,7 +235,7 @@ class TransformedMixture(Density):
     >>> import fastvi as fv
     >>> q = fv.TransformedMixture(fv.GaussianMixture([0.5, 0.5], [0, 1], [0.25, 0.25]), "positive", 1)
     >>> q.mean.round(6)                              # of log-normals: exp(1/8) (1 + e) / 2
-    array([2.10672])
+    array([2.106683])
     """
 
     __slots__ = ("_moments", "_support", "mixture")

@@ -138,7 +138,9 @@ class Parts(NamedTuple):
 
     def mixture(self) -> GaussianMixture:
         """The distribution."""
-        return GaussianMixture._from_factors(self.logs, self.means, np.ascontiguousarray(self.dense()))
+        return GaussianMixture._from_factors(
+            *(np.ascontiguousarray(part) for part in (self.logs, self.means, self.dense()))
+        )
 
     def without(self, j: int) -> Parts:
         """The mixture of the other components."""
