@@ -511,7 +511,7 @@ class _Growth:
             spread = parts.weights * (shares * (rest - (rest @ shares)[:, None]) ** 2).sum(axis=1)
             for j in np.argsort(-spread, kind="stable")[:_HALVED]:
                 for axis in self.axes(parts, int(j), slope[j], shares):
-                    yield _halved(parts, int(j), axis)
+                    yield halved(parts, int(j), axis)
         # Where draws of q have the largest p / q.
         rng = np.random.default_rng((_SEED, len(means)))
         which = rng.choice(len(means), size=_DRAWS, p=parts.weights / parts.weights.sum())
@@ -601,7 +601,7 @@ def _restricted(factor: Array, diagonal: bool) -> Array:
     return np.sqrt((factor**2).sum(axis=1)) if diagonal else factor
 
 
-def _halved(parts: Parts, j: int, axis: Array) -> Parts:
+def halved(parts: Parts, j: int, axis: Array) -> Parts:
     """Two components in the place of one, along a whitened axis, with its mean and covariance."""
     mean, factor = parts.means[j], parts.factors[j]
     if factor.ndim == 1:

@@ -9,7 +9,7 @@ import pytest
 import fastvi as fv
 from fastvi.inference import expectations
 from fastvi.inference.exports import groups_of
-from fastvi.inference.mixture_fits import Objective, Parts, climb, scores_of
+from fastvi.inference.mixture_fits import Objective, Parts, climb, halved, scores_of
 from helpers import posteriors
 
 
@@ -102,7 +102,7 @@ def test_two_far_modes(dim):
 
 def test_modes_of_groups_of_coordinates_are_crossed():
     def log_joint(z):
-        return -0.5 * ((abs(z[0]) - 8.0) ** 2 + (abs(z[1]) - 8.0) ** 2 + z[2] ** 2) - 2.756815599614018
+        return -0.5 * ((abs(z[0]) - 90.0) ** 2 + (abs(z[1]) - 90.0) ** 2 + z[2] ** 2) - 2.756815599614018
 
     model = fv.Model(log_joint, 3)
     f = fv.fit(model, ("mixture", 4))
@@ -160,10 +160,30 @@ def test_a_gaussian_needs_one_component():
     model = fv.Model(posteriors.gaussian, 4, posteriors.correlated(4, 0.5))
     f = fv.fit(model, ("mixture", 5))
     assert f.gains == ()
+    assert f.evaluations < 6000
     assert f.elbo.value == pytest.approx(0.0, abs=1e-9)
     single = fv.fit(model)
     assert fv.fit(model, ("mixture", 1)).elbo.value == single.elbo.value
     assert f.q.components == (single.q,)
+
+
+def test_what_does_not_pay_is_left_out():
+    f = fv.fit(fv.Model(posteriors.student, 1, (3.0,)), ("mixture", 10))
+    assert f.converged
+    assert 1 <= len(f.gains) <= 4
+    assert min(f.gains) > 2e-3
+    assert -2e-3 < f.elbo.value < 0.0
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_halves_have_the_same_moments(diagonal):
+    parts = random_parts(2, 3, diagonal)
+    axis = np.array([0.0, 1.0, 0.0]) if diagonal else np.array([0.48, 0.6, 0.64])
+    halves = halved(parts, 1, axis)
+    assert len(halves.logs) == 3
+    np.testing.assert_allclose(halves.mixture().mean, parts.mixture().mean, atol=1e-14)
+    np.testing.assert_allclose(halves.mixture().cov, parts.mixture().cov, rtol=1e-12, atol=1e-14)
+    assert np.linalg.norm(halves.means[1] - halves.means[2]) > 0.5
 
 
 def test_differences_and_diagonal_covariances():
@@ -307,5 +327,7 @@ def test_starts_and_draws():
     f = fv.fit(two_modes(3, 6.0), ("mixture", 2), starts=2, draws=100)
     assert len(f.starts) == 2
     assert abs(f.elbo.value) < 1e-6
+    few, many = (fv.fit(funnel(3), ("mixture", 2), draws=draws).evaluations for draws in (40, 1000))
+    assert few < 0.5 * many
     begun = fv.fit(two_modes(3, 6.0), ("mixture", 2), start=fv.Gaussian(np.zeros(3), np.eye(3)), rng=3)
     assert abs(begun.elbo.value) < 1e-6
