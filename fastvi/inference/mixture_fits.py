@@ -46,6 +46,7 @@ from .expectations import (
 )
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, slopes_at
 from .model import Model
+from .modes import mode_at
 from .results import Fit, fit_of_report, q_of
 from .starts import crossed, laplace_from
 
@@ -640,10 +641,10 @@ def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
 def _search(model: Model, start: Array, found: list[Gaussian]) -> int:
     """Look for a mode from a point, and add it to those found; the evaluations."""
     laplace = laplace_from(model, start)
-    fine = not laplace.status and np.isfinite(laplace.factor).all() and np.isfinite(laplace.mean).all()
-    if fine and not any(_is_near(laplace.mean, peak) for peak in found):
-        found.append(Gaussian._from_factor(laplace.mean, laplace.factor))
-    return laplace.evaluations
+    mode = mode_at(model, laplace)
+    if mode is not None and not any(_is_near(mode.mean, peak) for peak in found):
+        found.append(Gaussian._from_factor(mode.mean, mode.factor))
+    return laplace.evaluations + 1 + 2 * start.size
 
 
 def _is_near(point: Array, peak: Gaussian) -> bool:

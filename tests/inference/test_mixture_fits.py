@@ -71,14 +71,13 @@ def test_the_gradient_is_that_of_differences(diagonal):
 
 def test_an_ascent_halves_steps_to_where_nothing_is_finite():
     def function(x):
-        if x[0] > 3.0:
+        if x[0] >= 3.0:
             return -math.inf, x
-        return math.log(3.0 - x[0]) + 2.0 * x[0] - x[1] ** 2, np.array(
-            [2.0 - 1.0 / (3.0 - x[0]), -2.0 * x[1]]
-        )
+        left = 3.0 - x[0]
+        return 0.02 * math.log(left) + 2.0 * x[0] - x[1] ** 2, np.array([2.0 - 0.02 / left, -2.0 * x[1]])
 
-    found = climb(function, np.array([-5.0, 3.0]), 200, 1e-12)
-    np.testing.assert_allclose(found.x, [2.5, 0.0], atol=1e-5)
+    found = climb(function, np.array([-5.0, 3.0]), 40, 1e-12)
+    np.testing.assert_allclose(found.x, [2.99, 0.0], atol=1e-5)
     assert not found.stuck
     assert found.lack <= 1e-12
     assert found.values == sorted(found.values)
@@ -168,11 +167,12 @@ def test_a_gaussian_needs_one_component():
 
 
 def test_what_does_not_pay_is_left_out():
-    f = fv.fit(fv.Model(posteriors.student, 1, (3.0,)), ("mixture", 10))
+    model = fv.Model(posteriors.student, 4, (3.0,))
+    f = fv.fit(model, ("mixture", 6))
     assert f.converged
-    assert 1 <= len(f.gains) <= 4
-    assert min(f.gains) > 2e-3
-    assert -2e-3 < f.elbo.value < 0.0
+    assert 1 <= len(f.gains) < 5
+    assert min(f.gains) > 0.01
+    assert f.elbo.value > fv.fit(model).elbo.value + 0.05
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -328,6 +328,6 @@ def test_starts_and_draws():
     assert len(f.starts) == 2
     assert abs(f.elbo.value) < 1e-6
     few, many = (fv.fit(funnel(3), ("mixture", 2), draws=draws).evaluations for draws in (40, 1000))
-    assert few < 0.5 * many
+    assert few < many
     begun = fv.fit(two_modes(3, 6.0), ("mixture", 2), start=fv.Gaussian(np.zeros(3), np.eye(3)), rng=3)
     assert abs(begun.elbo.value) < 1e-6
