@@ -48,7 +48,7 @@ from .kernel_calls import QUADRATURE_DIM, densities_or_zero, slopes_at
 from .model import Model
 from .modes import mode_at
 from .results import Fit, fit_of_report, q_of
-from .starts import crossed, laplace_from
+from .starts import crossings, is_near, laplace_from
 
 #: Latent dimensions up to which covariances are full, and up to which there are fits.
 FULL_DIM, MOST_DIM = 50, 256
@@ -99,11 +99,8 @@ _APART, _HALVED, _AXES = 0.7, 2, 3
 #: component that they were drawn from.
 _DRAWS, _DRAWN, _NARROWER = 1024, 2, 0.7
 
-#: Starts of the search for modes, their distances from q in its deviations, and how near two modes are one.
-_STARTS, _FEW_STARTS, _FEW_DIM, _DISTANCES, _SAME = 12, 4, 10, (3.0, 10.0, 30.0), 1.0
-
-#: Tries to find more modes by crossing those that are known.
-_CROSSINGS = 36
+#: Starts of the search for modes, and their distances from q in its deviations.
+_STARTS, _FEW_STARTS, _FEW_DIM, _DISTANCES = 12, 4, 10, (3.0, 10.0, 30.0)
 
 #: A mode is left out where log p - log q is so high; it is none that pays with so many nats less than q.
 _HIGHER, _LIGHTER = 1.0, 10.0
@@ -631,10 +628,8 @@ def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
     found: list[Gaussian] = []
     for start in [np.zeros(dim), *starts, -mean, mean[::-1].copy()]:
         growth.evaluations += _search(model, start, found)
-    for _ in range(_CROSSINGS if len(found) > 1 else 0):
-        point = crossed([peak._mean for peak in found], rng)
-        if not any(_is_near(point, peak) for peak in found):
-            growth.evaluations += _search(model, point, found)
+    for point in crossings(found, rng):
+        growth.evaluations += _search(model, point, found)
     return found
 
 
@@ -642,14 +637,9 @@ def _search(model: Model, start: Array, found: list[Gaussian]) -> int:
     """Look for a mode from a point, and add it to those found; the evaluations."""
     laplace = laplace_from(model, start)
     mode = mode_at(model, laplace)
-    if mode is not None and not any(_is_near(mode.mean, peak) for peak in found):
+    if mode is not None and not any(is_near(mode.mean, peak) for peak in found):
         found.append(Gaussian._from_factor(mode.mean, mode.factor))
     return laplace.evaluations + 1 + 2 * start.size
-
-
-def _is_near(point: Array, peak: Gaussian) -> bool:
-    apart = np.linalg.solve(peak._factor, point - peak._mean)
-    return bool(np.abs(apart).max() < _SAME)
 
 
 def q_of_mixture(model: Model, parts: Parts) -> GaussianMixture | TransformedMixture:

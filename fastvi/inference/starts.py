@@ -6,6 +6,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,9 @@ from .model import Model, target_of
 
 #: Seed of the dispersed points.
 _SEED = 20240302
+
+#: Points that have coordinates of either of two modes, at most.
+_CROSSINGS = 36
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
 _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
@@ -97,11 +101,21 @@ def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
     return list(model._support.to_model(latent)[0]) if count else []
 
 
-def crossed(points: list[Array], rng: np.random.Generator) -> Array:
-    """Each coordinate from either of two points: where groups of coordinates have modes of their own."""
-    one, two = rng.choice(len(points), size=2, replace=False)
-    found: Array = np.where(rng.random(points[one].size) < 0.5, points[one], points[two])
-    return found
+def crossings(parts: list[Gaussian], rng: np.random.Generator) -> Iterator[Array]:
+    """Points with each coordinate from either of two means, and near none of the Gaussians.
+
+    Modes may be there, where groups of coordinates have several of their own.
+    """
+    for _ in range(_CROSSINGS if len(parts) > 1 else 0):
+        one, two = (parts[k]._mean for k in rng.choice(len(parts), size=2, replace=False))
+        point = np.where(rng.random(one.size) < 0.5, one, two)
+        if not any(is_near(point, part) for part in parts):
+            yield point
+
+
+def is_near(point: Array, part: Gaussian) -> bool:
+    """Whether a point is within a deviation of the mean of a Gaussian on each of its axes."""
+    return bool(np.abs(np.linalg.solve(part._factor, point - part._mean)).max() < 1.0)
 
 
 def check_start(family: str, factor: Array | None) -> None:

@@ -21,7 +21,7 @@ from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, log_densities
 from .model import Model
 from .modes import mode_from
-from .starts import crossed
+from .starts import crossings
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
 CLOSE, FAR = 0.1, 1.0
@@ -126,8 +126,7 @@ def _other_mode(model: Model, parts: list[Gaussian], elbo: float) -> tuple[Array
     for k in range(count):
         part = parts[k // len(_DISTANCES) % len(parts)]
         starts.append(part.mean + _DISTANCES[k % 3] * (part.cholesky @ rng.standard_normal(r)))
-    if len(parts) > 1:
-        starts += [crossed([part.mean for part in parts], rng) for _ in range(count)]
+    starts += crossings(parts, rng)
     best: tuple[Array, float] | None = None
     for start in [*starts, -mean, mean[::-1].copy()]:
         mode = mode_from(model, start)

@@ -327,7 +327,6 @@ def test_starts_and_draws():
     f = fv.fit(two_modes(3, 6.0), ("mixture", 2), starts=2, draws=100)
     assert len(f.starts) == 2
     assert abs(f.elbo.value) < 1e-6
-    few, many = (fv.fit(funnel(3), ("mixture", 2), draws=draws).evaluations for draws in (40, 1000))
-    assert few < many
+    assert fv.fit(funnel(3), ("mixture", 2), draws=8).status.startswith("fresh draws find a lower ELBO")
     begun = fv.fit(two_modes(3, 6.0), ("mixture", 2), start=fv.Gaussian(np.zeros(3), np.eye(3)), rng=3)
     assert abs(begun.elbo.value) < 1e-6
