@@ -131,11 +131,10 @@ def fit(
     two latent dimensions a lattice, on which F is the ELBO to 1e-5); covariances are diagonal in more than
     50. It grows from the best single Gaussian, one component at a time: from other modes, halves of a
     component, and draws at which p / q is large, the one is kept that gains most in some steps. A component
-    stays if it adds 0.002 nats, and three standard errors, by other draws; so q may have fewer than asked
+    stays if it adds 0.002 nats, and two standard errors, by other draws; so q may have fewer than asked
     for, and its ELBO is not below that of the single Gaussian. `Fit.gains` has what each added. The ELBO has
     the entropy by quadrature in one and two dimensions, and comes from fresh draws of each component in more.
-    This takes 10,000 to 1,000,000 evaluations of the log joint and its gradient, or of the log joint alone,
-    several millions, in the plane.
+    This takes 10,000 to some millions of evaluations of the log joint and its gradient.
 
     References
     ----------

@@ -72,11 +72,11 @@ _REACH, _STEP, _HALVINGS, _OFF = 6.0, 0.6, 3, 1e-5
 _LEAST_PAIRS, _PAIRS_EACH, _PAIRS_EACH_DIAGONAL, _MOST_PAIRS, _FEW_PAIRS = 32, 4, 1, 2048, 16
 
 #: Standard error of the ELBO that is small enough, for choices and for the result.
-_ENOUGH_TO_CHOOSE, _ENOUGH = 4e-3, 3e-3
+_ENOUGH_TO_CHOOSE, _ENOUGH = 2e-3, 3e-3
 
 #: A fit is accurate enough where F lacks this share of the ELBO's error. A component pays where it adds this
 #: many standard errors.
-_SHARE_OF_ERROR, _SIGNIFICANT = 0.01, 3.0
+_SHARE_OF_ERROR, _SIGNIFICANT = 0.01, 2.0
 
 #: L-BFGS: pairs that are kept, largest change of a coordinate in a step, increase that a step must have as a
 #: share of what its derivative promises, and how often a step may be halved.
@@ -84,6 +84,9 @@ _MEMORY, _LONGEST, _INCREASE, _SHRINKS = 20, 1.0, 1e-4, 30
 
 #: Steps of a proposal, steps of a new mixture, and steps after which the unit of the coordinates is renewed.
 _TRIAL_STEPS, _STAGE_STEPS, _STEPS_AT_ONCE = 12, 80, 100
+
+#: Proposals that are followed to the end, at most, until one pays.
+_TRIES = 3
 
 #: Gradient tolerance, in nats that F lacks, of a mixture that may still grow.
 _ROUGH = 1e-4
@@ -452,7 +455,7 @@ class _Growth:
                 return -math.inf, 0.0
             self.evaluations += found.evaluations
             return found.value, found.error
-        draws = mixture_expectation(self.model, mixture, np.random.default_rng(_SEED), _ENOUGH_TO_CHOOSE, 8)
+        draws = mixture_expectation(self.model, mixture, np.random.default_rng(_SEED), _ENOUGH_TO_CHOOSE)
         self.evaluations += draws.evaluations
         return (draws.value, draws.error) if not draws.status else (-math.inf, 0.0)
 
@@ -549,25 +552,29 @@ class _Growth:
         _, axes = np.linalg.eigh((shares[:, None] * steep).T @ steep)
         yield from axes.T[::-1][:_AXES]
 
-    def with_one_more(self, parts: Parts, peaks: list[Gaussian]) -> _Fitted | None:
-        """The mixture with one component more, from the best proposal; None where there is none."""
+    def with_one_more(self, parts: Parts, error: float, peaks: list[Gaussian]) -> _Fitted | None:
+        """The mixture with one component more, from the best proposal that pays; None where none does.
+
+        `error` is that of the ELBO of the mixture.
+        """
         trials = []
         for begin in self.proposals(parts, peaks):
             trial, found = self.climb(begin, _TRIAL_STEPS, _ROUGH, few=True)
             if found.value > -math.inf:
                 trials.append((found.value, trial))
-        if not trials:
-            return None
-        best = max(trials, key=lambda t: t[0])[1]
-        return self.fit(best, min(_STAGE_STEPS, self.max_steps), _ROUGH)
+        for _, trial in sorted(trials, key=lambda t: -t[0])[:_TRIES]:
+            one_more = self.fit(trial, min(_STAGE_STEPS, self.max_steps), _ROUGH)
+            if self.pays(one_more, error):
+                return one_more
+        return None
 
     def grown(self, alone: Parts, peaks: list[Gaussian], count: int) -> _Grown | None:
         """The mixture of at most `count` components that all pay; None where that is the single Gaussian."""
         self.value, error = self.elbo(alone)
         parts, values = alone, [self.value]
         while len(values) < count:
-            found = self.with_one_more(parts, peaks)
-            if found is None or not self.pays(found, error):
+            found = self.with_one_more(parts, error, peaks)
+            if found is None:
                 break
             parts, self.value, error = found[:3]
             values.append(self.value)
