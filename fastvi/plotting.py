@@ -316,6 +316,7 @@ def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
         low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
         return np.linspace(low, high, 401)[:, None], np.zeros(401)
     gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    assert isinstance(gaussian, Gaussian)  # decompose takes no mixture
     t = np.linspace(-8.0, 8.0, 401 if gaussian.dim == 1 else 81)
     noise = np.stack(np.meshgrid(*([t] * gaussian.dim), indexing="ij"), axis=-1).reshape(-1, gaussian.dim)
     return support.to_model(gaussian.mean + noise @ gaussian.cholesky.T)

@@ -6,7 +6,7 @@ from .grid import Grid2D
 from .integrals import Bounds, Estimate
 from .kl_and_entropy import entropy_estimate, kl_estimate
 from .mixture import GaussianMixture
-from .variational import TransformedGaussian, TruncatedGaussian
+from .variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 
 __all__ = [
     "Bounds",
@@ -15,6 +15,7 @@ __all__ = [
     "GaussianMixture",
     "Grid2D",
     "TransformedGaussian",
+    "TransformedMixture",
     "TruncatedGaussian",
     "entropy_estimate",
     "kl_bounds",

@@ -18,6 +18,7 @@ from ..common.validation import generator, integer, real_number
 from ..common.values import Array, as_points, in_shape, tidy
 from .density import Density
 from .gaussian import Gaussian
+from .mixture import GaussianMixture
 from .moments import closed_moments, marginal_moments
 from .support import Support, declaration_of
 
@@ -26,6 +27,20 @@ _LATTICE_DIM, _REACH, _STEP = 2, 8.5, 0.125
 
 #: Draws for moments in more dimensions, in pairs +e, -e, and the pieces that are made one after another.
 _DRAWS, _PIECES = 100_000, 25
+
+
+def _logpdf(latent: Gaussian | GaussianMixture, support: Support, z: ArrayLike) -> Any:
+    """The log density at `z` of a distribution of the latent coordinates; -inf outside of the support."""
+    points, shape = as_points(z, support.dim)
+    values = np.empty(len(points))
+    for n, point in enumerate(points):
+        try:
+            where = support.to_latent("z", point[None])
+        except ValueError:
+            values[n] = -math.inf
+            continue
+        values[n] = latent.logpdf(where[0]) - support.to_model(where)[1][0]
+    return in_shape(values, shape)
 
 
 class TransformedGaussian(Density):
@@ -113,16 +128,7 @@ class TransformedGaussian(Density):
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
-        points, shape = as_points(z, self.dim)
-        values = np.empty(len(points))
-        for n, point in enumerate(points):
-            try:
-                latent = self._support.to_latent("z", point[None])
-            except ValueError:
-                values[n] = -math.inf
-                continue
-            values[n] = self.gaussian.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
-        return in_shape(values, shape)
+        return _logpdf(self.gaussian, self._support, z)
 
     def _nodes(self) -> Iterator[tuple[Array, Array]]:
         """(standard normal points (N, R), weights) in pieces; the weights sum to one: a lattice, or draws."""
@@ -201,6 +207,123 @@ class TransformedGaussian(Density):
 
     def __repr__(self) -> str:
         return f"TransformedGaussian({self.gaussian!r}, support={self.support!r})"
+
+
+class TransformedMixture(Density):
+    r"""A mixture of Gaussians in latent coordinates, as a distribution on the support of a model.
+
+    .. math:: q(z) = \sum_k w_k \, N(\zeta(z) \mid \mu_k, \Sigma_k) \, |\partial \zeta / \partial z|
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        In the latent coordinates ζ, see `TransformedGaussian`.
+    support : str, tuple or list
+        As in `Model`.
+    dim : int
+        Number of coordinates of z.
+
+    Raises
+    ------
+    ValueError
+        An unknown support, or a mixture of another dimension than its latent coordinates.
+    TypeError
+        A `mixture` of another kind.
+
+    Examples
+    --------
+    >>> import fastvi as fv
+    >>> q = fv.TransformedMixture(fv.GaussianMixture([0.5, 0.5], [0, 1], [0.25, 0.25]), "positive", 1)
+    >>> q.mean.round(6)                              # of log-normals: exp(1/8) (1 + e) / 2
+    array([2.106683])
+    """
+
+    __slots__ = ("_moments", "_support", "mixture")
+    mixture: GaussianMixture
+    _support: Support
+    _moments: Any
+
+    def __init__(self, mixture: GaussianMixture, support: Any, dim: int) -> None:
+        where = Support(support, dim)
+        if not isinstance(mixture, GaussianMixture):
+            raise TypeError(f"mixture must be a GaussianMixture, not {type(mixture).__name__}")
+        if mixture.dim != where.latent_dim:
+            raise ValueError(
+                f"mixture has dimension {mixture.dim}, the support has {where.latent_dim} latent coordinates"
+            )
+        self._set(mixture, where)
+
+    def _set(self, mixture: GaussianMixture, where: Support) -> None:
+        object.__setattr__(self, "mixture", mixture)
+        object.__setattr__(self, "_support", where)
+        object.__setattr__(self, "_moments", None)
+
+    @classmethod
+    def _of(cls, mixture: GaussianMixture, where: Support) -> TransformedMixture:
+        self = cls.__new__(cls)
+        self._set(mixture, where)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.mixture, self.support, self.dim)
+
+    @property
+    def support(self) -> Any:
+        """The support of z, as it was declared."""
+        return self._support.declared
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates of z."""
+        return self._support.dim
+
+    @property
+    def weights(self) -> Array:
+        """The weights, shape (K,), read-only."""
+        return self.mixture.weights
+
+    @property
+    def components(self) -> tuple[TransformedGaussian, ...]:
+        """The components, without their weights."""
+        return tuple(TransformedGaussian._of(g, self._support) for g in self.mixture.components)
+
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        return self._support.to_model(self.mixture.sample(n, rng))[0]
+
+    def logpdf(self, z: ArrayLike) -> Any:
+        """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
+        return _logpdf(self.mixture, self._support, z)
+
+    def _computed(self) -> tuple[Array, Array, float]:
+        """(mean, covariance, mean log-Jacobian), computed at the first access."""
+        if self._moments is None:
+            parts, weights = self.components, self.weights
+            means = np.array([part.mean for part in parts])
+            mean = weights @ means
+            apart = means - mean
+            cov = np.einsum("k,kij->ij", weights, np.array([part.cov for part in parts]))
+            cov += (weights[:, None] * apart).T @ apart
+            log_jacobian = float(weights @ [part.entropy() - part.gaussian.entropy() for part in parts])
+            object.__setattr__(self, "_moments", (frozen(mean), frozen(cov), log_jacobian))
+        return self._moments  # type: ignore[no-any-return]
+
+    @property
+    def mean(self) -> Array:
+        """E[z], shape (D,): of the components' means, see `TransformedGaussian`."""
+        return self._computed()[0]
+
+    @property
+    def cov(self) -> Array:
+        """The covariance of z, shape (D, D), of the components' means and covariances."""
+        return self._computed()[1]
+
+    def entropy(self) -> float:
+        """The differential entropy in nats: that of the mixture and the mean log-Jacobian."""
+        return self.mixture.entropy() + self._computed()[2]
+
+    def __repr__(self) -> str:
+        return f"TransformedMixture({self.mixture!r}, support={self.support!r})"
 
 
 class TruncatedGaussian(Density):
@@ -324,4 +447,11 @@ class TruncatedGaussian(Density):
 
 
 #: Type of q.
-Variational = Gaussian | TransformedGaussian | TruncatedGaussian
+Variational = Gaussian | TransformedGaussian | TruncatedGaussian | GaussianMixture | TransformedMixture
+
+
+def latent_of(q: Any) -> Any:
+    """The distribution in latent coordinates of a q; a Gaussian or a mixture is one itself."""
+    if isinstance(q, TransformedGaussian):
+        return q.gaussian
+    return q.mixture if isinstance(q, TransformedMixture) else q

@@ -104,15 +104,20 @@ _START_RTOL, _START_STEPS = 1e-3, 50
 
 def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
     """The fit of a Gaussian by Newton's method on quadrature, in up to two latent dimensions."""
+    found = quadrature_fit(model, family, start, rtol, max_steps)
+    q = q_of(model, found.mean, found.factor)
+    return fit_of_report(model, family, q, found.report, found.trace, found.where, "quadrature")
+
+
+def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> LatentFit:
+    """The same, as what it finds in latent coordinates."""
     mean, factor = start_of(model, start)
     check_start(family, factor)
     if factor is None:
         found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
     else:
         found = newton_fit(model, family, mean, factor, rtol, max_steps)
-    q = q_of(model, found.mean, found.factor)
-    report = with_its_error(model, found.mean, found.factor, found.report, rtol)
-    return fit_of_report(model, family, q, report, found.trace, found.where, "quadrature")
+    return found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:

@@ -12,7 +12,8 @@ from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TruncatedGaussian, Variational, latent_of
 from .kernel_calls import log_densities
 from .model import Model, checked_model
 
@@ -33,7 +34,7 @@ _SAME_VALUE = 1e-9
 _NUMBERS = 2**21
 
 
-def latent_ratios(model: Model, q: Gaussian, latent: Array) -> Array | None:
+def latent_ratios(model: Model, q: Gaussian | GaussianMixture, latent: Array) -> Array | None:
     """log p - log q at latent points; None where the log joint is at fault at one of them."""
     status, values, _ = log_densities(model, latent)
     if status:
@@ -48,7 +49,7 @@ def importance_ratios(model: Model, q: Variational, draws: int, seed: int) -> Ar
         z = q.sample(draws, seed)
         logs = np.asarray(model.log_density(z) - q.logpdf(z))
         return logs if np.isfinite(logs).all() else None
-    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    gaussian = latent_of(q)
     rng, found = np.random.default_rng(seed), list[Array]()
     for low in range(0, draws, piece := max(_NUMBERS // gaussian.dim, 1)):
         part = latent_ratios(model, gaussian, gaussian.sample(min(piece, draws - low), rng))

@@ -20,8 +20,14 @@ from ..common.threads import interruptible
 from ..common.validation import generator, integer
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..distributions.integrals import Estimate, tolerance
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..distributions.integrals import Estimate, mixture_entropy, tolerance
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import (
+    TransformedGaussian,
+    TransformedMixture,
+    TruncatedGaussian,
+    Variational,
+)
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
@@ -58,6 +64,10 @@ _KEPT_DIM = 128
 #: Pairs in each of the groups to begin with, where there are no blocks; and the standard error, for each root
 #: of a dimension, that is small enough there.
 _GROUP_PAIRS, ENOUGH_EACH = 24, 0.005
+
+#: Fresh draws of a mixture: pairs in each of the groups to begin with, and of each component at least; the
+#: standard error that is small enough, and how many times as many draws there are at most.
+_MIXTURE_PAIRS, _LEAST_MIXTURE_PAIRS, ENOUGH_MIXTURE, _MOST_BLOCKS = 96, 2, 3e-3, 16
 
 #: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
 #: makes the ELBO -inf, and the lattice has 45 nodes.
@@ -99,11 +109,13 @@ def latent_gaussian(model: Model, q: Any) -> Gaussian | None:
 
 def _outside(model: Model, q: Any) -> str:
     """Why q has mass outside of the support; empty if it has none."""
-    if isinstance(q, Gaussian) and not model._support.is_real:
+    if isinstance(q, Gaussian | GaussianMixture) and not model._support.is_real:
+        kind, other = "Gaussian", "TransformedGaussian (fit makes one) or a TruncatedGaussian"
+        if isinstance(q, GaussianMixture):
+            kind, other = "GaussianMixture", "TransformedMixture (fit makes one)"
         return (
-            f"q is a Gaussian on the whole line, the support is {model.support!r}: q has mass where the "
-            "joint is zero, so KL(q ‖ p) is infinite. Use a TransformedGaussian (fit makes one) or a "
-            "TruncatedGaussian"
+            f"q is a {kind} on the whole line, the support is {model.support!r}: q has mass where the "
+            f"joint is zero, so KL(q ‖ p) is infinite. Use a {other}"
         )
     if isinstance(q, TruncatedGaussian):
         low, high = model._support.interval
@@ -364,8 +376,97 @@ def overfitted(promised: float, value: float, error: float) -> bool:
     return bool(promised - value > max(_SIGNIFICANT * error, kernels.inference.draws_fits.OPTIMISM))
 
 
+def latent_mixture(model: Model, q: GaussianMixture | TransformedMixture) -> GaussianMixture:
+    """q as a mixture in latent coordinates, of a model with its dimension and support."""
+    if isinstance(q, TransformedMixture):
+        latent_gaussian(model, q.components[0])
+        return q.mixture
+    if q.dim != model.dim:
+        raise ValueError(f"q has dimension {q.dim}, the model has {model.dim}")
+    return q
+
+
+def mixture_quadrature(model: Model, mixture: GaussianMixture, rtol: float) -> Estimate:
+    """The ELBO of a mixture in up to two latent coordinates.
+
+    The entropy by quadrature, and E[log joint] as the sum of those under the components.
+    """
+    entropy = mixture_entropy(mixture, rtol)
+    value, error, nodes, note = entropy.value, entropy.error, entropy.evaluations, ""
+    for weight, part in zip(mixture.weights.tolist(), mixture.components, strict=True):
+        if weight == 0.0:
+            continue
+        of = part if model._support.is_real else TransformedGaussian._of(part, model._support)
+        found = elbo_estimate(model, of, rtol)
+        value += weight * (found.value - part.entropy())
+        error, nodes, note = error + weight * found.error, nodes + found.evaluations, found.note
+        if found.value == -math.inf:
+            break
+    return Estimate(value, error, nodes, "quadrature", note=note)
+
+
+def mixture_expectation(
+    model: Model,
+    mixture: GaussianMixture,
+    rng: Any = 0,
+    enough: float = ENOUGH_MIXTURE,
+    most: int = _MOST_BLOCKS,
+) -> DrawsExpectation:
+    """The ELBO of a mixture by fresh draws: Σ_j w_j E_j[log joint - log q], in latent coordinates.
+
+    Each group has pairs m_j ± L_j e of every component, in number by its weight, which is unbiased for any
+    number; the groups' spread gives the error. They are doubled until that is small enough, or `most` times.
+    """
+    weights, means, factors = mixture.weights, mixture._means, mixture._factors
+    dim, source = mixture.dim, _source(rng)
+    pairs = np.maximum(np.ceil(weights * max(_MIXTURE_PAIRS, dim)).astype(int), _LEAST_MIXTURE_PAIRS)
+    sums, blocks, used, block, size = np.zeros(GROUPS), 0, 0, 1, 0.0
+    while True:
+        for g in range(GROUPS):
+            for weight, mean, factor, count in zip(weights, means, factors, block * pairs, strict=True):
+                moved = source.standard_normal((count, dim)) @ factor.T
+                points = np.concatenate([mean + moved, mean - moved])
+                status, values, where = log_densities(model, points)
+                used += len(points)
+                if status:
+                    return DrawsExpectation(_worth(status), 0.0, used, status, where)
+                sums[g] += block * weight * float((values - mixture.logpdf(points)).mean())
+                size = max(size, float(np.abs(values).max()))
+        blocks += block
+        found = (sums / blocks).tolist()
+        value = math.fsum(found) / GROUPS
+        error = standard_error(found, value) * (_SKEWED if blocks == 1 else 1.0)
+        error += 1e-15 * size  # where q is p the differences are rounding
+        if error <= enough or blocks >= most:
+            return DrawsExpectation(value, error, used)
+        block = blocks
+
+
+def _mixture_estimate(model: Model, q: Any, rtol: float, rng: Any) -> Estimate:
+    """`elbo_estimate` for a mixture."""
+    mixture = latent_mixture(model, q)
+    if mixture.dim <= QUADRATURE_DIM:
+        return mixture_quadrature(model, mixture, rtol)
+    value, error, used, status, where = mixture_expectation(model, mixture, rng)
+    error += 0.0 if status else mixture_saturation(model, mixture)
+    return _estimate(model, status, value, error, used, BY_DRAWS, where)
+
+
+def mixture_saturation(model: Model, mixture: GaussianMixture) -> float:
+    """`saturation.elbo_error` of a mixture."""
+    if model._support.is_real:
+        return 0.0
+    found = [elbo_error(model, *part) for part in zip(mixture._means, mixture._factors, strict=True)]
+    return float(mixture.weights @ found)
+
+
 def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     """`fastvi.elbo` for a model, a tolerance and a source of draws that have been checked."""
+    if isinstance(q, GaussianMixture | TransformedMixture):
+        note = _outside(model, q)
+        if note:
+            return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
+        return _mixture_estimate(model, q, rtol, rng)
     gaussian = latent_gaussian(model, q)
     note = _outside(model, q)
     if note:
@@ -422,8 +523,8 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
     Parameters
     ----------
     model : Model
-    q : Gaussian, TransformedGaussian or TruncatedGaussian
-        A Gaussian lives in the model's own coordinates.
+    q : Gaussian, TransformedGaussian, TruncatedGaussian, GaussianMixture or TransformedMixture
+        A Gaussian and a GaussianMixture live in the model's own coordinates.
     rtol : float, optional
         Error wanted of the quadrature, relative to 1 + abs(ELBO).
     rng : numpy.random.Generator, int or None, optional
@@ -436,9 +537,11 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
         In nats. Up to two latent dimensions: the trapezoid rule in coordinates whitened on q, whose step is
         halved until two successive values agree. More: the stochastic radial rule on max(1024, 48 R) draws,
         which is exact for a quadratic log joint, and `error` is the standard error. More than 1000: 576
-        draws beside a quadratic, doubled until the standard error is below 0.005 sqrt(R). Where q has mass
-        outside of the support, or where the log joint is -inf, the value is -inf and `note` says why and what
-        helps.
+        draws beside a quadratic, doubled until the standard error is below 0.005 sqrt(R). Of a mixture, up to
+        two: its entropy by quadrature, and the log joint by components; more: pairs of draws of each
+        component, 2304 at least, doubled until the standard error is below 0.003, at most 16 times. Where q
+        has mass outside of the support, or where the log joint is -inf, the value is -inf and `note` says why
+        and what helps.
 
     Raises
     ------

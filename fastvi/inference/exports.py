@@ -12,8 +12,8 @@ from ..common.extras import required
 from ..common.validation import generator, integer
 from ..common.values import Array
 from ..common.version import __version__
-from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TruncatedGaussian, latent_of
 from .model import Model
 
 #: Families whose covariance in latent coordinates is diagonal: their deviations say all.
@@ -23,6 +23,7 @@ _DIAGONAL = ("diag", "isotropic")
 _DRAWS = ("chain", "draw")
 
 _COORDINATE, _OTHER, _DATA_SET = "coordinate", "other_coordinate", "data_set"
+_COMPONENT = "component"
 
 
 class Draws(NamedTuple):
@@ -40,7 +41,7 @@ def _draws_of(model: Model, q: Any, n: int, rng: Any) -> Draws:
         z = q.sample(n, rng)
         latent, log_q = model._support.to_latent("z", z), np.asarray(q.logpdf(z))
     else:
-        gaussian: Gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+        gaussian = latent_of(q)
         latent = gaussian.sample(n, rng)
         z, log_jacobian = model._support.to_model(latent)
         log_q = np.asarray(gaussian.logpdf(latent)) - log_jacobian
@@ -145,7 +146,12 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
         for name in ("mu", "sigma", "low", "high"):
             group.add(name, getattr(fit.q, name), ())
         return group
-    gaussian = fit.q.gaussian if isinstance(fit.q, TransformedGaussian) else fit.q
+    gaussian = latent_of(fit.q)
+    if isinstance(gaussian, GaussianMixture):
+        group.add("weight", gaussian.weights, (_COMPONENT,))
+        group.add("mean", gaussian.means, (_COMPONENT, _COORDINATE))
+        group.add("cov", gaussian.covs, (_COMPONENT, _COORDINATE, _OTHER))
+        return group
     group.add("mean", gaussian.mean, (_COORDINATE,))
     if fit.family in _DIAGONAL:
         group.add("sd", gaussian._deviations, (_COORDINATE,))

@@ -88,14 +88,17 @@ def densities_or_zero(model: Model, points: Array) -> Array:
     return values
 
 
-def slopes_at(model: Model, points: Array) -> tuple[int, Array, Array]:
-    """(status, values, gradients) of log joint + log-Jacobian at latent points, by the model's gradient."""
+def slopes_at(model: Model, points: Array, unit: Array | None = None) -> tuple[int, Array, Array]:
+    """(status, values, gradients) of log joint + log-Jacobian at latent points, by the model's gradient.
+
+    Where it has none, by central differences in this unit of each coordinate, or 1.
+    """
     points, dim = np.ascontiguousarray(points), points.shape[1]
     values, slopes = np.empty(len(points)), np.empty(points.shape)
     status, _ = kernels.inference.entry_points.log_joint_gradients(
         target_of(model, gradient=True),
         points,
-        np.ones(dim),
+        np.ones(dim) if unit is None else unit,
         workspace("draws", kernels.families.low_rank.FIRST, dim, model.dim),
         values,
         slopes,

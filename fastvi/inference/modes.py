@@ -15,7 +15,7 @@ from .. import kernels
 from ..common.values import Array
 from .kernel_calls import log_densities
 from .model import Model
-from .starts import laplace_from, laplace_start
+from .starts import Laplace, laplace_from, laplace_start
 
 #: Distances of further starts, in deviations of the first mode from there, and from the origin.
 _FROM_THE_MODE, _FROM_THE_ORIGIN = (4.0, 16.0, 64.0), (1.0, 5.0, 25.0)
@@ -41,10 +41,14 @@ class Mode(NamedTuple):
 
 def mode_from(model: Model, start: Array) -> Mode | None:
     """The mode that is found from a point; None where the log joint is at fault on the way."""
-    found = laplace_from(model, start)
+    return mode_at(model, laplace_from(model, start))
+
+
+def mode_at(model: Model, found: Laplace) -> Mode | None:
+    """The mode of Laplace's approximation; None where it is at none."""
     if found.status:
         return None
-    mean, factor, r = found.mean, found.factor, start.size
+    mean, factor, r = found.mean, found.factor, found.mean.size
     with np.errstate(all="ignore"):
         steps = _STEP * factor.T
         points = np.concatenate([mean[None], mean + steps, mean - steps])

@@ -14,7 +14,8 @@ from ..common.validation import generator, integer
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational, latent_of
 from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
@@ -49,7 +50,7 @@ class Fit(Record):
     ----------
     model : Model
     family : str
-    q : Gaussian, TransformedGaussian or TruncatedGaussian
+    q : Gaussian, TransformedGaussian, TruncatedGaussian, GaussianMixture or TransformedMixture
     elbo : Estimate
         In nats, with its error.
     trace : ndarray
@@ -68,6 +69,9 @@ class Fit(Record):
         Means of the q reached from each start, in the same order; None where `fit` had no `starts`.
     skipped : int
         How many starts failed.
+    gains : tuple of float or None
+        Of a mixture, what each component after the first added to the ELBO, in nats, when it was added; in
+        more than two dimensions from draws, with an error. None for other families.
 
     Examples
     --------
@@ -90,6 +94,7 @@ class Fit(Record):
     family: str
     start_means: Array | None = None
     skipped: int = 0
+    gains: tuple[float, ...] | None = None
     _psis: float | None = None
     _diagnosis: Diagnosis | None = None
 
@@ -262,8 +267,8 @@ class Fit(Record):
         Raises
         ------
         ValueError
-            A TruncatedGaussian; the family "full" in more than 200 latent dimensions, others in more than
-            1000; the family "lowrank".
+            A TruncatedGaussian; a mixture; the family "full" in more than 200 latent dimensions, others in
+            more than 1000; the family "lowrank".
 
         Notes
         -----
@@ -310,6 +315,11 @@ class Fit(Record):
             lines.append(f"starts         {shown} (spread {self.starts[0] - self.starts[-1]:.2g})")
         if self.start_means is not None and len(self.starts) > 1:
             lines += [f"               mean {tidy(z)}" for z in self.start_means]
+        if self.gains is not None:
+            added = ", ".join(f"{gain:.3g}" for gain in self.gains)
+            lines.append(
+                f"components     {1 + len(self.gains)}" + (f", which added {added}" if added else "")
+            )
         if self.skipped:
             lines.append(f"skipped        {self.skipped} starts that failed")
         mean, sd = self.q.mean, deviations_of(self.q)
@@ -335,7 +345,8 @@ def q_of(model: Model, mean: Array, factor: Array) -> Gaussian | TransformedGaus
 
 def deviations_of(q: Any) -> Array:
     """The standard deviations of the coordinates of z."""
-    found: Array = np.sqrt(np.diag(q.cov)) if isinstance(q, TruncatedGaussian) else q._deviations
+    own = isinstance(q, Gaussian | TransformedGaussian)
+    found: Array = q._deviations if own else np.sqrt(np.diag(q.cov))
     return found
 
 
@@ -343,7 +354,9 @@ def _numbers(q: Any) -> Array:
     """The parameters of q."""
     if isinstance(q, TruncatedGaussian):
         return np.array([q.mu, q.sigma])
-    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    gaussian = latent_of(q)
+    if isinstance(gaussian, GaussianMixture):
+        return np.concatenate([gaussian._means.ravel(), gaussian._factors.ravel()])
     factor = gaussian._factor if gaussian._thin is None else gaussian._thin.factor
     return np.concatenate([gaussian._mean, factor.ravel()])
 

@@ -6,6 +6,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from .. import kernels
 from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import CONVERGED, FINE
 from .expectations import latent_gaussian
@@ -33,6 +35,9 @@ from .model import Model, target_of
 
 #: Seed of the dispersed points.
 _SEED = 20240302
+
+#: Points that have coordinates of either of two modes, at most.
+_CROSSINGS = 36
 
 #: Gradient tolerance and most steps of the search for a mode in many dimensions; a start may be rough.
 _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
@@ -76,6 +81,8 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
         if start.dim != r:
             raise ValueError(f"{name} has dimension {start.dim}, the model has {r} latent coordinates")
         return np.array(start.mean), np.array(start.cholesky)
+    if isinstance(start, GaussianMixture | TransformedMixture):
+        raise TypeError(f"{name} must be a point or a Gaussian, not a {type(start).__name__}")
     z = np.atleast_1d(np.asarray(float_array(name, start), dtype=np.float64))
     if z.shape != (model.dim,):
         raise ValueError(
@@ -92,6 +99,23 @@ def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
     source = np.random.default_rng(_SEED) if rng is None else generator("rng", rng)
     latent = source.standard_normal((count, model.latent_dim))
     return list(model._support.to_model(latent)[0]) if count else []
+
+
+def crossings(parts: list[Gaussian], rng: np.random.Generator) -> Iterator[Array]:
+    """Points with each coordinate from either of two means, and near none of the Gaussians.
+
+    Modes may be there, where groups of coordinates have several of their own.
+    """
+    for _ in range(_CROSSINGS if len(parts) > 1 else 0):
+        one, two = (parts[k]._mean for k in rng.choice(len(parts), size=2, replace=False))
+        point = np.where(rng.random(one.size) < 0.5, one, two)
+        if not any(is_near(point, part) for part in parts):
+            yield point
+
+
+def is_near(point: Array, part: Gaussian) -> bool:
+    """Whether a point is within a deviation of the mean of a Gaussian on each of its axes."""
+    return bool(np.abs(np.linalg.solve(part._factor, point - part._mean)).max() < 1.0)
 
 
 def check_start(family: str, factor: Array | None) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from ..common.immutable import Record
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero
 from .model import Model
 from .modes import Mode, add_mode
+from .starts import crossings
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
 CLOSE, FAR = 0.1, 1.0
@@ -125,19 +128,31 @@ def _shape_of(logs: Array) -> float:
     return min(shape, 0.0) if ratios.mean() > 0.5 else shape
 
 
-def _other_modes(model: Model, q: Gaussian, elbo: float, draws: int) -> list[Mode]:
-    """Modes that are neither q nor where an ascent from its mean leads, those with the most mass."""
-    r, mean, factor = q.dim, q.mean, q.cholesky
-    rng = np.random.default_rng(_SEED)
-    count = _STARTS if r <= _FEW_DIM else _FEW_STARTS
-    starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(r)) for k in range(count)]
+def _parts_of(q: Gaussian | GaussianMixture) -> list[tuple[Gaussian, float]]:
+    """The Gaussians that q consists of, and their weights, the heaviest first."""
+    if isinstance(q, Gaussian):
+        return [(q, 1.0)]
+    return [(q.components[k], float(q.weights[k])) for k in np.argsort(-q.weights, kind="stable")]
+
+
+def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws: int) -> list[Mode]:
+    """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass."""
+    r, rng, parts = q.dim, np.random.default_rng(_SEED), _parts_of(q)
+    count, starts = _STARTS if r <= _FEW_DIM else _FEW_STARTS, []
+    for k in range(count):
+        part, _ = parts[k // len(_DISTANCES) % len(parts)]
+        starts.append(part.mean + _DISTANCES[k % 3] * (part.cholesky @ rng.standard_normal(r)))
+    mean = parts[0][0].mean
     starts += [-mean, mean[::-1].copy(), *rng.standard_normal((_DISPERSED, r))]
-    found = [Mode(mean, factor, elbo)]
-    add_mode(model, mean, found)
+    starts += crossings([part for part, _ in parts], rng)
+    found = [Mode(part.mean, part.cholesky, elbo + math.log(max(share, 1e-300))) for part, share in parts]
+    for part, _ in parts:
+        add_mode(model, part.mean, found)
     known, in_vain = len(found), 0
     for start in starts:
         add_mode(model, start, found)
-    points, values = _outstanding(model, q, rng.standard_normal((draws // _RADII.size, r)))
+    around = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.cov)
+    points, values = _outstanding(model, around, rng.standard_normal((draws // _RADII.size, r)))
     expected = np.max([_log_density_of(mode, points) for mode in found], axis=0)
     for k, point in enumerate(points):
         if values[k] <= expected[k] + _STANDS_OUT:
@@ -175,14 +190,14 @@ def _outstanding(model: Model, q: Gaussian, directions: Array) -> tuple[Array, A
 
 
 def _log_evidence_of_parts(
-    model: Model, q: Gaussian, modes: list[Mode], draws: int
+    model: Model, q: Gaussian | GaussianMixture, modes: list[Mode], draws: int
 ) -> tuple[float, float, Array]:
     """(log evidence, its standard error, the share of each part), from draws of q and of these modes.
 
     Each draw has the weight p / (the mean density of all parts): the balance heuristic (E. Veach, L. Guibas,
     SIGGRAPH 1995). Where the parts overlap, nothing is counted twice.
     """
-    parts = [q, *(Gaussian._from_factor(mode.mean, mode.factor) for mode in modes)]
+    parts: list[Any] = [q, *(Gaussian._from_factor(mode.mean, mode.factor) for mode in modes)]
     rng, logs = np.random.default_rng(_SEED), np.empty((len(parts), draws))
     for k, part in enumerate(parts):
         points = part.sample(draws, rng)
@@ -203,26 +218,27 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     if logs is not None:
         _, lacking, share, largest = _weights_of(logs)
         k = _shape_of(logs)
-        parts = [_shape_of(part) for part in np.split(logs, _PARTS)]
-        spread = float(np.std(parts, ddof=1) / math.sqrt(_PARTS)) if np.isfinite(parts).all() else 0.0
+        shapes = [_shape_of(part) for part in np.split(logs, _PARTS)]
+        spread = float(np.std(shapes, ddof=1) / math.sqrt(_PARTS)) if np.isfinite(shapes).all() else 0.0
     error = math.sqrt(max(1.0 / max(share, 1e-300) - 1.0, 0.0) / draws) + elbo.error
     kl, mode = Estimate(lacking, error, draws, "importance weights (standard error)"), None
     exact = None
     if r <= QUADRATURE_DIM:
         exact = _exact_divergence(model, elbo)
-    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
-    searched = exact is None and isinstance(gaussian, Gaussian) and r <= kernels.inference.laplace.DENSE
+    latent = latent_of(q)
+    is_known = isinstance(latent, (Gaussian, GaussianMixture))
+    searched = exact is None and is_known and r <= kernels.inference.laplace.DENSE
     if exact is not None:
         kl = exact
         close = kl.value + kl.error <= CLOSE
         far = kl.value - kl.error > FAR
     else:
         if searched and logs is not None:
-            assert isinstance(gaussian, Gaussian)
-            others = _other_modes(model, gaussian, elbo.value, draws)
+            assert isinstance(latent, (Gaussian, GaussianMixture))
+            others = _other_modes(model, latent, elbo.value, draws)
             if others:
                 part = draws // _SHARE_OF_DRAWS
-                evidence, deviation, shares = _log_evidence_of_parts(model, gaussian, others, part)
+                evidence, deviation, shares = _log_evidence_of_parts(model, latent, others, part)
                 more = evidence - elbo.value, deviation + elbo.error
                 if more[0] - 2.0 * more[1] > kl.value + 2.0 * kl.error + _ADDS:
                     kl = Estimate(*more, draws, "importance weights of q and other modes (standard error)")
@@ -282,7 +298,7 @@ def resampled(model: Model, q: Variational, n: int, rng: np.random.Generator) ->
         points = q.sample(count, rng)
         logs = model.log_density(points) - q.logpdf(points)
     else:
-        gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+        gaussian = latent_of(q)
         latent = gaussian.sample(count, rng)
         logs = latent_ratios(model, gaussian, latent)
         points = latent if model._support.is_real else model._support.to_model(latent)[0]

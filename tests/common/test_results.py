@@ -98,6 +98,9 @@ EXAMPLES = {
     "VariationalMixtureFit": lambda: [fv.fit_mixture([0, 1, 2, 10, 11, 12], 2, variational=True)],
     "ThetaFit": lambda: [fv.maximize_evidence(fv.Model(with_theta, 1, (3.0,), theta=[0.0]))],
     "TransformedGaussian": lambda: [POSITIVE],
+    "TransformedMixture": lambda: [
+        fv.TransformedMixture(fv.GaussianMixture([0.5, 0.5], [-3, 3], [1, 2]), "positive", 1)
+    ],
     "TruncatedGaussian": lambda: [fv.TruncatedGaussian(0.0, 1.0, 0.0)],
 }
 
@@ -123,12 +126,14 @@ INTERNAL = (
     "Names",
     "Pairing",
     "Part",
+    "Parts",
     "Patterns",
     "Place",
     "Prior",
     "Quadratic",
     "Record",
     "Rows",
+    "Scores",
     "SgdOptions",
     "Start",
 )

@@ -183,6 +183,7 @@ def distributions():
     half = call(fv.TruncatedGaussian, 0.0, 1.0, 0.0, 2.0, then=lambda q: (q.mean, q.logpdf(1.0)))
     line = fv.Gaussian(np.array([1.0]), np.array([[4.0]]))
     simplex = call(fv.TransformedGaussian, PAIR, "simplex", 3, then=lambda q: q.sample(2))
+    mixed = call(fv.TransformedMixture, MIXTURE, "simplex", 3, then=lambda q: q.sample(2))
     for low in forms("low", 0.0):
         fv.TransformedGaussian(line, ("lower", low), 1).sample(2)
     points = {
@@ -190,7 +191,7 @@ def distributions():
         2: np.array([[1.0, 2.0], [0.0, 1.0]]),
         3: np.array([[0.25, 0.25, 0.5]] * 2),
     }
-    for p in (PAIR, MIXTURE, line, half, simplex):
+    for p in (PAIR, MIXTURE, line, half, simplex, mixed):
         call(p.logpdf, points[p.dim])
         call(p.pdf, points[p.dim][0])
         p.pdf(np.empty((0, p.dim))), p.sample(np.int32(2), np.int32(0)), p.entropy()
@@ -292,6 +293,9 @@ def inference():
             fv.fit(model, start=fitted.q), fv.fit(model, family, starts=[q, start])
             if small and (family != "truncated" or model.support == "positive"):
                 call(fv.decompose, model, fitted.q, rtol=2.0**-20)
+        several = call(lambda k, model=model: fv.fit(model, ("mixture", k), max_steps=10), 2)
+        call(fv.elbo, model, several.q, rtol=2.0**-20)
+        several.diagnose()
         for one in copies(fv.fit(model)):
             fv.fit(one.model, "mean", one.q), one.sample(np.int32(2), np.int32(0))
         call(fv.fit, model, "diag", method="sgd", steps=2, rate=0.5, draws=4, rng=0, progress=False)

@@ -1,0 +1,728 @@
+r"""Fits of q = Σ w_j N(m_j, L_j L_j'), a mixture of Gaussians in latent coordinates, by the ELBO.
+
+F = Σ_j w_j Σ_s v_s [log p(z_js) - log q(z_js)], z_js = m_j + L_j e_s, over fixed points e_s with weights v_s:
+a lattice in up to two dimensions, pairs of draws +e, -e in more. L-BFGS climbs F by its exact gradient. The
+mixture grows from the best single Gaussian, one component at a time, from proposals: other modes, halves of
+a component, and draws at which p / q is large. A component that does not pay is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..common.statuses import is_fault
+from ..common.values import Array
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
+from ..distributions.variational import TransformedMixture
+from ..kernels.densities.gaussians import LOG_2PI
+from ..kernels.statuses import (
+    CONVERGED,
+    FINE,
+    NOT_A_MAXIMUM,
+    OVERFITTED,
+    SATURATED,
+    STEPS_EXHAUSTED,
+    STUCK,
+    UNBOUNDED,
+    UNRESOLVED,
+    WRONG_GRADIENT,
+)
+from .deterministic import draws_fit, quadrature_fit
+from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
+from .expectations import (
+    BY_DRAWS,
+    fixed_draws,
+    mixture_expectation,
+    mixture_quadrature,
+    mixture_saturation,
+    overfitted,
+    writable,
+)
+from .kernel_calls import QUADRATURE_DIM, densities_or_zero, slopes_at
+from .model import Model
+from .modes import mode_at
+from .results import Fit, fit_of_report, q_of
+from .starts import crossings, is_near, laplace_from
+
+#: Latent dimensions up to which covariances are full, and up to which there are fits.
+FULL_DIM, MOST_DIM = 50, 256
+
+#: Relative error of the quadrature for choices.
+_ROUGH_RTOL, _LEAST_RTOL = 1e-6, 1e-14
+
+#: Components at most.
+MOST_COMPONENTS = 64
+
+#: Nats that a component must add.
+_WORTH = 2e-3
+
+#: The lattice in up to two dimensions: its reach, its step to begin with, how often that may be halved, and
+#: how far F may be from the ELBO by quadrature. With 1e-3 for that six Gaussians come to a KL of 0.095 in a
+#: funnel in the plane, with 1e-5 to 0.076.
+_REACH, _STEP, _HALVINGS, _OFF = 6.0, 0.6, 3, 1e-5
+
+#: Pairs of draws of each component: at least, for each dimension of a full and of a diagonal covariance, at
+#: most, and where proposals are compared.
+_LEAST_PAIRS, _PAIRS_EACH, _PAIRS_EACH_DIAGONAL, _MOST_PAIRS, _FEW_PAIRS = 32, 4, 1, 2048, 16
+
+#: Standard error of the ELBO that is small enough, for choices and for the result.
+_ENOUGH_TO_CHOOSE, _ENOUGH = 2e-3, 3e-3
+
+#: A fit is accurate enough where F lacks this share of the ELBO's error. A component pays where it adds this
+#: many standard errors.
+_SHARE_OF_ERROR, _SIGNIFICANT = 0.01, 2.0
+
+#: L-BFGS: pairs that are kept, largest change of a coordinate in a step, increase that a step must have as a
+#: share of what its derivative promises, and how often a step may be halved.
+_MEMORY, _LONGEST, _INCREASE, _SHRINKS = 20, 1.0, 1e-4, 30
+
+#: Steps of a proposal, steps of a new mixture, and steps after which the unit of the coordinates is renewed.
+_TRIAL_STEPS, _STAGE_STEPS, _STEPS_AT_ONCE = 12, 80, 100
+
+#: Proposals that are followed to the end, at most, until one pays.
+_TRIES = 3
+
+#: Gradient tolerance, in nats that F lacks, of a mixture that may still grow.
+_ROUGH = 1e-4
+
+#: A component's least weight, where coordinates are scaled by its root.
+_LEAST_WEIGHT = 0.02
+
+#: Halves of a component: their distance from its mean in deviations. How many components are halved, along
+#: how many axes each.
+_APART, _HALVED, _AXES = 0.7, 2, 3
+
+#: Draws of q whose importance weights propose components, how many, and their deviations beside those of the
+#: component that they were drawn from.
+_DRAWS, _DRAWN, _NARROWER = 1024, 2, 0.7
+
+#: Starts of the search for modes, and their distances from q in its deviations.
+_STARTS, _FEW_STARTS, _FEW_DIM, _DISTANCES = 12, 4, 10, (3.0, 10.0, 30.0)
+
+#: A mode is left out where log p - log q is so high; it is none that pays with so many nats less than q.
+_HIGHER, _LIGHTER = 1.0, 10.0
+
+#: First word of the seeds here.
+_SEED = 20240304
+
+
+class Parts(NamedTuple):
+    """A mixture in latent coordinates."""
+
+    logs: Array  #: logarithms of the weights (K,)
+    means: Array  #: (K, D)
+    factors: Array  #: lower triangles (K, D, D), or deviations (K, D)
+
+    @property
+    def weights(self) -> Array:
+        """The weights (K,)."""
+        found: Array = np.exp(self.logs)
+        return found
+
+    def spread(self, noise: Array) -> Array:
+        """L_j e for each component and each row of the noise, (K, S, D)."""
+        if self.factors.ndim == 2:
+            return noise * self.factors[:, None, :]
+        found: Array = noise @ self.factors.swapaxes(1, 2)
+        return found
+
+    def dense(self) -> Array:
+        """The factors as matrices."""
+        if self.factors.ndim == 3:
+            return self.factors
+        return self.factors[:, :, None] * np.eye(self.means.shape[1])
+
+    def mixture(self) -> GaussianMixture:
+        """The distribution."""
+        return GaussianMixture._from_factors(
+            *(np.ascontiguousarray(part) for part in (self.logs, self.means, self.dense()))
+        )
+
+    def without(self, j: int) -> Parts:
+        """The mixture of the other components."""
+        keep = np.arange(len(self.logs)) != j
+        return _normalised(self.logs[keep], self.means[keep], self.factors[keep])
+
+    def replaced(self, j: int, weights: Any, means: Any, factors: Any) -> Parts:
+        """Others in the place of component j, which share its weight by `weights`."""
+        keep = np.arange(len(self.logs)) != j
+        return _normalised(
+            np.concatenate([self.logs[keep], self.logs[j] + np.log(weights)]),
+            np.concatenate([self.means[keep], means]),
+            np.concatenate([self.factors[keep], factors]),
+        )
+
+    def with_another(self, weight: float, mean: Array, factor: Array) -> Parts:
+        """One more component, with this share of all."""
+        logs = np.append(self.logs + math.log1p(-weight), math.log(weight))
+        return _normalised(logs, np.vstack([self.means, mean]), np.concatenate([self.factors, factor[None]]))
+
+
+def _normalised(logs: Array, means: Array, factors: Array) -> Parts:
+    return Parts(logs - np.logaddexp.reduce(logs), means, factors)
+
+
+class Scores(NamedTuple):
+    """Of a mixture at points (N, D), component by component."""
+
+    log_q: Array  #: (N,)
+    shares: Array  #: responsibilities (K, N)
+    whitened: Array  #: L_i⁻¹ (z - m_i), (K, N, D)
+    slopes: Array  #: L_i⁻ᵀ L_i⁻¹ (z - m_i), (K, N, D)
+
+    @property
+    def gradient(self) -> Array:
+        """That of log q, (N, D)."""
+        found: Array = -np.einsum("kn,knd->nd", self.shares, self.slopes)
+        return found
+
+
+def scores_of(parts: Parts, points: Array) -> Scores:
+    """log q and what its derivatives are made of."""
+    logs, means, factors = parts
+    centred = points - means[:, None, :]
+    if factors.ndim == 2:
+        whitened = centred / factors[:, None, :]
+        slopes, halves = whitened / factors[:, None, :], np.log(factors).sum(axis=1)
+    else:
+        inverses = np.linalg.inv(factors)
+        whitened = centred @ inverses.swapaxes(1, 2)
+        slopes = whitened @ inverses
+        halves = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+    terms = logs[:, None] - 0.5 * np.einsum("knd,knd->kn", whitened, whitened) - halves[:, None]
+    top = terms.max(axis=0)
+    shares = np.exp(terms - top)
+    total = shares.sum(axis=0)
+    shares /= total
+    return Scores(top + np.log(total) - 0.5 * means.shape[1] * LOG_2PI, shares, whitened, slopes)
+
+
+class Objective:
+    """F and its gradient in coordinates x, whose unit is the deviations of an origin.
+
+    x has for each component the change of its logit, of its mean in its deviations, and of its factor T,
+    L_j = L0_j T, whose diagonal is given by logarithms; each divided by the root of its weight, which makes
+    the ELBO of components far apart as steep in all.
+    """
+
+    def __init__(self, model: Model, noise: Array, weights: Array, origin: Parts) -> None:
+        self.model, self.noise, self.weights, self.origin = model, noise, weights, origin
+        self.count, self.dim = origin.means.shape
+        self.diagonal = origin.factors.ndim == 2
+        self.unit = 1.0 / np.sqrt(np.maximum(origin.weights, _LEAST_WEIGHT))
+        self.lower = np.tril_indices(self.dim, -1)
+        self.evaluations = 0
+        self.size = self.count * (1 + 2 * self.dim + (0 if self.diagonal else len(self.lower[0])))
+
+    def split(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """(logits (K,), shifts (K, D), logarithms (K, D), what is below the diagonal) in units of one."""
+        rows, d = x.reshape(self.count, -1) * self.unit[:, None], self.dim
+        return (
+            rows[:, 0],
+            rows[:, 1 : 1 + d],
+            rows[:, 1 + d : 1 + 2 * d] / math.sqrt(2.0),
+            rows[:, 1 + 2 * d :],
+        )
+
+    def parts(self, x: Array) -> Parts:
+        """The mixture at x."""
+        logs, means, factors = self.origin
+        logits, shifts, logarithms, below = self.split(x)
+        diagonals = np.exp(logarithms)
+        if self.diagonal:
+            return _normalised(logs + logits, means + factors * shifts, factors * diagonals)
+        inner = diagonals[:, :, None] * np.eye(self.dim)
+        inner[:, self.lower[0], self.lower[1]] = below
+        moved = means + np.einsum("kij,kj->ki", factors, shifts)
+        return _normalised(logs + logits, moved, factors @ inner)
+
+    def __call__(self, x: Array) -> tuple[float, Array]:
+        """(F, its gradient); -inf where the log joint is at fault at one of the points."""
+        with np.errstate(all="ignore"):
+            parts = self.parts(x)
+            if not all(np.isfinite(part).all() for part in parts):
+                return -math.inf, x
+            value, by_logs, by_means, by_factors = self.at(parts)
+            if not value > -math.inf:
+                return -math.inf, x
+            factors = self.origin.factors
+            by_logits = by_logs - parts.weights * by_logs.sum()
+            if self.diagonal:
+                shifts, below = factors * by_means, np.empty((self.count, 0))
+                logarithms = parts.factors * by_factors
+            else:
+                shifts = np.einsum("kij,ki->kj", factors, by_means)
+                inner = factors.swapaxes(1, 2) @ by_factors
+                diagonals = np.exp(self.split(x)[2])
+                logarithms = np.diagonal(inner, axis1=1, axis2=2) * diagonals
+                below = inner[:, self.lower[0], self.lower[1]]
+            rows = np.concatenate([by_logits[:, None], shifts, logarithms / math.sqrt(2.0), below], axis=1)
+            gradient = (rows * self.unit[:, None]).ravel()
+            usable = float(gradient @ gradient) < math.inf
+        return (value, gradient) if usable else (-math.inf, x)
+
+    def at(self, parts: Parts) -> tuple[float, Array, Array, Array]:
+        """(F, its derivatives in log weights, means and factors), the weights taken as free."""
+        k, s, d = self.count, len(self.noise), self.dim
+        points = (parts.means[:, None, :] + parts.spread(self.noise)).reshape(-1, d)
+        unit = (parts.weights[:, None] * _deviations(parts)).sum(axis=0)
+        status, values, slopes = slopes_at(self.model, points, unit)
+        self.evaluations += len(points) * evaluations_each(self.model)
+        if status != FINE:
+            return -math.inf, *parts
+        found = scores_of(parts, points)
+        difference = values - found.log_q
+        weights = (parts.weights[:, None] * self.weights).ravel()
+        value = float(weights @ difference)
+        # By the points, which move with the parameters.
+        along = (weights[:, None] * (slopes - found.gradient)).reshape(k, s, d)
+        by_means = along.sum(axis=1)
+        # And by log q at points that stay.
+        held = weights * found.shares
+        by_means -= np.einsum("kn,knd->kd", held, found.slopes)
+        if self.diagonal:
+            by_factors = (along * self.noise).sum(axis=1)
+            by_factors -= np.einsum("kn,knd,knd->kd", held, found.slopes, found.whitened)
+            by_factors += held.sum(axis=1)[:, None] / parts.factors
+        else:
+            by_factors = along.swapaxes(1, 2) @ self.noise
+            by_factors -= (held[:, :, None] * found.slopes).swapaxes(1, 2) @ found.whitened
+            inverse = 1.0 / np.diagonal(parts.factors, axis1=1, axis2=2)
+            by_factors += held.sum(axis=1)[:, None, None] * (inverse[:, :, None] * np.eye(d))
+            by_factors = np.tril(by_factors)
+        by_logs = (weights * difference).reshape(k, s).sum(axis=1) - held.sum(axis=1)
+        return value, by_logs, by_means, by_factors
+
+
+def evaluations_each(model: Model) -> int:
+    """Evaluations of the log joint that a gradient takes."""
+    return 1 if model._slopes_address else 1 + 2 * model.latent_dim
+
+
+def _deviations(parts: Parts) -> Array:
+    """The deviations of each component (K, D)."""
+    if parts.factors.ndim == 2:
+        return parts.factors
+    found: Array = np.sqrt((parts.factors**2).sum(axis=2))
+    return found
+
+
+class _Climb(NamedTuple):
+    """Where an ascent ends."""
+
+    x: Array
+    value: float
+    lack: float  #: nats that F lacks there, by its gradient
+    norm: float
+    values: list[float]  #: after each step
+    stuck: bool
+
+
+def climb(
+    objective: Callable[[Array], tuple[float, Array]], x: Array, steps: int, tolerance: float
+) -> _Climb:
+    """Steps of L-BFGS until F lacks less than the tolerance: gᵀ H g / 2, and g² / 2 at least.
+
+    A step to where F is not finite is halved like one that does not climb.
+    Source: J. Nocedal, S. J. Wright, Numerical Optimization (2006), algorithms 7.4 and 7.5.
+    """
+    value, slope = objective(x)
+    pairs: list[tuple[Array, Array, float]] = []
+    values: list[float] = []
+    if value == -math.inf:
+        return _Climb(x, value, math.inf, math.inf, values, True)
+    while True:
+        along = _times_inverse(pairs, slope)
+        promised = float(along @ slope)
+        if not promised > 0.0:
+            pairs.clear()
+            along, promised = slope, float(slope @ slope)
+        norm = math.sqrt(float(slope @ slope))
+        lack = 0.5 * max(promised, norm**2)
+        if lack <= tolerance or len(values) >= steps:
+            return _Climb(x, value, lack, norm, values, False)
+        largest = float(np.abs(along).max())
+        length = min(1.0, _LONGEST / largest) if pairs else min(1.0, 1.0 / norm, _LONGEST / largest)
+        for _ in range(_SHRINKS):
+            after, steeper = objective(x + length * along)
+            if after >= value + _INCREASE * length * promised and after > value:
+                break
+            # The maximum of the parabola, where there is one.
+            best = 0.5 * promised * length**2 / max(promised * length - (after - value), 1e-300)
+            length = min(max(best, 0.1 * length), 0.5 * length) if after > -math.inf else 0.2 * length
+        else:
+            if pairs:
+                pairs.clear()
+                continue
+            return _Climb(x, value, lack, norm, values, True)
+        step, change = length * along, slope - steeper
+        x, value, slope = x + step, after, steeper
+        values.append(value)
+        product = float(step @ change)
+        if product > 1e-10 * math.sqrt(float(step @ step) * float(change @ change)):
+            pairs = [*pairs, (step, change, product)][-_MEMORY:]
+
+
+def _times_inverse(pairs: list[tuple[Array, Array, float]], slope: Array) -> Array:
+    """The gradient times the inverse of the negative Hessian, by the pairs."""
+    if not pairs:
+        return slope
+    found, parts = slope.copy(), []
+    for step, change, product in reversed(pairs):
+        part = float(step @ found) / product
+        found -= part * change
+        parts.append(part)
+    step, change, product = pairs[-1]
+    found *= product / float(change @ change)
+    for (step, change, product), part in zip(pairs, reversed(parts), strict=True):
+        found += (part - float(change @ found) / product) * step
+    return found
+
+
+@lru_cache(maxsize=8)
+def _lattice(dim: int, halvings: int) -> tuple[Array, Array]:
+    """(points, weights) whose second moments are exactly one."""
+    step = _STEP * 0.5**halvings
+    half = np.arange(0.0, _REACH + step / 2, step)
+    line = np.concatenate([-half[:0:-1], half])
+    points = np.stack(np.meshgrid(*([line] * dim), indexing="ij"), axis=-1).reshape(-1, dim)
+    squares = (points**2).sum(axis=1)
+    points, squares = points[squares <= _REACH**2], squares[squares <= _REACH**2]
+    weights = np.exp(-0.5 * squares)
+    weights /= weights.sum()
+    points = points / math.sqrt(float(weights @ points[:, 0] ** 2))
+    return np.ascontiguousarray(points), weights
+
+
+class _Fitted(NamedTuple):
+    """A mixture that an ascent ends at."""
+
+    parts: Parts
+    value: float  #: the ELBO, from other points than those of F
+    error: float
+    status: int
+    norm: float  #: of the gradient
+
+
+class _Grown(NamedTuple):
+    """What growth ends with."""
+
+    parts: Parts
+    values: list[float]  #: the ELBO with one component, two, ...
+    error: float
+    status: int
+    norm: float
+
+
+class _Growth:
+    """A mixture that grows: its parts, their ELBO as fresh draws or quadrature have it, and what it costs."""
+
+    def __init__(self, model: Model, rtol: float, max_steps: int, draws: int | None) -> None:
+        self.model, self.rtol, self.max_steps = model, rtol, max_steps
+        self.dim = model.latent_dim
+        self.diagonal = self.dim > FULL_DIM
+        each = _PAIRS_EACH_DIAGONAL if self.diagonal else _PAIRS_EACH
+        self.pairs = max(_LEAST_PAIRS, each * self.dim)
+        self.most = _MOST_PAIRS
+        if draws is not None:
+            self.pairs = self.most = max((draws + 1) // 2, self.dim)
+        self.halvings = 0
+        self.value = -math.inf  # the ELBO of the mixture that grows
+        self.evaluations = 0
+        self.trace: list[float] = []
+
+    def nodes(self, few: bool = False) -> tuple[Array, Array]:
+        """(points, weights) of F."""
+        if self.dim <= QUADRATURE_DIM:
+            return _lattice(self.dim, 0 if few else self.halvings)
+        pairs = max(_FEW_PAIRS, self.dim) if few else self.pairs
+        noise = writable(fixed_draws(0, min(pairs, self.pairs), self.dim))
+        return noise, np.full(len(noise), 1.0 / len(noise))
+
+    def elbo(self, parts: Parts) -> tuple[float, float]:
+        """(the ELBO, its error) for choices: other draws than those of F and those of the result."""
+        mixture = parts.mixture()
+        if self.dim <= QUADRATURE_DIM:
+            try:
+                found = mixture_quadrature(self.model, mixture, max(self.rtol, _ROUGH_RTOL))
+            except ValueError:
+                return -math.inf, 0.0
+            self.evaluations += found.evaluations
+            return found.value, found.error
+        draws = mixture_expectation(self.model, mixture, np.random.default_rng(_SEED), _ENOUGH_TO_CHOOSE)
+        self.evaluations += draws.evaluations
+        return (draws.value, draws.error) if not draws.status else (-math.inf, 0.0)
+
+    def climb(self, parts: Parts, steps: int, tolerance: float, few: bool = False) -> tuple[Parts, _Climb]:
+        """(the mixture at the end of an ascent, that ascent), in units that are renewed."""
+        taken = 0
+        while True:
+            objective = Objective(self.model, *self.nodes(few), parts)
+            found = climb(objective, np.zeros(objective.size), min(_STEPS_AT_ONCE, steps - taken), tolerance)
+            self.evaluations += objective.evaluations
+            taken += len(found.values)
+            if not few:
+                self.trace += found.values
+            if found.value > -math.inf:
+                parts = objective.parts(found.x)
+            if found.lack <= tolerance or found.stuck or taken >= steps:
+                return parts, found
+
+    def fit(self, parts: Parts, steps: int, tolerance: float) -> _Fitted:
+        """The best mixture near one: on more points as long as these are overfitted."""
+        while True:
+            parts, found = self.climb(parts, steps, tolerance)
+            if found.value == -math.inf:
+                return _Fitted(parts, found.value, 0.0, STUCK, math.inf)
+            value, error = self.elbo(parts)
+            status = CONVERGED
+            if found.lack > tolerance:
+                status = STUCK if found.stuck else STEPS_EXHAUSTED
+            if self.dim <= QUADRATURE_DIM:
+                fine, last = abs(found.value - value) <= _OFF + error, self.halvings == _HALVINGS
+            else:
+                fine, last = not overfitted(found.value, value, error), 2 * self.pairs > self.most
+            if fine or last:
+                off = UNRESOLVED if self.dim <= QUADRATURE_DIM else OVERFITTED
+                return _Fitted(parts, value, error, status if fine else off, found.norm)
+            self.halvings, self.pairs = self.halvings + 1, 2 * self.pairs
+
+    def proposals(self, parts: Parts, peaks: list[Gaussian]) -> Iterator[Parts]:
+        """Mixtures of one component more."""
+        means, factors = parts.means, parts.factors
+        noise, shares = self.nodes(few=True)
+        points = (means[:, None, :] + parts.spread(noise)).reshape(-1, self.dim)
+        unit = (parts.weights[:, None] * _deviations(parts)).sum(axis=0)
+        status, values, slopes = slopes_at(self.model, points, unit)
+        self.evaluations += len(points) * evaluations_each(self.model)
+        missed = list(self.left_out(parts, peaks))
+        if not status:
+            found = scores_of(parts, points)
+            rest = (values - found.log_q).reshape(len(means), -1)
+            middle = float(parts.weights @ (rest @ shares))
+            if not missed and parts.weights @ ((rest - middle) ** 2 @ shares) < _WORTH:
+                return  # near p, KL(q ‖ p) is half of that variance
+            slope = (slopes - found.gradient).reshape(len(means), -1, self.dim)
+            spread = parts.weights * (shares * (rest - (rest @ shares)[:, None]) ** 2).sum(axis=1)
+            for j in np.argsort(-spread, kind="stable")[:_HALVED]:
+                for axis in self.axes(parts, int(j), slope[j], shares):
+                    yield halved(parts, int(j), axis)
+        # Where draws of q have the largest p / q.
+        rng = np.random.default_rng((_SEED, len(means)))
+        which = rng.choice(len(means), size=_DRAWS, p=parts.weights / parts.weights.sum())
+        one = rng.standard_normal((_DRAWS, 1, self.dim))
+        drawn = np.empty((_DRAWS, self.dim))
+        for j in np.unique(which):
+            drawn[which == j] = Parts(parts.logs[j : j + 1], means[j : j + 1], factors[j : j + 1]).spread(
+                one[which == j][:, 0]
+            )[0]
+        drawn += means[which]
+        logs = densities_or_zero(self.model, drawn) - scores_of(parts, drawn).log_q
+        self.evaluations += _DRAWS
+        share = 1.0 / (1.0 + len(means))
+        ratios = np.exp(logs - logs.max()) if logs.max() > -math.inf else np.ones(_DRAWS)
+        for n in rng.choice(_DRAWS, size=_DRAWN, p=ratios / ratios.sum()):
+            yield parts.with_another(share, drawn[n], _NARROWER * factors[which[n]])
+        yield from missed
+
+    def left_out(self, parts: Parts, peaks: list[Gaussian]) -> Iterator[Parts]:
+        """Mixtures with one of the modes that q leaves out."""
+        for peak in peaks:
+            log_q = float(scores_of(parts, peak._mean[None]).log_q[0])
+            top = float(densities_or_zero(self.model, peak._mean[None])[0])
+            mass = top + peak.entropy() - 0.5 * self.dim
+            if top - log_q > _HIGHER and mass > self.value - _LIGHTER:
+                other = 1.0 / (1.0 + math.exp(min(max(self.value - mass, -3.0), 3.0)))
+                yield parts.with_another(other, peak._mean, _restricted(peak._factor, self.diagonal))
+
+    def axes(self, parts: Parts, j: int, slope: Array, shares: Array) -> Iterator[Array]:
+        """Whitened axes of a component along which log p - log q is steepest (E of the square)."""
+        factor = parts.factors[j]
+        steep = slope * factor if factor.ndim == 1 else slope @ factor
+        if self.diagonal:
+            for i in np.argsort(-(shares @ steep**2))[:_AXES]:
+                yield np.eye(self.dim)[i]
+            return
+        _, axes = np.linalg.eigh((shares[:, None] * steep).T @ steep)
+        yield from axes.T[::-1][:_AXES]
+
+    def with_one_more(self, parts: Parts, error: float, peaks: list[Gaussian]) -> _Fitted | None:
+        """The mixture with one component more, from the best proposal that pays; None where none does.
+
+        `error` is that of the ELBO of the mixture.
+        """
+        trials = []
+        for begin in self.proposals(parts, peaks):
+            trial, found = self.climb(begin, _TRIAL_STEPS, _ROUGH, few=True)
+            if found.value > -math.inf:
+                trials.append((found.value, trial))
+        for _, trial in sorted(trials, key=lambda t: -t[0])[:_TRIES]:
+            one_more = self.fit(trial, min(_STAGE_STEPS, self.max_steps), _ROUGH)
+            if self.pays(one_more, error):
+                return one_more
+        return None
+
+    def grown(self, alone: Parts, peaks: list[Gaussian], count: int) -> _Grown | None:
+        """The mixture of at most `count` components that all pay; None where that is the single Gaussian."""
+        self.value, error = self.elbo(alone)
+        parts, values = alone, [self.value]
+        while len(values) < count:
+            found = self.with_one_more(parts, error, peaks)
+            if found is None:
+                break
+            parts, self.value, error = found[:3]
+            values.append(self.value)
+        if len(values) == 1:
+            return None
+        wanted = max(self.rtol * (1.0 + abs(self.value)), _SHARE_OF_ERROR * error)
+        best = self.fit(parts, self.max_steps, wanted)
+        values[-1] = best.value
+        # What the others have taken over is left out.
+        while len(values) > 1:
+            lightest = int(best.parts.logs.argmin())
+            less = self.fit(best.parts.without(lightest), min(_STAGE_STEPS, self.max_steps), wanted)
+            if not best.value - less.value < _WORTH:
+                break
+            best = less
+            values = [*values[:-2], best.value]
+        if len(values) == 1:
+            return None
+        return _Grown(best.parts, values, best.error, best.status, best.norm)
+
+    def pays(self, found: _Fitted, error: float) -> bool:
+        """Whether a mixture is better by what a component must add, beyond the errors."""
+        gain, doubt = found.value - self.value, _SIGNIFICANT * math.hypot(found.error, error)
+        return bool(gain > max(_WORTH, doubt))
+
+
+def _restricted(factor: Array, diagonal: bool) -> Array:
+    """The factor, or its diagonal covariance's deviations."""
+    return np.sqrt((factor**2).sum(axis=1)) if diagonal else factor
+
+
+def halved(parts: Parts, j: int, axis: Array) -> Parts:
+    """Two components in the place of one, along a whitened axis, with its mean and covariance."""
+    mean, factor = parts.means[j], parts.factors[j]
+    if factor.ndim == 1:
+        shift, less = _APART * factor * axis, factor * np.sqrt(1.0 - (_APART * axis) ** 2)
+    else:
+        shift = _APART * (factor @ axis)
+        inner = np.eye(axis.size) - (1.0 - math.sqrt(1.0 - _APART**2)) * np.outer(axis, axis)
+        less = _lower(factor @ inner)
+    return parts.replaced(j, [0.5, 0.5], [mean + shift, mean - shift], [less, less])
+
+
+def _lower(root: Array) -> Array:
+    """The Cholesky factor of root root'."""
+    lower = np.linalg.qr(root.T)[1].T
+    signs = np.where(np.diag(lower) < 0.0, -1.0, 1.0)
+    found: Array = np.tril(lower * signs)
+    return found
+
+
+def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
+    """Laplace's approximations at modes, from points around q, its mirror images, and crossings of modes."""
+    model, dim = growth.model, mean.size
+    rng = np.random.default_rng((_SEED, dim))
+    count = _STARTS if dim <= _FEW_DIM else _FEW_STARTS
+    starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(dim)) for k in range(count)]
+    found: list[Gaussian] = []
+    for start in [np.zeros(dim), *starts, -mean, mean[::-1].copy()]:
+        growth.evaluations += _search(model, start, found)
+    for point in crossings(found, rng):
+        growth.evaluations += _search(model, point, found)
+    return found
+
+
+def _search(model: Model, start: Array, found: list[Gaussian]) -> int:
+    """Look for a mode from a point, and add it to those found; the evaluations."""
+    laplace = laplace_from(model, start)
+    mode = mode_at(model, laplace)
+    if mode is not None and not any(is_near(mode.mean, peak) for peak in found):
+        found.append(Gaussian._from_factor(mode.mean, mode.factor))
+    return laplace.evaluations + 1 + 2 * start.size
+
+
+def q_of_mixture(model: Model, parts: Parts) -> GaussianMixture | TransformedMixture:
+    """q in the model's coordinates."""
+    mixture = parts.mixture()
+    return mixture if model._support.is_real else TransformedMixture._of(mixture, model._support)
+
+
+def fit_mixture_of_gaussians(
+    model: Model,
+    count: int,
+    start: Any,
+    rtol: float,
+    max_steps: int,
+    draws: int | None = None,
+    rng: Any = 0,
+) -> Fit:
+    """The fit of at most `count` Gaussians; arguments have been checked. `rng` is for the fresh draws."""
+    growth = _Growth(model, rtol, max_steps, draws)
+    plane = growth.dim <= QUADRATURE_DIM
+    if plane:
+        single = quadrature_fit(model, "full", start, rtol, max_steps)
+    else:
+        single = draws_fit(model, "diag" if growth.diagonal else "full", start, rtol, max_steps, draws, rng)
+    growth.evaluations += int(single.report.evaluations)
+    method = "quadrature" if plane else BY_DRAWS
+    factor = _restricted(single.factor, growth.diagonal)
+    alone = Parts(np.zeros(1), single.mean[None].copy(), factor[None].copy())
+    report, code = single.report, int(single.report.status)
+    hopeless = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
+    if count == 1 or hopeless or not abs(report.elbo) < math.inf:
+        return _alone(model, growth, single, alone, method)
+    if model._gradient_address:
+        growth.evaluations += GRADIENT_EVALUATIONS
+        where = wrong_gradient(model, single.mean, single.factor)
+        if where is not None:
+            single = single._replace(report=report._replace(status=WRONG_GRADIENT), where=where)
+            return _alone(model, growth, single, alone, method)
+    grown = growth.grown(alone, _peaks(growth, single.mean, single.factor), count)
+    if grown is None:
+        return _alone(model, growth, single, alone, method)
+    parts = Parts(*(part[np.argsort(-grown.parts.logs, kind="stable")] for part in grown.parts))
+    mixture, where = parts.mixture(), single.where
+    status, unknown = grown.status, mixture_saturation(model, mixture)
+    if plane:
+        exact = mixture_quadrature(model, mixture, max(0.25 * rtol, _LEAST_RTOL))
+        growth.evaluations += exact.evaluations
+        value, error = exact.value, exact.error
+        if status == CONVERGED and error - unknown > rtol * (1.0 + abs(value)):
+            status = UNRESOLVED
+    else:
+        fresh = mixture_expectation(model, mixture, rng, _ENOUGH)
+        growth.evaluations += fresh.evaluations
+        value, error = fresh.value, fresh.error + unknown
+        if fresh.status:
+            value, error, status, where = grown.values[-1], math.inf, fresh.status, fresh.where
+    if status == CONVERGED and unknown > max(error - unknown, rtol * (1.0 + abs(value))):
+        status = SATURATED
+    if not value > report.elbo:
+        return _alone(model, growth, single, alone, method)
+    trace = np.array(growth.trace)
+    report = report._replace(
+        elbo=value,
+        error=error,
+        gradient_norm=grown.norm,
+        evaluations=growth.evaluations,
+        status=status,
+        steps=trace.size,
+    )
+    fit = fit_of_report(model, "mixture", q_of_mixture(model, parts), report, trace, where, method)
+    return fit._replace(gains=tuple(float(gain) for gain in np.diff(grown.values)))
+
+
+def _alone(model: Model, growth: _Growth, single: Any, alone: Parts, method: str) -> Fit:
+    """The fit of a single Gaussian as a mixture."""
+    report = single.report._replace(evaluations=growth.evaluations)
+    q = q_of(model, single.mean, single.factor)
+    fit = fit_of_report(model, "mixture", q, report, single.trace, single.where, method)
+    return fit._replace(q=q_of_mixture(model, alone), gains=())
