@@ -244,8 +244,7 @@ class _Search:
         self.evaluations += found.evaluations
         if found.status:
             # The log joint fails a step away: climb without differences over so long steps.
-            unit = np.full(self.dim, _CLIMB * size)
-            top, used, _ = ascent(self.model, x, np.diag(unit), unit)
+            top, used = ascent(self.model, x, np.full(self.dim, _CLIMB * size))
             self.evaluations += used
             for guess in _GUESSES:
                 found = laplace_from(self.model, top, guess * size)

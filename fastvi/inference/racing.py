@@ -143,7 +143,7 @@ def _given(race: _Race, mean: Array, factor: Array) -> Start:
         return Start(mean, factor, scale, 0)
     value, share = race.narrowed(mean, factor)
     if share < 1.0:
-        higher, used, _ = ascent(race.model, mean, np.diag(scale), scale)
+        higher, used = ascent(race.model, mean, scale)
         race.evaluations += used
         other, its_share = race.narrowed(higher, factor)
         if other > value:

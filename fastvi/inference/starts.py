@@ -18,7 +18,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
-from ..kernels.statuses import CONVERGED, FINE
+from ..kernels.statuses import FINE
 from .expectations import latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
@@ -45,16 +45,20 @@ _MODE_TOLERANCE, _MODE_STEPS = 1e-2, 200
 #: Searches for that mode, each in units of the deviations that were found at the last one.
 _MODE_ROUNDS = 2
 
-#: Laplace's approximation by gradients. Newton steps; dimensions up to which each has its second derivatives;
-#: how often these are taken anew where L-BFGS takes the steps, and how many steps.
-_NEWTON_STEPS, _ALWAYS_BENT, _BENT_ANEW, _FAR_STEPS = 25, 32, 4, 60
+#: Laplace's approximation by gradients. Newton steps; dimensions up to which each has its second derivatives.
+_NEWTON_STEPS, _ALWAYS_BENT = 25, 32
+
+#: Where a hierarchy's density grows without end, each step gains about one nat for each dimension, and second
+#: derivatives are never definite: so many steps of less than so many nats for each end the search.
+_MOST_SLOW, _SLOW = 4, 4.0
 
 #: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
 #: most, and second derivatives in this unit whose differences are right.
 _STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
 
-#: Half the squared length, in deviations, of the last step.
-_CLOSE = 1e-3
+#: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
+#: next one's squared length, the second derivatives are kept.
+_CLOSE, _QUICK = 1e-3, 0.5
 
 #: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
 #: between the lengths that are tried together, and how many; and the part of a step that ends the search.
@@ -159,7 +163,7 @@ class _Place(NamedTuple):
     value: float
     unit: Array  #: deviations, in units of which the derivatives are
     gradient: Array
-    precision: Array  #: minus the second derivatives
+    precision: Array | None = None  #: minus the second derivatives, where they were asked for
 
 
 class _Search:
@@ -178,12 +182,12 @@ class _Search:
             place = self.bent(point, np.full(point.size, guess))
             if place is None:
                 return None
-            summit = (self.climb if point.size <= _ALWAYS_BENT else self.climb_far)(place)
-            mean, unit = summit.place.mean, summit.place.unit
-            if not summit.definite:  # the diagonal alone is used, by absolute values
+            place, root, definite = self.climb(place)
+            mean, unit = place.mean, place.unit
+            if not definite:  # the diagonal alone is used, by absolute values
                 return Laplace(mean, np.diag(unit), unit, self.evaluations)
-            mean = mean + unit * (summit.root @ summit.along)
-            return Laplace(mean, unit[:, None] * summit.root, unit, self.evaluations)
+            mean = mean + unit * (root @ (place.gradient @ root))
+            return Laplace(mean, unit[:, None] * root, unit, self.evaluations)
 
     def bent(self, mean: Array, unit: Array) -> _Place | None:
         """A place with its second derivatives, whose conditional deviations become the unit."""
@@ -213,42 +217,50 @@ class _Search:
                 break
         return _Place(mean, float(values[0]), unit, gradient, precision)
 
-    def climb(self, place: _Place) -> _Summit:
-        """Where Newton's method ends that begins here."""
-        summit = _Summit.of(place)
+    def slope(self, mean: Array, unit: Array) -> _Place | None:
+        """A place without second derivatives."""
+        status, values, slopes = slopes_at(self.model, mean[None])
+        self.evaluations += 1
+        if status or not np.isfinite(slopes).all():
+            return None
+        return _Place(mean, float(values[0]), unit, slopes[0] * unit)
+
+    def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
+        """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
+        look = self.bent if place.mean.size <= _ALWAYS_BENT else self.slope
+        root, definite = _root_of_inverse(place.precision)
+        slow = 0
         for _ in range(_NEWTON_STEPS):
-            length, step = 1.0, place.unit * (summit.root @ summit.along)
-            if summit.is_top:
+            before = place.value
+            along = place.gradient @ root
+            promised, length = float(along @ along), 1.0
+            if promised < 2.0 * _CLOSE and definite:
                 break
-            after = self.bent(place.mean + step, place.unit)
-            if after is None or not after.value >= place.value + _INCREASE * summit.promised:
-                length = self.shortened(place, step, summit.promised)
+            step = place.unit * (root @ along)
+            after = look(place.mean + step, place.unit)
+            if after is None or not after.value >= place.value + _INCREASE * promised:
+                length = self.shortened(place, step, promised)
                 after = self.bent(place.mean + length * step, place.unit) if length else None
+            elif after.precision is None:
+                # Second derivatives are kept while steps with them come nearer quickly.
+                along = after.gradient @ root
+                if definite and along @ along < _QUICK * promised:
+                    place = after
+                    continue
+                after = self.bent(after.mean, after.unit)
             if after is None:
                 break
             place = after
-            summit = _Summit.of(place)
-            if length < _LEAST_LENGTH:
+            root, definite = _root_of_inverse(place.precision)
+            slow = slow + 1 if not definite and place.value - before < _SLOW * place.mean.size else 0
+            if length < _LEAST_LENGTH or (slow == _MOST_SLOW and place.mean.size > _ALWAYS_BENT):
                 break
-        return summit
-
-    def climb_far(self, place: _Place) -> _Summit:
-        """The same by L-BFGS in coordinates of unit second derivatives, which are taken anew at its ends."""
-        summit = _Summit.of(place)
-        for _ in range(_BENT_ANEW):
-            if summit.is_top:
-                break
-            units = place.unit[:, None] * summit.root, place.unit
-            mean, used, arrived = ascent(self.model, place.mean, *units, _FAR_STEPS)
-            self.evaluations += used
-            after = self.bent(mean, place.unit)
-            if after is None or not after.value > place.value:
-                break
-            place = after
-            summit = _Summit.of(place)
-            if not arrived:  # as where the density of a hierarchy grows without end
-                break
-        return summit
+        if place.precision is None:
+            after = self.bent(place.mean, place.unit)
+            if after is not None:
+                place = after
+                root, definite = _root_of_inverse(place.precision)
+        return place, root, definite
 
     def shortened(self, place: _Place, step: Array, promised: float) -> float:
         """The longest part of a step that climbs as it should; 0 where none does."""
@@ -259,29 +271,9 @@ class _Search:
         return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
 
 
-class _Summit(NamedTuple):
-    """A place, and the Newton step from there."""
-
-    place: _Place
-    root: Array  #: of the covariance, in the place's unit
-    definite: bool  #: whether the precision is; else the root is of a damped one
-    along: Array  #: the step, in coordinates of that covariance
-    promised: float  #: its squared length: twice the nats that it promises
-
-    @classmethod
-    def of(cls, place: _Place) -> _Summit:
-        root, definite = _root_of_inverse(place.precision)
-        along = place.gradient @ root
-        return cls(place, root, definite, along, float(along @ along))
-
-    @property
-    def is_top(self) -> bool:
-        """Whether the step is so short that the mode is reached."""
-        return self.promised < 2.0 * _CLOSE and self.definite
-
-
-def _root_of_inverse(precision: Array) -> tuple[Array, bool]:
+def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     """(the Cholesky factor of the inverse, True), of a precision that is damped where it is not definite."""
+    assert precision is not None
     # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
     turned = precision[::-1, ::-1]
     diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
@@ -312,17 +304,15 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
     for _ in range(_MODE_ROUNDS):
         if status:
             return status, used
-        mean[:], more, _ = ascent(model, mean, np.diag(scale), scale)
+        mean[:], more = ascent(model, mean, scale)
         used += more
         status, more = kernels.inference.entry_points.calibrate(target_of(model), mean, scale, space)
         used += more
     return status, used
 
 
-def ascent(
-    model: Model, point: Array, factor: Array, scale: Array, most_steps: int = _MODE_STEPS
-) -> tuple[Array, int, bool]:
-    """(a mode by L-BFGS from a point, evaluations, whether it is one), in coordinates of this factor.
+def ascent(model: Model, point: Array, scale: Array) -> tuple[Array, int]:
+    """(a mode by L-BFGS from a point, evaluations), in units of some deviations.
 
     Steps to where the log joint is at fault are rejected. The mode is the optimum of a fit of the mean on one
     draw that is zero.
@@ -331,7 +321,7 @@ def ascent(
     space = workspace("draws", MEAN, r, model.dim)
     workspace_member("draws", space, "point")[:] = 0.0
     workspace_member("draws", space, "curvature")[:] = 0
-    start, limits = (point.copy(), factor, scale), (_MODE_TOLERANCE, most_steps)
+    start, limits = (point.copy(), np.diag(scale), scale), (_MODE_TOLERANCE, _MODE_STEPS)
     mean = point.copy()
     report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, (mean, np.empty((r, r))), space)
-    return mean, int(report.evaluations), report.status == CONVERGED
+    return mean, int(report.evaluations)
