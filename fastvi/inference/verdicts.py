@@ -145,7 +145,8 @@ def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws
     mean = parts[0][0].mean
     starts += [-mean, mean[::-1].copy(), *rng.standard_normal((_DISPERSED, r))]
     starts += crossings([part for part, _ in parts], rng)
-    found = [Mode(part.mean, part.cholesky, elbo + math.log(max(share, 1e-300))) for part, share in parts]
+    # The arrays themselves, not their read-only views: a kernel is compiled once, for writable arrays.
+    found = [Mode(part._mean, part._factor, elbo + math.log(max(share, 1e-300))) for part, share in parts]
     for part, _ in parts:
         add_mode(model, part.mean, found)
     known, in_vain = len(found), 0
