@@ -25,7 +25,7 @@ from .distributions.grid import Distribution, Grid2D
 from .distributions.integrals import Estimate
 from .distributions.mixture import GaussianMixture
 from .distributions.support import Support
-from .distributions.variational import TransformedGaussian, TruncatedGaussian, Variational
+from .distributions.variational import TransformedGaussian, TruncatedGaussian, Variational, latent_of
 from .em.result import MixtureFit
 from .inference.evidence import decompose, log_evidence
 from .inference.evidence_maximization import ThetaFit
@@ -315,7 +315,7 @@ def _lattice(support: Support, q: Variational) -> tuple[Array, Array]:
         sd = float(np.sqrt(q.cov[0, 0]))
         low, high = max(q.low, q.mean[0] - 12.0 * sd), min(q.high, q.mean[0] + 12.0 * sd)
         return np.linspace(low, high, 401)[:, None], np.zeros(401)
-    gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    gaussian = latent_of(q)
     assert isinstance(gaussian, Gaussian)  # decompose takes no mixture
     t = np.linspace(-8.0, 8.0, 401 if gaussian.dim == 1 else 81)
     noise = np.stack(np.meshgrid(*([t] * gaussian.dim), indexing="ij"), axis=-1).reshape(-1, gaussian.dim)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,21 +29,70 @@ _LATTICE_DIM, _REACH, _STEP = 2, 8.5, 0.125
 _DRAWS, _PIECES = 100_000, 25
 
 
-def _logpdf(latent: Gaussian | GaussianMixture, support: Support, z: ArrayLike) -> Any:
-    """The log density at `z` of a distribution of the latent coordinates; -inf outside of the support."""
-    points, shape = as_points(z, support.dim)
-    values = np.empty(len(points))
-    for n, point in enumerate(points):
-        try:
-            where = support.to_latent("z", point[None])
-        except ValueError:
-            values[n] = -math.inf
-            continue
-        values[n] = latent.logpdf(where[0]) - support.to_model(where)[1][0]
-    return in_shape(values, shape)
+class _Transformed(Density):
+    """A distribution of latent coordinates, on the support of a model."""
+
+    __slots__ = ("_latent", "_moments", "_support")
+    _latent: Any
+    _support: Support
+    _moments: Any
+
+    def _check_and_set(self, name: str, kind: Any, latent: Any, support: Any, dim: int) -> None:
+        where = Support(support, dim)
+        if not isinstance(latent, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, not {type(latent).__name__}")
+        if latent.dim != where.latent_dim:
+            raise ValueError(
+                f"{name} has dimension {latent.dim}, the support has {where.latent_dim} latent coordinates"
+            )
+        self._set(latent, where)
+
+    def _set(self, latent: Any, where: Support) -> None:
+        object.__setattr__(self, "_latent", latent)
+        object.__setattr__(self, "_support", where)
+        object.__setattr__(self, "_moments", None)
+
+    @classmethod
+    def _of(cls, latent: Any, where: Support) -> Self:
+        self = cls.__new__(cls)
+        self._set(latent, where)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._latent, self.support, self.dim)
+
+    @property
+    def support(self) -> Any:
+        """The support of z, as it was declared."""
+        return self._support.declared
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates of z."""
+        return self._support.dim
+
+    def sample(self, n: int, rng: Any = None) -> Array:
+        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
+        return self._support.to_model(self._latent.sample(n, rng))[0]
+
+    def logpdf(self, z: ArrayLike) -> Any:
+        """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
+        points, shape = as_points(z, self.dim)
+        values = np.empty(len(points))
+        for n, point in enumerate(points):
+            try:
+                latent = self._support.to_latent("z", point[None])
+            except ValueError:
+                values[n] = -math.inf
+                continue
+            values[n] = self._latent.logpdf(latent[0]) - self._support.to_model(latent)[1][0]
+        return in_shape(values, shape)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._latent!r}, support={self.support!r})"
 
 
-class TransformedGaussian(Density):
+class TransformedGaussian(_Transformed):
     r"""A Gaussian in latent coordinates, as a distribution on the support of a model.
 
     .. math:: q(z) = N(\zeta(z) \mid \mu, \Sigma) \, |\partial \zeta / \partial z|
@@ -77,58 +126,20 @@ class TransformedGaussian(Density):
     (array([1.13314845]), array([[0.36469585]]))
     """
 
-    __slots__ = ("_moments", "_support", "gaussian")
-    gaussian: Gaussian
-    _support: Support
-    _moments: Any
+    __slots__ = ()
 
     def __init__(self, gaussian: Gaussian, support: Any, dim: int) -> None:
-        where = Support(support, dim)
-        if not isinstance(gaussian, Gaussian):
-            raise TypeError(f"gaussian must be a Gaussian, not {type(gaussian).__name__}")
-        if gaussian.dim != where.latent_dim:
-            raise ValueError(
-                f"gaussian has dimension {gaussian.dim}, "
-                f"the support has {where.latent_dim} latent coordinates"
-            )
-        self._set(gaussian, where)
+        self._check_and_set("gaussian", Gaussian, gaussian, support, dim)
 
-    def _set(self, gaussian: Gaussian, where: Support) -> None:
-        object.__setattr__(self, "gaussian", gaussian)
-        object.__setattr__(self, "_support", where)
-        object.__setattr__(self, "_moments", None)
-
-    @classmethod
-    def _of(cls, gaussian: Gaussian, where: Support) -> TransformedGaussian:
-        self = cls.__new__(cls)
-        self._set(gaussian, where)
-        return self
+    @property
+    def gaussian(self) -> Gaussian:
+        """The Gaussian in latent coordinates."""
+        return self._latent  # type: ignore[no-any-return]
 
     @classmethod
     def _from_kinds(cls, mean: Array, factor: Array, kinds: Any, bounds: Array) -> TransformedGaussian:
         """A TransformedGaussian that compiled code has made; nothing is checked."""
         return cls._of(Gaussian._from_factor(mean, factor), Support(*declaration_of(kinds, bounds)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.gaussian, self.support, self.dim)
-
-    @property
-    def support(self) -> Any:
-        """The support of z, as it was declared."""
-        return self._support.declared
-
-    @property
-    def dim(self) -> int:
-        """The number of coordinates of z."""
-        return self._support.dim
-
-    def sample(self, n: int, rng: Any = None) -> Array:
-        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
-        return self._support.to_model(self.gaussian.sample(n, rng))[0]
-
-    def logpdf(self, z: ArrayLike) -> Any:
-        """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
-        return _logpdf(self.gaussian, self._support, z)
 
     def _nodes(self) -> Iterator[tuple[Array, Array]]:
         """(standard normal points (N, R), weights) in pieces; the weights sum to one: a lattice, or draws."""
@@ -205,11 +216,8 @@ class TransformedGaussian(Density):
         """The differential entropy in nats, computed like the mean."""
         return self._computed()[2]
 
-    def __repr__(self) -> str:
-        return f"TransformedGaussian({self.gaussian!r}, support={self.support!r})"
 
-
-class TransformedMixture(Density):
+class TransformedMixture(_Transformed):
     r"""A mixture of Gaussians in latent coordinates, as a distribution on the support of a model.
 
     .. math:: q(z) = \sum_k w_k \, N(\zeta(z) \mid \mu_k, \Sigma_k) \, |\partial \zeta / \partial z|
@@ -238,44 +246,15 @@ class TransformedMixture(Density):
     array([2.106683])
     """
 
-    __slots__ = ("_moments", "_support", "mixture")
-    mixture: GaussianMixture
-    _support: Support
-    _moments: Any
+    __slots__ = ()
 
     def __init__(self, mixture: GaussianMixture, support: Any, dim: int) -> None:
-        where = Support(support, dim)
-        if not isinstance(mixture, GaussianMixture):
-            raise TypeError(f"mixture must be a GaussianMixture, not {type(mixture).__name__}")
-        if mixture.dim != where.latent_dim:
-            raise ValueError(
-                f"mixture has dimension {mixture.dim}, the support has {where.latent_dim} latent coordinates"
-            )
-        self._set(mixture, where)
-
-    def _set(self, mixture: GaussianMixture, where: Support) -> None:
-        object.__setattr__(self, "mixture", mixture)
-        object.__setattr__(self, "_support", where)
-        object.__setattr__(self, "_moments", None)
-
-    @classmethod
-    def _of(cls, mixture: GaussianMixture, where: Support) -> TransformedMixture:
-        self = cls.__new__(cls)
-        self._set(mixture, where)
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.mixture, self.support, self.dim)
+        self._check_and_set("mixture", GaussianMixture, mixture, support, dim)
 
     @property
-    def support(self) -> Any:
-        """The support of z, as it was declared."""
-        return self._support.declared
-
-    @property
-    def dim(self) -> int:
-        """The number of coordinates of z."""
-        return self._support.dim
+    def mixture(self) -> GaussianMixture:
+        """The mixture in latent coordinates."""
+        return self._latent  # type: ignore[no-any-return]
 
     @property
     def weights(self) -> Array:
@@ -286,14 +265,6 @@ class TransformedMixture(Density):
     def components(self) -> tuple[TransformedGaussian, ...]:
         """The components, without their weights."""
         return tuple(TransformedGaussian._of(g, self._support) for g in self.mixture.components)
-
-    def sample(self, n: int, rng: Any = None) -> Array:
-        """`n` draws of z, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""
-        return self._support.to_model(self.mixture.sample(n, rng))[0]
-
-    def logpdf(self, z: ArrayLike) -> Any:
-        """Logarithm of the density at `z`, shape (..., D): -inf outside of the support."""
-        return _logpdf(self.mixture, self._support, z)
 
     def _computed(self) -> tuple[Array, Array, float]:
         """(mean, covariance, mean log-Jacobian), computed at the first access."""
@@ -321,9 +292,6 @@ class TransformedMixture(Density):
     def entropy(self) -> float:
         """The differential entropy in nats: that of the mixture and the mean log-Jacobian."""
         return self.mixture.entropy() + self._computed()[2]
-
-    def __repr__(self) -> str:
-        return f"TransformedMixture({self.mixture!r}, support={self.support!r})"
 
 
 class TruncatedGaussian(Density):
@@ -452,6 +420,4 @@ Variational = Gaussian | TransformedGaussian | TruncatedGaussian | GaussianMixtu
 
 def latent_of(q: Any) -> Any:
     """The distribution in latent coordinates of a q; a Gaussian or a mixture is one itself."""
-    if isinstance(q, TransformedGaussian):
-        return q.gaussian
-    return q.mixture if isinstance(q, TransformedMixture) else q
+    return q._latent if isinstance(q, _Transformed) else q

@@ -20,7 +20,7 @@ from ..common.threads import interruptible
 from ..common.validation import choice, integer
 from ..common.values import Array, tidy
 from ..distributions.integrals import Estimate, tolerance
-from ..distributions.variational import TransformedGaussian, Variational
+from ..distributions.variational import Variational, latent_of
 from ..kernels.families.table import CODES, HELD
 from ..kernels.statuses import CONVERGED
 from .expectations import fixed_draws, writable
@@ -114,7 +114,7 @@ class ThetaFit(Record):
 
 def _nodes(fitted: Fit) -> tuple[Array, Array]:
     """(points in latent coordinates, weights) for expectations under the q of a fit."""
-    q = fitted.q.gaussian if isinstance(fitted.q, TransformedGaussian) else fitted.q
+    q = latent_of(fitted.q)
     r = q.dim
     if r > QUADRATURE_DIM:
         draws = writable(fixed_draws(0, max(_PAIRS, _PAIRS_EACH * r), r))
@@ -125,7 +125,7 @@ def _nodes(fitted: Fit) -> tuple[Array, Array]:
         noise = noise[(noise**2).sum(axis=1) <= _REACH**2 + 1e-9]
         weights = np.exp(-0.5 * (noise**2).sum(axis=1))
         weights /= weights.sum()
-    return np.ascontiguousarray(q.mean + noise @ q.cholesky.T), weights  # type: ignore[union-attr]
+    return np.ascontiguousarray(q.mean + noise @ q.cholesky.T), weights
 
 
 def _expected(model: Model, fitted: Fit) -> Callable[[Array], Array]:

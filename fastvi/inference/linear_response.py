@@ -26,7 +26,7 @@ from ..common.validation import generator
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
-from ..distributions.variational import TransformedGaussian, Variational
+from ..distributions.variational import TransformedGaussian, Variational, latent_of
 from ..kernels.families.table import CORRELATED, HELD, LOW_RANK, MEAN
 from ..kernels.statuses import FINE
 from .diagnostics import latent_ratios
@@ -191,7 +191,7 @@ class LinearResponse(Record):
 
 
 def _latent(q: Any) -> Gaussian:
-    gaussian: Gaussian = q.gaussian if isinstance(q, TransformedGaussian) else q
+    gaussian: Gaussian = latent_of(q)
     return gaussian
 
 

@@ -48,7 +48,7 @@ from .kernel_calls import QUADRATURE_DIM, densities_or_zero, slopes_at
 from .model import Model
 from .modes import mode_at
 from .results import Fit, fit_of_report, q_of
-from .starts import crossings, is_near, laplace_from
+from .starts import crossings, is_near, laplace_from, points_around
 
 #: Latent dimensions up to which covariances are full, and up to which there are fits.
 FULL_DIM, MOST_DIM = 50, 256
@@ -101,9 +101,6 @@ _APART, _HALVED, _AXES = 0.7, 2, 3
 #: Draws of q whose importance weights propose components, how many, and their deviations beside those of the
 #: component that they were drawn from.
 _DRAWS, _DRAWN, _NARROWER = 1024, 2, 0.7
-
-#: Starts of the search for modes, and their distances from q in its deviations.
-_STARTS, _FEW_STARTS, _FEW_DIM, _DISTANCES = 12, 4, 10, (3.0, 10.0, 30.0)
 
 #: A mode is left out where log p - log q is so high; it is none that pays with so many nats less than q.
 _HIGHER, _LIGHTER = 1.0, 10.0
@@ -630,10 +627,9 @@ def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
     """Laplace's approximations at modes, from points around q, its mirror images, and crossings of modes."""
     model, dim = growth.model, mean.size
     rng = np.random.default_rng((_SEED, dim))
-    count = _STARTS if dim <= _FEW_DIM else _FEW_STARTS
-    starts = [mean + _DISTANCES[k % 3] * (factor @ rng.standard_normal(dim)) for k in range(count)]
+    around = points_around([Gaussian._from_factor(mean, factor)], rng)
     found: list[Gaussian] = []
-    for start in [np.zeros(dim), *starts, -mean, mean[::-1].copy()]:
+    for start in [np.zeros(dim), *around]:
         growth.evaluations += _search(model, start, found)
     for point in crossings(found, rng):
         growth.evaluations += _search(model, point, found)

@@ -36,6 +36,10 @@ from .model import Model, target_of
 #: Seed of the dispersed points.
 _SEED = 20240302
 
+#: Points around Gaussians from which other modes are looked for, in few and in more dimensions, and their
+#: distances in deviations.
+_AROUND, _FEW_AROUND, _FEW_DIM, _DISTANCES = 12, 4, 10, (3.0, 10.0, 30.0)
+
 #: Points that have coordinates of either of two modes, at most.
 _CROSSINGS = 36
 
@@ -103,6 +107,16 @@ def dispersed_points(model: Model, count: int, rng: Any) -> list[Array]:
     source = np.random.default_rng(_SEED) if rng is None else generator("rng", rng)
     latent = source.standard_normal((count, model.latent_dim))
     return list(model._support.to_model(latent)[0]) if count else []
+
+
+def points_around(parts: list[Gaussian], rng: np.random.Generator) -> list[Array]:
+    """Points at several distances from each of some Gaussians, and the mirror images of the first mean."""
+    mean, points = parts[0]._mean, list[Array]()
+    for k in range(_AROUND if mean.size <= _FEW_DIM else _FEW_AROUND):
+        part = parts[k // len(_DISTANCES) % len(parts)]
+        away = part._factor @ rng.standard_normal(mean.size)
+        points.append(part._mean + _DISTANCES[k % len(_DISTANCES)] * away)
+    return [*points, -mean, mean[::-1].copy()]
 
 
 def crossings(parts: list[Gaussian], rng: np.random.Generator) -> Iterator[Array]:

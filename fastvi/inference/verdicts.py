@@ -22,7 +22,7 @@ from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero
 from .model import Model
 from .modes import Mode, add_mode
-from .starts import crossings
+from .starts import crossings, points_around
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
 CLOSE, FAR = 0.1, 1.0
@@ -45,10 +45,8 @@ _EFFECTIVE, _LARGEST = 0.7, 0.05
 #: Pareto shape up to which the mean of unequal weights is near the evidence (Vehtari et al., JMLR 25, 2024).
 _RELIABLE = 0.7
 
-#: Starts of the search for other modes in few and in more dimensions, in q's deviations from its mean; and
-#: how many are N(0, I) in latent coordinates.
-_STARTS, _FEW_STARTS, _FEW_DIM = 12, 4, 10
-_DISTANCES, _DISPERSED = (3.0, 10.0, 30.0), 2
+#: Starts of the search for other modes that are N(0, I) in latent coordinates.
+_DISPERSED = 2
 
 #: Points on each ray from q's mean, in its deviations. One that is so many nats above the median at its
 #: distance may be drawn to another mode: 12 random starts miss one in 5 dimensions that 15 of 500 rays see.
@@ -138,16 +136,12 @@ def _parts_of(q: Gaussian | GaussianMixture) -> list[tuple[Gaussian, float]]:
 def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws: int) -> list[Mode]:
     """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass."""
     r, rng, parts = q.dim, np.random.default_rng(_SEED), _parts_of(q)
-    count, starts = _STARTS if r <= _FEW_DIM else _FEW_STARTS, []
-    for k in range(count):
-        part, _ = parts[k // len(_DISTANCES) % len(parts)]
-        starts.append(part.mean + _DISTANCES[k % 3] * (part.cholesky @ rng.standard_normal(r)))
-    mean = parts[0][0].mean
-    starts += [-mean, mean[::-1].copy(), *rng.standard_normal((_DISPERSED, r))]
-    starts += crossings([part for part, _ in parts], rng)
+    gaussians = [part for part, _ in parts]
+    starts = [*points_around(gaussians, rng), *rng.standard_normal((_DISPERSED, r))]
+    starts += crossings(gaussians, rng)
     # The arrays themselves, not their read-only views: a kernel is compiled once, for writable arrays.
     found = [Mode(part._mean, part._factor, elbo + math.log(max(share, 1e-300))) for part, share in parts]
-    for part, _ in parts:
+    for part in gaussians:
         add_mode(model, part.mean, found)
     known, in_vain = len(found), 0
     for start in starts:
