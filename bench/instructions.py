@@ -23,6 +23,7 @@ from fastvi.kernels.discrete import (
     chunks,
     divergences,
     entropies,
+    far_logarithms,
     logarithmic,
     normalized,
     renyi,
@@ -45,6 +46,7 @@ _MASSES = normalized.Masses(1.0, 1.0, False, False)
 _NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
 _SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
+_SHIFTS = numba.typeof(far_logarithms.Shifts(*(0.0,) * 4))
 _PLANE = types.UniTuple(_X, 10)
 _SIX = types.UniTuple(_X, 6)
 
@@ -94,8 +96,18 @@ HOT = {
     "proportional": (normalized._off, (_ROW, _ROW, *(_X,) * 4)),
     "near distributions": (scaled._difference_sums, (_ROW, _ROW, _SCALES)),
     "masses of short rows": (short_rows._add_masses, (_ROW, _ROW, _ROW, _ROW, _X)),
-    "logarithms' mass": (logarithmic._exp_sum, (_ROW, _X)),
-    "exponentials of logarithms": (logarithmic._exponentials, (_ROW, _X, _X, _ROW)),
+    "logarithms' mass": (far_logarithms._exp_sum, (_ROW, _X)),
+    "kl of logarithms, far": (
+        _inner(divergences.KERNELS["kl"].log, "first", "sums_of"),
+        (_ROW, _ROW, _SHIFTS),
+    ),
+    "jeffreys of logarithms, far": (
+        _inner(divergences.KERNELS["jeffreys"].log, "first", "sums_of"),
+        (_ROW, _ROW, _SHIFTS),
+    ),
+    "powers of logarithms": (far_logarithms._power_sums, (_ROW, _ROW, _X, _SHIFTS, _X)),
+    "cross_entropy of logarithms": (entropies._log_cross_sums, (_ROW, _ROW, _X, _X)),
+    "exponentials of logarithms": (far_logarithms._exponentials, (_ROW, _X, _X, _X, _ROW)),
     "kl of logarithms": (
         _inner(divergences.KERNELS["kl"].log, "log_sums", "log_sums"),
         (_ROW, _ROW, _LOG_NORMALIZATION, _THETA),

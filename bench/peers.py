@@ -1,7 +1,9 @@
 """The table of fastvi against its peers: ``python -m bench.peers``, or with parts of the names of rows.
 
 Contenders run alternately, a few milliseconds each, so that a change of the clock or of the machine's load
-affects all of them. The minimum of each counts; the median shows how steady it was.
+affects all of them. The minimum of each counts; the median shows how steady it was. Each comparison has a
+process of its own, which leaves no threads to the next; one that dies costs its own rows (the runtime of
+Stan's compiler ends the process where JAX was at work before it).
 
 For a CPU without AVX-512: ``NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= python -m bench.peers``.
 """
@@ -11,10 +13,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
+import multiprocessing
 import platform
 import statistics
+import sys
 import time
 import timeit
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,6 +77,21 @@ def measure(comparison: Comparison) -> Measurements:
         measured = Measured(min(seconds), statistics.median(seconds), error)
         results[comparison.work, contender.name] = measured
     return results
+
+
+def _measure(number: int) -> Measurements:
+    return measure(COMPARISONS[number])
+
+
+def measure_alone(number: int) -> Measurements:
+    """What `measure` says of one of `COMPARISONS` in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, number).result()
+        except BrokenProcessPool:
+            comparison = COMPARISONS[number]
+            died = Measured(missing="the process died")
+            return {(comparison.work, contender.name): died for contender in comparison.contenders()}
 
 
 def report(results: Measurements) -> str:
@@ -171,9 +192,10 @@ def main() -> None:
     parser.add_argument("work", nargs="*", help="part of the name of the work in a row (default: all)")
     parts = parser.parse_args().work
     results: Measurements = {}
-    for comparison in COMPARISONS:
+    for number, comparison in enumerate(COMPARISONS):
         if not parts or any(part in comparison.work for part in parts):
-            results |= measure(comparison)
+            print(comparison.work, file=sys.stderr, flush=True)
+            results |= measure_alone(number)
     print(report(results))
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from mpmath import mp, mpf
+from scipy.special import logsumexp
 
 import fastvi as fv
 from fastvi.kernels.discrete.registry import ROWS
@@ -593,3 +594,73 @@ def test_entropies_of_one_pass(shares, function):
     p, q = np.full(1024, 6.0), np.full(1024, 1.0 / 3.0)
     p[7], q[7] = (share / (1.0 - share) * a.sum() for share, a in zip(shares, (p, q), strict=True))
     assert_right(function, p, q, mass="normalize")
+
+
+FAR = with_parameters("renyi", (0.3, 0.5, 2.5, 7.0, math.inf)) + with_parameters(
+    "alpha_divergence", (-1.0, 0.3, 2.5, 7.0)
+)
+FAR += [(name, {}) for name in EVERY if name not in OF_ORDER]
+
+
+def spread_logs(seed, n, scale):
+    p, q = scale * np.random.default_rng(seed).normal(size=(2, n))
+    p[n // 2], q[n - 3] = p.max() + 1.0, q.max() + 2.0  # neither largest entry is in the first part
+    return p, q
+
+
+@pytest.mark.parametrize("scale", [3.0, 100.0])
+@over(FAR)
+def test_logarithms_in_one_pass(function, scale):
+    """Several parts, whose masses and powers differ by many orders of magnitude."""
+    p, q = spread_logs(20261127, 300, scale)
+    assert_right(function, p, q + 300.25, log=True, mass="normalize")
+    assert_right(function, *(a - logsumexp(a) for a in (p, q)), log=True)
+    p[280] = q[280] = p[3] = -math.inf
+    assert_right(function, p, q, log=True, mass="normalize")
+    q[290] = -math.inf
+    assert_right(function, p, q, log=True, mass="normalize")
+
+
+@over(FAR)
+def test_logarithms_that_are_near_or_nearly_so(function):
+    """Terms of both signs cancel, in the first part or in all of it."""
+    rng = np.random.default_rng(20261128)
+    p = rng.normal(size=300)
+    for epsilon in (0.02, 0.3):
+        q = p + epsilon * rng.normal(size=300)
+        assert_right(function, p, q, log=True, mass="normalize")
+        q[270:] -= 0.3
+        assert_right(function, p, q, log=True, mass="normalize")
+        q[:270] = p[:270]
+        assert_right(function, p, q, log=True, mass="normalize")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 800.0])
+@over([function for function in FAR if ROWS[function[0]].arrays == 2])
+def test_invalid_logarithms_behind_valid_ones(function, bad):
+    for i in (0, 299):
+        p, q = (a - logsumexp(a) for a in spread_logs(20261129, 300, 3.0))
+        p[i] = bad
+        with pytest.raises(ValueError, match="p"):
+            call(function, p, q, log=True)
+        with pytest.raises(ValueError, match="q"):
+            call(function, q, p, log=True)
+
+
+@pytest.mark.parametrize("concentration", [0.05, 0.3])
+@over([function for function in FAR if function[0] in OF_ORDER])
+def test_powers_of_sparse_draws(function, concentration):
+    """Few powers make the sum, and most of them are of entries near zero."""
+    for seed in range(2):
+        p, q = dirichlet(seed, 300, concentration)
+        assert_right(function, p, q, mass="normalize")
+
+
+@over([function for function in FAR if function[0] in OF_ORDER])
+def test_powers_over_many_orders_of_magnitude(function):
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        p, q = np.exp(rng.choice([10.0, 50.0]) * rng.normal(size=(2, 300)))
+        p[rng.random(300) < 0.1] = 0.0
+        assert_right(function, p, q, mass="normalize")
+        assert_right(function, np.where(q > 0, p, 0.0), np.repeat(q[::2], 2), mass="normalize")

@@ -76,12 +76,14 @@ def _careful(p, q, theta, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
         return math.inf
+    a = 0.0
     precise = orders and mass != ANY and sensitivity(theta) > SMALL_ORDER  # noqa: F821
     if mass == ANY:
         normalization, factor = make_scaling(masses)
     else:
-        a = 0.0 if precise else in_one_pass(p, q, masses, theta)  # noqa: F821
-        if a > 0.0:
+        if not precise:
+            a = in_one_pass(p, q, masses, theta)  # noqa: F821
+        if 0.0 < a < math.inf:
             return finish(a, UNLIFT)  # noqa: F821
         normalization, factor = make_normalization(masses), 1.0
         if proportional(p, q, normalization):
@@ -90,7 +92,7 @@ def _careful(p, q, theta, mass):
             normalization = with_exact_masses(p, q, normalization)
     # Of nearly equal distributions the first chunk shows that the masses are not exact enough.
     size = p.size if mass == ANY or precise else CHUNK
-    for i in range(4):
+    for i in range(0 if a == math.inf else 4):
         sums = all_sums(p[:size], q[:size], normalization, theta, -1.0, math.inf)  # noqa: F821
         a, good = settle(sums, theta)  # noqa: F821
         if mass == ANY or (precise and (i > 0 or sums.terms > alike)):  # noqa: F821

@@ -18,7 +18,7 @@ from ..numerics.elementary import log, scaled_exp
 from ..numerics.error_free import add_compensated
 from . import short_rows
 from .chunks import NOTHING64, TINY64
-from .logarithmic import log_mass
+from .far_logarithms import top_of
 from .masses import ANY, UNIT
 from .normalized import (
     CHUNK,
@@ -191,37 +191,42 @@ def _log_cross_term(x, p, q, top):
 
 @adder
 def _log_cross_sums(p, q, shift, top):
-    """(Sum of exp(p - shift) (top - q), sum of exp(q - top) below top, number of q at top); sums lifted."""
-    a, rest, at_top = 0.0, 0.0, 0
+    """Lifted sums of exp(p - shift) (top - q), exp(p - shift), exp(q - top) < 1; the number of q at top."""
+    a, mass, rest, at_top = 0.0, 0.0, 0.0, 0
     for i in range(p.size):
-        x, y = np.float64(p[i]), np.float64(q[i])
-        a += _log_cross_term(scaled_exp(LIFT, x - shift), x, y, top)
+        u, y = np.float64(p[i]), np.float64(q[i])
+        x = scaled_exp(LIFT, u - shift)
+        a += _log_cross_term(x, u, y, top)
+        mass += x
         rest += scaled_exp(LIFT, y - top) if y != top else 0.0
         at_top += y == top
-    return a, rest, at_top
+    return a, mass, rest, at_top
 
 
 @exported
 def log_cross_entropy(p, q, theta, mass):
     """`cross_entropy` for log-probabilities: -sum exp(p) q."""
-    top_p, sum_p = log_mass(p)
-    top_q, sum_q = log_mass(q)
-    if not (sum_p >= 0.0 and sum_q >= 0.0):
+    top_p, top_q = top_of(p), top_of(q)
+    if not (top_p < math.inf and top_q < math.inf):
         return math.nan
     if top_p == -math.inf:
         return 0.0 if mass == ANY else math.nan
     if top_q == -math.inf:
         return math.inf if mass == ANY else math.nan
-    if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
-        return math.nan
-    a, al, r, rl, at_top = 0.0, 0.0, 0.0, 0.0, 0
+    a, al, m, ml, r, rl, at_top = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
     for low in range(0, p.size, PART):
         x, y = p[low : low + PART], q[low : low + PART]
-        part, rest, n = _log_cross_sums(x, y, top_p, top_q)
+        part, mass_p, rest, n = _log_cross_sums(x, y, top_p, top_q)
         a, al = add_compensated(a, al, part)
+        m, ml = add_compensated(m, ml, mass_p)
         r, rl = add_compensated(r, rl, rest)
         at_top += n
+    sum_p = (m + ml) * UNLIFT
     if mass == ANY:
         return ((a + al) * UNLIFT - sum_p * top_q) * math.exp(top_p)
     rest = (r + rl) + (at_top - 1) * LIFT
+    if mass == UNIT:
+        unit_q = math.exp(top_q) * (1.0 + rest * UNLIFT)
+        if not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(unit_q, p)):
+            return math.nan
     return ((a + al) / sum_p + _lifted_log1p(rest, LIFT)) * UNLIFT

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
-from ..numerics.elementary import LN2, decay, exp, expm1_small, log_quotient, scaled_exp
+from ..numerics.elementary import LN2, exp, expm1_small, log_quotient, scaled_exp
 from ..numerics.error_free import add_compensated, two_product, two_sum
-from . import terms
-from .chunks import Sums, add_sums, rounded_sums
-from .masses import ANY, NORMALIZE, UNIT
-from .normalized import CHUNK, LIFT, PART, UNLIFT, is_unit, sensitivity, settled
+from . import far_logarithms, terms
+from .far_logarithms import log_mass
+from .masses import ANY, UNIT
+from .normalized import LIFT, PART, UNLIFT, is_unit, sensitivity, settled
 from .terms import SMALL_ORDER, alpha_near, exchanged
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
@@ -28,9 +28,6 @@ _CLOSE = 1e-3
 
 #: Orders up to this multiply an error of the masses, 6e-15, to less than 1e-13.
 _SMALL_ORDER = 8.0
-
-#: A logarithm with which an entry of p of e**-700 counts: their product is the term of kl.
-_ABSENT = -1e200
 
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1021
@@ -46,26 +43,10 @@ _LOWERED, _RAISED = 128.0 * LN2, 940.0 * LN2
 _LEAST_SQUARE = 2.0**-850
 
 
-#: What `quick` is for: divergences whose terms, of distributions that are far apart, need no digits of
-#: masses or of logarithms.
-_QUICK = ("kl", "hellinger", "chi2", "alpha", "total_variation", "jeffreys")
-
-#: Of these, the sums of which show the divergence for any masses.
-_ANY_MASSES = ("kl", "hellinger", "chi2", "alpha")
-
-#: And those with terms that are large though an entry underflows, beside one that does not. (Jeffreys' loop
-#: refuses such a pair.)
-_POWERS = ("chi2", "alpha")
-
-#: Results below this are left to sums over differences of logarithms: the roundings of exponentials, 4e-16,
-#: are not small enough beside p / q - 1.
-_LEAST_QUICK = 0.01
-
-
 class LogNormalization(NamedTuple):
     """Constants of `log_entry` for two arrays of log-probabilities."""
 
-    top_p: float  #: subtracted from log p: the maximum
+    top_p: float  #: subtracted from log p: the maximum, or 0 for a mass of one
     rest_p: float  #: and then the logarithm of the sum over that
     top_q: float
     rest_q: float
@@ -105,54 +86,11 @@ def log_entry(p, q, normalization):
     return x, y, (y * small if near else x - y), r, log_p, (lost_r, lost_p)
 
 
-@inlined
-def larger(a, b):
-    """The larger of two numbers that are not NaN."""
-    return b if b > a else a
-
-
-@kernel
-def _top(p):
-    """The maximum; NaN where an entry is NaN or +inf."""
-    # Four maxima, so that none waits for the one before.
-    a, b, c, d, bad = -math.inf, -math.inf, -math.inf, -math.inf, False
-    n = p.size - p.size % 4
-    for i in range(0, n, 4):
-        w, x, y, z = p[i], p[i + 1], p[i + 2], p[i + 3]
-        a, b, c, d = larger(a, w), larger(b, x), larger(c, y), larger(d, z)
-        bad |= not ((w < math.inf) & (x < math.inf) & (y < math.inf) & (z < math.inf))
-    for i in range(n, p.size):
-        a = larger(a, p[i])
-        bad |= not p[i] < math.inf
-    return math.nan if bad else np.float64(larger(larger(a, b), larger(c, d)))
-
-
-@adder
-def _exp_sum(p, shift):
-    total = 0.0
-    for i in range(p.size):
-        total += exp(np.float64(p[i]) - shift)
-    return total
-
-
-@kernel
-def log_mass(p):
-    """(the maximum, the sum of exp(p - maximum)); NaN where an entry is NaN or +inf."""
-    top = _top(p)
-    if not top > -math.inf:
-        return top, 0.0 if top == -math.inf else math.nan
-    total, lost = 0.0, 0.0
-    for low in range(0, p.size, PART):
-        part = _exp_sum(p[low : low + PART], top)
-        total, lost = add_compensated(total, lost, part)
-    return top, total + lost
-
-
 @kernel
 def make_log_normalization(p, q, mass):
     """The normalization for log-probabilities, and the factor of its sums: NaN for invalid input."""
-    top_p, sum_p = log_mass(p)
-    top_q, sum_q = log_mass(q)
+    top_p, sum_p = log_mass(p, mass)
+    top_q, sum_q = log_mass(q, mass)
     refused = LogNormalization(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), math.nan
     if not (sum_p >= 0.0 and sum_q >= 0.0):
         return refused
@@ -161,7 +99,7 @@ def make_log_normalization(p, q, mass):
         if top == -math.inf:
             top = 0.0
         return LogNormalization(top, 0.0, top, 0.0, 0.0, 0.0, 0.0), math.exp(top)
-    if mass == UNIT and not (is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)):
+    if mass == UNIT and not (is_unit(sum_p, p) and is_unit(sum_q, p)):
         return refused
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
@@ -293,87 +231,6 @@ def shifted(p, q):
     return True
 
 
-# Distributions that are far apart: the fast loops of `chunks`, over exponentials.
-
-
-@inlined
-def _exponentials(p, top, factor, out):
-    """out[i] = exp(p[i] - top) times a factor, 0 below e**-700."""
-    for i in range(p.size):
-        s, lost = two_sum(np.float64(p[i]), -top)
-        out[i] = decay(s) * ((1.0 + lost) * factor) if s > -700.0 else 0.0
-
-
-@kernel
-def _missed(p, q, top_p, top_q, powers):
-    """The number of entries that `_exponentials` makes 0, though a term of them may not be.
-
-    With `powers` that is each of p or q; else one of p beside one of q that is smaller still beyond measure.
-    """
-    count = 0
-    for i in range(p.size):
-        s, t = np.float64(p[i]) - top_p, np.float64(q[i]) - top_q
-        small_p, small_q = (s <= -700.0) & (s > -math.inf), (t <= -700.0) & (t > -math.inf)
-        count += (small_p | small_q) if powers else (small_p & (t < _ABSENT))
-    return count
-
-
-@kernel
-def _alone(p, q):
-    """The number of entries of which one is zero."""
-    count = 0
-    for i in range(p.size):
-        count += (p[i] == -math.inf) != (q[i] == -math.inf)
-    return count
-
-
-def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`, `powers`, `infinite`): the divergence, or NaN.
-
-    `infinite` says that one entry that is zero by itself makes it so.
-    """
-    if mass == ANY:
-        return math.nan
-    top_p, sum_p = (_top(p), 1.0) if any_masses else log_mass(p)  # noqa: F821
-    top_q, sum_q = (_top(q), 1.0) if any_masses else log_mass(q)  # noqa: F821
-    if not (abs(top_p) < math.inf and abs(top_q) < math.inf):
-        return math.nan
-    if infinite and _alone(p, q) > 0:  # noqa: F821
-        unit = is_unit(math.exp(top_p) * sum_p, p) and is_unit(math.exp(top_q) * sum_q, p)
-        return math.inf if unit or mass == NORMALIZE else math.nan
-    factor_p, factor_q = 1.0 / sum_p, 1.0 / sum_q
-    size = min(CHUNK, p.size)
-    x, y = np.empty(size), np.empty(size)
-    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
-    for low in range(0, p.size, CHUNK):
-        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        if _missed(u, v, top_p, top_q, powers) > 0:  # noqa: F821
-            return math.nan
-        _exponentials(u, top_p, factor_p, x)
-        _exponentials(v, top_q, factor_q, y)
-        sums = chunk(x[: u.size], y[: u.size], theta)  # noqa: F821
-        if math.isnan(sums.terms):
-            return math.nan
-        total, lost = add_sums(total, lost, sums)
-        # The first chunk shows whether there will be digits.
-        first = any_masses and low == 0  # noqa: F821
-        if first and not normalise(sums, theta, NORMALIZE, False)[1]:  # noqa: F821
-            return math.nan
-    sums = rounded_sums(total, lost)
-    if mass == UNIT:
-        unit_p, unit_q = math.exp(top_p) * sum_p * sums.mass_p, math.exp(top_q) * sum_q * sums.mass_q
-        if not (is_unit(unit_p, p) and is_unit(unit_q, p)):
-            return math.nan
-    value, good = normalise(sums, theta, NORMALIZE, False)  # noqa: F821
-    return value if good and _LEAST_QUICK < value < math.inf else math.nan
-
-
-@kernel
-def never(p, q, theta, mass):
-    """For a divergence without such a pass."""
-    return math.nan
-
-
 # Terms of what `log_entry` gives.
 
 
@@ -489,8 +346,10 @@ def _largest_different(p, q, normalization):
 
 
 def _log_divergence(p, q, theta, mass):
-    """Template (`in_one_pass`, `log_sums`, `smooth`, `orders`, `root`, `finish`): the whole computation."""
-    value = in_one_pass(p, q, theta, mass)  # noqa: F821
+    """Template (`first`, `second`, `log_sums`, `smooth`, `orders`, `root`, `finish`): the computation."""
+    value = first(p, q, theta, mass)  # noqa: F821
+    if math.isnan(value):
+        value = second(p, q, theta, mass)  # noqa: F821
     if value == value:
         return finish(value, 1.0)  # noqa: F821
     normalization, factor = make_log_normalization(p, q, mass)
@@ -548,16 +407,6 @@ def assemble(name, row, normalise, chunk, **ends):
         log_term = specialise(_log_term, f"_{name}_log_term", formula, term=plain)
     log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
-    in_one_pass = never
-    if term in _QUICK:
-        in_one_pass = specialise(
-            quick,
-            f"_log_{name}_quick",
-            chunk=chunk,
-            normalise=normalise,
-            any_masses=term in _ANY_MASSES,
-            powers=term in _POWERS,
-            infinite=term == "jeffreys",
-        )
-    ends |= {"in_one_pass": in_one_pass, "log_sums": all_sums, "orders": bool(row.orders)}
+    first, second = far_logarithms.assemble(name, term, normalise, chunk)
+    ends |= {"first": first, "second": second, "log_sums": all_sums, "orders": bool(row.orders)}
     return specialise(_log_divergence, f"log_{name}", exported, **ends)

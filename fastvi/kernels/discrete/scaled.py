@@ -115,12 +115,14 @@ def _total_variation_sums(p, q, constants, theta):
 def _all_sums(p, q, constants, theta, least, most):
     """Template (`part`): the sums of all chunks.
 
-    NaN where those of one are above `most`, or those of the first at most `least`.
+    inf where the terms of one are above `most`, NaN where those of the first are at most `least`.
     """
     a, al, e, el, signed, close = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, PART):
         sums = part(p[low : low + PART], q[low : low + PART], constants, theta)  # noqa: F821
-        if sums.terms > most or (low == 0 and sums.terms <= least):
+        if sums.terms > most:
+            return CarefulSums(math.inf, 0.0, 0.0, 0.0)
+        if low == 0 and sums.terms <= least:
             return CarefulSums(math.nan, 0.0, 0.0, 0.0)
         a, al = add_compensated(a, al, sums.terms)
         e, el = add_compensated(e, el, sums.excess)
@@ -157,7 +159,10 @@ def _settle_linear(sums, theta):
 
 
 def _scaled(p, q, masses, theta):
-    """Template (`all_sums`, `settle`, `alike`, `most`): the lifted sum; NaN where another way is needed."""
+    """Template (`all_sums`, `settle`, `alike`, `most`): the lifted sum.
+
+    NaN where another way is needed, inf where that is because the sum is large.
+    """
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
@@ -166,7 +171,10 @@ def _scaled(p, q, masses, theta):
         if i == 1:
             scales, least = corrected(p, q, scales), 0.0
         if scales.change == scales.change:
-            a, good = settle(all_sums(p, q, scales, theta, least, most), theta)  # noqa: F821
+            sums = all_sums(p, q, scales, theta, least, most)  # noqa: F821
+            if sums.terms == math.inf:
+                return math.inf
+            a, good = settle(sums, theta)  # noqa: F821
             if good and 0.0 < a < most:  # noqa: F821
                 return a
     return math.nan
@@ -187,7 +195,7 @@ def summed(row_term):
 
 
 def assemble(name, row_term):
-    """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum or NaN."""
+    """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum, inf or NaN."""
     term, alike = summed(row_term)
     quick = _hellinger_term if row_term == "hellinger" else term
     return specialise(
