@@ -329,7 +329,7 @@ def _power_sum(p, q, alpha, mass):
         p_alone += more_p
         q_alone += more_q
     mass_p, mass_q = m + ml, n + nl
-    unit_p, unit_q = math.exp(top_p) * mass_p, math.exp(top_q) * mass_q
+    unit_p, unit_q = exp(top_p) * mass_p, exp(top_q) * mass_q
     if mass == UNIT and not (is_unit(unit_p, p) and is_unit(unit_q, p)):
         return failed
     if (p_alone > 0 and alpha > 1.0) or (q_alone > 0 and alpha < 0.0):

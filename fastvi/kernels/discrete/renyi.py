@@ -371,6 +371,8 @@ def _far_renyi(p, q, masses, alpha):
             total, lost, peak = total * change, lost * change, top
         if peak > -math.inf:
             total, lost = add_compensated(total, lost, _sum_over(part, peak))
+    if peak == -math.inf:
+        return math.nan
     value = peak + math.log(total + lost)
     return value / beta if _LEAST_FAR < abs(value) < math.inf else math.nan
 
