@@ -664,3 +664,16 @@ def test_powers_over_many_orders_of_magnitude(function):
         p[rng.random(300) < 0.1] = 0.0
         assert_right(function, p, q, mass="normalize")
         assert_right(function, np.where(q > 0, p, 0.0), np.repeat(q[::2], 2), mass="normalize")
+
+
+@over(FAR)
+def test_equal_logarithms_beside_others(function):
+    """All roundings of equal entries are alike, and a divergence of 1e-6 is made of 1e-11 of each."""
+    name, parameters = function
+    for levels in ((0.12, 0.36), (-0.07, -0.11)), ((0.3, 0.1), (0.1, 0.2)):
+        p, q = np.array(levels).T
+        for repeats in ([1, 100_000], [10_000, 30_000]):
+            keywords = {"log": True, "mass": "normalize", **parameters}
+            value = getattr(fv, name)(*arrays(name, np.repeat(p, repeats), np.repeat(q, repeats)), **keywords)
+            expected = reference.exact(name, *arrays(name, p, q), repeats=repeats, **keywords)
+            assert reference.relative_error(value, expected) <= 1e-13

@@ -24,8 +24,8 @@ from .normalized import CHUNK, PART, is_unit
 #: Logarithms below this make entries that are zero beside the largest.
 _LEAST_LOG = -700.0
 
-#: The same for loops without powers: there the product of two entries is to be a normal number. With one in
-#: twelve subnormal, a loop takes twice the time.
+#: The same for overlaps and total variation, in which these do not count: the product of two entries is to be
+#: a normal number. With one in twelve subnormal, a loop takes twice the time.
 _LEAST_ROOT = -350.0
 
 #: Logarithms of entries that are larger, beside the largest one or beside one, are refused.
@@ -37,6 +37,9 @@ _ABSENT = 1e200
 #: Results below this are left to sums over differences of logarithms: the roundings of exponentials, 4e-16,
 #: are not small enough beside p / q - 1.
 _LEAST = 0.01
+
+#: The same for sums of logarithms of ratios, in which the roundings of equal exponentials do not cancel.
+_LEAST_LINEAR = 0.1
 
 #: How many times the sizes of all terms may be contained in their sum.
 _MOST_LOSS = 16.0
@@ -220,7 +223,7 @@ def _linear(p, q, theta, mass):
         n, n_lost = add_compensated(total.mass_q, lost[3], part.mass_q)
         alone = total.p_alone + part.p_alone, total.q_alone + part.q_alone
         total, lost = LinearSums(a, b, total.size + part.size, m, n, *alone), (a_lost, b_lost, m_lost, n_lost)
-        if low == 0 and abs(m - n) <= _ALIKE * m and not _divergence(total, symmetric)[0] > _LEAST:  # noqa: F821
+        if low == 0 and abs(m - n) <= _ALIKE * m and not _divergence(total, symmetric)[0] > _LEAST_LINEAR:  # noqa: F821
             return math.nan
     total = LinearSums(
         total.p + lost[0],
@@ -236,7 +239,7 @@ def _linear(p, q, theta, mass):
     if total.p_alone > 0 or (symmetric and total.q_alone > 0):  # noqa: F821
         return math.inf
     value, size = _divergence(total, symmetric)  # noqa: F821
-    return value if value > _LEAST and size <= _MOST_LOSS * value and value < math.inf else math.nan
+    return value if value > _LEAST_LINEAR and size <= _MOST_LOSS * value and value < math.inf else math.nan
 
 
 def linear(name, symmetric):
@@ -381,17 +384,17 @@ def _exponentials(p, shift, factor, least, out):
 
 
 @kernel
-def _missed(p, shift, powers):
-    """The number of entries that are too large, and with `powers` of those that are made zero."""
+def _missed(p, shift, tiny_count):
+    """The number of entries that are too large, and with `tiny_count` of those that are made zero."""
     count = 0
     for i in range(p.size):
         s = np.float64(p[i]) - shift
-        count += (not s <= _MOST_LOG) | (powers & (s <= _LEAST_LOG) & (s > -math.inf))
+        count += (not s <= _MOST_LOG) | (tiny_count & (s <= _LEAST_LOG) & (s > -math.inf))
     return count
 
 
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`, `powers`): a loop of `chunks`; NaN for another way."""
+    """Template (`chunk`, `normalise`, `any_masses`, `tiny_count`): a loop of `chunks`, or NaN."""
     if mass == ANY:
         return math.nan
     if mass == UNIT or any_masses:  # noqa: F821
@@ -401,13 +404,13 @@ def quick(p, q, theta, mass):
     if not (abs(shift_p) < math.inf and abs(shift_q) < math.inf):
         return math.nan
     factor_p, factor_q = 1.0 / sum_p, 1.0 / sum_q
-    least = _LEAST_LOG if powers else _LEAST_ROOT  # noqa: F821
+    least = _LEAST_LOG if tiny_count else _LEAST_ROOT  # noqa: F821
     size = min(CHUNK, p.size)
     x, y = np.empty(size), np.empty(size)
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        if _missed(u, shift_p, powers) + _missed(v, shift_q, powers) > 0:  # noqa: F821
+        if _missed(u, shift_p, tiny_count) + _missed(v, shift_q, tiny_count) > 0:  # noqa: F821
             return math.nan
         _exponentials(u, shift_p, factor_p, least, x)
         _exponentials(v, shift_q, factor_q, least, y)
@@ -437,7 +440,7 @@ def never(p, q, theta, mass):
 
 #: Divergences whose terms, of distributions that are far apart, need no digits of masses or of logarithms, by
 #: the names of their terms; and whether their sums show the divergence for any masses.
-_QUICK = {"hellinger": True, "chi2": True, "alpha": True, "total_variation": False}
+_QUICK = {"kl": True, "hellinger": True, "chi2": True, "alpha": True, "total_variation": False}
 
 #: Where `quick` fails: sums of powers.
 _POWERS = {"chi2": chi2_powers, "alpha": alpha_powers}
@@ -445,9 +448,16 @@ _POWERS = {"chi2": chi2_powers, "alpha": alpha_powers}
 
 def assemble(name, term, normalise, chunk):
     """The passes for the term of this name, (p, q, theta, mass) -> the divergence or NaN, in their order."""
-    if term in ("kl", "jeffreys"):
-        return linear(name, term == "jeffreys"), never
+    if term == "jeffreys":
+        return linear(name, True), never
     if term not in _QUICK:
         return never, never
-    bindings = {"chunk": chunk, "normalise": normalise, "any_masses": _QUICK[term], "powers": term in _POWERS}
-    return specialise(quick, f"_log_{name}_quick", **bindings), _POWERS.get(term, never)
+    by_chunks = specialise(
+        quick,
+        f"_log_{name}_quick",
+        chunk=chunk,
+        normalise=normalise,
+        any_masses=_QUICK[term],
+        tiny_count=term in _POWERS or term == "kl",
+    )
+    return (linear(name, False), by_chunks) if term == "kl" else (by_chunks, _POWERS.get(term, never))

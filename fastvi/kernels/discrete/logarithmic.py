@@ -104,8 +104,10 @@ def make_log_normalization(p, q, mass):
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
     rest_p, rest_q = math.log(sum_p), math.log(sum_q)
+    # In one float with the rest, 1e-16 of which may be 1e-11 of log(p / q), a correction would be rounded.
     offset, lost = two_sum(top_p, -top_q)
-    return LogNormalization(top_p, rest_p, top_q, rest_q, offset, lost, rest_p - rest_q), 1.0
+    offset, more = two_sum(offset, rest_p - rest_q)
+    return LogNormalization(top_p, rest_p, top_q, rest_q, offset, lost + more, 0.0), 1.0
 
 
 @inlined
@@ -135,7 +137,8 @@ def _all_excess(p, q, normalization):
 def _corrected(normalization, excess):
     """The normalization without this sum of all differences, which is the error of its offset."""
     n = normalization
-    return _with_offset(n, n.offset, n.offset_lost, n.offset_rest + excess)
+    offset, lost = two_sum(n.offset, n.offset_rest)
+    return _with_offset(n, offset, 0.0, (lost + n.offset_lost) + excess)
 
 
 @adder
@@ -209,8 +212,9 @@ def precise_log_normalization(p, q, normalization):
     x, x_low = _exp_sum_parts(p, n.top_p)
     y, y_low = _exp_sum_parts(q, n.top_q)
     log_ratio, rest = log_quotient(x, x_low, y, y_low)
-    offset, lost = two_sum(n.offset, log_ratio)
-    return _with_offset(n, offset, n.offset_lost + lost + rest, 0.0)
+    offset, lost = two_sum(n.top_p, -n.top_q)
+    offset, more = two_sum(offset, log_ratio)
+    return _with_offset(n, offset, lost + more + rest, 0.0)
 
 
 @kernel

@@ -388,7 +388,7 @@ _quick_log_renyi = specialise(
     chunk=alpha_chunk,
     normalise=_normalise_renyi,
     any_masses=True,
-    powers=True,
+    tiny_count=True,
 )
 
 
@@ -516,7 +516,7 @@ _quick_log_overlap = specialise(
     chunk=overlap_chunk,
     normalise=_normalise_overlap,
     any_masses=True,
-    powers=False,
+    tiny_count=False,
 )
 
 
