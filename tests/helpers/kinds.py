@@ -180,6 +180,16 @@ def _log_many(rng):
     return Case("log, many", p, q, log=True, repeats=rng.multinomial(3000, np.full(k, 1.0 / k)) + 1)
 
 
+def _log_equal(rng):
+    """A few values, one of them so many times that each has 1e-5 of the mass."""
+    k = int(rng.integers(2, 5))
+    p = rng.choice([0.01, 0.1, 1.0, 10.0]) * rng.normal(size=k)
+    q = rng.normal(size=k) if rng.random() < 0.5 else p + 10.0 ** rng.uniform(-7, 0) * rng.normal(size=k)
+    repeats = np.ones(k, np.int64) if rng.random() < 0.5 else rng.integers(1, 1000, k)
+    repeats[-1] = 10.0 ** rng.uniform(2.0, 5.0)
+    return Case("log, equal", p, q, log=True, repeats=repeats)
+
+
 def _log_unit(rng):
     n = _lengths(rng)
     p, q = (a - logsumexp(a) for a in rng.choice([1.0, 10.0, 100.0]) * rng.normal(size=(2, n)))
@@ -240,6 +250,7 @@ KINDS = {
         _many_near,
         _many_masses,
         _log_many,
+        _log_equal,
         _log_unit,
         _log_softmax,
         _log_far,

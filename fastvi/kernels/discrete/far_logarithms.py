@@ -272,26 +272,27 @@ def _peak(p, q, beta, shift_p, shift_q):
 
 
 @formula
-def _power(u, v, beta, shifts, peak):
-    """(p (p / q)**beta over exp(peak), p, q) of two logarithms; zero for the first where one is -inf."""
+def _power(u, v, alpha, shifts, peak):
+    """(p**alpha q**(1-alpha) over exp(peak), p, q) of two logarithms; the first is 0 where one is -inf."""
+    beta, beta_lost = two_sum(alpha, -1.0)
     s, lost_p = two_sum(u, -shifts.p)
     t, lost_q = two_sum(v, -shifts.q)
     r, lost = _log_ratio(u, v, shifts)
     grown, rest = two_product(beta, r)
     exponent, carry = two_sum(s, grown)
-    below = (exponent - peak) + ((carry + rest) + (lost_p + beta * lost))
+    below = (exponent - peak) + ((carry + rest) + (lost_p + (beta * lost + beta_lost * r)))
     both = (u > -math.inf) & (v > -math.inf)
     power = decay(below) if both & (below > _LEAST_LOG) else 0.0
     return power, _weight(s, lost_p), _weight(t, lost_q)
 
 
 @adder
-def _power_sums(p, q, beta, shifts, peak):
-    """(Sum of p (p / q)**beta over exp(peak), mass of p, of q, numbers of p alone and of q alone)."""
+def _power_sums(p, q, alpha, shifts, peak):
+    """(Sum of p**alpha q**(1-alpha) over exp(peak), mass of p, of q, numbers of p alone and of q alone)."""
     power, mass, other, p_alone, q_alone = 0.0, 0.0, 0.0, 0, 0
     for i in range(p.size):
         u, v = np.float64(p[i]), np.float64(q[i])
-        z, x, y = _power(u, v, beta, shifts, peak)
+        z, x, y = _power(u, v, alpha, shifts, peak)
         in_p, in_q = u > -math.inf, v > -math.inf
         p_alone += in_p & (not in_q)
         q_alone += in_q & (not in_p)
@@ -325,7 +326,7 @@ def _power_sum(p, q, alpha, mass):
     power, lost, m, ml, n, nl, p_alone, q_alone = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
     for low in range(0, p.size, PART):
         u, v = p[low : low + PART], q[low : low + PART]
-        part, mass_p, mass_q, more_p, more_q = _power_sums(u, v, beta, shifts, peak)
+        part, mass_p, mass_q, more_p, more_q = _power_sums(u, v, alpha, shifts, peak)
         power, lost = add_compensated(power, lost, part)
         m, ml = add_compensated(m, ml, mass_p)
         n, nl = add_compensated(n, nl, mass_q)

@@ -86,6 +86,17 @@ def log_entry(p, q, normalization):
     return x, y, (y * small if near else x - y), r, log_p, (lost_r, lost_p)
 
 
+@inlined
+def _sum_of_four(a, low, b, least):
+    """a + b + low + least as three floats, each below the last digit of the one before.
+
+    As one float, b may lack 1e-11 of a small log(p / q), and `least` may be 1e-40 beside one of 1e-14.
+    """
+    high, lost = two_sum(a, b)
+    low, rest = two_sum(low, lost)
+    return high, low, rest + least
+
+
 @kernel
 def make_log_normalization(p, q, mass):
     """The normalization for log-probabilities, and the factor of its sums: NaN for invalid input."""
@@ -104,10 +115,10 @@ def make_log_normalization(p, q, mass):
     if not (sum_p > 0.0 and sum_q > 0.0):
         return refused
     rest_p, rest_q = math.log(sum_p), math.log(sum_q)
-    # In one float with the rest, 1e-16 of which may be 1e-11 of log(p / q), a correction would be rounded.
     offset, lost = two_sum(top_p, -top_q)
-    offset, more = two_sum(offset, rest_p - rest_q)
-    return LogNormalization(top_p, rest_p, top_q, rest_q, offset, lost + more, 0.0), 1.0
+    return LogNormalization(
+        top_p, rest_p, top_q, rest_q, *_sum_of_four(offset, lost, rest_p - rest_q, 0.0)
+    ), 1.0
 
 
 @inlined
@@ -137,8 +148,7 @@ def _all_excess(p, q, normalization):
 def _corrected(normalization, excess):
     """The normalization without this sum of all differences, which is the error of its offset."""
     n = normalization
-    offset, lost = two_sum(n.offset, n.offset_rest)
-    return _with_offset(n, offset, 0.0, (lost + n.offset_lost) + excess)
+    return _with_offset(n, *_sum_of_four(n.offset, n.offset_lost, n.offset_rest, excess))
 
 
 @adder
@@ -213,8 +223,7 @@ def precise_log_normalization(p, q, normalization):
     y, y_low = _exp_sum_parts(q, n.top_q)
     log_ratio, rest = log_quotient(x, x_low, y, y_low)
     offset, lost = two_sum(n.top_p, -n.top_q)
-    offset, more = two_sum(offset, log_ratio)
-    return _with_offset(n, offset, lost + more + rest, 0.0)
+    return _with_offset(n, *_sum_of_four(offset, lost, log_ratio, rest))
 
 
 @kernel
