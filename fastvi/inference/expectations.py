@@ -38,6 +38,7 @@ from .kernel_calls import (
     fault_point,
     is_long,
     log_densities,
+    log_densities_at_draws,
     workspace,
 )
 from .model import Model, checked_model, target_of
@@ -276,13 +277,7 @@ def expectation_by_draws(
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
     """(status, log joint + log-Jacobian at mean + L e for all draws e (..., D), the point of a fault)."""
-    flat = draws.reshape(1, -1, mean.size)
-    values, mean_of_all = np.empty(flat.shape[1]), np.empty(1)
-    space = workspace("laplace", mean.size, model.dim)
-    status, _ = kernels.inference.entry_points.averages(
-        target_of(model), flat, mean, factor, space, values, 0, 1, mean_of_all
-    )
-    where = fault_point("laplace", space) if status else None
+    status, values, _, where = log_densities_at_draws(model, mean, factor, draws.reshape(-1, mean.size))
     return status, values.reshape(draws.shape[:-1]), where
 
 

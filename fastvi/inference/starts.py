@@ -18,7 +18,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
-from ..kernels.statuses import FINE
+from ..kernels.statuses import FINE, NOT_A_NUMBER
 from .expectations import latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
@@ -157,8 +157,8 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
     if QUADRATURE_DIM < r <= DRAWS_DIM and model._slopes_address:
-        found = _Search(model).laplace(point, guess)
-        if found is not None:
+        found = newtons_laplace(model, point, guess)
+        if not found.status:
             return found
     space, mean = workspace("laplace", r, model.dim), point.copy()
     scale, factor = np.full(r, guess), np.eye(r)
@@ -168,6 +168,16 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     return Laplace(mean, factor, scale, used, status, fault_point("laplace", space) if status else None)
+
+
+def newtons_laplace(model: Model, point: Array, guess: float = 1.0) -> Laplace:
+    """Laplace's approximation near a point by a model's gradient; with a status where there is none."""
+    search = _Search(model)
+    found = search.laplace(point, guess)
+    if found is None:
+        unit = np.ones(point.size)
+        return Laplace(point, np.diag(unit), unit, search.evaluations, NOT_A_NUMBER)
+    return found
 
 
 class _Place(NamedTuple):
