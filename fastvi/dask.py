@@ -126,7 +126,9 @@ def sum_of(parts: Any, prior: Model, log_likelihood: Callable[..., float] | None
     names = prior._names if isinstance(prior, ForeignModel) else Names()
     notes = dict.fromkeys(note for _, note in about if note)
     names = names._replace(reason=held.reason, note="; ".join(notes))
-    return block_model("fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names, dear=True)
+    return block_model(
+        "fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names, dear=True
+    )
 
 
 def fit_batch(

@@ -27,13 +27,14 @@ _current = threading.local()
 
 
 def together(model: Model, tasks: Sequence[Callable[[], _T]]) -> Iterator[_T]:
-    """The results of the tasks, in their order; their calls of a model whose calls are dear are taken together.
+    """The results of the tasks, in their order; where calls of the model are dear, they are taken together.
 
-    Tasks of other models run one after another, when their results are asked for. Of several exceptions that
-    of the first task is raised. A task may have tasks of its own.
+    With other models the tasks run one after another, when their results are asked for. Of several exceptions
+    that of the first task is raised. A task may have tasks of its own.
     """
     if not model._calls_are_dear or len(tasks) < 2:
         return (task() for task in tasks)
+    model._raise_pending()  # in this thread: the tasks have threads of their own
     return iter(_in_step([_Task(task) for task in tasks]))
 
 

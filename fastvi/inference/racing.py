@@ -29,7 +29,6 @@ from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     densities_or_zero,
-    fault_point,
     fit_on_draws,
     log_densities,
     log_densities_at_draws,
@@ -194,7 +193,11 @@ def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[f
     status, values, total, where = log_densities_at_draws(model, mean, factor, noise)
     value = total + Gaussian._from_factor(mean, factor).entropy()
     if status != FINE or not abs(value) < math.inf:
-        return -math.inf, values, (status, model._support.to_model(mean[None])[0][0] if where is None else where)
+        return (
+            -math.inf,
+            values,
+            (status, model._support.to_model(mean[None])[0][0] if where is None else where),
+        )
     return value, values, None
 
 
@@ -325,7 +328,7 @@ class _Race:
         return elbos
 
     def of_widths(self, points: Any, widths: Any, best: int) -> list[_Runner]:
-        """Runners from the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
+        """Runners from the best few of N(x, s² I), slightly off x, which may be a saddle by symmetry."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
         places = [(x + _OFF * s * noise[0], s * np.eye(x.size)) for x in points for s in widths]
         values = self.elbos(places, noise)
@@ -387,7 +390,9 @@ class _Race:
             if self.correlated:
                 gaussians.append((place.mean, place.root, place))
         tasks = [partial(self.tabulate, mean, factor, noise) for mean, factor, _ in gaussians]
-        found = [(*each, place) for each, (_, _, place) in zip(together(self.model, tasks), gaussians, strict=True)]
+        found = [
+            (*each, place) for each, (_, _, place) in zip(together(self.model, tasks), gaussians, strict=True)
+        ]
         value, values, place = max(found, key=lambda f: f[0])
         best = value - 3.0 * _error_over(values) if value > -math.inf else value
         return place._replace(evaluations=self.evaluations, best=best)
