@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -32,7 +32,6 @@ from .kernel_calls import (
     fit_on_draws,
     log_densities,
     log_densities_at_draws,
-    restricted,
     start_scale,
     workspace,
     workspace_member,
@@ -319,12 +318,13 @@ class _Race:
 
     def elbos(self, places: Sequence[tuple[Array, Array]], noise: Array) -> Array:
         """The ELBO of each (mean, factor) over some draws, in one call of the log joint."""
-        points = np.concatenate([mean + noise @ factor.T for mean, factor in places])
+        gaussians = [Gaussian._from_factor(*place) for place in places]
+        points = np.concatenate([q._mean + q._spread(noise) for q in gaussians])
         self.evaluations += len(points)
         values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
         if self.fault is None and not np.isfinite(values).all():
             self.elbo(*places[int(np.isfinite(values).argmin())], noise)
-        elbos: Array = values + np.array([Gaussian._from_factor(*place).entropy() for place in places])
+        elbos: Array = values + np.array([q.entropy() for q in gaussians])
         return elbos
 
     def of_widths(self, points: Any, widths: Any, best: int) -> list[_Runner]:
@@ -340,12 +340,15 @@ class _Race:
         noise, best, top, below = _draws(3, _PATH_PAIRS, x.size), None, -math.inf, 0
         path = _path(self, x)
         while below < _QUIET and (places := list(itertools.islice(path, _TOGETHER))):
-            values = self.elbos([(mean, restricted(root, self.family)) for mean, root in places], noise)
+            scales = [start_scale(place.conditional, self.family) for place in places]
+            values = self.elbos(
+                [(p.mean, scale[None]) for p, scale in zip(places, scales, strict=True)], noise
+            )
             for value, place in zip(values.tolist(), places, strict=True):
                 below = below + 1 if value < top - _FAR_BELOW else 0
                 if value > top:
                     top, best = value, place
-        return [] if best is None else self.runners_at([best])
+        return [] if best is None else self.runners_at([(best.mean, best.root())])
 
     def is_gaussian(self, laplace: Laplace) -> bool:
         """Whether draws from Laplace's approximation have the mean log joint that they should."""
@@ -435,8 +438,63 @@ def _is_near(laplace: Laplace, mean: Array) -> bool:
     return bool(apart < _SAME_MODE * math.sqrt(mean.size))
 
 
-def _path(race: _Race, x: Array) -> Any:
-    """The Gaussians (mean, factor) at the steps of L-BFGS from x to a mode, whose curvature they have.
+class _OnPath(NamedTuple):
+    """A Gaussian on a path: its covariance is a diagonal that pairs (step, change) update, as BFGS does."""
+
+    mean: Array
+    spread: Array  #: that diagonal
+    pairs: Sequence[tuple[Array, Array]]
+    conditional: Array  #: its conditional deviations
+
+    def root(self) -> Array:
+        """The Cholesky factor of the covariance; a diagonal one where rounding leaves none."""
+        root = _factor_of(_updated(self.spread, self.pairs))
+        return np.diag(self.conditional) if root is None else root
+
+
+def _updated(spread: Array, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """A diagonal covariance with the updates of BFGS."""
+    inverse = np.diag(spread)
+    for s, y in pairs:
+        moved, product = inverse @ y, s @ y
+        u = (moved - 0.5 * (1.0 + (y @ moved) / product) * s) / product
+        change = s[:, None] * u
+        inverse -= change + change.T
+    return inverse
+
+
+def _moved(spread: Array, pairs: Sequence[tuple[Array, Array]], gradient: Array) -> Array:
+    """That covariance times a gradient: the two loops of L-BFGS."""
+    out, along = gradient.copy(), list[float]()
+    for s, y in reversed(pairs):
+        along.append(float(s @ out) / float(s @ y))
+        out -= along[-1] * y
+    out *= spread
+    for (s, y), a in zip(pairs, reversed(along), strict=True):
+        out += (a - float(y @ out) / float(s @ y)) * s
+    return out
+
+
+def _conditional(spread: Array, pairs: Sequence[tuple[Array, Array]]) -> Array | None:
+    """Its conditional deviations, of the diagonal of its inverse: nothing of size D x D is made.
+
+    BFGS's updates of the inverse are y y' / y's - v v' / v's with v the inverse times s.
+    """
+    diagonal, known = 1.0 / spread, list[tuple[Array, Array, float, float]]()
+    for s, y in pairs:
+        v = s / spread
+        for before, one, ys, vs in known:
+            v += before * (float(before @ s) / ys) - one * (float(one @ s) / vs)
+        known.append((y, v, float(y @ s), float(v @ s)))
+        diagonal += y * y / known[-1][2] - v * v / known[-1][3]
+    if (diagonal > 0.0).all() and np.isfinite(diagonal).all():
+        return 1.0 / np.sqrt(diagonal)
+    root = _factor_of(_updated(spread, pairs))
+    return None if root is None else conditional_deviations(root)
+
+
+def _path(race: _Race, x: Array) -> Iterator[_OnPath]:
+    """The Gaussians at the steps of L-BFGS from x to a mode, whose curvature they have.
 
     The covariance starts as a diagonal that each pair (step, change) updates (Gilbert & Lemaréchal 1989, as
     in Pathfinder, algorithm 3), to which the last pairs are added by the updates of BFGS.
@@ -469,15 +527,9 @@ def _path(race: _Race, x: Array) -> Any:
             new = 1.0 / (a / (b * spread) + y * y / b - a * s * s / (b * c * spread**2))
             if (new > 0.0).all() and np.isfinite(new).all():
                 spread = new
-        inverse = np.diag(spread)
-        for s, y in pairs:
-            moved, product = inverse @ y, s @ y
-            u = (moved - 0.5 * (1.0 + (y @ moved) / product) * s) / product
-            change = s[:, None] * u
-            inverse -= change + change.T
-        root = _factor_of(inverse)
-        if root is not None:
-            yield x + point - inverse @ gradient, root
+        conditional = _conditional(spread, pairs)
+        if conditional is not None:
+            yield _OnPath(x + point - _moved(spread, pairs, gradient), spread, pairs, conditional)
         if report.status == CONVERGED:
             break
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.inference import racing
 from fastvi.inference.kernel_calls import densities_or_zero, log_densities, slopes_at
 from fastvi.inference.lockstep import together
 
@@ -162,6 +163,18 @@ def test_an_exception_ends_all_tasks(error):
     with pytest.raises(ZeroDivisionError, match="of a task"):
         together(good.model, [lambda: log_densities(good.model, np.zeros((2, 3))), wrong])
     assert good.calls == [2]
+
+
+@pytest.mark.parametrize("dim", [3, 84])
+def test_gaussians_on_a_path_have_the_covariance_of_bfgs(dim):
+    root = RNG.normal(size=(dim, dim))
+    spread, hessian = RNG.uniform(0.1, 2.0, dim), root @ root.T + np.eye(dim)
+    pairs = [(step, hessian @ step) for step in RNG.normal(size=(6, dim))]
+    covariance, gradient = racing._updated(spread, pairs), RNG.normal(size=dim)
+    assert np.allclose(covariance @ pairs[-1][1], pairs[-1][0], rtol=0, atol=1e-10)
+    expected = 1.0 / np.sqrt(np.diag(np.linalg.inv(covariance)))
+    np.testing.assert_allclose(racing._conditional(spread, pairs), expected, rtol=1e-9)
+    np.testing.assert_allclose(racing._moved(spread, pairs, gradient), covariance @ gradient, atol=1e-9)
 
 
 def test_one_call_has_the_statuses_of_the_kernels():
