@@ -51,6 +51,9 @@ _POINTS = 3
 _PATH_STEPS, _PATH_TOLERANCE, _PATH_MEMORY = 60, 1e-2, 6
 _QUIET, _FAR_BELOW = 12, 5.0
 
+#: Dimensions up to which the covariances of a path are made: up to here matrices take less time than vectors.
+_FEW_DIM = 50
+
 #: Pairs of draws that choose the best Gaussian of a path, and a width; Gaussians of a path in one call.
 _PATH_PAIRS, _WIDTH_PAIRS, _TOGETHER = 5, 12, 5
 
@@ -480,13 +483,21 @@ def _conditional(spread: Array, pairs: Sequence[tuple[Array, Array]]) -> Array |
 
     BFGS's updates of the inverse are y y' / y's - v v' / v's with v the inverse times s.
     """
-    diagonal, known = 1.0 / spread, list[tuple[Array, Array, float, float]]()
-    for s, y in pairs:
-        v = s / spread
-        for before, one, ys, vs in known:
-            v += before * (float(before @ s) / ys) - one * (float(one @ s) / vs)
-        known.append((y, v, float(y @ s), float(v @ s)))
-        diagonal += y * y / known[-1][2] - v * v / known[-1][3]
+    diagonal = 1.0 / spread
+    if pairs:
+        steps, changes = np.array(pairs).swapaxes(0, 1)
+        both = changes @ steps.T  # y's of all
+        falls = np.empty((len(pairs), 2, spread.size))  # y and v, which are
+        weights = np.empty((len(pairs), 2))  # added with the weights 1 / y's and -1 / v's
+        for k, s in enumerate(steps):
+            v = s / spread
+            if k:
+                known = falls[:k].reshape(2 * k, -1)
+                v += (weights[:k].ravel() * (known @ s)) @ known
+            falls[k, 0], falls[k, 1] = changes[k], v
+            weights[k] = 1.0 / both[k, k], -1.0 / float(v @ s)
+        known = falls.reshape(2 * len(pairs), -1)
+        diagonal += weights.ravel() @ (known * known)
     if (diagonal > 0.0).all() and np.isfinite(diagonal).all():
         return 1.0 / np.sqrt(diagonal)
     root = _factor_of(_updated(spread, pairs))
@@ -527,9 +538,14 @@ def _path(race: _Race, x: Array) -> Iterator[_OnPath]:
             new = 1.0 / (a / (b * spread) + y * y / b - a * s * s / (b * c * spread**2))
             if (new > 0.0).all() and np.isfinite(new).all():
                 spread = new
-        conditional = _conditional(spread, pairs)
+        if dim <= _FEW_DIM:
+            inverse = _updated(spread, pairs)
+            root, step = _factor_of(inverse), inverse @ gradient
+            conditional = None if root is None else conditional_deviations(root)
+        else:
+            conditional, step = _conditional(spread, pairs), _moved(spread, pairs, gradient)
         if conditional is not None:
-            yield _OnPath(x + point - _moved(spread, pairs, gradient), spread, pairs, conditional)
+            yield _OnPath(x + point - step, spread, pairs, conditional)
         if report.status == CONVERGED:
             break
 
