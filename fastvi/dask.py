@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
@@ -126,7 +127,9 @@ def sum_of(parts: Any, prior: Model, log_likelihood: Callable[..., float] | None
     names = prior._names if isinstance(prior, ForeignModel) else Names()
     notes = dict.fromkeys(note for _, note in about if note)
     names = names._replace(reason=held.reason, note="; ".join(notes))
-    return block_model("fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names)
+    return block_model(
+        "fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names, dear=True
+    )
 
 
 def fit_batch(
@@ -342,8 +345,9 @@ class _Part:
 
     def __sizeof__(self) -> int:
         """What moving it would cost, which Dask asks."""
-        data = self.what.data if isinstance(self.what, Model) else ()
-        return object.__sizeof__(self) + sum(getattr(item, "nbytes", 8) for item in data)
+        if not isinstance(self.what, Model):
+            return object.__sizeof__(self) + sys.getsizeof(self.what)
+        return object.__sizeof__(self) + sum(getattr(item, "nbytes", 8) for item in self.what.data)
 
 
 def _noted(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -449,7 +453,10 @@ class _Held:
     def _each(self, z: Array, slopes: bool) -> list[Any]:
         dask = _dask()
         evaluated = dask.delayed(_evaluated, pure=False)
-        return [evaluated(part, z, slopes) for part in self.parts]
+        # A group of tasks for each call: Dask takes a larger one, of few parts, for one that makes data, and
+        # moves the parts to whatever worker is idle.
+        group = f"evaluated-{uuid.uuid4().hex}"
+        return [evaluated(part, z, slopes, dask_key_name=(group, k)) for k, part in enumerate(self.parts)]
 
     def sums(self, z: Array, slopes: bool) -> Array:
         """The sums of all parts at points (S, D)."""

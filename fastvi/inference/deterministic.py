@@ -57,6 +57,9 @@ from .starts import check_start, start_of
 _LEAST_PAIRS = 32
 _PAIRS_EACH, _PAIRS_EACH_FULL = 1, 4
 
+#: Where calls are dear: pairs to begin with, at least, and those that make one call.
+_PAIRS_IN_A_CALL, _MOST_PAIRS_IN_A_CALL = 128, 256
+
 #: Most pairs: they are doubled up to here as long as fresh draws show that the fit is overfitted.
 _MOST_PAIRS = 8192
 
@@ -352,9 +355,13 @@ def draws_fit(
     else:
         fits = _FixedDraws(model, family, choose_start(model, start, family), max_steps)
     pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
+    # Where calls are dear, more draws in each save some; differences of as many take several calls.
+    dear = model._calls_are_dear and bool(model._slopes_address)
+    if draws is None and dear:
+        pairs = min(max(pairs, _PAIRS_IN_A_CALL), max(_MOST_PAIRS_IN_A_CALL, r))
     if family not in CORRELATED and family != LOW_RANK:
         few = min(few, _LEAST_PAIRS if r <= DRAWS_DIM else _FEW_PAIRS_WIDE)
-    if draws is None and 2 * few <= pairs:
+    if draws is None and 2 * few <= pairs and not dear:
         # Far from the optimum few draws suffice: eight schools takes half of its 20 steps on 24.
         if fits.climb(few, _NEAR).status not in (CONVERGED, UNBOUNDED):
             fits.restart()
@@ -383,7 +390,7 @@ def draws_fit(
             if accurate or status not in (CONVERGED, STUCK):
                 break
             # The curvature is not kept: its pairs of L-BFGS are too inaccurate this close to the optimum.
-            wanted = max(finest, math.sqrt(_SHARE_OF_ERROR * error)) if r > _BLOCKS_DIM else finest
+            wanted = max(finest, math.sqrt(_SHARE_OF_ERROR * error)) if dear or r > _BLOCKS_DIM else finest
             continue
         if last:
             status = OVERFITTED

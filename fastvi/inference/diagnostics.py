@@ -171,10 +171,10 @@ def wrong_gradient(model: Model, mean: Array, factor: Array) -> Array | None:
     middle = 0.5 * (one + other)
     gradients = np.empty_like(middle)
     beside, failed = model._tabulate(middle, gradients)
-    values, failed_at_middle = model._tabulate(middle)
-    at_ends, failed_at_ends = model._tabulate(ends)
-    if failed or failed_at_middle or failed_at_ends:
+    all_values, failed_elsewhere = model._tabulate(np.concatenate([middle, ends]))
+    if failed or failed_elsewhere:
         return None
+    values, at_ends = all_values[:_DIRECTIONS], all_values[_DIRECTIONS:]
     rise = at_ends[:_DIRECTIONS] - at_ends[_DIRECTIONS:]
     expected = ((one - other) * gradients).sum(axis=1)
     rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,10 @@ from .kernel_calls import (
     fault_point,
     is_long,
     log_densities,
+    log_densities_at_draws,
     workspace,
 )
+from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
 
@@ -192,13 +194,13 @@ def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
     return np.stack(list(groups)) if dim <= _KEPT_DIM else groups
 
 
-def _pieces(groups: Iterable[Array]) -> Iterator[tuple[slice, Array]]:
+def _pieces(groups: Iterable[Array], at_once: bool) -> Iterator[tuple[slice, Array]]:
     """Blocks in pieces (groups, blocks, 2 dim, dim), and which groups they are of.
 
-    Of groups that are kept some blocks of each after the other; else one group after another.
+    Of groups that are kept some blocks of each after the other, or all; else one group after another.
     """
     if isinstance(groups, np.ndarray):
-        for low, high in itertools.pairwise((0, *_BLOCKS, groups.shape[1])):
+        for low, high in itertools.pairwise((0, *(() if at_once else _BLOCKS), groups.shape[1])):
             if low < min(high, groups.shape[1]):
                 yield slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high])
         return
@@ -253,11 +255,14 @@ def expectation_by_draws(
     already that a fit on fixed draws, which found `promised`, was overfitted; in many dimensions that takes
     half of the groups.
     """
-    dim = mean.size
-    centre, used = _centre(model, mean, factor), 1
+    dim, used, centre = mean.size, 1, 0.0
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
-    for where, groups in _pieces(fresh_draws(dim, rng)):
-        status, values, point = _averaged(model, mean, factor, groups)
+    for k, (where, groups) in enumerate(_pieces(fresh_draws(dim, rng), model._calls_are_dear)):
+        tasks: list[Any] = [partial(_averaged, model, mean, factor, groups)]
+        if k == 0:
+            tasks.append(partial(_centre, model, mean, factor))
+        (status, values, point), *found = together(model, tasks)
+        centre = found[0] if k == 0 else centre
         used += groups.size // dim
         if status:
             return DrawsExpectation(_worth(status), 0.0, used, status, point)
@@ -276,13 +281,7 @@ def expectation_by_draws(
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
     """(status, log joint + log-Jacobian at mean + L e for all draws e (..., D), the point of a fault)."""
-    flat = draws.reshape(1, -1, mean.size)
-    values, mean_of_all = np.empty(flat.shape[1]), np.empty(1)
-    space = workspace("laplace", mean.size, model.dim)
-    status, _ = kernels.inference.entry_points.averages(
-        target_of(model), flat, mean, factor, space, values, 0, 1, mean_of_all
-    )
-    where = fault_point("laplace", space) if status else None
+    status, values, _, where = log_densities_at_draws(model, mean, factor, draws.reshape(-1, mean.size))
     return status, values.reshape(draws.shape[:-1]), where
 
 
@@ -329,14 +328,15 @@ def expectation_by_pairs(
     control, used = _control(model, mean, factor, curvature)
     sums, count, pairs = np.zeros(GROUPS), 0, _GROUP_PAIRS
     while True:
-        for g in range(GROUPS):
-            half = source.standard_normal((pairs, dim))
+        each = GROUPS if model._calls_are_dear else 1  # groups in a call
+        for g in range(0, GROUPS, each):
+            half = source.standard_normal((each, pairs, dim))
             draws = np.stack([half, -half])
             status, values, where = _averaged(model, mean, factor, draws)
-            used += 2 * pairs
+            used += 2 * pairs * each
             if status:
                 return DrawsExpectation(_worth(status), 0.0, used, status, where)
-            sums[g] += (values.mean(axis=0) - control.at(half)).sum()
+            sums[g : g + each] += (values.mean(axis=0) - control.at(half)).sum(axis=1)
         count += pairs
         found = (sums / count + control.mean).tolist()
         value = math.fsum(found) / GROUPS

@@ -58,9 +58,11 @@ class ForeignModel(Model):
 
     `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `dim` may be a
     model, whose names and supports this one has. `keep` is what the addresses and the table point into.
+    `dear`: a call costs more than its points, see `lockstep`.
     """
 
-    __slots__ = ("_failures", "_keep", "_names", "_origin")
+    __slots__ = ("_calls_are_dear", "_failures", "_keep", "_names", "_origin")
+    _calls_are_dear: bool
     _origin: str
     _keep: Any
     _failures: Failures
@@ -76,6 +78,7 @@ class ForeignModel(Model):
         keep: Any = None,
         failures: Failures | None = None,
         names: Names | None = None,
+        dear: bool = False,
     ) -> None:
         fill = object.__setattr__
         layout = None
@@ -103,6 +106,7 @@ class ForeignModel(Model):
             "_gradient_choice": "written" if slopes else "differences",
             "_origin": origin,
             "_keep": keep,
+            "_calls_are_dear": dear,
             "_failures": Failures() if failures is None else failures,
             "_names": Names() if names is None else names,
         }

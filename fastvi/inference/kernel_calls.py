@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES
+from ..kernels.statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .model import Model, target_of
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
@@ -20,6 +23,9 @@ QUADRATURE_DIM = 2
 #: MB of scratch space. Beyond, up to WIDE_DIM, covariances are diagonal and nothing is of size D x D.
 DRAWS_DIM, WIDE_DIM = 1000, 10_000
 
+
+#: Latent coordinates of other than real ones up to which their exponentials are floats.
+_FARTHEST = 600.0
 
 #: Kinds of scratch space: the class that names its fields, and where it keeps the point of a fault.
 _WORKSPACES = {
@@ -73,6 +79,8 @@ def fault_point(kind: str, space: Any) -> Array:
 
 def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None]:
     """(status, values, the point z of a fault) of log joint + log-Jacobian at latent points, one a row."""
+    if model._calls_are_dear:
+        return _in_one_call(model, points)
     points = np.ascontiguousarray(points)
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
     status = kernels.inference.entry_points.densities(target_of(model), points, space, values)
@@ -80,8 +88,41 @@ def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None
     return status, values, fault_point("laplace", space) if status else None
 
 
+def _in_one_call(model: Model, points: Array) -> tuple[int, Array, Array | None]:
+    """`log_densities` of more points than the kernels have in a block."""
+    z, values = model._support.to_model(points)
+    found, failed = model._tabulate(z)
+    values += found
+    bad = np.flatnonzero(~np.isfinite(found))
+    if failed or not bad.size:
+        return (RAISED, values, z[failed - 1]) if failed else (FINE, values, None)
+    first = int(bad[0])
+    status = NOT_A_NUMBER if math.isnan(found[first]) else INFINITE if found[first] > 0.0 else ZERO
+    return status, values, z[first]
+
+
+def log_densities_at_draws(
+    model: Model, mean: Array, factor: Array, draws: Array
+) -> tuple[int, Array, float, Array | None]:
+    """(status, values, their mean, the point of a fault) of log joint + log-Jacobian at mean + factor e."""
+    if model._calls_are_dear:
+        points = mean + Gaussian._from_factor(mean, factor)._spread(draws)
+        status, values, where = log_densities(model, points)
+        return status, values, float(values.mean()), where
+    space, values, out = workspace("laplace", mean.size, model.dim), np.empty(len(draws)), np.empty(1)
+    status, _ = kernels.inference.entry_points.averages(
+        target_of(model), draws[None], mean, factor, space, values, 0, 1, out
+    )
+    return status, values, float(out[0]), fault_point("laplace", space) if status else None
+
+
 def densities_or_zero(model: Model, points: Array) -> Array:
     """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
+    if model._calls_are_dear:
+        _, values, _ = _in_one_call(model, points)
+        far = (np.abs(points) > _FARTHEST) & (model._support.kinds != kernels.models.kinds.REAL)
+        values[~np.isfinite(values) | far.any(axis=1)] = -math.inf
+        return values
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
     points = np.ascontiguousarray(points)
     kernels.inference.entry_points.densities_or_zero(target_of(model), points, space, values)

@@ -149,6 +149,8 @@ class Model(Immutable):
     )
     dim: int
     data: tuple[Any, ...]
+    #: Whether a call of the log joint costs more than the points that it is for, see `lockstep`.
+    _calls_are_dear: bool = False
     _dispatcher: Any
     _gradient: Any
     _gradient_choice: str

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from .. import kernels
 from ..common.values import Array
 from .kernel_calls import log_densities
+from .lockstep import together
 from .model import Model
 from .starts import Laplace, laplace_from, laplace_start
 
@@ -83,15 +86,19 @@ def modes_of(model: Model, start: Any) -> list[Mode]:
     mean, factor = laplace_start(model, start)
     again = mode_from(model, mean)
     found = [Mode(mean, factor, -math.inf if again is None else again.log_mass)]
-    for point in _starts(mean, factor):
-        add_mode(model, point, found)
+    for mode in modes_from(model, _starts(mean, factor)):
+        add_mode(mode, found)
     top = max(mode.log_mass for mode in found)
     return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - _NEGLIGIBLE]
 
 
-def add_mode(model: Model, start: Array, found: list[Mode]) -> bool:
-    """Append the mode that is found from a point, unless `found` has it; whether it was new."""
-    mode = mode_from(model, start)
+def modes_from(model: Model, starts: Sequence[Array]) -> Iterator[Mode | None]:
+    """The modes that are found from points, by searches that go on in step where calls are dear."""
+    return together(model, [partial(mode_from, model, start) for start in starts])
+
+
+def add_mode(mode: Mode | None, found: list[Mode]) -> bool:
+    """Append a mode, unless `found` has it; whether it was new."""
     if mode is None or any(_is_same(mode, other) for other in found):
         return False
     found.append(mode)

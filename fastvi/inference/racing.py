@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,16 +29,16 @@ from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     densities_or_zero,
-    fault_point,
     fit_on_draws,
     log_densities,
-    restricted,
+    log_densities_at_draws,
     start_scale,
     workspace,
     workspace_member,
 )
-from .model import Model, target_of
-from .starts import Laplace, ascent, check_start, laplace_from, start_of
+from .lockstep import together
+from .model import Model
+from .starts import Laplace, ascent, check_start, laplace_from, newtons_laplace, start_of
 
 #: First word of the seed of all points and draws here.
 _SEED = 20240301
@@ -50,6 +50,9 @@ _POINTS = 3
 #: draws in a row may be so many nats below the best before it has left what has mass.
 _PATH_STEPS, _PATH_TOLERANCE, _PATH_MEMORY = 60, 1e-2, 6
 _QUIET, _FAR_BELOW = 12, 5.0
+
+#: Dimensions up to which the covariances of a path are made: up to here matrices take less time than vectors.
+_FEW_DIM = 50
 
 #: Pairs of draws that choose the best Gaussian of a path, and a width; Gaussians of a path in one call.
 _PATH_PAIRS, _WIDTH_PAIRS, _TOGETHER = 5, 12, 5
@@ -110,26 +113,47 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
         return _given(race, mean, factor)
     if start is not None:
         race.require(mean)
-        race.enter_path(mean)
-        race.enter_widths([mean], _WIDTHS_AT_A_POINT, 3)
+        widths = partial(race.of_widths, [mean], _WIDTHS_AT_A_POINT, 3)
+        race.enter(partial(race.of_path, mean), widths)
         return race.winner(race.fault)
-    laplace = laplace_from(model, mean)
-    race.evaluations += laplace.evaluations
     points = _points(mean.size)
+    laplace, agreed = _laplace_and_ascents(race, points)
     if not laplace.status:
-        agreed = all(_arrives(race, laplace, x) for x in points[1:])
         if agreed and race.is_gaussian(laplace):
             return Start(laplace.mean, laplace.factor, laplace.scale, race.evaluations)
-        race.enter(laplace.mean, laplace.factor)
+        own = partial(race.runners_at, [(laplace.mean, laplace.factor)])
         if agreed:
-            race.enter_widths(points[:1], _WIDTHS, 1)
+            race.enter(own, partial(race.of_widths, points[:1], _WIDTHS, 1))
             if len(race.runners) == 2 and race.come_together():
                 return race.winner(None)
-    for x in points:
-        race.enter_path(x)
-    race.enter_widths(points[:1], _WIDTHS, 2)
-    race.enter_widths(points[1:], _WIDTHS, 1)
+        else:
+            race.enter(own)
+    race.enter(
+        *(partial(race.of_path, x) for x in points),
+        partial(race.of_widths, points[:1], _WIDTHS, 2),
+        partial(race.of_widths, points[1:], _WIDTHS, 1),
+    )
     return race.winner((laplace.status, laplace.where) if laplace.status else race.fault)
+
+
+def _laplace_and_ascents(race: _Race, points: Sequence[Array]) -> tuple[Laplace, bool]:
+    """Laplace's approximation from the first point, and whether ascents from the others come to its mode.
+
+    The ascents are L-BFGS's, in units of that approximation. Where calls are dear they are Newton's, as its
+    own, with which they go in step.
+    """
+    model = race.model
+    newton = model._calls_are_dear and bool(model._slopes_address)
+    searches = [partial(laplace_from, model, points[0])]
+    if newton:
+        searches += [partial(newtons_laplace, model, x) for x in points[1:]]
+    laplace, *others = together(model, searches)
+    race.evaluations += laplace.evaluations + sum(other.evaluations for other in others)
+    if laplace.status:
+        return laplace, False
+    if newton:
+        return laplace, all(not other.status and _is_near(laplace, other.mean) for other in others)
+    return laplace, all(together(model, [partial(_arrives, race, laplace, x) for x in points[1:]]))
 
 
 def _given(race: _Race, mean: Array, factor: Array) -> Start:
@@ -168,13 +192,14 @@ def _draws(block: int, pairs: int, dim: int) -> Array:
 
 def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[float, Array, Fault]:
     """The ELBO over draws and the log joint at each; -inf, and the fault, where that is not finite."""
-    space, values, out = workspace("laplace", mean.size, model.dim), np.empty(len(noise)), np.empty(1)
-    status, _ = kernels.inference.entry_points.averages(
-        target_of(model), noise[None], mean, factor, space, values, 0, 1, out
-    )
-    value = float(out[0]) + Gaussian._from_factor(mean, factor).entropy()
+    status, values, total, where = log_densities_at_draws(model, mean, factor, noise)
+    value = total + Gaussian._from_factor(mean, factor).entropy()
     if status != FINE or not abs(value) < math.inf:
-        return -math.inf, values, (status, fault_point("laplace", space))
+        return (
+            -math.inf,
+            values,
+            (status, model._support.to_model(mean[None])[0][0] if where is None else where),
+        )
     return value, values, None
 
 
@@ -284,51 +309,57 @@ class _Race:
         if where is not None:
             raise error_of(self.model, status, where, "the fit cannot start: ")
 
-    def enter(self, mean: Array, root: Array) -> None:
-        """Let a candidate run, if its ELBO is finite."""
-        runner = _Runner(self, mean, root)
-        if runner.value > -math.inf:
-            self.runners.append(runner)
+    def enter(self, *candidates: Callable[[], list[_Runner]]) -> None:
+        """Let the runners that some functions make take part."""
+        for runners in together(self.model, candidates):
+            self.runners += runners
+
+    def runners_at(self, places: Sequence[tuple[Array, Array]]) -> list[_Runner]:
+        """Runners from (mean, root), as far as their ELBO is finite."""
+        runners = together(self.model, [partial(_Runner, self, *place) for place in places])
+        return [runner for runner in runners if runner.value > -math.inf]
 
     def elbos(self, places: Sequence[tuple[Array, Array]], noise: Array) -> Array:
         """The ELBO of each (mean, factor) over some draws, in one call of the log joint."""
-        points = np.concatenate([mean + noise @ factor.T for mean, factor in places])
+        gaussians = [Gaussian._from_factor(*place) for place in places]
+        points = np.concatenate([q._mean + q._spread(noise) for q in gaussians])
         self.evaluations += len(points)
         values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
         if self.fault is None and not np.isfinite(values).all():
             self.elbo(*places[int(np.isfinite(values).argmin())], noise)
-        elbos: Array = values + np.array([Gaussian._from_factor(*place).entropy() for place in places])
+        elbos: Array = values + np.array([q.entropy() for q in gaussians])
         return elbos
 
-    def enter_widths(self, points: Any, widths: Any, best: int) -> None:
-        """Enter the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
+    def of_widths(self, points: Any, widths: Any, best: int) -> list[_Runner]:
+        """Runners from the best few of N(x, s² I), slightly off x, which may be a saddle by symmetry."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
         places = [(x + _OFF * s * noise[0], s * np.eye(x.size)) for x in points for s in widths]
         values = self.elbos(places, noise)
-        for k in np.argsort(-values, kind="stable")[:best]:
-            if values[k] > -math.inf:
-                self.enter(*places[k])
+        order = np.argsort(-values, kind="stable")[:best].tolist()
+        return self.runners_at([places[k] for k in order if values[k] > -math.inf])
 
-    def enter_path(self, x: Array) -> None:
-        """Enter the best Gaussian on the L-BFGS path from x to a mode (Zhang et al., JMLR 23, 2022)."""
+    def of_path(self, x: Array) -> list[_Runner]:
+        """A runner from the best Gaussian on L-BFGS's path from x to a mode (Zhang et al., JMLR 23, 2022)."""
         noise, best, top, below = _draws(3, _PATH_PAIRS, x.size), None, -math.inf, 0
         path = _path(self, x)
         while below < _QUIET and (places := list(itertools.islice(path, _TOGETHER))):
-            values = self.elbos([(mean, restricted(root, self.family)) for mean, root in places], noise)
+            scales = [start_scale(place.conditional, self.family) for place in places]
+            values = self.elbos(
+                [(p.mean, scale[None]) for p, scale in zip(places, scales, strict=True)], noise
+            )
             for value, place in zip(values.tolist(), places, strict=True):
                 below = below + 1 if value < top - _FAR_BELOW else 0
                 if value > top:
                     top, best = value, place
-        if best is not None:
-            self.enter(*best)
+        return [] if best is None else self.runners_at([(best.mean, best.root())])
 
     def is_gaussian(self, laplace: Laplace) -> bool:
         """Whether draws from Laplace's approximation have the mean log joint that they should."""
-        dim = laplace.mean.size
-        peak = self.elbo(laplace.mean, laplace.factor, np.zeros((1, dim))) - 0.5 * dim
+        dim, q = laplace.mean.size, (laplace.mean, laplace.factor)
         pairs = min(max(_WIDTH_PAIRS, dim), _LAST_PAIRS)
-        mean = self.elbo(laplace.mean, laplace.factor, writable(fixed_draws(0, pairs, dim)))
-        return abs(peak - mean) < _LAPLACE_NATS + _LAPLACE_SHARE * dim
+        noises = np.zeros((1, dim)), writable(fixed_draws(0, pairs, dim))
+        peak, mean = together(self.model, [partial(self.elbo, *q, noise) for noise in noises])
+        return abs(peak - 0.5 * dim - mean) < _LAPLACE_NATS + _LAPLACE_SHARE * dim
 
     def come_together(self) -> bool:
         """Whether two runners are twins after a few rounds; one of them is left then."""
@@ -342,9 +373,9 @@ class _Race:
 
     def advance(self) -> None:
         """One round."""
-        for runner in self.runners:
-            if not runner.ended:
-                runner.run(_STEPS)
+        tasks = [partial(runner.run, _STEPS) for runner in self.runners if not runner.ended]
+        for _ in together(self.model, tasks):
+            pass
 
     def winner(self, fault: Fault) -> Start:
         """Run, and give the place of the best runner. ValueError where there is none, because of a fault."""
@@ -358,12 +389,16 @@ class _Race:
             assert fault is not None
             raise error_of(self.model, *fault, "the fit cannot start: ")
         noise = _draws(4, _LAST_PAIRS, runners[0].mean.size)
-        found: list[tuple[float, Array, Start]] = []
+        gaussians = list[tuple[Array, Array, Start]]()
         for runner in runners:
             place = runner.reached()
-            found.append((*self.tabulate(runner.mean, runner.factor, noise), place))
+            gaussians.append((runner.mean, runner.factor, place))
             if self.correlated:
-                found.append((*self.tabulate(place.mean, place.root, noise), place))
+                gaussians.append((place.mean, place.root, place))
+        tasks = [partial(self.tabulate, mean, factor, noise) for mean, factor, _ in gaussians]
+        found = [
+            (*each, place) for each, (_, _, place) in zip(together(self.model, tasks), gaussians, strict=True)
+        ]
         value, values, place = max(found, key=lambda f: f[0])
         best = value - 3.0 * _error_over(values) if value > -math.inf else value
         return place._replace(evaluations=self.evaluations, best=best)
@@ -397,14 +432,80 @@ def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     )
     report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, np.empty((dim, dim))), space)
     race.evaluations += int(report.evaluations)
-    if report.status != CONVERGED:
-        return False
+    return report.status == CONVERGED and _is_near(laplace, mean)
+
+
+def _is_near(laplace: Laplace, mean: Array) -> bool:
+    """Whether a mode is that of Laplace's approximation."""
     apart = np.linalg.norm(np.linalg.solve(laplace.factor, mean - laplace.mean))
-    return bool(apart < _SAME_MODE * math.sqrt(dim))
+    return bool(apart < _SAME_MODE * math.sqrt(mean.size))
 
 
-def _path(race: _Race, x: Array) -> Any:
-    """The Gaussians (mean, factor) at the steps of L-BFGS from x to a mode, whose curvature they have.
+class _OnPath(NamedTuple):
+    """A Gaussian on a path: its covariance is a diagonal that pairs (step, change) update, as BFGS does."""
+
+    mean: Array
+    spread: Array  #: that diagonal
+    pairs: Sequence[tuple[Array, Array]]
+    conditional: Array  #: its conditional deviations
+
+    def root(self) -> Array:
+        """The Cholesky factor of the covariance; a diagonal one where rounding leaves none."""
+        root = _factor_of(_updated(self.spread, self.pairs))
+        return np.diag(self.conditional) if root is None else root
+
+
+def _updated(spread: Array, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """A diagonal covariance with the updates of BFGS."""
+    inverse = np.diag(spread)
+    for s, y in pairs:
+        moved, product = inverse @ y, s @ y
+        u = (moved - 0.5 * (1.0 + (y @ moved) / product) * s) / product
+        change = s[:, None] * u
+        inverse -= change + change.T
+    return inverse
+
+
+def _moved(spread: Array, pairs: Sequence[tuple[Array, Array]], gradient: Array) -> Array:
+    """That covariance times a gradient: the two loops of L-BFGS."""
+    out, along = gradient.copy(), list[float]()
+    for s, y in reversed(pairs):
+        along.append(float(s @ out) / float(s @ y))
+        out -= along[-1] * y
+    out *= spread
+    for (s, y), a in zip(pairs, reversed(along), strict=True):
+        out += (a - float(y @ out) / float(s @ y)) * s
+    return out
+
+
+def _conditional(spread: Array, pairs: Sequence[tuple[Array, Array]]) -> Array | None:
+    """Its conditional deviations, of the diagonal of its inverse: nothing of size D x D is made.
+
+    BFGS's updates of the inverse are y y' / y's - v v' / v's with v the inverse times s.
+    """
+    diagonal = 1.0 / spread
+    if pairs:
+        steps, changes = np.array(pairs).swapaxes(0, 1)
+        both = changes @ steps.T  # y's of all
+        falls = np.empty((len(pairs), 2, spread.size))  # y and v, which are
+        weights = np.empty((len(pairs), 2))  # added with the weights 1 / y's and -1 / v's
+        for k, s in enumerate(steps):
+            v = s / spread
+            if k:
+                known = falls[:k].reshape(2 * k, -1)
+                v += (weights[:k].ravel() * (known @ s)) @ known
+            falls[k, 0], falls[k, 1] = changes[k], v
+            weights[k] = 1.0 / both[k, k], -1.0 / float(v @ s)
+        known = falls.reshape(2 * len(pairs), -1)
+        diagonal += weights.ravel() @ (known * known)
+    if (diagonal > 0.0).all() and np.isfinite(diagonal).all():
+        return 1.0 / np.sqrt(diagonal)
+    root = _factor_of(_updated(spread, pairs))
+    return None if root is None else conditional_deviations(root)
+
+
+def _path(race: _Race, x: Array) -> Iterator[_OnPath]:
+    """The Gaussians at the steps of L-BFGS from x to a mode, whose curvature they have.
 
     The covariance starts as a diagonal that each pair (step, change) updates (Gilbert & Lemaréchal 1989, as
     in Pathfinder, algorithm 3), to which the last pairs are added by the updates of BFGS.
@@ -437,15 +538,14 @@ def _path(race: _Race, x: Array) -> Any:
             new = 1.0 / (a / (b * spread) + y * y / b - a * s * s / (b * c * spread**2))
             if (new > 0.0).all() and np.isfinite(new).all():
                 spread = new
-        inverse = np.diag(spread)
-        for s, y in pairs:
-            moved, product = inverse @ y, s @ y
-            u = (moved - 0.5 * (1.0 + (y @ moved) / product) * s) / product
-            change = s[:, None] * u
-            inverse -= change + change.T
-        root = _factor_of(inverse)
-        if root is not None:
-            yield x + point - inverse @ gradient, root
+        if dim <= _FEW_DIM:
+            inverse = _updated(spread, pairs)
+            root, step = _factor_of(inverse), inverse @ gradient
+            conditional = None if root is None else conditional_deviations(root)
+        else:
+            conditional, step = _conditional(spread, pairs), _moved(spread, pairs, gradient)
+        if conditional is not None:
+            yield _OnPath(x + point - step, spread, pairs, conditional)
         if report.status == CONVERGED:
             break
 

@@ -18,7 +18,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
-from ..kernels.statuses import FINE
+from ..kernels.statuses import FINE, NOT_A_NUMBER
 from .expectations import latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
@@ -67,6 +67,10 @@ _CLOSE, _QUICK = 1e-3, 0.5
 #: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
 #: between the lengths that are tried together, and how many; and the part of a step that ends the search.
 _INCREASE, _SHRINK, _SHRINKS, _LEAST_LENGTH = 1e-4, 0.3, 8, 1e-3
+
+#: Parts of a step whose second derivatives are taken together where calls are dear, in up to so many
+#: dimensions and in more.
+_LENGTHS, _MANY_DIM, _FEW_LENGTHS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 
 #: Dampings of a precision that is not definite, and what is added to the diagonal that they multiply.
 _DAMPINGS, _LEAST_DIAGONAL = tuple(1e-3 * 4.0**k for k in range(40)), 1e-3
@@ -157,8 +161,8 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
     if QUADRATURE_DIM < r <= DRAWS_DIM and model._slopes_address:
-        found = _Search(model).laplace(point, guess)
-        if found is not None:
+        found = newtons_laplace(model, point, guess)
+        if not found.status:
             return found
     space, mean = workspace("laplace", r, model.dim), point.copy()
     scale, factor = np.full(r, guess), np.eye(r)
@@ -168,6 +172,16 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
         status, used = _diagonal_laplace(model, mean, scale, space)
         factor = np.diag(scale)
     return Laplace(mean, factor, scale, used, status, fault_point("laplace", space) if status else None)
+
+
+def newtons_laplace(model: Model, point: Array, guess: float = 1.0) -> Laplace:
+    """Laplace's approximation near a point by a model's gradient; with a status where there is none."""
+    search = _Search(model)
+    found = search.laplace(point, guess)
+    if found is None:
+        unit = np.ones(point.size)
+        return Laplace(point, np.diag(unit), unit, search.evaluations, NOT_A_NUMBER)
+    return found
 
 
 class _Place(NamedTuple):
@@ -205,31 +219,31 @@ class _Search:
 
     def bent(self, mean: Array, unit: Array) -> _Place | None:
         """A place with its second derivatives, whose conditional deviations become the unit."""
-        r = mean.size
         for _ in range(_UNITS):
-            points = np.empty((r + 1, r))
-            points[:] = mean
-            moved = points.ravel()[r :: r + 1]  # of point 1 + k, coordinate k
-            moved += _STEP * unit
-            lengths = (moved - mean) / unit
-            status, values, slopes = slopes_at(self.model, points)
-            self.evaluations += r + 1
-            if status:
-                return None
-            slopes *= unit
-            gradient, precision = slopes[0], (slopes[0] - slopes[1:]) / lengths[:, None]
-            precision = 0.5 * (precision + precision.T)
-            if not np.isfinite(slopes).all():
-                blank = ~(np.isfinite(precision.diagonal()) & np.isfinite(gradient))
-                gradient[blank], precision[blank], precision[:, blank] = 0.0, 0.0, 0.0
-                precision[blank, blank] = 1.0
-                precision[~np.isfinite(precision)] = 0.0
-            bends = np.abs(precision.diagonal())
-            ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / _MOST_CHANGE), _MOST_CHANGE)
-            unit, gradient, precision = unit * ratio, gradient * ratio, precision * ratio * ratio[:, None]
-            if bends.min() >= _LEAST_BEND and bends.max() <= _MOST_BEND:
+            (place, near), *_ = self.stencils(mean[None], unit)
+            if place is None or near:
                 break
-        return _Place(mean, float(values[0]), unit, gradient, precision)
+            unit = place.unit
+        return place
+
+    def stencils(self, means: Array, unit: Array) -> list[tuple[_Place | None, bool]]:
+        """Places with second derivatives by differences over a unit, and whether it was near the deviations.
+
+        All in one call of the log joint; (None, False) for each if it fails at one.
+        """
+        count, r = means.shape
+        points = np.empty((count, r + 1, r))
+        points[:] = means[:, None]
+        moved = points.reshape(count, -1)[:, r :: r + 1]  # of point 1 + k, coordinate k
+        moved += _STEP * unit
+        lengths = (moved - means) / unit
+        status, values, slopes = slopes_at(self.model, points.reshape(-1, r))
+        self.evaluations += count * (r + 1)
+        if status:
+            return [(None, False)] * count
+        slopes = slopes.reshape(points.shape) * unit
+        values = values.reshape(count, r + 1)[:, 0]
+        return [_place_of(*each, unit) for each in zip(means, values.tolist(), slopes, lengths, strict=True)]
 
     def slope(self, mean: Array, unit: Array) -> _Place | None:
         """A place without second derivatives."""
@@ -241,21 +255,17 @@ class _Search:
 
     def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
         """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
-        look = self.bent if place.mean.size <= _ALWAYS_BENT else self.slope
+        keeps = place.mean.size > _ALWAYS_BENT and not self.model._calls_are_dear
         root, definite = _root_of_inverse(place.precision)
         slow = 0
         for _ in range(_NEWTON_STEPS):
             before = place.value
             along = place.gradient @ root
-            promised, length = float(along @ along), 1.0
+            promised = float(along @ along)
             if promised < 2.0 * _CLOSE and definite:
                 break
-            step = place.unit * (root @ along)
-            after = look(place.mean + step, place.unit)
-            if after is None or not after.value >= place.value + _INCREASE * promised:
-                length = self.shortened(place, step, promised)
-                after = self.bent(place.mean + length * step, place.unit) if length else None
-            elif after.precision is None:
+            after, length = self.tried(place, place.unit * (root @ along), promised, keeps)
+            if after is not None and after.precision is None:
                 # Second derivatives are kept while steps with them come nearer quickly.
                 along = after.gradient @ root
                 if definite and along @ along < _QUICK * promised:
@@ -276,6 +286,34 @@ class _Search:
                 root, definite = _root_of_inverse(place.precision)
         return place, root, definite
 
+    def tried(
+        self, place: _Place, step: Array, promised: float, without_bends: bool
+    ) -> tuple[_Place | None, float]:
+        """(The place after a step, or a part of it, that climbs as it should, or None; which part)."""
+        if self.model._calls_are_dear:
+            after, length = self.best_of_some(place, step, promised)
+        else:
+            look, length = self.slope if without_bends else self.bent, 1.0
+            after = look(place.mean + step, place.unit)
+        if after is not None and after.value >= place.value + _INCREASE * promised * length:
+            return after, length
+        length = self.shortened(place, step, promised)
+        return self.bent(place.mean + length * step, place.unit) if length else None, length
+
+    def best_of_some(self, place: _Place, step: Array, promised: float) -> tuple[_Place | None, float]:
+        """(The highest place that climbs as it should after parts of a step, which part), in one call."""
+        lengths = np.array(_LENGTHS if step.size <= _MANY_DIM else _FEW_LENGTHS)
+        found = self.stencils(place.mean + lengths[:, None] * step, place.unit)
+        fine = [
+            (after.value, length, after, near)
+            for (after, near), length in zip(found, lengths.tolist(), strict=True)
+            if after is not None and after.value >= place.value + _INCREASE * promised * length
+        ]
+        if not fine:
+            return None, 1.0
+        _, length, after, near = max(fine, key=lambda each: each[:2])
+        return after if near else self.bent(after.mean, after.unit), length
+
     def shortened(self, place: _Place, step: Array, promised: float) -> float:
         """The longest part of a step that climbs as it should; 0 where none does."""
         lengths = _SHRINK ** np.arange(1.0, 1.0 + _SHRINKS)
@@ -283,6 +321,21 @@ class _Search:
         self.evaluations += len(lengths)
         climbs = values >= place.value + _INCREASE * promised * lengths
         return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
+
+
+def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Array) -> tuple[_Place, bool]:
+    """The place of a stencil, with gradients (R + 1, R) in a unit; whether that is near the deviations."""
+    gradient, precision = slopes[0], (slopes[0] - slopes[1:]) / lengths[:, None]
+    precision = 0.5 * (precision + precision.T)
+    if not np.isfinite(slopes).all():
+        blank = ~(np.isfinite(precision.diagonal()) & np.isfinite(gradient))
+        gradient[blank], precision[blank], precision[:, blank] = 0.0, 0.0, 0.0
+        precision[blank, blank] = 1.0
+        precision[~np.isfinite(precision)] = 0.0
+    bends = np.abs(precision.diagonal())
+    ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / _MOST_CHANGE), _MOST_CHANGE)
+    place = _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None])
+    return place, bool(bends.min() >= _LEAST_BEND and bends.max() <= _MOST_BEND)
 
 
 def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:

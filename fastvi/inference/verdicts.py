@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -21,7 +22,7 @@ from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero
 from .model import Model
-from .modes import Mode, add_mode
+from .modes import Mode, add_mode, mode_from, modes_from
 from .starts import crossings, points_around
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
@@ -141,18 +142,19 @@ def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws
     starts += crossings(gaussians, rng)
     # The arrays themselves, not their read-only views: a kernel is compiled once, for writable arrays.
     found = [Mode(part._mean, part._factor, elbo + math.log(max(share, 1e-300))) for part, share in parts]
-    for part in gaussians:
-        add_mode(model, part.mean, found)
+    modes = modes_from(model, [*(part.mean for part in gaussians), *starts])
+    for mode in itertools.islice(modes, len(gaussians)):
+        add_mode(mode, found)
     known, in_vain = len(found), 0
-    for start in starts:
-        add_mode(model, start, found)
+    for mode in modes:
+        add_mode(mode, found)
     around = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.cov)
     points, values = _outstanding(model, around, rng.standard_normal((draws // _RADII.size, r)))
     expected = np.max([_log_density_of(mode, points) for mode in found], axis=0)
     for k, point in enumerate(points):
         if values[k] <= expected[k] + _STANDS_OUT:
             continue  # a mode that is known has it so high
-        if add_mode(model, point, found):
+        if add_mode(mode_from(model, point), found):
             expected, in_vain = np.maximum(expected, _log_density_of(found[-1], points)), 0
         else:
             in_vain += 1

@@ -12,6 +12,7 @@ import numpy as np
 from ..common.validation import integer
 from ..common.values import Array
 from ..inference.foreign import Failures, ForeignModel, Names
+from ..inference.lockstep import answered
 from ..inference.model import _GRADIENTS, _VALUE, Model
 
 #: Words of a table have 64 bits.
@@ -120,6 +121,10 @@ def from_block(
     not known they return -inf or NaN, which a fit can step back from. Results of another shape, or that are
     no real numbers, are a ValueError or TypeError of that call.
 
+    A call may be a round trip to other processes, so with gradients a fit makes few calls of many points: its
+    searches, paths and runners go on in step, one call for all of them. The functions are called from the
+    thread that calls fastvi.
+
     Examples
     --------
     >>> import numpy as np
@@ -130,7 +135,7 @@ def from_block(
     >>> fv.fit(model).q.mean.round(6)
     array([1., 1., 1.])
     """
-    return block_model("from_block", value_and_grad, value, dim)
+    return block_model("from_block", value_and_grad, value, dim, dear=True)
 
 
 def block_model(
@@ -139,8 +144,9 @@ def block_model(
     value: Any,
     dim: int | Mapping[str, Any] | Model,
     names: Names | None = None,
+    dear: bool = False,
 ) -> ForeignModel:
-    """The model of `from_block`, with its origin and names; `dim` may be a model, as for `ForeignModel`."""
+    """The model of `from_block`, with its origin and names; `dim` and `dear` are as for `ForeignModel`."""
     for name, function in (("value_and_grad", value_and_grad), ("value", value)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
@@ -148,13 +154,20 @@ def block_model(
         raise TypeError("give value_and_grad, or value, or both")
     failures = Failures()
 
+    def evaluate(points: Array, slopes: bool) -> tuple[Array, Array | None]:
+        count, gradients = len(points), None
+        if slopes or value is None:
+            found, gradients = pair_of(value_and_grad(points))
+        else:
+            found = value(points)
+        values = numbers_of("the values", found, (count,))
+        return values, numbers_of("the gradients", gradients, points.shape) if slopes else None
+
     def write_values(z: int, count: int, dim: int, _t: int, _n: int, _w: int, out: int) -> int:
         if failures:
             return 1
         try:
-            points = _block(z, count, dim).copy()
-            found = value(points) if value is not None else pair_of(value_and_grad(points))[0]
-            _block(out, count)[:] = numbers_of("the values", found, (count,))
+            _block(out, count)[:], _ = answered(evaluate, _block(z, count, dim).copy(), False)
         except BaseException as error:
             failures.hold(error)
             return 1
@@ -164,9 +177,8 @@ def block_model(
         if failures:
             return 1
         try:
-            found, gradients = pair_of(value_and_grad(_block(z, count, dim).copy()))
-            _block(out, count)[:] = numbers_of("the values", found, (count,))
-            _block(slopes, count, dim)[:] = numbers_of("the gradients", gradients, (count, dim))
+            found = answered(evaluate, _block(z, count, dim).copy(), True)
+            _block(out, count)[:], _block(slopes, count, dim)[:] = found
         except BaseException as error:
             failures.hold(error)
             return 1
@@ -178,7 +190,7 @@ def block_model(
     addresses = [int(ctypes.cast(callback, ctypes.c_void_p).value or 0) for callback in callbacks]
     at, slopes_at = addresses[0], addresses[1] if value_and_grad is not None else 0
     table = np.zeros(1, np.int64)
-    return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures=failures, names=names)
+    return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures, names, dear)
 
 
 @lru_cache(maxsize=256)

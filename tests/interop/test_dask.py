@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -88,9 +88,10 @@ def test_a_sum_over_blocks_equals_the_whole(rows, prior):
     model = fv.dask.sum_of(blocks(rows), prior, log_likelihood)
     fit, whole = fv.fit(model), fv.fit(fv.Model(log_joint, NAMES, (X, Y), log_joint_grad="differences"))
     assert fit.converged
-    assert fit.elbo.value == pytest.approx(whole.elbo.value, rel=1e-8)
-    assert np.allclose(fit["beta"].mean, whole["beta"].mean, rtol=0, atol=1e-5)
-    assert fit["sigma"].mean == pytest.approx(whole["sigma"].mean, rel=1e-5)
+    assert fit.elbo.value == pytest.approx(fv.elbo(whole.model, fit.q).value, rel=1e-8)
+    assert abs(fit.elbo.value - whole.elbo.value) < 3 * (fit.elbo.error + whole.elbo.error)
+    assert np.allclose(fit["beta"].mean, whole["beta"].mean, rtol=0, atol=1e-2)
+    assert fit["sigma"].mean == pytest.approx(whole["sigma"].mean, rel=1e-2)
     assert fit.sample(3, 0, named=True)["beta"].shape == (3, 3)
     assert model.gradient == "written"
     assert fv.check_gradient(model)
@@ -109,6 +110,7 @@ def test_a_part_that_moves_is_made_of_the_same_functions(prior):
     assert other.number == 3
     assert other.what.log_density(np.ones(4)) == part.what.log_density(np.ones(4))
     assert sys.getsizeof(part) > X.nbytes
+    assert sys.getsizeof(dask_of_fastvi._made(0, Heavy(np.zeros(4)), None, 4)) > 10**9
 
 
 @pytest.mark.parametrize("count", [1, 16, 33])
@@ -304,15 +306,13 @@ def test_all_pairs_are_those_of_pairwise():
 # On workers
 
 
-def workers():
-    distributed = needed("distributed")
-    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50}
-    return distributed.LocalCluster(n_workers=2, **settings)
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    with workers() as found:
+    distributed = needed("distributed")
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50}
+    # What is heavy is not moved, however busy its worker is.
+    unmoved = dask.config.set({"distributed.scheduler.work-stealing": False})
+    with unmoved, distributed.LocalCluster(n_workers=2, **settings) as found:
         yield found
 
 
@@ -324,11 +324,35 @@ def client(cluster):
 
 
 @pytest.fixture
-def client_of_doomed():
-    """Of workers of its own: after both have died at once, Dask may not start two again."""
-    with workers() as cluster, needed("distributed").Client(cluster) as found:
-        found.wait_for_workers(2, timeout=60)
-        yield found
+def doomed(cluster, client, tmp_path):
+    """(process, address) of a third worker, without a nanny: nobody starts another when it dies."""
+    options = [
+        "--no-nanny",
+        "--no-dashboard",
+        "--nthreads",
+        "1",
+        "--memory-limit",
+        "0",
+        "--local-directory",
+        str(tmp_path),
+    ]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, *options]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, **quiet)
+    try:
+        client.wait_for_workers(3, timeout=60)
+        (address,) = (at for at, pid in client.run(os.getpid).items() if pid == process.pid)
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Heavy(Hyperbolic):
+    """A part that Dask takes for one of so many bytes, which it does not move."""
+
+    def __sizeof__(self):
+        return 10**9
 
 
 def hyperbolic(k, dim=2):
@@ -340,41 +364,41 @@ def three():
     return fv.from_block(lambda z: (np.zeros(len(z)), np.zeros(z.shape)), None, 3)
 
 
-def killing(client, victims):
-    """A flat prior, at whose eighth call workers are killed."""
+def killing(process):
+    """A flat prior, at whose eighth call a process is killed."""
     calls = []
 
     def value_and_grad(z):
         calls.append(1)
         if len(calls) == 8:
-            pids = client.run(os.getpid)
-            for victim in victims():
-                os.kill(pids[victim], signal.SIGKILL)
+            process.kill()
+            process.wait()
         return np.zeros(len(z)), np.zeros(z.shape)
 
     return fv.from_block(value_and_grad, lambda z: value_and_grad(z)[0], 2)
 
 
-def test_two_processes_and_one_that_dies_have_the_same_bits(client):
+def test_three_processes_and_one_that_dies_have_the_same_bits(client, doomed):
+    process, address = doomed
     expected = bits(fv.fit(by_hand([hyperbolic(k) for k in range(4)], 2)))
-    parts = [client.submit(hyperbolic, k) for k in range(4)]
+    parts = [client.submit(hyperbolic, k) for k in range(3)]
+    parts.append(client.submit(hyperbolic, 3, workers=[address], allow_other_workers=True))
     assert bits(fv.fit(fv.dask.sum_of(parts, fv.Model(flat, 2)))) == expected
-    before = client.run(os.getpid)
-    model = fv.dask.sum_of(parts, killing(client, lambda: client.who_has(parts)[parts[0].key][:1]))
-    assert bits(fv.fit(model)) == expected
-    client.wait_for_workers(2)
-    assert client.run(os.getpid) != before
+    assert client.who_has(parts[3:])[parts[3].key] == (address,)
+    assert bits(fv.fit(fv.dask.sum_of(parts, killing(process)))) == expected
+    assert process.returncode is not None
+    assert address not in client.who_has(parts[3:])[parts[3].key]
     assert fv.check_gradient(fv.dask.sum_of([client.submit(hyperbolic, k, 3) for k in range(3)], three()))
 
 
-def test_lost_parts_are_named(client_of_doomed):
-    client = client_of_doomed
-    parts = client.scatter([hyperbolic(0), hyperbolic(1)], hash=False)
-    parts.insert(1, client.submit(hyperbolic, 2))
-    model = fv.dask.sum_of(parts, killing(client, lambda: client.run(os.getpid)))
-    # The first death that is noticed ends the fit.
-    with pytest.raises(RuntimeError, match=r"has lost parts of its 3: (0|2|0, 2)\. Dask cannot"):
+def test_lost_parts_are_named(client, doomed):
+    process, address = doomed
+    (scattered,) = client.scatter([Heavy(CENTRES[0, :2])], workers=[address], hash=False)
+    parts = [client.submit(hyperbolic, 1), scattered, client.submit(hyperbolic, 2)]
+    model = fv.dask.sum_of(parts, killing(process))
+    with pytest.raises(RuntimeError, match=r"has lost parts of its 3: 1\. Dask cannot"):
         fv.fit(model)
+    assert process.returncode is not None
 
 
 def test_models_go_to_workers(client):
