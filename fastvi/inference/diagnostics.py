@@ -171,11 +171,11 @@ def wrong_gradient(model: Model, mean: Array, factor: Array) -> Array | None:
     middle = 0.5 * (one + other)
     gradients = np.empty_like(middle)
     beside, failed = model._tabulate(middle, gradients)
-    values, failed_at_middle = model._tabulate(middle)
-    at_ends, failed_at_ends = model._tabulate(ends)
-    if failed or failed_at_middle or failed_at_ends:
+    found, failed_too = model._tabulate(np.concatenate([one, other, middle]))
+    if failed or failed_too:
         return None
-    rise = at_ends[:_DIRECTIONS] - at_ends[_DIRECTIONS:]
+    at_one, at_other, values = found.reshape(3, _DIRECTIONS)
+    rise = at_one - at_other
     expected = ((one - other) * gradients).sum(axis=1)
     rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT
     # What is NaN or infinite is no right gradient, but of a log joint that is so nothing is known.

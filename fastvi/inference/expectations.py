@@ -172,12 +172,6 @@ def _radial_group(dim: int, rng: np.random.Generator) -> Array:
     return np.ascontiguousarray(np.concatenate([half, -half], axis=1))
 
 
-@lru_cache(maxsize=8)
-def _kept_groups(dim: int, seed: int) -> Array:
-    rng = np.random.default_rng((_SEED, _FRESH, seed))
-    return shown(np.stack([_radial_group(dim, rng) for _ in range(GROUPS)]))
-
-
 def _source(rng: Any) -> np.random.Generator:
     """Where fresh draws come from: an integer stands for the same draws in every call."""
     return np.random.default_rng((_SEED, _FRESH, rng)) if isinstance(rng, int) else generator("rng", rng)
@@ -185,25 +179,44 @@ def _source(rng: Any) -> np.random.Generator:
 
 def fresh_draws(dim: int, rng: Any = 0) -> Iterable[Array]:
     """Draws that no fit uses, for the stochastic radial rule: `GROUPS` arrays (blocks, 2 dim, dim)."""
-    if isinstance(rng, int) and dim <= _KEPT_DIM:
-        return writable(_kept_groups(dim, rng))
     source = _source(rng)
     groups = (_radial_group(dim, source) for _ in range(GROUPS))
     return np.stack(list(groups)) if dim <= _KEPT_DIM else groups
 
 
-def _pieces(groups: Iterable[Array]) -> Iterator[tuple[slice, Array]]:
-    """Blocks in pieces (groups, blocks, 2 dim, dim), and which groups they are of.
+class _Piece(NamedTuple):
+    """Some blocks of fresh draws."""
 
-    Of groups that are kept some blocks of each after the other; else one group after another.
-    """
+    where: slice  #: which groups they are of
+    draws: Array  #: (groups, blocks, 2 dim, dim)
+    weights: Array  #: d / r² of each block
+
+
+def _piece(where: slice, draws: Array) -> _Piece:
+    return _Piece(where, draws, draws.shape[3] / (draws[:, :, 0] ** 2).sum(axis=2))
+
+
+def _pieces(groups: Iterable[Array]) -> Iterator[_Piece]:
+    """Of one array some blocks of each group after the other; else one group after another."""
     if isinstance(groups, np.ndarray):
         for low, high in itertools.pairwise((0, *_BLOCKS, groups.shape[1])):
             if low < min(high, groups.shape[1]):
-                yield slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high])
+                yield _piece(slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high]))
         return
     for g, group in enumerate(groups):
-        yield slice(g, g + 1), group[None]
+        yield _piece(slice(g, g + 1), group[None])
+
+
+@lru_cache(maxsize=8)
+def _kept_pieces(dim: int, seed: int) -> tuple[_Piece, ...]:
+    return tuple(_pieces(fresh_draws(dim, seed)))
+
+
+def _fresh_pieces(dim: int, rng: Any) -> Iterable[_Piece]:
+    """Fresh draws in pieces; those of an integer are the same in every call, and kept."""
+    if isinstance(rng, int) and dim <= _KEPT_DIM:
+        return _kept_pieces(dim, rng)
+    return _pieces(fresh_draws(dim, rng))
 
 
 def writable(draws: Array) -> Array:
@@ -256,14 +269,13 @@ def expectation_by_draws(
     dim = mean.size
     centre, used = _centre(model, mean, factor), 1
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
-    for where, groups in _pieces(fresh_draws(dim, rng)):
-        status, values, point = _averaged(model, mean, factor, groups)
-        used += groups.size // dim
+    for where, draws, weights in _fresh_pieces(dim, rng):
+        status, values, point = _averaged(model, mean, factor, draws)
+        used += values.size
         if status:
             return DrawsExpectation(_worth(status), 0.0, used, status, point)
-        squares = (groups[:, :, 0] ** 2).sum(axis=2)
-        sums[where] += (dim / squares * (values.mean(axis=2) - centre)).sum(axis=1)
-        blocks[where] += groups.shape[1]
+        sums[where] += (weights * (values.sum(axis=2) / (2 * dim) - centre)).sum(axis=1)
+        blocks[where] += draws.shape[1]
         count = int(np.count_nonzero(blocks))
         if count in (GROUPS // 2, GROUPS):
             found = (centre + sums[:count] / blocks[:count]).tolist()

@@ -195,16 +195,15 @@ class _Runner:
         scale = start_scale(conditional_deviations(root), race.family)
         self.start = mean.copy(), root, scale
         self.space = workspace("draws", race.code, dim, race.model.dim)
-        self.point = workspace_member("draws", self.space, "point")
-        self.point[:] = 0.0
+        self.curvature = workspace_member("draws", self.space, "curvature")
+        workspace_member("draws", self.space, "point")[:] = 0.0
         self.mean, self.factor = np.empty(dim), np.empty((dim, dim))
         self.value, self.gain, self.norm, self.ended, self.rounds = -math.inf, 0.0, math.inf, False, -1
         self.run(0)
 
     def run(self, steps: int) -> None:
         """Take so many steps."""
-        race, before = self.race, self.value
-        curvature = workspace_member("draws", self.space, "curvature")
+        race, before, curvature = self.race, self.value, self.curvature
         draws_fits = kernels.inference.draws_fits
         if before > -math.inf:
             curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], 1
@@ -239,7 +238,7 @@ class _Runner:
     def reached(self) -> Start:
         """The start of the fit that goes on from here."""
         _, root, scale = self.start
-        stretch = np.diag(self.factor) / scale
+        stretch = self.factor.diagonal() / scale
         return Start(self.mean, stretch[:, None] * root, stretch * conditional_deviations(root), 0)
 
 
@@ -303,7 +302,8 @@ class _Race:
     def enter_widths(self, points: Any, widths: Any, best: int) -> None:
         """Enter the best few of N(x, s² I), slightly off x: by symmetry x may be a saddle of the ELBO."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
-        places = [(x + _OFF * s * noise[0], s * np.eye(x.size)) for x in points for s in widths]
+        unit = np.eye(points[0].size)
+        places = [(x + _OFF * s * noise[0], s * unit) for x in points for s in widths]
         values = self.elbos(places, noise)
         for k in np.argsort(-values, kind="stable")[:best]:
             if values[k] > -math.inf:
@@ -384,9 +384,9 @@ def _still_in(runners: list[_Runner]) -> list[_Runner]:
 def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     """Whether the ascent of the density from a point comes to Laplace's mode."""
     dim, draws = x.size, np.zeros((1, x.size))
-    away = np.linalg.norm(np.linalg.solve(laplace.factor, x - laplace.mean))
+    away = np.linalg.solve(laplace.factor, x - laplace.mean)
     # Steps are at most 10 units long: from far away the units are longer.
-    unit = max(1.0, float(away) / _LONGEST)
+    unit = max(1.0, math.sqrt(away @ away) / _LONGEST)
     space = workspace("draws", MEAN, dim, race.model.dim)
     workspace_member("draws", space, "point")[:] = 0.0
     workspace_member("draws", space, "curvature")[:] = 0
@@ -399,8 +399,8 @@ def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     race.evaluations += int(report.evaluations)
     if report.status != CONVERGED:
         return False
-    apart = np.linalg.norm(np.linalg.solve(laplace.factor, mean - laplace.mean))
-    return bool(apart < _SAME_MODE * math.sqrt(dim))
+    apart = np.linalg.solve(laplace.factor, mean - laplace.mean)
+    return bool(math.sqrt(apart @ apart) < _SAME_MODE * math.sqrt(dim))
 
 
 def _path(race: _Race, x: Array) -> Any:

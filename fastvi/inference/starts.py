@@ -5,8 +5,8 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,9 +64,9 @@ _STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
 #: next one's squared length, the second derivatives are kept.
 _CLOSE, _QUICK = 1e-3, 0.5
 
-#: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
-#: between the lengths that are tried together, and how many; and the part of a step that ends the search.
-_INCREASE, _SHRINK, _SHRINKS, _LEAST_LENGTH = 1e-4, 0.3, 8, 1e-3
+#: The line search: the increase that a step must have, as a share of what its derivative promises; the
+#: lengths that are tried together; and the part of a step that ends the search.
+_INCREASE, _LENGTHS, _LEAST_LENGTH = 1e-4, 0.3 ** np.arange(1.0, 9.0), 1e-3
 
 #: Dampings of a precision that is not definite, and what is added to the diagonal that they multiply.
 _DAMPINGS, _LEAST_DIAGONAL = tuple(1e-3 * 4.0**k for k in range(40)), 1e-3
@@ -278,11 +278,10 @@ class _Search:
 
     def shortened(self, place: _Place, step: Array, promised: float) -> float:
         """The longest part of a step that climbs as it should; 0 where none does."""
-        lengths = _SHRINK ** np.arange(1.0, 1.0 + _SHRINKS)
-        values = densities_or_zero(self.model, place.mean + lengths[:, None] * step)
-        self.evaluations += len(lengths)
-        climbs = values >= place.value + _INCREASE * promised * lengths
-        return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
+        values = densities_or_zero(self.model, place.mean + _LENGTHS[:, None] * step)
+        self.evaluations += len(_LENGTHS)
+        climbs = values >= place.value + _INCREASE * promised * _LENGTHS
+        return float(_LENGTHS[climbs.argmax()]) if climbs.any() else 0.0
 
 
 def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
@@ -292,10 +291,19 @@ def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     turned = precision[::-1, ::-1]
     diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
     for damping in (0.0, *_DAMPINGS):
-        with contextlib.suppress(np.linalg.LinAlgError):
+        try:
             lower = np.linalg.cholesky(turned + np.diag(damping * diagonal) if damping else turned)
-            return np.tril(np.linalg.inv(lower)[::-1, ::-1].T), damping == 0.0
+            inverse = np.linalg.inv(lower)[::-1, ::-1].T
+        except np.linalg.LinAlgError:
+            continue
+        return np.where(_triangle(len(inverse)), inverse, 0.0), damping == 0.0
     return np.eye(len(precision)), False
+
+
+@lru_cache(maxsize=8)
+def _triangle(dim: int) -> Any:
+    """Where a lower triangle is: `np.tril` makes it anew in each call."""
+    return np.tri(dim, dtype=bool)
 
 
 def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:
