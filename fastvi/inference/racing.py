@@ -187,23 +187,26 @@ def _error_over(values: Array) -> float:
 
 
 class _Runner:
-    """A candidate on its way: L-BFGS on the ELBO over a few draws, some steps at a time."""
+    """A candidate on its way: L-BFGS on the ELBO over a few draws, some steps at a time.
 
-    def __init__(self, race: _Race, mean: Array, root: Array) -> None:
+    It does not refer to its race: in a cycle its scratch space would stay in use until Python looks for
+    cycles, and fits would make theirs anew.
+    """
+
+    def __init__(self, model: Model, family: str, mean: Array, root: Array) -> None:
         dim = mean.size
-        self.race = race
-        scale = start_scale(conditional_deviations(root), race.family)
-        self.start = mean.copy(), root, scale
-        self.space = workspace("draws", race.code, dim, race.model.dim)
+        self.model, self.code = model, CODES[family]
+        self.conditional = conditional_deviations(root)
+        self.start = mean.copy(), root, start_scale(self.conditional, family)
+        self.space = workspace("draws", self.code, dim, model.dim)
         self.curvature = workspace_member("draws", self.space, "curvature")
         workspace_member("draws", self.space, "point")[:] = 0.0
         self.mean, self.factor = np.empty(dim), np.empty((dim, dim))
         self.value, self.gain, self.norm, self.ended, self.rounds = -math.inf, 0.0, math.inf, False, -1
-        self.run(0)
 
-    def run(self, steps: int) -> None:
-        """Take so many steps."""
-        race, before, curvature = self.race, self.value, self.curvature
+    def run(self, steps: int) -> int:
+        """Take so many steps; the evaluations."""
+        before, curvature = self.value, self.curvature
         draws_fits = kernels.inference.draws_fits
         if before > -math.inf:
             curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], 1
@@ -211,15 +214,15 @@ class _Runner:
             curvature[:] = 0
         draws, q = _draws(1, _PAIRS, self.mean.size), (self.mean, self.factor)
         limits = _ARRIVED, steps + 1
-        report = fit_on_draws(race.model, race.code, draws, self.start, limits, q, self.space)
-        race.evaluations += int(report.evaluations)
+        report = fit_on_draws(self.model, self.code, draws, self.start, limits, q, self.space)
         if report.steps == 0 or not abs(report.elbo) < math.inf:
             self.value, self.ended = -math.inf, True
-            return
+            return int(report.evaluations)
         self.value, self.norm = report.elbo, report.gradient_norm
         self.gain = self.value - before
         self.rounds += 1
         self.ended = report.status != STEPS_EXHAUSTED
+        return int(report.evaluations)
 
     @property
     def promise(self) -> float:
@@ -239,7 +242,7 @@ class _Runner:
         """The start of the fit that goes on from here."""
         _, root, scale = self.start
         stretch = self.factor.diagonal() / scale
-        return Start(self.mean, stretch[:, None] * root, stretch * conditional_deviations(root), 0)
+        return Start(self.mean, stretch[:, None] * root, stretch * self.conditional, 0)
 
 
 class _Race:
@@ -250,7 +253,6 @@ class _Race:
         # With all correlations free so few draws would be fitted exactly, so the runners have none.
         self.correlated = family in CORRELATED
         self.family = "diag" if self.correlated else family
-        self.code = CODES[self.family]
         self.runners: list[_Runner] = []
         self.fault: Fault = None  #: the last one
 
@@ -285,7 +287,8 @@ class _Race:
 
     def enter(self, mean: Array, root: Array) -> None:
         """Let a candidate run, if its ELBO is finite."""
-        runner = _Runner(self, mean, root)
+        runner = _Runner(self.model, self.family, mean, root)
+        self.evaluations += runner.run(0)
         if runner.value > -math.inf:
             self.runners.append(runner)
 
@@ -344,7 +347,7 @@ class _Race:
         """One round."""
         for runner in self.runners:
             if not runner.ended:
-                runner.run(_STEPS)
+                self.evaluations += runner.run(_STEPS)
 
     def winner(self, fault: Fault) -> Start:
         """Run, and give the place of the best runner. ValueError where there is none, because of a fault."""

@@ -56,10 +56,6 @@ _NEWTON_STEPS, _ALWAYS_BENT = 25, 32
 #: derivatives are never definite: so many steps of less than so many nats for each end the search.
 _MOST_SLOW, _SLOW = 4, 4.0
 
-#: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
-#: most, and second derivatives in this unit whose differences are right.
-_STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
-
 #: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
 #: next one's squared length, the second derivatives are kept.
 _CLOSE, _QUICK = 1e-3, 0.5
@@ -206,30 +202,15 @@ class _Search:
     def bent(self, mean: Array, unit: Array) -> _Place | None:
         """A place with its second derivatives, whose conditional deviations become the unit."""
         r = mean.size
-        for _ in range(_UNITS):
-            points = np.empty((r + 1, r))
-            points[:] = mean
-            moved = points.ravel()[r :: r + 1]  # of point 1 + k, coordinate k
-            moved += _STEP * unit
-            lengths = (moved - mean) / unit
-            status, values, slopes = slopes_at(self.model, points)
-            self.evaluations += r + 1
-            if status:
-                return None
-            slopes *= unit
-            gradient, precision = slopes[0], (slopes[0] - slopes[1:]) / lengths[:, None]
-            precision = 0.5 * (precision + precision.T)
-            if not np.isfinite(slopes).all():
-                blank = ~(np.isfinite(precision.diagonal()) & np.isfinite(gradient))
-                gradient[blank], precision[blank], precision[:, blank] = 0.0, 0.0, 0.0
-                precision[blank, blank] = 1.0
-                precision[~np.isfinite(precision)] = 0.0
-            bends = np.abs(precision.diagonal())
-            ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / _MOST_CHANGE), _MOST_CHANGE)
-            unit, gradient, precision = unit * ratio, gradient * ratio, precision * ratio * ratio[:, None]
-            if bends.min() >= _LEAST_BEND and bends.max() <= _MOST_BEND:
-                break
-        return _Place(mean, float(values[0]), unit, gradient, precision)
+        unit, values, precision = unit.copy(), np.empty(r + 1), np.empty((r, r))
+        points, slopes = np.empty((2, r + 1, r))
+        points[0] = mean
+        space = workspace("draws", kernels.families.low_rank.FIRST, r, self.model.dim)
+        status, used = kernels.inference.entry_points.curvature(
+            target_of(self.model, gradient=True), unit, points, values, slopes, precision, space
+        )
+        self.evaluations += used
+        return None if status else _Place(mean, values.item(0), unit, slopes[0], precision)
 
     def slope(self, mean: Array, unit: Array) -> _Place | None:
         """A place without second derivatives."""
@@ -289,10 +270,12 @@ def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     assert precision is not None
     # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
     turned = precision[::-1, ::-1]
-    diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
     for damping in (0.0, *_DAMPINGS):
+        damped = turned
+        if damping:
+            damped = turned + np.diag(damping * (np.abs(turned.diagonal()) + _LEAST_DIAGONAL))
         try:
-            lower = np.linalg.cholesky(turned + np.diag(damping * diagonal) if damping else turned)
+            lower = np.linalg.cholesky(damped)
             inverse = np.linalg.inv(lower)[::-1, ::-1].T
         except np.linalg.LinAlgError:
             continue
