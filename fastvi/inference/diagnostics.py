@@ -12,8 +12,7 @@ from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
-from ..distributions.mixture import GaussianMixture
-from ..distributions.variational import TruncatedGaussian, Variational, latent_of
+from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .kernel_calls import log_densities
 from .model import Model, checked_model
 
@@ -34,7 +33,7 @@ _SAME_VALUE = 1e-9
 _NUMBERS = 2**21
 
 
-def latent_ratios(model: Model, q: Gaussian | GaussianMixture, latent: Array) -> Array | None:
+def latent_ratios(model: Model, q: Latent, latent: Array) -> Array | None:
     """log p - log q at latent points; None where the log joint is at fault at one of them."""
     status, values, _ = log_densities(model, latent)
     if status:

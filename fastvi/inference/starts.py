@@ -16,6 +16,7 @@ from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
+from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import FINE
@@ -85,7 +86,7 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
         if start.dim != r:
             raise ValueError(f"{name} has dimension {start.dim}, the model has {r} latent coordinates")
         return np.array(start.mean), np.array(start.cholesky)
-    if isinstance(start, GaussianMixture | TransformedMixture):
+    if isinstance(start, GaussianMixture | TransformedMixture | StudentT):
         raise TypeError(f"{name} must be a point or a Gaussian, not a {type(start).__name__}")
     z = np.atleast_1d(np.asarray(float_array(name, start), dtype=np.float64))
     if z.shape != (model.dim,):
