@@ -44,6 +44,10 @@ FULL_DIM, MOST_STUDENT_DIM = 50, 256
 #: that of a Gaussian to 1e-8 for each dimension, and with 0.5 the length of draws is 1e18.
 _DF, _LEAST_DF, _MOST_DF = 10.0, 0.5, 1e4
 
+#: A t with so many is the Gaussian, whose ELBO is compared by the same draws: of a kinked log joint in 8
+#: dimensions its own check has an error of 0.08 nats, these one of 0.011.
+_AS_GAUSSIAN = 1e6
+
 #: Quantiles of r: those of normal numbers, their reach and step. The step of differences by log ν.
 _REACH, _STEP, _DIFFERENCE = 6.0, 0.6, 1e-4
 
@@ -248,8 +252,10 @@ def fit_student(
             best = ascents.fit(best.shape, wanted)
         if best is not None:
             value, error = ascents.elbo(best.shape, rng)
-            doubt = _SIGNIFICANT * math.hypot(error, report.error)
-            if value - report.elbo > max(_WORTH, doubt):
+            other, its_error = report.elbo, report.error
+            if not plane:
+                other, its_error = ascents.elbo(Shape(single.mean, factor, _AS_GAUSSIAN), rng)
+            if value - other > max(_WORTH, _SIGNIFICANT * math.hypot(error, its_error)):
                 trace = np.array(ascents.trace)
                 report = report._replace(
                     elbo=value,

@@ -137,6 +137,7 @@ INTERNAL = (
     "Rows",
     "Scores",
     "SgdOptions",
+    "Shape",
     "Start",
 )
 
