@@ -6,6 +6,7 @@ from .grid import Grid2D
 from .integrals import Bounds, Estimate
 from .kl_and_entropy import entropy_estimate, kl_estimate
 from .mixture import GaussianMixture
+from .student import StudentT
 from .variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Grid2D",
+    "StudentT",
     "TransformedGaussian",
     "TransformedMixture",
     "TruncatedGaussian",

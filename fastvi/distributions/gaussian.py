@@ -188,7 +188,7 @@ class Gaussian(Density):
     def entropy(self) -> float:
         r"""The differential entropy, :math:`\tfrac12 \log |2 \pi e \Sigma|`, in nats."""
         thin = self._thin
-        volume = np.log(np.diag(self._factor)).sum() if thin is None else thin.half_log_det()
+        volume = np.log(self._factor.diagonal()).sum() if thin is None else thin.half_log_det()
         return float(volume + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
 
     def sample(self, n: int, rng: Any = None) -> Array:
@@ -203,7 +203,7 @@ class Gaussian(Density):
     @property
     def _deviations(self) -> Array:
         """The standard deviation of each coordinate."""
-        return np.sqrt(np.diag(self.cov)) if self._thin is None else self._thin.deviations()
+        return np.sqrt(self.cov.diagonal()) if self._thin is None else self._thin.deviations()
 
     @classmethod
     def from_scipy(cls, frozen_normal: Any) -> Gaussian:

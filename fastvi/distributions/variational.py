@@ -20,6 +20,7 @@ from .density import Density
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 from .moments import closed_moments, marginal_moments
+from .student import StudentT
 from .support import Support, declaration_of
 
 #: Lattice for moments in up to two dimensions: its reach and step in standard deviations along each axis.
@@ -414,10 +415,13 @@ class TruncatedGaussian(Density):
         )
 
 
-#: Type of q.
-Variational = Gaussian | TransformedGaussian | TruncatedGaussian | GaussianMixture | TransformedMixture
+#: Type of a q that may be that of latent coordinates, and of any.
+Latent = Gaussian | GaussianMixture | StudentT
+Variational = (
+    Gaussian | TransformedGaussian | TruncatedGaussian | GaussianMixture | TransformedMixture | StudentT
+)
 
 
 def latent_of(q: Any) -> Any:
-    """The distribution in latent coordinates of a q; a Gaussian or a mixture is one itself."""
+    """The distribution in latent coordinates of a q; a Gaussian, a mixture or a t is one itself."""
     return q._latent if isinstance(q, _Transformed) else q

@@ -12,8 +12,7 @@ from ..common.immutable import frozen_fields
 from ..common.validation import float_array, generator, real_number
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
-from ..distributions.mixture import GaussianMixture
-from ..distributions.variational import TruncatedGaussian, Variational, latent_of
+from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .kernel_calls import log_densities
 from .model import Model, checked_model
 
@@ -34,7 +33,7 @@ _SAME_VALUE = 1e-9
 _NUMBERS = 2**21
 
 
-def latent_ratios(model: Model, q: Gaussian | GaussianMixture, latent: Array) -> Array | None:
+def latent_ratios(model: Model, q: Latent, latent: Array) -> Array | None:
     """log p - log q at latent points; None where the log joint is at fault at one of them."""
     status, values, _ = log_densities(model, latent)
     if status:
@@ -171,11 +170,11 @@ def wrong_gradient(model: Model, mean: Array, factor: Array) -> Array | None:
     middle = 0.5 * (one + other)
     gradients = np.empty_like(middle)
     beside, failed = model._tabulate(middle, gradients)
-    all_values, failed_elsewhere = model._tabulate(np.concatenate([middle, ends]))
-    if failed or failed_elsewhere:
+    found, failed_too = model._tabulate(np.concatenate([one, other, middle]))
+    if failed or failed_too:
         return None
-    values, at_ends = all_values[:_DIRECTIONS], all_values[_DIRECTIONS:]
-    rise = at_ends[:_DIRECTIONS] - at_ends[_DIRECTIONS:]
+    at_one, at_other, values = found.reshape(3, _DIRECTIONS)
+    rise = at_one - at_other
     expected = ((one - other) * gradients).sum(axis=1)
     rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT
     # What is NaN or infinite is no right gradient, but of a log joint that is so nothing is known.

@@ -13,6 +13,7 @@ from ..common.validation import generator, integer
 from ..common.values import Array
 from ..common.version import __version__
 from ..distributions.mixture import GaussianMixture
+from ..distributions.student import StudentT
 from ..distributions.variational import TruncatedGaussian, latent_of
 from .model import Model
 
@@ -151,6 +152,11 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
         group.add("weight", gaussian.weights, (_COMPONENT,))
         group.add("mean", gaussian.means, (_COMPONENT, _COORDINATE))
         group.add("cov", gaussian.covs, (_COMPONENT, _COORDINATE, _OTHER))
+        return group
+    if isinstance(gaussian, StudentT):
+        group.add("location", gaussian.location, (_COORDINATE,))
+        group.add("scale", gaussian.scale, (_COORDINATE, _OTHER))
+        group.add("df", gaussian.df, ())
         return group
     group.add("mean", gaussian.mean, (_COORDINATE,))
     if fit.family in _DIAGONAL:

@@ -212,24 +212,26 @@ def _error_over(values: Array) -> float:
 
 
 class _Runner:
-    """A candidate on its way: L-BFGS on the ELBO over a few draws, some steps at a time."""
+    """A candidate on its way: L-BFGS on the ELBO over a few draws, some steps at a time.
 
-    def __init__(self, race: _Race, mean: Array, root: Array) -> None:
+    It does not refer to its race: in a cycle its scratch space would stay in use until Python looks for
+    cycles, and fits would make theirs anew.
+    """
+
+    def __init__(self, model: Model, family: str, mean: Array, root: Array) -> None:
         dim = mean.size
-        self.race = race
-        scale = start_scale(conditional_deviations(root), race.family)
-        self.start = mean.copy(), root, scale
-        self.space = workspace("draws", race.code, dim, race.model.dim)
-        self.point = workspace_member("draws", self.space, "point")
-        self.point[:] = 0.0
+        self.model, self.code = model, CODES[family]
+        self.conditional = conditional_deviations(root)
+        self.start = mean.copy(), root, start_scale(self.conditional, family)
+        self.space = workspace("draws", self.code, dim, model.dim)
+        self.curvature = workspace_member("draws", self.space, "curvature")
+        workspace_member("draws", self.space, "point")[:] = 0.0
         self.mean, self.factor = np.empty(dim), np.empty((dim, dim))
         self.value, self.gain, self.norm, self.ended, self.rounds = -math.inf, 0.0, math.inf, False, -1
-        self.run(0)
 
-    def run(self, steps: int) -> None:
-        """Take so many steps."""
-        race, before = self.race, self.value
-        curvature = workspace_member("draws", self.space, "curvature")
+    def run(self, steps: int) -> int:
+        """Take so many steps; the evaluations."""
+        before, curvature = self.value, self.curvature
         draws_fits = kernels.inference.draws_fits
         if before > -math.inf:
             curvature[draws_fits.BEGIN], curvature[draws_fits.RESUME] = curvature[draws_fits.KNOWN], 1
@@ -237,15 +239,15 @@ class _Runner:
             curvature[:] = 0
         draws, q = _draws(1, _PAIRS, self.mean.size), (self.mean, self.factor)
         limits = _ARRIVED, steps + 1
-        report = fit_on_draws(race.model, race.code, draws, self.start, limits, q, self.space)
-        race.evaluations += int(report.evaluations)
+        report = fit_on_draws(self.model, self.code, draws, self.start, limits, q, self.space)
         if report.steps == 0 or not abs(report.elbo) < math.inf:
             self.value, self.ended = -math.inf, True
-            return
+            return int(report.evaluations)
         self.value, self.norm = report.elbo, report.gradient_norm
         self.gain = self.value - before
         self.rounds += 1
         self.ended = report.status != STEPS_EXHAUSTED
+        return int(report.evaluations)
 
     @property
     def promise(self) -> float:
@@ -264,8 +266,8 @@ class _Runner:
     def reached(self) -> Start:
         """The start of the fit that goes on from here."""
         _, root, scale = self.start
-        stretch = np.diag(self.factor) / scale
-        return Start(self.mean, stretch[:, None] * root, stretch * conditional_deviations(root), 0)
+        stretch = self.factor.diagonal() / scale
+        return Start(self.mean, stretch[:, None] * root, stretch * self.conditional, 0)
 
 
 class _Race:
@@ -276,7 +278,6 @@ class _Race:
         # With all correlations free so few draws would be fitted exactly, so the runners have none.
         self.correlated = family in CORRELATED
         self.family = "diag" if self.correlated else family
-        self.code = CODES[self.family]
         self.runners: list[_Runner] = []
         self.fault: Fault = None  #: the last one
 
@@ -316,8 +317,13 @@ class _Race:
 
     def runners_at(self, places: Sequence[tuple[Array, Array]]) -> list[_Runner]:
         """Runners from (mean, root), as far as their ELBO is finite."""
-        runners = together(self.model, [partial(_Runner, self, *place) for place in places])
+        runners = [_Runner(self.model, self.family, *place) for place in places]
+        self.run(runners, 0)
         return [runner for runner in runners if runner.value > -math.inf]
+
+    def run(self, runners: Sequence[_Runner], steps: int) -> None:
+        """Let runners take so many steps."""
+        self.evaluations += sum(together(self.model, [partial(runner.run, steps) for runner in runners]))
 
     def elbos(self, places: Sequence[tuple[Array, Array]], noise: Array) -> Array:
         """The ELBO of each (mean, factor) over some draws, in one call of the log joint."""
@@ -333,7 +339,8 @@ class _Race:
     def of_widths(self, points: Any, widths: Any, best: int) -> list[_Runner]:
         """Runners from the best few of N(x, s² I), slightly off x, which may be a saddle by symmetry."""
         noise = _draws(2, _WIDTH_PAIRS, points[0].size)
-        places = [(x + _OFF * s * noise[0], s * np.eye(x.size)) for x in points for s in widths]
+        unit = np.eye(points[0].size)
+        places = [(x + _OFF * s * noise[0], s * unit) for x in points for s in widths]
         values = self.elbos(places, noise)
         order = np.argsort(-values, kind="stable")[:best].tolist()
         return self.runners_at([places[k] for k in order if values[k] > -math.inf])
@@ -373,9 +380,7 @@ class _Race:
 
     def advance(self) -> None:
         """One round."""
-        tasks = [partial(runner.run, _STEPS) for runner in self.runners if not runner.ended]
-        for _ in together(self.model, tasks):
-            pass
+        self.run([runner for runner in self.runners if not runner.ended], _STEPS)
 
     def winner(self, fault: Fault) -> Start:
         """Run, and give the place of the best runner. ValueError where there is none, because of a fault."""
@@ -419,9 +424,9 @@ def _still_in(runners: list[_Runner]) -> list[_Runner]:
 def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     """Whether the ascent of the density from a point comes to Laplace's mode."""
     dim, draws = x.size, np.zeros((1, x.size))
-    away = np.linalg.norm(np.linalg.solve(laplace.factor, x - laplace.mean))
+    away = np.linalg.solve(laplace.factor, x - laplace.mean)
     # Steps are at most 10 units long: from far away the units are longer.
-    unit = max(1.0, float(away) / _LONGEST)
+    unit = max(1.0, math.sqrt(away @ away) / _LONGEST)
     space = workspace("draws", MEAN, dim, race.model.dim)
     workspace_member("draws", space, "point")[:] = 0.0
     workspace_member("draws", space, "curvature")[:] = 0
@@ -437,8 +442,8 @@ def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
 
 def _is_near(laplace: Laplace, mean: Array) -> bool:
     """Whether a mode is that of Laplace's approximation."""
-    apart = np.linalg.norm(np.linalg.solve(laplace.factor, mean - laplace.mean))
-    return bool(apart < _SAME_MODE * math.sqrt(mean.size))
+    apart = np.linalg.solve(laplace.factor, mean - laplace.mean)
+    return bool(math.sqrt(apart @ apart) < _SAME_MODE * math.sqrt(mean.size))
 
 
 class _OnPath(NamedTuple):

@@ -15,6 +15,7 @@ from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
+from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational, latent_of
 from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
@@ -50,7 +51,7 @@ class Fit(Record):
     ----------
     model : Model
     family : str
-    q : Gaussian, TransformedGaussian, TruncatedGaussian, GaussianMixture or TransformedMixture
+    q : Gaussian, TransformedGaussian, TruncatedGaussian, GaussianMixture, TransformedMixture or StudentT
     elbo : Estimate
         In nats, with its error.
     trace : ndarray
@@ -357,7 +358,8 @@ def _numbers(q: Any) -> Array:
     gaussian = latent_of(q)
     if isinstance(gaussian, GaussianMixture):
         return np.concatenate([gaussian._means.ravel(), gaussian._factors.ravel()])
-    factor = gaussian._factor if gaussian._thin is None else gaussian._thin.factor
+    thin = None if isinstance(gaussian, StudentT) else gaussian._thin
+    factor = gaussian._factor if thin is None else thin.factor
     return np.concatenate([gaussian._mean, factor.ravel()])
 
 

@@ -7,6 +7,7 @@ nearest number inside of the support, and here it is compared to the line that c
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
+from ..distributions.support import Support
 from ..kernels.models.kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 from ..kernels.statuses import CONVERGED, SATURATED
 from .kernel_calls import densities_or_zero, log_densities
@@ -35,10 +37,11 @@ _SAFETY = 2.0
 _POINTS = 4001
 
 
-def limits_of(model: Model) -> list[tuple[float, float]]:
+@lru_cache(maxsize=32)
+def limits_of(support: Support) -> tuple[tuple[float, float], ...]:
     """The least and largest value of each latent coordinate from which z keeps digits; infinite for none."""
     found = []
-    for kind, (low, high) in zip(model._support.kinds.tolist(), model._support.bounds.tolist(), strict=True):
+    for kind, (low, high) in zip(support.kinds.tolist(), support.bounds.tolist(), strict=True):
         least, most = -math.inf, math.inf
         if kind == LOWER:
             least = _nearest(low, 1.0)
@@ -53,7 +56,7 @@ def limits_of(model: Model) -> list[tuple[float, float]]:
         else:
             assert kind in (REAL, CORRELATION)
         found.append((least, most))
-    return found
+    return tuple(found)
 
 
 def _nearest(bound: float, width: float) -> float:
@@ -65,9 +68,9 @@ def elbo_error(model: Model, mean: Array, factor: Array) -> float:
     if model._support.is_real:
         return 0.0
     q, total = Gaussian._from_factor(mean, factor), 0.0
-    deviations = q._deviations
-    for i, ends in enumerate(limits_of(model)):
-        centre, deviation = mean.item(i), float(deviations[i])
+    deviations = q._deviations.tolist()
+    for i, ends in enumerate(limits_of(model._support)):
+        centre, deviation = mean.item(i), deviations[i]
         for end, inside in zip(ends, (1.0, -1.0), strict=True):
             depth = inside * (centre - end) / deviation
             if depth < _NONE:
@@ -84,7 +87,7 @@ def beyond_limits(model: Model, means: Array, factors: Array) -> Array:
     """Which of many Gaussians have mass there: means (N, R), factors (N, R, R)."""
     if model._support.is_real:
         return np.zeros(len(means), np.bool_)
-    least, most = np.array(limits_of(model)).T
+    least, most = np.array(limits_of(model._support)).T
     reach = _NONE * np.sqrt((factors * factors).sum(axis=2))
     beyond: Array = ((means - reach < least) | (means + reach > most)).any(axis=1)
     return beyond
@@ -106,7 +109,7 @@ def evidence_error(model: Model, mean: Array, value: float) -> float:
     if model._support.is_real or not math.isfinite(value):
         return 0.0
     total = 0.0
-    for i, ends in enumerate(limits_of(model)):
+    for i, ends in enumerate(limits_of(model._support)):
         direction = np.zeros(mean.size)
         direction[i] = 1.0
         for end, inside in zip(ends, (1.0, -1.0), strict=True):

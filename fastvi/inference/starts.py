@@ -5,8 +5,8 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..common.validation import float_array, generator
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
+from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import FINE, NOT_A_NUMBER
@@ -56,21 +57,17 @@ _NEWTON_STEPS, _ALWAYS_BENT = 25, 32
 #: derivatives are never definite: so many steps of less than so many nats for each end the search.
 _MOST_SLOW, _SLOW = 4, 4.0
 
-#: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
-#: most, and second derivatives in this unit whose differences are right.
-_STEP, _UNITS, _MOST_CHANGE, _LEAST_BEND, _MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
-
 #: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
 #: next one's squared length, the second derivatives are kept.
 _CLOSE, _QUICK = 1e-3, 0.5
 
-#: The line search: the increase that a step must have, as a share of what its derivative promises; the factor
-#: between the lengths that are tried together, and how many; and the part of a step that ends the search.
-_INCREASE, _SHRINK, _SHRINKS, _LEAST_LENGTH = 1e-4, 0.3, 8, 1e-3
+#: The line search: the increase that a step must have, as a share of what its derivative promises; the
+#: lengths that are tried together; and the part of a step that ends the search.
+_INCREASE, _LENGTHS, _LEAST_LENGTH = 1e-4, 0.3 ** np.arange(1.0, 9.0), 1e-3
 
 #: Parts of a step whose second derivatives are taken together where calls are dear, in up to so many
 #: dimensions and in more.
-_LENGTHS, _MANY_DIM, _FEW_LENGTHS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
+_PARTS, _MANY_DIM, _FEW_PARTS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 
 #: Dampings of a precision that is not definite, and what is added to the diagonal that they multiply.
 _DAMPINGS, _LEAST_DIAGONAL = tuple(1e-3 * 4.0**k for k in range(40)), 1e-3
@@ -93,7 +90,7 @@ def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Arra
         if start.dim != r:
             raise ValueError(f"{name} has dimension {start.dim}, the model has {r} latent coordinates")
         return np.array(start.mean), np.array(start.cholesky)
-    if isinstance(start, GaussianMixture | TransformedMixture):
+    if isinstance(start, GaussianMixture | TransformedMixture | StudentT):
         raise TypeError(f"{name} must be a point or a Gaussian, not a {type(start).__name__}")
     z = np.atleast_1d(np.asarray(float_array(name, start), dtype=np.float64))
     if z.shape != (model.dim,):
@@ -219,7 +216,22 @@ class _Search:
 
     def bent(self, mean: Array, unit: Array) -> _Place | None:
         """A place with its second derivatives, whose conditional deviations become the unit."""
-        for _ in range(_UNITS):
+        if self.model._calls_are_dear:
+            return self.bent_by_blocks(mean, unit)
+        r = mean.size
+        unit, values, precision = unit.copy(), np.empty(r + 1), np.empty((r, r))
+        points, slopes = np.empty((2, r + 1, r))
+        points[0] = mean
+        space = workspace("draws", kernels.families.low_rank.FIRST, r, self.model.dim)
+        status, used = kernels.inference.entry_points.curvature(
+            target_of(self.model, gradient=True), unit, points, values, slopes, precision, space
+        )
+        self.evaluations += used
+        return None if status else _Place(mean, values.item(0), unit, slopes[0], precision)
+
+    def bent_by_blocks(self, mean: Array, unit: Array) -> _Place | None:
+        """The same by blocks of points, which other searches share."""
+        for _ in range(kernels.inference.curvature.ROUNDS):
             (place, near), *_ = self.stencils(mean[None], unit)
             if place is None or near:
                 break
@@ -235,7 +247,7 @@ class _Search:
         points = np.empty((count, r + 1, r))
         points[:] = means[:, None]
         moved = points.reshape(count, -1)[:, r :: r + 1]  # of point 1 + k, coordinate k
-        moved += _STEP * unit
+        moved += kernels.inference.curvature.STEP * unit
         lengths = (moved - means) / unit
         status, values, slopes = slopes_at(self.model, points.reshape(-1, r))
         self.evaluations += count * (r + 1)
@@ -302,7 +314,7 @@ class _Search:
 
     def best_of_some(self, place: _Place, step: Array, promised: float) -> tuple[_Place | None, float]:
         """(The highest place that climbs as it should after parts of a step, which part), in one call."""
-        lengths = np.array(_LENGTHS if step.size <= _MANY_DIM else _FEW_LENGTHS)
+        lengths = np.array(_PARTS if step.size <= _MANY_DIM else _FEW_PARTS)
         found = self.stencils(place.mean + lengths[:, None] * step, place.unit)
         fine = [
             (after.value, length, after, near)
@@ -316,11 +328,10 @@ class _Search:
 
     def shortened(self, place: _Place, step: Array, promised: float) -> float:
         """The longest part of a step that climbs as it should; 0 where none does."""
-        lengths = _SHRINK ** np.arange(1.0, 1.0 + _SHRINKS)
-        values = densities_or_zero(self.model, place.mean + lengths[:, None] * step)
-        self.evaluations += len(lengths)
-        climbs = values >= place.value + _INCREASE * promised * lengths
-        return float(lengths[climbs.argmax()]) if climbs.any() else 0.0
+        values = densities_or_zero(self.model, place.mean + _LENGTHS[:, None] * step)
+        self.evaluations += len(_LENGTHS)
+        climbs = values >= place.value + _INCREASE * promised * _LENGTHS
+        return float(_LENGTHS[climbs.argmax()]) if climbs.any() else 0.0
 
 
 def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Array) -> tuple[_Place, bool]:
@@ -332,10 +343,10 @@ def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Ar
         gradient[blank], precision[blank], precision[:, blank] = 0.0, 0.0, 0.0
         precision[blank, blank] = 1.0
         precision[~np.isfinite(precision)] = 0.0
-    bends = np.abs(precision.diagonal())
-    ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / _MOST_CHANGE), _MOST_CHANGE)
+    known, bends = kernels.inference.curvature, np.abs(precision.diagonal())
+    ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / known.MOST_CHANGE), known.MOST_CHANGE)
     place = _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None])
-    return place, bool(bends.min() >= _LEAST_BEND and bends.max() <= _MOST_BEND)
+    return place, bool(bends.min() >= known.LEAST_BEND and bends.max() <= known.MOST_BEND)
 
 
 def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
@@ -343,12 +354,23 @@ def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     assert precision is not None
     # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
     turned = precision[::-1, ::-1]
-    diagonal = np.abs(turned.diagonal()) + _LEAST_DIAGONAL
     for damping in (0.0, *_DAMPINGS):
-        with contextlib.suppress(np.linalg.LinAlgError):
-            lower = np.linalg.cholesky(turned + np.diag(damping * diagonal) if damping else turned)
-            return np.tril(np.linalg.inv(lower)[::-1, ::-1].T), damping == 0.0
+        damped = turned
+        if damping:
+            damped = turned + np.diag(damping * (np.abs(turned.diagonal()) + _LEAST_DIAGONAL))
+        try:
+            lower = np.linalg.cholesky(damped)
+            inverse = np.linalg.inv(lower)[::-1, ::-1].T
+        except np.linalg.LinAlgError:
+            continue
+        return np.where(_triangle(len(inverse)), inverse, 0.0), damping == 0.0
     return np.eye(len(precision)), False
+
+
+@lru_cache(maxsize=8)
+def _triangle(dim: int) -> Any:
+    """Where a lower triangle is: `np.tril` makes it anew in each call."""
+    return np.tri(dim, dtype=bool)
 
 
 def laplace_start(model: Model, start: Any) -> tuple[Array, Array]:

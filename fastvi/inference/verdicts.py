@@ -17,7 +17,8 @@ from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
-from ..distributions.variational import TruncatedGaussian, Variational, latent_of
+from ..distributions.student import StudentT
+from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero
@@ -127,14 +128,16 @@ def _shape_of(logs: Array) -> float:
     return min(shape, 0.0) if ratios.mean() > 0.5 else shape
 
 
-def _parts_of(q: Gaussian | GaussianMixture) -> list[tuple[Gaussian, float]]:
-    """The Gaussians that q consists of, and their weights, the heaviest first."""
+def _parts_of(q: Latent) -> list[tuple[Gaussian, float]]:
+    """The Gaussians that q consists of, and their weights, the heaviest first; of a t that with its scale."""
     if isinstance(q, Gaussian):
         return [(q, 1.0)]
+    if isinstance(q, StudentT):
+        return [(Gaussian._from_factor(q._mean, q._factor), 1.0)]
     return [(q.components[k], float(q.weights[k])) for k in np.argsort(-q.weights, kind="stable")]
 
 
-def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws: int) -> list[Mode]:
+def _other_modes(model: Model, q: Latent, elbo: float, draws: int) -> list[Mode]:
     """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass."""
     r, rng, parts = q.dim, np.random.default_rng(_SEED), _parts_of(q)
     gaussians = [part for part, _ in parts]
@@ -148,7 +151,7 @@ def _other_modes(model: Model, q: Gaussian | GaussianMixture, elbo: float, draws
     known, in_vain = len(found), 0
     for mode in modes:
         add_mode(mode, found)
-    around = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.cov)
+    around = Gaussian(q.mean, q.cov) if isinstance(q, GaussianMixture) else gaussians[0]
     points, values = _outstanding(model, around, rng.standard_normal((draws // _RADII.size, r)))
     expected = np.max([_log_density_of(mode, points) for mode in found], axis=0)
     for k, point in enumerate(points):
@@ -187,7 +190,7 @@ def _outstanding(model: Model, q: Gaussian, directions: Array) -> tuple[Array, A
 
 
 def _log_evidence_of_parts(
-    model: Model, q: Gaussian | GaussianMixture, modes: list[Mode], draws: int
+    model: Model, q: Latent, modes: list[Mode], draws: int
 ) -> tuple[float, float, Array]:
     """(log evidence, its standard error, the share of each part), from draws of q and of these modes.
 
@@ -223,7 +226,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     if r <= QUADRATURE_DIM:
         exact = _exact_divergence(model, elbo)
     latent = latent_of(q)
-    is_known = isinstance(latent, (Gaussian, GaussianMixture))
+    is_known = isinstance(latent, Latent)
     searched = exact is None and is_known and r <= kernels.inference.laplace.DENSE
     if exact is not None:
         kl = exact
@@ -231,7 +234,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
         far = kl.value - kl.error > FAR
     else:
         if searched and logs is not None:
-            assert isinstance(latent, (Gaussian, GaussianMixture))
+            assert isinstance(latent, Latent)
             others = _other_modes(model, latent, elbo.value, draws)
             if others:
                 part = draws // _SHARE_OF_DRAWS

@@ -95,6 +95,7 @@ EXAMPLES = {
     ],
     "Propagated": lambda: [fv.fit(model()).linear_response().of(lambda z: z)],
     "Reduction": lambda: [fv.reduce_mixture(MIXTURE, 1), fv.reduce_mixture(MIXTURE, 2)],
+    "StudentT": lambda: [fv.StudentT([0, 1], [[2, 0.5], [0.5, 1]], 3.5)],
     "VariationalMixtureFit": lambda: [fv.fit_mixture([0, 1, 2, 10, 11, 12], 2, variational=True)],
     "ThetaFit": lambda: [fv.maximize_evidence(fv.Model(with_theta, 1, (3.0,), theta=[0.0]))],
     "TransformedGaussian": lambda: [POSITIVE],
@@ -113,6 +114,7 @@ INTERNAL = (
     "Draws",
     "DrawsExpectation",
     "Factor",
+    "FarRadii",
     "ForeignModel",
     "Frame",
     "FramePrior",
@@ -135,6 +137,7 @@ INTERNAL = (
     "Rows",
     "Scores",
     "SgdOptions",
+    "Shape",
     "Start",
 )
 

@@ -13,6 +13,7 @@ def quadratic(z, x):
 DRAWS = {
     "Gaussian": lambda rng: fv.Gaussian([0, 1], np.eye(2)).sample(3, rng),
     "GaussianMixture": lambda rng: fv.GaussianMixture([0.4, 0.6], [-1, 2], [1, 1]).sample(3, rng),
+    "StudentT": lambda rng: fv.StudentT([0, 1], np.eye(2), 3).sample(3, rng),
     "TransformedMixture": lambda rng: fv.TransformedMixture(
         fv.GaussianMixture([0.5, 0.5], [-3, 3], [1, 2]), "positive", 1
     ).sample(3, rng=rng),

@@ -3,14 +3,16 @@
 Wanted ELBOs: closed form, quadrature, or the best of 20 starts, checked by plain Monte Carlo.
 """
 
+import gc
 import math
+import weakref
 
 import numba
 import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference import racing
+from fastvi.inference import racing, starts
 from helpers.messages import says
 
 SCHOOLS = (
@@ -286,3 +288,66 @@ def test_a_separated_regression_without_prior_is_improper(family):
     assert "improper" in found.status
     proper = fv.fit(fv.Model(regression, 3, (rows, y, 10.0)), family)
     assert proper.converged
+
+
+@numba.njit
+def crooked(z):
+    """A quadratic, beside a quartic and a coordinate that it does not depend on where z[3] is large."""
+    flat = 0.0 if z[3] > 100.0 else -0.5 * z[3] ** 2
+    return -2e6 * z[0] ** 2 - 30.0 * z[0] * z[1] - 0.005 * z[1] ** 2 - z[2] ** 4 + flat
+
+
+def test_second_derivatives_are_in_units_that_they_give():
+    point = np.array([0.5, -3.0, 1.5, 0.25])
+    bends = np.array([[4e6, 30.0, 0, 0], [30.0, 0.01, 0, 0], [0, 0, 12 * 1.5**2, 0], [0, 0, 0, 1.0]])
+    gradient = -np.array([4e6 * 0.5 - 90, 15 - 0.03, 4 * 1.5**3, 0.25])
+    unit = 1 / np.sqrt(np.diag(bends))
+    for guess in (1e-4, 1.0, 1e4):
+        search = starts._Search(fv.Model(crooked, 4))
+        found = search.bent(point, np.full(4, guess))
+        assert search.evaluations % 5 == 0
+        np.testing.assert_allclose(found.unit, unit, rtol=1e-3)
+        np.testing.assert_allclose(found.precision, bends * np.outer(unit, unit), atol=1e-3)
+        np.testing.assert_allclose(found.gradient, gradient * unit, rtol=1e-3)
+        assert found.value == crooked(point)
+        np.testing.assert_array_equal(found.precision, found.precision.T)
+
+
+def test_second_derivatives_where_there_are_none():
+    """Of a coordinate without them the unit grows as far as it may; gradients that are NaN count as zero."""
+
+    def gradient(z, grad):
+        grad[0], grad[1], grad[2] = -z[0], -4.0 * z[1], math.nan
+        return -0.5 * z[0] ** 2 - 2.0 * z[1] ** 2
+
+    model = fv.Model(lambda z: -0.5 * z[0] ** 2 - 2.0 * z[1] ** 2, 3, log_joint_grad=gradient)
+    found = starts._Search(model).bent(np.array([1.0, 1.0, 1.0]), np.ones(3))
+    np.testing.assert_allclose(found.unit, [1.0, 0.5, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(found.gradient, [-1.0, -2.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(found.precision, np.eye(3), atol=1e-6)
+    model = fv.Model(crooked, 4)
+    found = starts._Search(model).bent(np.array([0.5, -3.0, 1.5, 1000.0]), np.ones(4))
+    assert found.unit[3] == 1e3**8
+    assert found.precision[3, 3] == 0.0
+
+
+def test_a_race_leaves_its_scratch_space_behind():
+    """In a cycle it would stay in use until Python looks for cycles, and each fit would make its own."""
+    model, made, entered = funnel_model(), weakref.WeakSet(), []
+
+    class Watched(racing._Runner):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.add(self)
+            entered.append(1)
+
+    fv.fit(model)  # the compiler keeps frames
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(racing, "_Runner", Watched)
+            fv.fit(model)
+        assert entered
+        assert not made
+    finally:
+        gc.enable()

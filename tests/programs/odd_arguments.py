@@ -180,6 +180,7 @@ def distributions():
         use(fv.Grid2D.from_distribution(MIXTURE, [(low, 4), (low, 4)], (n, n)))
     for p in (*copies(PAIR), *copies(MIXTURE), *copies(grid), grid.normalized()):
         use(p)
+    tails = call(fv.StudentT, PAIR.mean.copy(), PAIR.cov.copy(), 4.0, then=lambda q: q.sample(2))
     half = call(fv.TruncatedGaussian, 0.0, 1.0, 0.0, 2.0, then=lambda q: (q.mean, q.logpdf(1.0)))
     line = fv.Gaussian(np.array([1.0]), np.array([[4.0]]))
     simplex = call(fv.TransformedGaussian, PAIR, "simplex", 3, then=lambda q: q.sample(2))
@@ -191,7 +192,7 @@ def distributions():
         2: np.array([[1.0, 2.0], [0.0, 1.0]]),
         3: np.array([[0.25, 0.25, 0.5]] * 2),
     }
-    for p in (PAIR, MIXTURE, line, half, simplex, mixed):
+    for p in (PAIR, MIXTURE, tails, line, half, simplex, mixed):
         call(p.logpdf, points[p.dim])
         call(p.pdf, points[p.dim][0])
         p.pdf(np.empty((0, p.dim))), p.sample(np.int32(2), np.int32(0)), p.entropy()

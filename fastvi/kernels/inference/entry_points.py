@@ -18,6 +18,7 @@ from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
 from ..statuses import FINE, RAISED, ZERO
+from . import curvature as curvature_
 from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
@@ -235,23 +236,34 @@ def log_joint_gradients(target, points, scale, space, values, slopes):
     """
     target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
     points, scale, values, slopes = borrow((points, scale, values, slopes))
-    problem, dim, used, rows = _problem(target, 0), points.shape[1], 0, space.points.shape[0]
-    for low in range(0, points.shape[0], rows):
-        n = min(rows, points.shape[0] - low)
-        for k in range(n):
-            for i in range(dim):
-                space.points[k, i] = points[low + k, i]
-        status, more = gradients.gradients_at(
-            target.log_joint, target.log_joint_grad, problem, n, scale, 2, space
-        )
-        used += more
-        if status != FINE:
-            return status, used
-        for k in range(n):
-            values[low + k] = space.panel.values[k]
-            for i in range(dim):
-                slopes[low + k, i] = space.latent_gradients[k, i]
-    return FINE, used
+    return gradients.tabulate(
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
+        points,
+        scale,
+        space,
+        values,
+        slopes,
+    )
+
+
+@exported
+def curvature(target, unit, points, values, slopes, precision, space):
+    """Second derivatives at the first of some points, by gradients; (status, evaluations)."""
+    target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
+    unit, points, values, slopes, precision = borrow((unit, points, values, slopes, precision))
+    return curvature_.curvature(
+        target.log_joint,
+        target.log_joint_grad,
+        _problem(target, 0),
+        unit,
+        points,
+        values,
+        slopes,
+        precision,
+        space,
+    )
 
 
 @exported

@@ -130,3 +130,26 @@ def _overload_gradients_at(log_joint, log_joint_grad, problem, count, scale, sid
     return lambda log_joint, log_joint_grad, problem, count, scale, sides, space: _given(
         log_joint_grad, problem, count, space
     )
+
+
+@kernel
+def tabulate(log_joint, log_joint_grad, problem, points, scale, space, values, slopes):
+    """Write log joint + log-Jacobian and its gradients at latent points (N, R); (status, evaluations).
+
+    Central differences, where there is no gradient, are in units of `scale`.
+    """
+    dim, used, rows = points.shape[1], 0, space.points.shape[0]
+    for low in range(0, points.shape[0], rows):
+        n = min(rows, points.shape[0] - low)
+        for k in range(n):
+            for i in range(dim):
+                space.points[k, i] = points[low + k, i]
+        status, more = gradients_at(log_joint, log_joint_grad, problem, n, scale, 2, space)
+        used += more
+        if status != FINE:
+            return status, used
+        for k in range(n):
+            values[low + k] = space.panel.values[k]
+            for i in range(dim):
+                slopes[low + k, i] = space.latent_gradients[k, i]
+    return FINE, used
