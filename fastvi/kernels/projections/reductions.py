@@ -12,17 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
-from ..compiler import exported, formula, kernel
-from ..densities.gaussians import LOG_2PI, squared_distance
-from ..numerics.matrices import (
-    cholesky,
-    clear_vector,
-    copy_matrix,
-    copy_vector,
-    half_log_det,
-    solve_lower,
-    solve_upper,
-)
+from ..compiler import exported, formula, inlined, kernel
+from ..densities.gaussians import LOG_2PI
+from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
 
 
 class Workspace(NamedTuple):
@@ -248,23 +240,39 @@ def runnalls(p, q, space):
     return total if _store(wanted, q, space) else math.inf
 
 
-@kernel
+@inlined
 def _log_product(i, j, shift, space):
     """The logarithm of the integral of the product of two components without their weights, less `shift`.
 
-    The factor of the sum of their covariances stays in `space.factor`, and the difference of their means,
-    solved with it, in `space.vector`.
+    The factor of the sum of their covariances stays in `space.factor`, its diagonal inverted, and the
+    difference of their means, over it, in `space.vector`.
     """
-    dim = space.means.shape[1]
+    means, covs, factor, vector = space.means, space.covs, space.factor, space.vector
+    dim = vector.size
+    square, product, logs = dim * LOG_2PI, 1.0, 0.0
     for a in range(dim):
-        for b in range(a + 1):
-            space.factor[a, b] = space.covs[i, a, b] + space.covs[j, a, b]
-    cholesky(space.factor, space.factor)
-    square = squared_distance(space.means[i], space.means[j], space.factor, space.vector)
-    return -0.5 * (square + dim * LOG_2PI) - half_log_det(space.factor) - shift
+        difference = means[i, a] - means[j, a]
+        for b in range(a):
+            s = covs[i, a, b] + covs[j, a, b]
+            for c in range(b):
+                s -= factor[a, c] * factor[b, c]
+            factor[a, b] = s * factor[b, b]
+            difference -= factor[a, b] * vector[b]
+        s = covs[i, a, a] + covs[j, a, a]
+        for c in range(a):
+            s -= factor[a, c] * factor[a, c]
+        factor[a, a] = 1.0 / math.sqrt(s)
+        vector[a] = difference * factor[a, a]
+        square += vector[a] * vector[a]
+        # One logarithm of the product: there are as many otherwise as dimensions.
+        product *= factor[a, a]
+        if not 1e-100 < product < 1e100:
+            logs += math.log(product)
+            product = 1.0
+    return logs + math.log(product) - 0.5 * square - shift
 
 
-@kernel
+@inlined
 def _overlap(i, j, shift, space):
     """The integral of the product of two components with their weights, times exp(-shift)."""
     weight = space.weights[i] * space.weights[j]
@@ -371,28 +379,88 @@ def williams(p, q, shift, space):
     return _store(wanted, q, space)
 
 
-@kernel
-def _add_pair(j, other, scale, shift, out, space):
-    """Add scale times the overlap of two components to the gradient: the overlap without the weight of j.
+@inlined
+def _differentiate(space):
+    """After `_log_product`: write the lower triangle of S**-1, S the sum of the covariances.
 
-    `out` is a row of the gradient: of the weight, the mean and the covariance of j.
+    `vector` is replaced by S**-1 times the difference of the means, the factor by its inverse.
     """
-    dim = space.means.shape[1]
     factor, inverse, vector = space.factor, space.inverse, space.vector
-    value = scale * space.weights[other] * math.exp(_log_product(j, other, shift, space))
+    dim = vector.size
+    for b in range(dim):
+        for a in range(b + 1, dim):
+            s = 0.0
+            for c in range(b, a):
+                s -= factor[a, c] * factor[c, b]
+            factor[a, b] = s * factor[a, a]
+    for a in range(dim):
+        for b in range(a + 1):
+            s = 0.0
+            for c in range(a, dim):
+                s += factor[c, a] * factor[c, b]
+            inverse[a, b] = s
+        s = 0.0
+        for c in range(a, dim):
+            s += factor[c, a] * vector[c]
+        vector[a] = s
+
+
+@inlined
+def _add_product(value, side, out, space):
+    """Add an overlap without the weight of one component to that one's row of the gradient.
+
+    `out` is of its weight, its mean and the lower triangle of its covariance; `side` is -1 for the other one.
+    """
+    inverse, vector = space.inverse, space.vector
+    dim = vector.size
     out[0] += value
-    if value == 0.0:
-        return
-    solve_upper(factor, vector)
+    half = 0.5 * value
     for a in range(dim):
-        out[1 + a] -= value * vector[a]
-    for a in range(dim):
-        for b in range(dim):
-            inverse[a, b] = 1.0 if a == b else 0.0
-        solve_lower(factor, inverse[a])
-        solve_upper(factor, inverse[a])
-        for b in range(dim):
-            out[1 + dim + a * dim + b] += 0.5 * value * (vector[a] * vector[b] - inverse[a, b])
+        out[1 + a] -= side * value * vector[a]
+        for b in range(a + 1):
+            out[1 + dim + a * dim + b] += half * (vector[a] * vector[b] - inverse[a, b])
+
+
+@kernel
+def load_reduced(p, space):
+    """Copy the mixture that is reduced to the last slots."""
+    _load(p, p[0].size + 2, space)
+
+
+@kernel
+def error_of(q, components, shift, gradients, space):
+    """`squared_error` after `load_reduced` of p, which has so many components."""
+    weights, means, chols = q
+    count, dim = means.shape
+    first, total = components + 2, 0.0
+    for j in range(count):
+        space.weights[j] = weights[j]
+        copy_vector(means[j], space.means[j])
+        _write_cov(chols[j], space.covs[j])
+        clear_vector(gradients[j])
+    for j in range(count):
+        row = gradients[j]
+        for i in range(j + 1):
+            value = 2.0 * math.exp(_log_product(j, i, shift, space))
+            _differentiate(space)
+            _add_product(value * weights[i], 1.0, row, space)
+            if i < j:
+                _add_product(value * weights[j], -1.0, gradients[i], space)
+    for j in range(count):
+        row = gradients[j]
+        own = row[0]
+        for i in range(first, first + components):
+            value = -2.0 * space.weights[i] * math.exp(_log_product(j, i, shift, space))
+            if value != 0.0:
+                _differentiate(space)
+                _add_product(value, 1.0, row, space)
+        total += weights[j] * (row[0] - 0.5 * own)
+        for a in range(dim):
+            row[1 + a] *= weights[j]
+            for b in range(a + 1):
+                row[1 + dim + a * dim + b] *= weights[j]
+                row[1 + dim + b * dim + a] = row[1 + dim + a * dim + b]
+    return total
 
 
 @exported
@@ -403,24 +471,5 @@ def squared_error(p, q, shift, gradients, space):
     component of q, each entry of a covariance by itself.
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
-    weights, means, chols = q
-    count, components = weights.size, p[0].size
-    first = components + 2
-    _load(p, first, space)
-    total = 0.0
-    for j in range(count):
-        space.weights[j] = weights[j]
-        copy_vector(means[j], space.means[j])
-        _write_cov(chols[j], space.covs[j])
-    for j in range(count):
-        row = gradients[j]
-        clear_vector(row)
-        for i in range(count):
-            _add_pair(j, i, 2.0, shift, row, space)
-        own = row[0]
-        for i in range(components):
-            _add_pair(j, first + i, -2.0, shift, row, space)
-        total += weights[j] * (row[0] - 0.5 * own)
-        for a in range(1, row.size):
-            row[a] *= weights[j]
-    return total
+    load_reduced(p, space)
+    return error_of(q, p[0].size, shift, gradients, space)
