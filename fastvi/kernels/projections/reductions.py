@@ -12,15 +12,24 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
-from ..compiler import exported, formula, inlined, kernel
+from ..compiler import exported, formula, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
+from .overlaps import (
+    Lanes,
+    add_derivatives,
+    clear_lanes,
+    make_lanes,
+    multiply_all,
+    set_lane,
+    weighted_sum,
+)
 
 
 class Workspace(NamedTuple):
     """Scratch space for reductions of K components in D dimensions.
 
-    There are S = 2 K + 2 slots for components: the K first are q, two hold merged ones, the last are p.
+    There are S = K + 2 slots for components: the K first are q, two hold merged ones.
     """
 
     weights: Vector  #: (S,)
@@ -30,9 +39,11 @@ class Workspace(NamedTuple):
     costs: Matrix  #: (K, K): below the diagonal, of merging two components
     nearest: Integers  #: (K,): where a row of `costs` is least
     changes: Vector  #: (K,): inner products of the last change of the mixture with each component
+    products: Matrix  #: (K, K): inner products of the components
+    residuals: Vector  #: (K,): inner products of each component with p - q
     factor: Matrix  #: (D, D)
-    inverse: Matrix  #: (D, D)
     vector: Vector  #: (D,)
+    lanes: Lanes  #: 2 K: those of q with weights below 0, then those of p
 
 
 @exported
@@ -53,7 +64,7 @@ def workspace(components, dim):
     >>> from fastvi import kernels
     >>> space = kernels.projections.reductions.workspace(3, 2)
     """
-    slots = 2 * components + 2
+    slots = components + 2
     return packed(
         Workspace(
             weights=np.empty(slots),
@@ -63,9 +74,11 @@ def workspace(components, dim):
             costs=np.empty((components, components)),
             nearest=np.empty(components, np.int64),
             changes=np.empty(components),
+            products=np.empty((components, components)),
+            residuals=np.empty(components),
             factor=np.empty((dim, dim)),
-            inverse=np.empty((dim, dim)),
             vector=np.empty(dim),
+            lanes=make_lanes(2 * components, dim),
         )
     )
 
@@ -240,13 +253,9 @@ def runnalls(p, q, space):
     return total if _store(wanted, q, space) else math.inf
 
 
-@inlined
+@kernel
 def _log_product(i, j, shift, space):
-    """The logarithm of the integral of the product of two components without their weights, less `shift`.
-
-    The factor of the sum of their covariances stays in `space.factor`, its diagonal inverted, and the
-    difference of their means, over it, in `space.vector`.
-    """
+    """The logarithm of the integral of the product of two components without their weights, less `shift`."""
     means, covs, factor, vector = space.means, space.covs, space.factor, space.vector
     dim = vector.size
     square, product, logs = dim * LOG_2PI, 1.0, 0.0
@@ -272,7 +281,7 @@ def _log_product(i, j, shift, space):
     return logs + math.log(product) - 0.5 * square - shift
 
 
-@inlined
+@kernel
 def _overlap(i, j, shift, space):
     """The integral of the product of two components with their weights, times exp(-shift)."""
     weight = space.weights[i] * space.weights[j]
@@ -301,22 +310,38 @@ def _change_by(i, j, slot, other, shift, space):
 
 
 @kernel
-def _square(i, j, slot, shift, space):
-    """Merge two components to `slot`: the integral of the squared change of the density."""
-    _merge(i, j, slot, space)
-    own = _change_by(i, j, slot, slot, shift, space)
-    return own - _change_by(i, j, slot, i, shift, space) - _change_by(i, j, slot, j, shift, space)
+def _own(slot, shift, space):
+    """The integral of the square of a component."""
+    log_value = -space.logs[slot] - 0.5 * space.vector.size * (LOG_2PI + math.log(2.0)) - shift
+    return space.weights[slot] * space.weights[slot] * math.exp(log_value)
 
 
 @kernel
-def _residual(slot, count, first, components, shift, space):
-    """The inner product of a component with p - q."""
-    s = 0.0
-    for i in range(components):
-        s += _overlap(slot, first + i, shift, space)
+def _rise(i, j, slot, shift, space):
+    """Merge two components to `slot`: what that adds to the squared error.
+
+    With δ the change of the density it is the integral of δ**2 - 2 δ (p - q).
+    """
+    _merge(i, j, slot, space)
+    lanes, products, weight = space.lanes, space.products, space.weights[slot]
+    multiply_all(space.means[slot], space.covs[slot], shift, lanes)
+    by_one = weight * space.weights[i] * lanes.values[i]
+    by_other = weight * space.weights[j] * lanes.values[j]
+    square = products[i, i] + 2.0 * products[i, j] + products[j, j]
+    square += _own(slot, shift, space) - 2.0 * (by_one + by_other)
+    return square - 2.0 * (weight * weighted_sum(lanes) - space.residuals[i] - space.residuals[j])
+
+
+@kernel
+def _multiply_with_others(slot, count, shift, space):
+    """Write the inner products of a component with all of q, and with p - q."""
+    lanes, weight = space.lanes, space.weights[slot]
+    multiply_all(space.means[slot], space.covs[slot], shift, lanes)
     for a in range(count):
-        s -= _overlap(slot, a, shift, space)
-    return s
+        space.products[slot, a] = weight * space.weights[a] * lanes.values[a]
+        space.products[a, slot] = space.products[slot, a]
+    space.products[slot, slot] = _own(slot, shift, space)
+    space.residuals[slot] = weight * weighted_sum(lanes)
 
 
 @exported
@@ -346,20 +371,29 @@ def williams(p, q, shift, space):
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
     count, wanted = p[0].size, q[0].size
+    spare, taken, components = count, count + 1, count
     _load(p, 0, space)
-    spare, taken, first, components = count, count + 1, count + 2, count
-    _load(p, first, space)
-    costs, changes = space.costs, space.changes
+    costs, changes, products, residuals = space.costs, space.changes, space.products, space.residuals
+    lanes = space.lanes
+    clear_lanes(lanes)
+    for i in range(count):
+        set_lane(i, -space.weights[i], space.means[i], space.covs[i], lanes)
+        set_lane(components + i, space.weights[i], space.means[i], space.covs[i], lanes)
+    for i in range(count):
+        _multiply_with_others(i, count, shift, space)
     for i in range(1, count):
         for j in range(i):
-            costs[i, j] = _square(i, j, spare, shift, space)
+            costs[i, j] = _rise(i, j, spare, shift, space)
     while count > wanted:
         for i in range(1, count):
             _find_nearest(i, space)
         i, j = _cheapest(count, space)
         _merge(i, j, taken, space)
+        multiply_all(space.means[taken], space.covs[taken], shift, lanes)
         for a in range(count):
-            changes[a] = _change_by(i, j, taken, a, shift, space)
+            product = space.weights[taken] * space.weights[a] * lanes.values[a]
+            changes[a] = product - products[i, a] - products[j, a]
+            residuals[a] -= changes[a]
         for a in range(1, count):
             for b in range(a):
                 if a not in (i, j) and b not in (i, j):
@@ -369,91 +403,50 @@ def williams(p, q, shift, space):
         _move(taken, j, space)
         _close_gap(i, count, space)
         count -= 1
-        own = _residual(j, count, first, components, shift, space)
+        if i < count:
+            residuals[i] = residuals[count]
+            for a in range(count):
+                products[i, a] = products[count, a]
+                products[a, i] = products[a, count]
+            products[i, i] = products[count, count]
+            set_lane(i, -space.weights[i], space.means[i], space.covs[i], lanes)
+        lanes.weights[count] = 0.0
+        set_lane(j, -space.weights[j], space.means[j], space.covs[j], lanes)
+        _multiply_with_others(j, count, shift, space)
         for b in range(count):
             if b != j:
-                square = _square(j, b, spare, shift, space)
-                product = _residual(spare, count, first, components, shift, space) - own
-                product -= _residual(b, count, first, components, shift, space)
-                costs[max(j, b), min(j, b)] = square - 2.0 * product
+                costs[max(j, b), min(j, b)] = _rise(j, b, spare, shift, space)
     return _store(wanted, q, space)
 
 
-@inlined
-def _differentiate(space):
-    """After `_log_product`: write the lower triangle of S**-1, S the sum of the covariances.
-
-    `vector` is replaced by S**-1 times the difference of the means, the factor by its inverse.
-    """
-    factor, inverse, vector = space.factor, space.inverse, space.vector
-    dim = vector.size
-    for b in range(dim):
-        for a in range(b + 1, dim):
-            s = 0.0
-            for c in range(b, a):
-                s -= factor[a, c] * factor[c, b]
-            factor[a, b] = s * factor[a, a]
-    for a in range(dim):
-        for b in range(a + 1):
-            s = 0.0
-            for c in range(a, dim):
-                s += factor[c, a] * factor[c, b]
-            inverse[a, b] = s
-        s = 0.0
-        for c in range(a, dim):
-            s += factor[c, a] * vector[c]
-        vector[a] = s
-
-
-@inlined
-def _add_product(value, side, out, space):
-    """Add an overlap without the weight of one component to that one's row of the gradient.
-
-    `out` is of its weight, its mean and the lower triangle of its covariance; `side` is -1 for the other one.
-    """
-    inverse, vector = space.inverse, space.vector
-    dim = vector.size
-    out[0] += value
-    half = 0.5 * value
-    for a in range(dim):
-        out[1 + a] -= side * value * vector[a]
-        for b in range(a + 1):
-            out[1 + dim + a * dim + b] += half * (vector[a] * vector[b] - inverse[a, b])
+@kernel
+def load_reduced(p, count, cov, lanes):
+    """Write the mixture that is reduced behind the lanes for so many components of q; `cov` is scratch."""
+    log_weights, means, chols = p
+    clear_lanes(lanes)
+    for i in range(log_weights.size):
+        _write_cov(chols[i], cov)
+        set_lane(count + i, -2.0 * math.exp(log_weights[i]), means[i], cov, lanes)
 
 
 @kernel
-def load_reduced(p, space):
-    """Copy the mixture that is reduced to the last slots."""
-    _load(p, p[0].size + 2, space)
-
-
-@kernel
-def error_of(q, components, shift, gradients, space):
-    """`squared_error` after `load_reduced` of p, which has so many components."""
+def error_of(q, shift, gradients, cov, lanes):
+    """`squared_error` after `load_reduced`; `cov` is scratch."""
     weights, means, chols = q
     count, dim = means.shape
-    first, total = components + 2, 0.0
+    total = 0.0
     for j in range(count):
-        space.weights[j] = weights[j]
-        copy_vector(means[j], space.means[j])
-        _write_cov(chols[j], space.covs[j])
-        clear_vector(gradients[j])
+        _write_cov(chols[j], cov)
+        set_lane(j, 2.0 * weights[j], means[j], cov, lanes)
     for j in range(count):
         row = gradients[j]
-        for i in range(j + 1):
-            value = 2.0 * math.exp(_log_product(j, i, shift, space))
-            _differentiate(space)
-            _add_product(value * weights[i], 1.0, row, space)
-            if i < j:
-                _add_product(value * weights[j], -1.0, gradients[i], space)
-    for j in range(count):
-        row = gradients[j]
-        own = row[0]
-        for i in range(first, first + components):
-            value = -2.0 * space.weights[i] * math.exp(_log_product(j, i, shift, space))
-            if value != 0.0:
-                _differentiate(space)
-                _add_product(value, 1.0, row, space)
+        clear_vector(row)
+        _write_cov(chols[j], cov)
+        multiply_all(means[j], cov, shift, lanes)
+        own = 0.0
+        for i in range(count):
+            own += 2.0 * weights[i] * lanes.values[i]
+        add_derivatives(lanes, row)
         total += weights[j] * (row[0] - 0.5 * own)
         for a in range(dim):
             row[1 + a] *= weights[j]
@@ -471,5 +464,5 @@ def squared_error(p, q, shift, gradients, space):
     component of q, each entry of a covariance by itself.
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
-    load_reduced(p, space)
-    return error_of(q, p[0].size, shift, gradients, space)
+    load_reduced(p, q[0].size, space.factor, space.lanes)
+    return error_of(q, shift, gradients, space.factor, space.lanes)

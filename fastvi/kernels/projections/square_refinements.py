@@ -19,7 +19,7 @@ from ..densities.gaussians import LOG_2PI
 from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, half_log_det
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, STEPS_EXHAUSTED
-from .reductions import Workspace as Products
+from .overlaps import Lanes, make_lanes
 from .reductions import error_of, load_reduced
 
 #: Pairs that L-BFGS remembers.
@@ -35,7 +35,7 @@ LEAST_METRIC = 1e-12
 class Workspace(NamedTuple):
     """Scratch space to refine a mixture of k components for one of K, in D dimensions."""
 
-    products: Products
+    lanes: Lanes  #: q, then p
     control: Integers  #: (1,): another thread sets it to stop the descent
     weights: Vector  #: (k,): the mixture at the coordinates
     means: Matrix
@@ -58,21 +58,10 @@ class Workspace(NamedTuple):
 @exported
 def workspace(components, count, dim):
     """Scratch space to refine a mixture of `count` components for one of `components`."""
-    size, slots = count * (1 + dim + dim * (dim + 1) // 2), 2 * components + 2
+    size = count * (1 + dim + dim * (dim + 1) // 2)
     return packed(
         Workspace(
-            products=Products(
-                weights=np.empty(slots),
-                means=np.empty((slots, dim)),
-                covs=np.empty((slots, dim, dim)),
-                logs=np.empty(slots),
-                costs=np.empty((0, 0)),
-                nearest=np.empty(0, np.int64),
-                changes=np.empty(0),
-                factor=np.empty((dim, dim)),
-                inverse=np.empty((dim, dim)),
-                vector=np.empty(dim),
-            ),
+            lanes=make_lanes(count + components, dim),
             control=np.zeros(1, np.int64),
             weights=np.empty(count),
             means=np.empty((count, dim)),
@@ -147,11 +136,11 @@ def _mixture_at(point, start, space):
 
 
 @kernel
-def _evaluate(point, start, components, shift, gradient, space):
+def _evaluate(point, start, shift, gradient, space):
     """The error at these coordinates, and its gradient."""
     _mixture_at(point, start, space)
     mixture = space.weights, space.means, space.factors
-    value = error_of(mixture, components, shift, space.derivatives, space.products)
+    value = error_of(mixture, shift, space.derivatives, space.square, space.lanes)
     dim, place, mean = space.means.shape[1], 0, 0.0
     for j in range(space.weights.size):
         mean += space.weights[j] * space.derivatives[j, 0]
@@ -220,12 +209,12 @@ def refine(p, q, shift, tol, most, space):
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
     point, trial, gradient, direction = space.point, space.trial, space.gradient, space.direction
-    components, used, newest = p[0].size, 0, 0
+    used, newest = 0, 0
     space.control[0] = 0
-    load_reduced(p, space.products)
+    load_reduced(p, q[0].size, space.square, space.lanes)
     _write_metric(q, shift, space.metric)
     clear_vector(point)
-    value = _evaluate(point, q, components, shift, gradient, space)
+    value = _evaluate(point, q, shift, gradient, space)
     status, evaluations = STEPS_EXHAUSTED, 1
     going = True
     while going:
@@ -237,7 +226,7 @@ def refine(p, q, shift, tol, most, space):
         while not good and shrinks <= MOST_SHRINKS and evaluations < most:
             for i in range(point.size):
                 trial[i] = point[i] + t * direction[i]
-            found = _evaluate(trial, q, components, shift, space.trial_gradient, space)
+            found = _evaluate(trial, q, shift, space.trial_gradient, space)
             evaluations += 1
             if space.control[0]:
                 return OUT_OF_RANGE, evaluations
