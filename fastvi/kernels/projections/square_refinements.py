@@ -235,7 +235,7 @@ def refine(p, q, shift, tol, most, space):
                 t *= shrink(found - value, t, expected)
                 shrinks += 1
         if good:
-            small = value - found <= tol and -expected <= tol
+            small = value - found <= tol and -0.5 * expected <= tol
             used, newest = remember(
                 point, gradient, trial, space.trial_gradient, -t * expected, used, newest, space
             )
