@@ -48,6 +48,7 @@ _SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
 _SHIFTS = numba.typeof(far_logarithms.Shifts(*(0.0,) * 4))
 _PLANE = types.UniTuple(_X, 10)
+_FOUR = types.UniTuple(_X, 4)
 _SIX = types.UniTuple(_X, 6)
 
 
@@ -130,12 +131,16 @@ HOT = {
     "em, densities in 1-D": (e_step._values_1, (_ROW, _ROW, _TABLE, _X, _ROW)),
     "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
     "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
+    "em, diagonal densities": (e_step._scaled_squares, (*(_ROW,) * 4, _FOUR, _FOUR, _ROW)),
+    "em, a factor times points": (e_step._add_four, (*(_ROW,) * 4, *(_X,) * 4, _ROW)),
     "em, shares of two": (e_step._share_two, (_ROW, _ROW, _ROW, _ROW)),
     "em, shares": (e_step._share, (_ROW, _ROW, _ROW)),
     "em, evidence": (e_step._sum_of_logs, (_ROW,)),
     "em, moments in 1-D": (moments._moments_1, (_ROW, _X, _ROW, _ROW)),
     "em, moments in 2-D": (moments._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
     "em, moments in 3-D": (moments._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
+    "em, diagonal moments": (moments._four_squares, (*(_ROW,) * 4, _FOUR, _ROW)),
+    "em, moments of tied covariances": (moments._four_differences, (*(_ROW,) * 4, _FOUR, _ROW)),
 }
 
 

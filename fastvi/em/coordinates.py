@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,11 @@ class Frame(NamedTuple):
         return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
 
 
+def _usual(dim: int) -> float:
+    """Squared distances up to this are usual for a Gaussian's rows."""
+    return dim + 10.0 * math.sqrt(2.0 * dim) + 20.0
+
+
 def _outliers(rows: Array, frequencies: Array | None) -> NDArray[np.bool_] | None:
     """Which of the standardized rows are outliers; None if none is.
 
@@ -42,7 +47,7 @@ def _outliers(rows: Array, frequencies: Array | None) -> NDArray[np.bool_] | Non
     """
     dim = rows.shape[1]
     squares: Array = np.einsum("ni,ni->n", rows, rows)
-    if squares.max() <= dim + 10.0 * math.sqrt(2.0 * dim) + 20.0:  # as of a Gaussian
+    if squares.max() <= _usual(dim):
         return None
     counts = np.ones(len(rows)) if frequencies is None else frequencies
     mass, middle = counts.sum(), _median(squares, counts)
@@ -109,49 +114,50 @@ def scaled(x: Array, frequencies: Array | None, common: bool) -> Frame:
     `common`: the mean variance of the columns is 1. Gaps, which are NaN, are left out of all sums.
     """
     dim = x.shape[1]
-    columns = np.array(x.T, order="C")
-    observed = np.isfinite(columns)
-    whole, weights = bool(observed.all()), np.ones(len(x)) if frequencies is None else frequencies
+    columns, gaps = np.empty((dim, len(x))), np.isnan(x).any()
+    kernels.em.standardization.transpose(x, columns)
+    weights = np.empty(0) if frequencies is None else frequencies
     mean, variance, far = np.empty(dim), np.empty(dim), np.zeros(len(x), bool)
-    for i, there in enumerate(observed):
-        values, counts = (columns[i], weights) if whole else (columns[i, there], weights[there])
-        (mean[i], variance[i]), outer = _mean_and_variance(_name(x, i), values, counts, common)
+    for i, column in enumerate(columns):
+        there: Any = np.flatnonzero(np.isfinite(column)) if gaps else slice(None)
+        counts = weights[there] if weights.size else weights
+        (mean[i], variance[i]), outer = _mean_and_variance(_name(x, i), column[there], counts, common)
         if outer is not None:
-            far[np.flatnonzero(there)[outer]] = True
+            far[there] |= outer
     if common:
         variance[:] = variance.mean()
         if not 0.0 < variance[0] < math.inf:
             raise ValueError("x is constant or out of range: its variance is not a positive normal number")
     scales = np.sqrt(variance)
-    columns -= mean[:, None]
-    columns /= scales[:, None]
-    if not whole:
-        columns[~observed] = 0.0
+    for i, column in enumerate(columns):
+        kernels.em.standardization.shift_and_scale(column, mean[i], scales[i])
+    if gaps:
+        columns[np.isnan(columns)] = 0.0
     return Frame(columns, mean, np.diag(scales), far if far.any() else None)
 
 
 def _mean_and_variance(
     name: str, values: Array, counts: Array, common: bool
 ) -> tuple[tuple[float, float], NDArray[np.bool_] | None]:
-    """Mean and variance of a column without its outliers, and which these are."""
+    """Mean and variance of a column without its outliers, and which these are.
 
-    def moments(values: Array, counts: Array) -> tuple[float, float]:
-        shifted = values - values[0]
-        mean = float(counts @ shifted / counts.sum())
-        return float(values[0]) + mean, float(counts @ (shifted - mean) ** 2 / counts.sum())
-
-    mean, variance = moments(values, counts)
-    if (values == values[0]).all():
+    `counts` are the weights, or (0,).
+    """
+    moments = kernels.em.standardization.moments_of
+    mean, variance, largest = moments(values, counts)
+    if variance == 0.0 and (values == values[0]).all():
         if common:
             return (mean, 0.0), None
         raise ValueError(f"{name} is constant ({values[0]!s}): its variance is 0, and there is no likelihood")
     if not 0.0 < variance < math.inf:
         raise ValueError(f"{name} is out of range: its variance is not a normal number; rescale it")
-    far = _outliers(((values - mean) / math.sqrt(variance))[:, None], counts)
+    if largest <= _usual(1) * variance:
+        return (mean, variance), None
+    far = _outliers(((values - mean) / math.sqrt(variance))[:, None], counts if counts.size else None)
     if far is None:
         return (mean, variance), None
-    inner = moments(values[~far], counts[~far])
-    return (inner, far) if inner[1] > 0.0 else ((mean, variance), None)
+    inner = moments(values[~far], counts[~far] if counts.size else counts)
+    return (inner[:2], far) if inner[1] > 0.0 else ((mean, variance), None)
 
 
 def _name(x: Array, column: int) -> str:

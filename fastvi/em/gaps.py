@@ -18,6 +18,8 @@ def data(x: Any) -> Array:
     """The data as points (n, d), with NaN for gaps."""
     array = float_array("x", x)
     points = np.array(array[:, None] if array.ndim == 1 else array, dtype=np.float64, order="C")
+    if points.ndim == 2 and points.size > 0 and np.isfinite(points).all():
+        return points
     gaps = np.isnan(points)
     if points.ndim != 2 or points.size == 0 or not gaps.any():
         wanted = (1, "(n,)") if array.ndim == 1 else (2, "(n, d) or (n,)")

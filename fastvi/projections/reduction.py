@@ -12,7 +12,7 @@ from .. import kernels
 from ..common import scratch, threads
 from ..common.immutable import Record, restore
 from ..common.validation import choice, integer, real_number
-from ..common.values import Array, Triple
+from ..common.values import Triple
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -197,49 +197,23 @@ def _refine_kl(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple,
 
 
 def _refine_squares(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
-    """The local minimum of the integral squared error near q, by L-BFGS.
+    """The local minimum of the integral squared error near q."""
+    refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
+    room, (components, dim), count = kernels.projections.square_refinements, frame.means.shape, len(q[0])
+    space = scratch.space(room.workspace, components, count, dim)
+    shift = kernels.projections.reductions.log_scale(frame.triple)
+    arguments = frame.triple, refined, shift, tol, most, space
+    if components * count * (dim + 3) ** 3 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < _IMPATIENCE:
+        status, steps = room.refine(*arguments)
+        return refined, status, steps, True
+    ended = []
 
-    In the logarithms of the weights, the means, and the factors with the logarithms of their diagonals.
-    """
-    from scipy.optimize import minimize
+    def stop() -> None:
+        borrowing.member(room.Workspace, space, "control")[0] = 1
 
-    count, dim = q[1].shape
-    room = kernels.projections.reductions
-    space = scratch.space(room.workspace, len(frame.means), dim)
-    shift, rows, columns = room.log_scale(frame.triple), *np.tril_indices(dim)
-    gradients = np.empty((count, 1 + dim + dim * dim))
-    on_diagonal = rows == columns
-
-    def mixture(theta: Array) -> Triple:
-        table = theta.reshape(count, -1)
-        weights = np.exp(table[:, 0] - table[:, 0].max())
-        factors = np.zeros((count, dim, dim))
-        factors[:, rows, columns] = np.where(on_diagonal, np.exp(table[:, 1 + dim :]), table[:, 1 + dim :])
-        return weights / weights.sum(), np.ascontiguousarray(table[:, 1 : 1 + dim]), factors
-
-    def error(theta: Array) -> tuple[float, Array]:
-        weights, means, factors = mixture(theta)
-        value = room.squared_error(frame.triple, (weights, means, factors), shift, gradients, space)
-        out = np.empty((count, theta.size // count))
-        out[:, 0] = weights * (gradients[:, 0] - weights @ gradients[:, 0])
-        out[:, 1 : 1 + dim] = gradients[:, 1 : 1 + dim]
-        by_factor = 2.0 * gradients[:, 1 + dim :].reshape(count, dim, dim) @ factors
-        scales = np.where(on_diagonal, factors[:, rows, columns], 1.0)
-        out[:, 1 + dim :] = by_factor[:, rows, columns] * scales
-        return value, out.ravel()
-
-    weights, means, factors = q
-    entries = factors[:, rows, columns]
-    logs = np.where(on_diagonal, np.log(np.where(on_diagonal, entries, 1.0)), entries)
-    start = np.concatenate([np.log(weights)[:, None], means, logs], axis=1).ravel()
-    options = {"maxiter": most, "maxfun": 2 * most, "ftol": tol, "gtol": math.sqrt(tol), "maxcor": 20}
-    found = minimize(error, start, jac=True, method="L-BFGS-B", options=options)
-    return (
-        mixture(found.x),
-        statuses.CONVERGED if found.success else statuses.STEPS_EXHAUSTED,
-        int(found.nit),
-        True,
-    )
+    threads.run_interruptibly(lambda _: ended.append(room.refine(*arguments)), 1, 1, stop)
+    status, steps = ended[0]
+    return refined, status, steps, True
 
 
 _REFINEMENTS: dict[str, Callable[..., tuple[Triple, int, int, bool]]] = {

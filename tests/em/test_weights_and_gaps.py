@@ -62,6 +62,16 @@ def test_it_is_the_textbook_algorithm(kind, dim, gaps, weighted):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("spread", "steps"), [(1.0, 4), (1e5, 1)])
+def test_coordinates_are_taken_four_at_a_time(kind, spread, steps):
+    """Twice four and one. Clusters far from each other: the scatter of all hides that within them."""
+    x, start = clouds(20, 150, 9, 3, spread=spread)
+    start = start_of(kind, fv.GaussianMixture(start.weights, start.means, [np.eye(9)] * 3))
+    fit = fv.fit_mixture(x, 3, start=start, tol=0.0, max_iterations=steps, min_cov=0.0, covariance=kind)
+    near(fit, reference.em(x, start.weights, start.means, start.covs, steps, None, kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gaps", [False, True])
 def test_integer_weights_are_repeated_rows(kind, gaps):
     x, _ = clouds(22, 200, 2, 3, spread=4.0)

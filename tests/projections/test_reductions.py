@@ -185,6 +185,40 @@ def test_the_squared_error_has_the_derivatives_of_its_value():
                 assert 0.5 * (table[a, b] + table[b, a]) == pytest.approx(difference / (2 * h), rel=1e-5)
 
 
+def test_the_squared_error_of_more_components_than_lanes():
+    p, q = random_mixture(7, 3, 18), random_mixture(8, 3, 3)
+    room = kernels.projections.reductions
+    space, gradients = room.workspace(18, 3), np.empty((3, 13))
+    parts = np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
+    whole = np.array(p.weights), np.array(p.means), np.linalg.cholesky(p.covs)
+    many = room.squared_error(arrays(p), parts, 0.5, gradients, space)
+    own = room.squared_error(arrays(p), whole, 0.5, np.empty((18, 13)), room.workspace(36, 3))
+    assert math.exp(0.5) * (many - own) == pytest.approx(squared_error(p, q), rel=1e-12)
+
+
+def test_the_refinement_by_squared_error_ends_at_a_minimum():
+    """No move of a coordinate lowers the error, and weights stay probabilities."""
+    p = random_mixture(9, 2, 5)
+    found = fv.reduce_mixture(p, 2, "williams", tol=1e-14)
+    q = found.mixture
+    least, h = squared_error(p, q), 1e-4
+    assert found.converged
+    assert q.weights.sum() == pytest.approx(1.0, rel=1e-15)
+    for sign in (-h, h):
+        for k in range(2):
+            shares = q.weights + sign * np.array([1.0, -1.0])
+            assert squared_error(p, fv.GaussianMixture(shares, q.means, q.covs)) >= least
+            for a in range(2):
+                means, covs = np.array(q.means), np.array(q.covs)
+                means[k, a] += sign
+                assert squared_error(p, fv.GaussianMixture(q.weights, means, q.covs)) >= least
+                for b in range(2):
+                    covs[k] = q.covs[k]
+                    covs[k, a, b] += sign
+                    covs[k, b, a] = covs[k, a, b]
+                    assert squared_error(p, fv.GaussianMixture(q.weights, q.means, covs)) >= least
+
+
 def test_williams_lowers_the_squared_error():
     for seed in range(2):
         p = random_mixture(seed, 3, 6)

@@ -15,7 +15,7 @@ from ..borrowing import Cube, Integers, Matrix, Vector
 from ..compiler import adder, exported, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import decay, log
-from ..numerics.matrices import clear_vector, copy_vector, half_log_det
+from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, half_log_det
 
 #: Points in a block.
 BLOCK = 512
@@ -47,12 +47,16 @@ class Workspace(NamedTuple):
     tail: Matrix  #: (D, BLOCK): the last block of the data, padded
     products: Vector  #: (LANES,): products of the sums
     constants: Vector  #: (K,): constants of the log densities
+    scales: Matrix  #: (K, D): diagonals of the inverse factors; for TIED 1, since the block is multiplied
+    places: Matrix  #: (K, D): inverse factors times means
     inverses: Cube  #: (K, D, D): inverse factors, divided by sqrt(2)
     moments: Matrix  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d', r the responsibility
     weights: Vector  #: (K,): weights, means and factors of the next mixture
     means: Matrix
     factors: Cube
     covariance: Matrix  #: (D, D): of one component
+    scatter: Matrix  #: (D, D): TIED: sum of x x' over the data
+    pooled: Vector  #: (1,): TIED: whether the moments r d d' are summed over the components, from `scatter`
     matrices: Cube  #: (2, D, D): space of `floored_factor`
     mean: Vector  #: (D,): change of a component's mean
     solution: Vector  #: (2 D,): space of `gaussian_kl`
@@ -93,12 +97,16 @@ def workspace_for(components, dim, size):
         np.empty((dim, BLOCK)),
         np.empty(LANES),
         np.empty(components),
+        np.empty((components, dim)),
+        np.empty((components, dim)),
         np.empty((components, dim, dim)),
         np.empty((components, 1 + dim + dim * (dim + 1) // 2)),
         np.empty(components),
         np.empty((components, dim)),
         np.empty((components, dim, dim)),
         np.empty((dim, dim)),
+        np.empty((dim, dim)),
+        np.zeros(1),
         np.empty((2, dim, dim)),
         np.empty(dim),
         np.empty(2 * dim),
@@ -183,22 +191,93 @@ def _subtract_square(x, out):
 
 
 @kernel
-def _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out):
+def _subtract_squares(columns, first, mean, inverse, block, row, out):
     """out -= |inverse (x - mean)|**2; the differences x - mean are left in `block`."""
     count = out.size
     for i in range(mean.size):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
         _multiple(block[i, :count], inverse[i, i], row[:count])
-        for j in range(0, 0 if diagonal else i - 1, 2):
+        for j in range(0, i - 1, 2):
             _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row[:count])
-        if i % 2 and not diagonal:
+        if i % 2:
             _add(block[i - 1, :count], inverse[i, i - 1], row[:count])
         _subtract_square(row[:count], out)
 
 
+# Covariances that are diagonal, or tied: then the points are multiplied by the inverse factor first. Four
+# coordinates at a time, so that the time goes into arithmetic: one at a time takes twice as long.
+
+
+@formula
+def _scaled_square(x, a, b, out):
+    for n in range(out.size):
+        u = a * x[n] - b
+        out[n] -= u * u
+
+
+@formula
+def _scaled_squares(w, x, y, z, scale, place, out):
+    a, b, c, d = scale
+    e, f, g, h = place
+    for n in range(out.size):
+        s, t, u, v = a * w[n] - e, b * x[n] - f, c * y[n] - g, d * z[n] - h
+        out[n] -= (s * s + t * t) + (u * u + v * v)
+
+
+@kernel
+def _subtract_scaled_squares(columns, first, scale, place, out):
+    """out -= |scale x - place|**2, the product by coordinates."""
+    dim, last = place.size, first + out.size
+    whole = dim - dim % 4
+    for i in range(0, whole, 4):
+        _scaled_squares(
+            columns[i, first:last],
+            columns[i + 1, first:last],
+            columns[i + 2, first:last],
+            columns[i + 3, first:last],
+            (scale[i], scale[i + 1], scale[i + 2], scale[i + 3]),
+            (place[i], place[i + 1], place[i + 2], place[i + 3]),
+            out,
+        )
+    for i in range(whole, dim):
+        _scaled_square(columns[i, first:last], scale[i], place[i], out)
+
+
+@formula
+def _add_four(w, x, y, z, a, b, c, d, out):
+    for n in range(out.size):
+        out[n] += (a * w[n] + b * x[n]) + (c * y[n] + d * z[n])
+
+
+@kernel
+def _multiply(inverse, columns, first, out):
+    """out = inverse x, for a lower triangular matrix. Above its diagonal are zeros."""
+    dim, count = out.shape
+    last = first + count
+    whole = dim - dim % 4
+    for i in range(dim):
+        row = inverse[i]
+        _multiple(columns[i, first:last], row[i] if i >= whole else 0.0, out[i])
+        for j in range(0, min(i + 1, whole), 4):
+            _add_four(
+                columns[j, first:last],
+                columns[j + 1, first:last],
+                columns[j + 2, first:last],
+                columns[j + 3, first:last],
+                row[j],
+                row[j + 1],
+                row[j + 2],
+                row[j + 3],
+                out[i],
+            )
+        for j in range(whole, i):
+            _add(columns[j, first:last], row[j], out[i])
+
+
 @inlined
-def _values(columns, first, mean, inverse, constant, diagonal, block, row, out):
-    """out = log of the weight times the density of one component, at a block of points."""
+def _values(columns, first, k, means, space, out):
+    """out = log of the weight times the density of component k, at a block of points."""
+    mean, inverse, constant = means[k], space.inverses[k], space.constants[k]
     dim, last = mean.size, first + out.size
     if dim == 1:
         _values_1(columns[0, first:last], mean, inverse, constant, out)
@@ -210,7 +289,21 @@ def _values(columns, first, mean, inverse, constant, diagonal, block, row, out):
     else:
         for n in range(out.size):
             out[n] = constant
-        _subtract_squares(columns, first, mean, inverse, diagonal, block, row, out)
+        if space.control[KIND] == TIED:
+            _subtract_scaled_squares(space.block, 0, space.scales[k], space.places[k], out)
+        elif is_diagonal(space):
+            _subtract_scaled_squares(columns, first, space.scales[k], space.places[k], out)
+        else:
+            _subtract_squares(columns, first, mean, inverse, space.block, space.row, out)
+
+
+@inlined
+def _block_values(columns, first, count, means, space):
+    """Write the logs of weights times densities at a block of points to the `shares`."""
+    if space.control[KIND] == TIED and means.shape[1] > 3:
+        _multiply(space.inverses[0], columns, first, space.block[:, :count])
+    for k in range(means.shape[0]):
+        _values(columns, first, k, means, space, space.shares[k, :count])
 
 
 @formula
@@ -289,32 +382,44 @@ def block_log_likelihood(top, total, products):
     return add_up(top) + _sum_of_logs(folded)
 
 
+@kernel
+def _invert_factor(factor, inverse):
+    """inverse = factor**-1 / sqrt(2)."""
+    dim = factor.shape[0]
+    for j in range(dim):
+        for i in range(dim):
+            s = _HALF_ROOT if i == j else 0.0
+            for a in range(j, i):
+                s -= factor[i, a] * inverse[a, j]
+            inverse[i, j] = s / factor[i, i] if i >= j else 0.0
+
+
 @inlined
 def prepare(weights, means, factors, space):
     """Write the constants and inverse factors of the components to the space. A weight may be 0."""
     constants, inverses = space.constants, space.inverses
-    dim = means.shape[1]
+    tied, dim = space.control[KIND] == TIED, means.shape[1]
     for k in range(weights.size):
         factor, inverse = factors[k], inverses[k]
         constants[k] = math.log(weights[k]) if weights[k] > 0.0 else -math.inf
         constants[k] -= half_log_det(factor) + 0.5 * dim * LOG_2PI
-        for j in range(dim):
-            for i in range(dim):
-                s = _HALF_ROOT if i == j else 0.0
-                for a in range(j, i):
-                    s -= factor[i, a] * inverse[a, j]
-                inverse[i, j] = s / factor[i, i] if i >= j else 0.0
+        if tied and k > 0:
+            copy_matrix(inverses[0], inverse)
+        else:
+            _invert_factor(factor, inverse)
+        for i in range(dim):
+            space.scales[k, i] = 1.0 if tied else inverse[i, i]
+            space.places[k, i] = 0.0
+            for j in range(i + 1):
+                space.places[k, i] += inverse[i, j] * means[k, j]
 
 
 @inlined
 def block_shares(columns, first, count, means, space):
     """Write the largest log densities of a block, the shares exp(log density - largest), and their sums."""
-    values, constants, inverses = space.shares, space.constants, space.inverses
-    components, diagonal = means.shape[0], is_diagonal(space)
+    values, components = space.shares, means.shape[0]
     top, total = space.top[:count], space.sums[:count]
-    for k in range(components):
-        out = values[k, :count]
-        _values(columns, first, means[k], inverses[k], constants[k], diagonal, space.block, space.row, out)
+    _block_values(columns, first, count, means, space)
     if components == 2:
         _share_two(values[0, :count], values[1, :count], top, total)
         return
@@ -329,14 +434,12 @@ def block_shares(columns, first, count, means, space):
 @exported
 def log_joint(columns, weights, means, factors, space, out):
     """out[n, k] = log of weight k times density k at point n; -inf for a weight of zero."""
-    shares, diagonal, block, row = space.shares, is_diagonal(space), space.block, space.row
-    size = columns.shape[1]
+    shares, size = space.shares, columns.shape[1]
     prepare(weights, means, factors, space)
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
+        _block_values(columns, first, count, means, space)
         for k in range(weights.size):
-            inverse, constant, values = space.inverses[k], space.constants[k], shares[k, :count]
-            _values(columns, first, means[k], inverse, constant, diagonal, block, row, values)
             for n in range(count):
                 out[first + n, k] = shares[k, n]
 

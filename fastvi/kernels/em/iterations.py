@@ -13,12 +13,27 @@ import math
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..numerics.elementary import log
-from ..numerics.matrices import clear_matrix, copy_matrix
+from ..numerics.matrices import clear_matrix, copy_matrix, dot
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
-from .e_step import BLOCK, LANES, STOP, add_up, block_log_likelihood, block_shares, is_diagonal, prepare
+from .e_step import (
+    BLOCK,
+    KIND,
+    LANES,
+    STOP,
+    TIED,
+    add_up,
+    block_log_likelihood,
+    block_shares,
+    is_diagonal,
+    prepare,
+)
 from .gaps import sweep_with_gaps
 from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, has_prior, log_prior, maximise
-from .moments import add_moments
+from .moments import ALL, DIAGONAL_ONLY, NONE, add_moments
+
+#: Tied covariances may be smaller than the data's by this factor, in the mean over the directions, for their
+#: moments to be had as a difference.
+SPREAD = 100.0
 
 #: An M-step whose gain (in nats per point) is below this changes the mixture by rounding only.
 ROUNDING = 1e-29
@@ -67,7 +82,7 @@ def sweep_part(columns, begin, end, weights, means, space):
     After `prepare` and a `clear_matrix` of the moments.
     """
     shares, moments, frequencies = space.shares, space.moments, space.frequencies
-    diagonal = is_diagonal(space)
+    which = NONE if space.pooled[0] > 0.0 else (DIAGONAL_ONLY if is_diagonal(space) else ALL)
     log_likelihood = 0.0
     for first in range(begin, end, BLOCK):
         if space.control[STOP]:
@@ -92,8 +107,72 @@ def sweep_part(columns, begin, end, weights, means, space):
             total[n] = 0.0
         for k in range(weights.size):
             block, row = space.block, space.row
-            add_moments(points, start, means[k], diagonal, block, row, shares[k, :padded], total, moments[k])
+            add_moments(points, start, means[k], which, block, row, shares[k, :padded], total, moments[k])
     return log_likelihood
+
+
+@kernel
+def _measure(columns, space):
+    """Write the sum of x x' over the data for tied covariances."""
+    dim, size = columns.shape
+    if space.control[KIND] != TIED or dim <= 3:
+        return
+    scatter, frequencies, row = space.scatter, space.frequencies, space.row
+    clear_matrix(scatter)
+    for first in range(0, size, BLOCK):
+        last = min(first + BLOCK, size)
+        for i in range(dim):
+            for n in range(first, last):
+                row[n - first] = columns[i, n] * frequencies[n] if frequencies.size > 0 else columns[i, n]
+            for j in range(i + 1):
+                scatter[i, j] += dot(row[: last - first], columns[j, first:last])
+    for i in range(dim):
+        for j in range(i):
+            scatter[j, i] = scatter[i, j]
+
+
+@inlined
+def _measure_with_gaps(points, space):
+    """Nothing: tied covariances of points with gaps are summed by components."""
+
+
+@kernel
+def _is_pooled(columns, space):
+    """Whether the sum of r d d' over all components may be had from the sum of x x' over the data.
+
+    It is smaller than that by the spread of the means, in some direction by a factor of at most SPREAD D: so
+    many roundings are lost. After `prepare`.
+    """
+    dim, inverse, row = columns.shape[0], space.inverses[0], space.mean
+    if space.control[KIND] != TIED or dim <= 3:
+        return False
+    ratio = 0.0
+    for i in range(dim):
+        for j in range(i + 1):
+            row[j] = 0.0
+            for a in range(i + 1):
+                row[j] += inverse[i, a] * space.scatter[a, j]
+        for j in range(i + 1):
+            ratio += 2.0 * row[j] * inverse[i, j]
+    return ratio <= SPREAD * dim * _mass(columns, space)
+
+
+@kernel
+def _pool(means, space):
+    """Write the sum of r d d' over all components to the moments of the first.
+
+    With d = x - m it is the sum of x x' less those of s m' + m s' + r m m' over the components, s of r d.
+    """
+    components, dim = means.shape
+    moments, place = space.moments, 1 + dim
+    for i in range(dim):
+        for j in range(i + 1):
+            s = space.scatter[i, j]
+            for k in range(components):
+                row, mean = moments[k], means[k]
+                s -= row[1 + i] * mean[j] + mean[i] * row[1 + j] + row[0] * mean[i] * mean[j]
+            moments[0, place] = s
+            place += 1
 
 
 @kernel
@@ -104,7 +183,12 @@ def sweep(columns, weights, means, factors, space):
     """
     prepare(weights, means, factors, space)
     clear_matrix(space.moments)
-    return sweep_part(columns, 0, columns.shape[1], weights, means, space)
+    space.pooled[0] = 1.0 if _is_pooled(columns, space) else 0.0
+    log_likelihood = sweep_part(columns, 0, columns.shape[1], weights, means, space)
+    if space.pooled[0] > 0.0:
+        _pool(means, space)
+        space.pooled[0] = 0.0
+    return log_likelihood
 
 
 @kernel
@@ -191,6 +275,7 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     (0, array([-1.,  1.]))
     """
     mass = _mass(columns, space)
+    _measure(columns, space)
     if not _raise_start(factors, floor, floored, space):
         trace[0] = math.nan
         return SINGULAR, 0, math.inf
@@ -216,4 +301,5 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
 fit = specialise(_fit, "fit", exported)
 
 #: `fit` for points with gaps, in place of `columns`: see `gaps.sweep_with_gaps`.
-fit_with_gaps = specialise(_fit, "fit_with_gaps", exported, sweep=sweep_with_gaps, _mass=_mass_with_gaps)
+_FOR_GAPS = {"sweep": sweep_with_gaps, "_mass": _mass_with_gaps, "_measure": _measure_with_gaps}
+fit_with_gaps = specialise(_fit, "fit_with_gaps", exported, **_FOR_GAPS)

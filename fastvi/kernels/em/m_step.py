@@ -203,18 +203,24 @@ def _tied_factor(mass, means, floor, space):
     moments, mean, cov = space.moments, space.mean, space.covariance
     pooled = space.factors[0]
     clear_matrix(pooled)
-    components = moments.shape[0]
+    components, dim = means.shape
     for k in range(components):
-        share = moments[k, 0] / mass
+        row = moments[k]
         if has_prior(space):
             _posterior_moments_of(k, means, mean, cov, space)
-            share = 1.0
-        elif share > EMPTY:
-            _moments_of(moments[k], mean, cov)
-        if share > EMPTY:
-            for i in range(mean.size):
-                for j in range(mean.size):
-                    pooled[i, j] += share * cov[i, j]
+        else:
+            # The moments of the first may be those of all components, also where it has no data.
+            for i in range(dim):
+                mean[i] = row[1 + i] / row[0] if row[0] > EMPTY * mass else 0.0
+            place = 1 + dim
+            for i in range(dim):
+                for j in range(i + 1):
+                    cov[i, j] = row[place] / mass - row[0] / mass * mean[i] * mean[j]
+                    cov[j, i] = cov[i, j]
+                    place += 1
+        for i in range(dim):
+            for j in range(dim):
+                pooled[i, j] += cov[i, j]
     copy_matrix(pooled, cov)
     if has_prior(space):
         count = mass + space.prior[EXPONENT] + components * space.prior[PER_MEAN]

@@ -10,6 +10,9 @@ from ..compiler import adder, formula, inlined, kernel
 from ..numerics.matrices import dot
 from .e_step import subtract
 
+#: Which of the sums of r d d' are added in four or more dimensions.
+ALL, DIAGONAL_ONLY, NONE = 0, 1, 2
+
 
 @formula
 def _terms_1(x, m0, e, inverse_total):
@@ -108,29 +111,128 @@ def _two_products(x, y, z):
     return s, t
 
 
+@formula
+def _terms(x, m, r):
+    d = x - m
+    rd = r * d
+    return rd, rd * d
+
+
+@adder
+def _squares(x, m, r):
+    """(sum of r d, sum of r d**2)."""
+    s, t = 0.0, 0.0
+    for n in range(x.size):
+        rd, rdd = _terms(x[n], m, r[n])
+        s += rd
+        t += rdd
+    return s, t
+
+
+@adder
+def _four_squares(w, x, y, z, mean, r):
+    """`_squares` of four coordinates."""
+    m0, m1, m2, m3 = mean
+    s0, s1, s2, s3, t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(x.size):
+        rd0, rdd0 = _terms(w[n], m0, r[n])
+        rd1, rdd1 = _terms(x[n], m1, r[n])
+        rd2, rdd2 = _terms(y[n], m2, r[n])
+        rd3, rdd3 = _terms(z[n], m3, r[n])
+        s0 += rd0
+        s1 += rd1
+        s2 += rd2
+        s3 += rd3
+        t0 += rdd0
+        t1 += rdd1
+        t2 += rdd2
+        t3 += rdd3
+    return (s0, s1, s2, s3), (t0, t1, t2, t3)
+
+
+@formula
+def _term(x, m, r):
+    return r * (x - m)
+
+
+@adder
+def _four_differences(w, x, y, z, mean, r):
+    """The sums of r d for four coordinates."""
+    m0, m1, m2, m3 = mean
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for n in range(x.size):
+        s0 += _term(w[n], m0, r[n])
+        s1 += _term(x[n], m1, r[n])
+        s2 += _term(y[n], m2, r[n])
+        s3 += _term(z[n], m3, r[n])
+    return s0, s1, s2, s3
+
+
 @kernel
-def _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, inverse_total, out):
+def _add_differences_of_block(columns, first, mean, shares, inverse_total, out):
+    """The sums of r and r d alone."""
+    dim, last = mean.size, first + shares.size
+    out[0] += _scale(shares, inverse_total)
+    whole = dim - dim % 4
+    for i in range(0, whole, 4):
+        sums = _four_differences(
+            columns[i, first:last],
+            columns[i + 1, first:last],
+            columns[i + 2, first:last],
+            columns[i + 3, first:last],
+            (mean[i], mean[i + 1], mean[i + 2], mean[i + 3]),
+            shares,
+        )
+        for j in range(4):
+            out[1 + i + j] += sums[j]
+    for i in range(whole, dim):
+        out[1 + i] += _squares(columns[i, first:last], mean[i], shares)[0]
+
+
+@kernel
+def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
+    """Diagonal covariances: the sums of r, r d and r d**2."""
+    dim, last = mean.size, first + shares.size
+    out[0] += _scale(shares, inverse_total)
+    whole = dim - dim % 4
+    for i in range(0, whole, 4):
+        sums, squares = _four_squares(
+            columns[i, first:last],
+            columns[i + 1, first:last],
+            columns[i + 2, first:last],
+            columns[i + 3, first:last],
+            (mean[i], mean[i + 1], mean[i + 2], mean[i + 3]),
+            shares,
+        )
+        for j in range(4):
+            out[1 + i + j] += sums[j]
+            out[dim + (i + j + 1) * (i + j + 2) // 2] += squares[j]
+    for i in range(whole, dim):
+        s, t = _squares(columns[i, first:last], mean[i], shares)
+        out[1 + i] += s
+        out[dim + (i + 1) * (i + 2) // 2] += t
+
+
+@kernel
+def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out):
     dim, count = mean.size, shares.size
     out[0] += _scale(shares, inverse_total)
     place = 1 + dim
     for i in range(dim):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
         out[1 + i] += _weigh(block[i, :count], shares, row[:count])
-        for j in range(0, 0 if diagonal else i, 2):
+        for j in range(0, i, 2):
             s, t = _two_products(row[:count], block[j, :count], block[j + 1, :count])
             out[place + j] += s
             out[place + j + 1] += t
-        if diagonal or i % 2 == 0:
+        if i % 2 == 0:
             out[place + i] += dot(row[:count], block[i, :count])
         place += i + 1
 
 
 @inlined
-def add_moments(columns, first, mean, diagonal, block, row, shares, inverse_total, out):
-    """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows.
-
-    For diagonal covariances in four or more dimensions, only the diagonal of r d d'.
-    """
+def add_moments(columns, first, mean, which, block, row, shares, inverse_total, out):
+    """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows."""
     dim, last = mean.size, first + shares.size
     if dim == 1:
         s, s0, s00 = _moments_1(columns[0, first:last], mean[0], shares, inverse_total)
@@ -161,5 +263,9 @@ def add_moments(columns, first, mean, diagonal, block, row, shares, inverse_tota
         out[7] += s20
         out[8] += s21
         out[9] += s22
+    elif which == NONE:
+        _add_differences_of_block(columns, first, mean, shares, inverse_total, out)
+    elif which == DIAGONAL_ONLY:
+        _add_squares_of_block(columns, first, mean, shares, inverse_total, out)
     else:
-        _add_moments_of_block(columns, first, mean, diagonal, block, row, shares, inverse_total, out)
+        _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out)

