@@ -677,3 +677,11 @@ def test_equal_logarithms_beside_others(function):
             value = getattr(fv, name)(*arrays(name, np.repeat(p, repeats), np.repeat(q, repeats)), **keywords)
             expected = reference.exact(name, *arrays(name, p, q), repeats=repeats, **keywords)
             assert reference.relative_error(value, expected) <= 1e-13
+
+
+@pytest.mark.parametrize("order", [1e3, 1e6, 1e12])
+def test_large_orders_of_near_measures(order):
+    """The sum of powers is large, and the divergence small."""
+    for seed in range(3):
+        p, q = noisy(seed, 300, 1e-5)
+        assert_right(("renyi", {"alpha": order}), p, q, mass="normalize")

@@ -373,8 +373,9 @@ def _far_renyi(p, q, masses, alpha):
             total, lost = add_compensated(total, lost, _sum_over(part, peak))
     if peak == -math.inf:
         return math.nan
-    value = peak + math.log(total + lost)
-    return value / beta if _LEAST_FAR < abs(value) < math.inf else math.nan
+    log_power = peak + math.log(total + lost)
+    value = log_power / beta
+    return value if _LEAST_FAR < abs(log_power) < math.inf and value > _LEAST_LOG else math.nan
 
 
 _short_renyi = short_rows.assemble_one("renyi")
