@@ -685,3 +685,12 @@ def test_large_orders_of_near_measures(order):
     for seed in range(3):
         p, q = noisy(seed, 300, 1e-5)
         assert_right(("renyi", {"alpha": order}), p, q, mass="normalize")
+
+
+@over([(name, {}) for name in ROOTED])
+def test_roots_of_logarithms_that_differ_far_below(function):
+    """The square is below the floats: what is factored out has an exponent of its own."""
+    rng = np.random.default_rng(20261127)
+    for small, smaller in rng.uniform((1000.0, 1400.0), (1400.0, 2400.0), (60, 2)):
+        p, q = np.array([-0.16, -smaller]), np.array([0.0, -small])
+        assert_right(function, p, q, 1e-14, log=True, mass="normalize")

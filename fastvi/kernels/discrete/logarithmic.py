@@ -341,8 +341,11 @@ def _all_log_sums(p, q, normalization, theta):
 def shifted_normalization(normalization, change):
     """The normalization with which the logarithms of all entries are less by `change`."""
     n = normalization
+    # The rest would lose the digits that `change` is larger by: 1e-13 of a power.
+    top_p, lost_p = two_sum(n.top_p, change)
+    top_q, lost_q = two_sum(n.top_q, change)
     return LogNormalization(
-        n.top_p, n.rest_p + change, n.top_q, n.rest_q + change, n.offset, n.offset_lost, n.offset_rest
+        top_p, n.rest_p + lost_p, top_q, n.rest_q + lost_q, n.offset, n.offset_lost, n.offset_rest
     )
 
 
@@ -392,15 +395,16 @@ def _log_divergence(p, q, theta, mass):
         largest = _largest_different(p, q, normalization)
         if largest == -math.inf:
             return 0.0
-        raised = shifted_normalization(normalization, largest - _RAISED)
-        a, lost, quarter = 0.0, 0.0, math.exp(0.25 * largest)
+        change = largest - _RAISED
+        raised = shifted_normalization(normalization, change)
+        a, lost, quarter = 0.0, 0.0, math.exp(0.25 * change)
         for i in range(p.size):
             if log_entry(p[i], q[i], normalization)[3] != 0.0:
                 part, _ = log_sums(p[i : i + 1], q[i : i + 1], raised, theta)  # noqa: F821
                 a, lost = add_compensated(a, lost, part)
         # In this order no product leaves the floats if the result does not.
-        value = finish(a + lost, 2.0**-498) * finish(quarter, half) * finish(quarter, half)  # noqa: F821
-        return value * finish(quarter, 2.0**-496) * finish(quarter, 1.0)  # noqa: F821
+        value = finish(a + lost, UNLIFT) * finish(quarter, half) * finish(quarter, half)  # noqa: F821
+        return value * finish(quarter, 1.0) * finish(quarter, 1.0)  # noqa: F821
     unlift = UNLIFT
     if a == math.inf:
         change, unlift = _LOWERED, UNLIFT * 2.0**128
