@@ -76,22 +76,18 @@ def native(dim, slopes=True):
 
 @pytest.mark.parametrize("make", [of_address, of_block])
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_everything_equals_the_jitted_model(make, dim):
+def test_everything_equals_the_jitted_model(make, dim, monkeypatch):
+    # The fits of blocks take other draws, in fewer calls: so do those that they are compared with.
+    monkeypatch.setattr(fv.Model, "_calls_are_dear", make is of_block)
     foreign, same = make(dim), native(dim)
     fit, other = fv.fit(foreign), fv.fit(same)
     assert fit.converged
-    if make is of_block and dim == 3:  # by more draws in fewer calls
-        assert abs(fit.elbo.value - other.elbo.value) < 3 * (fit.elbo.error + other.elbo.error)
-        assert np.allclose(fit.q.mean, other.q.mean, rtol=0, atol=1e-3)
-        assert fit.elbo.value == pytest.approx(fv.elbo(same, fit.q).value, rel=1e-13)
-    else:
-        assert fit.evaluations == other.evaluations
-        assert fit.elbo.value == pytest.approx(other.elbo.value, rel=1e-13)
-        assert np.allclose(fit.q.mean, other.q.mean, rtol=0, atol=1e-11)
-        assert fit.psis_k == pytest.approx(other.psis_k, abs=1e-6)
-        assert fit.diagnose().verdict == other.diagnose().verdict
+    assert fit.evaluations == other.evaluations
+    assert fit.elbo.value == pytest.approx(other.elbo.value, rel=1e-13)
+    assert np.allclose(fit.q.mean, other.q.mean, rtol=0, atol=1e-11)
     assert fv.elbo(foreign, other.q).value == pytest.approx(fv.elbo(same, other.q).value, rel=1e-13)
-    assert fit.diagnose().close == other.diagnose().close
+    assert fit.psis_k == pytest.approx(other.psis_k, abs=1e-6)
+    assert fit.diagnose().verdict == other.diagnose().verdict
     z = np.linspace(-1, 1, 4 * dim).reshape(2, 2, dim)
     assert np.allclose(foreign.log_density(z), same.log_density(z), rtol=1e-14, atol=0)
     assert fv.check_gradient(foreign)
@@ -109,7 +105,7 @@ def test_a_model_without_slopes_takes_differences():
     assert fv.fit(one).elbo.value == pytest.approx(fv.fit(of_block(3)).elbo.value, rel=1e-13)
 
 
-def test_names_have_their_supports():
+def test_names_have_their_supports(monkeypatch):
     def of_scale(z):
         return -z[:, 0] - 0.5 * z[:, 1] ** 2 - 0.5 * z[:, 2] ** 2
 
@@ -119,8 +115,9 @@ def test_names_have_their_supports():
         return -p.tau - 0.5 * p.x[0] ** 2 - 0.5 * p.x[1] ** 2
 
     model = fv.Model(named, {"tau": "positive", "x": (2,)}, log_joint_grad="differences")
+    monkeypatch.setattr(fv.Model, "_calls_are_dear", True)  # by the same draws
     other = fv.fit(model)
-    assert fit.elbo.value == pytest.approx(fv.elbo(model, fit.q).value, rel=1e-12)
+    assert fit.elbo.value == pytest.approx(other.elbo.value, rel=1e-12)
     assert fit["tau"].mean == pytest.approx(other["tau"].mean, rel=1e-9)
     assert fit.sample(3, 0, named=True)["x"].shape == (3, 2)
 

@@ -84,14 +84,14 @@ def by_hand(functions, dim=4):
 
 
 @pytest.mark.parametrize("rows", [20, 2])
-def test_a_sum_over_blocks_equals_the_whole(rows, prior):
+def test_a_sum_over_blocks_equals_the_whole(rows, prior, monkeypatch):
     model = fv.dask.sum_of(blocks(rows), prior, log_likelihood)
-    fit, whole = fv.fit(model), fv.fit(fv.Model(log_joint, NAMES, (X, Y), log_joint_grad="differences"))
+    monkeypatch.setattr(fv.Model, "_calls_are_dear", True)  # the whole is fitted by the same draws
+    fit, whole = fv.fit(model), fv.fit(fv.Model(log_joint, NAMES, (X, Y)))
     assert fit.converged
-    assert fit.elbo.value == pytest.approx(fv.elbo(whole.model, fit.q).value, rel=1e-8)
-    assert abs(fit.elbo.value - whole.elbo.value) < 3 * (fit.elbo.error + whole.elbo.error)
-    assert np.allclose(fit["beta"].mean, whole["beta"].mean, rtol=0, atol=1e-2)
-    assert fit["sigma"].mean == pytest.approx(whole["sigma"].mean, rel=1e-2)
+    assert fit.elbo.value == pytest.approx(whole.elbo.value, rel=1e-8)
+    assert np.allclose(fit["beta"].mean, whole["beta"].mean, rtol=0, atol=1e-5)
+    assert fit["sigma"].mean == pytest.approx(whole["sigma"].mean, rel=1e-5)
     assert fit.sample(3, 0, named=True)["beta"].shape == (3, 3)
     assert model.gradient == "written"
     assert fv.check_gradient(model)
