@@ -37,6 +37,7 @@ from .expectations import (
 from .faults import start_error
 from .kernel_calls import (
     DRAWS_DIM,
+    QUADRATURE_DIM,
     conditional_deviations,
     fault_point,
     fit_on_draws,
@@ -333,6 +334,21 @@ def fit_draws(
     found = draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
     q = q_of(model, found.mean, found.factor)
     return fit_of_report(model, family, q, found.report, found.trace, found.where, BY_DRAWS)
+
+
+def latent_fit(
+    model: Model,
+    family: str,
+    start: Any,
+    rtol: float,
+    max_steps: int,
+    draws: int | None = None,
+    rng: Any = 0,
+) -> tuple[LatentFit, str]:
+    """The fit of a Gaussian, on quadrature where there is one, else on fixed draws; and the ELBO's method."""
+    if model.latent_dim <= QUADRATURE_DIM:
+        return quadrature_fit(model, family, start, rtol, max_steps), "quadrature"
+    return draws_fit(model, family, start, rtol, max_steps, draws, rng), BY_DRAWS
 
 
 def draws_fit(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -24,19 +23,16 @@ from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.statuses import (
     CONVERGED,
     FINE,
-    NOT_A_MAXIMUM,
     OVERFITTED,
     SATURATED,
     STEPS_EXHAUSTED,
     STUCK,
-    UNBOUNDED,
     UNRESOLVED,
     WRONG_GRADIENT,
 )
-from .deterministic import draws_fit, quadrature_fit
+from .deterministic import latent_fit
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
 from .expectations import (
-    BY_DRAWS,
     fixed_draws,
     mixture_expectation,
     mixture_quadrature,
@@ -663,17 +659,13 @@ def fit_mixture_of_gaussians(
     """The fit of at most `count` Gaussians; arguments have been checked. `rng` is for the fresh draws."""
     growth = _Growth(model, rtol, max_steps, draws)
     plane = growth.dim <= QUADRATURE_DIM
-    if plane:
-        single = quadrature_fit(model, "full", start, rtol, max_steps)
-    else:
-        single = draws_fit(model, "diag" if growth.diagonal else "full", start, rtol, max_steps, draws, rng)
+    family = "diag" if growth.diagonal else "full"
+    single, method = latent_fit(model, family, start, rtol, max_steps, draws, rng)
     growth.evaluations += int(single.report.evaluations)
-    method = "quadrature" if plane else BY_DRAWS
     factor = _restricted(single.factor, growth.diagonal)
     alone = Parts(np.zeros(1), single.mean[None].copy(), factor[None].copy())
-    report, code = single.report, int(single.report.status)
-    hopeless = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
-    if count == 1 or hopeless or not abs(report.elbo) < math.inf:
+    report = single.report
+    if count == 1 or not single.leads_on:
         return _alone(model, growth, single, alone, method)
     if model._gradient_address:
         growth.evaluations += GRADIENT_EVALUATIONS

@@ -28,6 +28,7 @@ from ..kernels.statuses import (
     UNBOUNDED,
     UNCONFIRMED,
     UNRESOLVED,
+    WRONG_GRADIENT,
 )
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, restricted, workspace
@@ -78,6 +79,13 @@ class LatentFit(NamedTuple):
     report: Any
     trace: Array
     where: Array  #: the point of a fault of the log joint
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether a family with more freedom may start here: the fit is no fault, and its ELBO finite."""
+        code = int(self.report.status)
+        hopeless = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
+        return not hopeless and abs(self.report.elbo) < math.inf
 
 
 def newton_fit(

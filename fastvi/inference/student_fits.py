@@ -14,20 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.student import StudentT, radii, slope_of_entropy, standard_entropy
 from ..kernels.statuses import (
     CONVERGED,
     FINE,
-    NOT_A_MAXIMUM,
     OVERFITTED,
     STEPS_EXHAUSTED,
     STUCK,
-    UNBOUNDED,
-    WRONG_GRADIENT,
 )
-from .deterministic import draws_fit, quadrature_fit
+from .deterministic import latent_fit
 from .expectations import BY_DRAWS, overfitted, student_expectation
 from .kernel_calls import QUADRATURE_DIM, slopes_at
 from .mixture_fits import climb, evaluations_each
@@ -237,14 +233,10 @@ def fit_student(
 ) -> Fit:
     """The fit of a t; of a Gaussian where a t adds nothing. Arguments have been checked."""
     plane = model.latent_dim <= QUADRATURE_DIM
-    if plane:
-        single, method = quadrature_fit(model, family, start, rtol, max_steps), "quadrature"
-    else:
-        single, method = draws_fit(model, family, start, rtol, max_steps, draws, rng), BY_DRAWS
-    report, code = single.report, int(single.report.status)
+    single, method = latent_fit(model, family, start, rtol, max_steps, draws, rng)
+    report = single.report
     ascents = _Ascents(model, family, max_steps, draws)
-    hopeless = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
-    if not hopeless and abs(report.elbo) < math.inf:
+    if single.leads_on:
         factor = single.factor.diagonal().copy() if family == "diag" else single.factor
         best = ascents.fit(Shape(single.mean, factor, _DF), _ROUGH)
         if best is not None:
