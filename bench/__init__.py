@@ -18,6 +18,10 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NPROC"):
     os.environ[_name] = "1"
 
+# fastvi reads OMP_NUM_THREADS as well, where nothing else is said. In benchmarks numba's number holds, which
+# `contenders.use_threads` sets.
+os.environ["FASTVI_NUM_THREADS"] = str(os.cpu_count() or 1)
+
 
 #: ``FASTVI_BENCH=smoke``: only errors matter. Each suite keeps its smallest size and numba its usual cache.
 SMOKE = os.environ.get("FASTVI_BENCH") == "smoke"

@@ -109,7 +109,7 @@ def _refuse_collection(name: str, value: Any) -> None:
 def mass_code(row: Row, mass: Any) -> int:
     """The kernels' code of a `mass` keyword, if the divergence of this row allows it."""
     try:
-        code = int(MASSES[mass])
+        code: int = MASSES[mass]
     except (KeyError, TypeError):
         raise ValueError(f"mass must be one of {', '.join(map(repr, MASSES))}, not {mass!r}") from None
     if code == ANY and not row.measures:

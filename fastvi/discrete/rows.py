@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,12 @@ def blocks(rows: int, width: int) -> tuple[int, int]:
     return size, -(-rows // size)
 
 
+@functools.cache
+def _kernels_of(name: str) -> Any:
+    """The kernels of a divergence: to look them up in their modules takes a tenth of a call with 16 entries."""
+    return kernels.discrete.divergences.KERNELS[name]
+
+
 def _in_chunks(kernel: Any) -> bool:
     """Whether `_long` can spread an array over threads."""
     return kernel.partial is not None and threads.allowed() > 1
@@ -61,7 +67,7 @@ def compute_pairs(
     """The results of the kernel `name` for all pairs, NaN for those that it refuses."""
     out = np.empty(pair.rows_p.size)
     width = pair.p.shape[1]
-    kernel = kernels.discrete.divergences.KERNELS[name]
+    kernel = _kernels_of(name)
     if not log and width >= threads.WORTHWHILE and _in_chunks(kernel):
         for k in range(out.size):
             out[k] = _long(kernel, pair.p[pair.rows_p[k]], pair.q[pair.rows_q[k]], theta, code)
@@ -116,7 +122,7 @@ def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int, log
         if pair is None:
             return math.nan
         p, q = pair
-    kernel = kernels.discrete.divergences.KERNELS[name]
+    kernel = _kernels_of(name)
     if log:
         return kernel.log(p, q, theta, code)  # type: ignore[no-any-return]
     if p.size < threads.WORTHWHILE or not _in_chunks(kernel):
@@ -151,14 +157,32 @@ def divergence(
         value = _quick(kernel, theta, p, q, code, log)
         if value == value:
             return np.array([value / unit]) if keepdims else value / unit
-    of_pairs = partial(compute_pairs, kernel, theta, bool(log))
-    names = ("p", "q")[: row.arrays]
+    of_pairs = functools.partial(compute_pairs, kernel, theta, bool(log))
+    return _of_any_form(
+        of_pairs, ("p", "q")[: row.arrays], unit, p, q, axis, dim, code, bool(log), keepdims, nan_policy
+    )
+
+
+def _of_any_form(
+    of_pairs: Callable[[Pairing, int], NDArray[np.float64]],
+    names: tuple[str, ...],
+    unit: float,
+    p: ArrayLike,
+    q: ArrayLike,
+    axis: Axis,
+    dim: Any,
+    code: int,
+    log: bool,
+    keepdims: bool,
+    nan_policy: str,
+) -> Result:
+    """As `divergence`, for arguments of any form, with what computes it for pairs of rows."""
 
     def compute(p: Any, q: Any, axis: Axis, keepdims: bool) -> Result:
         if is_sparse(p) or is_sparse(q):
             return of_sparse(p, q, axis, keepdims)
         pair = pair_up(p, q, axis, names)
-        values = values_of(of_pairs, pair, code, bool(log), nan_policy, names)
+        values = values_of(of_pairs, pair, code, log, nan_policy, names)
         if unit != 1.0:
             values /= unit
         return shaped(values, pair, keepdims)
