@@ -38,7 +38,7 @@ def blocks(rows: int, width: int) -> tuple[int, int]:
 
 @functools.cache
 def _kernels_of(name: str) -> Any:
-    """The kernels of a divergence: to look them up in their modules takes a tenth of a call with 16 entries."""
+    """The kernels of a divergence: a look-up in their modules takes a tenth of a call with 16 entries."""
     return kernels.discrete.divergences.KERNELS[name]
 
 

@@ -14,6 +14,7 @@ from ..borrowing import Cube, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import exp, log
+from ..numerics.matrices import dot
 
 #: Components are padded to a multiple of this: the vectorised loops take so many at once, others one by one.
 LANES = 16
@@ -156,14 +157,6 @@ def _sum(x):
 
 
 @adder
-def _sum_of_two(x, y):
-    s = 0.0
-    for n in range(x.size):
-        s += x[n] * y[n]
-    return s
-
-
-@adder
 def _sum_of_three(x, y, z):
     s = 0.0
     for n in range(x.size):
@@ -174,7 +167,7 @@ def _sum_of_three(x, y, z):
 @kernel
 def weighted_sum(lanes):
     """The sum of weights times integrals."""
-    return _sum_of_two(lanes.weights, lanes.values)
+    return dot(lanes.weights, lanes.values)
 
 
 @kernel
@@ -199,7 +192,7 @@ def add_derivatives(lanes, out):
         _multiply(factors[a, a], vectors[a])
         for c in range(a + 1, dim):
             _add_product(factors[c, a], vectors[c], vectors[a])
-        out[1 + a] += _sum_of_two(values, vectors[a])
+        out[1 + a] += dot(values, vectors[a])
     for a in range(dim):
         for b in range(a + 1):
             s = _sum_of_three(values, vectors[a], vectors[b])
