@@ -25,10 +25,9 @@ import numpy as np
 import fastvi as fv
 
 from .peers import circumstances, in_words
+from .svi import svi_of
 
 DRAWS = 20_000
-STEPS = 10_000
-RATE = 0.01
 
 
 # The models in PyMC, with the names that the Stan programs have.
@@ -176,12 +175,12 @@ def errors(draws, reference):
     return max(means), max(ratios, key=lambda ratio: abs(np.log(ratio)))
 
 
-def timed(call):
+def timed(call, clock=time.perf_counter):
     """(what the last of three calls returns, its seconds)."""
     for _ in range(3):
-        start = time.perf_counter()
+        start = clock()
         found = call()
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
     return found, seconds
 
 
@@ -192,40 +191,10 @@ def ours(program, data):
 
 
 def numpyro(model):
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    import numpyro
-    import numpyro.distributions as dist
-    from numpyro.infer import SVI, Trace_ELBO
-    from numpyro.infer.autoguide import AutoMultivariateNormal
-    from pymc.sampling.jax import get_jaxified_graph
-
-    inputs = [model.rvs_to_values[variable] for variable in model.free_RVs]
-    by_name = {variable.name: variable for variable in model.unobserved_value_vars}
-    wanted = [by_name[variable.name] for variable in (*model.free_RVs, *model.deterministics)]
-    density = get_jaxified_graph(inputs=inputs, outputs=[model.logp()])
-    expand = get_jaxified_graph(inputs=inputs, outputs=wanted)
-    start = model.initial_point()
-    vector, unravel = jax.flatten_util.ravel_pytree([np.asarray(start[v.name], np.float64) for v in inputs])
-
-    def of_numpyro():
-        z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real_vector, (), vector.shape))
-        numpyro.factor("density", density(*unravel(z))[0])
-
-    guide = AutoMultivariateNormal(of_numpyro)
-    svi = SVI(of_numpyro, guide, numpyro.optim.Adam(RATE), Trace_ELBO())
-
-    @jax.jit
-    def run(key):
-        state, _ = jax.lax.scan(lambda state, _: svi.update(state), svi.init(key), None, length=STEPS)
-        found = svi.get_params(state)
-        return found["auto_loc"], found["auto_scale_tril"]
-
-    (mean, factor), seconds = timed(lambda: jax.block_until_ready(run(jax.random.PRNGKey(1))))
+    run, named = svi_of(model, "AutoMultivariateNormal")
+    (mean, factor), seconds = timed(run)
     z = mean + np.random.default_rng(1).standard_normal((DRAWS, len(mean))) @ np.asarray(factor).T
-    values = jax.jit(jax.vmap(lambda z: expand(*unravel(z))))(z)
-    return seconds, {v.name: np.asarray(x) for v, x in zip(wanted, values, strict=True)}, ""
+    return seconds, named(z), ""
 
 
 def pathfinder(model):
