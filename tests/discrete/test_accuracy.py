@@ -559,6 +559,31 @@ def test_infinite_powers(scale):
         assert_right(("alpha_divergence", {"alpha": alpha}), p, q, mass="normalize")
 
 
+@pytest.mark.parametrize("alpha", [-190600.034, 467460.5, 1.5e6, -2.1e6])
+@pytest.mark.parametrize("log", [False, True])
+def test_large_orders_of_many_equal_entries(alpha, log):
+    """The ratio of the masses is to be known to 1e-19: the order multiplies its error."""
+    counts = [1, 1, 246]
+    apart = 60.0 / alpha
+    p = np.repeat([1.03055304, -6.73222585, 0.37468381], counts)
+    q = p + np.repeat([20.0 * apart, 0.0, 0.3], counts)
+    p, q = (p, q) if log else (np.exp(p), np.exp(q))
+    assert_right(("alpha_divergence", {"alpha": alpha}), p, q, log=log, mass="normalize")
+
+
+@pytest.mark.parametrize("power", [3.0, 5.0, 10.0, 50.0, 2195.4])
+@pytest.mark.parametrize("top", [304.0, 307.5, 400.0])
+@pytest.mark.parametrize("least", [1e-290, 4.3e-301, 3e-307])
+def test_large_powers_of_entries_near_the_least_float(power, top, least):
+    """q (q / p)**power is 10**top, a float or not; the factor with which it is summed makes p subnormal."""
+    p = np.full(40, 1.6e-9)
+    p[7], p[23] = 1.0, least
+    q = p.copy()
+    q[23] = 10.0 ** ((top + power * math.log10(least)) / (1.0 + power))
+    for one, other, order in ((p, q, -power), (q, p, 1.0 + power)):
+        assert_right(("alpha_divergence", {"alpha": order}), one, other, mass="normalize")
+
+
 @over([function for function in ALL if function[0] in ROOTED])
 @pytest.mark.parametrize("smallest", [-1300.0, -1370.0, -1400.0, -1412.0])
 def test_roots_of_logarithms_as_small_as_floats_are(smallest, function):

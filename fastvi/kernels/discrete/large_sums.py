@@ -30,8 +30,9 @@ _SMALL = 100.0
 #: 50 ns.
 _NEGLIGIBLE = 3e-3
 
-#: Largest exponent of a power that may be finite.
-_MOST = 1400.0
+#: Largest exponent of a power that may be finite. With one above the second, the entry is tiny: it is
+#: multiplied by e**_FIRST and lowered before it is raised, for `times_expm1` ends at 1400.
+_MOST, _LARGE, _FIRST = 1456.0, 1000.0, 100.0
 
 #: An entry that is raised to a power above 1 may be lowered from here, and by what it was lifted from here.
 _LOWERABLE = 2.0**-800
@@ -46,7 +47,7 @@ def _raised(x):
 
 @kernel
 def log_ratio_parts(p, q, normalization):
-    """log(p / q) of normalised entries > 0, in two floats: an error of 2e-18."""
+    """log(p / q) of normalised entries > 0, in two floats: an error of 1e-19."""
     n = normalization
     x, raised_p = _raised(np.float64(p) * n.scale_p)
     y, raised_q = _raised(np.float64(q) * n.scale_q)
@@ -61,13 +62,16 @@ def log_ratio_parts(p, q, normalization):
 
 
 @kernel
-def _power_term(p, d, beta, high, low, order):
-    """(p (exp(beta x) - 1) / beta - d) / order for x = high + low."""
+def _power_term(p, d, beta, high, low, order, factor):
+    """factor (p (exp(beta x) - 1) / beta - d) / order for x = high + low."""
     exponent, rest = two_product(beta, high)
+    rest += beta * low
     if exponent > _MOST:
         return math.inf
-    grown = (times_expm1(p, exponent) + p) * (1.0 + (rest + beta * low))
-    return ((grown - p) / beta - d) / order
+    if exponent > _LARGE:
+        return times_expm1(p * (math.exp(_FIRST) * factor), exponent - _FIRST) * (1.0 + rest) / beta / order
+    grown = (times_expm1(p, exponent) + p) * (1.0 + rest)
+    return factor * (((grown - p) / beta - d) / order)
 
 
 @kernel
@@ -87,7 +91,8 @@ def _most_lowered(x, factor):
 def _powers(p, q, normalization, theta, ratio, factor, least, large):
     """(The lifted sum of `alpha_term`, times a factor, without those that need more digits; their number).
 
-    These are terms above `least` of entries above this ratio: they are written to `large`, 0 for the others.
+    These are terms above `least` of entries above this ratio, and terms that are NaN because the factor makes
+    an entry subnormal: they are written to `large`, 0 for the others.
     """
     swap, _, _ = exchanged(theta)
     total, count = 0.0, 0
@@ -96,7 +101,7 @@ def _powers(p, q, normalization, theta, ratio, factor, least, large):
         raised, other = (y, x) if swap else (x, y)
         f = _most_lowered(raised, factor)
         value = alpha_term(x * f, y * f, d * f, theta) * (factor / f)
-        beyond = (raised > ratio * other) & (other > 0.0) & (value > least)
+        beyond = ((raised > ratio * other) & (other > 0.0) & (value > least)) | (value != value)
         total += 0.0 if beyond else value
         large[i] = value if beyond else 0.0
         count += beyond
@@ -115,7 +120,7 @@ def _alpha_sum(p, q, normalization, theta, factor):
         part, count = _powers(u, v, normalization, theta, ratio, factor, least, large)
         total, lost = add_compensated(total, lost, part)
         for i in range(u.size if count > 0 else 0):
-            if large[i] > 0.0:
+            if large[i] != 0.0:
                 x, y, d = entry(u[i], v[i], normalization)
                 if swap:
                     x, y, d = y, x, -d
@@ -123,8 +128,8 @@ def _alpha_sum(p, q, normalization, theta, factor):
                 if swap:
                     high, lower = -high, -lower
                 f = _most_lowered(x, factor)
-                value = _power_term(x * f, d * f, beta, high, lower, order)
-                total, lost = add_compensated(total, lost, value * (factor / f))
+                value = _power_term(x * f, d * f, beta, high, lower, order, factor / f)
+                total, lost = add_compensated(total, lost, value)
     return total + lost
 
 

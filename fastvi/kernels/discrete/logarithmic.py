@@ -26,6 +26,9 @@ _NEAR = 0.3
 #: Difference from the offset of all below which the logarithm of the ratio of two entries takes its place.
 _CLOSE = 1e-3
 
+#: Sum of |p - q| up to which the offset is found from that of the largest entry: its error is 1e-20 then.
+_NEARLY_EQUAL = 1e-5
+
 #: Orders up to this multiply an error of the masses, 6e-15, to less than 1e-13.
 _SMALL_ORDER = 8.0
 
@@ -213,11 +216,11 @@ def _exp_sum_parts(p, top):
 
 @kernel
 def precise_log_normalization(p, q, normalization):
-    """The normalization with an offset to 2e-18: a large order multiplies its error."""
+    """The normalization with an offset to 1e-19: a large order multiplies its error."""
     n = normalization
     # The error of this is 1e-15 of the sum of |p - q|.
     near, size = _from_largest(p, q, n)
-    if size <= _CLOSE:
+    if size <= _NEARLY_EQUAL:
         return near
     x, x_low = _exp_sum_parts(p, n.top_p)
     y, y_low = _exp_sum_parts(q, n.top_q)

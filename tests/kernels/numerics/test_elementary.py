@@ -59,7 +59,7 @@ def test_log_quotient_has_two_floats():
         high, low = elementary.log_quotient(p, p_low, q, q_low)
         with mp.workdps(50):
             expected = mp.log((mpf(p) + mpf(p_low)) / (mpf(q) + mpf(q_low)))
-            assert abs(mpf(high) + mpf(low) - expected) <= 2e-18 * min(1.0, 100.0 * abs(expected)), (p, q)
+            assert abs(mpf(high) + mpf(low) - expected) <= min(1.5e-19, 2e-16 * abs(expected)), (p, q)
 
 
 def test_log_ratio_far_apart():
