@@ -40,6 +40,7 @@ PROJECTION_WORDS = {
     ),
     _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
     _numbers.NOT_FINITE: "no finite value",
+    _numbers.OVERFITTED: "finer nodes, or more draws, than there are at most would change q",
     _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
 }
 

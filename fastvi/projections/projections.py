@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.threads import interruptible
-from ..common.validation import choice
+from ..common.validation import choice, integer
 from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Distribution, Grid2D
 from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
@@ -24,8 +24,9 @@ from .gaussian_optima import (
     matched_factor,
     mixture_optima,
 )
+from .onto_mixtures import optima_of_mixtures
 from .product_optima import mean_field_optima, product_of_marginals
-from .reduction import Reduction, reduce_mixture
+from .reduction import Reduction, as_mixture, reduce_mixture
 from .result import Projection
 
 
@@ -36,6 +37,13 @@ def _family(value: Any, of_table: bool) -> str:
         wanted = "a joint probability table (an array)" if family == "product" else "a distribution"
         raise ValueError(f"family={family!r} needs p to be {wanted}")
     return family
+
+
+def _count(family: tuple[Any, ...]) -> Any:
+    """k of ("mixture", k)."""
+    if len(family) != 2 or family[0] != "mixture":
+        raise ValueError(f'family must be ("mixture", k), if it is a tuple, not {family!r}')
+    return family[1]
 
 
 def _is_table(p: Any) -> bool:
@@ -95,9 +103,7 @@ def m_projection(p: Any, family: Any = "full") -> Any:
     0.192744757
     """
     if isinstance(family, tuple):
-        if len(family) != 2 or family[0] != "mixture":
-            raise ValueError(f'family must be ("mixture", k), if it is a tuple, not {family!r}')
-        return reduce_mixture(p, family[1])
+        return reduce_mixture(p, _count(family))
     if isinstance(p, GaussianMixture) and family == "full":
         mean, factor = np.empty(p.dim), np.empty((p.dim, p.dim))
         if kernels.projections.mixture_projections.m_projection(
@@ -121,7 +127,7 @@ def m_projection(p: Any, family: Any = "full") -> Any:
 @interruptible(is_long)
 def i_projection(
     p: Distribution | ArrayLike,
-    family: str = "full",
+    family: str | tuple[str, int] = "full",
     starts: Sequence[Any] | None = None,
     *,
     rtol: float = 1e-8,
@@ -185,6 +191,11 @@ def i_projection(
     >>> i.q.mean.round(6) + 0.0, i.error < 1e-8 * i.kl
     (array([2.99054, 0.     ]), True)
     """
+    if isinstance(family, tuple):
+        if not isinstance(p, Gaussian | GaussianMixture):
+            raise TypeError(f"p must be a Gaussian or a GaussianMixture for mixtures, not {type(p).__name__}")
+        count = integer("k", _count(family), 1)
+        return optima_of_mixtures(as_mixture(p), count, starts, tolerance(rtol))
     name = _family(family, _is_table(p))
     wanted = tolerance(rtol)
     if name == "product":
