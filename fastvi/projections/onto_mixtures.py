@@ -48,16 +48,22 @@ _REPLICATE = 1000
 #: among them.
 _CANDIDATES, _FEW_COMPONENTS = 48, 24
 
+#: A candidate is left out whose KL from a better one is below this, in nats.
+_NEAR = 0.02
+
+#: Random partitions of p's components that are starts, and their seed.
+_PARTITIONS, _SEED = 6, 20251128
+
 #: Sets of candidates that are kept while they grow, steps for their weights, and sets that are starts.
 _BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
 
-#: Steps of a descent from a start, and the nats that it may lack; steps at once, after which the unit of the
+#: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after which the unit of the
 #: coordinates is renewed, and steps in all.
-_FIRST_STEPS, _FIRST_LACK, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-5, 50, 500
+_FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-3, 50, 500
 
-#: The level of the descents of those that are followed, and the nats that they may lack; how many are
+#: The level of the descents of those that are followed, and the share that they may lack; how many are
 #: followed so far, and how many to the end.
-_BASE, _BASE_LACK, _FOLLOWED, _OPTIMA = 1, 1e-8, 6, 4
+_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 6, 4
 
 #: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue as a unit.
 _HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
@@ -105,7 +111,8 @@ class _Descents:
 
     def __init__(self, frame: Frame, count: int, rtol: float) -> None:
         self.target = Parts(frame.logs, frame.means, frame.factors)
-        self.frame, self.count, self.rtol, self.dim = frame, count, rtol, frame.means.shape[1]
+        self.frame, self.count, self.dim = frame, count, frame.means.shape[1]
+        self.rtol = rtol if self.dim <= QUADRATURE_DIM else max(rtol, _DRAWS_RTOL)
         self.levels = len(_LEVELS[self.dim] if self.dim <= QUADRATURE_DIM else _LEVEL_PAIRS)
         self.evaluations = 0
 
@@ -159,10 +166,12 @@ class _Descents:
         log_p = log_p.reshape(len(pool.means), -1)
         own = _component_logs(pool, points).reshape(len(pool.means), len(pool.means), -1)
         alone = (np.diagonal(own).T - log_p) @ shares
-        keep = np.argsort(alone, kind="stable")[:_CANDIDATES]
+        keep = self.apart(alone, own, shares)
         pool = Parts(pool.logs[keep], pool.means[keep], pool.factors[keep])
         own, log_p = own[np.ix_(keep, keep)], log_p[keep]
         sets = [(float(alone[keep[j]]), (j,), np.zeros(1)) for j in range(len(keep))][:_BEAM]
+        if len(keep) < self.count:
+            sets = []
         for _ in range(1, self.count):
             grown = {}
             for _, chosen, _ in sets:
@@ -174,23 +183,60 @@ class _Descents:
             for _, chosen, logs in sets[:_STARTS]
         ]
         merged, _ = greedy_merges(self.frame, self.count, "runnalls")
-        return [*found, normalised(np.log(merged[0]), merged[1].copy(), merged[2].copy())]
+        rng = np.random.default_rng(_SEED)
+        return [
+            *found,
+            normalised(np.log(merged[0]), merged[1].copy(), merged[2].copy()),
+            *(self.partition(rng) for _ in range(_PARTITIONS)),
+        ]
+
+    @staticmethod
+    def apart(alone: Array, own: Array, shares: Array) -> Array:
+        """The candidates that are not near a better one."""
+        near = (np.diagonal(own).T[:, None, :] - own.swapaxes(0, 1)) @ shares < _NEAR
+        keep: list[int] = []
+        for j in np.argsort(alone, kind="stable"):
+            if not near[j, keep].any() and len(keep) < _CANDIDATES:
+                keep.append(int(j))
+        return np.array(keep)
+
+    def partition(self, rng: np.random.Generator) -> Parts:
+        """The components of p merged in groups at random."""
+        weights, means, factors = self.target.weights, self.target.means, self.target.factors
+        order = rng.permutation(len(weights))
+        groups = np.append(np.arange(self.count), rng.integers(self.count, size=len(order) - self.count))
+        parts = []
+        for g in range(self.count):
+            one = order[groups == g]
+            share = weights[one] / weights[one].sum()
+            mean = share @ means[one]
+            roots = np.concatenate([factors[one], (means[one] - mean)[:, :, None]], axis=2)
+            cov = np.einsum("k,kij,klj->il", share, roots, roots)
+            parts.append((math.log(weights[one].sum()), mean, np.linalg.cholesky(cov)))
+        return normalised(*(np.stack(part) for part in zip(*parts, strict=True)))
 
     # Descents.
 
     def descend(
-        self, parts: Parts, level: int, steps: int, lack: float, unit: Array | None = None
+        self, parts: Parts, level: int, steps: int, share: float, unit: Array | None = None
     ) -> tuple[Parts, Climb]:
-        """(the mixture at the end of a descent, that descent); coordinates are renewed, or those of `unit`."""
-        taken = 0
+        """(the mixture at the end of a descent, that descent), which lacks this share of the divergence.
+
+        In coordinates that are renewed, or x = unit y.
+        """
+        taken, value = 0, math.nan
         while True:
             objective = self.objective(parts, level)
             function = objective if unit is None else _InUnit(objective, unit)
-            found = climb(function, np.zeros(objective.size), min(_STEPS_AT_ONCE, steps - taken), lack)
-            taken += len(found.values)
-            if found.value > -math.inf:
+            begin = np.zeros(objective.size)
+            if taken == 0:
+                value = function(begin)[0]
+            most = min(_STEPS_AT_ONCE, steps - taken)
+            found = climb(function, begin, most, self.tolerance(value, share))
+            taken, value = taken + len(found.values), found.value
+            if value > -math.inf:
                 parts = objective.parts(found.x if unit is None else unit @ found.x)
-            if found.lack <= lack or found.stuck or taken >= steps:
+            if found.lack <= self.tolerance(value, share) or found.stuck or taken >= steps:
                 return parts, found
 
     def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
@@ -208,7 +254,7 @@ class _Descents:
 
     def polished(self, parts: Parts) -> _Optimum:
         """The optimum near a mixture, on nodes so fine that finer ones make no difference."""
-        parts, found = self.descend(parts, _BASE, _MOST_STEPS, _BASE_LACK)
+        parts, found = self.descend(parts, _BASE, _MOST_STEPS, _BASE_SHARE)
         unit, lowest, status = None, 1.0, OVERFITTED
         if len(found.x) <= _HESSIAN_SIZE:
             for _ in range(_SADDLES):
@@ -217,15 +263,15 @@ class _Descents:
                 if lowest > 0.0:
                     break
                 begun = [self.moved(parts, sign * axes[:, 0]) for sign in (-_AWAY, _AWAY)]
-                ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_LACK) for begin in begun]
+                ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_SHARE) for begin in begun]
                 parts, found = max(ended, key=lambda end: end[1].value)
             unit = axes / np.sqrt(np.maximum(np.abs(values), _FLATTEST))
         for level in range(_BASE + 1, self.levels):
-            tolerance = self.tolerance(-found.value)
             objective = self.objective(parts, level)
             _, slope = objective(np.zeros(objective.size))
             first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
-            parts, found = self.descend(parts, level, _MOST_STEPS, 0.1 * tolerance, unit)
+            parts, found = self.descend(parts, level, _MOST_STEPS, 0.1 * self.rtol, unit)
+            tolerance = self.tolerance(found.value, self.rtol)
             if first <= tolerance:
                 status = CONVERGED
                 break
@@ -235,10 +281,10 @@ class _Descents:
             status = NOT_A_MINIMUM
         return _Optimum(parts, found.value, self.norm(parts, level), status)
 
-    def tolerance(self, kl: float) -> float:
-        """The nats that the divergence of an optimum may lack; in many dimensions what its error is."""
-        rtol = self.rtol if self.dim <= QUADRATURE_DIM else max(self.rtol, _DRAWS_RTOL)
-        return max(rtol * kl, _LEAST_LACK)
+    @staticmethod
+    def tolerance(value: float, share: float) -> float:
+        """The nats that a divergence may lack."""
+        return max(-share * value, _LEAST_LACK) if value > -math.inf else _LEAST_LACK
 
     def moved(self, parts: Parts, step: Array) -> Parts:
         """The mixture so far away in the coordinates of the objective."""
@@ -251,8 +297,8 @@ class _Descents:
 
     def optima(self, starts: Sequence[Parts]) -> list[_Optimum]:
         """Those that descents find, best first."""
-        first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_LACK)[:_FOLLOWED]
-        second = self.distinct(first, _BASE, _MOST_STEPS, _BASE_LACK)[:_OPTIMA]
+        first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_SHARE)[:_FOLLOWED]
+        second = self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
         optima: list[_Optimum] = []
         for parts in second:
             optimum = self.polished(parts)
@@ -260,11 +306,11 @@ class _Descents:
                 optima.append(optimum)
         return sorted(optima, key=lambda optimum: -optimum.value)
 
-    def distinct(self, starts: Sequence[Parts], level: int, steps: int, lack: float) -> list[Parts]:
+    def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
         """Where descents from the starts end, the best first, each once."""
         ends: list[tuple[float, Parts]] = []
         for start in starts:
-            parts, found = self.descend(start, level, steps, lack)
+            parts, found = self.descend(start, level, steps, share)
             if found.value > -math.inf and not any(_are_same(parts, other) for _, other in ends):
                 ends.append((found.value, parts))
         return [parts for _, parts in sorted(ends, key=lambda end: -end[0])]
