@@ -32,6 +32,9 @@ _APART = 0.7
 #: the deviations of q, a unit for differences.
 Slopes = Callable[[Array, Array], tuple[int, Array, Array]]
 
+#: (F, its derivatives in log weights, means and factors) of a mixture.
+Evaluate = Callable[["Parts"], tuple[float, Array, Array, Array]]
+
 
 class Parts(NamedTuple):
     """A mixture in latent coordinates."""
@@ -133,13 +136,12 @@ class Objective:
     the ELBO of components far apart as steep in all.
     """
 
-    def __init__(self, slopes: Slopes, noise: Array, weights: Array, origin: Parts) -> None:
-        self.slopes, self.noise, self.weights, self.origin = slopes, noise, weights, origin
+    def __init__(self, evaluate: Evaluate, origin: Parts) -> None:
+        self.evaluate, self.origin = evaluate, origin
         self.count, self.dim = origin.means.shape
         self.diagonal = origin.factors.ndim == 2
         self.unit = 1.0 / np.sqrt(np.maximum(origin.weights, _LEAST_WEIGHT))
         self.lower = np.tril_indices(self.dim, -1)
-        self.evaluations = 0
         self.size = self.count * (1 + 2 * self.dim + (0 if self.diagonal else len(self.lower[0])))
 
     def split(self, x: Array) -> tuple[Array, Array, Array, Array]:
@@ -170,7 +172,7 @@ class Objective:
             parts = self.parts(x)
             if not all(np.isfinite(part).all() for part in parts):
                 return -math.inf, x
-            value, by_logs, by_means, by_factors = self.at(parts)
+            value, by_logs, by_means, by_factors = self.evaluate(parts)
             if not value > -math.inf:
                 return -math.inf, x
             factors = self.origin.factors
@@ -189,9 +191,17 @@ class Objective:
             usable = float(gradient @ gradient) < math.inf
         return (value, gradient) if usable else (-math.inf, x)
 
-    def at(self, parts: Parts) -> tuple[float, Array, Array, Array]:
-        """(F, its derivatives in log weights, means and factors), the weights taken as free."""
-        k, s, d = self.count, len(self.noise), self.dim
+
+class Elbo:
+    """F and its derivatives in log weights, taken as free, in means and in factors, for any log p."""
+
+    def __init__(self, slopes: Slopes, noise: Array, weights: Array) -> None:
+        self.slopes, self.noise, self.weights = slopes, noise, weights
+        self.evaluations = 0
+
+    def __call__(self, parts: Parts) -> tuple[float, Array, Array, Array]:
+        """(F, its derivatives); -inf where log p is at fault."""
+        (k, d), s = parts.means.shape, len(self.noise)
         points = (parts.means[:, None, :] + parts.spread(self.noise)).reshape(-1, d)
         unit = (parts.weights[:, None] * deviations(parts)).sum(axis=0)
         status, values, slopes = self.slopes(points, unit)
@@ -208,7 +218,7 @@ class Objective:
         # And by log q at points that stay.
         held = weights * found.shares
         by_means -= np.einsum("kn,knd->kd", held, found.slopes)
-        if self.diagonal:
+        if parts.factors.ndim == 2:
             by_factors = (along * self.noise).sum(axis=1)
             by_factors -= np.einsum("kn,knd,knd->kd", held, found.slopes, found.whitened)
             by_factors += held.sum(axis=1)[:, None] / parts.factors

@@ -18,6 +18,7 @@ import numpy as np
 from ..common.values import Array
 from ..distributions.ascent import (
     Climb,
+    Elbo,
     Objective,
     Parts,
     climb,
@@ -173,9 +174,10 @@ class _Growth:
         """(the mixture at the end of an ascent, that ascent), in units that are renewed."""
         taken = 0
         while True:
-            objective = Objective(partial(slopes_at, self.model), *self.nodes(few), parts)
+            elbo = Elbo(partial(slopes_at, self.model), *self.nodes(few))
+            objective = Objective(elbo, parts)
             found = climb(objective, np.zeros(objective.size), min(_STEPS_AT_ONCE, steps - taken), tolerance)
-            self.evaluations += objective.evaluations * evaluations_each(self.model)
+            self.evaluations += elbo.evaluations * evaluations_each(self.model)
             taken += len(found.values)
             if not few:
                 self.trace += found.values

@@ -18,14 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
+from ..common import scratch
 from ..common.values import Array
 from ..distributions.ascent import Climb, Objective, Parts, climb, lattice, normalised, scores_of
 from ..distributions.gaussian import Gaussian
-from ..distributions.integrals import QUADRATURE_DIM, Estimate, normal_points
+from ..distributions.integrals import LEAST_RTOL, QUADRATURE_DIM, Estimate, normal_points
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
+from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
-from ..kernels.statuses import CONVERGED, FINE, NOT_A_MINIMUM, OVERFITTED, STEPS_EXHAUSTED, UNRESOLVED
+from ..kernels.statuses import CONVERGED, NOT_A_MINIMUM, OVERFITTED, STEPS_EXHAUSTED, UNRESOLVED
 from .gaussian_optima import mixture_optima
 from .reduction import Frame, as_mixture, greedy_merges
 from .result import Projection
@@ -33,9 +36,9 @@ from .result import Projection
 #: Lattices (step, reach) under each component of q: to choose starts, and the levels of the descents.
 _ROUGH = {1: (0.5, 4.0), 2: (0.8, 3.5), 3: (1.1, 3.3)}
 _LEVELS = {
-    1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0)),
-    2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5)),
-    3: ((0.9, 4.5), (0.6, 5.5), (0.4, 6.0), (0.28, 6.5)),
+    1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0), (0.01, 8.0), (0.003, 8.0)),
+    2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5), (0.04, 7.5)),
+    3: ((0.9, 4.5), (0.6, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
 }
 
 #: Pairs of draws in more dimensions: to choose starts, and the levels of the descents.
@@ -57,15 +60,16 @@ _PARTITIONS, _SEED = 6, 20251128
 #: Sets of candidates that are kept while they grow, steps for their weights, and sets that are starts.
 _BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
 
-#: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after which the unit of the
-#: coordinates is renewed, and steps in all.
+#: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after
+#: which the unit of the coordinates is renewed, and steps in all.
 _FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-3, 50, 500
 
 #: The level of the descents of those that are followed, and the share that they may lack; how many are
 #: followed so far, and how many to the end.
 _BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 6, 4
 
-#: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue as a unit.
+#: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue where it
+#: gives the unit of coordinates.
 _HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
 
 #: How often a descent goes on from a saddle, and how far it is moved away.
@@ -74,16 +78,26 @@ _SADDLES, _AWAY = 3, 0.3
 #: Least tolerance of a divergence in nats, and least relative one on draws.
 _LEAST_LACK, _DRAWS_RTOL = 1e-12, 2e-3
 
+#: Descents to a component of less weight are left out: it spreads or shrinks without end.
+_VANISHED = 1e-9
+
 #: Optima are the same where means differ by less in deviations, weights by less, logarithms of deviations.
 _SAME = 0.02
 
 
-@lru_cache(maxsize=8)
-def _pairs(dim: int, count: int, replicate: int) -> tuple[Array, Array]:
-    """(points, weights): pairs +e, -e of quasi-random normal points, whose second moments are exactly I."""
-    half = normal_points(_REPLICATE + replicate, dim, count)[1]
-    half = np.linalg.solve(np.linalg.cholesky(half.T @ half / count), half.T).T
-    return np.concatenate([half, -half]), np.full(2 * count, 0.5 / count)
+@lru_cache(maxsize=16)
+def _nodes(dim: int, level: int) -> tuple[Array, Array]:
+    """(nodes (D, S), weights) of a level; of the starts at -1: in many dimensions pairs of draws +e, -e.
+
+    Their second moments are exactly one.
+    """
+    if dim <= QUADRATURE_DIM:
+        points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
+        return np.ascontiguousarray(points.T), weights
+    count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 2 * dim)
+    half = normal_points(_REPLICATE + level, dim, count)[1].T
+    half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
+    return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
 
 
 class _Optimum(NamedTuple):
@@ -114,28 +128,33 @@ class _Descents:
         self.frame, self.count, self.dim = frame, count, frame.means.shape[1]
         self.rtol = rtol if self.dim <= QUADRATURE_DIM else max(rtol, _DRAWS_RTOL)
         self.levels = len(_LEVELS[self.dim] if self.dim <= QUADRATURE_DIM else _LEVEL_PAIRS)
+        self.space = scratch.space(
+            kernels.projections.reverse_divergences.workspace, len(frame.logs), count, self.dim
+        )
         self.evaluations = 0
 
     def nodes(self, level: int) -> tuple[Array, Array]:
-        """(points, weights) of a level; of the starts at -1."""
-        if self.dim <= QUADRATURE_DIM:
-            return lattice(self.dim, *(_LEVELS[self.dim][level] if level >= 0 else _ROUGH[self.dim]))
-        return _pairs(self.dim, max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 2 * self.dim), level)
-
-    def slopes(self, points: Array, _: Array) -> tuple[int, Array, Array]:
-        """Log p and its gradient."""
-        self.evaluations += len(points)
-        found = scores_of(self.target, points)
-        return FINE, found.log_q, found.gradient
+        """(nodes (D, S), weights) of a level; of the starts at -1."""
+        return _nodes(self.dim, level)
 
     def objective(self, parts: Parts, level: int) -> Objective:
         """-KL(q ‖ p) on the nodes of a level, in coordinates around a mixture."""
-        return Objective(self.slopes, *self.nodes(level), parts)
+        nodes, weights = self.nodes(level)
+
+        def evaluate(q: Parts) -> tuple[float, Array, Array, Array]:
+            derivatives = np.empty(q.logs.shape), np.empty(q.means.shape), np.empty(q.factors.shape)
+            self.evaluations += self.count * weights.size
+            value = kernels.projections.reverse_divergences.divergence(
+                tuple(self.target), tuple(q), nodes, weights, self.space, *derivatives
+            )
+            return value, *derivatives
+
+        return Objective(evaluate, parts)
 
     # Starts.
 
     def candidates(self) -> Parts:
-        """Gaussians that may be components of q, those with the least KL(N ‖ p); weights are of no meaning."""
+        """Gaussians that may be components of q; their weights mean nothing."""
         components = len(self.target.logs)
         heavy = np.argsort(-self.target.logs, kind="stable")[:_CANDIDATES]
         means, factors = [self.target.means[heavy]], [self.target.factors[heavy]]
@@ -160,10 +179,9 @@ class _Descents:
     def starts(self) -> list[Parts]:
         """The best sets of candidates, which a beam search finds, with their weights."""
         pool = self.candidates()
-        noise, shares = self.nodes(-1)
-        points = (pool.means[:, None, :] + pool.spread(noise)).reshape(-1, self.dim)
-        _, log_p, _ = self.slopes(points, points)
-        log_p = log_p.reshape(len(pool.means), -1)
+        nodes, shares = self.nodes(-1)
+        points = (pool.means[:, None, :] + pool.spread(nodes.T)).reshape(-1, self.dim)
+        log_p = scores_of(self.target, points).log_q.reshape(len(pool.means), -1)
         own = _component_logs(pool, points).reshape(len(pool.means), len(pool.means), -1)
         alone = (np.diagonal(own).T - log_p) @ shares
         keep = self.apart(alone, own, shares)
@@ -240,7 +258,7 @@ class _Descents:
                 return parts, found
 
     def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
-        """Eigenvalues and vectors of minus the Hessian, which has 1 along what changes nothing: all logits."""
+        """Eigenvalues and vectors of minus the Hessian; its 0 along all logits at once becomes 1."""
         objective = self.objective(parts, level)
         matrix = np.empty((objective.size, objective.size))
         for i in range(objective.size):
@@ -250,7 +268,7 @@ class _Descents:
         idle = np.zeros((self.count, objective.size // self.count))
         idle[:, 0] = 1.0 / objective.unit
         along = idle.ravel() / np.linalg.norm(idle)
-        return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))  # type: ignore[return-value]
+        return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))
 
     def polished(self, parts: Parts) -> _Optimum:
         """The optimum near a mixture, on nodes so fine that finer ones make no difference."""
@@ -308,12 +326,14 @@ class _Descents:
 
     def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
         """Where descents from the starts end, the best first, each once."""
-        ends: list[tuple[float, Parts]] = []
+        ends: list[tuple[bool, float, Parts]] = []
         for start in starts:
             parts, found = self.descend(start, level, steps, share)
-            if found.value > -math.inf and not any(_are_same(parts, other) for _, other in ends):
-                ends.append((found.value, parts))
-        return [parts for _, parts in sorted(ends, key=lambda end: -end[0])]
+            if found.value > -math.inf and not any(_are_same(parts, other) for *_, other in ends):
+                ends.append((bool(parts.weights.min() < _VANISHED), -found.value, parts))
+        ends.sort(key=lambda end: end[:2])
+        kept = [end for end in ends if not end[0]] or ends[:1]
+        return [parts for *_, parts in kept]
 
 
 def _component_logs(parts: Parts, points: Array) -> Array:
@@ -324,7 +344,8 @@ def _component_logs(parts: Parts, points: Array) -> Array:
     for k, (mean, inverse) in enumerate(zip(parts.means, inverses, strict=True)):
         whitened = (points - mean) @ inverse.T
         found[k] = -0.5 * (whitened**2).sum(axis=1) + np.log(np.diag(inverse)).sum()
-    return found - 0.5 * dim * math.log(2.0 * math.pi)
+    found -= 0.5 * dim * LOG_2PI
+    return found
 
 
 def _with_another(chosen: tuple[int, ...], own: Array, log_p: Array, shares: Array) -> list[Any]:
@@ -375,10 +396,9 @@ def _checked(starts: Any, count: int, dim: int) -> list[GaussianMixture]:
             raise TypeError(f"starts[{k}] must be a GaussianMixture, not {type(start).__name__}")
         if start.dim != dim:
             raise ValueError(f"starts[{k}] has dimension {start.dim}, p has {dim}")
-        if np.count_nonzero(start.weights) != count:
-            raise ValueError(
-                f"starts[{k}] has {np.count_nonzero(start.weights)} components with a weight, wanted are {count}"
-            )
+        components = np.count_nonzero(start.weights)
+        if components != count:
+            raise ValueError(f"starts[{k}] has {components} components with a weight, not {count}")
     if not mixtures:
         raise ValueError("starts is empty")
     return mixtures
@@ -400,13 +420,15 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
     frame = Frame(p)
     descents = _Descents(frame, count, rtol)
     begin = descents.starts() if given is None else [frame.parts(mixture) for mixture in given]
+    with np.errstate(all="ignore"):  # steps that go too far are halved
+        optima = descents.optima(begin)
     found = []
-    for optimum in descents.optima(begin):
+    for optimum in optima:
         order = np.argsort(-optimum.parts.logs, kind="stable")
         q = frame.mixture(
             (optimum.parts.weights[order], optimum.parts.means[order], optimum.parts.factors[order])
         )
-        estimate = kl_estimate(q, p, rtol=rtol)
+        estimate = kl_estimate(q, p, rtol=max(0.1 * rtol, LEAST_RTOL))
         status = optimum.status
         if (
             status == CONVERGED

@@ -154,6 +154,7 @@ class Frame:
 
     @property
     def triple(self) -> Triple:
+        """p as the kernels take it."""
         return self.logs, self.means, self.factors
 
     def parts(self, q: GaussianMixture) -> Parts:

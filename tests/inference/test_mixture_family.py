@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.distributions.ascent import Objective, Parts, climb, halved, scores_of
+from fastvi.distributions.ascent import Elbo, Objective, Parts, climb, halved, scores_of
 from fastvi.inference import expectations
 from fastvi.inference.exports import groups_of
 from fastvi.inference.kernel_calls import slopes_at
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_differences(diagonal):
     noise = np.random.default_rng(2).standard_normal((20, 3))
     weights = np.random.default_rng(3).dirichlet(np.ones(20))
     model = funnel(3)
-    objective = Objective(partial(slopes_at, model), noise, weights, parts)
+    objective = Objective(Elbo(partial(slopes_at, model), noise, weights), parts)
     x = 0.3 * np.random.default_rng(4).standard_normal(objective.size)
     value, gradient = objective(x)
     moved, sums = objective.parts(x), 0.0
