@@ -75,6 +75,9 @@ _HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
 #: How often a descent goes on from a saddle, and how far it is moved away.
 _SADDLES, _AWAY = 3, 0.3
 
+#: The most densities of components at nodes of an evaluation, a fifth of a second.
+_MOST_WORK = 20_000_000
+
 #: Least tolerance of a divergence in nats, and least relative one on draws.
 _LEAST_LACK, _DRAWS_RTOL = 1e-12, 2e-3
 
@@ -94,7 +97,7 @@ def _nodes(dim: int, level: int) -> tuple[Array, Array]:
     if dim <= QUADRATURE_DIM:
         points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
         return np.ascontiguousarray(points.T), weights
-    count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 2 * dim)
+    count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 1 << (2 * dim).bit_length())
     half = normal_points(_REPLICATE + level, dim, count)[1].T
     half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
     return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
@@ -284,7 +287,9 @@ class _Descents:
                 ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_SHARE) for begin in begun]
                 parts, found = max(ended, key=lambda end: end[1].value)
             unit = axes / np.sqrt(np.maximum(np.abs(values), _FLATTEST))
-        for level in range(_BASE + 1, self.levels):
+        level = _BASE
+        while level + 1 < self.levels and self.work(level + 1) <= _MOST_WORK:
+            level += 1
             objective = self.objective(parts, level)
             _, slope = objective(np.zeros(objective.size))
             first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
@@ -298,6 +303,10 @@ class _Descents:
         if not lowest > 0.0:
             status = NOT_A_MINIMUM
         return _Optimum(parts, found.value, self.norm(parts, level), status)
+
+    def work(self, level: int) -> int:
+        """Densities of components at nodes that an evaluation takes."""
+        return int(self.nodes(level)[1].size * self.count * (self.count + len(self.target.logs)))
 
     @staticmethod
     def tolerance(value: float, share: float) -> float:
@@ -429,12 +438,8 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
             (optimum.parts.weights[order], optimum.parts.means[order], optimum.parts.factors[order])
         )
         estimate = kl_estimate(q, p, rtol=max(0.1 * rtol, LEAST_RTOL))
-        status = optimum.status
-        if (
-            status == CONVERGED
-            and p.dim <= QUADRATURE_DIM
-            and estimate.error > max(rtol * estimate.value, _LEAST_LACK)
-        ):
+        status, wanted = optimum.status, max(rtol * estimate.value, _LEAST_LACK)
+        if p.dim <= QUADRATURE_DIM and status in (CONVERGED, OVERFITTED) and estimate.error > wanted:
             status = UNRESOLVED
         found.append(Projection(q, estimate, optimum.norm, status, descents.evaluations))
     found.sort(key=lambda projection: projection.kl)

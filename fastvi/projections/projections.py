@@ -140,29 +140,37 @@ def i_projection(
     ----------
     p : Gaussian, GaussianMixture, Grid2D, or array_like
         A Gaussian in any dimension, a mixture in up to three, a grid; or, for ``family="product"``, a table
-        of joint probabilities without zeros, with any number of axes, summing to one.
-    family : {"full", "diag", "isotropic", "product"}, optional
+        of joint probabilities without zeros, with any number of axes, summing to one; or, for
+        ``family=("mixture", k)``, a Gaussian or a mixture in any dimension.
+    family : {"full", "diag", "isotropic", "product"} or ("mixture", k), optional
         As in `m_projection`.
-    starts : sequence of Gaussian (of tuples of factors, for tables), optional
-        Where the descents start. Default, for a mixture: its components, its modes, the moment match and
-        merged pairs of components; for a grid: its peaks and the moment match; for a table: its marginals,
-        the uniform distribution and its peaks.
+    starts : sequence of Gaussian, optional
+        Of tuples of factors, for tables; of GaussianMixture with k components, for mixtures. Where the
+        descents start. Default, for a mixture: its components, its modes, the moment match and merged pairs
+        of components; for a grid: its peaks and the moment match; for a table: its marginals, the uniform
+        distribution and its peaks. Onto mixtures: sets of k Gaussians among the components of p, what their
+        merges make, and its I-projections onto one; and random partitions of p.
     rtol : float, optional
-        Error wanted: of the divergence, relative, and of the parameters, in units of q's own spread.
+        Error wanted: of the divergence, relative, and of the parameters, in units of q's own spread. Of a
+        mixture, what its divergence may be above the minimum, relative; in more than three dimensions 2e-3.
 
     Returns
     -------
     Projection
         The best optimum; `optima` has all that were found, each with its divergence in nats, error and
         gradient norm. For a mixture the error is a bound; for a grid the sum over it is minimised, and the
-        divergence and its error are those of `kl_estimate`.
+        divergence and its error are those of `kl_estimate`. For ``("mixture", k)`` q is a GaussianMixture,
+        p itself where this has at most k components; at most four optima are followed. Their divergences and
+        errors are those of `kl_estimate`, which knows nothing of the nodes or draws of the descents.
 
     Raises
     ------
     TypeError
-        A p that is neither a distribution nor an array of real numbers; starts of another kind.
+        A p that is neither a distribution nor an array of real numbers; starts of another kind; for mixtures
+        a grid, or a k that is not an integer.
     ValueError
-        An unknown family, or one for another kind of p; mixtures in more than three dimensions; a density
+        A k below 1; starts with another number of components; an unknown family, or one for another kind of
+        p; for a single Gaussian q, mixtures in more than three dimensions; a density
         that is zero somewhere on its grid or table, so that the divergence is infinite for every q.
 
     Notes
@@ -176,10 +184,19 @@ def i_projection(
     whose Hessian is positive definite. Tables: coordinate descent, whose updates are the exact minimum over
     one factor.
 
+    Mixtures of k: L-BFGS on Σ_j w_j Σ_s v_s [log q - log p](m_j + L_j e_s) and its exact gradient. The e_s
+    are a lattice in up to three dimensions, made finer until the gradient on the next one moves q no further,
+    and pairs of quasi-random draws above. The sets of Gaussians that descents start from are grown by a beam
+    search; for given Gaussians the divergence is convex in the weights, which are optimised. The Hessian at
+    an optimum of up to 150 coordinates is taken by differences: a saddle is left along its steepest
+    direction. Of 290 mixtures of 3 to 8 components in one to three dimensions, with k = 2 to 4, none of 20 to
+    30 descents from random starts ended lower.
+
     References
     ----------
     C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 10.1.2 and eq. 10.9. M. Opper,
     C. Archambeau, The Variational Gaussian Approximation Revisited, Neural Computation 21 (2009), eq. 2 to 5.
+    S. Gershman, M. Hoffman, D. Blei, Nonparametric Variational Inference, ICML 2012.
 
     Examples
     --------
@@ -190,6 +207,10 @@ def i_projection(
     [0.35403395, 1.19668233]
     >>> i.q.mean.round(6) + 0.0, i.error < 1e-8 * i.kl
     (array([2.99054, 0.     ]), True)
+    >>> three = fv.GaussianMixture([0.3, 0.3, 0.4], [-1, 1, 9], [1, 1, 1])
+    >>> two = fv.i_projection(three, ("mixture", 2))
+    >>> two, two.q.weights.round(3)
+    (Projection(q=mixture of 2, kl=0.00636386, converged), array([0.598, 0.402]))
     """
     if isinstance(family, tuple):
         if not isinstance(p, Gaussian | GaussianMixture):
