@@ -38,7 +38,7 @@ _ROUGH = {1: (0.5, 4.0), 2: (0.8, 3.5), 3: (1.1, 3.3)}
 _LEVELS = {
     1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0), (0.01, 8.0), (0.003, 8.0)),
     2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5), (0.04, 7.5)),
-    3: ((0.9, 4.5), (0.6, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
+    3: ((0.75, 5.0), (0.55, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
 }
 
 #: Pairs of draws in more dimensions: to choose starts, and the levels of the descents.
@@ -62,11 +62,11 @@ _BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
 
 #: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after
 #: which the unit of the coordinates is renewed, and steps in all.
-_FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-3, 50, 500
+_FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-4, 50, 500
 
 #: The level of the descents of those that are followed, and the share that they may lack; how many are
 #: followed so far, and how many to the end.
-_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 6, 4
+_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 10, 4
 
 #: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue where it
 #: gives the unit of coordinates.
@@ -294,11 +294,10 @@ class _Descents:
             _, slope = objective(np.zeros(objective.size))
             first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
             parts, found = self.descend(parts, level, _MOST_STEPS, 0.1 * self.rtol, unit)
-            tolerance = self.tolerance(found.value, self.rtol)
-            if first <= tolerance:
+            if first <= self.tolerance(found.value, self.rtol):
                 status = CONVERGED
                 break
-        if not found.lack <= tolerance:
+        if not found.lack <= self.tolerance(found.value, self.rtol) and level > _BASE:
             status = STEPS_EXHAUSTED
         if not lowest > 0.0:
             status = NOT_A_MINIMUM
@@ -443,7 +442,7 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
             status = UNRESOLVED
         found.append(Projection(q, estimate, optimum.norm, status, descents.evaluations))
     found.sort(key=lambda projection: projection.kl)
-    return found[0]._with(found[1:])
+    return found[0]._with([other for other in found[1:] if other._status != NOT_A_MINIMUM])
 
 
 def _as_mixtures(found: Projection) -> Projection:
