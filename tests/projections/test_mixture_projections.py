@@ -166,7 +166,7 @@ def test_what_is_not_known_is_said(monkeypatch):
         assert found.kl == pytest.approx(good.kl, rel=1e-2)
     with monkeypatch.context() as patch:
         patch.setattr(onto_mixtures, "_MOST_STEPS", 0)
-        assert not fv.i_projection(p, TWO).converged
+        assert fv.i_projection(p, TWO).status == "the steps were used up before they became small"
     flat = fv.GaussianMixture([0.5, 0.25, 0.25], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     found = fv.i_projection(flat, TWO)
     assert 0.0 <= found.kl < 1e-9
@@ -174,6 +174,19 @@ def test_what_is_not_known_is_said(monkeypatch):
     found = fv.i_projection(narrow, TWO)
     assert found.status.startswith("the quadrature would need")
     assert found.error > 1e-3
+
+
+def test_nodes_are_made_finer_until_that_makes_no_difference(monkeypatch):
+    """Under a broad component of q lie narrow ones of p."""
+    p = fv.GaussianMixture(np.full(7, 1.0 / 7.0), np.arange(7.0), np.full(7, 0.04))
+    found = fv.i_projection(p, TWO)
+    assert found.converged
+    monkeypatch.setitem(onto_mixtures._LEVELS, 1, ((0.005, 8.0), (0.004, 8.0), (0.003, 8.0)))
+    onto_mixtures._nodes.cache_clear()
+    best = fv.i_projection(p, TWO, starts=[found.q])
+    onto_mixtures._nodes.cache_clear()
+    assert best.converged
+    assert found.kl == pytest.approx(best.kl, rel=1e-8)
 
 
 def test_it_is_a_projection_like_others():
