@@ -123,7 +123,7 @@ class _InUnit:
         return value, self.unit.T @ slope
 
 
-class _Descents:
+class Descents:
     """Descents of KL(q ‖ p) for mixtures q of k Gaussians, in a frame where p has mean 0 and covariance I."""
 
     def __init__(self, frame: Frame, count: int, rtol: float) -> None:
@@ -426,7 +426,7 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
         best, *others = (_as_mixtures(found) for found in mixture_optima(p, FULL, alone, rtol).optima)
         return best._with(others)
     frame = Frame(p)
-    descents = _Descents(frame, count, rtol)
+    descents = Descents(frame, count, rtol)
     begin = descents.starts() if given is None else [frame.parts(mixture) for mixture in given]
     with np.errstate(all="ignore"):  # steps that go too far are halved
         optima = descents.optima(begin)
