@@ -17,7 +17,7 @@ class Projection(Immutable):
 
     Attributes
     ----------
-    q : Gaussian, or tuple of ndarray
+    q : Gaussian, GaussianMixture, or tuple of ndarray
         The projection; for ``family="product"`` the probabilities along each axis.
     kl : float
         The divergence in nats: KL(p ‖ q) of an M-projection, KL(q ‖ p) of an I-projection.
@@ -34,7 +34,7 @@ class Projection(Immutable):
     status : str
         How the projection ended, in words.
     evaluations : int
-        Nodes of the quadrature, in the plane or on a contour; for a mixture those of all optima together.
+        Nodes of the quadrature, in the plane or on a contour; onto mixtures those of all optima together.
 
     Examples
     --------
