@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -203,13 +204,14 @@ class Descents:
             normalised(logs, pool.means[list(chosen)], pool.factors[list(chosen)])
             for _, chosen, logs in sets[:_STARTS]
         ]
-        merged, _ = greedy_merges(self.frame, self.count, "runnalls")
         rng = np.random.default_rng(_SEED)
-        return [
-            *found,
-            normalised(np.log(merged[0]), merged[1].copy(), merged[2].copy()),
-            *(self.partition(rng) for _ in range(_PARTITIONS)),
-        ]
+        for _ in range(_PARTITIONS):
+            with suppress(np.linalg.LinAlgError):  # components too narrow to be merged
+                found.append(self.partition(rng))
+        with suppress(ValueError):
+            (weights, means, factors), _ = greedy_merges(self.frame, self.count, "runnalls")
+            found.append(normalised(np.log(weights), means, factors))
+        return found
 
     @staticmethod
     def apart(alone: Array, own: Array, shares: Array) -> Array:

@@ -34,7 +34,7 @@ class Projection(Immutable):
     status : str
         How the projection ended, in words.
     evaluations : int
-        Nodes of the quadrature, in the plane or on a contour; onto mixtures those of all optima together.
+        Nodes of the quadrature, in the plane or on a contour; for a mixture those of all optima together.
 
     Examples
     --------

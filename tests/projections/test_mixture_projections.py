@@ -219,3 +219,12 @@ def test_bad_input_is_named(kind, arguments, message):
     with pytest.raises(kind) as raised:
         fv.i_projection(**{"p": UNEQUAL, "family": TWO, **arguments})
     assert message in str(raised.value)
+
+
+def test_components_too_narrow_to_be_merged_are_chosen():
+    """Along a slanted line, 1e10 of their deviations apart: a merged covariance is singular to rounding."""
+    means = 1e9 * np.array([[1.0, 1.3], [-1.0, -1.3], [2.1, 2.73], [0.0, 0.0]])
+    p = fv.GaussianMixture([0.4, 0.3, 0.2, 0.1], means, [1e-2 * np.eye(2)] * 4)
+    found = fv.i_projection(p, TWO)
+    assert found.kl == pytest.approx(-math.log(0.7), rel=1e-9)
+    np.testing.assert_allclose(found.q.weights, [4.0 / 7.0, 3.0 / 7.0], rtol=1e-6)
