@@ -60,7 +60,7 @@ def random_merge(p: fv.GaussianMixture, rng: np.random.Generator) -> fv.Gaussian
 
 def optimised(p: fv.GaussianMixture, q: fv.GaussianMixture) -> fv.GaussianMixture:
     """The minimum of the squared error near q."""
-    frame = reduction._Frame(p)
+    frame = reduction.Frame(p)
     weights, means, factors = np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
     reduction.kernels.em.standardization.standardize_mixture(frame.mean, frame.factor, means, factors)
     return frame.mixture(reduction._refine_squares(frame, (weights, means, factors), 1e-9, 500)[0])

@@ -34,12 +34,13 @@ EM_WORDS = {
 #: Projections.
 PROJECTION_WORDS = {
     _numbers.CONVERGED: "converged",
-    _numbers.STEPS_EXHAUSTED: "Newton's steps did not become small",
+    _numbers.STEPS_EXHAUSTED: "the steps were used up before they became small",
     _numbers.UNRESOLVED: (
-        "the quadrature would need too many nodes: the divergence is only known between bounds"
+        "the quadrature would need too many nodes: the divergence is known less well than was asked"
     ),
     _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
     _numbers.NOT_FINITE: "no finite value",
+    _numbers.OVERFITTED: "finer nodes, or more draws, than there are at most would change q",
     _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
 }
 

@@ -23,7 +23,7 @@ EPSILON = 2.2e-16
 ENTROPY_RTOL = 1e-10
 
 #: Least relative tolerance: below it, rounding errors dominate.
-_LEAST_RTOL = 1e-14
+LEAST_RTOL = 1e-14
 
 #: Scrambled Sobol point sets, whose spread gives the standard error; points in each.
 _REPLICATES = 16
@@ -205,6 +205,6 @@ def mixture_entropy(p: Any, rtol: float) -> Estimate:
 def tolerance(rtol: Any) -> float:
     """`rtol` as a float, if it is a relative tolerance that can be reached."""
     value = real_number("rtol", rtol)
-    if not _LEAST_RTOL <= value < 1.0:
+    if not LEAST_RTOL <= value < 1.0:
         raise ValueError(f"rtol must be from 1e-14 to 1, not {rtol!r}")
     return value

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..common.values import Array
+from ..distributions.ascent import climb
 from ..distributions.student import StudentT, radii, slope_of_entropy, standard_entropy
 from ..kernels.statuses import (
     CONVERGED,
@@ -26,7 +27,7 @@ from ..kernels.statuses import (
 from .deterministic import latent_fit
 from .expectations import BY_DRAWS, overfitted, student_expectation
 from .kernel_calls import QUADRATURE_DIM, slopes_at
-from .mixture_fits import climb, evaluations_each
+from .mixture_fits import evaluations_each
 from .model import Model
 from .results import Fit, fit_of_report, q_of
 

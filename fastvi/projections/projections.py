@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .. import kernels
 from ..common.threads import interruptible
-from ..common.validation import choice
+from ..common.validation import choice, integer
 from ..distributions.gaussian import Gaussian
 from ..distributions.grid import Distribution, Grid2D
 from ..distributions.integrals import QUADRATURE_DIM, Estimate, tolerance
@@ -24,8 +24,9 @@ from .gaussian_optima import (
     matched_factor,
     mixture_optima,
 )
+from .onto_mixtures import optima_of_mixtures
 from .product_optima import mean_field_optima, product_of_marginals
-from .reduction import Reduction, reduce_mixture
+from .reduction import Reduction, as_mixture, reduce_mixture
 from .result import Projection
 
 
@@ -36,6 +37,13 @@ def _family(value: Any, of_table: bool) -> str:
         wanted = "a joint probability table (an array)" if family == "product" else "a distribution"
         raise ValueError(f"family={family!r} needs p to be {wanted}")
     return family
+
+
+def _count(family: tuple[Any, ...]) -> Any:
+    """k of ("mixture", k)."""
+    if len(family) != 2 or family[0] != "mixture":
+        raise ValueError(f'family must be ("mixture", k), if it is a tuple, not {family!r}')
+    return family[1]
 
 
 def _is_table(p: Any) -> bool:
@@ -95,9 +103,7 @@ def m_projection(p: Any, family: Any = "full") -> Any:
     0.192744757
     """
     if isinstance(family, tuple):
-        if len(family) != 2 or family[0] != "mixture":
-            raise ValueError(f'family must be ("mixture", k), if it is a tuple, not {family!r}')
-        return reduce_mixture(p, family[1])
+        return reduce_mixture(p, _count(family))
     if isinstance(p, GaussianMixture) and family == "full":
         mean, factor = np.empty(p.dim), np.empty((p.dim, p.dim))
         if kernels.projections.mixture_projections.m_projection(
@@ -121,7 +127,7 @@ def m_projection(p: Any, family: Any = "full") -> Any:
 @interruptible(is_long)
 def i_projection(
     p: Distribution | ArrayLike,
-    family: str = "full",
+    family: str | tuple[str, int] = "full",
     starts: Sequence[Any] | None = None,
     *,
     rtol: float = 1e-8,
@@ -134,29 +140,37 @@ def i_projection(
     ----------
     p : Gaussian, GaussianMixture, Grid2D, or array_like
         A Gaussian in any dimension, a mixture in up to three, a grid; or, for ``family="product"``, a table
-        of joint probabilities without zeros, with any number of axes, summing to one.
-    family : {"full", "diag", "isotropic", "product"}, optional
+        of joint probabilities without zeros, with any number of axes, summing to one; or, for
+        ``family=("mixture", k)``, a Gaussian or a mixture in any dimension.
+    family : {"full", "diag", "isotropic", "product"} or ("mixture", k), optional
         As in `m_projection`.
-    starts : sequence of Gaussian (of tuples of factors, for tables), optional
-        Where the descents start. Default, for a mixture: its components, its modes, the moment match and
-        merged pairs of components; for a grid: its peaks and the moment match; for a table: its marginals,
-        the uniform distribution and its peaks.
+    starts : sequence of Gaussian, optional
+        Of tuples of factors, for tables; of GaussianMixture with k components, for mixtures. Where the
+        descents start. Default, for a mixture: its components, its modes, the moment match and merged pairs
+        of components; for a grid: its peaks and the moment match; for a table: its marginals, the uniform
+        distribution and its peaks. Onto mixtures: sets of k Gaussians among the components of p, what their
+        merges make, and its I-projections onto one; and random partitions of p.
     rtol : float, optional
-        Error wanted: of the divergence, relative, and of the parameters, in units of q's own spread.
+        Error wanted: of the divergence, relative, and of the parameters, in units of q's own spread. Of a
+        mixture, what its divergence may be above the minimum, relative; in more than three dimensions 2e-3.
 
     Returns
     -------
     Projection
         The best optimum; `optima` has all that were found, each with its divergence in nats, error and
         gradient norm. For a mixture the error is a bound; for a grid the sum over it is minimised, and the
-        divergence and its error are those of `kl_estimate`.
+        divergence and its error are those of `kl_estimate`. For ``("mixture", k)`` q is a GaussianMixture,
+        p itself where this has at most k components; at most four optima are followed. Their divergences and
+        errors are those of `kl_estimate`, which knows nothing of the nodes or draws of the descents.
 
     Raises
     ------
     TypeError
-        A p that is neither a distribution nor an array of real numbers; starts of another kind.
+        A p that is neither a distribution nor an array of real numbers; starts of another kind; for mixtures
+        a grid, or a k that is not an integer.
     ValueError
-        An unknown family, or one for another kind of p; mixtures in more than three dimensions; a density
+        A k below 1; starts with another number of components; an unknown family, or one for another kind of
+        p; for a single Gaussian q, mixtures in more than three dimensions; a density
         that is zero somewhere on its grid or table, so that the divergence is infinite for every q.
 
     Notes
@@ -170,10 +184,19 @@ def i_projection(
     whose Hessian is positive definite. Tables: coordinate descent, whose updates are the exact minimum over
     one factor.
 
+    Mixtures of k: L-BFGS on Σ_j w_j Σ_s v_s [log q - log p](m_j + L_j e_s) and its exact gradient. The e_s
+    are a lattice in up to three dimensions, made finer until the gradient on the next one moves q no further,
+    and pairs of quasi-random draws above. The sets of Gaussians that descents start from are grown by a beam
+    search; for given Gaussians the divergence is convex in the weights, which are optimised. The Hessian at
+    an optimum of up to 150 coordinates is taken by differences: a saddle is left along its steepest
+    direction. Of 140 mixtures of 3 to 8 components in one to three dimensions, with k = 2 to 4, none of 15
+    descents each from random starts ended lower by a thousandth (``python -m bench.onto_mixtures``).
+
     References
     ----------
     C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 10.1.2 and eq. 10.9. M. Opper,
     C. Archambeau, The Variational Gaussian Approximation Revisited, Neural Computation 21 (2009), eq. 2 to 5.
+    S. Gershman, M. Hoffman, D. Blei, Nonparametric Variational Inference, ICML 2012.
 
     Examples
     --------
@@ -184,7 +207,16 @@ def i_projection(
     [0.35403395, 1.19668233]
     >>> i.q.mean.round(6) + 0.0, i.error < 1e-8 * i.kl
     (array([2.99054, 0.     ]), True)
+    >>> three = fv.GaussianMixture([0.3, 0.3, 0.4], [-1, 1, 9], [1, 1, 1])
+    >>> two = fv.i_projection(three, ("mixture", 2))
+    >>> round(two.kl, 8), two.error < 1e-9, two.q.weights.round(3)
+    (0.00636386, True, array([0.598, 0.402]))
     """
+    if isinstance(family, tuple):
+        if not isinstance(p, Gaussian | GaussianMixture):
+            raise TypeError(f"p must be a Gaussian or a GaussianMixture for mixtures, not {type(p).__name__}")
+        count = integer("k", _count(family), 1)
+        return optima_of_mixtures(as_mixture(p), count, starts, tolerance(rtol))
     name = _family(family, _is_table(p))
     wanted = tolerance(rtol)
     if name == "product":

@@ -13,6 +13,7 @@ from ..common import scratch, threads
 from ..common.immutable import Record, restore
 from ..common.validation import choice, integer, real_number
 from ..common.values import Triple
+from ..distributions.ascent import Parts
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -128,7 +129,16 @@ def _divergence(p: GaussianMixture, q: GaussianMixture) -> Estimate:
     return Estimate(0.0, 0.0, 0, "closed form") if p is q else kl_estimate(p, q, rtol=_RTOL)
 
 
-class _Frame:
+def as_mixture(p: Gaussian | GaussianMixture) -> GaussianMixture:
+    """A Gaussian as a mixture of one."""
+    if isinstance(p, GaussianMixture):
+        return p
+    logs, means, factors = p._triple()
+    found: GaussianMixture = restore(GaussianMixture, np.ones(1), means, np.array(p.cov)[None], factors, logs)
+    return found
+
+
+class Frame:
     """Coordinates in which p has mean 0 and covariance I, and p in them."""
 
     def __init__(self, p: GaussianMixture) -> None:
@@ -144,7 +154,15 @@ class _Frame:
 
     @property
     def triple(self) -> Triple:
+        """p as the kernels take it."""
         return self.logs, self.means, self.factors
+
+    def parts(self, q: GaussianMixture) -> Parts:
+        """A mixture in this frame, without components of no weight."""
+        used = q.weights > 0.0
+        means, factors = q._means[used], q._factors[used]
+        kernels.em.standardization.standardize_mixture(self.mean, self.factor, means, factors)
+        return Parts(q._log_weights[used], means, factors)
 
     def mixture(self, q: Triple) -> GaussianMixture:
         """A mixture (weights, means, factors) of this frame in the coordinates of p."""
@@ -161,7 +179,7 @@ def _empty(count: int, dim: int) -> Triple:
     return np.empty(count), np.empty((count, dim)), np.empty((count, dim, dim))
 
 
-def _greedy(frame: _Frame, count: int, method: str) -> tuple[Triple, float]:
+def greedy_merges(frame: Frame, count: int, method: str) -> tuple[Triple, float]:
     """The greedy merges: (weights, means, factors) and Runnalls' bound."""
     components, dim = frame.means.shape
     q, room = _empty(count, dim), kernels.projections.reductions
@@ -176,7 +194,7 @@ def _greedy(frame: _Frame, count: int, method: str) -> tuple[Triple, float]:
     return q, bound
 
 
-def _refine_kl(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
+def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
     """The local minimum of KL(p ‖ q) near q; also whether this is certainly lower than that of q."""
     refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
     room, (components, dim), count = kernels.projections.refinements, frame.means.shape, len(refined[0])
@@ -196,7 +214,7 @@ def _refine_kl(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple,
     return refined, status, steps, gain > wrong
 
 
-def _refine_squares(frame: _Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
+def _refine_squares(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
     """The local minimum of the integral squared error near q."""
     refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
     room, (components, dim), count = kernels.projections.square_refinements, frame.means.shape, len(q[0])
@@ -301,17 +319,14 @@ def reduce_mixture(
     wanted = real_number("tol", tol)
     if not 0.0 < wanted < math.inf:
         raise ValueError(f"tol must be positive and finite, not {tol!r}")
-    if isinstance(p, Gaussian):
-        logs, means, factors = p._triple()
-        p = restore(GaussianMixture, np.ones(1), means, np.array(p.cov)[None], factors, logs)
-    assert isinstance(p, GaussianMixture)
+    p = as_mixture(p)
     fields = {"method": name, "_p": p}
     if np.count_nonzero(p.weights) <= count:
         return Reduction(
             mixture=p, _merged=p, bound_before=0.0, iterations=0, converged=True, status=_EXACT, **fields
         )
-    frame = _Frame(p)
-    q, bound = _greedy(frame, count, name)
+    frame = Frame(p)
+    q, bound = greedy_merges(frame, count, name)
     merged = frame.mixture(q)
     fields |= {"_merged": merged, "bound_before": bound}
     alone = name == "runnalls" or (name == "kl" and count == 1)

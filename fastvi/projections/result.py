@@ -7,8 +7,8 @@ from typing import Any
 
 from ..common.immutable import Immutable, frozen
 from ..common.statuses import PROJECTION_WORDS
-from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
+from ..distributions.mixture import GaussianMixture
 from ..kernels.statuses import CONVERGED
 
 
@@ -17,7 +17,7 @@ class Projection(Immutable):
 
     Attributes
     ----------
-    q : Gaussian, or tuple of ndarray
+    q : Gaussian, GaussianMixture, or tuple of ndarray
         The projection; for ``family="product"`` the probabilities along each axis.
     kl : float
         The divergence in nats: KL(p ‖ q) of an M-projection, KL(q ‖ p) of an I-projection.
@@ -117,5 +117,9 @@ class Projection(Immutable):
 
     def __repr__(self) -> str:
         more = f", {len(self._others)} more optima" if self._others else ""
-        name = self.q if isinstance(self.q, Gaussian) else f"{len(self.q)} marginals"
+        name: Any = self.q
+        if isinstance(name, tuple):
+            name = f"{len(name)} marginals"
+        elif isinstance(name, GaussianMixture):
+            name = f"mixture of {name.weights.size}"
         return f"Projection(q={name}, kl={self.kl:.6g}, {self.status}{more})"

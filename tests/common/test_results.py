@@ -92,6 +92,7 @@ EXAMPLES = {
     "Projection": lambda: [
         fv.m_projection(MIXTURE),
         fv.i_projection(np.array([[0.4, 0.1], [0.1, 0.4]]), "product"),
+        fv.i_projection(fv.GaussianMixture([0.5, 0.3, 0.2], [-9, 0, 9], [1, 1, 1]), ("mixture", 2)),
     ],
     "Propagated": lambda: [fv.fit(model()).linear_response().of(lambda z: z)],
     "Reduction": lambda: [fv.reduce_mixture(MIXTURE, 1), fv.reduce_mixture(MIXTURE, 2)],

@@ -2,14 +2,17 @@
 
 import math
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.distributions.ascent import Elbo, Objective, Parts, climb, halved, scores_of
 from fastvi.inference import expectations
 from fastvi.inference.exports import groups_of
-from fastvi.inference.mixture_fits import Objective, Parts, _Fitted, _Growth, climb, halved, scores_of
+from fastvi.inference.kernel_calls import slopes_at
+from fastvi.inference.mixture_fits import _Fitted, _Growth
 from helpers import posteriors
 
 
@@ -54,13 +57,14 @@ def test_the_gradient_is_that_of_differences(diagonal):
     parts = random_parts(3, 3, diagonal)
     noise = np.random.default_rng(2).standard_normal((20, 3))
     weights = np.random.default_rng(3).dirichlet(np.ones(20))
-    objective = Objective(funnel(3), noise, weights, parts)
+    model = funnel(3)
+    objective = Objective(Elbo(partial(slopes_at, model), noise, weights), parts)
     x = 0.3 * np.random.default_rng(4).standard_normal(objective.size)
     value, gradient = objective(x)
     moved, sums = objective.parts(x), 0.0
     for weight, mean, factor in zip(moved.weights, moved.means, moved.dense(), strict=True):
         points = mean + noise @ factor.T
-        sums += weight * weights @ (objective.model.log_density(points) - moved.mixture().logpdf(points))
+        sums += weight * weights @ (model.log_density(points) - moved.mixture().logpdf(points))
     assert value == pytest.approx(sums, rel=1e-12)
     for i in range(x.size):
         step = np.zeros(x.size)

@@ -1,0 +1,269 @@
+"""KL(q ‖ p) of two mixtures and its gradient, on fixed nodes under each component of q.
+
+For I-projections onto mixtures. The loops run along the nodes of a block, which are vectorised.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..borrowing import Cube, Matrix, Vector, borrow, named, packed
+from ..compiler import adder, exported, formula, inlined, kernel
+from ..densities.gaussians import LOG_2PI
+from ..numerics.elementary import decay, log
+from ..numerics.matrices import clear_matrix, clear_vector, fill_vector, half_log_det
+
+#: Nodes in a block: what a block needs stays in the first cache for ten components in three dimensions.
+BLOCK = 128
+
+#: The least logarithm of a share, relative to the largest: products with it are not subnormal.
+LEAST = -600.0
+
+
+class Density(NamedTuple):
+    """A mixture as the loops take it."""
+
+    constants: Vector  #: (K,): logarithms of the components' densities at their means, with the weights
+    inverses: Cube  #: (K, D, D): inverse factors
+
+
+class Workspace(NamedTuple):
+    """Scratch space for `divergence`; K is the larger number of components."""
+
+    p: Density
+    q: Density
+    points: Matrix  #: (D, BLOCK)
+    whitened: Cube  #: (K, D, BLOCK): inverse factors times differences from the means
+    shares: Matrix  #: (K, BLOCK): log densities, then responsibilities
+    top: Vector  #: (BLOCK,): the largest log density
+    total: Vector  #: (BLOCK,): sums of shares, then their inverses
+    difference: Vector  #: (BLOCK,): log p - log q
+    slopes: Matrix  #: (D, BLOCK): its gradient
+    weights: Vector  #: (BLOCK,): of the nodes
+    held: Vector  #: (BLOCK,)
+    row: Vector  #: (BLOCK,)
+
+
+@exported
+def workspace(components, count, dim):
+    """Scratch space for a p of so many `components`, and a q of `count`."""
+    most = max(components, count)
+    return packed(
+        Workspace(
+            p=Density(np.empty(components), np.empty((components, dim, dim))),
+            q=Density(np.empty(count), np.empty((count, dim, dim))),
+            points=np.empty((dim, BLOCK)),
+            whitened=np.empty((most, dim, BLOCK)),
+            shares=np.empty((most, BLOCK)),
+            top=np.empty(BLOCK),
+            total=np.empty(BLOCK),
+            difference=np.empty(BLOCK),
+            slopes=np.empty((dim, BLOCK)),
+            weights=np.empty(BLOCK),
+            held=np.empty(BLOCK),
+            row=np.empty(BLOCK),
+        )
+    )
+
+
+@kernel
+def _prepare(mixture, density):
+    """Write the constants and the inverse factors of a mixture."""
+    log_weights, means, chols = mixture
+    dim = means.shape[1]
+    for k in range(log_weights.size):
+        factor, inverse = chols[k], density.inverses[k]
+        density.constants[k] = log_weights[k] - half_log_det(factor) - 0.5 * dim * LOG_2PI
+        clear_matrix(inverse)
+        for j in range(dim):
+            for i in range(j, dim):
+                s = 1.0 if i == j else 0.0
+                for a in range(j, i):
+                    s -= factor[i, a] * inverse[a, j]
+                inverse[i, j] = s / factor[i, i]
+
+
+@formula
+def _shifted(x, a, m, out):
+    for n in range(out.size):
+        out[n] = a * (x[n] - m)
+
+
+@formula
+def _add_shifted(x, a, m, out):
+    for n in range(out.size):
+        out[n] += a * (x[n] - m)
+
+
+@formula
+def _add_multiple(x, a, out):
+    for n in range(out.size):
+        out[n] += a * x[n]
+
+
+@formula
+def _subtract_half_square(x, out):
+    for n in range(out.size):
+        out[n] -= 0.5 * x[n] * x[n]
+
+
+@formula
+def _raise_to(values, top):
+    for n in range(top.size):
+        top[n] = values[n] if values[n] > top[n] else top[n]
+
+
+@formula
+def _add_share(values, top, total):
+    for n in range(top.size):
+        below = values[n] - top[n]
+        e = decay(below if below > LEAST else LEAST)
+        values[n] = e
+        total[n] += e
+
+
+@formula
+def _add_log(top, total, sign, out):
+    """out += sign log(exp(top) total), and invert the total."""
+    for n in range(out.size):
+        out[n] += sign * (top[n] + log(total[n]))
+        total[n] = 1.0 / total[n]
+
+
+@formula
+def _multiply(x, y, out):
+    for n in range(out.size):
+        out[n] = x[n] * y[n]
+
+
+@formula
+def _add_product(x, y, a, out):
+    for n in range(out.size):
+        out[n] += a * x[n] * y[n]
+
+
+@adder
+def _sum(x):
+    s = 0.0
+    for n in range(x.size):
+        s += x[n]
+    return s
+
+
+@adder
+def _product(x, y):
+    s = 0.0
+    for n in range(x.size):
+        s += x[n] * y[n]
+    return s
+
+
+@kernel
+def _slope(inverse, whitened, i, row):
+    """row = coordinate i of inverse' whitened, the slope of half of the square."""
+    fill_vector(0.0, row)
+    for a in range(i, inverse.shape[0]):
+        _add_multiple(whitened[a, : row.size], inverse[a, i], row)
+
+
+@inlined
+def _add_density(means, density, sign, count, space):
+    """Add sign times log density and its gradient at the points; responsibilities are left in `shares`."""
+    components, dim = means.shape
+    top, total, row = space.top[:count], space.total[:count], space.row[:count]
+    fill_vector(-math.inf, top)
+    clear_vector(total)
+    for k in range(components):
+        values, inverse = space.shares[k, :count], density.inverses[k]
+        fill_vector(density.constants[k], values)
+        for i in range(dim):
+            out = space.whitened[k, i, :count]
+            _shifted(space.points[0, :count], inverse[i, 0], means[k, 0], out)
+            for j in range(1, i + 1):
+                _add_shifted(space.points[j, :count], inverse[i, j], means[k, j], out)
+            _subtract_half_square(out, values)
+        _raise_to(values, top)
+    for k in range(components):
+        _add_share(space.shares[k, :count], top, total)
+    _add_log(top, total, sign, space.difference[:count])
+    for k in range(components):
+        shares = space.shares[k, :count]
+        _multiply(shares, total, shares)
+        for i in range(dim):
+            _slope(density.inverses[k], space.whitened[k], i, row)
+            _add_product(shares, row, -sign, space.slopes[i, :count])
+
+
+@exported
+def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
+    """-KL(q ‖ p) = Σ_j w_j Σ_s v_s [log p(z_js) - log q(z_js)], z_js = m_j + L_j e_s, and its gradient.
+
+    Parameters
+    ----------
+    p, q : tuples
+        Log weights, means and factors of the mixtures.
+    nodes : (D, S)
+        The e_s.
+    shares : (S,)
+        The v_s.
+    space : Workspace
+    by_logs, by_means, by_factors : (k,), (k, D), (k, D, D)
+        Are written: the derivatives in log weights, taken as free, in means and in factors.
+
+    Returns
+    -------
+    float
+    """
+    p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
+    log_weights, means, chols = q
+    components, dim = means.shape
+    _prepare(p, space.p)
+    _prepare(q, space.q)
+    clear_vector(by_logs)
+    clear_matrix(by_means)
+    for j in range(components):
+        clear_matrix(by_factors[j])
+    value = 0.0
+    for j in range(components):
+        weight = math.exp(log_weights[j])
+        for first in range(0, shares.size, BLOCK):
+            last = min(first + BLOCK, shares.size)
+            count = last - first
+            difference, row, held = space.difference[:count], space.row[:count], space.held[:count]
+            weights = space.weights[:count]
+            clear_vector(weights)
+            _add_multiple(shares[first:last], weight, weights)
+            clear_vector(difference)
+            for i in range(dim):
+                point = space.points[i, :count]
+                fill_vector(means[j, i], point)
+                for a in range(i + 1):
+                    _add_multiple(nodes[a, first:last], chols[j, i, a], point)
+                clear_vector(space.slopes[i, :count])
+            _add_density(p[1], space.p, 1.0, count, space)
+            _add_density(means, space.q, -1.0, count, space)
+            part = _product(weights, difference)
+            value += part
+            by_logs[j] += part
+            # By the points, which move with the parameters.
+            for i in range(dim):
+                _multiply(weights, space.slopes[i, :count], row)
+                by_means[j, i] += _sum(row)
+                for a in range(i + 1):
+                    by_factors[j, i, a] += _product(row, nodes[a, first:last])
+            # And by log q at points that stay.
+            for k in range(components):
+                _multiply(weights, space.shares[k, :count], held)
+                mass, whitened = _sum(held), space.whitened[k]
+                by_logs[k] -= mass
+                for i in range(dim):
+                    _slope(space.q.inverses[k], whitened, i, row)
+                    _multiply(held, row, row)
+                    by_means[k, i] -= _sum(row)
+                    for a in range(i + 1):
+                        by_factors[k, i, a] -= _product(row, whitened[a, :count])
+                    by_factors[k, i, i] += mass * space.q.inverses[k, i, i]
+    return value

@@ -1,0 +1,453 @@
+r"""I-projections of a mixture p onto mixtures q of k Gaussians.
+
+-KL(q ‖ p) is the ELBO of q for the log joint log p. L-BFGS raises it on fixed points under each component of
+q, from several starts: sets of k Gaussians, chosen among the components of p, what Runnalls' merges make of
+them, and the I-projections onto one Gaussian. For given Gaussians KL(q ‖ p) is convex in the weights, and
+
+.. math:: w_j \leftarrow w_j \exp(-E_j[\log q - \log p])
+
+lowers it; where the Gaussians do not overlap, one such step is exact, w_j ∝ exp(-KL(N_j ‖ p)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common import scratch
+from ..common.values import Array
+from ..distributions.ascent import Climb, Objective, Parts, climb, lattice, normalised, scores_of
+from ..distributions.gaussian import Gaussian
+from ..distributions.integrals import LEAST_RTOL, QUADRATURE_DIM, Estimate, normal_points
+from ..distributions.kl_and_entropy import kl_estimate
+from ..distributions.mixture import GaussianMixture
+from ..kernels.densities.gaussians import LOG_2PI
+from ..kernels.families.table import FULL
+from ..kernels.statuses import CONVERGED, NOT_A_MINIMUM, OVERFITTED, STEPS_EXHAUSTED, UNRESOLVED
+from .gaussian_optima import mixture_optima
+from .reduction import Frame, as_mixture, greedy_merges
+from .result import Projection
+
+#: Lattices (step, reach) under each component of q: to choose starts, and the levels of the descents.
+_ROUGH = {1: (0.5, 4.0), 2: (0.8, 3.5), 3: (1.1, 3.3)}
+_LEVELS = {
+    1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0), (0.01, 8.0), (0.003, 8.0)),
+    2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5), (0.04, 7.5)),
+    3: ((0.75, 5.0), (0.55, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
+}
+
+#: Pairs of draws in more dimensions: to choose starts, and the levels of the descents.
+_ROUGH_PAIRS, _LEVEL_PAIRS = 32, (128, 512, 2048, 8192)
+
+#: The first scrambled net that `kl_estimate` does not use.
+_REPLICATE = 1000
+
+#: Candidates for components of q, and components of p up to which its I-projections onto one Gaussian are
+#: among them.
+_CANDIDATES, _FEW_COMPONENTS = 48, 24
+
+#: A candidate is left out whose KL from a better one is below this, in nats.
+_NEAR = 0.02
+
+#: Random partitions of p's components that are starts, and their seed.
+_PARTITIONS, _SEED = 6, 20251128
+
+#: Sets of candidates that are kept while they grow, steps for their weights, and sets that are starts.
+_BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
+
+#: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after
+#: which the unit of the coordinates is renewed, and steps in all.
+_FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-4, 50, 500
+
+#: The level of the descents of those that are followed, and the share that they may lack; how many are
+#: followed so far, and how many to the end.
+_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 10, 4
+
+#: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue where it
+#: gives the unit of coordinates.
+_HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
+
+#: How often a descent goes on from a saddle, and how far it is moved away.
+_SADDLES, _AWAY = 3, 0.3
+
+#: The most densities of components at nodes of an evaluation, a fifth of a second.
+_MOST_WORK = 20_000_000
+
+#: Least tolerance of a divergence in nats, and least relative one on draws.
+_LEAST_LACK, _DRAWS_RTOL = 1e-12, 2e-3
+
+#: Descents to a component of less weight are left out: it spreads or shrinks without end.
+_VANISHED = 1e-9
+
+#: Optima are the same where means differ by less in deviations, weights by less, logarithms of deviations.
+_SAME = 0.02
+
+
+@lru_cache(maxsize=16)
+def _nodes(dim: int, level: int) -> tuple[Array, Array]:
+    """(nodes (D, S), weights) of a level; of the starts at -1: in many dimensions pairs of draws +e, -e.
+
+    Their second moments are exactly one.
+    """
+    if dim <= QUADRATURE_DIM:
+        points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
+        return np.ascontiguousarray(points.T), weights
+    count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 1 << (2 * dim).bit_length())
+    half = normal_points(_REPLICATE + level, dim, count)[1].T
+    half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
+    return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
+
+
+class _Optimum(NamedTuple):
+    """Where descents end."""
+
+    parts: Parts
+    value: float  #: -KL(q ‖ p) on the nodes
+    norm: float  #: of the gradient
+    status: int
+
+
+class _InUnit:
+    """An objective in coordinates y, x = unit y."""
+
+    def __init__(self, objective: Objective, unit: Array) -> None:
+        self.objective, self.unit = objective, unit
+
+    def __call__(self, y: Array) -> tuple[float, Array]:
+        value, slope = self.objective(self.unit @ y)
+        return value, self.unit.T @ slope
+
+
+class Descents:
+    """Descents of KL(q ‖ p) for mixtures q of k Gaussians, in a frame where p has mean 0 and covariance I."""
+
+    def __init__(self, frame: Frame, count: int, rtol: float) -> None:
+        self.target = Parts(frame.logs, frame.means, frame.factors)
+        self.frame, self.count, self.dim = frame, count, frame.means.shape[1]
+        self.rtol = rtol if self.dim <= QUADRATURE_DIM else max(rtol, _DRAWS_RTOL)
+        self.levels = len(_LEVELS[self.dim] if self.dim <= QUADRATURE_DIM else _LEVEL_PAIRS)
+        self.space = scratch.space(
+            kernels.projections.reverse_divergences.workspace, len(frame.logs), count, self.dim
+        )
+        self.evaluations = 0
+
+    def nodes(self, level: int) -> tuple[Array, Array]:
+        """(nodes (D, S), weights) of a level; of the starts at -1."""
+        return _nodes(self.dim, level)
+
+    def objective(self, parts: Parts, level: int) -> Objective:
+        """-KL(q ‖ p) on the nodes of a level, in coordinates around a mixture."""
+        nodes, weights = self.nodes(level)
+
+        def evaluate(q: Parts) -> tuple[float, Array, Array, Array]:
+            derivatives = np.empty(q.logs.shape), np.empty(q.means.shape), np.empty(q.factors.shape)
+            self.evaluations += self.count * weights.size
+            value = kernels.projections.reverse_divergences.divergence(
+                tuple(self.target), tuple(q), nodes, weights, self.space, *derivatives
+            )
+            return value, *derivatives
+
+        return Objective(evaluate, parts)
+
+    # Starts.
+
+    def candidates(self) -> Parts:
+        """Gaussians that may be components of q; their weights mean nothing."""
+        components = len(self.target.logs)
+        heavy = np.argsort(-self.target.logs, kind="stable")[:_CANDIDATES]
+        means, factors = [self.target.means[heavy]], [self.target.factors[heavy]]
+        for count in range(1, min(components, _CANDIDATES)):
+            try:
+                (_, merged, roots), _ = greedy_merges(self.frame, count, "runnalls")
+            except ValueError:
+                continue
+            means.append(merged)
+            factors.append(roots)
+        if self.dim <= QUADRATURE_DIM and components <= _FEW_COMPONENTS:
+            alone = mixture_optima(GaussianMixture._from_factors(*self.target), FULL, None, 1e-4)
+            means.append(np.stack([found.q._mean for found in alone.optima]))
+            factors.append(np.stack([found.q._factor for found in alone.optima]))
+        one = np.concatenate(means)
+        two = np.concatenate(factors)
+        _, first = np.unique(
+            np.concatenate([one, two.reshape(len(one), -1)], axis=1).round(6), axis=0, return_index=True
+        )
+        return Parts(np.zeros(len(first)), one[np.sort(first)], two[np.sort(first)])
+
+    def starts(self) -> list[Parts]:
+        """The best sets of candidates, which a beam search finds, with their weights."""
+        pool = self.candidates()
+        nodes, shares = self.nodes(-1)
+        points = (pool.means[:, None, :] + pool.spread(nodes.T)).reshape(-1, self.dim)
+        log_p = scores_of(self.target, points).log_q.reshape(len(pool.means), -1)
+        own = _component_logs(pool, points).reshape(len(pool.means), len(pool.means), -1)
+        alone = (np.diagonal(own).T - log_p) @ shares
+        keep = self.apart(alone, own, shares)
+        pool = Parts(pool.logs[keep], pool.means[keep], pool.factors[keep])
+        own, log_p = own[np.ix_(keep, keep)], log_p[keep]
+        sets = [(float(alone[keep[j]]), (j,), np.zeros(1)) for j in range(len(keep))][:_BEAM]
+        if len(keep) < self.count:
+            sets = []
+        for _ in range(1, self.count):
+            grown = {}
+            for _, chosen, _ in sets:
+                for value, others, logs in _with_another(chosen, own, log_p, shares):
+                    grown[tuple(sorted(others))] = value, others, logs
+            sets = sorted(grown.values(), key=lambda found: found[0])[: max(_BEAM, _STARTS)]
+        found = [
+            normalised(logs, pool.means[list(chosen)], pool.factors[list(chosen)])
+            for _, chosen, logs in sets[:_STARTS]
+        ]
+        rng = np.random.default_rng(_SEED)
+        for _ in range(_PARTITIONS):
+            with suppress(np.linalg.LinAlgError):  # components too narrow to be merged
+                found.append(self.partition(rng))
+        with suppress(ValueError):
+            (weights, means, factors), _ = greedy_merges(self.frame, self.count, "runnalls")
+            found.append(normalised(np.log(weights), means, factors))
+        return found
+
+    @staticmethod
+    def apart(alone: Array, own: Array, shares: Array) -> Array:
+        """The candidates that are not near a better one."""
+        near = (np.diagonal(own).T[:, None, :] - own.swapaxes(0, 1)) @ shares < _NEAR
+        keep: list[int] = []
+        for j in np.argsort(alone, kind="stable"):
+            if not near[j, keep].any() and len(keep) < _CANDIDATES:
+                keep.append(int(j))
+        return np.array(keep)
+
+    def partition(self, rng: np.random.Generator) -> Parts:
+        """The components of p merged in groups at random."""
+        weights, means, factors = self.target.weights, self.target.means, self.target.factors
+        order = rng.permutation(len(weights))
+        groups = np.append(np.arange(self.count), rng.integers(self.count, size=len(order) - self.count))
+        parts = []
+        for g in range(self.count):
+            one = order[groups == g]
+            share = weights[one] / weights[one].sum()
+            mean = share @ means[one]
+            roots = np.concatenate([factors[one], (means[one] - mean)[:, :, None]], axis=2)
+            cov = np.einsum("k,kij,klj->il", share, roots, roots)
+            parts.append((math.log(weights[one].sum()), mean, np.linalg.cholesky(cov)))
+        return normalised(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+    # Descents.
+
+    def descend(
+        self, parts: Parts, level: int, steps: int, share: float, unit: Array | None = None
+    ) -> tuple[Parts, Climb]:
+        """(the mixture at the end of a descent, that descent), which lacks this share of the divergence.
+
+        In coordinates that are renewed, or x = unit y.
+        """
+        taken, value = 0, math.nan
+        while True:
+            objective = self.objective(parts, level)
+            function = objective if unit is None else _InUnit(objective, unit)
+            begin = np.zeros(objective.size)
+            if taken == 0:
+                value = function(begin)[0]
+            most = min(_STEPS_AT_ONCE, steps - taken)
+            found = climb(function, begin, most, self.tolerance(value, share))
+            taken, value = taken + len(found.values), found.value
+            if value > -math.inf:
+                parts = objective.parts(found.x if unit is None else unit @ found.x)
+            if found.lack <= self.tolerance(value, share) or found.stuck or taken >= steps:
+                return parts, found
+
+    def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
+        """Eigenvalues and vectors of minus the Hessian; its 0 along all logits at once becomes 1."""
+        objective = self.objective(parts, level)
+        matrix = np.empty((objective.size, objective.size))
+        for i in range(objective.size):
+            step = np.zeros(objective.size)
+            step[i] = _DIFFERENCE
+            matrix[i] = (objective(-step)[1] - objective(step)[1]) / (2.0 * _DIFFERENCE)
+        idle = np.zeros((self.count, objective.size // self.count))
+        idle[:, 0] = 1.0 / objective.unit
+        along = idle.ravel() / np.linalg.norm(idle)
+        return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))
+
+    def polished(self, parts: Parts) -> _Optimum:
+        """The optimum near a mixture, on nodes so fine that finer ones make no difference."""
+        parts, found = self.descend(parts, _BASE, _MOST_STEPS, _BASE_SHARE)
+        unit, lowest, status = None, 1.0, OVERFITTED
+        if len(found.x) <= _HESSIAN_SIZE:
+            for _ in range(_SADDLES):
+                values, axes = self.curvature(parts, _BASE)
+                lowest = float(values[0])
+                if lowest > 0.0:
+                    break
+                begun = [self.moved(parts, sign * axes[:, 0]) for sign in (-_AWAY, _AWAY)]
+                ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_SHARE) for begin in begun]
+                parts, found = max(ended, key=lambda end: end[1].value)
+            unit = axes / np.sqrt(np.maximum(np.abs(values), _FLATTEST))
+        level = _BASE
+        while level + 1 < self.levels and self.work(level + 1) <= _MOST_WORK:
+            level += 1
+            objective = self.objective(parts, level)
+            _, slope = objective(np.zeros(objective.size))
+            first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
+            parts, found = self.descend(parts, level, _MOST_STEPS, 0.1 * self.rtol, unit)
+            if first <= self.tolerance(found.value, self.rtol):
+                status = CONVERGED
+                break
+        if not found.lack <= self.tolerance(found.value, self.rtol) and level > _BASE:
+            status = STEPS_EXHAUSTED
+        if not lowest > 0.0:
+            status = NOT_A_MINIMUM
+        return _Optimum(parts, found.value, self.norm(parts, level), status)
+
+    def work(self, level: int) -> int:
+        """Densities of components at nodes that an evaluation takes."""
+        return int(self.nodes(level)[1].size * self.count * (self.count + len(self.target.logs)))
+
+    @staticmethod
+    def tolerance(value: float, share: float) -> float:
+        """The nats that a divergence may lack."""
+        return max(-share * value, _LEAST_LACK) if value > -math.inf else _LEAST_LACK
+
+    def moved(self, parts: Parts, step: Array) -> Parts:
+        """The mixture so far away in the coordinates of the objective."""
+        return self.objective(parts, 0).parts(step)
+
+    def norm(self, parts: Parts, level: int) -> float:
+        """The length of the gradient."""
+        objective = self.objective(parts, level)
+        return float(np.linalg.norm(objective(np.zeros(objective.size))[1]))
+
+    def optima(self, starts: Sequence[Parts]) -> list[_Optimum]:
+        """Those that descents find, best first."""
+        first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_SHARE)[:_FOLLOWED]
+        second = self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
+        optima: list[_Optimum] = []
+        for parts in second:
+            optimum = self.polished(parts)
+            if not any(_are_same(optimum.parts, other.parts) for other in optima):
+                optima.append(optimum)
+        return sorted(optima, key=lambda optimum: -optimum.value)
+
+    def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
+        """Where descents from the starts end, the best first, each once."""
+        ends: list[tuple[bool, float, Parts]] = []
+        for start in starts:
+            parts, found = self.descend(start, level, steps, share)
+            if found.value > -math.inf and not any(_are_same(parts, other) for *_, other in ends):
+                ends.append((bool(parts.weights.min() < _VANISHED), -found.value, parts))
+        ends.sort(key=lambda end: end[:2])
+        kept = [end for end in ends if not end[0]] or ends[:1]
+        return [parts for *_, parts in kept]
+
+
+def _component_logs(parts: Parts, points: Array) -> Array:
+    """Log densities of the components (K, N)."""
+    dim = points.shape[1]
+    inverses = np.linalg.inv(parts.factors)
+    found = np.empty((len(parts.means), len(points)))
+    for k, (mean, inverse) in enumerate(zip(parts.means, inverses, strict=True)):
+        whitened = (points - mean) @ inverse.T
+        found[k] = -0.5 * (whitened**2).sum(axis=1) + np.log(np.diag(inverse)).sum()
+    found -= 0.5 * dim * LOG_2PI
+    return found
+
+
+def _with_another(chosen: tuple[int, ...], own: Array, log_p: Array, shares: Array) -> list[Any]:
+    """(KL, set, log weights) of a set of candidates with each of the others, with the best weights."""
+    others = [j for j in range(len(own)) if j not in chosen]
+    rows = np.array([[*chosen, j] for j in others])
+    logs = np.full(rows.shape, -math.log(rows.shape[1]))
+    # [c, i, j, s]: log density of the j-th component at the points of the i-th.
+    inner = own[rows[:, None, :], rows[:, :, None]]
+    p = log_p[rows]
+    for _ in range(_WEIGHT_STEPS + 1):
+        terms = inner + logs[:, None, :, None]
+        top = terms.max(axis=2)
+        log_q = top + np.log(np.exp(terms - top[:, :, None, :]).sum(axis=2))
+        excess = (log_q - p) @ shares
+        values, before = (np.exp(logs) * excess).sum(axis=1), logs
+        logs = logs - excess
+        logs = logs - np.logaddexp.reduce(logs, axis=1)[:, None]
+    return list(zip(values.tolist(), map(tuple, rows.tolist()), before, strict=True))
+
+
+def _are_same(one: Parts, two: Parts) -> bool:
+    """Whether two mixtures have the same components, in any order."""
+    if len(one.logs) != len(two.logs):
+        return False
+    free = list(range(len(two.logs)))
+    for weight, mean, factor in zip(one.weights, one.means, one.factors, strict=True):
+        for j in free:
+            scale = np.sqrt((factor**2).sum(axis=1))
+            near = np.abs(mean - two.means[j]) / scale < _SAME
+            other = np.abs(factor - two.factors[j]) / scale[:, None] < _SAME
+            if near.all() and other.all() and abs(weight - math.exp(two.logs[j])) < _SAME:
+                free.remove(j)
+                break
+        else:
+            return False
+    return True
+
+
+def _checked(starts: Any, count: int, dim: int) -> list[GaussianMixture]:
+    """Mixtures to start from."""
+    try:
+        mixtures = list(starts)
+    except TypeError:
+        raise TypeError(f"starts must be a sequence of mixtures, not {type(starts).__name__}") from None
+    for k, start in enumerate(mixtures):
+        if not isinstance(start, GaussianMixture):
+            raise TypeError(f"starts[{k}] must be a GaussianMixture, not {type(start).__name__}")
+        if start.dim != dim:
+            raise ValueError(f"starts[{k}] has dimension {start.dim}, p has {dim}")
+        components = np.count_nonzero(start.weights)
+        if components != count:
+            raise ValueError(f"starts[{k}] has {components} components with a weight, not {count}")
+    if not mixtures:
+        raise ValueError("starts is empty")
+    return mixtures
+
+
+def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float) -> Projection:
+    """The I-projection of a mixture onto mixtures of so many Gaussians."""
+    given = None if starts is None else _checked(starts, count, p.dim)
+    if np.count_nonzero(p.weights) <= count:
+        return Projection(p, Estimate(0.0, 0.0, 0, "closed form"))
+    if count == 1 and p.dim <= QUADRATURE_DIM:
+        alone = (
+            None
+            if given is None
+            else [mixture.components[int(mixture.weights.argmax())] for mixture in given]
+        )
+        best, *others = (_as_mixtures(found) for found in mixture_optima(p, FULL, alone, rtol).optima)
+        return best._with(others)
+    frame = Frame(p)
+    descents = Descents(frame, count, rtol)
+    begin = descents.starts() if given is None else [frame.parts(mixture) for mixture in given]
+    with np.errstate(all="ignore"):  # steps that go too far are halved
+        optima = descents.optima(begin)
+    found = []
+    for optimum in optima:
+        order = np.argsort(-optimum.parts.logs, kind="stable")
+        q = frame.mixture(
+            (optimum.parts.weights[order], optimum.parts.means[order], optimum.parts.factors[order])
+        )
+        estimate = kl_estimate(q, p, rtol=max(0.1 * rtol, LEAST_RTOL))
+        status, wanted = optimum.status, max(rtol * estimate.value, _LEAST_LACK)
+        if p.dim <= QUADRATURE_DIM and status in (CONVERGED, OVERFITTED) and estimate.error > wanted:
+            status = UNRESOLVED
+        found.append(Projection(q, estimate, optimum.norm, status, descents.evaluations))
+    found.sort(key=lambda projection: projection.kl)
+    return found[0]._with([other for other in found[1:] if other._status != NOT_A_MINIMUM])
+
+
+def _as_mixtures(found: Projection) -> Projection:
+    """A projection onto one Gaussian, as one onto mixtures."""
+    q: Gaussian = found.q
+    return Projection(as_mixture(q), found.estimate, found.gradient_norm, found._status, found.evaluations)
