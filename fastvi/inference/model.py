@@ -280,12 +280,16 @@ class Model(Immutable):
 
     def _is_right(self, address: int) -> bool:
         """Whether a function that gives gradients has the values of the log joint, at three points."""
-        latent = np.cos(np.arange(1.0, 3.0 * self.latent_dim + 1.0)).reshape(3, -1)
-        points, model = self._support.to_model(latent)[0], self._with_copies()
+        points, model = self._somewhere(3), self._with_copies()
         values, failed = model._tabulate(points)
         found, also = model._tabulate(points, np.empty(points.shape), address)
         known = slice(failed - 1 if failed else None)
         return failed == also and np.allclose(found[known], values[known], 1e-8, 1e-8, equal_nan=True)
+
+    def _somewhere(self, count: int) -> Array:
+        """So many points, for looks at what the functions do."""
+        latent = np.cos(np.arange(1.0, count * self.latent_dim + 1.0)).reshape(count, -1)
+        return self._support.to_model(latent)[0]
 
     @property
     def _seconds(self) -> float:

@@ -127,10 +127,10 @@ def seconds_of(model: Model) -> float:
     """The time that the log joint takes at a point; 0 for small models, without a look."""
     if is_small(model):
         return 0.0
-    z, least = model._support.to_model(np.zeros((1, model.latent_dim)))[0], np.inf
+    point, least = model._somewhere(1), np.inf
     for _ in range(2):  # another process may have had the processor meanwhile
         before = time.perf_counter()
-        model._tabulate(z)
+        model._tabulate(point)
         least = min(least, time.perf_counter() - before)
         if least < DEAR:
             break
@@ -167,8 +167,7 @@ def _writes_to_data(model: Model) -> bool:
             model._gradient.get_call_template((point, types.float64[::1], *rest), {})
     except Exception:  # numba's extensions raise all kinds
         return True
-    points = model._support.to_model(np.cos(np.arange(1.0, 2.0 * model.latent_dim + 1.0)).reshape(2, -1))[0]
-    before = [zlib.crc32(item.data) for item in data]
+    before, points = [zlib.crc32(item.data) for item in data], model._somewhere(2)
     model._tabulate(points)
     if model._gradient is not None:
         model._tabulate(points, np.empty(points.shape))
