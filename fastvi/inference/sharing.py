@@ -40,27 +40,25 @@ _FEW_DIM, _FEW_ENTRIES = 2, 10_000
 _NOT_AT_ONCE = ("numba_gil_ensure", "random_state")
 
 
-class Failures:
+class Failures(threading.local):
     """Exceptions of Python functions that compiled code calls: it cannot pass them on, so they wait here.
 
     One for each thread, because a kernel calls a log joint in the thread that called the kernel.
     """
 
-    def __init__(self) -> None:
-        self._held = threading.local()
+    _error: BaseException | None = None
 
     def __bool__(self) -> bool:
-        return getattr(self._held, "error", None) is not None
+        return self._error is not None
 
     def hold(self, error: BaseException) -> None:
         """Keep the exception of this thread."""
-        self._held.error = error
+        self._error = error
 
     def release(self) -> None:
         """Raise the exception of this thread, if there is one."""
-        error = getattr(self._held, "error", None)
-        if error is not None:
-            self._held.error = None
+        if self._error is not None:
+            error, self._error = self._error, None
             raise error
 
 
@@ -150,7 +148,7 @@ def _writes_to_data(model: Model) -> bool:
     """Whether the functions of a model may use their data as scratch space.
 
     They do not where numba compiles them for data that are read-only. It does so for some functions that
-    write, such as ``np.dot`` with an output, and those are seen to do it.
+    write, by way of ``np.ascontiguousarray`` say, and those are seen to do it.
     """
     data = [item for item in (*model.data, model._theta) if isinstance(item, np.ndarray) and item.size]
     if not data:

@@ -182,6 +182,13 @@ def scratch_put_back(z, x, y, u):
 
 
 @numba.njit
+def scratch_by_another_name(z, x, y, u):
+    v = np.ascontiguousarray(u)  # numba takes it for a copy
+    v[0] = z[0]
+    return -(u * u).sum()
+
+
+@numba.njit
 def scratch_of_dot(z, x, y, u):
     np.dot(x, z, u)
     return -(u * u).sum()
@@ -225,6 +232,7 @@ def allocating(z, x, y, u):
     [
         (scratch_entries, False),
         (scratch_put_back, False),
+        (scratch_by_another_name, False),
         (scratch_of_dot, False),
         (parallel, False),
         (nested_parallel, False),
@@ -243,6 +251,8 @@ def gradient_with_scratch(z, grad, x, y, u):
     u[0] = z[0]
     for j in range(z.size):
         grad[j] = -2.0 * z[j]
+    grad[0] = -2.0 * u[0]
+    u[0] = 0.0
     return -(z * z).sum()
 
 
