@@ -12,6 +12,7 @@ from fastvi.kernels.inference import steps
 
 from . import sizes
 from .bench_arrays import use_threads
+from .growth_models import logistic, logistic_gradient
 from .inference import EFFECTS, ERRORS, observations, schools_model, worked, worst_of_worked
 
 
@@ -158,6 +159,25 @@ class Batches:
 
     def time_fit_batch(self, count, threads):
         fv.fit_batch(self.model, (self.x,), "diag")
+
+
+class Rows:
+    """A fit of a log joint of many rows, each call of which takes milliseconds."""
+
+    params = (sizes(1_000, 100_000), sizes(1, 2))
+    param_names = ("rows", "threads")
+    timeout = 300
+
+    def setup(self, rows, threads):
+        use_threads(threads)
+        rng = np.random.default_rng(20240303)
+        x = rng.standard_normal((rows, 10))
+        self.data = x, (rng.random(rows) < 1.0 / (1.0 + np.exp(x @ np.linspace(-0.5, 0.5, 10)))).astype(float)
+        self.model = fv.Model(logistic, 10, self.data, log_joint_grad=logistic_gradient)
+        fv.elbo(self.model, fv.Gaussian(np.zeros(10), 1e-4 * np.eye(10)))  # sees whether it is dear
+
+    def time_fit(self, rows, threads):
+        fv.fit(self.model)
 
 
 class Memory:

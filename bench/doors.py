@@ -90,10 +90,10 @@ def block_of(make):
     """Values and gradients of a block, by the C function that kernels call; its arguments are made before."""
 
     def load():
-        from fastvi.inference.model import _GRADIENTS
+        from fastvi.inference.sharing import GRADIENTS
 
         model, state = make(), {}
-        call = _GRADIENTS(model._gradient_address)
+        call = GRADIENTS(model._gradient_address)
 
         def run(z):
             if id(z) not in state:

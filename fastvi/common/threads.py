@@ -29,6 +29,9 @@ _R = TypeVar("_R")
 #: Array entries from which threads are used: with fewer, the 20 µs of handing over a piece are not gained.
 WORTHWHILE = 1 << 17
 
+#: Of each thread: whether it works on a piece of work that has been shared out, whose own is not.
+_within = threading.local()
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
@@ -72,8 +75,9 @@ def _limit_of_environment() -> int:
 def set_num_threads(n: int | None) -> None:
     """Let fastvi use at most so many threads, in all threads of this process.
 
-    Results do not depend on it, to the last bit. Threads are used for long arrays, many rows, batches of fits
-    and mixtures of many points. `numba.set_num_threads` is respected as well, and the smaller number holds.
+    Results do not depend on it, to the last bit. Threads are used for long arrays, many rows, batches of
+    fits, mixtures of many points, and log joints that take a millisecond or more. `numba.set_num_threads` is
+    respected as well, and the smaller number holds.
 
     Parameters
     ----------
@@ -109,6 +113,8 @@ def allowed() -> int:
     `numba.get_num_threads` would start numba's pool, which is not used here. Once that is there, numba
     compiles no more if NUMBA_NUM_THREADS changes, which Dask does.
     """
+    if getattr(_within, "a_piece", False):
+        return 1
     limit = _limit_of_environment() if _limit is None else _limit
     return min(limit, numba.get_num_threads() if _numba_has_begun() else _most())
 
@@ -269,14 +275,18 @@ def run(task: Callable[[int], None], pieces: int) -> None:
     """
     workers = min(pieces, allowed()) if pieces > 1 else 1
     counter, over = itertools.count(), threading.Event()
+    outer = getattr(_within, "a_piece", False)
 
     def work() -> None:
+        _within.a_piece = outer or workers > 1
         try:
             while not over.is_set() and (i := next(counter)) < pieces:
                 task(i)
         except BaseException:  # Ctrl-C, say: no thread begins another piece
             over.set()
             raise
+        finally:
+            _within.a_piece = outer
 
     futures: list[Future[None]] = []
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -13,30 +12,7 @@ from ..distributions.support import Support
 from .model import Model
 from .packing import Table
 from .parameters import Axes, layout_of
-
-
-class Failures:
-    """Exceptions of Python functions that compiled code calls: it cannot pass them on, so they wait here.
-
-    One for each thread, because a kernel calls a log joint in the thread that called the kernel.
-    """
-
-    def __init__(self) -> None:
-        self._held = threading.local()
-
-    def __bool__(self) -> bool:
-        return getattr(self._held, "error", None) is not None
-
-    def hold(self, error: BaseException) -> None:
-        """Keep the exception of this thread."""
-        self._held.error = error
-
-    def release(self) -> None:
-        """Raise the exception of this thread, if there is one."""
-        error = getattr(self._held, "error", None)
-        if error is not None:
-            self._held.error = None
-            raise error
+from .sharing import Failures
 
 
 class Names(NamedTuple):
@@ -104,6 +80,7 @@ class ForeignModel(Model):
             "_address": value,
             "_gradient_address": slopes,
             "_gradient_choice": "written" if slopes else "differences",
+            "_sharing": None,  # the functions are called from the thread that calls fastvi
             "_origin": origin,
             "_keep": keep,
             "_calls_are_dear": dear,

@@ -16,6 +16,7 @@ from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES
 from ..kernels.statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED, ZERO
 from .model import Model, target_of
+from .sharing import is_small
 
 #: Latent dimensions up to which expectations are taken by quadrature; beyond, they are averages over draws.
 QUADRATURE_DIM = 2
@@ -38,20 +39,16 @@ _WORKSPACES = {
 }
 
 
-#: Entries of data from which a call may take so long that Ctrl-C must be heard: a fit of one dimension takes
-#: a millisecond then, and the thread for it 30 µs.
-_MANY = 10_000
-
-
 def is_long(value: Any) -> bool:
-    """Whether an argument is, or has, a model with which a call may take long.
+    """Whether an argument is, or has, a model with which a call may take so long that Ctrl-C must be heard.
 
-    Python functions of foreign models, which a kernel calls, hear Ctrl-C by themselves.
+    A thread for it takes 30 µs. Python functions of foreign models, which a kernel calls, hear Ctrl-C by
+    themselves.
     """
     model = value if isinstance(value, Model) else getattr(value, "model", None)
     if not isinstance(model, Model) or model._dispatcher is None:
         return False
-    return model.latent_dim > QUADRATURE_DIM or any(getattr(x, "size", 1) >= _MANY for x in model.data)
+    return not is_small(model)
 
 
 def workspace(kind: str, *key: int) -> Any:

@@ -6,7 +6,6 @@ Everything in `fastvi.inference` takes a `Model`; `target_of` is what the kernel
 from __future__ import annotations
 
 import copy
-import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +18,7 @@ from ..distributions.support import Support
 from .compilation import Forward, c_function, check_arity, dispatcher_of, flat_dispatcher
 from .packing import Table, pack
 from .parameters import Axes, Layout, check_names, layout_of
-
-#: The signatures of `kernels.models.packing` for ctypes, with addresses as numbers.
-_ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
-_VALUE = ctypes.CFUNCTYPE(_NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS, _ADDRESS)
-_GRADIENTS = ctypes.CFUNCTYPE(
-    _NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS
-)
+from .sharing import GRADIENTS, VALUE, Sharing, failures, seconds_of
 
 
 class Model(Immutable):
@@ -103,6 +96,10 @@ class Model(Immutable):
     not, and shared by all models of the function with data of these types; at three points its values are
     compared to the log joint's. A model that is made in compiled code has no gradient, and needs none.
 
+    A log joint that takes a millisecond or more is called from several threads at once, see
+    `set_num_threads`; not if it writes to its data, draws random numbers, calls Python, or has threads of its
+    own.
+
     The last 128 functions are remembered: another model of one of them compiles nothing. Numba does not
     free machine code: each new function takes 1 to 2 MB for the life of the process, new data take nothing.
 
@@ -140,9 +137,11 @@ class Model(Immutable):
         "_gradient_address",
         "_gradient_choice",
         "_layout",
+        "_sharing",
         "_support",
         "_table",
         "_theta",
+        "_time",
         "_types",
         "data",
         "dim",
@@ -160,8 +159,10 @@ class Model(Immutable):
     _callbacks: tuple[Any, ...]
     _address: int
     _gradient_address: int
+    _sharing: Sharing | None
     _support: Support
     _theta: Array
+    _time: float | None
     _types: tuple[Any, ...]
     _table: Table
 
@@ -227,6 +228,7 @@ class Model(Immutable):
         fields = None if layout is None else layout.fields
         forward = Forward(self._functions[0], fields, self._types, theta is not None, callbacks[0])
         fill(self, "_forward", forward)
+        fill(self, "_sharing", Sharing())
         if choice == "forward" and not self._slopes_address:
             raise TypeError(f"log_joint has no gradient by forward differentiation: {self._forward.reason}")
 
@@ -236,6 +238,7 @@ class Model(Immutable):
         fill(self, "data", values)
         fill(self, "_types", kinds)
         fill(self, "_table", table)
+        fill(self, "_time", None)
 
     @property
     def support(self) -> Any:
@@ -277,12 +280,24 @@ class Model(Immutable):
 
     def _is_right(self, address: int) -> bool:
         """Whether a function that gives gradients has the values of the log joint, at three points."""
-        latent = np.cos(np.arange(1.0, 3.0 * self.latent_dim + 1.0)).reshape(3, -1)
-        points, model = self._support.to_model(latent)[0], self._with_copies()
+        points, model = self._somewhere(3), self._with_copies()
         values, failed = model._tabulate(points)
         found, also = model._tabulate(points, np.empty(points.shape), address)
         known = slice(failed - 1 if failed else None)
         return failed == also and np.allclose(found[known], values[known], 1e-8, 1e-8, equal_nan=True)
+
+    def _somewhere(self, count: int) -> Array:
+        """So many points, for looks at what the functions do."""
+        latent = np.cos(np.arange(1.0, count * self.latent_dim + 1.0)).reshape(count, -1)
+        return self._support.to_model(latent)[0]
+
+    @property
+    def _seconds(self) -> float:
+        """The time that the log joint takes at a point, measured once for these data."""
+        if self._time is None:
+            object.__setattr__(self, "_time", seconds_of(self))
+        assert self._time is not None
+        return self._time
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
@@ -375,9 +390,10 @@ class Model(Immutable):
         return other
 
     def _with_table(self, table: Table) -> Model:
-        """The same model for the kernels on other packed data; `data` stays."""
+        """The same model for the kernels on packed data of many; `data` stays. Fits of many have threads."""
         other = self._copy()
         object.__setattr__(other, "_table", table)
+        object.__setattr__(other, "_sharing", None)
         return other
 
     def _with_copies(self) -> Model:
@@ -415,7 +431,8 @@ class Model(Immutable):
             self._gradient(z.copy(), np.empty(self.dim), *self._arguments)
 
     def _raise_pending(self) -> None:
-        """Raise an exception of a Python function that a kernel called: `foreign.ForeignModel` has some."""
+        """Raise an exception of a Python function that a kernel called, in this thread."""
+        failures.release()
 
     def _reason(self, z: Array) -> str:
         """What another system says of a point where it has no density."""
@@ -456,9 +473,9 @@ class Model(Immutable):
         theta, table = self._theta, self._table
         arguments = [rows.ctypes.data, len(rows), self.dim, theta.ctypes.data, theta.size, table.ctypes.data]
         if gradients is None:
-            failed = _VALUE(self._address)(*arguments, values.ctypes.data)
+            failed = VALUE(self._address)(*arguments, values.ctypes.data)
         else:
-            run = _GRADIENTS(address or self._slopes_address)
+            run = GRADIENTS(address or self._slopes_address)
             failed = run(*arguments, values.ctypes.data, gradients.ctypes.data)
         self._raise_pending()
         return values, int(failed)
@@ -492,10 +509,13 @@ def target_of(model: Model, tables: Table | None = None, gradient: bool = False)
     The `gradient` is compiled by the first call that asks for it.
     """
     model._raise_pending()
-    support = model._support
+    support, value, slopes = model._support, model._address, model._slopes_address if gradient else 0
+    # Many data sets have threads already.
+    if tables is None and model._sharing is not None:
+        value, slopes = model._sharing.addresses(model, value, slopes)
     return (
-        model._address,
-        model._slopes_address if gradient else 0,
+        value,
+        slopes,
         model._theta,
         model._table[None] if tables is None else tables,
         support.kinds,

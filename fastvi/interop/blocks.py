@@ -11,9 +11,10 @@ import numpy as np
 
 from ..common.validation import integer
 from ..common.values import Array
-from ..inference.foreign import Failures, ForeignModel, Names
+from ..inference.foreign import ForeignModel, Names
 from ..inference.lockstep import answered
-from ..inference.model import _GRADIENTS, _VALUE, Model
+from ..inference.model import Model
+from ..inference.sharing import GRADIENTS, VALUE, Failures
 
 #: Words of a table have 64 bits.
 _LEAST_WORD = -(2**63)
@@ -184,9 +185,9 @@ def block_model(
             return 1
         return 0
 
-    callbacks: list[Any] = [_VALUE(write_values)]
+    callbacks: list[Any] = [VALUE(write_values)]
     if value_and_grad is not None:
-        callbacks.append(_GRADIENTS(write_slopes))
+        callbacks.append(GRADIENTS(write_slopes))
     addresses = [int(ctypes.cast(callback, ctypes.c_void_p).value or 0) for callback in callbacks]
     at, slopes_at = addresses[0], addresses[1] if value_and_grad is not None else 0
     table = np.zeros(1, np.int64)

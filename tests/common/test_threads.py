@@ -140,6 +140,20 @@ def test_run_within_run(with_threads):
     assert sorted(done) == [(i, j) for i in range(10) for j in range(10)]
 
 
+def test_a_piece_has_one_thread(with_threads):
+    """Else pieces that share out their own work would take more threads than are allowed."""
+    found = []
+
+    def task(i):
+        found.append(threads.allowed())
+
+    with_threads(2, threads.run, task, 10)
+    assert found == [1] * 10
+    with pytest.raises(TypeError):
+        with_threads(2, threads.run, None, 10)
+    assert with_threads(2, threads.allowed) == 2
+
+
 def test_four_python_threads_at_once():
     p, q = long_pair(np.float64)
     table = np.random.default_rng(4).dirichlet(np.ones(50), size=300)
