@@ -17,7 +17,7 @@ from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
-from .kernel_calls import QUADRATURE_DIM, fault_point, is_long, workspace
+from .kernel_calls import QUADRATURE_DIM, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
 from .modes import frame_of, modes_of
 from .saturation import evidence_error
@@ -85,7 +85,7 @@ def _check_dimension(model: Model, what: str) -> None:
         )
 
 
-@interruptible(is_long)
+@interruptible(has_model)
 def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Estimate:
     r"""The log evidence of a model, by quadrature.
 
@@ -168,7 +168,7 @@ class Decomposition(NamedTuple):
         return self.log_evidence.error + self.elbo.error + self.kl.error
 
 
-@interruptible(is_long)
+@interruptible(has_model)
 def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposition:
     r"""The log evidence, the ELBO of q and its divergence from the posterior, independently of each other.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..common.immutable import Immutable, frozen
+from ..common.threads import patiently
 from ..common.validation import finite_array, float_array
 from ..common.values import Array, in_shape, tidy
 from ..distributions.support import Support
@@ -26,6 +28,9 @@ _VALUE = ctypes.CFUNCTYPE(_NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER
 _GRADIENTS = ctypes.CFUNCTYPE(
     _NUMBER, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS
 )
+
+#: Rows whose log densities may take so long that Ctrl-C must be heard; the thread for it takes 30 µs.
+_MANY_ROWS = 256
 
 
 class Model(Immutable):
@@ -401,7 +406,9 @@ class Model(Immutable):
         if points.ndim == 0 or points.shape[-1] != self.dim:
             raise ValueError(f"z must have shape (..., {self.dim}), not {points.shape}")
         rows = points.reshape(-1, self.dim)
-        values, failed = self._tabulate(rows)
+        tabulate = partial(self._tabulate, rows)
+        many = len(rows) > _MANY_ROWS and self._dispatcher is not None
+        values, failed = patiently(tabulate) if many else tabulate()
         if failed:
             row = rows[failed - 1].copy()
             self._raise_at(row)

@@ -21,7 +21,7 @@ from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
-from .kernel_calls import is_long
+from .kernel_calls import has_model
 from .linear_response import LinearResponse, response_of
 from .model import Model
 from .parameters import Layout
@@ -100,6 +100,7 @@ class Fit(Record):
     _diagnosis: Diagnosis | None = None
 
     @property
+    @interruptible(has_model)
     def psis_k(self) -> float:
         """Pareto shape k̂ of the importance ratios p / q: above 0.7 their mean converges slowly.
 
@@ -209,7 +210,7 @@ class Fit(Record):
         moments: Moments = frozen_fields(Moments, *parts)
         return moments
 
-    @interruptible(is_long)
+    @interruptible(has_model)
     def diagnose(self) -> Diagnosis:
         """How near q is to the posterior, and one plain verdict; computed at the first call.
 
@@ -244,7 +245,7 @@ class Fit(Record):
         assert self._diagnosis is not None
         return self._diagnosis
 
-    @interruptible(is_long)
+    @interruptible(has_model)
     def linear_response(self) -> LinearResponse:
         r"""What the family leaves out: a covariance that is nearer to the posterior's, by linear response.
 

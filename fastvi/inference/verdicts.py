@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.immutable import Record
+from ..common.threads import interruptible
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -21,7 +22,7 @@ from ..distributions.student import StudentT
 from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
-from .kernel_calls import QUADRATURE_DIM, densities_or_zero
+from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .model import Model
 from .modes import Mode, add_mode, mode_from, modes_from
 from .starts import crossings, points_around
@@ -291,6 +292,7 @@ def _exact_divergence(model: Model, elbo: Estimate) -> Estimate | None:
     return Estimate(max(value, 0.0), error, evidence.evaluations)
 
 
+@interruptible(has_model)
 def resampled(model: Model, q: Variational, n: int, rng: np.random.Generator) -> Array:
     """`n` draws of q, resampled with the importance weights p / q; ValueError where these are too unequal."""
     count = max(_TIMES * n, _FEW)
