@@ -12,7 +12,7 @@ from .. import kernels
 from ..common import statuses
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TruncatedGaussian
+from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
 from ..kernels.statuses import (
     CONTRADICTED,
@@ -50,6 +50,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
+from .rivals import rival_of
 from .saturation import with_its_error
 from .starts import check_start, start_of
 
@@ -361,7 +362,33 @@ def draws_fit(
     rng: Any = 0,
     rank: int | None = None,
 ) -> LatentFit:
-    """The fit of a Gaussian on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
+    """The fit of a Gaussian on fixed draws; without a start the best of it and one from another mode."""
+    found = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+    report, dense = found.report, model.latent_dim <= kernels.inference.laplace.DENSE
+    if start is not None or report.status != CONVERGED or not dense or model._calls_are_dear:
+        return found
+    q = Gaussian._from_factor(found.mean, found.factor)
+    rival, used = rival_of(model, family, q, report.elbo, report.error, report.evaluations)
+    if rival is not None:
+        start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
+        other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+        used += int(other.report.evaluations)
+        if other.report.elbo > report.elbo:
+            found, used = other, used + int(report.evaluations - other.report.evaluations)
+    return found._replace(report=found.report._replace(evaluations=found.report.evaluations + used))
+
+
+def _draws_fit(
+    model: Model,
+    family: str,
+    start: Any,
+    rtol: float,
+    max_steps: int,
+    draws: int | None,
+    rng: Any,
+    rank: int | None,
+) -> LatentFit:
+    """The fit from a start, on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
     r = model.latent_dim
     if family == LOW_RANK:
         begin, columns = low_rank_start(choose_start(model, start, "full"), rank)

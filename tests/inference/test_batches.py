@@ -258,6 +258,7 @@ def test_all_evaluations_are_counted(dim, family, gradient):
     model = fv.Model(counted, dim, data=(y[0], calls[0]), log_joint_grad=gradient)
     batch = fv.fit_batch(model, (y, calls), family)
     np.testing.assert_array_equal(batch.evaluations, calls[:, 0])
+    fv.fit(model, family)  # before the first fit of one or two dimensions the log joint is timed
     calls[0] = 0.0
     assert fv.fit(model, family).evaluations == calls[0, 0]
 
