@@ -45,3 +45,11 @@ def test_a_mode_that_no_start_leads_to(seed):
     # It is not looked for where the user says where to start.
     near = fv.fit(model, start=fv.Gaussian(means[0], np.eye(dim)))
     assert abs(near.elbo.value - math.log(share)) <= 0.02
+
+
+def test_a_mode_between_two_distances_of_the_look():
+    """Distances of 10 and 16 deviations are looked at, the better mode is 12 away; best of all 1-D optima."""
+    weights, means = np.array([0.512, 0.48, 0.008]), np.array([[33.85], [3.57], [46.3]])
+    deviations = np.array([1.31, 2.52, 0.95])
+    found = fv.fit(fv.Model(mixture, 1, (weights, means, deviations)))
+    assert not found.converged or found.elbo.value >= math.log(0.512) - 1e-3
