@@ -35,6 +35,7 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
+from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
@@ -102,6 +103,9 @@ _WIDE, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6)
 #: The mean moves off in proportion, and by these factors more: then what q loses where it should not be, as
 #: behind the plane that separates two classes, does not grow.
 _FARTHER = (1.0, 4.0, 30.0)
+
+#: A fit has not converged where jumps of the log joint may hide so much of the ELBO's gradient.
+_UNSEEN = 0.1
 
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 _START_RTOL, _START_STEPS = 1e-3, 50
@@ -446,6 +450,11 @@ def _draws_fit(
         status = CONVERGED  # no nearer for the rounding of the log joint, but as near as was asked
     if status == CONVERGED and fits.best > value + 3.0 * error:
         status = CONTRADICTED
+    if status == CONVERGED and not dear and r <= DRAWS_DIM:
+        unseen, used = unseen_gradient(model, fits.mean, fits.factor)
+        fits.evaluations += used
+        if unseen > _UNSEEN:
+            status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.inference.jumps import unseen_gradient
 from helpers.posteriors import mixture
 
 
@@ -53,3 +54,46 @@ def test_a_mode_between_two_distances_of_the_look():
     deviations = np.array([1.31, 2.52, 0.95])
     found = fv.fit(fv.Model(mixture, 1, (weights, means, deviations)))
     assert not found.converged or found.elbo.value >= math.log(0.512) - 1e-3
+
+
+@numba.njit
+def switching(z, y):
+    """Counts with one rate before z[0] and another one after."""
+    s = -0.5 * z[1] ** 2 - 0.5 * z[2] ** 2
+    for i in range(y.size):
+        rate = z[1] if i < z[0] else z[2]
+        s += y[i] * rate - math.exp(rate)
+    return s
+
+
+@numba.njit
+def bent(z, y):
+    """The same log joint but for its jumps: kinks."""
+    s = -0.5 * (z[1] ** 2 + z[2] ** 2 + (z[0] - 8.0) ** 2)
+    for i in range(y.size):
+        s -= abs(z[0] - y[i]) * (1.0 + abs(z[1] - z[2]))
+    return s
+
+
+def test_jumps_are_seen():
+    q = np.array([8.3, 0.2, 0.9]), np.diag([1.5, 0.3, 0.3])
+    y = np.repeat([1.0, 3.0], 8)
+    unseen, used = unseen_gradient(fv.Model(switching, 3, (y,)), *q)
+    assert unseen > 0.1
+    assert used < 500
+    unseen, used = unseen_gradient(fv.Model(bent, 3, (y,)), *q)
+    assert unseen == 0.0
+    assert used < 300
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_switch_points(seed):
+    """Gradients at draws do not see the jumps: "converged" where one in six could still gain 0.5 nats."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(20, 60))
+    y = rng.poisson(np.where(np.arange(n) < n // 3, 1.0, 4.0)).astype(float)
+    model = fv.Model(switching, 3, (y,), support=[("interval", 0.0, float(n)), "real", "real"])
+    for family in ("diag", "full"):
+        found = fv.fit(model, family)
+        assert not found.converged
+        assert found.gradient_norm > 0.01
