@@ -18,7 +18,7 @@ from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES
-from ..kernels.statuses import CONVERGED, EMPTY
+from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
 from .deterministic import draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
@@ -26,7 +26,7 @@ from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, worksp
 from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
 from .packing import Table, pack_arrays, pack_tuples
-from .results import q_of
+from .results import is_gone, q_of
 from .saturation import beyond_limits, with_its_error
 from .starts import check_start, start_of
 
@@ -232,6 +232,9 @@ def fit_batch(
     reports = _columns(rows)
     codes = reports.status.astype(np.int64)
     codes[empty] = EMPTY
+    for n in np.flatnonzero((codes != CONVERGED) & (codes != EMPTY)).tolist():
+        if is_gone(model, codes[n], wheres[n], np.concatenate([means[n], chols[n].ravel()])):
+            codes[n] = UNBOUNDED
     failed = np.isnan(reports.elbo) | (codes == EMPTY)
     for array in (means, chols, rows):
         array[failed] = np.nan

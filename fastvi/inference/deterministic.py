@@ -242,6 +242,7 @@ class _FixedDraws:
         self.point[: 2 * scale.size if self.columns is not None else None] = 0.0
         return True
 
+    @np.errstate(over="ignore", invalid="ignore")
     def spreads_without_end(self) -> bool:
         """Whether q gains for ever by growing on along the axes on which it is wide.
 
@@ -375,7 +376,10 @@ def draws_fit(
     rival, used = rival_of(model, family, q, report.elbo, report.error, report.evaluations)
     if rival is not None:
         start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
-        other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+        try:
+            other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+        except ValueError:  # the log joint fails near that mode
+            return found
         used += int(other.report.evaluations)
         if other.report.elbo > report.elbo:
             found, used = other, used + int(report.evaluations - other.report.evaluations)
