@@ -18,15 +18,15 @@ from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES
-from ..kernels.statuses import CONVERGED, EMPTY
+from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
 from .deterministic import draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
-from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, restricted, workspace
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, workspace
 from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
 from .packing import Table, pack_arrays, pack_tuples
-from .results import q_of
+from .results import is_gone, q_of
 from .saturation import beyond_limits, with_its_error
 from .starts import check_start, start_of
 
@@ -215,7 +215,8 @@ def fit_batch(
     starts = _starts(name, mean, factor, count)
     results = np.empty((count, 0)), np.zeros((count, 8)), np.zeros((count, model.dim))
     run = _runner(_Work(model, start, tables, starts, results), name, wanted, max_steps)
-    size = _PIECE if r <= QUADRATURE_DIM else 1
+    # A piece is the least that is done after Ctrl-C, and what the end of the program waits for.
+    size = 1 if is_long(model) else _PIECE
     pieces = -(-count // size)
 
     def piece(i: int) -> None:
@@ -231,6 +232,9 @@ def fit_batch(
     reports = _columns(rows)
     codes = reports.status.astype(np.int64)
     codes[empty] = EMPTY
+    for n in np.flatnonzero((codes != CONVERGED) & (codes != EMPTY)).tolist():
+        if is_gone(model, codes[n], wheres[n], np.concatenate([means[n], chols[n].ravel()])):
+            codes[n] = UNBOUNDED
     failed = np.isnan(reports.elbo) | (codes == EMPTY)
     for array in (means, chols, rows):
         array[failed] = np.nan

@@ -12,7 +12,7 @@ from .. import kernels
 from ..common import statuses
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..distributions.variational import TruncatedGaussian
+from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
 from ..kernels.statuses import (
     CONTRADICTED,
@@ -35,6 +35,7 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
+from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
@@ -50,6 +51,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
+from .rivals import rival_of
 from .saturation import with_its_error
 from .starts import check_start, start_of
 
@@ -101,6 +103,9 @@ _WIDE, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6)
 #: The mean moves off in proportion, and by these factors more: then what q loses where it should not be, as
 #: behind the plane that separates two classes, does not grow.
 _FARTHER = (1.0, 4.0, 30.0)
+
+#: A fit has not converged where jumps of the log joint may hide so much of the ELBO's gradient.
+_UNSEEN = 0.1
 
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 _START_RTOL, _START_STEPS = 1e-3, 50
@@ -237,6 +242,7 @@ class _FixedDraws:
         self.point[: 2 * scale.size if self.columns is not None else None] = 0.0
         return True
 
+    @np.errstate(over="ignore", invalid="ignore")
     def spreads_without_end(self) -> bool:
         """Whether q gains for ever by growing on along the axes on which it is wide.
 
@@ -361,7 +367,36 @@ def draws_fit(
     rng: Any = 0,
     rank: int | None = None,
 ) -> LatentFit:
-    """The fit of a Gaussian on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
+    """The fit of a Gaussian on fixed draws; without a start the best of it and one from another mode."""
+    found = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+    report, dense = found.report, model.latent_dim <= kernels.inference.laplace.DENSE
+    if start is not None or report.status != CONVERGED or not dense or model._calls_are_dear:
+        return found
+    q = Gaussian._from_factor(found.mean, found.factor)
+    rival, used = rival_of(model, family, q, report.elbo, report.error, report.evaluations)
+    if rival is not None:
+        start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
+        try:
+            other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
+        except ValueError:  # the log joint fails near that mode
+            return found
+        used += int(other.report.evaluations)
+        if other.report.elbo > report.elbo:
+            found, used = other, used + int(report.evaluations - other.report.evaluations)
+    return found._replace(report=found.report._replace(evaluations=found.report.evaluations + used))
+
+
+def _draws_fit(
+    model: Model,
+    family: str,
+    start: Any,
+    rtol: float,
+    max_steps: int,
+    draws: int | None,
+    rng: Any,
+    rank: int | None,
+) -> LatentFit:
+    """The fit from a start, on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
     r = model.latent_dim
     if family == LOW_RANK:
         begin, columns = low_rank_start(choose_start(model, start, "full"), rank)
@@ -419,6 +454,11 @@ def draws_fit(
         status = CONVERGED  # no nearer for the rounding of the log joint, but as near as was asked
     if status == CONVERGED and fits.best > value + 3.0 * error:
         status = CONTRADICTED
+    if status == CONVERGED and not dear and r <= DRAWS_DIM:
+        unseen, used = unseen_gradient(model, fits.mean, fits.factor)
+        fits.evaluations += used
+        if unseen > _UNSEEN:
+            status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where

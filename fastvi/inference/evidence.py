@@ -17,10 +17,10 @@ from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
-from .kernel_calls import QUADRATURE_DIM, fault_point, is_long, workspace
+from .kernel_calls import QUADRATURE_DIM, densities_or_zero, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
-from .modes import frame_of, modes_of
-from .saturation import evidence_error
+from .modes import Mode, frame_of, modes_of
+from .saturation import elbo_error, evidence_error
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
@@ -28,6 +28,9 @@ _WIDE = 20.0
 
 #: Error of an integral that is good enough to confirm another one.
 _KNOWN = 1e-3
+
+#: Where gaps of zero density are looked for in one dimension, in deviations: they may lie between all nodes.
+_LOOK = np.linspace(-8.0, 8.0, 4001)
 
 #: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
 _LESS_THAN_A_MODE = 3.0
@@ -74,7 +77,21 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     if value.value < least - _LESS_THAN_A_MODE:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)
-    return widened(value, evidence_error(model, modes[0].mean, value.value)), mean, factor
+    unknown = evidence_error(model, modes[0].mean, value.value) + _mass_of_gaps(model, modes[0], value.value)
+    return widened(value, unknown), mean, factor
+
+
+def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
+    """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
+    if mode.mean.size > 1 or not math.isfinite(log_total):
+        return 0.0
+    points = mode.mean + mode.factor[0] * _LOOK[:, None]
+    logs = densities_or_zero(model, points)
+    known = np.flatnonzero(logs > -math.inf)
+    left, right = known[:-1], known[1:]
+    gaps = right - left > 1
+    heights = np.exp(np.maximum(logs[left], logs[right])[gaps] - log_total)
+    return float(heights @ (points[right, 0] - points[left, 0])[gaps])
 
 
 def _check_dimension(model: Model, what: str) -> None:
@@ -85,7 +102,7 @@ def _check_dimension(model: Model, what: str) -> None:
         )
 
 
-@interruptible(is_long)
+@interruptible(has_model)
 def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Estimate:
     r"""The log evidence of a model, by quadrature.
 
@@ -168,7 +185,7 @@ class Decomposition(NamedTuple):
         return self.log_evidence.error + self.elbo.error + self.kl.error
 
 
-@interruptible(is_long)
+@interruptible(has_model)
 def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposition:
     r"""The log evidence, the ELBO of q and its divergence from the posterior, independently of each other.
 
@@ -240,6 +257,7 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         mean, factor = gaussian._mean, gaussian._factor
         if max(reach, shift) > _WIDE:
             divergence = _divergence(model, mean, factor, wanted, form, evidence)
+            divergence = _saturated(model, gaussian, divergence, evidence)
             return _consistent(Decomposition(evidence, bound, divergence))
     total = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.JOINT, 0.0)
     if gaussian is not None and abs(total.value - evidence.value) > total.error + evidence.error:
@@ -247,7 +265,16 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
         divergence = _divergence(model, mean, factor, wanted, form, evidence)
     else:
         divergence = _integral(model, mean, factor, wanted, form, kernels.inference.evidence.KL, total.value)
+    divergence = _saturated(model, gaussian, divergence, evidence)
     return _consistent(Decomposition(evidence, bound, divergence))
+
+
+def _saturated(model: Model, q: Any, divergence: Estimate, evidence: Estimate) -> Estimate:
+    """A divergence with the error from where floats do not tell z from a bound: of q's mass and of p's."""
+    if q is None:
+        return divergence
+    lost = elbo_error(model, q._mean, q._factor) + evidence_error(model, q._mean, evidence.value)
+    return widened(divergence, lost)
 
 
 def _divergence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -39,16 +40,55 @@ _WORKSPACES = {
 }
 
 
-def is_long(value: Any) -> bool:
-    """Whether an argument is, or has, a model with which a call may take so long that Ctrl-C must be heard.
+#: A call may take so long that Ctrl-C must be heard where so many evaluations take so long, in seconds: a
+#: kernel may make half a million. Timings, of which the least counts.
+_PROBES, _SLOW, _TIMINGS = 32, 1e-4, 3
 
-    A thread for it takes 30 µs. Python functions of foreign models, which a kernel calls, hear Ctrl-C by
-    themselves.
+#: What timings found, by log joint, sizes of arrays and integers; it is forgotten beyond so many.
+_slow: dict[Any, bool] = {}
+_MOST_TIMED = 1024
+
+
+def has_model(value: Any) -> bool:
+    """Whether an argument is, or has, a model whose log joint is compiled.
+
+    Python functions of foreign models, which a kernel calls, hear Ctrl-C by themselves.
     """
     model = value if isinstance(value, Model) else getattr(value, "model", None)
-    if not isinstance(model, Model) or model._dispatcher is None:
+    return isinstance(model, Model) and model._dispatcher is not None
+
+
+def is_long(value: Any) -> bool:
+    """Whether an argument is, or has, such a model with which a call may take long.
+
+    A thread for it takes 30 µs.
+    """
+    if not has_model(value):
         return False
-    return not is_small(model)
+    model: Model = value if isinstance(value, Model) else value.model
+    if not is_small(model):
+        return True
+    # How often a loop goes round is seldom in numbers with a fraction, which are often new.
+    sizes = [x if isinstance(x, int) else getattr(x, "size", 1) for x in model.data]
+    key = (model._address, *sizes)
+    if key not in _slow:
+        if len(_slow) >= _MOST_TIMED:
+            _slow.clear()
+        _slow[key] = _is_slow(model)
+    return _slow[key]
+
+
+def _is_slow(model: Model) -> bool:
+    """Whether the log joint takes long, at points near 0: one, or some together."""
+    for count in (1, _PROBES):
+        points, least = np.linspace(0.0, 1.0, count)[:, None] * np.ones(model.latent_dim), math.inf
+        for _ in range(_TIMINGS):
+            begin = time.perf_counter()
+            densities_or_zero(model, points)
+            least = min(least, time.perf_counter() - begin)
+        if least > _SLOW:
+            return True
+    return False
 
 
 def workspace(kind: str, *key: int) -> Any:

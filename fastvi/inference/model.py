@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..common.immutable import Immutable, frozen
+from ..common.threads import patiently
 from ..common.validation import finite_array, float_array
 from ..common.values import Array, in_shape, tidy
 from ..distributions.support import Support
@@ -19,6 +21,9 @@ from .compilation import Forward, c_function, check_arity, dispatcher_of, flat_d
 from .packing import Table, pack
 from .parameters import Axes, Layout, check_names, layout_of
 from .sharing import GRADIENTS, VALUE, Sharing, failures, seconds_of
+
+#: Rows whose log densities may take so long that Ctrl-C must be heard; the thread for it takes 30 µs.
+_MANY_ROWS = 256
 
 
 class Model(Immutable):
@@ -417,7 +422,9 @@ class Model(Immutable):
         if points.ndim == 0 or points.shape[-1] != self.dim:
             raise ValueError(f"z must have shape (..., {self.dim}), not {points.shape}")
         rows = points.reshape(-1, self.dim)
-        values, failed = self._tabulate(rows)
+        tabulate = partial(self._tabulate, rows)
+        many = len(rows) > _MANY_ROWS and self._dispatcher is not None
+        values, failed = patiently(tabulate) if many else tabulate()
         if failed:
             row = rows[failed - 1].copy()
             self._raise_at(row)

@@ -42,6 +42,11 @@ _DISTANCES, _AROUND = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0
 #: Distances of the points around the origin where a search begins, in latent coordinates.
 _SCALES = tuple(10.0 ** (k / 3.0) for k in range(-9, 13))
 
+#: On a line four times as many are affordable: a mode between two of the coarse ones is seen, if it is not
+#: narrower than a tenth of its distance.
+_DISTANCES_1D = tuple(np.geomspace(_DISTANCES[0], _DISTANCES[-1], 4 * len(_DISTANCES)).tolist())
+_SCALES_1D = tuple(10.0 ** (k / 12.0) for k in range(-36, 49))
+
 #: Points from which a search for a mode begins, at most, and the dispersed points among those.
 _SEARCHES, _DISPERSED, _SEED = 20, 4, 20240303
 
@@ -303,11 +308,12 @@ class _Search:
 
     def scan(self, first: LatentFit) -> list[Array]:
         """Points where the density is high, around the origin and around q, and some dispersed ones."""
-        directions = _directions(self.dim)
-        tops = self.tops(np.stack([s * directions for s in _SCALES]), -math.inf)
+        directions, line = _directions(self.dim), self.dim == 1
+        scales, distances = (_SCALES_1D, _DISTANCES_1D) if line else (_SCALES, _DISTANCES)
+        tops = self.tops(np.stack([s * directions for s in scales]), -math.inf)
         if _is_fit(first):
             # At q's mean is a mode, or it is found from the origin.
-            around = [first.mean + s * directions @ first.factor.T for s in _DISTANCES]
+            around = [first.mean + s * directions @ first.factor.T for s in distances]
             tops += self.tops(np.stack(around), math.inf)
         tops.sort(key=lambda top: -top[0])
         rng = np.random.default_rng((_SEED, self.dim))

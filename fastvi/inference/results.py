@@ -9,6 +9,7 @@ import numpy as np
 
 from ..common.extras import required
 from ..common.immutable import Record, frozen_fields
+from ..common.statuses import is_fault
 from ..common.threads import interruptible
 from ..common.validation import generator, integer
 from ..common.values import Array, tidy
@@ -21,7 +22,7 @@ from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
-from .kernel_calls import is_long
+from .kernel_calls import has_model
 from .linear_response import LinearResponse, response_of
 from .model import Model
 from .parameters import Layout
@@ -30,8 +31,8 @@ from .verdicts import Diagnosis, diagnosis_of, resampled
 #: Coordinates whose moments a summary has.
 _SHOWN = 20
 
-#: A q with a number above this has moved off without end, and is refused.
-_ENDLESS = 1e100
+#: A q with a number above this has moved off without end, and above that is refused.
+_GONE, _ENDLESS = 1e50, 1e100
 
 
 class Moments(NamedTuple):
@@ -100,6 +101,7 @@ class Fit(Record):
     _diagnosis: Diagnosis | None = None
 
     @property
+    @interruptible(has_model)
     def psis_k(self) -> float:
         """Pareto shape k̂ of the importance ratios p / q: above 0.7 their mean converges slowly.
 
@@ -209,7 +211,7 @@ class Fit(Record):
         moments: Moments = frozen_fields(Moments, *parts)
         return moments
 
-    @interruptible(is_long)
+    @interruptible(has_model)
     def diagnose(self) -> Diagnosis:
         """How near q is to the posterior, and one plain verdict; computed at the first call.
 
@@ -244,7 +246,7 @@ class Fit(Record):
         assert self._diagnosis is not None
         return self._diagnosis
 
-    @interruptible(is_long)
+    @interruptible(has_model)
     def linear_response(self) -> LinearResponse:
         r"""What the family leaves out: a covariance that is nearer to the posterior's, by linear response.
 
@@ -363,6 +365,13 @@ def _numbers(q: Any) -> Array:
     return np.concatenate([gaussian._mean, factor.ravel()])
 
 
+def is_gone(model: Model, code: int, where: Array, numbers: Array) -> bool:
+    """Whether a q with these numbers, or a fault, is so far out that q has no end, on the real line."""
+    if code == CONVERGED or not model._support.is_real:
+        return False
+    return bool(not (np.abs(numbers) < _GONE).all() or (is_fault(code) and not (np.abs(where) < _GONE).all()))
+
+
 def fit_of_report(
     model: Model, family: str, q: Any, report: Any, trace: Array, where: Array, method: str
 ) -> Fit:
@@ -371,7 +380,8 @@ def fit_of_report(
     `where` is the point of a fault of the log joint, and `method` that of the ELBO's Estimate.
     """
     model._raise_pending()
-    value, code, evaluations = report.elbo, int(report.status), int(report.evaluations)
+    value, evaluations = report.elbo, int(report.evaluations)
+    code = UNBOUNDED if is_gone(model, int(report.status), where, _numbers(q)) else int(report.status)
     endless = code == UNBOUNDED and not (abs(_numbers(q)) < _ENDLESS).all()
     if value != value or value == -math.inf or endless:
         raise error_of(model, code, where, "the fit cannot start: ")

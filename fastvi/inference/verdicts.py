@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.immutable import Record
+from ..common.threads import interruptible
 from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
@@ -21,7 +22,7 @@ from ..distributions.student import StudentT
 from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
-from .kernel_calls import QUADRATURE_DIM, densities_or_zero
+from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .model import Model
 from .modes import Mode, add_mode, mode_from, modes_from
 from .starts import crossings, points_around
@@ -53,6 +54,10 @@ _DISPERSED = 2
 #: Points on each ray from q's mean, in its deviations. One that is so many nats above the median at its
 #: distance may be drawn to another mode: 12 random starts miss one in 5 dimensions that 15 of 500 rays see.
 _RADII, _STANDS_OUT = 1.5 * 1.8 ** np.arange(8.0), 5.0
+
+#: Gaussians around q that may hold mass where q has little: how much wider they are, random rays that tell,
+#: how many nats below the ELBO their mass is at most, and how many are weighed.
+_WIDTHS, _SHELL_RAYS, _COUNTS, _MOST_SHELLS = 1.3 * 1.2 ** np.arange(14.0), 32, 3.0, 2
 
 #: Log densities count as at least the highest less this.
 _LOWEST = 1e12
@@ -137,8 +142,11 @@ def _parts_of(q: Latent) -> list[tuple[Gaussian, float]]:
     return [(q.components[k], float(q.weights[k])) for k in np.argsort(-q.weights, kind="stable")]
 
 
-def _other_modes(model: Model, q: Latent, elbo: float, draws: int) -> list[Mode]:
-    """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass."""
+def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list[Mode], list[Mode]]:
+    """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass.
+
+    And wide Gaussians around q where there is mass that leads up to q: its own mode stands on it.
+    """
     r, rng, parts = q.dim, np.random.default_rng(_SEED), _parts_of(q)
     gaussians = [part for part, _ in parts]
     starts = [*points_around(gaussians, rng), *rng.standard_normal((_DISPERSED, r))]
@@ -163,13 +171,32 @@ def _other_modes(model: Model, q: Latent, elbo: float, draws: int) -> list[Mode]
             in_vain += 1
         if in_vain == _IN_VAIN:
             break
-    return sorted(found[known:], key=lambda mode: -mode.log_mass)[:_MOST_MODES]
+    shells = _shells(model, around, rng.standard_normal((_SHELL_RAYS, r)), elbo)
+    return sorted(found[known:], key=lambda mode: -mode.log_mass)[:_MOST_MODES], shells
 
 
 def _log_density_of(mode: Mode, points: Array) -> Array:
     """That of Laplace's approximation, with its mass."""
     values: Array = mode.log_mass + np.asarray(Gaussian._from_factor(mode.mean, mode.factor).logpdf(points))
     return values
+
+
+def _shells(model: Model, q: Gaussian, directions: Array, elbo: float) -> list[Mode]:
+    """Gaussians around q's mean, as wide as shells that seem to hold mass by the median of directions."""
+    r = q.dim
+    steps = directions / np.linalg.norm(directions, axis=1)[:, None] @ q.cholesky.T
+    radii = math.sqrt(r) * _WIDTHS
+    values = densities_or_zero(model, (q.mean + radii[:, None, None] * steps).reshape(-1, r))
+    log_masses = np.median(values.reshape(radii.size, -1), axis=1) + r * np.log(radii)
+    log_area = math.log(2.0) + 0.5 * r * math.log(math.pi) - math.lgamma(0.5 * r)
+    thickness = math.log(math.log(_WIDTHS[1] / _WIDTHS[0]))
+    log_masses += log_area + thickness + float(np.log(np.diag(q._factor)).sum())
+    found = [
+        Mode(q._mean, width * q._factor, mass)
+        for width, mass in zip(_WIDTHS.tolist(), log_masses.tolist(), strict=True)
+        if mass > elbo - _COUNTS
+    ]
+    return sorted(found, key=lambda mode: -mode.log_mass)[:_MOST_SHELLS]
 
 
 def _outstanding(model: Model, q: Gaussian, directions: Array) -> tuple[Array, Array]:
@@ -235,15 +262,17 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     else:
         if searched and logs is not None:
             assert isinstance(latent, Latent)
-            others = _other_modes(model, latent, elbo.value, draws)
-            if others:
+            others, shells = _others_than(model, latent, elbo.value, draws)
+            if others or shells:
                 part = draws // _SHARE_OF_DRAWS
-                evidence, deviation, shares = _log_evidence_of_parts(model, latent, others, part)
+                evidence, deviation, shares = _log_evidence_of_parts(model, latent, others + shells, part)
                 more = evidence - elbo.value, deviation + elbo.error
                 if more[0] - 2.0 * more[1] > kl.value + 2.0 * kl.error + _ADDS:
                     kl = Estimate(*more, draws, "importance weights of q and other modes (standard error)")
-                    place = others[int(np.argmax(shares[1:]))].mean
-                    mode = model._support.to_model(place[None])[0][0]
+                    largest_part = int(np.argmax(shares[1:]))
+                    if largest_part < len(others):
+                        place = others[largest_part].mean
+                        mode = model._support.to_model(place[None])[0][0]
         far = kl.value - 2.0 * kl.error > FAR
         close = kl.value <= CLOSE and share >= _EFFECTIVE and largest <= _LARGEST and searched
     # A log joint that is not finite where q has mass makes the ELBO -inf, also where quadrature sees nothing.
@@ -291,6 +320,7 @@ def _exact_divergence(model: Model, elbo: Estimate) -> Estimate | None:
     return Estimate(max(value, 0.0), error, evidence.evaluations)
 
 
+@interruptible(has_model)
 def resampled(model: Model, q: Variational, n: int, rng: np.random.Generator) -> Array:
     """`n` draws of q, resampled with the importance weights p / q; ValueError where these are too unequal."""
     count = max(_TIMES * n, _FEW)

@@ -100,3 +100,28 @@ def test_a_fault_in_the_middle_is_still_told():
 
     with says(ValueError, "log_joint is nan at z = [0"):
         fv.log_evidence(fv.Model(log_joint, 1))
+
+
+@pytest.mark.parametrize(("at", "half"), [(-0.338, 0.0147), (1.45, 0.004), (0.18, 0.0028)])
+def test_a_gap_between_all_nodes_is_in_the_error(at, half):
+    def log_joint(z, at, half):
+        return -math.inf if abs(z[0] - at) < half else -0.5 * z[0] ** 2 - 0.5 * math.log(2 * math.pi)
+
+    lost = 0.5 * (math.erf((at + half) / math.sqrt(2)) - math.erf((at - half) / math.sqrt(2)))
+    bounds_the_truth(fv.log_evidence(fv.Model(log_joint, 1, (at, half))), math.log1p(-lost))
+
+
+@pytest.mark.parametrize(("a", "b"), [(3.65, 0.0526), (5.0, 0.03), (0.3, 0.02)])
+def test_divergences_where_floats_end(a, b):
+    """The exact ELBO: E[log z] = -E[log(1 + exp(-x))] under q in the logit x."""
+    model = fv.Model(beta, 1, (a, b), support=("interval", 0.0, 1.0))
+    q = fv.fit(model).q
+    mean, deviation = q.gaussian.mean[0], q.gaussian.cholesky[0, 0]
+    e = np.linspace(-9.0, 9.0, 20_001)
+    x, weights = mean + deviation * e, np.exp(-0.5 * e**2)
+    logs = a * -np.logaddexp(0.0, -x) + b * -np.logaddexp(0.0, x)
+    entropy = 0.5 * math.log(2 * math.pi * math.e) + math.log(deviation)
+    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    exact = constant + logs @ weights / weights.sum() + entropy
+    for estimate, truth in zip(fv.decompose(model, q), (0.0, exact, -exact), strict=True):
+        bounds_the_truth(estimate, truth)

@@ -36,6 +36,11 @@ def spike(dim, distance):
     return np.full(2, 0.5), np.eye(2, dim, k=-1) * distance, np.array([0.1, 1.5])
 
 
+def nested(dim, width):
+    """A mode that stands on a wide one, from all of which ascents lead to it."""
+    return np.array([0.3, 0.7]), np.zeros((2, dim)), np.array([1.0, width])
+
+
 #: (log joint, dimension, data, support, family, start)
 TABLE = [
     *((gaussian, d, correlated(d, 0.5), "real", "full", None) for d in (1, 2, 3, 5, 10, 20)),
@@ -59,6 +64,7 @@ TABLE = [
         for d, nu in ((3, 3.0), (10, 10.0), (20, 5.0), (30, 50.0))
     ),
     *((mixture, at[0], scattered(*at), "real", "full", None) for at in SCATTERED),
+    *((mixture, d, nested(d, s), "real", "full", np.zeros(d)) for d, s in ((3, 1.5), (6, 5.0), (13, 3.0))),
     *((mixture, d, spike(d, a), "real", "full", np.zeros(d)) for d, a in ((3, 2.0), (6, 3.0), (10, 4.0))),
 ]
 

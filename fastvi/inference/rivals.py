@@ -1,0 +1,88 @@
+"""A look for other modes around the q of a fit in many dimensions: has one of them a higher ELBO?
+
+The start of a fit is the best of a race, but all runners may come from one of several modes: of predator and
+prey fits a third did, 60 to 80 nats below the best. Ascents from some points around q tell.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import kernels
+from ..common.values import Array
+from ..distributions.gaussian import Gaussian
+from ..kernels.families.table import CODES, MEAN
+from .expectations import fixed_draws, writable
+from .kernel_calls import fit_on_draws, restricted, workspace, workspace_member
+from .model import Model
+from .modes import mode_at
+from .racing import elbo_over
+from .starts import is_near, laplace_from, newtons_laplace, points_around
+
+#: Evaluations of the look, as a share of those of the fit.
+_SHARE = 0.15
+
+#: Seed of the points around q.
+_SEED = 20240304
+
+#: Most steps of an ascent, and the gradient that ends it, in q's deviations.
+_STEPS, _TOLERANCE = 100, 0.3
+
+#: A mode is a rival where Laplace's approximation has so many nats more mass than q, and the Gaussian of the
+#: family there, before it is fitted, an ELBO that is at most so many nats lower, over so many pairs of draws.
+_MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
+
+
+class Rival(NamedTuple):
+    """Where another fit should start, if anywhere, and what the look cost."""
+
+    start: Gaussian | None
+    evaluations: int
+
+
+def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
+    """The mode around q from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
+    used, best, top = 0, None, elbo + _MORE + 2.0 * error
+    # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
+    laplace = newtons_laplace if model._slopes_address else laplace_from
+    for point in points_around([q], np.random.default_rng(_SEED)):
+        if used > _SHARE * spent:
+            break
+        end, more = _ascent(model, q, point)
+        used += more
+        if is_near(end, q):
+            continue
+        found = laplace(model, end)
+        used += found.evaluations
+        mode = mode_at(model, found)
+        if mode is None or mode.log_mass <= top:
+            continue
+        # A mode on a ridge is many deviations of a diagonal q away, and few of its own.
+        if is_near(mode.mean, q) or is_near(q._mean, Gaussian._from_factor(mode.mean, mode.factor)):
+            continue
+        factor = restricted(mode.factor, family) if family in CODES else mode.factor
+        value, _, _ = elbo_over(model, mode.mean, factor, writable(fixed_draws(2, _PAIRS, q.dim)))
+        used += 2 * _PAIRS
+        if value > elbo - _LOWER:
+            best, top = Gaussian._from_factor(mode.mean, factor), mode.log_mass
+    return Rival(best, used)
+
+
+def _ascent(model: Model, q: Gaussian, point: Array) -> tuple[Array, int]:
+    """(where an ascent of the density from a point ends, evaluations), by L-BFGS in units of q."""
+    r = point.size
+    space = workspace("draws", MEAN, r, model.dim)
+    workspace_member("draws", space, "point")[:] = 0.0
+    workspace_member("draws", space, "curvature")[:] = 0
+    # A step has at most 10 units.
+    away = np.linalg.solve(q._factor, point - q._mean)
+    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(r)))
+    scale = np.ones(r)
+    kernels.inference.entry_points.conditional(q._factor, scale, np.empty(r))
+    mean = point.copy()
+    start, limits = (point.copy(), unit * q._factor, unit * scale), (unit * _TOLERANCE, _STEPS)
+    report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, (mean, np.empty((r, r))), space)
+    return mean, int(report.evaluations)
