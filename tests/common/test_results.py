@@ -110,6 +110,7 @@ EXAMPLES = {
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
     "Axes",
+    "Climb",
     "ClosedForm",
     "Density",
     "Draws",
@@ -135,6 +136,7 @@ INTERNAL = (
     "Prior",
     "Quadratic",
     "Record",
+    "Rival",
     "Rows",
     "Scores",
     "SgdOptions",
