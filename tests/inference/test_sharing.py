@@ -51,14 +51,20 @@ def logistic_gradient(z, grad, x, y):
 
 @pytest.fixture
 def shared(monkeypatch):
-    """All models count as dear, and two threads are used; the names of threads that take pieces."""
+    """All models count as dear, and threads are used, at least two; the names of those that take pieces."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one processor: nothing to share out")
-    names, run = set(), threads.run
+    names, run, second = set(), threads.run, threading.Event()
 
     def noted(task, pieces):
+        several = pieces > 1 and threads.allowed() > 1
+
         def named(i):
             names.add(threading.current_thread().name)
+            if len(names) > 1:
+                second.set()
+            elif several:  # on a busy machine one thread may be through before another begins
+                second.wait(10.0)
             task(i)
 
         run(named, pieces)
