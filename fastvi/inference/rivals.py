@@ -46,6 +46,7 @@ class Rival(NamedTuple):
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
     """The mode around q from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
     used, best, top = 0, None, elbo + _MORE + 2.0 * error
+    seen: list[Gaussian] = []  # modes to which ascents have led
     # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
     laplace = newtons_laplace if model._slopes_address else laplace_from
     for point in points_around([q], np.random.default_rng(_SEED)):
@@ -53,15 +54,18 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
             break
         end, more = _ascent(model, q, point)
         used += more
-        if is_near(end, q):
+        if is_near(end, q) or any(is_near(end, mode) for mode in seen):
             continue
         found = laplace(model, end)
         used += found.evaluations
         mode = mode_at(model, found)
-        if mode is None or mode.log_mass <= top:
+        if mode is None:
+            continue
+        seen.append(Gaussian._from_factor(mode.mean, mode.factor))
+        if mode.log_mass <= top:
             continue
         # A mode on a ridge is many deviations of a diagonal q away, and few of its own.
-        if is_near(mode.mean, q) or is_near(q._mean, Gaussian._from_factor(mode.mean, mode.factor)):
+        if is_near(mode.mean, q) or is_near(q._mean, seen[-1]):
             continue
         factor = restricted(mode.factor, family) if family in CODES else mode.factor
         value, _, _ = elbo_over(model, mode.mean, factor, writable(fixed_draws(2, _PAIRS, q.dim)))
