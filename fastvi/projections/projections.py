@@ -189,7 +189,7 @@ def i_projection(
     and pairs of quasi-random draws above. The sets of Gaussians that descents start from are grown by a beam
     search; for given Gaussians the divergence is convex in the weights, which are optimised. The Hessian at
     an optimum of up to 150 coordinates is taken by differences: a saddle is left along its steepest
-    direction. Of 140 mixtures of 3 to 8 components in one to three dimensions, with k = 2 to 4, none of 15
+    direction. Of 80 mixtures of 3 to 8 components in one and two dimensions, with k = 2 to 4, none of 15
     descents each from random starts ended lower by a thousandth (``python -m bench.onto_mixtures``).
 
     References
