@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -376,13 +377,11 @@ def draws_fit(
     rival, used = rival_of(model, family, q, report.elbo, report.error, report.evaluations)
     if rival is not None:
         start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
-        try:
+        with suppress(ValueError):  # the log joint fails near that mode
             other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
-        except ValueError:  # the log joint fails near that mode
-            return found
-        used += int(other.report.evaluations)
-        if other.report.elbo > report.elbo:
-            found, used = other, used + int(report.evaluations - other.report.evaluations)
+            used += int(other.report.evaluations)
+            if other.report.elbo > report.elbo:
+                found, used = other, used + int(report.evaluations - other.report.evaluations)
     return found._replace(report=found.report._replace(evaluations=found.report.evaluations + used))
 
 

@@ -11,16 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
-from ..kernels.families.table import CODES, MEAN
+from ..kernels.families.table import CODES
 from .expectations import fixed_draws, writable
-from .kernel_calls import fit_on_draws, restricted, workspace, workspace_member
+from .kernel_calls import conditional_deviations, restricted
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
-from .starts import is_near, laplace_from, newtons_laplace, points_around
+from .starts import ascent, is_near, laplace_from, newtons_laplace, points_around
 
 #: Evaluations of the look, as a share of those of the fit.
 _SHARE = 0.15
@@ -76,17 +75,9 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
 
 
 def _ascent(model: Model, q: Gaussian, point: Array) -> tuple[Array, int]:
-    """(where an ascent of the density from a point ends, evaluations), by L-BFGS in units of q."""
-    r = point.size
-    space = workspace("draws", MEAN, r, model.dim)
-    workspace_member("draws", space, "point")[:] = 0.0
-    workspace_member("draws", space, "curvature")[:] = 0
+    """(where an ascent of the density from a point ends, evaluations), in units of q."""
     # A step has at most 10 units.
     away = np.linalg.solve(q._factor, point - q._mean)
-    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(r)))
-    scale = np.ones(r)
-    kernels.inference.entry_points.conditional(q._factor, scale, np.empty(r))
-    mean = point.copy()
-    start, limits = (point.copy(), unit * q._factor, unit * scale), (unit * _TOLERANCE, _STEPS)
-    report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, (mean, np.empty((r, r))), space)
-    return mean, int(report.evaluations)
+    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(point.size)))
+    scale = unit * conditional_deviations(q._factor)
+    return ascent(model, point, scale, unit * q._factor, unit * _TOLERANCE, _STEPS)

@@ -400,17 +400,25 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
     return status, used
 
 
-def ascent(model: Model, point: Array, scale: Array) -> tuple[Array, int]:
-    """(a mode by L-BFGS from a point, evaluations), in units of some deviations.
+def ascent(
+    model: Model,
+    point: Array,
+    scale: Array,
+    factor: Array | None = None,
+    tolerance: float = _MODE_TOLERANCE,
+    steps: int = _MODE_STEPS,
+) -> tuple[Array, int]:
+    """(a mode by L-BFGS from a point, evaluations), in units of some deviations, or of a Cholesky factor.
 
-    Steps to where the log joint is at fault are rejected. The mode is the optimum of a fit of the mean on one
-    draw that is zero.
+    Of a factor these are the conditional deviations. Steps to where the log joint is at fault are rejected.
+    The mode is the optimum of a fit of the mean on one draw that is zero.
     """
     r = point.size
     space = workspace("draws", MEAN, r, model.dim)
     workspace_member("draws", space, "point")[:] = 0.0
     workspace_member("draws", space, "curvature")[:] = 0
-    start, limits = (point.copy(), np.diag(scale), scale), (_MODE_TOLERANCE, _MODE_STEPS)
+    start = point.copy(), np.diag(scale) if factor is None else factor, scale
     mean = point.copy()
-    report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, limits, (mean, np.empty((r, r))), space)
+    outputs = mean, np.empty((r, r))
+    report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, (tolerance, steps), outputs, space)
     return mean, int(report.evaluations)

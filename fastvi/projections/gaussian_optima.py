@@ -60,19 +60,25 @@ def kl_of_moment_match(p: Any, q: Gaussian) -> Estimate:
     return Estimate(max(value, 0.0), h.error + 2 * EPSILON * abs(h.value), h.evaluations, h.method)
 
 
-def checked_starts(starts: Any, dim: int) -> tuple[Array, Array]:
-    """(means, Cholesky factors) of Gaussians to start from."""
+def listed_starts(starts: Any, kind: Any, many: str, dim: int) -> list[Any]:
+    """Distributions of one kind, some of them and of this dimension, to start from."""
     try:
-        gaussians = list(starts)
+        listed = list(starts)
     except TypeError:
-        raise TypeError(f"starts must be a sequence of Gaussians, not {type(starts).__name__}") from None
-    for k, start in enumerate(gaussians):
-        if not isinstance(start, Gaussian):
-            raise TypeError(f"starts[{k}] must be a Gaussian, not {type(start).__name__}")
+        raise TypeError(f"starts must be a sequence of {many}, not {type(starts).__name__}") from None
+    for k, start in enumerate(listed):
+        if not isinstance(start, kind):
+            raise TypeError(f"starts[{k}] must be a {kind.__name__}, not {type(start).__name__}")
         if start.dim != dim:
             raise ValueError(f"starts[{k}] has dimension {start.dim}, p has {dim}")
-    if not gaussians:
+    if not listed:
         raise ValueError("starts is empty")
+    return listed
+
+
+def checked_starts(starts: Any, dim: int) -> tuple[Array, Array]:
+    """(means, Cholesky factors) of Gaussians to start from."""
+    gaussians = listed_starts(starts, Gaussian, "Gaussians", dim)
     return np.stack([s.mean for s in gaussians]), np.stack([s.cholesky for s in gaussians])
 
 

@@ -30,7 +30,7 @@ from ..distributions.mixture import GaussianMixture
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
 from ..kernels.statuses import CONVERGED, NOT_A_MINIMUM, OVERFITTED, STEPS_EXHAUSTED, UNRESOLVED
-from .gaussian_optima import mixture_optima
+from .gaussian_optima import listed_starts, mixture_optima
 from .reduction import Frame, as_mixture, greedy_merges
 from .result import Projection
 
@@ -397,20 +397,11 @@ def _are_same(one: Parts, two: Parts) -> bool:
 
 def _checked(starts: Any, count: int, dim: int) -> list[GaussianMixture]:
     """Mixtures to start from."""
-    try:
-        mixtures = list(starts)
-    except TypeError:
-        raise TypeError(f"starts must be a sequence of mixtures, not {type(starts).__name__}") from None
+    mixtures: list[GaussianMixture] = listed_starts(starts, GaussianMixture, "mixtures", dim)
     for k, start in enumerate(mixtures):
-        if not isinstance(start, GaussianMixture):
-            raise TypeError(f"starts[{k}] must be a GaussianMixture, not {type(start).__name__}")
-        if start.dim != dim:
-            raise ValueError(f"starts[{k}] has dimension {start.dim}, p has {dim}")
         components = np.count_nonzero(start.weights)
         if components != count:
             raise ValueError(f"starts[{k}] has {components} components with a weight, not {count}")
-    if not mixtures:
-        raise ValueError("starts is empty")
     return mixtures
 
 
