@@ -134,7 +134,7 @@ HOT = {
     "em, diagonal densities": (e_step._scaled_squares, (*(_ROW,) * 4, _FOUR, _FOUR, _ROW)),
     "em, a factor times points": (e_step._add_four, (*(_ROW,) * 4, *(_X,) * 4, _ROW)),
     "em, shares of two": (e_step._share_two, (_ROW, _ROW, _ROW, _ROW)),
-    "em, shares": (e_step._share, (_ROW, _ROW, _ROW)),
+    "em, shares": (e_step.share, (_ROW, _ROW, _ROW)),
     "em, evidence": (e_step._sum_of_logs, (_ROW,)),
     "em, moments in 1-D": (moments._moments_1, (_ROW, _X, _ROW, _ROW)),
     "em, moments in 2-D": (moments._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),

@@ -15,7 +15,7 @@ from ..borrowing import Cube, Integers, Matrix, Vector
 from ..compiler import adder, exported, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import decay, log
-from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, half_log_det
+from ..numerics.matrices import add_up, clear_vector, copy_matrix, copy_vector, half_log_det
 
 #: Points in a block.
 BLOCK = 512
@@ -307,13 +307,14 @@ def _block_values(columns, first, count, means, space):
 
 
 @formula
-def _maximum(values, top):
+def maximum(values, top):
+    """top = the larger of both."""
     for n in range(top.size):
         top[n] = values[n] if values[n] > top[n] else top[n]
 
 
 @formula
-def _share(values, top, total):
+def share(values, top, total):
     """values = exp(values - top), which is added to the total.
 
     None is so small that its products with weights are subnormal: these take ten times as long.
@@ -327,7 +328,7 @@ def _share(values, top, total):
 
 @formula
 def _share_two(first, second, top, total):
-    """`_maximum` and `_share` for two components, with one exponential instead of two."""
+    """`maximum` and `share` for two components, with one exponential instead of two."""
     for n in range(top.size):
         d = second[n] - first[n]
         e = decay(-abs(d) if abs(d) < -LEAST else LEAST)
@@ -335,15 +336,6 @@ def _share_two(first, second, top, total):
         top[n] = second[n] if up else first[n]
         first[n], second[n] = (e if up else 1.0), (1.0 if up else e)
         total[n] = 1.0 + e
-
-
-@adder
-def add_up(x):
-    """The sum of a vector."""
-    s = 0.0
-    for n in range(x.size):
-        s += x[n]
-    return s
 
 
 @formula
@@ -425,10 +417,10 @@ def block_shares(columns, first, count, means, space):
         return
     copy_vector(values[0, :count], top)
     for k in range(1, components):
-        _maximum(values[k, :count], top)
+        maximum(values[k, :count], top)
     clear_vector(total)
     for k in range(components):
-        _share(values[k, :count], top, total)
+        share(values[k, :count], top, total)
 
 
 @exported

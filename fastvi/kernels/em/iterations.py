@@ -13,7 +13,7 @@ import math
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
 from ..numerics.elementary import log
-from ..numerics.matrices import clear_matrix, copy_matrix, dot
+from ..numerics.matrices import add_up, clear_matrix, copy_matrix, dot
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
 from .e_step import (
     BLOCK,
@@ -21,7 +21,6 @@ from .e_step import (
     LANES,
     STOP,
     TIED,
-    add_up,
     block_log_likelihood,
     block_shares,
     is_diagonal,

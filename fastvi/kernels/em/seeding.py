@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ..compiler import exported, formula, kernel
-from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, copy_vector, dot
-from .e_step import BLOCK, STOP, add_up, subtract
+from ..numerics.matrices import add_up, clear_matrix, clear_vector, copy_matrix, copy_vector, dot
+from .e_step import BLOCK, STOP, subtract
 from .m_step import constrain, floored_factor
 
 #: Least eigenvalue of the covariances of a start, for standardized points.

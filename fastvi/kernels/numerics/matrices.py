@@ -35,6 +35,15 @@ def copy_matrix(source, target):
 
 
 @adder
+def add_up(x):
+    """The sum of a vector."""
+    s = 0.0
+    for i in range(x.size):
+        s += x[i]
+    return s
+
+
+@adder
 def dot(x, y):
     """The inner product of two vectors."""
     s = 0.0

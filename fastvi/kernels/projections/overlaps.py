@@ -14,7 +14,7 @@ from ..borrowing import Cube, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import exp, log
-from ..numerics.matrices import dot
+from ..numerics.matrices import add_up, dot
 
 #: Components are padded to a multiple of this: the vectorised loops take so many at once, others one by one.
 LANES = 16
@@ -149,14 +149,6 @@ def _weigh(weights, values):
 
 
 @adder
-def _sum(x):
-    s = 0.0
-    for n in range(x.size):
-        s += x[n]
-    return s
-
-
-@adder
 def _sum_of_three(x, y, z):
     s = 0.0
     for n in range(x.size):
@@ -179,7 +171,7 @@ def add_derivatives(lanes, out):
     factors, vectors, values = lanes.factors, lanes.vectors, lanes.values
     dim = vectors.shape[0]
     _weigh(lanes.weights, values)
-    out[0] += _sum(values)
+    out[0] += add_up(values)
     # The inverse factors take the place of the factors.
     for b in range(dim):
         for a in range(b + 1, dim):

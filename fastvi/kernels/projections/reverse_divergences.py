@@ -11,16 +11,22 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, Matrix, Vector, borrow, named, packed
-from ..compiler import adder, exported, formula, inlined, kernel
+from ..compiler import exported, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
-from ..numerics.elementary import decay, log
-from ..numerics.matrices import clear_matrix, clear_vector, fill_vector, half_log_det
+from ..em.e_step import maximum, share
+from ..numerics.elementary import log
+from ..numerics.matrices import (
+    add_scaled,
+    add_up,
+    clear_matrix,
+    clear_vector,
+    dot,
+    fill_vector,
+    half_log_det,
+)
 
 #: Nodes in a block: what a block needs stays in the first cache for ten components in three dimensions.
 BLOCK = 128
-
-#: The least logarithm of a share, relative to the largest: products with it are not subnormal.
-LEAST = -600.0
 
 
 class Density(NamedTuple):
@@ -99,30 +105,9 @@ def _add_shifted(x, a, m, out):
 
 
 @formula
-def _add_multiple(x, a, out):
-    for n in range(out.size):
-        out[n] += a * x[n]
-
-
-@formula
 def _subtract_half_square(x, out):
     for n in range(out.size):
         out[n] -= 0.5 * x[n] * x[n]
-
-
-@formula
-def _raise_to(values, top):
-    for n in range(top.size):
-        top[n] = values[n] if values[n] > top[n] else top[n]
-
-
-@formula
-def _add_share(values, top, total):
-    for n in range(top.size):
-        below = values[n] - top[n]
-        e = decay(below if below > LEAST else LEAST)
-        values[n] = e
-        total[n] += e
 
 
 @formula
@@ -145,28 +130,12 @@ def _add_product(x, y, a, out):
         out[n] += a * x[n] * y[n]
 
 
-@adder
-def _sum(x):
-    s = 0.0
-    for n in range(x.size):
-        s += x[n]
-    return s
-
-
-@adder
-def _product(x, y):
-    s = 0.0
-    for n in range(x.size):
-        s += x[n] * y[n]
-    return s
-
-
 @kernel
 def _slope(inverse, whitened, i, row):
     """row = coordinate i of inverse' whitened, the slope of half of the square."""
     fill_vector(0.0, row)
     for a in range(i, inverse.shape[0]):
-        _add_multiple(whitened[a, : row.size], inverse[a, i], row)
+        add_scaled(inverse[a, i], whitened[a, : row.size], row)
 
 
 @inlined
@@ -185,9 +154,9 @@ def _add_density(means, density, sign, count, space):
             for j in range(1, i + 1):
                 _add_shifted(space.points[j, :count], inverse[i, j], means[k, j], out)
             _subtract_half_square(out, values)
-        _raise_to(values, top)
+        maximum(values, top)
     for k in range(components):
-        _add_share(space.shares[k, :count], top, total)
+        share(space.shares[k, :count], top, total)
     _add_log(top, total, sign, space.difference[:count])
     for k in range(components):
         shares = space.shares[k, :count]
@@ -235,35 +204,35 @@ def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
             difference, row, held = space.difference[:count], space.row[:count], space.held[:count]
             weights = space.weights[:count]
             clear_vector(weights)
-            _add_multiple(shares[first:last], weight, weights)
+            add_scaled(weight, shares[first:last], weights)
             clear_vector(difference)
             for i in range(dim):
                 point = space.points[i, :count]
                 fill_vector(means[j, i], point)
                 for a in range(i + 1):
-                    _add_multiple(nodes[a, first:last], chols[j, i, a], point)
+                    add_scaled(chols[j, i, a], nodes[a, first:last], point)
                 clear_vector(space.slopes[i, :count])
             _add_density(p[1], space.p, 1.0, count, space)
             _add_density(means, space.q, -1.0, count, space)
-            part = _product(weights, difference)
+            part = dot(weights, difference)
             value += part
             by_logs[j] += part
             # By the points, which move with the parameters.
             for i in range(dim):
                 _multiply(weights, space.slopes[i, :count], row)
-                by_means[j, i] += _sum(row)
+                by_means[j, i] += add_up(row)
                 for a in range(i + 1):
-                    by_factors[j, i, a] += _product(row, nodes[a, first:last])
+                    by_factors[j, i, a] += dot(row, nodes[a, first:last])
             # And by log q at points that stay.
             for k in range(components):
                 _multiply(weights, space.shares[k, :count], held)
-                mass, whitened = _sum(held), space.whitened[k]
+                mass, whitened = add_up(held), space.whitened[k]
                 by_logs[k] -= mass
                 for i in range(dim):
                     _slope(space.q.inverses[k], whitened, i, row)
                     _multiply(held, row, row)
-                    by_means[k, i] -= _sum(row)
+                    by_means[k, i] -= add_up(row)
                     for a in range(i + 1):
-                        by_factors[k, i, a] -= _product(row, whitened[a, :count])
+                        by_factors[k, i, a] -= dot(row, whitened[a, :count])
                     by_factors[k, i, i] += mass * space.q.inverses[k, i, i]
     return value

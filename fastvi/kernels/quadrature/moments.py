@@ -18,7 +18,7 @@ from ..compiler import adder, formula, inlined, kernel
 from ..densities.mixtures import log_sum, log_terms
 from ..numerics.elementary import log_ratio
 from ..numerics.error_free import add_compensated
-from ..numerics.matrices import clear_vector
+from ..numerics.matrices import add_up, clear_vector
 from . import lattice_rows
 from .lattice import BLOCK, MOST_ACROSS, PADDING, cell, next_block, padded, rewind
 from .lattice_rows import add_moments, integrate_rows, usable_ratios
@@ -129,14 +129,6 @@ def _weigh_from_gaussian(weights, x, y, z, log_peak, g, gt):
 
 
 @adder
-def _sum(values):
-    total = 0.0
-    for i in range(values.size):
-        total += values[i]
-    return total
-
-
-@adder
 def weighted_powers(values, x, y):
     """Sums of values x**a y**b for a + b <= 4, ordered by b and then a."""
     s00, s10, s20, s30, s40 = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -190,7 +182,7 @@ def integrate_value(first, second, dim, steps, shift, radius, space):
         log_terms(second, dim, x, y, z, g, gt)
         log_terms(first, dim, x, y, z, f, ft)
         _weigh(weights, f, ft, g, gt)
-        value, compensation = add_compensated(value, compensation, _sum(g))
+        value, compensation = add_compensated(value, compensation, add_up(g))
     return (value + compensation) * cell(steps, dim), count
 
 
