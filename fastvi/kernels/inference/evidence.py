@@ -74,6 +74,14 @@ class Density(NamedTuple):
     log_mass: Any  #: in the interval
 
 
+class Lattice(NamedTuple):
+    """Nodes of the trapezoid rule: t = (i + shift) step on each axis, with abs(t) up to a reach."""
+
+    step: Any
+    shift: Any
+    reach: Any
+
+
 @kernel
 def workspace(latent, dim):
     """Scratch space for `latent` <= 2 dimensions of a model of `dim` coordinates."""
@@ -81,8 +89,9 @@ def workspace(latent, dim):
 
 
 @kernel
-def _fill(start, count, columns, rows, step, shift, mean, factor, space):
-    """Write the nodes from number `start` on, moved by a share of the step, and the logarithms of weights."""
+def _fill(start, count, columns, rows, lattice, mean, factor, space):
+    """Write the nodes of a lattice from number `start` on, and the logarithms of weights."""
+    step, shift = lattice.step, lattice.shift
     nodes = space.panel.latent
     for n in range(count):
         i, j = (start + n) % (2 * columns + 1) - columns, (start + n) // (2 * columns + 1) - rows
@@ -121,7 +130,7 @@ def _log_density(q, n, panel, row):
 
 
 @inlined
-def _sum(log_joint, problem, mean, factor, step, shift, reach, q, integrand, total, space):
+def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
     """On one lattice, log of the integral of the joint, or the divergence of q from p = joint / exp(total).
 
     Returned: (status, value, inner shell, outer shell, edge, nodes). The shells are the terms with max(|t|)
@@ -129,7 +138,8 @@ def _sum(log_joint, problem, mean, factor, step, shift, reach, q, integrand, tot
     of its support up to a few roundings; of the joint as shares of the sum.
     """
     dim = mean.size
-    columns = int(reach / step + 1e-9)
+    reach = lattice.reach
+    columns = int(reach / lattice.step + 1e-9)
     rows = columns if dim > 1 else 0
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
@@ -138,7 +148,7 @@ def _sum(log_joint, problem, mean, factor, step, shift, reach, q, integrand, tot
     real = is_real(problem.kinds)
     for low in range(0, nodes, BLOCK):
         n = min(BLOCK, nodes - low)
-        _fill(low, n, columns, rows, step, shift, mean, factor, space)
+        _fill(low, n, columns, rows, lattice, mean, factor, space)
         if evaluate(log_joint, problem, n, panel) != FINE:
             return RAISED, math.nan, 0.0, 0.0, 0.0, nodes
         for k in range(n):
@@ -193,8 +203,9 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
     nodes, value, change, last = 0, math.nan, math.inf, math.inf
     widening, outside, shift, off = True, math.inf, 0.0, math.inf
     for _ in range(MOST_ROUNDS):
+        lattice = Lattice(step, shift, reach)
         status, new, one, two, edge, n = _sum(
-            log_joint, problem, mean, factor, step, shift, reach, q, integrand, total, space
+            log_joint, problem, mean, factor, lattice, q, integrand, total, space
         )
         nodes += n
         if status != FINE:
