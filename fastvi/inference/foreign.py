@@ -34,11 +34,13 @@ class ForeignModel(Model):
 
     `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `dim` may be a
     model, whose names and supports this one has. `keep` is what the addresses and the table point into.
-    `dear`: a call costs more than its points, see `lockstep`.
+    `failures`, of functions in Python, holds their exceptions. `dear`: a call costs more than its points, see
+    `lockstep`.
     """
 
-    __slots__ = ("_calls_are_dear", "_failures", "_keep", "_names", "_origin")
+    __slots__ = ("_calls_are_dear", "_calls_python", "_failures", "_keep", "_names", "_origin")
     _calls_are_dear: bool
+    _calls_python: bool
     _origin: str
     _keep: Any
     _failures: Failures
@@ -84,6 +86,7 @@ class ForeignModel(Model):
             "_origin": origin,
             "_keep": keep,
             "_calls_are_dear": dear,
+            "_calls_python": failures is not None,
             "_failures": Failures() if failures is None else failures,
             "_names": Names() if names is None else names,
         }

@@ -155,6 +155,8 @@ class Model(Immutable):
     data: tuple[Any, ...]
     #: Whether a call of the log joint costs more than the points that it is for, see `lockstep`.
     _calls_are_dear: bool = False
+    #: Whether a call is one of a Python function.
+    _calls_python: bool = False
     _dispatcher: Any
     _gradient: Any
     _gradient_choice: str

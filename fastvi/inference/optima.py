@@ -257,10 +257,10 @@ class _Search:
         self.evaluations += found.evaluations
         if found.status:
             # The log joint fails a step away: climb without differences over so long steps.
-            top, used = ascent(self.model, x, np.full(self.dim, _CLIMB * size))
-            self.evaluations += used
+            top = ascent(self.model, x, np.full(self.dim, _CLIMB * size))
+            self.evaluations += top.evaluations
             for guess in _GUESSES:
-                found = laplace_from(self.model, top, guess * size)
+                found = laplace_from(self.model, top.end, guess * size)
                 self.evaluations += found.evaluations
                 if not found.status:
                     break

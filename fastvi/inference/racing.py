@@ -167,11 +167,11 @@ def _given(race: _Race, mean: Array, factor: Array) -> Start:
         return Start(mean, factor, scale, 0)
     value, share = race.narrowed(mean, factor)
     if share < 1.0:
-        higher, used = ascent(race.model, mean, scale)
-        race.evaluations += used
-        other, its_share = race.narrowed(higher, factor)
+        top = ascent(race.model, mean, scale)
+        race.evaluations += top.evaluations
+        other, its_share = race.narrowed(top.end, factor)
         if other > value:
-            mean, share = higher, its_share
+            mean, share = top.end, its_share
     return Start(mean, share * factor, share * scale, race.evaluations)
 
 
@@ -423,21 +423,13 @@ def _still_in(runners: list[_Runner]) -> list[_Runner]:
 
 def _arrives(race: _Race, laplace: Laplace, x: Array) -> bool:
     """Whether the ascent of the density from a point comes to Laplace's mode."""
-    dim, draws = x.size, np.zeros((1, x.size))
     away = np.linalg.solve(laplace.factor, x - laplace.mean)
     # Steps are at most 10 units long: from far away the units are longer.
     unit = max(1.0, math.sqrt(away @ away) / _LONGEST)
-    space = workspace("draws", MEAN, dim, race.model.dim)
-    workspace_member("draws", space, "point")[:] = 0.0
-    workspace_member("draws", space, "curvature")[:] = 0
-    mean = np.empty(dim)
-    start, limits = (
-        (x.copy(), unit * laplace.factor, laplace.scale),
-        (unit * _ASCENT_TOLERANCE, _ASCENT_STEPS),
-    )
-    report = fit_on_draws(race.model, MEAN, draws, start, limits, (mean, np.empty((dim, dim))), space)
-    race.evaluations += int(report.evaluations)
-    return report.status == CONVERGED and _is_near(laplace, mean)
+    tolerance = unit * _ASCENT_TOLERANCE
+    top = ascent(race.model, x, laplace.scale, unit * laplace.factor, tolerance, _ASCENT_STEPS)
+    race.evaluations += top.evaluations
+    return top.arrived and _is_near(laplace, top.end)
 
 
 def _is_near(laplace: Laplace, mean: Array) -> bool:

@@ -19,16 +19,17 @@ from .kernel_calls import conditional_deviations, restricted
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
-from .starts import ascent, is_near, laplace_from, newtons_laplace, points_around
+from .starts import Ascent, ascent, is_near, laplace_from, newtons_laplace, points_around
 
-#: Evaluations of the look, as a share of those of the fit.
-_SHARE = 0.15
+#: Evaluations of the look, as a share of those of the fit. An evaluation of a single point by Python takes as
+#: long as so many of a block.
+_SHARE, _SINGLE = 0.15, 16
 
 #: Seed of the points around q.
 _SEED = 20240304
 
-#: Most steps of an ascent, and the gradient that ends it, in q's deviations.
-_STEPS, _TOLERANCE = 100, 0.3
+#: Steps of an ascent, at least and at most, and the gradient that ends it, in q's deviations.
+_FEWEST, _STEPS, _TOLERANCE = 10, 100, 0.3
 
 #: A mode is a rival where Laplace's approximation has so many nats more mass than q, and the Gaussian of the
 #: family there, before it is fitted, an ELBO that is at most so many nats lower, over so many pairs of draws.
@@ -45,18 +46,23 @@ class Rival(NamedTuple):
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
     """The mode around q from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
     used, best, top = 0, None, elbo + _MORE + 2.0 * error
+    left, single = _SHARE * spent, _SINGLE if model._calls_python else 1
     seen: list[Gaussian] = []  # modes to which ascents have led
     # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
     laplace = newtons_laplace if model._slopes_address else laplace_from
     for point in points_around([q], np.random.default_rng(_SEED)):
-        if used > _SHARE * spent:
+        steps = min(int(left / single), _STEPS)
+        if steps < _FEWEST:
             break
-        end, more = _ascent(model, q, point)
-        used += more
-        if is_near(end, q) or any(is_near(end, mode) for mode in seen):
+        path = _ascent(model, q, point, steps)
+        used += path.evaluations
+        left -= path.evaluations * single
+        # In eight schools, from where an ascent is after 100 steps, Newton's method takes 300 evaluations.
+        if not path.arrived or any(is_near(path.end, mode) for mode in (q, *seen)):
             continue
-        found = laplace(model, end)
+        found = laplace(model, path.end)
         used += found.evaluations
+        left -= found.evaluations
         mode = mode_at(model, found)
         if mode is None:
             continue
@@ -74,10 +80,10 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
     return Rival(best, used)
 
 
-def _ascent(model: Model, q: Gaussian, point: Array) -> tuple[Array, int]:
-    """(where an ascent of the density from a point ends, evaluations), in units of q."""
+def _ascent(model: Model, q: Gaussian, point: Array, steps: int) -> Ascent:
+    """An ascent of the density from a point, in units of q."""
     # A step has at most 10 units.
     away = np.linalg.solve(q._factor, point - q._mean)
     unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(point.size)))
     scale = unit * conditional_deviations(q._factor)
-    return ascent(model, point, scale, unit * q._factor, unit * _TOLERANCE, _STEPS)
+    return ascent(model, point, scale, unit * q._factor, unit * _TOLERANCE, steps)

@@ -19,7 +19,7 @@ from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
-from ..kernels.statuses import FINE, NOT_A_NUMBER
+from ..kernels.statuses import CONVERGED, FINE, NOT_A_NUMBER
 from .expectations import latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
@@ -141,6 +141,14 @@ def check_start(family: str, factor: Array | None) -> None:
     """Raise ValueError for a family that takes its covariance from a start that has none."""
     if family in HELD and factor is None:
         raise ValueError(f'family="{family}" holds the covariance of the start: give a Gaussian as start')
+
+
+class Ascent(NamedTuple):
+    """An ascent of the density."""
+
+    end: Array
+    arrived: bool  #: whether the gradient is below the tolerance there
+    evaluations: int
 
 
 class Laplace(NamedTuple):
@@ -393,8 +401,9 @@ def _diagonal_laplace(model: Model, mean: Array, scale: Array, space: Any) -> tu
     for _ in range(_MODE_ROUNDS):
         if status:
             return status, used
-        mean[:], more = ascent(model, mean, scale)
-        used += more
+        top = ascent(model, mean, scale)
+        mean[:] = top.end
+        used += top.evaluations
         status, more = kernels.inference.entry_points.calibrate(target_of(model), mean, scale, space)
         used += more
     return status, used
@@ -407,8 +416,8 @@ def ascent(
     factor: Array | None = None,
     tolerance: float = _MODE_TOLERANCE,
     steps: int = _MODE_STEPS,
-) -> tuple[Array, int]:
-    """(a mode by L-BFGS from a point, evaluations), in units of some deviations, or of a Cholesky factor.
+) -> Ascent:
+    """An ascent to a mode by L-BFGS from a point, in units of some deviations, or of a Cholesky factor.
 
     Of a factor these are the conditional deviations. Steps to where the log joint is at fault are rejected.
     The mode is the optimum of a fit of the mean on one draw that is zero.
@@ -421,4 +430,4 @@ def ascent(
     mean = point.copy()
     outputs = mean, np.empty((r, r))
     report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, (tolerance, steps), outputs, space)
-    return mean, int(report.evaluations)
+    return Ascent(mean, report.status == CONVERGED, int(report.evaluations))

@@ -8,7 +8,9 @@ import pytest
 
 import fastvi as fv
 from fastvi.inference.jumps import unseen_gradient
-from helpers.posteriors import mixture
+from fastvi.inference.rivals import rival_of
+from fastvi.interop.blocks import block_model
+from helpers.posteriors import mixture, student
 
 
 @numba.njit
@@ -46,6 +48,29 @@ def test_a_mode_that_no_start_leads_to(seed):
     # It is not looked for where the user says where to start.
     near = fv.fit(model, start=fv.Gaussian(means[0], np.eye(dim)))
     assert abs(near.elbo.value - math.log(share)) <= 0.02
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_the_look_for_other_modes_is_a_share_of_the_fit(in_python):
+    """Evaluations of Python, a point at a time, count as sixteen."""
+    calls = []
+
+    def value_and_gradient(z):
+        calls.append(len(z))
+        return -2.0 * np.log1p(z * z / 3.0).sum(axis=1), -4.0 * z / (3.0 + z * z)
+
+    of_python = block_model("a test", value_and_gradient, None, 5)
+    model = of_python if in_python else fv.Model(student, 5, (3.0,))
+    q, elbo, single = fv.Gaussian(np.zeros(5), np.eye(5)), 50.0, 16 if in_python else 1
+    few, some, all_of_them = (
+        rival_of(model, "full", q, elbo, 0.0, spent * single).evaluations for spent in (9, 900, 1e6)
+    )
+    assert few == 0
+    assert 50 <= some < all_of_them
+    assert in_python or some <= 0.15 * 900
+    calls.clear()
+    rival_of(model, "full", q, elbo, 0.0, 1_000 * single)
+    assert calls.count(1) <= 0.15 * 1_000
 
 
 def test_a_mode_between_two_distances_of_the_look():
