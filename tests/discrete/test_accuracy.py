@@ -584,6 +584,29 @@ def test_large_powers_of_entries_near_the_least_float(power, top, least):
         assert_right(("alpha_divergence", {"alpha": order}), one, other, mass="normalize")
 
 
+@over(ALL)
+def test_entries_that_underflow_over_their_masses(function):
+    """q over its mass is 1e-380 in one place. KL was inf, JS inf or refused as invalid, chi2 invalid."""
+    p, q = np.array([1.0, 1e-100, 3e-90]), np.array([1e280, 1e-100, 2e270])
+    assert_right(function, p, q, mass="normalize")
+    assert_right(function, np.tile(p, 30), np.tile(q, 30), mass="normalize")
+    if function[0] == "alpha_divergence" or function[0] == "chi2":
+        return
+    near = q * np.array([1.0, 3.0, 1.0 + 1e-9])
+    assert_right(function, q, near, mass="normalize")
+
+
+@pytest.mark.parametrize("order", [0.0, -0.0, 1.0])
+def test_limits_of_orders_for_logarithms_with_zeros(order):
+    """An order of -0 was -inf: what a power lacks to one, over order * (order - 1)."""
+    p = np.array([0.0, -388.3, -math.inf, -407.4, -2.0])
+    q = np.array([0.0, -301.8, 658.7, -math.inf, 1.0])
+    for one, other in ((p, q), (q, p), (p[[0, 1, 4]], q[[0, 1, 4]]), (p[:2], p[[0, 3]])):
+        for repeats in (1, 40):
+            pair = np.repeat(one, repeats), np.repeat(other, repeats)
+            assert_right(("alpha_divergence", {"alpha": order}), *pair, log=True, mass="normalize")
+
+
 @over([function for function in ALL if function[0] in ROOTED])
 @pytest.mark.parametrize("smallest", [-1300.0, -1370.0, -1400.0, -1412.0])
 def test_roots_of_logarithms_as_small_as_floats_are(smallest, function):

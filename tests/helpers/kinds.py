@@ -120,6 +120,19 @@ def _tiny_entries(rng):
     return Case("tiny entries", p, q)
 
 
+def _wide(rng):
+    """Entries that span more than floats do, so that some underflow over the mass."""
+    n = _lengths(rng)
+    p, q = 10.0 ** rng.uniform(-320.0, 286.0, size=(2, n))
+    if rng.random() < 0.3:
+        q = p * np.exp(10.0 ** rng.uniform(-12, 1) * rng.normal(size=n)).clip(0.5, 2.0)
+    if rng.random() < 0.3:
+        p, q = _zeros(rng, p, q)
+    k = rng.integers(n)
+    p[k], q[k] = 10.0 ** rng.uniform(0, 286, size=2)
+    return Case("wide", p, q)
+
+
 def _float32(rng):
     p, q = _zeros(rng, *_two(rng, _lengths(rng))) if rng.random() < 0.3 else _two(rng, _lengths(rng))
     p, q = p / p.max(), q / q.max()
@@ -244,6 +257,7 @@ KINDS = {
         _proportional,
         _huge_or_tiny,
         _tiny_entries,
+        _wide,
         _float32,
         _many_float32,
         _equal_addends,

@@ -28,6 +28,7 @@ from ..borrowing import borrow
 from ..compiler import Lazily, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
+from . import wide as wide_
 from .chunks import SMALL_ORDER, sum_of_parts
 from .large_sums import LOW
 from .masses import ANY, NORMALIZE
@@ -50,6 +51,7 @@ from .normalized import (
 )
 from .registry import NO_THETA, ROWS
 from .short_rows import SHORT
+from .wide import is_wide
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -76,6 +78,8 @@ def _careful(p, q, theta, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
         return math.inf
+    if mass == NORMALIZE and is_wide(p, q, masses):
+        return wide(p, q, masses, theta)  # noqa: F821
     a = 0.0
     precise = orders and mass != ANY and sensitivity(theta) > SMALL_ORDER  # noqa: F821
     if mass == ANY:
@@ -226,6 +230,7 @@ def _assemble(row):
         _careful,
         f"_{name}_careful",
         infinite=infinite,
+        wide=wide_.assemble(name, row, finish),
         orders=bool(row.orders),
         in_one_pass=scaled.assemble(name, row.term),
         all_sums=scaled.make_sums(name, term, entry),

@@ -19,7 +19,7 @@ from ..numerics.error_free import add_compensated
 from . import short_rows
 from .chunks import NOTHING64, TINY64
 from .far_logarithms import top_of
-from .masses import ANY, UNIT
+from .masses import ANY, NORMALIZE, UNIT
 from .normalized import (
     CHUNK,
     LEAST_SCALED,
@@ -29,11 +29,13 @@ from .normalized import (
     allowed,
     argmax,
     is_unit,
+    make_normalization,
     masses_of,
     moderate,
 )
 from .short_rows import SHORT
 from .terms import cross_term
+from .wide import is_wide, log_of
 
 #: Part of the mass that one entry has where the entropy is taken apart.
 _DOMINANT = 0.9
@@ -142,6 +144,24 @@ def _normalised_sum(p, q, scale_p, scale_q):
 
 
 @kernel
+def _wide_cross_entropy(p, q, masses, top):
+    """The cross-entropy of distributions that are `is_wide`."""
+    n = make_normalization(masses)
+    total, lost, mass, mass_lost, rest, rest_lost = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    unit, at_top = top * n.scale_q, -1
+    for i in range(p.size):
+        x, y = np.float64(p[i]) * n.scale_p, np.float64(q[i])
+        if x > 0.0:
+            total, lost = add_compensated(total, lost, x * log_of(top, y)[0])
+            mass, mass_lost = add_compensated(mass, mass_lost, x)
+        if y == top:
+            at_top += 1
+        else:
+            rest, rest_lost = add_compensated(rest, rest_lost, y * n.scale_q)
+    return (total + lost) / (mass + mass_lost) + math.log1p(at_top + (rest + rest_lost) / unit)
+
+
+@kernel
 def _over_mass(a, mass):
     """A lifted sum over a lifted mass, lifted. The order of the two operations avoids subnormals."""
     return a / (mass * UNLIFT) if mass > 1.0 else a / mass * LIFT
@@ -170,6 +190,8 @@ def cross_entropy(p, q, theta, mass):
     if masses.p_alone:
         return math.inf
     top = np.float64(q[argmax(q)])
+    if mass == NORMALIZE and is_wide(p, q, masses):
+        return _wide_cross_entropy(p, q, masses, top)
     # Where the result is small, and the rounding of q / mass is not, one entry has nearly all of the mass.
     if top <= _DOMINANT * masses.q and min(masses.p, masses.q) > LEAST_SCALED:
         scale_p, scale_q = 1.0 / masses.p, LIFT / masses.q

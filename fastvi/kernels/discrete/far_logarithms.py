@@ -312,9 +312,9 @@ class PowerSum(NamedTuple):
 
 @kernel
 def _power_sum(p, q, alpha, mass):
-    """The `PowerSum` of an order that is neither 0 nor 1."""
+    """The `PowerSum` of an order; of 0 and 1, where a limit is wanted, another way is needed."""
     failed = PowerSum(math.nan, 0.0, 0.0)
-    if mass == ANY or abs(alpha) > _MOST_ORDER:
+    if mass == ANY or abs(alpha) > _MOST_ORDER or alpha == 0.0 or alpha == 1.0:
         return failed
     top_p, top_q, beta = top_of(p), top_of(q), alpha - 1.0
     if not (abs(top_p) < math.inf and abs(top_q) < math.inf):
@@ -441,7 +441,7 @@ def never(p, q, theta, mass):
 
 #: Divergences whose terms, of distributions that are far apart, need no digits of masses or of logarithms, by
 #: the names of their terms; and whether their sums show the divergence for any masses.
-_QUICK = {"kl": True, "hellinger": True, "chi2": True, "alpha": True, "total_variation": False}
+_QUICK = {"kl": True, "hellinger": True, "chi2": True, "alpha": True, "total_variation": False, "js": False}
 
 #: Where `quick` fails: sums of powers.
 _POWERS = {"chi2": chi2_powers, "alpha": alpha_powers}

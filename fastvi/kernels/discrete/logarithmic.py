@@ -277,7 +277,7 @@ def jeffreys_log_term(x, y, d, r, log_p, lost, theta):
 
 
 @formula
-def _lifted_exp(x, y, lost):
+def lifted_exp(x, y, lost):
     """LIFT times e**(x + y + lost)."""
     exponent, more = two_sum(x, y)
     power = scaled_exp(LIFT, exponent) * (1.0 + (lost + more))
@@ -287,7 +287,7 @@ def _lifted_exp(x, y, lost):
 @formula
 def chi2_log_term(x, y, d, r, log_p, lost, theta):
     """(p - q)**2 / q = p**2 / q - 2 p + q."""
-    power = _lifted_exp(log_p, r, lost[0] + lost[1])
+    power = lifted_exp(log_p, r, lost[0] + lost[1])
     far = (0.0 if log_p == -math.inf else power) - 2.0 * x + y
     return d * expm1_small(r) if abs(r) < _NEAR else far
 
@@ -305,7 +305,7 @@ def alpha_log_term(x, y, d, r, log_p, lost, theta):
     exponent, more = two_product(beta, s)
     # p (exp(beta r) - 1) / beta
     little = p * expm1_small(exponent if abs(exponent) < _NEAR else 0.0)
-    power = _lifted_exp(log, exponent, rest + more) if abs(s) < math.inf else (math.inf if s > 0.0 else 0.0)
+    power = lifted_exp(log, exponent, rest + more) if abs(s) < math.inf else (math.inf if s > 0.0 else 0.0)
     limit = abs(beta) < SMALL_ORDER
     grown = (little if abs(exponent) < _NEAR else power - p) / (1.0 if limit else beta)
     grown = p * s if limit & (abs(s) < math.inf) else grown
@@ -418,14 +418,18 @@ def _log_divergence(p, q, theta, mass):
     return finish(a, unlift) * finish(half, 1.0) * finish(half, 1.0)  # noqa: F821
 
 
+def log_term(name, term):
+    """The term of this name, of what `log_entry` gives."""
+    found = globals().get(f"{term}_log_term")
+    if found is not None:
+        return found
+    return specialise(_log_term, f"_{name}_log_term", formula, term=getattr(terms, f"{term}_term"))
+
+
 def assemble(name, row, normalise, chunk, **ends):
     """The kernel of a divergence; `ends` are those of `_log_divergence`."""
     term = row.term
-    log_term = globals().get(f"{term}_log_term")
-    if log_term is None:
-        plain = getattr(terms, f"{term}_term")
-        log_term = specialise(_log_term, f"_{name}_log_term", formula, term=plain)
-    log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term)
+    log_sums = specialise(_log_sums, f"_log_{name}_sums", adder, term=log_term(name, term))
     all_sums = specialise(_all_log_sums, f"_log_{name}_all_sums", log_sums=log_sums)
     first, second = far_logarithms.assemble(name, term, normalise, chunk)
     ends |= {"first": first, "second": second, "log_sums": all_sums, "orders": bool(row.orders)}

@@ -45,6 +45,7 @@ from .normalized import (
 from .registry import NO_THETA
 from .short_rows import SHORT
 from .terms import alpha_from_ratio, hellinger_term
+from .wide import is_wide, make_wide, same, wide_entry
 
 #: Orders above this are computed as the order inf, from which they differ by at most |log p_i| / alpha.
 #: (Above 1e305, the product of the order and log(p / q) overflows.)
@@ -201,6 +202,7 @@ def _orders(name, read, term):
 
 _renyi_plain = _orders("renyi_plain", entry_with_logs, _alpha_term)
 _renyi_log = _orders("renyi_log", log_entry, alpha_log_term)
+_renyi_wide = _orders("renyi_wide", wide_entry, alpha_log_term)
 
 
 @adder
@@ -416,6 +418,10 @@ def renyi(p, q, theta, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
         return math.inf
+    if mass == NORMALIZE and is_wide(p, q, masses):
+        if same(p, q, masses):
+            return 0.0
+        return _renyi_wide(p, q, alpha, make_wide(p, q, masses, 1.0))
     normalization = make_normalization(masses)
     if proportional(p, q, normalization):
         return 0.0
@@ -539,6 +545,8 @@ def bhattacharyya(p, q, theta, mass):
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
+    if mass == NORMALIZE and is_wide(p, q, masses):
+        return 0.5 * renyi(p, q, (0.5, 0.0), mass)
     value = bhattacharyya_of_hellinger(_scaled_hellinger(p, q, masses, NO_THETA) * UNLIFT)
     if value > 0.0:
         return value
