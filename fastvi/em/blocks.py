@@ -95,10 +95,11 @@ def climb(run: Any, problem: Any, sweeps: Sweeps, progress: bool) -> None:
         owner, space = problem.space(run.weights.size)
         space.moments[...] = moments
         gain, positive = kernels.em.m_step.maximise(sweeps.mass, *mixture, problem.floor, run.floored, space)
+        rounding = float(space.rounding[0])
         del owner
         if not positive:
             run.status = statuses.SINGULAR
             break
-        run.to_gain = kernels.em.iterations.remaining_gain(gain, last, before)
+        run.to_gain = kernels.em.iterations.remaining_gain(gain, last, before, rounding)
         last, before = gain, last
     run.trace, run.steps = np.array(trace), len(trace) - 1

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import kernels
 from ..common import scratch
@@ -97,11 +98,23 @@ def _nodes(dim: int, level: int) -> tuple[Array, Array]:
     """
     if dim <= QUADRATURE_DIM:
         points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
-        return np.ascontiguousarray(points.T), weights
+        order = np.concatenate(_tiles(points, np.arange(weights.size)))
+        return np.ascontiguousarray(points[order].T), weights[order]
     count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 1 << (2 * dim).bit_length())
     half = normal_points(_REPLICATE + level, dim, count)[1].T
     half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
     return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
+
+
+def _tiles(points: Array, part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Points near each other, as many as a block of the kernels has: it leaves out what is far from it."""
+    size = kernels.projections.reverse_divergences.BLOCK
+    if part.size <= size:
+        return [part]
+    longest = int(np.argmax(np.ptp(points[part], axis=0)))
+    part = part[np.argsort(points[part, longest], kind="stable")]
+    half = max(part.size // 2 // size, 1) * size
+    return [*_tiles(points, part[:half]), *_tiles(points, part[half:])]
 
 
 class _Optimum(NamedTuple):

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import fastvi as fv
-from fastvi.projections import onto_mixtures
+from fastvi.projections import onto_mixtures, reduction
 from helpers.mixtures import random_mixture
 
 TWO = ("mixture", 2)
@@ -228,3 +228,22 @@ def test_components_too_narrow_to_be_merged_are_chosen():
     found = fv.i_projection(p, TWO)
     assert found.kl == pytest.approx(-math.log(0.7), rel=1e-9)
     np.testing.assert_allclose(found.q.weights, [4.0 / 7.0, 3.0 / 7.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_components_far_from_a_block_are_left_out(dim, monkeypatch):
+    """The value and gradient are those of nodes in any order, also with many components far away."""
+    rng = np.random.default_rng(dim)
+    p = fv.GaussianMixture(np.full(9, 1 / 9), 30.0 * rng.standard_normal((9, dim)), [np.eye(dim)] * 9)
+    descents = onto_mixtures.Descents(reduction.Frame(p), 4, 1e-8)
+    parts = descents.partition(np.random.default_rng(0))
+    tiled = descents.objective(parts, 0)
+    nodes, weights = descents.nodes(0)
+    order = rng.permutation(weights.size)
+    shuffled = np.ascontiguousarray(nodes[:, order]), weights[order]
+    monkeypatch.setattr(descents, "nodes", lambda level: shuffled)
+    plain = descents.objective(parts, 0)
+    at = 0.1 * rng.standard_normal(tiled.size)
+    (one, slope), (two, other) = tiled(at), plain(at)
+    assert one == pytest.approx(two, rel=1e-12)
+    np.testing.assert_allclose(slope, other, rtol=1e-10, atol=1e-12)

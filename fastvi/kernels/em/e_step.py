@@ -50,12 +50,13 @@ class Workspace(NamedTuple):
     scales: Matrix  #: (K, D): diagonals of the inverse factors; for TIED 1, since the block is multiplied
     places: Matrix  #: (K, D): inverse factors times means
     inverses: Cube  #: (K, D, D): inverse factors, divided by sqrt(2)
-    moments: Matrix  #: (K, 1 + D + D (D + 1) / 2): sums of r, r d and r d d', r the responsibility
+    moments: Matrix  #: (K, 2 + D + D (D + 1) / 2): sums of r, r d, r d d', r the responsibility; `in_units`
     weights: Vector  #: (K,): weights, means and factors of the next mixture
     means: Matrix
     factors: Cube
     covariance: Matrix  #: (D, D): of one component
     scatter: Matrix  #: (D, D): TIED: sum of x x' over the data
+    rounding: Vector  #: (1,): what the last M-step's gain may be by rounding alone
     pooled: Vector  #: (1,): TIED: whether the moments r d d' are summed over the components, from `scatter`
     matrices: Cube  #: (2, D, D): space of `floored_factor`
     mean: Vector  #: (D,): change of a component's mean
@@ -100,12 +101,13 @@ def workspace_for(components, dim, size):
         np.empty((components, dim)),
         np.empty((components, dim)),
         np.empty((components, dim, dim)),
-        np.empty((components, 1 + dim + dim * (dim + 1) // 2)),
+        np.empty((components, 2 + dim + dim * (dim + 1) // 2)),
         np.empty(components),
         np.empty((components, dim)),
         np.empty((components, dim, dim)),
         np.empty((dim, dim)),
         np.empty((dim, dim)),
+        np.zeros(1),
         np.zeros(1),
         np.empty((2, dim, dim)),
         np.empty(dim),
@@ -121,6 +123,12 @@ def is_diagonal(space):
     """Whether the covariances are diagonal."""
     kind = space.control[KIND]
     return kind in (DIAGONAL, SPHERICAL)
+
+
+@inlined
+def in_units(moments):
+    """Whether the d of a component's moments is inverse (x - mean), with the inverse of `prepare`."""
+    return moments[moments.size - 1] > 0.0
 
 
 # Log densities, without square roots and divisions: constant - |inverse (x - mean)|**2, inverse from
@@ -190,17 +198,24 @@ def _subtract_square(x, out):
         out[n] -= x[n] * x[n]
 
 
+@inlined
+def multiply_row(inverse, i, block, row):
+    """row = coordinate i of inverse d, for the d of a block."""
+    count = row.size
+    _multiple(block[i, :count], inverse[i, i], row)
+    for j in range(0, i - 1, 2):
+        _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row)
+    if i % 2:
+        _add(block[i - 1, :count], inverse[i, i - 1], row)
+
+
 @kernel
 def _subtract_squares(columns, first, mean, inverse, block, row, out):
     """out -= |inverse (x - mean)|**2; the differences x - mean are left in `block`."""
     count = out.size
     for i in range(mean.size):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
-        _multiple(block[i, :count], inverse[i, i], row[:count])
-        for j in range(0, i - 1, 2):
-            _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row[:count])
-        if i % 2:
-            _add(block[i - 1, :count], inverse[i, i - 1], row[:count])
+        multiply_row(inverse, i, block, row[:count])
         _subtract_square(row[:count], out)
 
 
@@ -376,14 +391,20 @@ def block_log_likelihood(top, total, products):
 
 @kernel
 def _invert_factor(factor, inverse):
-    """inverse = factor**-1 / sqrt(2)."""
+    """inverse = factor**-1 / sqrt(2).
+
+    It solves inverse factor = I / sqrt(2), so that inverse (factor z) is z to rounding: the other way round
+    1e-4 were lost beside outliers of 1e8.
+    """
     dim = factor.shape[0]
-    for j in range(dim):
-        for i in range(dim):
+    for i in range(dim):
+        for j in range(i + 1, dim):
+            inverse[i, j] = 0.0
+        for j in range(i, -1, -1):
             s = _HALF_ROOT if i == j else 0.0
-            for a in range(j, i):
-                s -= factor[i, a] * inverse[a, j]
-            inverse[i, j] = s / factor[i, i] if i >= j else 0.0
+            for a in range(j + 1, i + 1):
+                s -= inverse[i, a] * factor[a, j]
+            inverse[i, j] = s / factor[j, j]
 
 
 @inlined

@@ -23,12 +23,13 @@ from .e_step import (
     TIED,
     block_log_likelihood,
     block_shares,
+    in_units,
     is_diagonal,
     prepare,
 )
 from .gaps import sweep_with_gaps
-from .m_step import AT_FLOOR, FLOOR_STEPS, floored_factor, has_prior, log_prior, maximise
-from .moments import ALL, DIAGONAL_ONLY, NONE, add_moments
+from .m_step import AT_FLOOR, FLOOR_STEPS, floored_start, has_prior, is_steep, log_prior, maximise
+from .moments import ALL, DIAGONAL_ONLY, NONE, add_moments, add_moments_in_units
 
 #: Tied covariances may be smaller than the data's by this factor, in the mean over the directions, for their
 #: moments to be had as a difference.
@@ -36,6 +37,10 @@ SPREAD = 100.0
 
 #: An M-step whose gain (in nats per point) is below this changes the mixture by rounding only.
 ROUNDING = 1e-29
+
+#: After a gain that may be rounding at most so many times that remains: for rates up to 0.9999. And this part
+#: of what rounding may make remains always.
+HIDDEN, SURE = 1e4, 1e-4
 
 
 @inlined
@@ -105,8 +110,12 @@ def sweep_part(columns, begin, end, weights, means, space):
         for n in range(count, padded):
             total[n] = 0.0
         for k in range(weights.size):
-            block, row = space.block, space.row
-            add_moments(points, start, means[k], which, block, row, shares[k, :padded], total, moments[k])
+            block, row, one = space.block, space.row, shares[k, :padded]
+            if in_units(moments[k]):
+                inverse = space.inverses[k]
+                add_moments_in_units(points, start, means[k], inverse, block, row, one, total, moments[k])
+            else:
+                add_moments(points, start, means[k], which, block, row, one, total, moments[k])
     return log_likelihood
 
 
@@ -143,7 +152,7 @@ def _is_pooled(columns, space):
     many roundings are lost. After `prepare`.
     """
     dim, inverse, row = columns.shape[0], space.inverses[0], space.mean
-    if space.control[KIND] != TIED or dim <= 3:
+    if space.control[KIND] != TIED or dim <= 3 or in_units(space.moments[0]):
         return False
     ratio = 0.0
     for i in range(dim):
@@ -182,6 +191,22 @@ def sweep(columns, weights, means, factors, space):
     """
     prepare(weights, means, factors, space)
     clear_matrix(space.moments)
+    return _swept(columns, weights, means, space)
+
+
+@kernel
+def _sweep_in_units(columns, weights, means, factors, space):
+    """`sweep`, with moments in units of the factor where that `is_steep`."""
+    prepare(weights, means, factors, space)
+    clear_matrix(space.moments)
+    for k in range(weights.size):
+        space.moments[k, space.moments.shape[1] - 1] = 1.0 if is_steep(factors[k], space) else 0.0
+    return _swept(columns, weights, means, space)
+
+
+@kernel
+def _swept(columns, weights, means, space):
+    """The sum over all points, after `prepare`."""
     space.pooled[0] = 1.0 if _is_pooled(columns, space) else 0.0
     log_likelihood = sweep_part(columns, 0, columns.shape[1], weights, means, space)
     if space.pooled[0] > 0.0:
@@ -193,17 +218,10 @@ def sweep(columns, weights, means, factors, space):
 @kernel
 def _raise_start(factors, floor, floored, space):
     """Raise the eigenvalues of the start's covariances to the floor; False where a covariance is singular."""
-    dim = factors.shape[1]
-    cov, raised = space.covariance, space.factors[0]
-    good = True
+    raised, good = space.factors[0], True
     for k in range(factors.shape[0]):
         floored[AT_FLOOR, k], floored[FLOOR_STEPS, k] = 0, 0
-        for i in range(dim):
-            for j in range(dim):
-                cov[i, j] = 0.0
-                for a in range(min(i, j) + 1):
-                    cov[i, j] += factors[k, i, a] * factors[k, j, a]
-        acted, positive = floored_factor(cov, floor, raised, space.matrices)
+        acted, positive = floored_start(factors[k], floor, raised, space)
         if acted:
             copy_matrix(raised, factors[k])
             floored[AT_FLOOR, k], floored[FLOOR_STEPS, k] = 1, 1
@@ -212,19 +230,22 @@ def _raise_start(factors, floor, floored, space):
 
 
 @exported
-def remaining_gain(gain, last, before):
+def remaining_gain(gain, last, before, rounding):
     """The gain per point that remains after M-steps with gains `before`, `last`, `gain`; inf if unknown.
 
     EM converges linearly: near the maximum the error of the parameters shrinks by a factor r in each step,
     and the gains by r**2. The log likelihood is then gain r**2 / (1 - r) below its maximum. r**2 is estimated
-    by the larger of the last two ratios, as one may be small by accident.
+    by the larger of the last two ratios, as one may be small by accident. `rounding` is what rounding may
+    make of a gain: from there on gains need not shrink.
     """
+    sure = SURE * rounding if SURE * rounding > ROUNDING else 0.0
     if gain <= ROUNDING:
-        return 0.0
-    if before == 0.0 or not gain < last < before:
-        return math.inf
-    square = max(gain / last, last / before)
-    return gain * square / (1.0 - math.sqrt(square))
+        return sure
+    remaining = HIDDEN * gain if gain <= rounding else math.inf
+    if before > 0.0 and gain < last < before:
+        square = max(gain / last, last / before)
+        remaining = min(remaining, gain * square / (1.0 - math.sqrt(square)))
+    return max(remaining, sure)
 
 
 def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, space):
@@ -241,7 +262,7 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     tol : float
         In nats per point.
     most : int
-        Largest number of M-steps.
+        Largest number of M-steps. 0: the mixture stays as it is, also below the floor; `floored` too.
     trace : (most + 1,)
         Written: trace[i] is the log likelihood after i M-steps, with a prior plus its log density.
     floored : (2, K)
@@ -275,12 +296,12 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     """
     mass = _mass(columns, space)
     _measure(columns, space)
-    if not _raise_start(factors, floor, floored, space):
+    if most > 0 and not _raise_start(factors, floor, floored, space):
         trace[0] = math.nan
         return SINGULAR, 0, math.inf
     last, before, remaining = 0.0, 0.0, math.inf
     for step in range(most + 1):
-        trace[step] = sweep(columns, weights, means, factors, space)
+        trace[step] = _sweep_in_units(columns, weights, means, factors, space)
         if has_prior(space):
             trace[step] += log_prior(weights, means, factors, space)
         if not abs(trace[step]) < math.inf:
@@ -292,7 +313,7 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
         gain, positive = maximise(mass, weights, means, factors, floor, floored, space)
         if not positive:
             return SINGULAR, step, remaining
-        remaining = remaining_gain(gain, last, before)
+        remaining = remaining_gain(gain, last, before, space.rounding[0])
         last, before = gain, last
     return STEPS_EXHAUSTED, most, remaining
 
@@ -300,5 +321,5 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
 fit = specialise(_fit, "fit", exported)
 
 #: `fit` for points with gaps, in place of `columns`: see `gaps.sweep_with_gaps`.
-_FOR_GAPS = {"sweep": sweep_with_gaps, "_mass": _mass_with_gaps, "_measure": _measure_with_gaps}
+_FOR_GAPS = {"_sweep_in_units": sweep_with_gaps, "_mass": _mass_with_gaps, "_measure": _measure_with_gaps}
 fit_with_gaps = specialise(_fit, "fit_with_gaps", exported, **_FOR_GAPS)

@@ -15,10 +15,11 @@ from ..numerics.matrices import (
     dot,
     eigenvectors,
     half_log_det,
+    orthogonalise,
     solve_lower,
     solve_upper,
 )
-from .e_step import KIND, SPHERICAL, TIED, is_diagonal
+from .e_step import KIND, SPHERICAL, TIED, in_units, is_diagonal
 
 #: Rows of `floored`: whether a component is at the covariance floor, and the number of steps in which it was.
 AT_FLOOR, FLOOR_STEPS = 0, 1
@@ -30,6 +31,19 @@ EMPTY = 1e-200
 #: its variance (rounding leaves 1e-16), or below `LEAST`: of points that are equal rounding leaves 1e-32.
 DEPENDENT, LEAST = 1e-14, 1e-26
 
+#: Where a coordinate's variance is so many times what it is given those before it, moments are taken in units
+#: of the factor. Else roundings are 1e-16 of a variance: of a component with an outlier of 1e6 as much as a
+#: covariance floor of 1e-6, and EM goes round in circles. In units of the factor they are the root of that.
+STEEP = 1e6
+
+#: What rounding alone makes of an M-step's gain, for each point and unit of `steepness`: beside outliers of
+#: 10 to 1e9, 1e-34 to 7e-31.
+ROUNDING = 1e-30
+
+#: The least variance in a direction, in units of the factor before.
+LEAST_UNIT = 1e-30
+
+_ROOT = math.sqrt(2.0)
 
 #: Where the parts of `Workspace.prior` start. The density of a covariance is
 #: |Σ|**(-e / 2) exp(-tr(Λ Σ**-1) / 2), that of a mean N(m, Σ / κ), that of the weights Dirichlet(α). In
@@ -87,22 +101,34 @@ def log_prior(weights, means, factors, space):
 def _raised_factor(matrix, floor, vectors, factor):
     """Write the factor of the symmetric `matrix` with eigenvalues below `floor` raised to it; True if finite.
 
-    Both matrices are overwritten. The factor is that of L Q = V sqrt(Λ), by modified Gram-Schmidt: the
-    product V Λ V' would lose eigenvalues below 1e-16 of the largest, as beside an outlier.
+    Both matrices are overwritten. The factor is that of L Q = V sqrt(Λ): the product V Λ V' would lose
+    eigenvalues below 1e-16 of the largest, as beside an outlier.
     """
     dim = matrix.shape[0]
     eigenvectors(matrix, vectors)
+    for i in range(dim):
+        for a in range(dim):
+            vectors[i, a] *= math.sqrt(max(matrix[a, a], floor))
+    return _triangular(vectors, floor, factor)
+
+
+@kernel
+def _triangular(vectors, floor, factor):
+    """Write the lower factor of vectors vectors', by modified Gram-Schmidt; True if it is finite.
+
+    No eigenvalue is below the floor. So no variance of a coordinate given others is, whatever rounding left.
+    """
+    dim = factor.shape[0]
     good = True
     for i in range(dim):
         row = vectors[i]
         for a in range(dim):
-            row[a] *= math.sqrt(max(matrix[a, a], floor))
             factor[i, a] = 0.0
         for j in range(i):
             factor[i, j] = dot(row, vectors[j])
             for a in range(dim):
                 row[a] -= factor[i, j] * vectors[j, a]
-        factor[i, i] = math.sqrt(dot(row, row))
+        factor[i, i] = math.sqrt(max(dot(row, row), floor))
         good = good and 0.0 < factor[i, i] < math.inf
         for a in range(dim):
             row[a] /= factor[i, i]
@@ -112,10 +138,32 @@ def _raised_factor(matrix, floor, vectors, factor):
 @kernel
 def _factor(cov, factor):
     """Write the factor of `cov`; False where it is singular to rounding."""
-    good = cholesky(cov, factor)
-    for i in range(cov.shape[0]):
-        good = good and factor[i, i] ** 2 > DEPENDENT * cov[i, i] and factor[i, i] ** 2 > LEAST
-    return good
+    return cholesky(cov, factor) and _is_regular(factor)
+
+
+@kernel
+def _is_regular(factor):
+    """Whether no coordinate depends on those before it, to rounding."""
+    for i in range(factor.shape[0]):
+        square = factor[i, i] ** 2
+        if not (square > DEPENDENT * dot(factor[i], factor[i]) and square > LEAST):
+            return False
+    return True
+
+
+@kernel
+def steepness(factor):
+    """The largest ratio of a coordinate's variance to that given the coordinates before it."""
+    largest = 1.0
+    for i in range(factor.shape[0]):
+        largest = max(largest, dot(factor[i], factor[i]) / factor[i, i] ** 2)
+    return largest
+
+
+@inlined
+def is_steep(factor, space):
+    """Whether moments of this component are to be taken in units of its factor: see `STEEP`."""
+    return not is_diagonal(space) and steepness(factor) > STEEP
 
 
 @inlined
@@ -131,10 +179,68 @@ def floored_factor(cov, floor, factor, scratch):
     copy_matrix(cov, scratch[0])
     for i in range(dim):
         scratch[0, i, i] -= floor
-    if cholesky(scratch[0], scratch[1]):
-        return False, cholesky(cov, factor)
+    if cholesky(scratch[0], scratch[1]) and cholesky(cov, factor):
+        return False, True
     copy_matrix(cov, scratch[0])
     return True, _raised_factor(scratch[0], floor, scratch[1], factor)
+
+
+@kernel
+def _floored_in_units(cov, floor, before, factor, scratch):
+    """As `floored_factor`, for `cov` in the units of a factor `before` as `in_units` has them."""
+    dim = cov.shape[0]
+    root, rows = scratch[0], scratch[1]
+    triangular = cholesky(cov, root)
+    for i in range(dim):
+        triangular = triangular and root[i, i] ** 2 > LEAST_UNIT
+    if not triangular:
+        copy_matrix(cov, rows)
+        eigenvectors(rows, root)
+        for a in range(dim):
+            scale = math.sqrt(max(rows[a, a], LEAST_UNIT))
+            for i in range(dim):
+                root[i, a] *= scale
+    for i in range(dim):
+        for a in range(dim):
+            s = 0.0
+            for j in range(i + 1):
+                s += before[i, j] * root[j, a]
+            factor[i, a] = _ROOT * s
+            rows[a, i] = factor[i, a]
+    if floor == 0.0:
+        return False, triangular and _is_regular(factor)
+    # The columns of the factor, turned until they are the axes.
+    orthogonalise(rows)
+    acted = False
+    for a in range(dim):
+        square = dot(rows[a], rows[a])
+        if square < floor:
+            acted, scale = True, math.sqrt(floor / square) if square > 0.0 else 0.0
+            for i in range(dim):
+                rows[a, i] *= scale
+    if triangular and not acted:
+        return False, True
+    for i in range(dim):
+        for a in range(dim):
+            root[i, a] = rows[a, i]
+    return acted, _triangular(root, floor, factor)
+
+
+@kernel
+def floored_start(before, floor, factor, space):
+    """As `floored_factor`, for a covariance that is given by its factor."""
+    dim, cov = before.shape[0], space.covariance
+    if is_steep(before, space):
+        for i in range(dim):
+            for j in range(dim):
+                cov[i, j] = 0.5 if i == j else 0.0
+        return _floored_in_units(cov, floor, before, factor, space.matrices)
+    for i in range(dim):
+        for j in range(dim):
+            cov[i, j] = 0.0
+            for a in range(min(i, j) + 1):
+                cov[i, j] += before[i, a] * before[j, a]
+    return floored_factor(cov, floor, factor, space.matrices)
 
 
 @kernel
@@ -169,36 +275,72 @@ def _moments_of(row, mean, cov):
 
 
 @kernel
-def _posterior_moments_of(k, means, mean, cov, space):
+def _away(k, means, factors, space):
+    """The mean of the prior less that of a component, as the moments have it."""
+    centre, away = _prior_mean(means.shape[0], space), space.solution[: means.shape[1]]
+    for i in range(away.size):
+        away[i] = centre[i] - means[k, i]
+    if in_units(space.moments[k]):
+        _divide(factors[k], away)
+    return away
+
+
+@inlined
+def _divide(factor, vector):
+    """Replace a difference by itself in the units of a factor."""
+    solve_lower(factor, vector)
+    for i in range(vector.size):
+        vector[i] /= _ROOT
+
+
+@kernel
+def _posterior_moments_of(k, means, factors, mean, cov, space):
     """Write a component's mean at the maximum of the posterior, relative to that before, and its scatter.
 
     The scatter is without the scale of the prior. C. Fraley, A. E. Raftery, Bayesian Regularization for
     Normal Mixture Estimation and Model-Based Clustering, J. Classif. 24 (2007), table 1.
     """
     dim, row, precision = mean.size, space.moments[k], space.prior[PRECISION]
-    centre, count = _prior_mean(means.shape[0], space), row[0] + precision
+    away, count = _away(k, means, factors, space), row[0] + precision
     for i in range(dim):
-        mean[i] = (row[1 + i] + precision * (centre[i] - means[k, i])) / count if count > EMPTY else 0.0
+        mean[i] = (row[1 + i] + precision * away[i]) / count if count > EMPTY else 0.0
     place = 1 + dim
     for i in range(dim):
         for j in range(i + 1):
-            away = precision * (centre[i] - means[k, i]) * (centre[j] - means[k, j])
-            cov[i, j] = row[place] + away - count * mean[i] * mean[j]
+            cov[i, j] = row[place] + precision * away[i] * away[j] - count * mean[i] * mean[j]
             cov[j, i] = cov[i, j]
             place += 1
 
 
-@inlined
-def _add_scale(count, components, cov, space):
-    """cov = (cov + Λ) / count."""
-    scale = _prior_scale(components, space)
-    for i in range(cov.shape[0]):
-        for j in range(cov.shape[0]):
+@kernel
+def _add_scale(count, k, factors, cov, space):
+    """cov = (cov + Λ) / count, Λ in units of the factor where the moments are."""
+    dim, scale, vector = cov.shape[0], space.matrices[0], space.solution[: cov.shape[0]]
+    copy_matrix(_prior_scale(factors.shape[0], space), scale)
+    if in_units(space.moments[k]):
+        for i in range(dim):
+            _divide(factors[k], scale[i])
+        for j in range(dim):
+            for i in range(dim):
+                vector[i] = scale[i, j]
+            _divide(factors[k], vector)
+            for i in range(dim):
+                scale[i, j] = vector[i]
+    for i in range(dim):
+        for j in range(dim):
             cov[i, j] = (cov[i, j] + scale[i, j]) / count
 
 
+@inlined
+def _floored(cov, k, factors, floor, factor, space):
+    """`floored_factor` of a component's covariance, as its moments have it."""
+    if in_units(space.moments[k]):
+        return _floored_in_units(cov, floor, factors[k], factor, space.matrices)
+    return floored_factor(cov, floor, factor, space.matrices)
+
+
 @kernel
-def _tied_factor(mass, means, floor, space):
+def _tied_factor(mass, means, factors, floor, space):
     """Write the factor of the mean covariance of the components to the space: as `floored_factor`."""
     moments, mean, cov = space.moments, space.mean, space.covariance
     pooled = space.factors[0]
@@ -207,7 +349,7 @@ def _tied_factor(mass, means, floor, space):
     for k in range(components):
         row = moments[k]
         if has_prior(space):
-            _posterior_moments_of(k, means, mean, cov, space)
+            _posterior_moments_of(k, means, factors, mean, cov, space)
         else:
             # The moments of the first may be those of all components, also where it has no data.
             for i in range(dim):
@@ -224,8 +366,8 @@ def _tied_factor(mass, means, floor, space):
     copy_matrix(pooled, cov)
     if has_prior(space):
         count = mass + space.prior[EXPONENT] + components * space.prior[PER_MEAN]
-        _add_scale(count, components, cov, space)
-    acted, positive = floored_factor(cov, floor, pooled, space.matrices)
+        _add_scale(count, 0, factors, cov, space)
+    acted, positive = _floored(cov, 0, factors, floor, pooled, space)
     for k in range(1, components):
         copy_matrix(pooled, space.factors[k])
     return acted, positive
@@ -238,10 +380,11 @@ def maximise(mass, weights, means, factors, floor, floored, space):
     With a prior, to the maximum of the posterior.
 
     The gain is the KL divergence of the complete-data model before from the one after, by Pythagoras'
-    theorem, which holds for each kind of covariances. `floored` marks the components that the floor acted on,
-    and counts its actions. Where a covariance is singular nothing is changed.
+    theorem, which holds for each kind of covariances. What rounding alone may make of it is written to the
+    space. `floored` marks the components that the floor acted on, and counts its actions. Where a covariance
+    is singular nothing is changed.
     """
-    moments, scratch = space.moments, space.matrices
+    moments = space.moments
     new_weights, new_means, new_factors = space.weights, space.means, space.factors
     components, dim = means.shape
     mean, cov = space.mean, space.covariance
@@ -250,8 +393,8 @@ def maximise(mass, weights, means, factors, floor, floored, space):
     for k in range(components if known else 0):
         added += space.prior[COUNTS + k]
     if tied:
-        acted, positive = _tied_factor(mass, means, floor, space)
-    gain = 0.0
+        acted, positive = _tied_factor(mass, means, factors, floor, space)
+    gain, space.rounding[0] = 0.0, 0.0
     for k in range(components):
         row = moments[k]
         weight = row[0] / mass
@@ -266,20 +409,24 @@ def maximise(mass, weights, means, factors, floor, floored, space):
             copy_vector(means[k], new_means[k])
         else:
             if known:
-                _posterior_moments_of(k, means, mean, cov, space)
+                _posterior_moments_of(k, means, factors, mean, cov, space)
             else:
                 _moments_of(row, mean, cov)
+            space.rounding[0] += ROUNDING * weight * steepness(factors[k])
             for i in range(dim):
-                new_means[k, i] = means[k, i] + mean[i]
+                change = mean[i]
+                if in_units(row):
+                    change = _ROOT * dot(factors[k, i, : i + 1], mean[: i + 1])
+                new_means[k, i] = means[k, i] + change
         if not tied:
             acted, positive = False, True
             if empty:
                 copy_matrix(factors[k], new_factors[k])
             else:
                 if known:
-                    _add_scale(count, components, cov, space)
+                    _add_scale(count, k, factors, cov, space)
                 constrain(cov, space)
-                acted, positive = floored_factor(cov, floor, new_factors[k], scratch)
+                acted, positive = _floored(cov, k, factors, floor, new_factors[k], space)
         if not positive:
             return math.inf, False
         if acted:

@@ -7,8 +7,8 @@ are special loops for one to three dimensions.
 from __future__ import annotations
 
 from ..compiler import adder, formula, inlined, kernel
-from ..numerics.matrices import dot
-from .e_step import subtract
+from ..numerics.matrices import copy_vector, dot
+from .e_step import multiply_row, subtract
 
 #: Which of the sums of r d d' are added in four or more dimensions.
 ALL, DIAGONAL_ONLY, NONE = 0, 1, 2
@@ -228,6 +228,24 @@ def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_tota
         if i % 2 == 0:
             out[place + i] += dot(row[:count], block[i, :count])
         place += i + 1
+
+
+@kernel
+def add_moments_in_units(columns, first, mean, inverse, block, row, shares, inverse_total, out):
+    """`add_moments` for d = inverse (x - mean), in any dimension."""
+    dim, count = mean.size, shares.size
+    out[0] += _scale(shares, inverse_total)
+    for i in range(dim):
+        subtract(columns[i, first : first + count], mean[i], block[i, :count])
+    for i in range(dim - 1, -1, -1):
+        multiply_row(inverse, i, block, row[:count])
+        copy_vector(row[:count], block[i, :count])
+    place = 1 + dim
+    for i in range(dim):
+        out[1 + i] += _weigh(block[i, :count], shares, row[:count])
+        for j in range(i + 1):
+            out[place] += dot(row[:count], block[j, :count])
+            place += 1
 
 
 @inlined

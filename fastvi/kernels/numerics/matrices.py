@@ -18,6 +18,9 @@ MOST_SWEEPS = 30
 #: Largest off-diagonal entry that is left, relative to the diagonal: less than rounding.
 DIAGONAL = 1e-17
 
+#: Rows with a cosine below this are orthogonal.
+ORTHOGONAL = 1e-14
+
 
 @kernel
 def copy_vector(source, target):
@@ -218,6 +221,32 @@ def diagonalise(matrix, vectors, dim, tolerance, most_sweeps, descending):
                     continue
                 rotated = True
                 rotate_pair(matrix, vectors, large, small, dim)
+        if not rotated:
+            return
+
+
+@kernel
+def orthogonalise(rows):
+    """Rotate the rows of a square matrix, two at a time, until they are orthogonal.
+
+    The lengths of the rows are its singular values then. Those of a matrix whose rows are of very different
+    lengths come out to a relative accuracy: J. Demmel, K. Veselić, Jacobi's Method is More Accurate than QR,
+    SIAM J. Matrix Anal. Appl. 13 (1992).
+    """
+    dim = rows.shape[0]
+    for _ in range(MOST_SWEEPS):
+        rotated = False
+        for i in range(dim):
+            for j in range(i):
+                one, two, both = dot(rows[i], rows[i]), dot(rows[j], rows[j]), dot(rows[i], rows[j])
+                if abs(both) <= ORTHOGONAL * math.sqrt(one) * math.sqrt(two):
+                    continue
+                rotated = True
+                angle = 0.5 * math.atan2(2.0 * both, one - two)
+                c, s = math.cos(angle), math.sin(angle)
+                for k in range(dim):
+                    x, y = rows[i, k], rows[j, k]
+                    rows[i, k], rows[j, k] = c * x + s * y, c * y - s * x
         if not rotated:
             return
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..borrowing import Cube, Matrix, Vector, borrow, named, packed
+from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
 from ..compiler import exported, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..em.e_step import maximum, share
@@ -28,6 +28,10 @@ from ..numerics.matrices import (
 #: Nodes in a block: what a block needs stays in the first cache for ten components in three dimensions.
 BLOCK = 128
 
+#: Logarithm of the responsibility below which a component is left out of a block: it is less than rounding.
+#: Of 60 components in the plane, most are.
+FAR = -40.0
+
 
 class Density(NamedTuple):
     """A mixture as the loops take it."""
@@ -44,6 +48,7 @@ class Workspace(NamedTuple):
     points: Matrix  #: (D, BLOCK)
     whitened: Cube  #: (K, D, BLOCK): inverse factors times differences from the means
     shares: Matrix  #: (K, BLOCK): log densities, then responsibilities
+    far: Integers  #: (K,): 1 where a component is left out
     top: Vector  #: (BLOCK,): the largest log density
     total: Vector  #: (BLOCK,): sums of shares, then their inverses
     difference: Vector  #: (BLOCK,): log p - log q
@@ -64,6 +69,7 @@ def workspace(components, count, dim):
             points=np.empty((dim, BLOCK)),
             whitened=np.empty((most, dim, BLOCK)),
             shares=np.empty((most, BLOCK)),
+            far=np.empty(most, np.int64),
             top=np.empty(BLOCK),
             total=np.empty(BLOCK),
             difference=np.empty(BLOCK),
@@ -138,6 +144,14 @@ def _slope(inverse, whitened, i, row):
         add_scaled(inverse[a, i], whitened[a, : row.size], row)
 
 
+@kernel
+def _is_far(values, top):
+    for n in range(top.size):
+        if values[n] - top[n] > FAR:
+            return 0
+    return 1
+
+
 @inlined
 def _add_density(means, density, sign, count, space):
     """Add sign times log density and its gradient at the points; responsibilities are left in `shares`."""
@@ -156,9 +170,13 @@ def _add_density(means, density, sign, count, space):
             _subtract_half_square(out, values)
         maximum(values, top)
     for k in range(components):
-        share(space.shares[k, :count], top, total)
+        space.far[k] = _is_far(space.shares[k, :count], top)
+        if space.far[k] == 0:
+            share(space.shares[k, :count], top, total)
     _add_log(top, total, sign, space.difference[:count])
     for k in range(components):
+        if space.far[k] > 0:
+            continue
         shares = space.shares[k, :count]
         _multiply(shares, total, shares)
         for i in range(dim):
@@ -225,6 +243,8 @@ def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
                     by_factors[j, i, a] += dot(row, nodes[a, first:last])
             # And by log q at points that stay.
             for k in range(components):
+                if space.far[k] > 0:
+                    continue
                 _multiply(weights, space.shares[k, :count], held)
                 mass, whitened = add_up(held), space.whitened[k]
                 by_logs[k] -= mass
