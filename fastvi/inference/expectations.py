@@ -400,8 +400,7 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
 def standard_error(found: Sequence[float], value: float) -> float:
     """Of the mean `value` of normal replicates; (value - truth) / error has a mean square of one."""
     n = len(found)
-    spread = math.fsum((x - value) ** 2 for x in found) / (n - 1)
-    return math.sqrt(spread / n * (n - 1) / (n - 3)) + 1e-15 * abs(value)
+    return math.hypot(*(x - value for x in found)) / math.sqrt(n * (n - 3)) + 1e-15 * abs(value)
 
 
 def overfitted(promised: float, value: float, error: float) -> bool:
