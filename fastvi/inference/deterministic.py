@@ -22,9 +22,11 @@ from ..kernels.statuses import (
     STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
+    UNRESOLVED,
     WRONG_GRADIENT,
 )
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
+from .evidence import log_evidence
 from .expectations import (
     BY_DRAWS,
     ENOUGH_EACH,
@@ -36,6 +38,7 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
+from .improper import is_improper
 from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
@@ -108,6 +111,9 @@ _FARTHER = (1.0, 4.0, 30.0)
 #: A fit has not converged where jumps of the log joint may hide so much of the ELBO's gradient.
 _UNSEEN = 0.1
 
+#: Where a fit by quadrature ends so, that may be because the posterior is improper.
+_INCOMPLETE = STEPS_EXHAUSTED, UNRESOLVED, STUCK, CONTRADICTED
+
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 _START_RTOL, _START_STEPS = 1e-3, 50
 
@@ -127,7 +133,18 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
         found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
     else:
         found = newton_fit(model, family, mean, factor, rtol, max_steps)
-    return found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
+    report = with_its_error(model, found.mean, found.factor, found.report, rtol)
+    if report.status in _INCOMPLETE and _has_no_evidence(model):
+        report = report._replace(status=UNBOUNDED)
+    return found._replace(report=report)
+
+
+def _has_no_evidence(model: Model) -> bool:
+    """Whether the log evidence is infinite."""
+    try:
+        return log_evidence(model).value == math.inf
+    except ValueError:
+        return False
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -458,6 +475,10 @@ def _draws_fit(
         fits.evaluations += used
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
+    if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE and not dear:
+        endless, used = is_improper(model, fits.mean, fits.factor)
+        fits.evaluations += used
+        status = UNBOUNDED if endless else status
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where

@@ -45,6 +45,7 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
+from .tails import Exponentials, exponentials_in
 
 #: Pairs of draws for gradients, at least.
 _BLOCK_PAIRS = 128
@@ -269,31 +270,46 @@ def expectation_by_draws(
     f(mean) + d / r² (f̄ - f(mean)), f̄ the average over the 2d points mean ± r L q_k, and unbiased as
     E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
-    is stratified. Some blocks of each group are all where its error is not above `enough`, or where it shows
+    is stratified. Where the log joint falls exponentially along coordinates, that is taken off, and its mean
+    added. Some blocks of each group are all where its error is not above `enough`, or where it shows
     already that a fit on fixed draws, which found `promised`, was overfitted; in many dimensions that takes
     half of the groups.
     """
-    dim, used, centre = mean.size, 1, 0.0
+    dim, used, centre, tails = mean.size, 1, 0.0, None
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
     for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_dear)):
         tasks: list[Any] = [partial(_averaged, model, mean, factor, draws)]
         if k == 0:
-            tasks.append(partial(_centre, model, mean, factor))
+            tasks += [partial(_centre, model, mean, factor), partial(_tails, model, mean, factor)]
         (status, values, point), *first = together(model, tasks)
-        centre = first[0] if k == 0 else centre
         used += values.size
         if status:
             return DrawsExpectation(_worth(status), 0.0, used, status, point)
+        if k == 0:
+            centre, (tails, more) = first
+            centre, used = centre - (float(tails.sizes.sum()) if tails else 0.0), used + more
+        if tails:
+            values -= tails.at(draws)
         sums[where] += (weights * (values.sum(axis=2) / (2 * dim) - centre)).sum(axis=1)
         blocks[where] += draws.shape[1]
         count = int(np.count_nonzero(blocks))
         if count in (GROUPS // 2, GROUPS):
-            found = (centre + sums[:count] / blocks[:count]).tolist()
+            known = centre + (tails.mean if tails else 0.0)
+            found = (known + sums[:count] / blocks[:count]).tolist()
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
+            error += tails.error if tails else 0.0
             if overfitted(promised, value, error) or (count == GROUPS and error <= enough):
                 break
     return DrawsExpectation(value, error, used)
+
+
+def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, int]:
+    """`exponentials_in`, or None where there are none, or the factor is a thin one; and the evaluations."""
+    if len(factor) != mean.size:
+        return None, 0
+    found, used = exponentials_in(model, mean, factor)
+    return found if found.sizes.size else None, used
 
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
@@ -384,8 +400,7 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
 def standard_error(found: Sequence[float], value: float) -> float:
     """Of the mean `value` of normal replicates; (value - truth) / error has a mean square of one."""
     n = len(found)
-    spread = math.fsum((x - value) ** 2 for x in found) / (n - 1)
-    return math.sqrt(spread / n * (n - 1) / (n - 3)) + 1e-15 * abs(value)
+    return math.hypot(*(x - value for x in found)) / math.sqrt(n * (n - 3)) + 1e-15 * abs(value)
 
 
 def overfitted(promised: float, value: float, error: float) -> bool:

@@ -22,6 +22,7 @@ from ..distributions.student import StudentT
 from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
+from .improper import is_improper
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .model import Model
 from .modes import Mode, add_mode, mode_from, modes_from
@@ -252,10 +253,17 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     exact = None
     if r <= QUADRATURE_DIM:
         exact = _exact_divergence(model, elbo)
+    improper = exact is not None and exact.value == math.inf
     latent = latent_of(q)
     is_known = isinstance(latent, Latent)
     searched = exact is None and is_known and r <= kernels.inference.laplace.DENSE
-    if exact is not None:
+    if is_known and r <= kernels.inference.laplace.DENSE and not improper:
+        assert isinstance(latent, Latent)
+        around = _parts_of(latent)[0][0]
+        improper, _ = is_improper(model, around._mean, around._factor)
+    if improper:
+        kl, close, far = Estimate(math.inf, 0.0, 0), False, True
+    elif exact is not None:
         kl = exact
         close = kl.value + kl.error <= CLOSE
         far = kl.value - kl.error > FAR
@@ -280,7 +288,9 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     size = f"{kl.value:.2g}" if kl.value >= _TINY else f"below {_TINY:g}"
     known = "is" if exact is not None else "seems" if k <= _RELIABLE or share >= _EFFECTIVE else "is at least"
     about = f"KL {known} {size}"
-    if logs is None:
+    if improper:
+        verdict = "the posterior is improper: no q is close to it"
+    elif logs is None:
         verdict = "the log joint is at fault at draws of q: do not trust it"
     elif mode is not None and kl.value > CLOSE:
         verdict = f"q misses the mode at z = {tidy(mode)} (KL at least {kl.value:.2g})"
@@ -309,11 +319,13 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
 
 
 def _exact_divergence(model: Model, elbo: Estimate) -> Estimate | None:
-    """log p(x) - ELBO by quadrature; None where it is not known."""
+    """log p(x) - ELBO by quadrature, infinite for an improper posterior; None where it is not known."""
     try:
         evidence = log_evidence(model)
     except ValueError:
         return None
+    if evidence.value == math.inf:
+        return Estimate(math.inf, 0.0, evidence.evaluations)
     if not evidence.error + elbo.error < CLOSE:
         return None
     value, error = evidence.value - elbo.value, evidence.error + elbo.error

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.inference.improper import is_improper
 from fastvi.inference.jumps import unseen_gradient
 from fastvi.inference.rivals import rival_of
 from fastvi.interop.blocks import block_model
@@ -154,3 +155,73 @@ def test_improper_posteriors_have_their_name(log_joint, dim):
     batch = fv.fit_batch(model, [(np.ones(1),)])
     assert "improper" in batch.status(0)
     assert not batch.converged[0]
+
+
+@numba.njit
+def flat_on_one_side(z):
+    return -math.exp(z[0]) - 0.5 * (z[1:] @ z[1:])
+
+
+@numba.njit
+def half_parabola(z):
+    return -0.5 * max(z[0], 0.0) ** 2 - 0.5 * (z[1:] @ z[1:])
+
+
+@numba.njit
+def inverse_distance(z):
+    return -0.5 * math.log1p(z[0] ** 2) - 0.5 * (z[1:] @ z[1:])
+
+
+@numba.njit
+def inverse_radius(z):
+    return -0.5 * z.size * math.log1p(z @ z)
+
+
+@numba.njit
+def bump(z):
+    return 5.0 * math.exp(-0.5 * z[0] ** 2) - 0.5 * (z[1:] @ z[1:])
+
+
+@numba.njit
+def falling_exponentials(z):
+    return -np.exp(z).sum()
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "dim"),
+    [
+        *((f, d) for f in (flat_on_one_side, inverse_distance, bump) for d in (1, 5)),
+        (half_parabola, 1),
+        (inverse_radius, 5),
+        (falling_exponentials, 5),
+    ],
+)
+def test_improper_posteriors_beside_a_mode(log_joint, dim):
+    """ "not resolved", or "converged" at the mode of 1 / |z|, and q on a bump called close."""
+    found = fv.fit(fv.Model(log_joint, dim), "diag")
+    assert "improper" in found.status
+    assert not found.converged
+    assert not found.diagnose().trusted
+
+
+@numba.njit
+def student(z, degrees):
+    return -0.5 * (degrees + z.size) * math.log1p(z @ z / degrees)
+
+
+@numba.njit
+def cauchys(z, degrees):
+    return -np.log1p(z * z).sum()
+
+
+@numba.njit
+def vague(z, degrees):
+    """A flat likelihood but for a bump, and a prior as wide as 1e8."""
+    return 30.0 * math.exp(-0.5 * (z @ z)) - 0.5e-16 * (z @ z)
+
+
+@pytest.mark.parametrize("log_joint", [student, cauchys, vague])
+@pytest.mark.parametrize("dim", [3, 5])
+def test_heavy_tails_are_proper(log_joint, dim):
+    model = fv.Model(log_joint, dim, (0.3,))
+    assert not is_improper(model, np.zeros(dim), np.eye(dim))[0]
