@@ -13,64 +13,85 @@ import fastvi as fv
 #: Matches of each player.
 MATCHES = 20
 
+#: Rows whose exponentials and logarithms are taken together, eight at once.
+BLOCK = 1024
+
+exp, log = fv.kernels.elementary.exp, fv.kernels.elementary.log
+
+
+@numba.njit
+def log_chances(u, y, decays, terms):
+    """The sum of the log chances of outcomes y, 0 or 1, whose log odds are u; exp(-|u|) is written."""
+    for i in range(u.size):
+        decay = exp(-abs(u[i]))
+        decays[i] = decay
+        terms[i] = y[i] * u[i] - max(u[i], 0.0) - log(1.0 + decay)
+    return terms[: u.size].sum()
+
+
+@numba.njit
+def residuals(u, y, decays, out):
+    """Write y less its chance."""
+    for i in range(u.size):
+        out[i] = y[i] - (1.0 if u[i] > 0.0 else decays[i]) / (1.0 + decays[i])
+    return out[: u.size]
+
 
 @numba.njit
 def logistic(z, x, y):
     """Slopes have the prior N(0, 1)."""
-    r = 0.0
-    for j in range(z.size):
-        r -= 0.5 * z[j] * z[j]
-    for i in range(y.size):
-        u = 0.0
-        for j in range(z.size):
-            u += x[i, j] * z[j]
-        r += y[i] * u - max(u, 0.0) - math.log1p(math.exp(-abs(u)))
+    r = -0.5 * np.dot(z, z)
+    decays, terms = np.empty(BLOCK), np.empty(BLOCK)
+    for low in range(0, y.size, BLOCK):
+        u = np.dot(x[low : low + BLOCK], z)
+        r += log_chances(u, y[low : low + BLOCK], decays, terms)
     return r
 
 
 @numba.njit
 def logistic_gradient(z, gradient, x, y):
-    r = 0.0
-    for j in range(z.size):
-        r -= 0.5 * z[j] * z[j]
-        gradient[j] = -z[j]
-    for i in range(y.size):
-        u = 0.0
-        for j in range(z.size):
-            u += x[i, j] * z[j]
-        e = math.exp(-abs(u))
-        r += y[i] * u - max(u, 0.0) - math.log1p(e)
-        w = y[i] - (1.0 if u > 0.0 else e) / (1.0 + e)
-        for j in range(z.size):
-            gradient[j] += w * x[i, j]
+    r = -0.5 * np.dot(z, z)
+    gradient[:] = -z
+    decays, terms = np.empty(BLOCK), np.empty(BLOCK)
+    for low in range(0, y.size, BLOCK):
+        part, seen = x[low : low + BLOCK], y[low : low + BLOCK]
+        u = np.dot(part, z)
+        r += log_chances(u, seen, decays, terms)
+        gradient += np.dot(residuals(u, seen, decays, terms), part)
     return r
+
+
+@numba.njit
+def leads(z, winner, loser, low, u):
+    """Those of the winners in matches from `low`, as many as fit."""
+    count = min(u.size, winner.size - low)
+    for i in range(count):
+        u[i] = z[winner[low + i]] - z[loser[low + i]]
+    return u[:count]
 
 
 @numba.njit
 def matches(z, winner, loser):
     """Strengths have the prior N(0, 1)."""
-    r = 0.0
-    for j in range(z.size):
-        r -= 0.5 * z[j] * z[j]
-    for i in range(winner.size):
-        u = z[winner[i]] - z[loser[i]]
-        r += min(u, 0.0) - math.log1p(math.exp(-abs(u)))
+    r, won = -0.5 * np.dot(z, z), np.ones(BLOCK)
+    decays, terms, space = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    for low in range(0, winner.size, BLOCK):
+        r += log_chances(leads(z, winner, loser, low, space), won, decays, terms)
     return r
 
 
 @numba.njit
 def matches_gradient(z, gradient, winner, loser):
-    r = 0.0
-    for j in range(z.size):
-        r -= 0.5 * z[j] * z[j]
-        gradient[j] = -z[j]
-    for i in range(winner.size):
-        u = z[winner[i]] - z[loser[i]]
-        e = math.exp(-abs(u))
-        r += min(u, 0.0) - math.log1p(e)
-        w = (e if u > 0.0 else 1.0) / (1.0 + e)
-        gradient[winner[i]] += w
-        gradient[loser[i]] -= w
+    r, won = -0.5 * np.dot(z, z), np.ones(BLOCK)
+    gradient[:] = -z
+    decays, terms, space = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    for low in range(0, winner.size, BLOCK):
+        u = leads(z, winner, loser, low, space)
+        r += log_chances(u, won, decays, terms)
+        rest = residuals(u, won, decays, terms)
+        for i in range(u.size):
+            gradient[winner[low + i]] += rest[i]
+            gradient[loser[low + i]] -= rest[i]
     return r
 
 

@@ -59,8 +59,9 @@ _LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 #: 960 checks of Poisson regressions, with the selection by `enough`).
 _SKEWED = 1.12
 
-#: Blocks of each group after which the error may be small enough.
-_BLOCKS = (1, 2, 3, 4)
+#: Blocks of each group after which the error may be small enough; one of half of the groups is enough where
+#: it is so small a share of that.
+_BLOCKS, _HALF = (1, 2, 3, 4), 0.01
 
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
@@ -205,10 +206,16 @@ def _piece(where: slice, draws: Array) -> _Piece:
 
 
 def _pieces(groups: Iterable[Array], at_once: bool) -> Iterator[_Piece]:
-    """Of one array some blocks of each group after the other, or all; else one group after another."""
+    """Of one array all groups, or a block of one half, of the other, and more of all; else single groups."""
     if isinstance(groups, np.ndarray):
-        for low, high in itertools.pairwise((0, *(() if at_once else _BLOCKS), groups.shape[1])):
-            if low < min(high, groups.shape[1]):
+        most = groups.shape[1]
+        if at_once:
+            yield _piece(slice(0, GROUPS), groups)
+            return
+        for half in (slice(0, GROUPS // 2), slice(GROUPS // 2, GROUPS)):
+            yield _piece(half, np.ascontiguousarray(groups[half, :1]))
+        for low, high in itertools.pairwise((*_BLOCKS, most)):
+            if low < min(high, most):
                 yield _piece(slice(0, GROUPS), np.ascontiguousarray(groups[:, low:high]))
         return
     for g, group in enumerate(groups):
@@ -271,9 +278,9 @@ def expectation_by_draws(
     E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
     is stratified. Where the log joint falls exponentially along coordinates, that is taken off, and its mean
-    added. Some blocks of each group are all where its error is not above `enough`, or where it shows
-    already that a fit on fixed draws, which found `promised`, was overfitted; in many dimensions that takes
-    half of the groups.
+    added. Some blocks of each group are all where its error is not above `enough`, or where it shows already
+    that a fit on fixed draws, which found `promised`, was overfitted; half of the groups where the error is far
+    below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
@@ -299,7 +306,9 @@ def expectation_by_draws(
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
             error += tails.error if tails else 0.0
-            if overfitted(promised, value, error) or (count == GROUPS and error <= enough):
+            if count < GROUPS and error <= _HALF * enough:
+                break
+            if count == GROUPS and (overfitted(promised, value, error) or error <= enough):
                 break
     return DrawsExpectation(value, error, used)
 

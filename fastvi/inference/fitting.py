@@ -103,8 +103,8 @@ def fit(
         Most steps of each fit by "auto".
     draws : int, optional
         Number of fixed draws (rounded up to pairs), or draws for each step of "sgd". Default: at least 64
-        fixed draws (128 in more than 1000 dimensions), doubled until fresh draws confirm the ELBO; 10 for
-        "sgd".
+        fixed draws (128 in more than 1000 dimensions, 24 where Laplace's approximation is nearly exact),
+        doubled until fresh draws confirm the ELBO; 10 for "sgd".
     rng : numpy.random.Generator, int or None, optional
         A generator, which is advanced, or an integer that makes one. For "sgd", where None means another
         each time; for a number of `starts`; and for the fresh draws that confirm a fit on fixed draws and

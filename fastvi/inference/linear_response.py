@@ -30,7 +30,7 @@ from ..distributions.variational import TransformedGaussian, Variational, latent
 from ..kernels.families.table import CORRELATED, HELD, LOW_RANK, MEAN
 from ..kernels.statuses import FINE
 from .diagnostics import latent_ratios
-from .expectations import BY_DRAWS, fixed_draws, half_of_pairs
+from .expectations import BY_DRAWS, fixed_draws
 from .faults import words
 from .kernel_calls import (
     DRAWS_DIM,
@@ -41,10 +41,15 @@ from .kernel_calls import (
     workspace,
 )
 from .model import Model, target_of
-from .verdicts import CLOSE, Diagnosis
+from .verdicts import CLOSE, Diagnosis, is_alone
 
-#: Pairs of draws: at most, at least, and about so many pairs times dimensions; the block of the draws.
-_MOST_PAIRS, _LEAST_PAIRS, _PAIRS_TIMES_DIM, _BLOCK = 128, 32, 12_800, 2
+#: Pairs of draws for a full covariance, at least, and the first block of all draws.
+_PAIRS_FULL, _BLOCK = 128, 2
+
+#: Pairs of draws for other families: in each of two blocks to begin with. Blocks are doubled until the
+#: deviations by one half of the draws and by the other tell that those by all are so near (root mean square
+#: of logarithms), or there are so many pairs.
+_PAIRS, _NEAR, _MOST_PAIRS = 16, 0.01, 128
 
 #: Reach and step of the lattice for up to two dimensions, in q's deviations.
 _REACH, _STEP = 6.5, 0.25
@@ -64,9 +69,10 @@ _TOGETHER, _RESIDUAL, _MOST_STEPS = 32, 1e-11, 300
 _DRAWS = 20_000
 
 #: Draws of the corrected q that are weighed, and their seed. Deviations by the weights may differ by this
-#: much, and are known where their standard errors and the largest weight are below these.
-_WEIGHED, _SEED = 4_000, 20240304
-_ALLOWED, _UNSURE, _LARGEST = 0.1, 0.07, 0.05
+#: much, and are known where their standard errors and the largest weight are below these. Fewer draws are
+#: enough where so large a share of them is effective and deviations differ by less, with their errors.
+_WEIGHED, _FEW_WEIGHED, _SEED = 4_000, (500, 1_000, 2_000), 20240304
+_ALLOWED, _UNSURE, _LARGEST, _EFFECTIVE = 0.1, 0.07, 0.05, 0.5
 
 #: How far q's mean may be from its optimum, in corrected deviations.
 _OFF = 0.5
@@ -206,22 +212,15 @@ class _Nodes(NamedTuple):
     weights: Array  #: (S,)
 
 
-def _nodes(dim: int, correlated: bool) -> _Nodes:
-    if dim <= QUADRATURE_DIM:
-        axis = np.arange(-_REACH, _REACH + 0.5 * _STEP, _STEP)
-        points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
-        weights = np.exp(-0.5 * (points**2).sum(axis=1))
-        return _Nodes(points, weights / weights.sum())
-    if correlated:
-        points = fixed_draws(_BLOCK, max(_MOST_PAIRS, dim), dim)
-    else:
-        pairs = min(max(_PAIRS_TIMES_DIM // dim, _LEAST_PAIRS), _MOST_PAIRS)
-        if pairs >= dim:
-            points = fixed_draws(_BLOCK, pairs, dim)
-        else:
-            half = half_of_pairs(np.random.default_rng((_BLOCK, dim)), pairs, dim)
-            half /= np.sqrt((half * half).mean(axis=0))
-            points = np.concatenate([half, -half])
+def _lattice(dim: int) -> _Nodes:
+    axis = np.arange(-_REACH, _REACH + 0.5 * _STEP, _STEP)
+    points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+    weights = np.exp(-0.5 * (points**2).sum(axis=1))
+    return _Nodes(points, weights / weights.sum())
+
+
+def _draws(block: int, pairs: int, dim: int) -> _Nodes:
+    points = fixed_draws(_BLOCK + block, pairs, dim)
     return _Nodes(points, np.full(len(points), 1.0 / len(points)))
 
 
@@ -308,26 +307,85 @@ def _inverse(matrix: Array) -> Array:
     return half.T @ half
 
 
-def _by_diagonal(curvature: _Curvature, directions: Array) -> tuple[Array, Array]:
-    """(covariance, Newton's step of the mean), where T = diag(directions @ t): (R, P) of them."""
-    r = curvature.mean.size
-    e, weights = curvature.nodes
-    means, mixed, spreads = (np.empty((r, r)) for _ in range(3))
+class _Found(NamedTuple):
+    """A covariance in q's units, and on what it rests."""
 
-    def take(j: int, column: Array) -> None:
-        weighted = weights[:, None] * column
-        means[:, j] = -weighted.sum(axis=0)
-        mixed[:, j] = -(e[:, j] @ weighted)
-        spreads[:, j] = -((e[:, j, None] * weighted) * e).sum(axis=0)
+    cov: Array
+    step: Array  #: Newton's, of the mean
+    nodes: tuple[_Nodes, ...]
+    evaluations: int
 
-    curvature.columns(take)
-    mixed = mixed @ directions
-    spreads = directions.T @ (_symmetric(spreads) + np.eye(r)) @ directions
-    weighted = weights[:, None] * curvature.slopes
-    rest = directions.T @ ((weighted * e).sum(axis=0) + 1.0)
-    answer = mixed @ _inverse(spreads) if directions.shape[1] else mixed
-    cov = _inverse(means - answer @ mixed.T)
-    return cov, cov @ (weighted.sum(axis=0) - answer @ rest)
+
+class _Means(NamedTuple):
+    """Averages over nodes, for T = diag(t): parts of the Hessian in δ and t, and of the ELBO's gradient."""
+
+    means: Array  #: (R, R) in δ
+    mixed: Array  #: (R, R) in δ and t
+    spreads: Array  #: (R, R) in t, without the entropy's
+    uphill: Array  #: (2, R) in δ and t, without the entropy's
+
+    @classmethod
+    def over(cls, curvature: _Curvature) -> _Means:
+        """Those over the nodes of a curvature."""
+        r, (e, weights) = curvature.mean.size, curvature.nodes
+        means, mixed, spreads = (np.empty((r, r)) for _ in range(3))
+
+        def take(j: int, column: Array) -> None:
+            weighted = weights[:, None] * column
+            means[:, j] = -weighted.sum(axis=0)
+            mixed[:, j] = -(e[:, j] @ weighted)
+            spreads[:, j] = -((e[:, j, None] * weighted) * e).sum(axis=0)
+
+        curvature.columns(take)
+        weighted = weights[:, None] * curvature.slopes
+        return cls(means, mixed, spreads, np.stack([weighted.sum(axis=0), (weighted * e).sum(axis=0)]))
+
+    def and_of(self, other: _Means) -> _Means:
+        """Those over as many nodes again."""
+        return _Means(*(0.5 * (one + two) for one, two in zip(self, other, strict=True)))
+
+    def solved(self, directions: Array) -> tuple[Array, Array]:
+        """(covariance, Newton's step of the mean), where T = diag(directions @ t): (R, P) of them."""
+        mixed = self.mixed @ directions
+        spreads = directions.T @ (_symmetric(self.spreads) + np.eye(len(mixed))) @ directions
+        along, rest = self.uphill[0], directions.T @ (self.uphill[1] + 1.0)
+        answer = mixed @ _inverse(spreads) if directions.shape[1] else mixed
+        cov = _inverse(self.means - answer @ mixed.T)
+        return cov, cov @ (along - answer @ rest)
+
+    def deviations(self, directions: Array) -> Array:
+        """Of the covariance; infinite where there is none."""
+        try:
+            return np.sqrt(np.diag(self.solved(directions)[0]))
+        except _SingularError:
+            return np.full(len(self.means), math.inf)
+
+
+def _by_diagonal(model: Model, q: Gaussian, directions: Array) -> _Found:
+    """The covariance where T = diag(directions @ t): (R, P) of them."""
+    if q.dim <= QUADRATURE_DIM:
+        curvature = _Curvature(model, q, _lattice(q.dim))
+        means = _Means.over(curvature)
+        return _Found(*means.solved(directions), (curvature.nodes,), curvature.evaluations)
+    nodes, used, pairs = list[_Nodes](), 0, _PAIRS
+
+    def over(pairs: int) -> _Means:
+        nonlocal used
+        curvature = _Curvature(model, q, _draws(len(nodes), pairs, q.dim))
+        means = _Means.over(curvature)
+        nodes.append(curvature.nodes)
+        used += curvature.evaluations
+        return means
+
+    means = over(pairs)
+    while True:
+        other = over(pairs)
+        with np.errstate(all="ignore"):
+            ways = np.log(means.deviations(directions) / other.deviations(directions))
+        means, pairs = means.and_of(other), 2 * pairs
+        # Half the way from one half to the other is as long as the error of their mean.
+        if 2 * pairs > _MOST_PAIRS or 0.5 * math.sqrt(float((ways**2).mean())) <= _NEAR:
+            return _Found(*means.solved(directions), tuple(nodes), used)
 
 
 class _Full:
@@ -383,12 +441,14 @@ class _Full:
         raise _SingularError
 
 
-def _by_full(curvature: _Curvature) -> tuple[Array, Array]:
-    """(covariance, Newton's step of the mean) for a full covariance."""
-    r = curvature.mean.size
+def _by_full(model: Model, q: Gaussian) -> _Found:
+    """The covariance for a full one."""
+    r = q.dim
+    nodes = _lattice(r) if r <= QUADRATURE_DIM else _draws(0, max(_PAIRS_FULL, r), r)
+    curvature = _Curvature(model, q, nodes)
     hessian = _Full(curvature)
-    weighted = curvature.nodes.weights[:, None] * curvature.slopes
-    rest = (weighted.T @ curvature.nodes.points)[hessian.rows, hessian.across] + hessian.on_diagonal
+    weighted = nodes.weights[:, None] * curvature.slopes
+    rest = (weighted.T @ nodes.points)[hessian.rows, hessian.across] + hessian.on_diagonal
     uphill = np.concatenate([weighted.sum(axis=0), rest])
     count = uphill.size
     units = np.eye(count, r)
@@ -399,19 +459,20 @@ def _by_full(curvature: _Curvature) -> tuple[Array, Array]:
     else:
         parts = np.array_split(units, -(-r // _TOGETHER), axis=1)
         answers = np.concatenate([hessian.solve(part) for part in parts], axis=1)
-    return _symmetric(answers[:r]), answers.T @ uphill
+    return _Found(_symmetric(answers[:r]), answers.T @ uphill, (nodes,), curvature.evaluations)
 
 
-def _gain(model: Model, q: Gaussian, corrected: Gaussian, nodes: _Nodes) -> Estimate:
+def _gain(model: Model, q: Gaussian, corrected: Gaussian, nodes: tuple[_Nodes, ...]) -> Estimate:
     """The ELBO of the corrected q less that of q, over the same draws; -inf for a fault of the log joint."""
-    values = []
+    points, values = np.concatenate([part.points for part in nodes]), []
+    weights = np.concatenate([part.weights * len(part.weights) for part in nodes]) / len(points)
     for gaussian in (q, corrected):
-        status, found, _ = log_densities(model, gaussian.mean + nodes.points @ gaussian.cholesky.T)
+        status, found, _ = log_densities(model, gaussian.mean + points @ gaussian.cholesky.T)
         if status != FINE:
-            return Estimate(-math.inf, 0.0, len(nodes.points), BY_DRAWS)
+            return Estimate(-math.inf, 0.0, len(points), BY_DRAWS)
         values.append(found)
     gains = values[1] - values[0]
-    value = float(nodes.weights @ gains) + corrected.entropy() - q.entropy()
+    value = float(weights @ gains) + corrected.entropy() - q.entropy()
     if q.dim <= QUADRATURE_DIM:
         return Estimate(value, 0.0, 2 * gains.size, "quadrature")
     return Estimate(value, float(gains.std()) / math.sqrt(gains.size), 2 * gains.size, BY_DRAWS)
@@ -423,53 +484,66 @@ class _Weighed(NamedTuple):
     ratio: float  #: of all coordinates, the deviation by the weights that is furthest from its own; or nan
     sure: bool  #: whether the weights allow to tell
     within: bool  #: whether none is surely further off than is allowed
+    draws: int
 
 
 def _weighed(model: Model, q: Gaussian) -> _Weighed:
+    """By as many draws as that takes."""
     half = np.random.default_rng(_SEED).standard_normal((_WEIGHED // 2, q.dim))
-    latent = q.mean + np.concatenate([half, -half]) @ q.cholesky.T
-    logs = latent_ratios(model, q, latent)
-    if logs is None:
-        return _Weighed(math.nan, False, False)
-    weights = np.exp(logs - logs.max())
-    weights /= weights.sum()
-    mean = weights @ latent
-    squares = (latent - mean) ** 2
-    variances = weights @ squares
-    with np.errstate(all="ignore"):
-        errors = 0.5 * np.sqrt((weights**2) @ (squares - variances) ** 2) / variances
-        far = 0.5 * np.log(variances / np.diag(q.cov))
-    sure = bool((errors <= _UNSURE).all() and weights.max() <= _LARGEST)
+    latent, logs = np.empty((0, q.dim)), np.empty(0)
+    for draws in (*_FEW_WEIGHED, _WEIGHED):
+        more = half[len(latent) // 2 : draws // 2]
+        points = q.mean + np.concatenate([more, -more]) @ q.cholesky.T
+        found = latent_ratios(model, q, points)
+        if found is None:
+            return _Weighed(math.nan, False, False, draws)
+        latent, logs = np.concatenate([latent, points]), np.concatenate([logs, found])
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        mean = weights @ latent
+        squares = (latent - mean) ** 2
+        variances = weights @ squares
+        with np.errstate(all="ignore"):
+            errors = 0.5 * np.sqrt((weights**2) @ (squares - variances) ** 2) / variances
+            far = 0.5 * np.log(variances / np.diag(q.cov))
+        sure = bool((errors <= _UNSURE).all() and weights.max() <= _LARGEST)
+        clear = (weights**2).sum() * draws * _EFFECTIVE <= 1.0 and (np.abs(far) + errors <= _ALLOWED).all()
+        if sure and clear:
+            break
     within = bool((np.abs(far) - errors <= _ALLOWED).all())
     worst = int(np.argmax(np.abs(far)))
-    return _Weighed(math.exp(far[worst]) if sure else math.nan, sure, within)
+    return _Weighed(math.exp(far[worst]) if sure else math.nan, sure, within, draws)
 
 
-def _verdict(
-    converged: bool, off: float, diagnosis: Diagnosis, weighed: _Weighed, lacking: float | None
-) -> tuple[bool, str]:
-    """(trusted, one sentence). `lacking` is KL(corrected q ‖ p) where it is known."""
+def _doubt(weighed: _Weighed, off: float, converged: bool, lacking: float | None) -> str:
+    """What speaks against a covariance. `lacking` is KL(corrected q ‖ p) where it is known."""
     if not converged or off > _OFF:
         far = f"its mean seems {off:.2g} deviations from the optimum"
-        return False, f"do not trust it: the fit has not converged, {far}"
-    if diagnosis.other_mode is not None:
-        return False, f"it holds around q alone, which misses the mode at z = {tidy(diagnosis.other_mode)}"
+        return f"do not trust it: the fit has not converged, {far}"
     if lacking is not None and lacking > CLOSE:
         about = f"a Gaussian with it has a KL of {lacking:.2g} to the posterior"
-        return False, f"do not trust it: {about}, which is not near a Gaussian"
+        return f"do not trust it: {about}, which is not near a Gaussian"
     if not weighed.sure:
-        return False, "undecided: the importance weights are too unequal to confirm it; it may be too large"
+        return "undecided: the importance weights are too unequal to confirm it; it may be too large"
     if not weighed.within:
         about = f"importance weights find a deviation that is {weighed.ratio:.2f} of this one"
-        return False, f"do not trust it: {about}"
-    most = f"{abs(weighed.ratio - 1.0):.0%}"
-    return True, f"importance weights confirm it: their deviations differ by {most} at most"
+        return f"do not trust it: {about}"
+    return ""
 
 
 def response_of(
-    model: Model, family: str, q: Variational, converged: bool, diagnosis: Diagnosis
+    model: Model,
+    family: str,
+    q: Variational,
+    converged: bool,
+    diagnose: Callable[[], Diagnosis],
+    diagnosed: bool = False,
 ) -> LinearResponse:
-    """The linear response of a fit to this family, with this q."""
+    """The linear response of a fit to this family, with this q.
+
+    `diagnose` is called in up to two dimensions, where it is `diagnosed` already, and where a short look
+    finds that there may be other modes.
+    """
     if not isinstance(q, Gaussian | TransformedGaussian):
         raise ValueError(f"linear_response needs a Gaussian q, not a {type(q).__name__}")
     gaussian = _latent(q)
@@ -484,7 +558,6 @@ def response_of(
             "linear_response takes diagonal, isotropic and full covariances in up to "
             f'{DRAWS_DIM} dimensions, not family="{family}" in {r}'
         )
-    nodes = _nodes(r, correlated)
     nothing = np.full((r, r), math.nan)
     nothing_found = LinearResponse(
         verdict="",
@@ -499,13 +572,13 @@ def response_of(
         model=model,
     )
     try:
-        curvature = _Curvature(model, gaussian, nodes)
         if correlated:
-            cov, step = _by_full(curvature)
+            found = _by_full(model, gaussian)
         else:
             free = np.ones((r, 1)) if family == "isotropic" else np.eye(r)
-            cov, step = _by_diagonal(curvature, np.zeros((r, 0)) if family in HELD else free)
-        corrected = Gaussian._from_factor(gaussian.mean.copy(), curvature.root @ _factor(cov))
+            found = _by_diagonal(model, gaussian, np.zeros((r, 0)) if family in HELD else free)
+        root = np.array(gaussian.cholesky)
+        corrected = Gaussian._from_factor(gaussian.mean.copy(), root @ _factor(found.cov))
     except _FaultError as fault:
         return nothing_found._replace(verdict=f"no covariance: {fault}")
     except _SingularError:
@@ -513,19 +586,28 @@ def response_of(
         return nothing_found._replace(verdict=f"no covariance: {reason}")
     latent_cov = np.array(corrected.cov)
     deviations = np.sqrt(np.diag(latent_cov))
-    off = float(np.abs(curvature.root @ step / deviations).max())
-    gain, weighed = _gain(model, gaussian, corrected, nodes), _weighed(model, corrected)
+    off = float(np.abs(root @ found.step / deviations).max())
+    gain, weighed = _gain(model, gaussian, corrected, found.nodes), _weighed(model, corrected)
+    used = found.evaluations + gain.evaluations + weighed.draws
+    diagnosis = diagnose() if diagnosed or r <= QUADRATURE_DIM else None
     # log p(x) = ELBO + KL is the same for both.
-    lacking = diagnosis.kl.value - gain.value if r <= QUADRATURE_DIM else None
-    trusted, verdict = _verdict(converged, off, diagnosis, weighed, lacking)
+    lacking = diagnosis.kl.value - gain.value if diagnosis and r <= QUADRATURE_DIM else None
+    verdict = _doubt(weighed, off, converged, lacking)
+    if not verdict:
+        if diagnosis is None:
+            alone, more = is_alone(model, corrected)
+            diagnosis, used = None if alone else diagnose(), used + more
+        if diagnosis is not None and diagnosis.other_mode is not None:
+            verdict = f"it holds around q alone, which misses the mode at z = {tidy(diagnosis.other_mode)}"
+    trusted, most = not verdict, f"{abs(weighed.ratio - 1.0):.0%}"
     real = model._support.is_real
     return nothing_found._replace(
-        verdict=verdict,
+        verdict=verdict or f"importance weights confirm it: their deviations differ by {most} at most",
         trusted=trusted,
         q=corrected if real else TransformedGaussian._of(corrected, model._support),
         latent_cov=latent_cov,
         ratio=deviations / np.sqrt(np.diag(gaussian.cov)),
         gain=gain,
         off=off,
-        evaluations=curvature.evaluations + gain.evaluations + _WEIGHED,
+        evaluations=used,
     )

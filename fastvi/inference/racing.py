@@ -102,6 +102,9 @@ class Start(NamedTuple):
     scale: Array  #: the conditional deviations
     evaluations: int
     best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
+    off: float = (
+        math.inf
+    )  #: nats by which the log joint differs from a Gaussian's over draws, where looked at
 
 
 def choose_start(model: Model, start: Any, family: str) -> Start:
@@ -119,8 +122,9 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     points = _points(mean.size)
     laplace, agreed = _laplace_and_ascents(race, points)
     if not laplace.status:
-        if agreed and race.is_gaussian(laplace):
-            return Start(laplace.mean, laplace.factor, laplace.scale, race.evaluations)
+        off = race.off_gaussian(laplace) if agreed else math.inf
+        if off < _LAPLACE_NATS + _LAPLACE_SHARE * laplace.mean.size:
+            return Start(laplace.mean, laplace.factor, laplace.scale, race.evaluations, off=off)
         own = partial(race.runners_at, [(laplace.mean, laplace.factor)])
         if agreed:
             race.enter(own, partial(race.of_widths, points[:1], _WIDTHS, 1))
@@ -360,13 +364,13 @@ class _Race:
                     top, best = value, place
         return [] if best is None else self.runners_at([(best.mean, best.root())])
 
-    def is_gaussian(self, laplace: Laplace) -> bool:
-        """Whether draws from Laplace's approximation have the mean log joint that they should."""
+    def off_gaussian(self, laplace: Laplace) -> float:
+        """How far the mean log joint of draws from Laplace's approximation is from what it should be."""
         dim, q = laplace.mean.size, (laplace.mean, laplace.factor)
         pairs = min(max(_WIDTH_PAIRS, dim), _LAST_PAIRS)
         noises = np.zeros((1, dim)), writable(fixed_draws(0, pairs, dim))
         peak, mean = together(self.model, [partial(self.elbo, *q, noise) for noise in noises])
-        return abs(peak - 0.5 * dim - mean) < _LAPLACE_NATS + _LAPLACE_SHARE * dim
+        return abs(peak - 0.5 * dim - mean)
 
     def come_together(self) -> bool:
         """Whether two runners are twins after a few rounds; one of them is left then."""

@@ -6,20 +6,18 @@ prey fits a third did, 60 to 80 nats below the best. Ascents from some points ar
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES
 from .expectations import fixed_draws, writable
-from .kernel_calls import conditional_deviations, restricted
+from .kernel_calls import restricted
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
-from .starts import Ascent, ascent, is_near, laplace_from, newtons_laplace, points_around
+from .starts import ascent_in_units, is_near, laplace_from, newtons_laplace, points_around
 
 #: Evaluations of the look, as a share of those of the fit. An evaluation of a single point by Python takes as
 #: long as so many of a block.
@@ -54,7 +52,7 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
         steps = min(int(left / single), _STEPS)
         if steps < _FEWEST:
             break
-        path = _ascent(model, q, point, steps)
+        path = ascent_in_units(model, q, point, _TOLERANCE, steps)
         used += path.evaluations
         left -= path.evaluations * single
         # In eight schools, from where an ascent is after 100 steps, Newton's method takes 300 evaluations.
@@ -78,12 +76,3 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
         if value > elbo - _LOWER:
             best, top = Gaussian._from_factor(mode.mean, factor), mode.log_mass
     return Rival(best, used)
-
-
-def _ascent(model: Model, q: Gaussian, point: Array, steps: int) -> Ascent:
-    """An ascent of the density from a point, in units of q."""
-    # A step has at most 10 units.
-    away = np.linalg.solve(q._factor, point - q._mean)
-    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(point.size)))
-    scale = unit * conditional_deviations(q._factor)
-    return ascent(model, point, scale, unit * q._factor, unit * _TOLERANCE, steps)

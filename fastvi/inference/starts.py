@@ -5,6 +5,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from .faults import error_of
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
+    conditional_deviations,
     densities_or_zero,
     fault_point,
     fit_on_draws,
@@ -431,3 +433,11 @@ def ascent(
     outputs = mean, np.empty((r, r))
     report = fit_on_draws(model, MEAN, np.zeros((1, r)), start, (tolerance, steps), outputs, space)
     return Ascent(mean, report.status == CONVERGED, int(report.evaluations))
+
+
+def ascent_in_units(model: Model, q: Gaussian, point: Array, tolerance: float, steps: int = 100) -> Ascent:
+    """An ascent from a point in units of a Gaussian; longer ones from far away, a step has at most 10."""
+    away = np.linalg.solve(q._factor, point - q._mean)
+    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(point.size)))
+    scale = unit * conditional_deviations(q._factor)
+    return ascent(model, point, scale, unit * q._factor, unit * tolerance, steps)

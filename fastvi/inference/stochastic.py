@@ -46,7 +46,7 @@ def fit_sgd(
     """The fit of a Gaussian by Adam: the average of the last half of the iterates."""
     each = _DRAWS if draws is None else draws
     r = model.latent_dim
-    base, root, scale, used, _ = choose_start(model, start, family)
+    base, root, scale, used, *_ = choose_start(model, start, family)
     scale = start_scale(scale, family)
     code = CODES[family]
     space = workspace("draws", code, r, model.dim)

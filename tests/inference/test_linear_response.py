@@ -234,11 +234,31 @@ def test_a_mode_that_q_misses_is_named():
     np.testing.assert_allclose(response.latent_cov, np.eye(3), atol=0.02)
 
 
+def test_what_a_diagnosis_found_counts():
+    """The mode at -30 is on none of the short look's rays."""
+    fit = fv.fit(fv.Model(gaussian, 3, (np.zeros(3), np.eye(3))), "diag")
+    found = fit.diagnose()._replace(other_mode=np.array([-30.0, 0.0, 0.0]))
+    response = response_of(fit.model, "diag", fit.q, True, lambda: found, True)
+    assert "misses the mode at z = [-30, 0, 0]" in response.verdict
+    assert response_of(fit.model, "diag", fit.q, True, lambda: found).trusted
+
+
+@pytest.mark.parametrize(("dim", "most"), [(6, 1700), (60, 7400)])
+def test_what_it_costs(dim, most):
+    """64 (R + 1) gradients, 128 values for the gain, 500 or 1,000 weights, and a look without diagnosis."""
+    _, precision = correlated(dim)
+    fit = fv.fit(fv.Model(gaussian, dim, (np.zeros(dim), precision), log_joint_grad=gaussian_grad), "diag")
+    response = fit.linear_response()
+    assert fit._diagnosis is None
+    assert response.trusted
+    assert response.evaluations <= most
+
+
 def test_no_covariance_where_there_is_no_minimum():
     model = fv.Model(gaussian, 3, (np.zeros(3), np.diag([1.0, -1.0, 1.0])))
     diagnosis = fv.fit(fv.Model(gaussian, 3, (np.zeros(3), np.eye(3)))).diagnose()
     for family in ("diag", "full", "isotropic"):
-        response = response_of(model, family, fv.Gaussian(np.zeros(3), np.eye(3)), True, diagnosis)
+        response = response_of(model, family, fv.Gaussian(np.zeros(3), np.eye(3)), True, lambda: diagnosis)
         assert not response.trusted
         assert "not positive definite" in response.verdict
         assert response.q is None
@@ -254,7 +274,7 @@ def test_a_fault_near_q_is_told():
 
     q = fv.Gaussian(np.zeros(3), np.eye(3))
     diagnosis = fv.fit(fv.Model(gaussian, 3, (np.zeros(3), np.eye(3)))).diagnose()
-    response = response_of(fv.Model(log_joint, 3), "diag", q, True, diagnosis)
+    response = response_of(fv.Model(log_joint, 3), "diag", q, True, lambda: diagnosis)
     assert response.q is None
     assert response.verdict.startswith("no covariance: log_joint is nan at z = [")
 
@@ -271,7 +291,7 @@ def test_refusals():
     model = fv.Model(gaussian, 1, (np.ones(1), np.eye(1)), "positive")
     diagnosis = fv.fit(model).diagnose()
     with pytest.raises(ValueError, match="needs a Gaussian q, not a TruncatedGaussian"):
-        response_of(model, "truncated", fv.TruncatedGaussian(1.0, 1.0, 0.0), True, diagnosis)
+        response_of(model, "truncated", fv.TruncatedGaussian(1.0, 1.0, 0.0), True, lambda: diagnosis)
     q = fv.Gaussian(np.zeros(201), np.eye(201))
     with pytest.raises(ValueError, match="up to 200 latent dimensions, q has 201"):
-        response_of(fv.Model(funnel, 201), "full", q, True, diagnosis)
+        response_of(fv.Model(funnel, 201), "full", q, True, lambda: diagnosis)

@@ -305,6 +305,14 @@ def test_a_fit_in_a_hundred_dimensions_takes_few_evaluations():
     assert f.evaluations <= 2500
 
 
+def test_where_laplace_is_nearly_exact_few_draws_are_enough():
+    model = regression(10, 10_000)
+    f, finer = fv.fit(model), fv.fit(model, draws=160)
+    assert f.converged
+    assert f.evaluations <= 700
+    assert fv.elbo(model, f.q, rng=1).value >= fv.elbo(model, finer.q, rng=1).value - 0.01
+
+
 def test_laplace_by_gradients_is_that_by_values():
     by_gradients, by_values = (
         laplace_from(regression(6, 60, gradient), np.zeros(6))

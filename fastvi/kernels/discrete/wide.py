@@ -127,9 +127,9 @@ def wide_entry(p, q, normalization):
         r = math.inf if u > 0.0 else -math.inf
     x, y, d = x * w.factor, y * w.factor, d * w.factor
     if not (x >= _NORMAL * w.factor and y >= _NORMAL * w.factor):
-        # log(q) is log(p) - r, but where p is 0.
         x = _flushed(lifted_exp(log_p, 0.0, lost_p)) if u > 0.0 else 0.0
-        y = _flushed(lifted_exp(log_p, -r, lost_p - lost_r) if u > 0.0 and v > 0.0 else y)
+        log_q, lost_q = _less(*log_of(v, 1.0), w.log_mass, w.log_mass_rest) if v > 0.0 else (-math.inf, 0.0)
+        y = _flushed(lifted_exp(log_q + w.log_factor, w.log_ratio, lost_q)) if v > 0.0 else 0.0
         d = y * math.expm1(r) if abs(r) < 1.0 else x - y
     return x, y, d, r, log_p, (lost_r, lost_p)
 
