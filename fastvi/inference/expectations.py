@@ -279,8 +279,8 @@ def expectation_by_draws(
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
     is stratified. Where the log joint falls exponentially along coordinates, that is taken off, and its mean
     added. Some blocks of each group are all where its error is not above `enough`, or where it shows already
-    that a fit on fixed draws, which found `promised`, was overfitted; half of the groups where the error is far
-    below `enough`.
+    that a fit on fixed draws, which found `promised`, was overfitted; half of the groups where the error is
+    far below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)

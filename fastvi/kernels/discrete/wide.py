@@ -121,7 +121,7 @@ def wide_entry(p, q, normalization):
     if u > 0.0 and v > 0.0:
         if x >= _NORMAL and y >= _NORMAL:
             r = log_ratio(x, y, d)
-        else:
+        if not (x >= _NORMAL and y >= _NORMAL and abs(r) < 1.0):
             r, lost_r = _less(*log_of(u, v), w.log_ratio, w.log_ratio_rest)
     elif u > 0.0 or v > 0.0:
         r = math.inf if u > 0.0 else -math.inf
