@@ -77,7 +77,7 @@ def _power_term(p, d, beta, high, low, order, factor):
 @kernel
 def _ratio(beta):
     """The ratio of two entries above which an exponent is large."""
-    return math.exp(_SMALL / beta) if _SMALL < 700.0 * beta else math.inf
+    return math.exp(_SMALL / beta) if 700.0 * beta > _SMALL else math.inf
 
 
 @inlined
