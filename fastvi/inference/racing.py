@@ -102,9 +102,8 @@ class Start(NamedTuple):
     scale: Array  #: the conditional deviations
     evaluations: int
     best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
-    off: float = (
-        math.inf
-    )  #: nats by which the log joint differs from a Gaussian's over draws, where looked at
+    #: Nats by which the log joint over draws of Laplace's approximation is from a Gaussian's, where looked at.
+    off: float = math.inf
 
 
 def choose_start(model: Model, start: Any, family: str) -> Start:
