@@ -102,7 +102,7 @@ class Start(NamedTuple):
     scale: Array  #: the conditional deviations
     evaluations: int
     best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
-    #: Nats by which the log joint over draws of Laplace's approximation is from a Gaussian's, where looked at.
+    #: How far the mean log joint of its draws is from that of a Gaussian, in nats, where looked at.
     off: float = math.inf
 
 

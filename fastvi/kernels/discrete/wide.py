@@ -32,8 +32,8 @@ _NORMAL = 2.0**-1021
 #: An entry that is this times its mass becomes `_NORMAL`: the product of both.
 _LEAST, _OVER_MASS = 2.0**-538, 2.0**-537
 
-#: Below this, the logarithm of a ratio has more digits from the difference of the entries. Large orders multiply
-#: its error: 5e-19 for one of a hundredth.
+#: Below this, the logarithm of a ratio has more digits from the difference of the entries; above, in two
+#: floats: large orders multiply its error.
 _CLOSE = 1e-3
 
 #: Entries below this may be subnormal: they are multiplied by 2**54 before a logarithm is taken.
