@@ -502,7 +502,7 @@ def _draws_fit(
         fits.evaluations += used
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
-    if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE and not dear:
+    if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
         endless, used = is_improper(model, fits.mean, fits.factor)
         fits.evaluations += used
         status = UNBOUNDED if endless else status

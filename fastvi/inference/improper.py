@@ -33,6 +33,8 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
     one side along a coordinate, or around q in all directions.
     """
     dim = mean.size
+    if model._calls_are_dear:  # functions of arrays in Python, which may warn so far out
+        return False, 0
     deviations = Gaussian._from_factor(mean, factor)._deviations
     if not np.isfinite(deviations).all():
         return False, 0

@@ -109,12 +109,14 @@ EXAMPLES = {
 
 #: Base classes, and tuples that the modules hand to each other.
 INTERNAL = (
+    "Ascent",
     "Axes",
     "Climb",
     "ClosedForm",
     "Density",
     "Draws",
     "DrawsExpectation",
+    "Exponentials",
     "Factor",
     "FarRadii",
     "ForeignModel",
