@@ -586,7 +586,7 @@ def test_large_powers_of_entries_near_the_least_float(power, top, least):
 
 @over(ALL)
 def test_entries_that_underflow_over_their_masses(function):
-    """q over its mass is 1e-380 in one place. KL was inf, JS inf or refused as invalid, chi2 invalid."""
+    """q over its mass is 1e-380 in one place."""
     p, q = np.array([1.0, 1e-100, 3e-90]), np.array([1e280, 1e-100, 2e270])
     assert_right(function, p, q, mass="normalize")
     assert_right(function, np.tile(p, 30), np.tile(q, 30), mass="normalize")
@@ -598,7 +598,7 @@ def test_entries_that_underflow_over_their_masses(function):
 
 @pytest.mark.parametrize("order", [0.0, -0.0, 1.0])
 def test_limits_of_orders_for_logarithms_with_zeros(order):
-    """An order of -0 was -inf: what a power lacks to one, over order * (order - 1)."""
+    """What a power lacks to one is no limit: it is over order * (order - 1), whose zero has a sign."""
     p = np.array([0.0, -388.3, -math.inf, -407.4, -2.0])
     q = np.array([0.0, -301.8, 658.7, -math.inf, 1.0])
     for one, other in ((p, q), (q, p), (p[[0, 1, 4]], q[[0, 1, 4]]), (p[:2], p[[0, 3]])):

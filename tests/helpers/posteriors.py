@@ -1,4 +1,4 @@
-"""Normalised densities as log joints: their log evidence is 0, so KL(q ‖ posterior) is minus the ELBO."""
+"""Densities as log joints. All but `gammas` are normalised: KL(q ‖ posterior) is minus the ELBO."""
 
 import math
 
@@ -40,6 +40,15 @@ def gamma(z, a):
     s = 0.0
     for i in range(z.size):
         s += (a - 1.0) * math.log(z[i]) - z[i] - math.lgamma(a)
+    return s
+
+
+@numba.njit
+def gammas(z, a, b):
+    """Of shapes a and rates b, but for their constants."""
+    s = 0.0
+    for i in range(z.size):
+        s += (a[i] - 1.0) * math.log(z[i]) - b[i] * z[i]
     return s
 
 

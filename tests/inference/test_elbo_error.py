@@ -11,6 +11,7 @@ import fastvi as fv
 from fastvi.inference import expectations
 from fastvi.inference.results import q_of
 from fastvi.inference.tails import exponentials_in
+from helpers.posteriors import gammas
 
 
 @numba.njit
@@ -151,14 +152,6 @@ def test_a_singularity_at_the_mean_is_no_fault():
     expected = -0.5 * (np.euler_gamma + math.log(2.0)) + 1.5 * (1 + math.log(2 * math.pi))
     assert abs(found.value - expected) <= 4 * found.error
     assert found.error <= 0.1
-
-
-@numba.njit
-def gammas(z, a, b):
-    s = 0.0
-    for i in range(z.size):
-        s += (a[i] - 1.0) * math.log(z[i]) - b[i] * z[i]
-    return s
 
 
 def gammas_of(dim, seed):

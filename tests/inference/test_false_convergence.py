@@ -11,15 +11,7 @@ from fastvi.inference.improper import is_improper
 from fastvi.inference.jumps import unseen_gradient
 from fastvi.inference.rivals import rival_of
 from fastvi.interop.blocks import block_model
-from helpers.posteriors import mixture, student
-
-
-@numba.njit
-def gammas(z, a, b):
-    s = 0.0
-    for i in range(z.size):
-        s += (a[i] - 1.0) * math.log(z[i]) - b[i] * z[i]
-    return s
+from helpers.posteriors import gammas, mixture, student
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
