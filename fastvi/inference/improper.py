@@ -41,9 +41,10 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
     steps = np.concatenate([np.diag(deviations), -np.diag(deviations)])
     points = mean + np.multiply.outer(_FIRST, steps)
     near, far = densities_or_zero(model, points.reshape(-1, dim)).reshape(2, 2 * dim)
+    ratio = math.log(_FIRST[1] / _FIRST[0])
     with np.errstate(invalid="ignore"):
-        falls = (near - far) / math.log(_FIRST[1] / _FIRST[0])
-    margin = _LOST / math.log(_FIRST[1] / _FIRST[0])
+        falls = (near - far) / ratio
+    margin = _LOST / ratio
     used, noise = points.size // dim, writable(fixed_draws(1, max(_PAIRS, dim), dim))
     # (the step to the Gaussian's centre, what widens of it, for a distance of one deviation)
     ways = [(steps[k], _WIDTH * np.abs(steps[k])) for k in np.flatnonzero(falls <= 1.0 + margin).tolist()]
