@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference import expectations
+from fastvi.inference import deterministic, expectations
 from fastvi.inference.results import q_of
 from fastvi.inference.tails import exponentials_in
 from helpers.posteriors import gammas
@@ -215,3 +215,22 @@ def test_exponentials_are_found_and_others_left_alone():
     assert used <= 13 + 2 * 20
     mixed, _ = exponentials_in(fv.Model(log_joint, 3, (1,)), mean, factor)
     assert len(mixed.sizes) == 1
+
+
+def test_fresh_draws_that_lack_by_chance_double_fixed_ones_once(monkeypatch):
+    def unlucky(model, mean, factor, promised, *rest):
+        found = expectations.expectation_by_draws(model, mean, factor, -math.inf, *rest)
+        return found if promised == -math.inf else found._replace(value=promised - 0.8, error=0.5)
+
+    pairs = []
+
+    def counted(self, count, tolerance):
+        pairs.append(count)
+        return climb(self, count, tolerance)
+
+    climb = deterministic._FixedDraws.climb
+    monkeypatch.setattr(deterministic._FixedDraws, "climb", counted)
+    monkeypatch.setattr(deterministic, "expectation_by_draws", unlucky)
+    f = fv.fit(regression(4, 0), "diag")
+    assert max(pairs) == 2 * min(pairs)
+    assert f.status == "converged"
