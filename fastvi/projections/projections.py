@@ -232,6 +232,7 @@ def i_projection(
         if p._weights.size == 1:
             return gaussian_projection(p.components[0], name)
         raise ValueError(
-            f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}"
+            f"i_projection of a mixture needs quadrature, up to {QUADRATURE_DIM} dimensions; p has {p.dim}: "
+            'for the family "full", give family=("mixture", 1), which takes draws there'
         )
     return mixture_optima(p, PROJECTION_CODES[name], starts, wanted)
