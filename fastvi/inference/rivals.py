@@ -6,10 +6,12 @@ prey fits a third did, 60 to 80 nats below the best. Ascents from some points ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES
 from .expectations import fixed_draws, writable
@@ -29,8 +31,12 @@ _SEED = 20240304
 #: Steps of an ascent, at least and at most, and the gradient that ends it, in q's deviations.
 _FEWEST, _STEPS, _TOLERANCE = 10, 100, 0.3
 
-#: A mode is a rival where Laplace's approximation has so many nats more mass than q, and the Gaussian of the
-#: family there, before it is fitted, an ELBO that is at most so many nats lower, over so many pairs of draws.
+#: Deviations of the points around the origin.
+_WIDTHS = (3.0, 10.0)
+
+#: A mode is a rival where Laplace's approximation has so many nats more mass than q (which may not be known,
+#: of a sharp peak on a broad one), and the Gaussian of the family there, before it is fitted, an ELBO that is
+#: at most so many nats lower, over so many pairs of draws.
 _MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
 
 
@@ -42,13 +48,13 @@ class Rival(NamedTuple):
 
 
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
-    """The mode around q from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
-    used, best, top = 0, None, elbo + _MORE + 2.0 * error
+    """The mode from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
+    used, best, highest, top = 0, None, elbo - _LOWER, elbo + _MORE + 2.0 * error
     left, single = _SHARE * spent, _SINGLE if model._calls_python else 1
     seen: list[Gaussian] = []  # modes to which ascents have led
     # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
     laplace = newtons_laplace if model._slopes_address else laplace_from
-    for point in points_around([q], np.random.default_rng(_SEED)):
+    for point in _points(q):
         steps = min(int(left / single), _STEPS)
         if steps < _FEWEST:
             break
@@ -61,18 +67,31 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
         found = laplace(model, path.end)
         used += found.evaluations
         left -= found.evaluations
+        if found.status:
+            continue
+        there = Gaussian._from_factor(found.mean, found.factor)
+        seen.append(there)
         mode = mode_at(model, found)
-        if mode is None:
-            continue
-        seen.append(Gaussian._from_factor(mode.mean, mode.factor))
-        if mode.log_mass <= top:
-            continue
         # A mode on a ridge is many deviations of a diagonal q away, and few of its own.
-        if is_near(mode.mean, q) or is_near(q._mean, seen[-1]):
+        if (mode is not None and mode.log_mass <= top) or is_near(found.mean, q) or is_near(q._mean, there):
             continue
-        factor = restricted(mode.factor, family) if family in CODES else mode.factor
-        value, _, _ = elbo_over(model, mode.mean, factor, writable(fixed_draws(2, _PAIRS, q.dim)))
+        factor = restricted(found.factor, family) if family in CODES else found.factor
+        value, _, _ = elbo_over(model, found.mean, factor, writable(fixed_draws(2, _PAIRS, q.dim)))
         used += 2 * _PAIRS
-        if value > elbo - _LOWER:
-            best, top = Gaussian._from_factor(mode.mean, factor), mode.log_mass
+        left -= 2 * _PAIRS
+        if value > highest:
+            best, highest = Gaussian._from_factor(found.mean, factor), value
     return Rival(best, used)
+
+
+def _points(q: Gaussian) -> Iterator[Array]:
+    """Points around q, and between them draws of wide Gaussians around the origin, twice as many.
+
+    In mixtures of narrow Gaussians in 3 to 7 dimensions, of four ascents from points around q 0.2 lead to a
+    better mode, of four from these 0.6.
+    """
+    rng = np.random.default_rng(_SEED)
+    for point in points_around([q], rng):
+        for width in _WIDTHS:
+            yield width * rng.standard_normal(q.dim)
+        yield point

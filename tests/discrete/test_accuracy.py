@@ -596,6 +596,19 @@ def test_entries_that_underflow_over_their_masses(function):
     assert_right(function, q, near, mass="normalize")
 
 
+@over(ALL)
+@pytest.mark.parametrize(("near", "least"), [(1e-5, 1e-6), (5e-8, 1e-7)])
+@pytest.mark.parametrize("scale", [1e-29, 1e-14, 1e20])
+def test_small_entries_beside_near_ones_in_float32(function, scale, near, least):
+    """Their products underflow, or those of the large ones overflow; they make most of the divergence."""
+    rng = np.random.default_rng(4)
+    p, small = rng.random(100) + 1e-3, np.arange(100) % 3 == 0
+    p[small] = 10.0 ** rng.uniform(-36, -10, size=small.sum())
+    q = np.where(small, least * rng.random(100), p * (1.0 + near * rng.standard_normal(100)))
+    p, q = (p * scale).astype(np.float32), (q * scale).astype(np.float32)
+    assert_right(function, p, q, 1e-6, mass="normalize")
+
+
 @pytest.mark.parametrize("order", [0.0, -0.0, 1.0])
 def test_limits_of_orders_for_logarithms_with_zeros(order):
     """What a power lacks to one is no limit: it is over order * (order - 1), whose zero has a sign."""

@@ -140,6 +140,21 @@ def _float32(rng):
     return Case("float32", (p * f).astype(F32), (q * f).astype(F32))
 
 
+def _wide_float32(rng):
+    """Large entries are the same to rounding, or nearly: small ones make the divergence."""
+    n = int(rng.integers(2, 300))
+    large = rng.random(n) < rng.uniform(0.2, 0.9)
+    near = np.exp(10.0 ** rng.uniform(-8, -4) * rng.normal(size=n) * (rng.random(n) < 0.5))
+    p = np.where(large, rng.random(n) ** 3, 10.0 ** rng.uniform(-36, -4, size=n))
+    q = np.where(large, p * near, 10.0 ** rng.uniform(-14, -4) * rng.random(n))
+    if rng.random() < 0.3:
+        p[~large & (rng.random(n) < 0.3)] = 0.0
+    p[0] = q[0] = 1.0
+    f = 10.0 ** rng.uniform(-34, 35) if rng.random() < 0.7 else 1.0
+    p, q = (p * f).astype(F32), (q * f).astype(F32)
+    return Case("wide float32", *(p, q) if rng.random() < 0.5 else (q, p))
+
+
 def _many_float32(rng):
     n = int(rng.integers(1000, 5000))
     p, q = (rng.gamma(rng.choice([0.1, 1.0, 50.0]), size=n).astype(F32) for _ in range(2))
@@ -259,6 +274,7 @@ KINDS = {
         _tiny_entries,
         _wide,
         _float32,
+        _wide_float32,
         _many_float32,
         _equal_addends,
         _many_near,

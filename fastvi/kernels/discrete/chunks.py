@@ -32,6 +32,13 @@ _TINY32 = np.float32(2.0**-100)
 #: Sums below these may be made of what was added, or of what underflowed.
 _LEAST64 = 1e-250
 _LEAST32 = 1e-20
+_LEAST_SUM32 = np.float32(2.0**-88)
+
+#: Products of float32 entries outside of these have overflowed, or underflowed and not the digits of a root.
+_LEAST_PRODUCT32, _MOST_PRODUCT32 = np.float32(2.0**-126), np.float32(2.0**127)
+
+#: The share of a float32 sum that entries with such products may have.
+_LOSS32 = np.float32(1e-7)
 
 #: A sum computed as a difference is accepted if it is at least this part of what it is the difference of.
 _LEAST_REMAINDER = 1.0 / 32.0
@@ -45,8 +52,9 @@ _MOST_ORDER = 16.0
 SMALL_ORDER = 3.0
 _BLOCK = 64
 
-#: The errors of float32 terms, up to 1e-6 each, average out in a sum of at least so many of one size.
-_MANY32 = np.float32(16.0)
+#: The errors of float32 terms, up to 1e-6 each, average out in a sum of at least so many of one size. Squares
+#: of terms tell while their sum is between these.
+_MANY32, _LEAST_SQUARES32, _MOST_SQUARES32 = np.float32(16.0), np.float32(2.0**-110), np.float32(2.0**110)
 
 #: ln 2 over 2**23 in two parts, of which the first has 10 bits: its product with an exponent is exact.
 _LN2_HIGH32 = np.float32(0.693359375 * 2.0**-23)
@@ -109,6 +117,12 @@ def _sums(holds, terms, change, mass_p, mass_q):
     return Sums(
         np.float64(terms) if holds else math.nan, np.float64(change), np.float64(mass_p), np.float64(mass_q)
     )
+
+
+@inlined
+def _is_of_many(a, squares):
+    """Whether no few terms make up a sum, by the sum of their squares."""
+    return (_MANY32 * squares <= a * a) & (squares > _LEAST_SQUARES32) & (squares < _MOST_SQUARES32)
 
 
 def _blocks(p, q, theta):
@@ -210,8 +224,8 @@ def _kl_sums32(p, q, theta):
         change += d
         mass += x
         other += y
-    bad |= not _MANY32 * squares <= a * a
-    return _sums((not bad) & (a > _LEAST32 * mass), a, change, mass, other)
+    bad |= not _is_of_many(a, squares)
+    return _sums((not bad) & (a > max(_LEAST32 * mass, _LEAST_SUM32)), a, change, mass, other)
 
 
 @formula
@@ -266,8 +280,8 @@ def _js_sums32(p, q, theta):
         change += y - x
         mass += x
         other += y
-    bad |= not _MANY32 * squares <= a * a
-    return _sums((not bad) & (a > _LEAST32 * mass), _HALF32 * a, change, mass, other)
+    bad |= not _is_of_many(a, squares)
+    return _sums((not bad) & (a > max(_LEAST32 * mass, _LEAST_SUM32)), _HALF32 * a, change, mass, other)
 
 
 @adder
@@ -328,13 +342,13 @@ def _hellinger_sums64(p, q, theta):
 
 @adder
 def _hellinger_sums32(p, q, theta):
-    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    a, squares, change, mass, other, lost = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
     bad = p.size < _SHORT32
     for i in range(p.size):
         x, y = p[i], q[i]
-        bad |= (x < _ZERO32) | (y < _ZERO32)
-        d = y - x
-        root = np.float32(math.sqrt(abs(x * y)))
+        d, product = y - x, abs(x * y)
+        bad |= (x < _ZERO32) | (y < _ZERO32) | (product > _MOST_PRODUCT32)
+        root = np.float32(math.sqrt(product))
         # (sqrt x - sqrt y)**2, as d**2 / (sqrt x + sqrt y)**2
         g = d * (d / ((x + y) + (root + root) + _NOTHING32))
         a += g
@@ -342,8 +356,10 @@ def _hellinger_sums32(p, q, theta):
         change += d
         mass += x
         other += y
-    bad |= not _MANY32 * squares <= a * a
-    return _sums((not bad) & (a > np.float32(1e-8) * mass), _HALF32 * a, change, mass, other)
+        lost += abs(d) if (product < _LEAST_PRODUCT32) & (min(x, y) > _ZERO32) else _ZERO32
+    bad |= not _is_of_many(a, squares) & (lost <= _LOSS32 * a)
+    least = max(np.float32(1e-8) * mass, _LEAST_SUM32)
+    return _sums((not bad) & (a > least), _HALF32 * a, change, mass, other)
 
 
 @adder
