@@ -85,7 +85,7 @@ _ROUGH = 3e-3
 _SHARE_OF_ERROR = 0.01
 
 #: The look for rivals costs a share of the fit, or of so many evaluations and for each dimension.
-_SPENT, _SPENT_EACH = 1000, 64
+_SPENT, _SPENT_EACH = 200, 64
 
 #: Fits from rivals, each of which has a higher ELBO than the one before.
 _RIVALS = 3

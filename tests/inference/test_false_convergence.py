@@ -43,9 +43,19 @@ def test_a_mode_that_no_start_leads_to(seed):
     assert abs(near.elbo.value - math.log(share)) <= 0.02
 
 
+@pytest.mark.parametrize("seed", [3, 8, 14, 32])
+def test_sharp_modes_that_points_around_q_do_not_lead_to(seed):
+    """Of three modes the one with a twentieth of the mass is nearest to all starts, and the widest."""
+    rng, dim = np.random.default_rng(seed), 3 + seed % 4
+    means = 3.0 * rng.standard_normal((3, dim))
+    means[0] *= 0.1
+    model = fv.Model(mixture, dim, (np.array([0.05, 0.15, 0.8]), means, np.array([1.0, 0.8, 0.7])))
+    assert fv.fit(model, "diag").elbo.value == pytest.approx(math.log(0.8), abs=0.05)
+
+
 @pytest.mark.parametrize("in_python", [False, True])
 def test_the_look_for_other_modes_is_a_share_of_the_fit(in_python):
-    """Evaluations of Python, a point at a time, count as sixteen."""
+    """And the last search for a mode. Evaluations of Python, a point at a time, count as sixteen."""
     calls = []
 
     def value_and_gradient(z):
@@ -60,7 +70,7 @@ def test_the_look_for_other_modes_is_a_share_of_the_fit(in_python):
     )
     assert few == 0
     assert 50 <= some < all_of_them
-    assert in_python or some <= 0.15 * 900
+    assert in_python or some <= 0.15 * 900 + 50
     calls.clear()
     rival_of(model, "full", q, elbo, 0.0, 1_000 * single)
     assert calls.count(1) <= 0.15 * 1_000
