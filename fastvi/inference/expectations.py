@@ -277,7 +277,7 @@ def expectation_by_draws(
     f(mean) + d / r² (f̄ - f(mean)), f̄ the average over the 2d points mean ± r L q_k, and unbiased as
     E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
-    is stratified. Where the log joint falls exponentially along coordinates, that is taken off, and its mean
+    is stratified. Where the log joint falls exponentially in some directions, that is taken off, and its mean
     added. Some blocks of each group are all where its error is not above `enough`, or where it shows already
     that a fit on fixed draws, which found `promised`, was overfitted; half of the groups where the error is
     far below `enough`.
