@@ -112,8 +112,8 @@ _FAR, _FOLLOWED = 2.0, 6
 _STEPS_AT_ONCE = 50
 
 #: A posterior is improper where a q that is so wide gains, for each of its wide axes, at least so many nats
-#: when it grows on by each of these factors. (The entropy alone gives 4.6 for a factor of 100.)
-_WIDE, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6)
+#: when it grows on by each of these factors, to where no prior is. (The entropy alone gives 4.6 for 100.)
+_WIDE, _STEADY, _STRETCHES = 30.0, 1.0, (1.0, 1e2, 1e4, 1e6, 1e12, 1e25, 1e50, 1e100)
 
 #: The mean moves off in proportion, and by these factors more: then what q loses where it should not be, as
 #: behind the plane that separates two classes, does not grow.
@@ -145,7 +145,12 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
     else:
         found = newton_fit(model, family, mean, factor, rtol, max_steps)
     report = with_its_error(model, found.mean, found.factor, found.report, rtol)
-    if report.status in _INCOMPLETE and _has_no_evidence(model):
+    if report.status == CONVERGED:
+        endless, used = is_improper(model, found.mean, found.factor)
+        report = report._replace(evaluations=report.evaluations + used)
+    else:
+        endless = report.status in _INCOMPLETE and _has_no_evidence(model)
+    if endless:
         report = report._replace(status=UNBOUNDED)
     return found._replace(report=report)
 

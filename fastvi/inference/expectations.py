@@ -36,6 +36,7 @@ from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
+    densities_or_zero,
     fault_point,
     is_long,
     log_densities,
@@ -60,8 +61,12 @@ _LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 _SKEWED = 1.12
 
 #: Blocks of each group after which the error may be small enough; one of half of the groups is enough where
-#: it is so small a share of that.
+#: it is so small a share of that, and where that is no chance.
 _BLOCKS, _HALF = (1, 2, 3, 4), 0.01
+
+#: Few draws do not see what begins 3 deviations from q's mean: there it is looked for along coordinates, in
+#: deviations. Of a hinge that begins there the mean is such a share of what is found.
+_ASIDE, _SHARE_OF_HINGE = (2.0, 4.0), 3e-4
 
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
@@ -283,6 +288,8 @@ def expectation_by_draws(
     far below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
+    # Where calls are dear all draws are in the first.
+    unseen = 0.0 if model._calls_are_dear or len(factor) != dim else None
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
     for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_dear)):
         tasks: list[Any] = [partial(_averaged, model, mean, factor, draws)]
@@ -306,6 +313,10 @@ def expectation_by_draws(
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
             error += tails.error if tails else 0.0
+            if error <= _HALF * enough and unseen is None:
+                unseen, more = _unseen(model, mean, factor, tails)
+                used += more
+            error = math.hypot(error, unseen or 0.0)
             if count < GROUPS and error <= _HALF * enough:
                 break
             if count == GROUPS and (overfitted(promised, value, error) or error <= enough):
@@ -319,6 +330,18 @@ def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | Non
         return None, 0
     found, used = exponentials_in(model, mean, factor)
     return found if found.sizes.size else None, used
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _unseen(model: Model, mean: Array, factor: Array, tails: Exponentials | None) -> tuple[float, int]:
+    """(What E[log joint] may have beside a quadratic where few draws are, in nats; evaluations)."""
+    units = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
+    draws = np.concatenate([units, -units])
+    draws = np.concatenate([0.0 * draws[:1], *(aside * draws for aside in _ASIDE)])
+    values = densities_or_zero(model, mean + draws @ factor.T) - (tails.at(draws) if tails else 0.0)
+    near, far = (values[1:] - values[0]).reshape(2, 2, -1).sum(axis=1)
+    beside = np.abs(far - (_ASIDE[1] / _ASIDE[0]) ** 2 * near)
+    return _SHARE_OF_HINGE * float(beside[beside < math.inf].sum()), len(draws)
 
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
