@@ -88,9 +88,9 @@ _SHARE_OF_ERROR = 0.01
 #: The look for rivals costs a share of the fit, or of so many evaluations and for each dimension.
 _SPENT, _SPENT_EACH = 200, 64
 
-#: Nats by which steps after that may change the ELBO, for no other fresh draws to be taken; and the error
-#: that hides how much more the ELBO itself has changed (2e-4 where all but exponentials is quadratic).
-_MOVED, _HIDES = 1e-4, 1e-3
+#: Nats by which steps after that may change the ELBO, for no other fresh draws to be taken; not beside
+#: exponentials, whose mean changes by more than draws show (2e-4, with an error of 4e-6).
+_MOVED = 1e-4
 
 #: Fresh draws show the optimism that counts where the ELBO's standard error is this share of it.
 _ENOUGH = 0.5
@@ -472,7 +472,7 @@ def _draws_fit(
         last = draws is not None or 2 * pairs > _MOST_PAIRS or 4 * pairs * r > _MOST_NUMBERS
         entropy = fits.gaussian().entropy()
         promised = -math.inf if last else report.elbo - entropy
-        if known is not None and abs(report.elbo - known[1]) <= _MOVED and known[0].error >= _HIDES:
+        if known is not None and abs(report.elbo - known[1]) <= _MOVED and not known[0].exponentials:
             # What the last steps have changed over the fixed draws is what they change.
             changed, expectation = report.elbo - known[1], known[0]
             expectation = expectation._replace(

@@ -36,7 +36,6 @@ from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
-    densities_or_zero,
     fault_point,
     is_long,
     log_densities,
@@ -46,7 +45,7 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
-from .tails import Exponentials, exponentials_in
+from .tails import Exponentials, beside_quadratics, directions_of, exponentials_in
 
 #: Pairs of draws for gradients, at least.
 _BLOCK_PAIRS = 128
@@ -63,10 +62,6 @@ _SKEWED = 1.12
 #: Blocks of each group after which the error may be small enough; one of half of the groups is enough where
 #: it is so small a share of that, and where that is no chance.
 _BLOCKS, _HALF = (1, 2, 3, 4), 0.01
-
-#: Few draws do not see what begins 3 deviations from q's mean: there it is looked for along coordinates, in
-#: deviations. Of a hinge that begins there the mean is such a share of what is found.
-_ASIDE, _SHARE_OF_HINGE = (2.0, 4.0), 3e-4
 
 #: Dimensions up to which fresh draws are kept: 6 MB.
 _KEPT_DIM = 128
@@ -252,6 +247,7 @@ class DrawsExpectation(NamedTuple):
     evaluations: int
     status: int = FINE
     where: Any = None  #: z, where the status is a fault of the log joint
+    exponentials: int = 0  #: how many were taken off the draws
 
 
 def _centre(model: Model, mean: Array, factor: Array) -> float:
@@ -288,8 +284,7 @@ def expectation_by_draws(
     far below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
-    # Where calls are dear all draws are in the first.
-    unseen = 0.0 if model._calls_are_dear or len(factor) != dim else None
+    unseen, looked = 0.0, 0
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
     for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_dear)):
         tasks: list[Any] = [partial(_averaged, model, mean, factor, draws)]
@@ -300,7 +295,7 @@ def expectation_by_draws(
         if status:
             return DrawsExpectation(_worth(status), 0.0, used, status, point)
         if k == 0:
-            centre, (tails, more) = first
+            centre, (tails, units, steep, more) = first
             centre, used = centre - (float(tails.sizes.sum()) if tails else 0.0), used + more
         if tails:
             values -= tails.at(draws)
@@ -313,35 +308,31 @@ def expectation_by_draws(
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
             error += tails.error if tails else 0.0
-            if error <= _HALF * enough and unseen is None:
-                unseen, more = _unseen(model, mean, factor, tails)
-                used += more
-            error = math.hypot(error, unseen or 0.0)
+            looks = units if error <= _HALF * enough else steep
+            if len(looks) > looked:
+                unseen, more = beside_quadratics(model, mean, factor, tails, looks)
+                used, looked = used + more, len(looks)
+            error = math.hypot(error, unseen)
             if count < GROUPS and error <= _HALF * enough:
                 break
             if count == GROUPS and (overfitted(promised, value, error) or error <= enough):
                 break
-    return DrawsExpectation(value, error, used)
+    return DrawsExpectation(value, error, used, exponentials=tails.sizes.size if tails else 0)
 
 
-def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, int]:
-    """`exponentials_in`, or None where there are none, or the factor is a thin one; and the evaluations."""
+def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, Array, Array, int]:
+    """(`exponentials_in` or None, directions of coordinates, steep ones of these, evaluations).
+
+    There are no directions for a thin factor, and where calls are dear: there all draws are in the first.
+    """
+    none = np.empty((0, mean.size))
     if len(factor) != mean.size:
-        return None, 0
-    found, used = exponentials_in(model, mean, factor)
-    return found if found.sizes.size else None, used
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _unseen(model: Model, mean: Array, factor: Array, tails: Exponentials | None) -> tuple[float, int]:
-    """(What E[log joint] may have beside a quadratic where few draws are, in nats; evaluations)."""
-    units = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
-    draws = np.concatenate([units, -units])
-    draws = np.concatenate([0.0 * draws[:1], *(aside * draws for aside in _ASIDE)])
-    values = densities_or_zero(model, mean + draws @ factor.T) - (tails.at(draws) if tails else 0.0)
-    near, far = (values[1:] - values[0]).reshape(2, 2, -1).sum(axis=1)
-    beside = np.abs(far - (_ASIDE[1] / _ASIDE[0]) ** 2 * near)
-    return _SHARE_OF_HINGE * float(beside[beside < math.inf].sum()), len(draws)
+        return None, none, none, 0
+    found, steep, used = exponentials_in(model, mean, factor)
+    tails = found if found.sizes.size else None
+    if model._calls_are_dear:
+        return tails, none, none, used
+    return tails, directions_of(factor), steep, used
 
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
@@ -554,7 +545,7 @@ def _mixture_estimate(model: Model, q: Any, rtol: float, rng: Any) -> Estimate:
     mixture = latent_mixture(model, q)
     if mixture.dim <= QUADRATURE_DIM:
         return mixture_quadrature(model, mixture, rtol)
-    value, error, used, status, where = mixture_expectation(model, mixture, rng)
+    value, error, used, status, where, _ = mixture_expectation(model, mixture, rng)
     error += 0.0 if status else mixture_saturation(model, mixture)
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
@@ -566,7 +557,7 @@ def _student_estimate(model: Model, q: StudentT, rng: Any) -> Estimate:
     note = _outside(model, q)
     if note:
         return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
-    value, error, used, status, where = student_expectation(model, q, rng)
+    value, error, used, status, where, _ = student_expectation(model, q, rng)
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
 
@@ -606,7 +597,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
             found = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
         else:
             found = expectation_by_draws(model, mean, factor, rng=rng)
-        value, error, nodes, status, where = found
+        value, error, nodes, status, where, _ = found
         error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)

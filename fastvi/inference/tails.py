@@ -21,6 +21,9 @@ from .model import Model
 #: own log density it has there. Functions of arrays in Python may warn so far out.
 _FAR, _FAR_IF_DEAR, _HEAVY = 30.0, 6.0, 250.0
 
+#: A fall of so many times that of q's own is steep.
+_STEEP = 4.0
+
 #: Where the log joint is no float there, it is seen at so many times half of the distance.
 _HALVINGS = 3
 
@@ -52,6 +55,10 @@ _IN_VAIN, _ROUNDS = 3, 4
 
 #: First word of the seed of these.
 _SEED = 20240305
+
+#: What few draws see of it is looked for so far from q's mean, in deviations. Of a hinge that begins 3 of
+#: them away the mean is such a share of what is found there. Steep directions in which is looked, at most.
+_ASIDE, _SHARE_OF_HINGE, _MOST_LOOKS = (2.0, 4.0), 3e-4, 2
 
 #: Logarithms of falls from q's mean, at points in q's coordinates.
 LogFalls = Callable[[Array], Array]
@@ -87,8 +94,8 @@ class Exponentials(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponentials, int]:
-    """(what the log joint has of these, as q's draws see it; evaluations).
+def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponentials, Array, int]:
+    """(what the log joint has of these, as q's draws see it; directions (S, D) of steep falls; evaluations).
 
     Far out in a direction the steepest of them is all there is: there the logarithm of the fall is linear,
     and d + 1 values have its slope and size.
@@ -104,9 +111,14 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
 
     top = float(densities_or_zero(model, mean[None])[0])
     far, rng = _FAR_IF_DEAR if model._calls_are_dear else _FAR, np.random.default_rng((_SEED, dim))
-    units = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
+    units = directions_of(factor)
+    points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
+    above = (heights - _own(points)).reshape(2, dim).max(axis=0)
+    steepest = np.argsort(-above, kind="stable")[:_MOST_LOOKS]
+    steep = units[steepest[above[steepest] > math.log(_STEEP)]]
     for _ in range(_ROUNDS):
-        points, heights = _heavy(log_falls, np.concatenate([units, -units]), far)
+        heavy = (heights > _own(points) + math.log(_HEAVY)) & (heights < math.inf)
+        points, heights = points[heavy], heights[heavy]
         before, in_vain = len(sizes), 0
         for k in np.argsort(-heights, kind="stable").tolist():
             if in_vain == _IN_VAIN:
@@ -125,14 +137,15 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
         # Where it is steepest another may be steeper; the others are in other directions.
         units = np.concatenate([slopes[before:], rng.standard_normal((4 * dim, dim))])
         units /= np.sqrt((units * units).sum(axis=1))[:, None]
+        points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
     doubts = _doubts(model, mean, factor, Exponentials(slopes, sizes, np.empty(0)))
     used += 1 + 8 * doubts.size
     chosen = doubts <= _LEFT
-    return Exponentials(slopes[chosen], sizes[chosen], np.maximum(doubts[chosen], _EXACT)), used
+    return Exponentials(slopes[chosen], sizes[chosen], np.maximum(doubts[chosen], _EXACT)), steep, used
 
 
-def _heavy(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
-    """(Points in these directions where the fall is far more than that of q, its logarithms there)."""
+def _looked(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
+    """(Points in these directions, logarithms of the falls there)."""
     points = far * units
     heights = log_falls(points)
     for _ in range(_HALVINGS):
@@ -141,9 +154,13 @@ def _heavy(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]
             break
         points[beyond] *= 0.5
         heights[beyond] = log_falls(points[beyond])
-    chosen = heights > np.log(_HEAVY * 0.5 * (points * points).sum(axis=1))
-    chosen &= heights < np.inf
-    return points[chosen], heights[chosen]
+    return points, heights
+
+
+def _own(points: Array) -> Array:
+    """Logarithms of the falls of q's own log density."""
+    falls: Array = np.log(0.5 * (points * points).sum(axis=1))
+    return falls
 
 
 def _exponential(log_falls: LogFalls, point: Array, height: float) -> tuple[Array, float]:
@@ -184,6 +201,26 @@ def _doubts(model: Model, mean: Array, factor: Array, found: Exponentials) -> Ar
         doubt = float(np.abs(np.diff(left, n=3)).max() / abs(np.diff(own, n=3).item()))
         doubts[k] = doubt if doubt >= 0.0 else math.inf
     return doubts
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def beside_quadratics(
+    model: Model, mean: Array, factor: Array, known: Exponentials | None, units: Array
+) -> tuple[float, int]:
+    """(What E[log joint] may have in these directions that few draws see, in nats; evaluations)."""
+    draws = np.concatenate([units, -units])
+    draws = np.concatenate([np.zeros((1, mean.size)), *(aside * draws for aside in _ASIDE)])
+    values = densities_or_zero(model, mean + draws @ factor.T) - (known.at(draws) if known else 0.0)
+    near, far = (values[1:] - values[0]).reshape(2, 2, -1).sum(axis=1)
+    beside = np.abs(far - (_ASIDE[1] / _ASIDE[0]) ** 2 * near)
+    return _SHARE_OF_HINGE * float(beside[beside < math.inf].sum()), len(draws)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def directions_of(factor: Array) -> Array:
+    """Those of the latent coordinates, (D, D), in q's."""
+    units: Array = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
+    return units
 
 
 @lru_cache(maxsize=8)

@@ -68,7 +68,7 @@ def test_the_error_holds_where_few_draws_are_enough():
         for seed in range(1, 13):
             found = expectations.expectation_by_draws(model, q.mean, q.cholesky, rng=seed, enough=0.006)
             z.append((found.value - truth) / found.error)
-            few += found.evaluations <= 26 * dim + 2
+            few += found.evaluations <= 26 * dim + 11
     # 192 of them: 0.05 of chance.
     assert 0.87 <= math.sqrt(np.mean(np.square(z))) <= 1.13
     assert 50 <= few <= 140  # with both ends of the rule
@@ -205,7 +205,7 @@ def test_exponentials_are_found_and_others_left_alone():
         return s - 0.01 * math.exp(-2.6 * z[2])
 
     mean, factor = np.array([0.2, -0.3, 0.1]), np.array([[1.0, 0, 0], [0.3, 1.1, 0], [0.2, -0.4, 0.9]])
-    tails, used = exponentials_in(fv.Model(log_joint, 3, (0,)), mean, factor)
+    tails, _, used = exponentials_in(fv.Model(log_joint, 3, (0,)), mean, factor)
     expected = np.array([2.5 * factor[1], -2.6 * factor[2]])
     np.testing.assert_allclose(tails.slopes, expected, rtol=1e-3, atol=1e-3)
     sizes = [-0.02 * math.exp(2.5 * mean[1]), -0.01 * math.exp(-2.6 * mean[2])]
@@ -213,7 +213,7 @@ def test_exponentials_are_found_and_others_left_alone():
     means = sizes * np.exp(0.5 * (expected**2).sum(axis=1))
     assert abs(tails.mean - means.sum()) <= 4.0 * tails.error <= 4e-3
     assert used <= 80
-    mixed, _ = exponentials_in(fv.Model(log_joint, 3, (1,)), mean, factor)
+    mixed, *_ = exponentials_in(fv.Model(log_joint, 3, (1,)), mean, factor)
     assert len(mixed.sizes) == 1
 
 
