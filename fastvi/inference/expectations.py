@@ -45,7 +45,7 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
-from .tails import Exponentials, exponentials_in
+from .tails import Exponentials, beside_quadratics, directions_of, exponentials_in
 
 #: Pairs of draws for gradients, at least.
 _BLOCK_PAIRS = 128
@@ -60,7 +60,7 @@ _LEAST_DRAWS, _DRAWS_EACH = 1024, 48
 _SKEWED = 1.12
 
 #: Blocks of each group after which the error may be small enough; one of half of the groups is enough where
-#: it is so small a share of that.
+#: it is so small a share of that, and where that is no chance.
 _BLOCKS, _HALF = (1, 2, 3, 4), 0.01
 
 #: Dimensions up to which fresh draws are kept: 6 MB.
@@ -247,6 +247,7 @@ class DrawsExpectation(NamedTuple):
     evaluations: int
     status: int = FINE
     where: Any = None  #: z, where the status is a fault of the log joint
+    exponentials: int = 0  #: how many were taken off the draws
 
 
 def _centre(model: Model, mean: Array, factor: Array) -> float:
@@ -277,12 +278,13 @@ def expectation_by_draws(
     f(mean) + d / r² (f̄ - f(mean)), f̄ the average over the 2d points mean ± r L q_k, and unbiased as
     E[1 / r²] = 1 / d. Source: A. Genz, J. Monahan, Stochastic Integration Rules for Infinite Regions, SIAM J.
     Sci. Comput. 19 (1998), the rule of degree 3. The error comes from the groups of blocks, within which r²
-    is stratified. Where the log joint falls exponentially along coordinates, that is taken off, and its mean
+    is stratified. Where the log joint falls exponentially in some directions, that is taken off, and its mean
     added. Some blocks of each group are all where its error is not above `enough`, or where it shows already
     that a fit on fixed draws, which found `promised`, was overfitted; half of the groups where the error is
     far below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
+    unseen, looked = 0.0, 0
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
     for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_dear)):
         tasks: list[Any] = [partial(_averaged, model, mean, factor, draws)]
@@ -293,7 +295,7 @@ def expectation_by_draws(
         if status:
             return DrawsExpectation(_worth(status), 0.0, used, status, point)
         if k == 0:
-            centre, (tails, more) = first
+            centre, (tails, units, steep, more) = first
             centre, used = centre - (float(tails.sizes.sum()) if tails else 0.0), used + more
         if tails:
             values -= tails.at(draws)
@@ -306,19 +308,31 @@ def expectation_by_draws(
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
             error += tails.error if tails else 0.0
+            looks = units if error <= _HALF * enough else steep
+            if len(looks) > looked:
+                unseen, more = beside_quadratics(model, mean, factor, tails, looks)
+                used, looked = used + more, len(looks)
+            error = math.hypot(error, unseen)
             if count < GROUPS and error <= _HALF * enough:
                 break
             if count == GROUPS and (overfitted(promised, value, error) or error <= enough):
                 break
-    return DrawsExpectation(value, error, used)
+    return DrawsExpectation(value, error, used, exponentials=tails.sizes.size if tails else 0)
 
 
-def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, int]:
-    """`exponentials_in`, or None where there are none, or the factor is a thin one; and the evaluations."""
+def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, Array, Array, int]:
+    """(`exponentials_in` or None, directions of coordinates, steep ones of these, evaluations).
+
+    There are no directions for a thin factor, and where calls are dear: there all draws are in the first.
+    """
+    none = np.empty((0, mean.size))
     if len(factor) != mean.size:
-        return None, 0
-    found, used = exponentials_in(model, mean, factor)
-    return found if found.sizes.size else None, used
+        return None, none, none, 0
+    found, steep, used = exponentials_in(model, mean, factor)
+    tails = found if found.sizes.size else None
+    if model._calls_are_dear:
+        return tails, none, none, used
+    return tails, directions_of(factor), steep, used
 
 
 def _averaged(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array, Any]:
@@ -531,7 +545,7 @@ def _mixture_estimate(model: Model, q: Any, rtol: float, rng: Any) -> Estimate:
     mixture = latent_mixture(model, q)
     if mixture.dim <= QUADRATURE_DIM:
         return mixture_quadrature(model, mixture, rtol)
-    value, error, used, status, where = mixture_expectation(model, mixture, rng)
+    value, error, used, status, where, _ = mixture_expectation(model, mixture, rng)
     error += 0.0 if status else mixture_saturation(model, mixture)
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
@@ -543,7 +557,7 @@ def _student_estimate(model: Model, q: StudentT, rng: Any) -> Estimate:
     note = _outside(model, q)
     if note:
         return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
-    value, error, used, status, where = student_expectation(model, q, rng)
+    value, error, used, status, where, _ = student_expectation(model, q, rng)
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
 
@@ -583,7 +597,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
             found = expectation_by_pairs(model, mean, factor, -math.inf, rng, enough)
         else:
             found = expectation_by_draws(model, mean, factor, rng=rng)
-        value, error, nodes, status, where = found
+        value, error, nodes, status, where, _ = found
         error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
     space = workspace("fit", gaussian.dim, model.dim)

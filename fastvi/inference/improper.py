@@ -6,6 +6,7 @@ A fit may converge beside it, in a mode or where 1 / |z| is highest, and its dra
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
 from .model import Model
 
-#: Distances from q's mean, in its deviations, that are looked at first, and that confirm.
-_FIRST, _SCALES = (1e3, 1e6), (1e3, 1e6, 1e9, 1e12)
+#: Distances from q's mean, in its deviations, that are looked at first, and that confirm: farther than any
+#: prior is wide, and squares are floats.
+_FIRST, _SCALES = (1e3, 1e6), (1e3, 1e6, 1e9, 1e12, 1e25, 1e50, 1e75, 1e100)
 
 #: So many nats may be lost from one distance to the next: of 1 / |z| there is as much mass in each, and what
 #: falls off as |z| to the power of -1.1 loses 0.7.
@@ -35,21 +37,27 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
     dim = mean.size
     if model._calls_are_dear:  # functions of arrays in Python, which may warn so far out
         return False, 0
-    deviations = Gaussian._from_factor(mean, factor)._deviations
-    if not np.isfinite(deviations).all():
-        return False, 0
-    steps = np.concatenate([np.diag(deviations), -np.diag(deviations)])
-    points = mean + np.multiply.outer(_FIRST, steps)
-    near, far = densities_or_zero(model, points.reshape(-1, dim)).reshape(2, 2 * dim)
-    ratio = math.log(_FIRST[1] / _FIRST[0])
-    with np.errstate(invalid="ignore"):
-        falls = (near - far) / ratio
+    if len(factor) == dim:
+        deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
+    else:
+        deviations = Gaussian._from_factor(mean, factor)._deviations
+    values = densities_or_zero(model, mean + _looks(dim) * deviations).tolist()
+    ratio, used = math.log(_FIRST[1] / _FIRST[0]), len(values)
+    # Of what is -inf at both nothing is known: such a fall is NaN, and no fall.
+    falls = [(near - far) / ratio for near, far in zip(values[: 2 * dim], values[2 * dim :], strict=True)]
     margin = _LOST / ratio
-    used, noise = points.size // dim, writable(fixed_draws(1, max(_PAIRS, dim), dim))
+    slow = [k for k, fall in enumerate(falls) if fall <= 1.0 + margin]
+    around = all(fall <= dim + margin for fall in falls)
+    if not (slow or around):
+        return False, used
+    if not np.isfinite(deviations).all():
+        return False, used
     # (the step to the Gaussian's centre, what widens of it, for a distance of one deviation)
-    ways = [(steps[k], _WIDTH * np.abs(steps[k])) for k in np.flatnonzero(falls <= 1.0 + margin).tolist()]
-    if (falls <= dim + margin).all():
+    steps = _looks(dim)[: 2 * dim] / _FIRST[0] * deviations
+    ways = [(steps[k], _WIDTH * np.abs(steps[k])) for k in slow]
+    if around:
         ways.append((np.zeros(dim), deviations))
+    noise = writable(fixed_draws(1, max(_PAIRS, dim), dim))
     for step, widening in ways:
         before = -math.inf
         for scale in _SCALES:
@@ -63,3 +71,10 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
         else:
             return True, used
     return False, used
+
+
+@lru_cache(maxsize=8)
+def _looks(dim: int) -> Array:
+    """Where is looked first, in deviations: both ways along each coordinate, near and then far."""
+    units = np.concatenate([np.eye(dim), -np.eye(dim)])
+    return np.concatenate([scale * units for scale in _FIRST])

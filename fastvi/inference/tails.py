@@ -1,4 +1,4 @@
-"""Log joints that fall exponentially along a coordinate, as that of a Gamma does in log z.
+"""Log joints that fall exponentially in some directions, as that of a Gamma does in log z.
 
 A few draws far out make their average: for Gamma(0.1) half of it lies where one draw in 1,000 is, and of ten
 stated errors one was four times too small. What is found here has a known expectation, and is taken off.
@@ -7,6 +7,7 @@ stated errors one was four times too small. What is found here has a known expec
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,26 +18,50 @@ from .kernel_calls import densities_or_zero
 from .model import Model
 
 #: How far from q's mean it is seen whether a tail is heavy, in deviations, and how many times the fall of q's
-#: own log density it has there.
-_FAR, _HEAVY = 6.0, 250.0
+#: own log density it has there. Functions of arrays in Python may warn so far out.
+_FAR, _FAR_IF_DEAR, _HEAVY = 30.0, 6.0, 250.0
 
-#: Places along a coordinate, as parts of the farthest: equally spaced, so that third differences of the
-#: exponential have the ratio exp(rate spacing), and of a quadratic are zero.
-_PARTS = np.linspace(0.0, 1.0, 5)
+#: A fall of so many times that of q's own is steep.
+_STEEP = 4.0
 
-#: Rates for each deviation of q: lower ones do no harm, and floats hold no mean of higher ones. The least
-#: share of the fall at the last place.
-_LEAST, _MOST, _PART = 1.0, 24.0, 0.3
+#: Where the log joint is no float there, it is seen at so many times half of the distance.
+_HALVINGS = 3
 
-#: The mean is made where draws are moved by the rate: so much farther the exponential must go on.
-_BEYOND = 2.0
+#: An exponential is alone where the logarithm of the fall is so large: others are below its rounding. Never
+#: farther than this factor.
+_ALONE, _FARTHER = 200.0, 8.0
 
-#: It may differ by this share at two places of the other coordinates, and beyond; how well one is known. (One
-#: that is off by 0.04, as in eight schools, would make a larger error than draws alone.)
-_SAME, _EXACT = 1e-3, 1e-6
+#: Then that logarithm is linear: from its value and slope at one place follow those at others, so nearly.
+_LINEAR = 1e-7
+
+#: Where its logarithm is so near to that of what is known, nothing else is as large; slopes that are one.
+_KNOWN, _SAME = 1e-2, 1e-3
+
+#: Where two of them are as large, the place is moved towards one, so often.
+_TURNS = 3
+
+#: Rates for each deviation of q: lower ones do no harm, and floats hold no mean of higher ones.
+_LEAST, _MOST = 1.0, 36.0
+
+#: The mean is made where draws are moved by the rate. Beyond, at these places on lines in its direction, the
+#: third difference of what is left may be so much of that of the exponential. Logarithms that are floats.
+_BEYOND, _LEFT, _LARGEST = np.array([-1.0, 0.0, 1.0, 2.0]), 0.05, 600.0
+
+#: How well one is known.
+_EXACT = 1e-6
+
+#: Tails in a row that are no such exponentials, or too slow, end the search. Rounds with other directions.
+_IN_VAIN, _ROUNDS = 3, 4
 
 #: First word of the seed of these.
 _SEED = 20240305
+
+#: What few draws see of it is looked for so far from q's mean, in deviations. Of a hinge that begins 3 of
+#: them away the mean is such a share of what is found there. Steep directions in which is looked, at most.
+_ASIDE, _SHARE_OF_HINGE, _MOST_LOOKS = (2.0, 4.0), 3e-4, 2
+
+#: Logarithms of falls from q's mean, at points in q's coordinates.
+LogFalls = Callable[[Array], Array]
 
 
 class Exponentials(NamedTuple):
@@ -68,74 +93,138 @@ class Exponentials(NamedTuple):
         return means
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponentials, int]:
-    """(what the log joint has of these along latent coordinates, as q's draws see it; evaluations)."""
-    dim = mean.size
-    found = Exponentials(np.empty((0, dim)), np.empty(0), np.empty(0))
-    units = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
-    signs = _signs(dim)
-    aside = signs[:dim] - (signs[:dim] * units).sum(axis=1)[:, None] * units
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponentials, Array, int]:
+    """(what the log joint has of these, as q's draws see it; directions (S, D) of steep falls; evaluations).
 
-    def rest(draws: Array) -> Array:
-        points = mean + draws.reshape(-1, dim) @ factor.T
-        return densities_or_zero(model, points).reshape(draws.shape[:-1]) - found.at(draws)
+    Far out in a direction the steepest of them is all there is: there the logarithm of the fall is linear,
+    and d + 1 values have its slope and size.
+    """
+    dim, used = mean.size, 0
+    slopes, sizes = np.empty((0, dim)), np.empty(0)
 
-    ends = _FAR * units + aside
-    values = rest(np.concatenate([ends, -ends, np.zeros((1, dim))]))
-    falls, used = values[-1] - values[:-1], values.size
-    heavy = np.flatnonzero((falls > _HEAVY * 0.5 * (_FAR * _FAR + dim)) & (falls < math.inf))
-    # The steepest first: what falls along several coordinates is taken for one of them.
-    for k in heavy[np.argsort(-falls[heavy], kind="stable")].tolist():
-        unit = units[k % dim] * (1.0 if k < dim else -1.0)
-        one, far = _Exponential(), _FAR
-        # On another line as well, on which the others stand elsewhere, and which goes on beyond its mean.
-        for beside in signs[k % dim], signs[k % dim + 1]:
-            both = np.stack([beside, -beside])
-            both -= (both @ unit)[:, None] * unit
-            near, one = one, _exponential(rest(far * _PARTS[:, None] * unit + both[:, None]), far)
-            far = max(far, one.rate + _BEYOND)
-            used += 2 * _PARTS.size
-            if one.doubt > _SAME:
+    def log_falls(points: Array) -> Array:
+        nonlocal used
+        used += len(points)
+        falls = top - densities_or_zero(model, mean + points @ factor.T)
+        return np.where(falls > 0.0, np.log(falls), -np.inf)
+
+    top = float(densities_or_zero(model, mean[None])[0])
+    far, rng = _FAR_IF_DEAR if model._calls_are_dear else _FAR, np.random.default_rng((_SEED, dim))
+    units = directions_of(factor)
+    points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
+    above = (heights - _own(points)).reshape(2, dim).max(axis=0)
+    steepest = np.argsort(-above, kind="stable")[:_MOST_LOOKS]
+    steep = units[steepest[above[steepest] > math.log(_STEEP)]]
+    for _ in range(_ROUNDS):
+        heavy = (heights > _own(points) + math.log(_HEAVY)) & (heights < math.inf)
+        points, heights = points[heavy], heights[heavy]
+        before, in_vain = len(sizes), 0
+        for k in np.argsort(-heights, kind="stable").tolist():
+            if in_vain == _IN_VAIN:
                 break
-        doubt = max(one.doubt, near.doubt, abs(one.log_mean - near.log_mean))
-        if doubt <= _SAME:
-            new = one.rate * unit, one.size, max(doubt, _EXACT)
-            found = Exponentials(*(np.append(x, [y], axis=0) for x, y in zip(found, new, strict=True)))
-    return found, used
+            if len(sizes) and np.logaddexp.reduce(slopes @ points[k] + np.log(-sizes)) >= heights[k] - _KNOWN:
+                continue
+            slope, size = _exponential(log_falls, points[k], heights.item(k))
+            rate = float(np.linalg.norm(slope))
+            is_new = (np.linalg.norm(slopes - slope, axis=1) > _SAME * rate).all()
+            if is_new and _LEAST <= rate <= _MOST:
+                slopes, sizes, in_vain = np.append(slopes, [slope], axis=0), np.append(sizes, size), 0
+            else:
+                in_vain += 1
+        if len(sizes) == before:
+            break
+        # Where it is steepest another may be steeper; the others are in other directions.
+        units = np.concatenate([slopes[before:], rng.standard_normal((4 * dim, dim))])
+        units /= np.sqrt((units * units).sum(axis=1))[:, None]
+        points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
+    doubts = _doubts(model, mean, factor, Exponentials(slopes, sizes, np.empty(0)))
+    used += 1 + 8 * doubts.size
+    chosen = doubts <= _LEFT
+    return Exponentials(slopes[chosen], sizes[chosen], np.maximum(doubts[chosen], _EXACT)), steep, used
+
+
+def _looked(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
+    """(Points in these directions, logarithms of the falls there)."""
+    points = far * units
+    heights = log_falls(points)
+    for _ in range(_HALVINGS):
+        beyond = np.flatnonzero(heights == np.inf)
+        if not beyond.size:
+            break
+        points[beyond] *= 0.5
+        heights[beyond] = log_falls(points[beyond])
+    return points, heights
+
+
+def _own(points: Array) -> Array:
+    """Logarithms of the falls of q's own log density."""
+    falls: Array = np.log(0.5 * (points * points).sum(axis=1))
+    return falls
+
+
+def _exponential(log_falls: LogFalls, point: Array, height: float) -> tuple[Array, float]:
+    """(slope, size) of the one that is the largest in the direction of a point; slope 0 where it is none."""
+    dim, signs = point.size, _signs(point.size)
+    none = np.zeros(dim), 0.0
+    for _ in range(_TURNS):
+        if not 1.0 < height < math.inf:
+            break
+        point = point * min(_ALONE / height, _FARTHER)
+        places = np.concatenate([point[None], point + np.eye(dim), 0.75 * point + signs])
+        logs = log_falls(places)
+        slope = logs[1 : dim + 1] - logs[0]
+        log_size = float(logs[0] - slope @ point)
+        if (np.abs(places @ slope + log_size - logs) <= _LINEAR).all():
+            return slope, -math.exp(log_size)
+        rate, length = float(np.linalg.norm(slope)), float(np.linalg.norm(point))
+        if not _LEAST < rate < math.inf:
+            break
+        point = point / length + slope / rate
+        point *= length / np.linalg.norm(point)
+        height = log_falls(point[None]).item()
+    return none
+
+
+def _doubts(model: Model, mean: Array, factor: Array, found: Exponentials) -> Array:
+    """How far the log joint may differ from each where its mean is made, as shares, by 8 values."""
+    doubts, signs = np.empty(found.sizes.size), _signs(mean.size)
+    for k, slope in enumerate(found.slopes):
+        rate = float(np.linalg.norm(slope))
+        unit = slope / rate
+        aside = signs - (signs @ unit)[:, None] * unit
+        places = min(rate, _LARGEST / rate - _BEYOND[-1]) + _BEYOND
+        draws = places[:, None] * unit + aside[:, None]
+        values = densities_or_zero(model, mean + draws.reshape(-1, mean.size) @ factor.T)
+        left = values.reshape(len(aside), -1) - found.at(draws)
+        own = found.sizes[k] * np.exp(rate * places)
+        doubt = float(np.abs(np.diff(left, n=3)).max() / abs(np.diff(own, n=3).item()))
+        doubts[k] = doubt if doubt >= 0.0 else math.inf
+    return doubts
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def beside_quadratics(
+    model: Model, mean: Array, factor: Array, known: Exponentials | None, units: Array
+) -> tuple[float, int]:
+    """(What E[log joint] may have in these directions that few draws see, in nats; evaluations)."""
+    draws = np.concatenate([units, -units])
+    draws = np.concatenate([np.zeros((1, mean.size)), *(aside * draws for aside in _ASIDE)])
+    values = densities_or_zero(model, mean + draws @ factor.T) - (known.at(draws) if known else 0.0)
+    near, far = (values[1:] - values[0]).reshape(2, 2, -1).sum(axis=1)
+    beside = np.abs(far - (_ASIDE[1] / _ASIDE[0]) ** 2 * near)
+    return _SHARE_OF_HINGE * float(beside[beside < math.inf].sum()), len(draws)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def directions_of(factor: Array) -> Array:
+    """Those of the latent coordinates, (D, D), in q's."""
+    units: Array = factor / np.sqrt((factor * factor).sum(axis=1))[:, None]
+    return units
 
 
 @lru_cache(maxsize=8)
 def _signs(dim: int) -> Array:
     """Where the other coordinates stand, one deviation off: there a tail is seen that depends on them."""
-    return np.where(np.random.default_rng((_SEED, dim)).random((dim + 1, dim)) < 0.5, -1.0, 1.0)
-
-
-class _Exponential(NamedTuple):
-    """size exp(rate x) along a line."""
-
-    rate: float = 0.0
-    size: float = -1.0
-    doubt: float = math.inf  #: how far the log joint may differ from it, as a share
-
-    @property
-    def log_mean(self) -> float:
-        """The logarithm of what it has in the mean."""
-        return math.log(-self.size) + 0.5 * self.rate**2
-
-
-def _exponential(values: Array, far: float) -> _Exponential:
-    """The exponential beside a quadratic, by values (2, 5) on two parallel lines, from 0 to `far`."""
-    thirds = np.diff(values, n=3)
-    if not np.isfinite(thirds).all():
-        return _Exponential()
-    low, high = thirds.mean(axis=0).tolist()
-    if not 0.0 > low > high:
-        return _Exponential()
-    ratio = high / low
-    rate, size = math.log(ratio) / (far * _PARTS.item(1)), low / (ratio - 1.0) ** 3
-    fall = float(values[:, 0].mean() - values[:, -1].mean())
-    if rate < _LEAST or rate > _MOST or -size * ratio**4 < _PART * fall:
-        return _Exponential()
-    one, other = thirds[:, 1].tolist()
-    return _Exponential(rate, size, abs(one - other) / abs(one + other))
+    half = np.where(np.random.default_rng((_SEED, dim)).random((1, dim)) < 0.5, -1.0, 1.0)
+    return np.concatenate([half, -half])

@@ -68,7 +68,7 @@ def test_the_error_holds_where_few_draws_are_enough():
         for seed in range(1, 13):
             found = expectations.expectation_by_draws(model, q.mean, q.cholesky, rng=seed, enough=0.006)
             z.append((found.value - truth) / found.error)
-            few += found.evaluations <= 26 * dim + 2
+            few += found.evaluations <= 26 * dim + 11
     # 192 of them: 0.05 of chance.
     assert 0.87 <= math.sqrt(np.mean(np.square(z))) <= 1.13
     assert 50 <= few <= 140  # with both ends of the rule
@@ -197,23 +197,23 @@ def test_fits_with_exponential_tails(family):
 
 
 def test_exponentials_are_found_and_others_left_alone():
-    """Off a quadratic, with correlations; a tail that depends on another coordinate is none of these."""
+    """Off a quadratic, with correlations; a tail whose size depends on a coordinate is none of these."""
 
     @numba.njit
     def log_joint(z, mixed):
-        s = -0.5 * (z * z).sum() - 0.02 * math.exp(2.5 * z[1] + (0.2 * z[0] if mixed else 0.0))
+        s = -0.5 * (z * z).sum() - 0.02 * math.exp(2.5 * z[1]) * (1.0 + (z[0] ** 2 if mixed else 0.0))
         return s - 0.01 * math.exp(-2.6 * z[2])
 
     mean, factor = np.array([0.2, -0.3, 0.1]), np.array([[1.0, 0, 0], [0.3, 1.1, 0], [0.2, -0.4, 0.9]])
-    tails, used = exponentials_in(fv.Model(log_joint, 3, (0,)), mean, factor)
+    tails, _, used = exponentials_in(fv.Model(log_joint, 3, (0,)), mean, factor)
     expected = np.array([2.5 * factor[1], -2.6 * factor[2]])
     np.testing.assert_allclose(tails.slopes, expected, rtol=1e-3, atol=1e-3)
     sizes = [-0.02 * math.exp(2.5 * mean[1]), -0.01 * math.exp(-2.6 * mean[2])]
     np.testing.assert_allclose(tails.sizes, sizes, rtol=1e-2)
     means = sizes * np.exp(0.5 * (expected**2).sum(axis=1))
     assert abs(tails.mean - means.sum()) <= 4.0 * tails.error <= 4e-3
-    assert used <= 13 + 2 * 20
-    mixed, _ = exponentials_in(fv.Model(log_joint, 3, (1,)), mean, factor)
+    assert used <= 80
+    mixed, *_ = exponentials_in(fv.Model(log_joint, 3, (1,)), mean, factor)
     assert len(mixed.sizes) == 1
 
 
@@ -234,3 +234,42 @@ def test_fresh_draws_that_lack_by_chance_double_fixed_ones_once(monkeypatch):
     f = fv.fit(regression(4, 0), "diag")
     assert max(pairs) == 2 * min(pairs)
     assert f.status == "converged"
+
+
+@numba.njit
+def gamma_regression(z, x, y, shape, width):
+    """Each observation is a tail in a direction of its own."""
+    s = -0.5 * (z * z).sum() / width**2
+    for n in range(y.size):
+        eta = 0.0
+        for i in range(z.size):
+            eta += x[n, i] * z[i]
+        s -= shape * (eta + y[n] * math.exp(-eta))
+    return s
+
+
+def exact_gamma_elbo(data, q):
+    x, y, shape, width = data
+    eta, spread = x @ q.mean, np.einsum("ni,ij,nj->n", x, q.cov, x)
+    value = -0.5 * (q.mean @ q.mean + np.trace(q.cov)) / width**2
+    return value - shape * (eta + y * np.exp(0.5 * spread - eta)).sum() + q.entropy()
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_tails_in_directions_that_are_no_coordinates(family):
+    """Of what falls along coordinates alone z is up to 14 here, with "converged"."""
+    z = []
+    for seed in range(12):
+        rng = np.random.default_rng((17, seed))
+        dim, shape, width = (
+            int(rng.integers(3, 9)),
+            float(rng.choice([0.1, 0.3, 1.0])),
+            1.0 + 9.0 * (seed % 2),
+        )
+        x = rng.standard_normal((int(rng.integers(2, 2 * dim)), dim))
+        y = rng.gamma(shape, np.exp(0.7 * x.sum(axis=1)) / shape) + 1e-12
+        data = x, y, shape, width
+        found = fv.fit(fv.Model(gamma_regression, dim, data), family)
+        z.append((found.elbo.value - exact_gamma_elbo(data, found.q)) / found.elbo.error)
+    assert np.abs(z).max() <= 4.0
+    assert math.sqrt(np.mean(np.square(z))) <= 1.2
