@@ -62,24 +62,23 @@ def patterns(x: Array) -> Patterns:
     return Patterns(np.argsort(which, kind="stable"), table.astype(np.int64), ends.astype(np.int64))
 
 
-def _regressions(
-    p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int64]
-) -> Iterator[tuple[Array, Array, Array]]:
-    """For each component: L, L**-1 times S, and the covariance of what is gone given what was seen.
+def _turned(p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int64]) -> Iterator[Array]:
+    """For each component: the factor of its covariance with the coordinates that were seen first.
 
-    L is the factor of the covariance of the coordinates that were seen, S their covariance with the others.
+    From the factor itself: a covariance has lost variances below 1e-16 of the largest, as beside an outlier.
     """
-    for cov in p.covs:
-        factor = np.linalg.cholesky(cov[np.ix_(seen, seen)])
-        cross = np.linalg.solve(factor, cov[np.ix_(seen, gone)])
-        yield factor, cross, cov[np.ix_(gone, gone)] - cross.T @ cross
+    order = np.concatenate([seen, gone])
+    for factor in p._factors:
+        upper: Any = np.linalg.qr(factor[order].T, "r")
+        yield (upper * np.where(np.diag(upper) < 0.0, -1.0, 1.0)[:, None]).T
 
 
 def log_joint(x: Array, p: GaussianMixture) -> Array:
     """log of weight k times the density of component k at what was observed of point n, shape (N, K)."""
     out = np.empty((len(x), p.weights.size))
     for rows, seen, gone in patterns(x).groups():
-        for k, (factor, _, _) in enumerate(_regressions(p, seen, gone)):
+        for k, turned in enumerate(_turned(p, seen, gone)):
+            factor = turned[: seen.size, : seen.size]
             white = np.linalg.solve(factor, (x[np.ix_(rows, seen)] - p.means[k, seen]).T)
             constant = np.log(np.diag(factor)).sum() + 0.5 * seen.size * math.log(2.0 * math.pi)
             out[rows, k] = p._log_weights[k] - 0.5 * (white**2).sum(axis=0) - constant
@@ -95,10 +94,15 @@ def impute(x: Array, p: GaussianMixture, responsibilities: Array) -> tuple[Array
             continue
         means, weights = [], responsibilities[rows]
         inner = np.zeros((rows.size, gone.size, gone.size))
-        for k, (factor, cross, cov) in enumerate(_regressions(p, seen, gone)):
+        for k, turned in enumerate(_turned(p, seen, gone)):
+            factor, cross, own = (
+                turned[: seen.size, : seen.size],
+                turned[seen.size :, : seen.size],
+                turned[seen.size :, seen.size :],
+            )
             white = np.linalg.solve(factor, (x[np.ix_(rows, seen)] - p.means[k, seen]).T)
-            means.append(p.means[k, gone] + white.T @ cross)
-            inner += weights[:, k, None, None] * cov
+            means.append(p.means[k, gone] + (cross @ white).T)
+            inner += weights[:, k, None, None] * (own @ own.T)
         mean = sum(weights[:, k, None] * m for k, m in enumerate(means))
         for k, m in enumerate(means):
             inner += weights[:, k, None, None] * (m - mean)[:, :, None] * (m - mean)[:, None, :]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -196,3 +197,21 @@ def test_the_number_of_components(kind):
     held_out = rng.normal(8.0, 1.0, (10, 2))
     assert fit.log_likelihood_of(held_out) == pytest.approx(fit.mixture.logpdf(held_out).sum(), rel=1e-12)
     assert "criterion 1: " in fit.summary()
+
+
+def test_gaps_beside_an_outlier():
+    """A covariance loses variances below 1e-16 of the largest; its factor does not."""
+    x, _ = clouds(31, 60, 3, 1)
+    x[0] *= 1e8
+    fit = fv.fit_mixture(x, 1)
+    gone = with_gaps(x[1:], 5)
+    mean, factor = mpmath.matrix(fit.mixture.means[0]), mpmath.matrix(fit.mixture._factors[0])
+    with mpmath.workdps(60):
+        cov, expected = factor * factor.T, mpmath.mpf(0)
+        for row in gone:
+            seen = np.flatnonzero(np.isfinite(row)).tolist()
+            inner = mpmath.matrix([[cov[i, j] for j in seen] for i in seen])
+            d = mpmath.matrix([mpmath.mpf(row[i]) - mean[i] for i in seen])
+            expected -= (len(seen) * mpmath.log(2 * mpmath.pi) + mpmath.log(mpmath.det(inner))) / 2
+            expected -= (d.T * mpmath.lu_solve(inner, d))[0] / 2
+    assert fit.log_likelihood_of(gone) == pytest.approx(float(expected), rel=1e-9)
