@@ -215,3 +215,12 @@ def test_gaps_beside_an_outlier():
             expected -= (len(seen) * mpmath.log(2 * mpmath.pi) + mpmath.log(mpmath.det(inner))) / 2
             expected -= (d.T * mpmath.lu_solve(inner, d))[0] / 2
     assert fit.log_likelihood_of(gone) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_a_fit_with_gaps_beside_outliers(kind):
+    x, _ = clouds(32, 120, 5, 2, spread=1.5)
+    x[:3] *= 1e6
+    fit = fv.fit_mixture(with_gaps(x, 6, 0.2), 2, covariance=kind, restarts=2, max_iterations=200)
+    assert (np.diff(fit.trace) >= -1e-10).all()
+    assert fit.log_likelihood == pytest.approx(fit.log_likelihood_of(with_gaps(x, 6, 0.2)), abs=1e-7)
