@@ -98,7 +98,7 @@ def _careful(p, q, theta, mass):
     size = p.size if mass == ANY or precise else CHUNK
     for i in range(0 if a == math.inf else 4):
         sums = all_sums(p[:size], q[:size], normalization, theta, -1.0, math.inf)  # noqa: F821
-        a, good = settle(sums, theta)  # noqa: F821
+        a, good = correct(sums, theta)  # noqa: F821
         if mass == ANY or (precise and (i > 0 or sums.terms > alike)):  # noqa: F821
             a, good = sums.terms, True
         if good and size == p.size:
@@ -234,7 +234,7 @@ def _assemble(row):
         orders=bool(row.orders),
         in_one_pass=scaled.assemble(name, row.term),
         all_sums=scaled.make_sums(name, term, entry),
-        settle=scaled.make_settle(name, term),
+        correct=scaled.make_correction(name, term),
         alike=alike,
         large=large,
         lowered=lowered,

@@ -17,7 +17,7 @@ from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import far_logarithms, terms
 from .far_logarithms import log_mass
 from .masses import ANY, UNIT
-from .normalized import LIFT, PART, UNLIFT, is_unit, sensitivity, settled
+from .normalized import LIFT, PART, UNLIFT, has_digits, is_unit, sensitivity
 from .terms import SMALL_ORDER, alpha_near, exchanged
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
@@ -382,7 +382,7 @@ def _log_divergence(p, q, theta, mass):
     a, excess = log_sums(p, q, normalization, theta)  # noqa: F821
     if mass != ANY and not precise:
         for i in range(3):
-            if settled(a, excess, theta, smooth, LIFT):  # noqa: F821
+            if has_digits(a, excess, theta, smooth, LIFT):  # noqa: F821
                 break
             if shifted(p, q):
                 return 0.0

@@ -174,7 +174,7 @@ def sensitivity(theta):
 
 
 @kernel
-def settled(a, excess, theta, smooth, one):
+def has_digits(a, excess, theta, smooth, one):
     """Whether a sum has its digits though the sum of all p - q is `excess`, not 0; both times `one`.
 
     That is what is wrong with the masses, some 1e-16. It changes a `smooth` sum in second order.

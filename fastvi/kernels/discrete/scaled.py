@@ -143,7 +143,7 @@ def make_sums(name, term, read):
 # The divergence from the sums.
 
 
-def _settle(sums, theta):
+def _correct(sums, theta):
     """Template (`term`): the sum without what is wrong with the masses, and whether that is known."""
     # The same term of the two masses is contained in it, but for a part as small as the excess.
     beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
@@ -152,14 +152,14 @@ def _settle(sums, theta):
 
 
 @kernel
-def _settle_linear(sums, theta):
+def _correct_linear(sums, theta):
     beside = 0.5 * sums.excess * (sums.signed * UNLIFT)
     good = abs(sums.excess) * (sums.close * UNLIFT) <= 1e-15 * sums.terms
     return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
 def _scaled(p, q, masses, theta):
-    """Template (`all_sums`, `settle`, `alike`, `most`): the lifted sum.
+    """Template (`all_sums`, `correct`, `alike`, `most`): the lifted sum.
 
     NaN where another way is needed, inf where that is because the sum is large.
     """
@@ -174,17 +174,17 @@ def _scaled(p, q, masses, theta):
             sums = all_sums(p, q, scales, theta, least, most)  # noqa: F821
             if sums.terms == math.inf:
                 return math.inf
-            a, good = settle(sums, theta)  # noqa: F821
+            a, good = correct(sums, theta)  # noqa: F821
             if good and 0.0 < a < most:  # noqa: F821
                 return a
     return math.nan
 
 
-def make_settle(name, term):
+def make_correction(name, term):
     """The kernel that takes what is wrong with the masses out of `CarefulSums`."""
     if term is None:
-        return _settle_linear
-    return specialise(_settle, f"_{name}_settle", term=term)
+        return _correct_linear
+    return specialise(_correct, f"_{name}_correct", term=term)
 
 
 def summed(row_term):
@@ -202,7 +202,7 @@ def assemble(name, row_term):
         _scaled,
         f"_{name}_scaled",
         all_sums=make_sums(f"{name}_scaled", quick, entry),
-        settle=make_settle(name, term),
+        correct=make_correction(name, term),
         alike=alike,
         # Sums of large powers need more digits: see `large_sums`.
         most=LIFT if row_term == "alpha" else math.inf,

@@ -17,7 +17,7 @@ from ..numerics.error_free import fma
 from . import terms
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
 from .masses import ANY
-from .normalized import moderate, settled
+from .normalized import has_digits, moderate
 from .registry import ROWS
 
 #: Rows longer than this are left to the loops over their entries.
@@ -148,7 +148,7 @@ def _short(p, q, theta, mass):
         d = fma(x, s, -v) - fma(y, t, -v)
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
-    small = mass == ANY or settled(a, excess, theta, smooth, 1.0)  # noqa: F821
+    small = mass == ANY or has_digits(a, excess, theta, smooth, 1.0)  # noqa: F821
     return conclude(a, theta) if small and LEAST_SUM < a < most else math.nan  # noqa: F821
 
 
@@ -178,7 +178,7 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
             _add(y[j], excess)
         for k in range(size):
             a = total[k]
-            good = mass == ANY or settled(a, excess[k], theta, smooth, 1.0)  # noqa: F821
+            good = mass == ANY or has_digits(a, excess[k], theta, smooth, 1.0)  # noqa: F821
             good = good & (s[k] == s[k]) & (a > LEAST_SUM) & (a < most)  # noqa: F821
             out[first + k] = conclude(a, theta) if good else math.nan  # noqa: F821
     return True

@@ -22,7 +22,7 @@ _HALF_ROOT = math.sqrt(0.5)
 
 
 @kernel
-def _turn(factor, order, triangle, axes):
+def _orthogonalise(factor, order, triangle, axes):
     """Write triangle axes = the rows of a factor in this order, by Gram-Schmidt; the axes are orthonormal.
 
     A product of factors would lose variances below 1e-16 of the largest, as beside an outlier. Each row is
@@ -74,12 +74,13 @@ def _log_densities(columns, first, mean, order, count, triangle, constant, white
 
 
 @kernel
-def _add_points(columns, first, shares, mean, order, count, triangle, axes, white, d, out):
+def _add_points(columns, first, shares, mean, order, count, triangle, axes, space, out):
     """Add r, r d and r d d' of some points to the moments, d their conditional means less the component's.
 
     Or, `in_units`, those in units of the factor.
     """
     dim, steep = order.size, in_units(out)
+    white, d = space.solution, space.mean
     for n in range(shares.size):
         r = shares[n]
         _whiten(columns, first + n, mean, order, count, triangle, white)
@@ -153,7 +154,7 @@ def sweep_with_gaps(points, weights, means, factors, space):
     """
     columns, patterns, ends = points
     components, dim = means.shape
-    shares, moments, frequencies, d = space.shares, space.moments, space.frequencies, space.mean
+    shares, moments, frequencies = space.shares, space.moments, space.frequencies
     axes, triangles, white, constants = space.inverses, space.factors, space.solution, space.constants
     clear_matrix(moments)
     for k in range(components):
@@ -164,7 +165,7 @@ def sweep_with_gaps(points, weights, means, factors, space):
         order, count = patterns[p, :dim], patterns[p, dim]
         for k in range(components):
             constants[k] = math.log(weights[k]) if weights[k] > 0.0 else -math.inf
-            _turn(factors[k], order, triangles[k], axes[k])
+            _orthogonalise(factors[k], order, triangles[k], axes[k])
             constants[k] -= half_log_det(triangles[k, :count, :count]) + 0.5 * count * LOG_2PI
             space.weights[k] = 0.0
         for first in range(start, ends[p], BLOCK):
@@ -177,9 +178,7 @@ def sweep_with_gaps(points, weights, means, factors, space):
             log_likelihood += _share(shares[:components, :size], first, frequencies)
             for k in range(components):
                 out, rates = moments[k], shares[k, :size]
-                _add_points(
-                    columns, first, rates, means[k], order, count, triangles[k], axes[k], white, d, out
-                )
+                _add_points(columns, first, rates, means[k], order, count, triangles[k], axes[k], space, out)
                 space.weights[k] += rates.sum()
         for k in range(components):
             _add_conditional(space.weights[k], order, count, triangles[k], axes[k], moments[k])

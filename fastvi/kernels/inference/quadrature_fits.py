@@ -43,7 +43,7 @@ from ..statuses import (
     UNRESOLVED,
     ZERO,
 )
-from . import expectations, laplace, looks
+from . import confirmation, expectations, laplace
 from .expectations import expect
 from .reports import Report, amended, no_fit, write_report
 
@@ -370,7 +370,7 @@ def start_and_fit_quadrature(
     status = found.status
     if from_laplace and status == CONVERGED:
         panel = space.lattice.panel
-        confirmed, seen = looks.confirms(log_joint, problem, mean, chol, found.elbo, panel)
+        confirmed, seen = confirmation.confirms(log_joint, problem, mean, chol, found.elbo, panel)
         n += seen
         if not confirmed:
             status = UNCONFIRMED
