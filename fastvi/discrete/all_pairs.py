@@ -454,10 +454,11 @@ def pairwise(
 
     Notes
     -----
-    All metrics but "js", "js_distance" and "total_variation" are computed by a matrix product of the
-    deviations of the rows from their mean, which keeps the digits where rows are similar. Where it does not,
-    the kernel of the metric computes the pair. Results are as accurate as those of `kl`, `hellinger` and so
-    on. For a symmetric metric, ``pairwise(P)`` takes half the time of ``pairwise(P, P.copy())``.
+    Metrics that have a product form, all but "js", "js_distance" and "total_variation", are computed by a
+    matrix product of the deviations of the rows from their mean, which keeps the digits where rows are
+    similar. Where it does not, the kernel of the metric computes the pair. Results are as accurate as those
+    of `kl`, `hellinger` and so on. For a symmetric metric, ``pairwise(P)`` takes half the time of
+    ``pairwise(P, P.copy())``.
 
     References
     ----------
