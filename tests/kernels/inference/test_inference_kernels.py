@@ -210,11 +210,11 @@ def test_the_lattice_has_the_moments_of_a_standard_normal():
 
 
 def test_a_fit_in_one_dimension_takes_few_evaluations():
-    """Newton steps on the coarsest lattice; a finer one and a shifted one confirm the last."""
+    """Newton steps on the coarsest lattice; a finer and a shifted one confirm them, and four far points."""
     model = fv.Model(log_joint, 1, data=(3.0,))
     found = fv.fit(model, start=fv.Gaussian(1.0, 1.0))
     assert found.converged
-    assert found.evaluations <= 7 * expectations.QUICK
+    assert found.evaluations <= 7 * expectations.QUICK + 4
     again = fv.fit(model, start=found.q)
-    assert again.evaluations == 4 * expectations.QUICK
+    assert again.evaluations == 4 * expectations.QUICK + 4
     assert abs(again.elbo.value - found.elbo.value) <= 1e-12
