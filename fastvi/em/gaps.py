@@ -62,7 +62,7 @@ def patterns(x: Array) -> Patterns:
     return Patterns(np.argsort(which, kind="stable"), table.astype(np.int64), ends.astype(np.int64))
 
 
-def _turned(p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int64]) -> Iterator[Array]:
+def _reordered(p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int64]) -> Iterator[Array]:
     """For each component: the factor of its covariance with the coordinates that were seen first.
 
     From the factor itself: a covariance has lost variances below 1e-16 of the largest, as beside an outlier.
@@ -77,8 +77,8 @@ def log_joint(x: Array, p: GaussianMixture) -> Array:
     """log of weight k times the density of component k at what was observed of point n, shape (N, K)."""
     out = np.empty((len(x), p.weights.size))
     for rows, seen, gone in patterns(x).groups():
-        for k, turned in enumerate(_turned(p, seen, gone)):
-            factor = turned[: seen.size, : seen.size]
+        for k, whole in enumerate(_reordered(p, seen, gone)):
+            factor = whole[: seen.size, : seen.size]
             white = np.linalg.solve(factor, (x[np.ix_(rows, seen)] - p.means[k, seen]).T)
             constant = np.log(np.diag(factor)).sum() + 0.5 * seen.size * math.log(2.0 * math.pi)
             out[rows, k] = p._log_weights[k] - 0.5 * (white**2).sum(axis=0) - constant
@@ -94,11 +94,11 @@ def impute(x: Array, p: GaussianMixture, responsibilities: Array) -> tuple[Array
             continue
         means, weights = [], responsibilities[rows]
         inner = np.zeros((rows.size, gone.size, gone.size))
-        for k, turned in enumerate(_turned(p, seen, gone)):
+        for k, whole in enumerate(_reordered(p, seen, gone)):
             factor, cross, own = (
-                turned[: seen.size, : seen.size],
-                turned[seen.size :, : seen.size],
-                turned[seen.size :, seen.size :],
+                whole[: seen.size, : seen.size],
+                whole[seen.size :, : seen.size],
+                whole[seen.size :, seen.size :],
             )
             white = np.linalg.solve(factor, (x[np.ix_(rows, seen)] - p.means[k, seen]).T)
             means.append(p.means[k, gone] + (cross @ white).T)

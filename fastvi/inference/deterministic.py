@@ -413,7 +413,7 @@ def draws_fit(
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
     if start is not None or found.report.status != CONVERGED or not dense or model._calls_are_dear:
         return found
-    spent, used = _SPENT + _SPENT_EACH * model.latent_dim, 0
+    spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
     for _ in range(_RIVALS):
         report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
         rival, more = rival_of(model, family, q, report.elbo, report.error, max(report.evaluations, spent))
@@ -425,12 +425,11 @@ def draws_fit(
             other = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
         except ValueError:  # the log joint fails near that mode
             break
-        better, worse = (found, other) if report.elbo >= other.report.elbo else (other, found)
-        used += int(worse.report.evaluations)
-        if better is found:
+        used += int(other.report.evaluations)
+        if not other.report.elbo > report.elbo:
             break
-        found = better
-    return found._replace(report=found.report._replace(evaluations=found.report.evaluations + used))
+        found = other
+    return found._replace(report=found.report._replace(evaluations=used))
 
 
 def _draws_fit(

@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
 from .model import Model
@@ -37,10 +36,7 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
     dim = mean.size
     if model._calls_are_dear:  # functions of arrays in Python, which may warn so far out
         return False, 0
-    if len(factor) == dim:
-        deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
-    else:
-        deviations = Gaussian._from_factor(mean, factor)._deviations
+    deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
     values = densities_or_zero(model, mean + _looks(dim) * deviations).tolist()
     ratio, used = math.log(_FIRST[1] / _FIRST[0]), len(values)
     # Of what is -inf at both nothing is known: such a fall is NaN, and no fall.

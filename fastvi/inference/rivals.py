@@ -1,4 +1,4 @@
-"""A look for other modes around the q of a fit in many dimensions: has one of them a higher ELBO?
+"""A look for other modes than that of the q of a fit in many dimensions: has one of them a higher ELBO?
 
 The start of a fit is the best of a race, but all runners may come from one of several modes: of predator and
 prey fits a third did, 60 to 80 nats below the best. Ascents from some points around q tell.

@@ -27,7 +27,7 @@ LANES = 32
 #: The least logarithm of a share, relative to the largest.
 LEAST = -600.0
 
-_HALF_ROOT = math.sqrt(0.5)
+HALF_ROOT = math.sqrt(0.5)
 
 #: Entries of `Workspace.control`: whether to stop as soon as possible, and the kind of covariances.
 STOP, KIND = 0, 1
@@ -401,7 +401,7 @@ def _invert_factor(factor, inverse):
         for j in range(i + 1, dim):
             inverse[i, j] = 0.0
         for j in range(i, -1, -1):
-            s = _HALF_ROOT if i == j else 0.0
+            s = HALF_ROOT if i == j else 0.0
             for a in range(j + 1, i + 1):
                 s -= inverse[i, a] * factor[a, j]
             inverse[i, j] = s / factor[j, j]
@@ -430,9 +430,14 @@ def prepare(weights, means, factors, space):
 @inlined
 def block_shares(columns, first, count, means, space):
     """Write the largest log densities of a block, the shares exp(log density - largest), and their sums."""
-    values, components = space.shares, means.shape[0]
-    top, total = space.top[:count], space.sums[:count]
     _block_values(columns, first, count, means, space)
+    share_block(means.shape[0], count, space)
+
+
+@inlined
+def share_block(components, count, space):
+    """The same of log densities that are in the `shares`."""
+    values, top, total = space.shares, space.top[:count], space.sums[:count]
     if components == 2:
         _share_two(values[0, :count], values[1, :count], top, total)
         return

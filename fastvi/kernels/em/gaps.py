@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import inlined, kernel
+from ..compiler import adder, inlined, kernel
 from ..densities.gaussians import LOG_2PI
-from ..numerics.elementary import decay, log
+from ..numerics.elementary import log
 from ..numerics.matrices import clear_matrix, clear_vector, half_log_det
-from .e_step import BLOCK, STOP, in_units
+from .e_step import BLOCK, HALF_ROOT, STOP, in_units, share_block
 from .m_step import is_steep
-
-_HALF_ROOT = math.sqrt(0.5)
+from .moments import scale
 
 
 @kernel
-def _orthogonalise(factor, order, triangle, axes):
+def _reorder(factor, order, triangle, axes):
     """Write triangle axes = the rows of a factor in this order, by Gram-Schmidt; the axes are orthonormal.
 
     A product of factors would lose variances below 1e-16 of the largest, as beside an outlier. Each row is
@@ -75,7 +74,7 @@ def _log_densities(columns, first, mean, order, count, triangle, constant, white
 
 @kernel
 def _add_points(columns, first, shares, mean, order, count, triangle, axes, space, out):
-    """Add r, r d and r d d' of some points to the moments, d their conditional means less the component's.
+    """Add r d and r d d' of some points to the moments, d their conditional means less the component's.
 
     Or, `in_units`, those in units of the factor.
     """
@@ -88,7 +87,7 @@ def _add_points(columns, first, shares, mean, order, count, triangle, axes, spac
             clear_vector(d)
             for i in range(count):
                 for a in range(dim):
-                    d[a] += _HALF_ROOT * white[i] * axes[i, a]
+                    d[a] += HALF_ROOT * white[i] * axes[i, a]
         else:
             for i in range(count):
                 d[order[i]] = columns[order[i], first + n] - mean[order[i]]
@@ -97,7 +96,6 @@ def _add_points(columns, first, shares, mean, order, count, triangle, axes, spac
                 for a in range(count):
                     s += triangle[j, a] * white[a]
                 d[order[j]] = s
-        out[0] += r
         place = 1 + dim
         for i in range(dim):
             out[1 + i] += r * d[i]
@@ -106,22 +104,15 @@ def _add_points(columns, first, shares, mean, order, count, triangle, axes, spac
                 place += 1
 
 
-@kernel
-def _share(values, first, frequencies):
-    """Turn log densities (K, N) of weighted components into frequencies; the log likelihood."""
-    log_likelihood = 0.0
-    for n in range(values.shape[1]):
-        top, total = -math.inf, 0.0
-        for k in range(values.shape[0]):
-            top = max(top, values[k, n])
-        for k in range(values.shape[0]):
-            values[k, n] = decay(values[k, n] - top)
-            total += values[k, n]
+@adder
+def _log_likelihood(first, top, total, frequencies):
+    """The log likelihood of some points; total = frequencies / total."""
+    s = 0.0
+    for n in range(top.size):
         frequency = frequencies[first + n] if frequencies.size > 0 else 1.0
-        log_likelihood += frequency * (top + log(total))
-        for k in range(values.shape[0]):
-            values[k, n] = frequency * values[k, n] / total
-    return log_likelihood
+        s += frequency * (top[n] + log(total[n]))
+        total[n] = frequency / total[n]
+    return s
 
 
 @kernel
@@ -165,7 +156,7 @@ def sweep_with_gaps(points, weights, means, factors, space):
         order, count = patterns[p, :dim], patterns[p, dim]
         for k in range(components):
             constants[k] = math.log(weights[k]) if weights[k] > 0.0 else -math.inf
-            _orthogonalise(factors[k], order, triangles[k], axes[k])
+            _reorder(factors[k], order, triangles[k], axes[k])
             constants[k] -= half_log_det(triangles[k, :count, :count]) + 0.5 * count * LOG_2PI
             space.weights[k] = 0.0
         for first in range(start, ends[p], BLOCK):
@@ -175,12 +166,15 @@ def sweep_with_gaps(points, weights, means, factors, space):
             for k in range(components):
                 out = shares[k, :size]
                 _log_densities(columns, first, means[k], order, count, triangles[k], constants[k], white, out)
-            log_likelihood += _share(shares[:components, :size], first, frequencies)
+            share_block(components, size, space)
+            total = space.sums[:size]
+            log_likelihood += _log_likelihood(first, space.top[:size], total, frequencies)
             for k in range(components):
                 out, rates = moments[k], shares[k, :size]
+                space.weights[k] += scale(rates, total)
                 _add_points(columns, first, rates, means[k], order, count, triangles[k], axes[k], space, out)
-                space.weights[k] += rates.sum()
         for k in range(components):
+            moments[k, 0] += space.weights[k]
             _add_conditional(space.weights[k], order, count, triangles[k], axes[k], moments[k])
         start = ends[p]
     return log_likelihood

@@ -82,7 +82,7 @@ def _moments_3(x, y, z, m0, m1, m2, e, inverse_total):
 
 
 @adder
-def _scale(values, inverse_total):
+def scale(values, inverse_total):
     """values *= inverse_total; their sum."""
     s = 0.0
     for n in range(values.size):
@@ -172,7 +172,7 @@ def _four_differences(w, x, y, z, mean, r):
 def _add_differences_of_block(columns, first, mean, shares, inverse_total, out):
     """The sums of r and r d alone."""
     dim, last = mean.size, first + shares.size
-    out[0] += _scale(shares, inverse_total)
+    out[0] += scale(shares, inverse_total)
     whole = dim - dim % 4
     for i in range(0, whole, 4):
         sums = _four_differences(
@@ -193,7 +193,7 @@ def _add_differences_of_block(columns, first, mean, shares, inverse_total, out):
 def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
     """Diagonal covariances: the sums of r, r d and r d**2."""
     dim, last = mean.size, first + shares.size
-    out[0] += _scale(shares, inverse_total)
+    out[0] += scale(shares, inverse_total)
     whole = dim - dim % 4
     for i in range(0, whole, 4):
         sums, squares = _four_squares(
@@ -216,7 +216,7 @@ def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
 @kernel
 def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out):
     dim, count = mean.size, shares.size
-    out[0] += _scale(shares, inverse_total)
+    out[0] += scale(shares, inverse_total)
     place = 1 + dim
     for i in range(dim):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
@@ -234,7 +234,7 @@ def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_tota
 def add_moments_in_units(columns, first, mean, inverse, block, row, shares, inverse_total, out):
     """`add_moments` for d = inverse (x - mean), in any dimension."""
     dim, count = mean.size, shares.size
-    out[0] += _scale(shares, inverse_total)
+    out[0] += scale(shares, inverse_total)
     for i in range(dim):
         subtract(columns[i, first : first + count], mean[i], block[i, :count])
     for i in range(dim - 1, -1, -1):
