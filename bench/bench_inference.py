@@ -174,7 +174,7 @@ class Rows:
         x = rng.standard_normal((rows, 10))
         self.data = x, (rng.random(rows) < 1.0 / (1.0 + np.exp(x @ np.linspace(-0.5, 0.5, 10)))).astype(float)
         self.model = fv.Model(logistic, 10, self.data, log_joint_grad=logistic_gradient)
-        fv.elbo(self.model, fv.Gaussian(np.zeros(10), 1e-4 * np.eye(10)))  # sees whether it is dear
+        fv.elbo(self.model, fv.Gaussian(np.zeros(10), 1e-4 * np.eye(10)))  # sees whether it is expensive
 
     def time_fit(self, rows, threads):
         fv.fit(self.model)

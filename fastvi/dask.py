@@ -128,7 +128,7 @@ def sum_of(parts: Any, prior: Model, log_likelihood: Callable[..., float] | None
     notes = dict.fromkeys(note for _, note in about if note)
     names = names._replace(reason=held.reason, note="; ".join(notes))
     return block_model(
-        "fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names, dear=True
+        "fastvi.dask.sum_of", value_and_grad if slopes else None, value, prior, names, expensive=True
     )
 
 

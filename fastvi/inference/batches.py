@@ -19,7 +19,7 @@ from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES
 from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
-from .deterministic import draws_fit
+from .deterministic import START_RTOL, draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, workspace
@@ -38,9 +38,6 @@ _BAR = 64
 
 #: Places in a report.
 _ELBO, _STATUS = map(kernels.inference.reports.Report._fields.index, ("elbo", "status"))
-
-#: Relative tolerance of the Gaussian fits whose moments start truncated ones.
-_START_RTOL = 1e-3
 
 
 class FitBatch(Record):
@@ -181,7 +178,7 @@ def fit_batch(
     -----
     The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
-    time in Python unless a better start has to be looked for.
+    time in Python unless a better start has to be found.
 
     Examples
     --------
@@ -288,7 +285,7 @@ def _runner(work: _Work, family: str, rtol: float, max_steps: int) -> Any:
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        fits(work, "full", (_START_RTOL, max_steps), low, high)
+        fits(work, "full", (START_RTOL, max_steps), low, high)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):
@@ -317,13 +314,13 @@ def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low:
         target, CODES[family], factor is None, starts, *limits, space, results, low, high
     )
     if factor is None:
-        _look_elsewhere(work, family, point, limits, low, high)
+        _fit_unconfirmed(work, family, point, limits, low, high)
     for n in (low + np.flatnonzero(beyond_limits(model, means[low:high], chols[low:high]))).tolist():
         report = kernels.inference.reports.Report._make(rows[n].tolist())
         rows[n] = with_its_error(model._with_table(tables[n]), means[n], chols[n], report, limits[0])
 
 
-def _look_elsewhere(
+def _fit_unconfirmed(
     work: _Work, family: str, point: Array, limits: tuple[float, int], low: int, high: int
 ) -> None:
     """Better fits where the kernel does not confirm those from Laplace's approximation near a point."""

@@ -29,6 +29,7 @@ from .evidence import log_evidence
 from .expectations import (
     BY_DRAWS,
     ENOUGH_EACH,
+    SHARE_OF_ERROR,
     DrawsExpectation,
     expectation_by_draws,
     expectation_by_pairs,
@@ -67,7 +68,7 @@ _PAIRS_EACH, _PAIRS_EACH_FULL = 1, 4
 #: optimum are enough for the fit: over 100 dimensions it loses 0.008 nats, and 0.002 with four times as many.
 _GAUSSIAN = 0.01
 
-#: Where calls are dear: pairs to begin with, at least, and those that make one call.
+#: Where calls are expensive: pairs to begin with, at least, and those that make one call.
 _PAIRS_IN_A_CALL, _MOST_PAIRS_IN_A_CALL = 128, 256
 
 #: Most pairs: they are doubled up to here as long as fresh draws show that the fit is overfitted.
@@ -77,14 +78,11 @@ _MOST_PAIRS = 8192
 _FEW_PAIRS = 12
 _NEAR = 0.15
 
-#: Gradient tolerance of the first fit on fixed draws, in up to ten dimensions, and times the root of each ten
-#: beyond; a tighter one is pointless while Monte Carlo error dominates.
-_ROUGH = 3e-3
+#: Gradient tolerance of the first fit on fixed draws, in up to so many dimensions, and with the root of their
+#: number beyond; a tighter one is pointless while Monte Carlo error dominates.
+_ROUGH, _ROUGH_DIM = 3e-3, 10
 
-#: The fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
-_SHARE_OF_ERROR = 0.01
-
-#: The look for rivals costs a share of the fit, or of so many evaluations and for each dimension.
+#: The search for rivals costs a share of the fit, or of so many evaluations and for each dimension.
 _SPENT, _SPENT_EACH = 200, 64
 
 #: Fits from rivals, each of which has a higher ELBO than the one before.
@@ -107,15 +105,17 @@ _OPTIMISM_LEFT = 0.1
 #: 0.05.
 _BLOCKS_DIM = 64
 
-#: Pairs of fixed draws to begin with in more than DRAWS_DIM dimensions, and far from the optimum; numbers in
-#: all of them, at most: 270 MB.
-_PAIRS_WIDE, _FEW_PAIRS_WIDE, _MOST_NUMBERS = 64, 16, 2**25
+#: Pairs of fixed draws to begin with in more than DRAWS_DIM dimensions, and far from the optimum.
+_PAIRS_WIDE, _FEW_PAIRS_WIDE = 64, 16
+
+#: Numbers in the draws of one fit, or of one step of "sgd", at most: 270 MB.
+MOST_NUMBERS = 2**25
 
 #: The unit of a fit's coordinates is taken anew where q's deviations have changed by this factor since, at
 #: most so many times on the same draws.
 _FAR, _FOLLOWED = 2.0, 6
 
-#: Steps after which q may have moved so far that this is looked at.
+#: Steps after which q may have moved so far that this is checked.
 _STEPS_AT_ONCE = 50
 
 #: A posterior is improper where a q that is so wide gains, for each of its wide axes, at least so many nats
@@ -133,7 +133,7 @@ _UNSEEN = 0.1
 _INCOMPLETE = STEPS_EXHAUSTED, UNRESOLVED, STUCK, CONTRADICTED
 
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
-_START_RTOL, _START_STEPS = 1e-3, 50
+START_RTOL, _START_STEPS = 1e-3, 50
 
 
 def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -152,12 +152,11 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
     else:
         found = newton_fit(model, family, mean, factor, rtol, max_steps)
     report = with_its_error(model, found.mean, found.factor, found.report, rtol)
-    if report.status == CONVERGED:
-        endless, used = is_improper(model, found.mean, found.factor)
+    improper = report.status in _INCOMPLETE and _has_no_evidence(model)
+    if factor is not None and report.status == CONVERGED:
+        improper, used = is_improper(model, found.mean, found.factor)
         report = report._replace(evaluations=report.evaluations + used)
-    else:
-        endless = report.status in _INCOMPLETE and _has_no_evidence(model)
-    if endless:
+    if improper:
         report = report._replace(status=UNBOUNDED)
     return found._replace(report=report)
 
@@ -180,7 +179,7 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
         parameters[0] = start.mu, start.sigma
     else:
         # Start with the moments of the Gaussian fit in latent coordinates.
-        rough = fit_quadrature(model, "full", start, _START_RTOL, _START_STEPS)
+        rough = fit_quadrature(model, "full", start, START_RTOL, _START_STEPS)
         parameters[0] = float(rough.q.mean[0]), math.sqrt(float(rough.q.cov[0, 0]))
         used = rough.evaluations
     traces, reports, where = outputs(1)
@@ -411,7 +410,7 @@ def draws_fit(
     """The fit of a Gaussian on fixed draws; without a start the best of it and some from other modes."""
     found = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
-    if start is not None or found.report.status != CONVERGED or not dense or model._calls_are_dear:
+    if start is not None or found.report.status != CONVERGED or not dense or model._calls_are_expensive:
         return found
     spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
     for _ in range(_RIVALS):
@@ -453,23 +452,23 @@ def _draws_fit(
         begin = choose_start(model, start, family)
     fits = _FixedDraws(model, family, begin, max_steps, columns)
     pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
-    # Where calls are dear, more draws in each save some; differences of as many take several calls.
-    dear = model._calls_are_dear and bool(model._slopes_address)
-    if draws is None and dear:
+    # Where calls are expensive, more draws in each save some; differences of as many take several calls.
+    expensive = model._calls_are_expensive and bool(model._slopes_address)
+    if draws is None and expensive:
         pairs = min(max(pairs, _PAIRS_IN_A_CALL), max(_MOST_PAIRS_IN_A_CALL, r))
     if family not in CORRELATED and family != LOW_RANK:
         few = min(few, _LEAST_PAIRS if r <= DRAWS_DIM else _FEW_PAIRS_WIDE)
     usual = pairs
-    if draws is None and not dear and begin.off <= _GAUSSIAN * r:
+    if draws is None and not expensive and begin.off <= _GAUSSIAN * r:
         pairs = min(pairs, few)
-    if draws is None and 2 * few <= pairs and not dear:
+    if draws is None and 2 * few <= pairs and not expensive:
         # Far from the optimum few draws suffice: eight schools takes half of its 20 steps on 24.
         if fits.climb(few, _NEAR).status not in (CONVERGED, UNBOUNDED):
             fits.restart()
         else:
             fits.keep_curvature()
     # Near its maximum an ELBO lacks half the squared length of its gradient.
-    rough = max(math.sqrt(rtol), _ROUGH * math.sqrt(max(1.0, 0.1 * r)))
+    rough = max(math.sqrt(rtol), _ROUGH * math.sqrt(max(1.0, r / _ROUGH_DIM)))
     # Directions of V are found slowly: there the ELBO lacks rtol, and no digit of q more is asked for.
     finest = math.sqrt(2.0 * rtol) if family == LOW_RANK else rtol
     wanted, known = rough, None  # known: an expectation, with the ELBO and the entropy there
@@ -483,7 +482,7 @@ def _draws_fit(
             continue
         if status == STUCK and fits.spreads_without_end():
             status = UNBOUNDED
-        last = draws is not None or 2 * pairs > _MOST_PAIRS or 4 * pairs * r > _MOST_NUMBERS
+        last = draws is not None or 2 * pairs > _MOST_PAIRS or 4 * pairs * r > MOST_NUMBERS
         entropy = fits.gaussian().entropy()
         promised = -math.inf if last else report.elbo - entropy
         if lacking is not None and lacking[0] - report.elbo < _OPTIMISM_LEFT * lacking[1]:
@@ -501,11 +500,13 @@ def _draws_fit(
         if expectation.status or status == UNBOUNDED:
             break
         if not overfitted(report.elbo, value, error):
-            accurate = 0.5 * wanted**2 <= _SHARE_OF_ERROR * error or wanted <= finest
+            accurate = 0.5 * wanted**2 <= SHARE_OF_ERROR * error or wanted <= finest
             if accurate or status not in (CONVERGED, STUCK):
                 break
             # The curvature is not kept: its pairs of L-BFGS are too inaccurate this close to the optimum.
-            wanted = max(finest, math.sqrt(_SHARE_OF_ERROR * error)) if dear or r > _BLOCKS_DIM else finest
+            wanted = (
+                max(finest, math.sqrt(SHARE_OF_ERROR * error)) if expensive or r > _BLOCKS_DIM else finest
+            )
             known = expectation, report.elbo, entropy
             continue
         if last:
@@ -514,20 +515,20 @@ def _draws_fit(
         pairs, known, lacking = 2 * pairs, None, (report.elbo, report.elbo - value)
         fits.keep_curvature()
     small = report.gradient_norm <= rough
-    asked = max(rtol * (1.0 + abs(value)), _SHARE_OF_ERROR * error)
+    asked = max(rtol * (1.0 + abs(value)), SHARE_OF_ERROR * error)
     if status == STUCK and small and 0.5 * report.gradient_norm**2 <= asked:
         status = CONVERGED  # no nearer for the rounding of the log joint, but as near as was asked
     if status == CONVERGED and fits.best > value + 3.0 * error:
         status = CONTRADICTED
-    if status == CONVERGED and not dear and r <= DRAWS_DIM:
+    if status == CONVERGED and not expensive and r <= DRAWS_DIM:
         unseen, used = unseen_gradient(model, fits.mean, fits.factor)
         fits.evaluations += used
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
     if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
-        endless, used = is_improper(model, fits.mean, fits.factor)
+        improper, used = is_improper(model, fits.mean, fits.factor)
         fits.evaluations += used
-        status = UNBOUNDED if endless else status
+        status = UNBOUNDED if improper else status
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where

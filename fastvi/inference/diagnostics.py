@@ -29,6 +29,17 @@ _STEP, _LEAST_COORDINATE = 1e-3, 1e-3
 _SAME_VALUE = 1e-9
 
 
+#: Differences of the values are rounded by this share of them, and a rise by this share of the step is none.
+_ROUNDING, _LEAST_RISE = 1e-13, 1e-3
+
+#: Gradients that are all below this are compared as if the largest were it.
+_LEAST_GRADIENT = 1e-8
+
+#: Pareto shape: the largest ratios that it is fitted to, as a share of the draws, and for each root of their
+#: number; ratios are equal where they differ by less than a share; an excess of 0 counts as _LEAST; points of
+#: the grid besides the root of the number of ratios; and the observations that the prior is worth.
+_TAIL_SHARE, _TAIL_ROOT, _EQUAL, _LEAST, _GRID, _PRIOR = 0.2, 3.0, 1e-12, 1e-300, 30, 10.0
+
 #: Numbers in the draws that are weighed together: 17 MB.
 _NUMBERS = 2**21
 
@@ -78,13 +89,13 @@ def pareto_shape(ratios: Array) -> float:
     (2009)). A prior with the weight of 10 observations draws it to 0.5 (A. Vehtari et al., JMLR 25 (2024)).
     """
     count = ratios.size
-    m = int(min(0.2 * count, 3.0 * math.sqrt(count)))
+    m = int(min(_TAIL_SHARE * count, _TAIL_ROOT * math.sqrt(count)))
     order = np.sort(ratios)
     x = order[-m:] - order[-m - 1]
-    if not x[-1] > 1e-12 * order[-1]:
+    if not x[-1] > _EQUAL * order[-1]:
         return -math.inf  # all ratios are equal
-    x = np.maximum(x, 1e-300)
-    grid = 30 + int(math.sqrt(m))
+    x = np.maximum(x, _LEAST)
+    grid = _GRID + int(math.sqrt(m))
     j = np.arange(1, grid + 1)
     theta = 1.0 / x[-1] + (1.0 - np.sqrt(grid / (j - 0.5))) / (3.0 * x[(m + 2) // 4 - 1])
     shape = np.log1p(-theta[:, None] * x).mean(axis=1)
@@ -92,7 +103,7 @@ def pareto_shape(ratios: Array) -> float:
     weights = np.exp(likelihood - likelihood.max())
     best = float(theta @ weights / weights.sum())
     k = float(np.log1p(-best * x).mean())
-    return (k * m + 5.0) / (m + 10.0)
+    return (k * m + 0.5 * _PRIOR) / (m + _PRIOR)
 
 
 class GradientCheck(NamedTuple):
@@ -176,7 +187,7 @@ def wrong_gradient(model: Model, mean: Array, factor: Array) -> Array | None:
     at_one, at_other, values = found.reshape(3, _DIRECTIONS)
     rise = at_one - at_other
     expected = ((one - other) * gradients).sum(axis=1)
-    rounding = 1e-13 * np.abs(values) + 1e-3 * _SHORT
+    rounding = _ROUNDING * np.abs(values) + _LEAST_RISE * _SHORT
     # What is NaN or infinite is no right gradient, but of a log joint that is so nothing is known.
     right = np.abs(rise - expected) <= _DIFFERENT * (np.abs(rise) + np.abs(expected)) + rounding
     right &= np.abs(beside - values) <= _SAME_VALUE * (1.0 + np.abs(values))
@@ -257,7 +268,7 @@ def check_gradient(model: Model, z: Any = None, *, rtol: float = 1e-5, rng: Any 
                 f"log_joint_grad returns {value!r} at z = {tidy(point)}, where log_joint returns {expected!r}"
             )
         numerical = _central_differences(model, point)
-        gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), 1e-8)
+        gaps = np.abs(analytic - numerical) / max(float(np.abs(numerical).max()), _LEAST_GRADIENT)
         gaps = np.where(constant, 0.0, np.where(np.isnan(gaps), math.inf, gaps))
         i = int(np.argmax(gaps))
         check = frozen_fields(GradientCheck, bool(gaps[i] <= allowed), i, point, analytic, numerical)

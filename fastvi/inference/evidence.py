@@ -29,8 +29,8 @@ _WIDE = 20.0
 #: Error of an integral that is good enough to confirm another one.
 _KNOWN = 1e-3
 
-#: Where gaps of zero density are looked for in one dimension, in deviations: they may lie between all nodes.
-_LOOK = np.linspace(-8.0, 8.0, 4001)
+#: Points at which the density must not be zero in one dimension, in deviations: gaps may lie between nodes.
+_GAP_POINTS = np.linspace(-8.0, 8.0, 4001)
 
 #: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
 _LESS_THAN_A_MODE = 3.0
@@ -56,7 +56,7 @@ def _integral(
         if integrand == kernels.inference.evidence.JOINT:
             value = math.inf
     elif value == -math.inf:
-        note = "the log joint is -inf everywhere that was looked at"
+        note = "the log joint is -inf wherever it was evaluated"
     return Estimate(value, error, nodes, "quadrature", note=note)
 
 
@@ -85,7 +85,7 @@ def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
     """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
     if mode.mean.size > 1 or not math.isfinite(log_total):
         return 0.0
-    points = mode.mean + mode.factor[0] * _LOOK[:, None]
+    points = mode.mean + mode.factor[0] * _GAP_POINTS[:, None]
     logs = densities_or_zero(model, points)
     known = np.flatnonzero(logs > -math.inf)
     left, right = known[:-1], known[1:]

@@ -32,6 +32,12 @@ from .results import Fit
 #: Lattice for E_q in the M-step: nodes at a distance of half a standard deviation, in a ball of radius seven.
 _REACH, _STEP = 7.0, 0.5
 
+#: Nodes beyond the radius by less than this are in the ball: squares are rounded.
+_ON_THE_EDGE = 1e-9
+
+#: A second difference, and a largest eigenvalue, of 0 count as this: they are divided by.
+_LEAST = 1e-300
+
 #: Pairs of fixed draws for E_q in the M-step in more dimensions: at least, and for each dimension.
 _PAIRS, _PAIRS_EACH = 256, 4
 
@@ -122,7 +128,7 @@ def _nodes(fitted: Fit) -> tuple[Array, Array]:
     else:
         t = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
         noise = np.stack(np.meshgrid(*([t] * r), indexing="ij"), axis=-1).reshape(-1, r)
-        noise = noise[(noise**2).sum(axis=1) <= _REACH**2 + 1e-9]
+        noise = noise[(noise**2).sum(axis=1) <= _REACH**2 + _ON_THE_EDGE]
         weights = np.exp(-0.5 * (noise**2).sum(axis=1))
         weights /= weights.sum()
     return np.ascontiguousarray(q.mean + noise @ q.cholesky.T), weights
@@ -157,7 +163,7 @@ def _calibrated(
         off = ~bad & (flat | (drop > _MOST_DIFFERENCE)) & ~(flat & (scale > _MOST_STEP))
         if not (bad | off).any():
             break
-        factor = np.sqrt(_SECOND_DIFFERENCE / np.maximum(drop, 1e-300, where=~bad, out=np.ones(size)))
+        factor = np.sqrt(_SECOND_DIFFERENCE / np.maximum(drop, _LEAST, where=~bad, out=np.ones(size)))
         scale = scale * np.where(bad, _RETREAT, np.where(off, np.clip(factor, _SHRINK, _GROW), 1.0))
     return scale, up, down
 
@@ -190,7 +196,7 @@ def _newton_step(f: Callable[[Array], Array], theta: Array, scale: Array) -> tup
             mixed = corners[k] + corners[len(pairs) + k] - up[a] - down[a] - up[b] - down[b] + 2.0 * value
             curvature[a, b] = curvature[b, a] = -0.5 * mixed if math.isfinite(mixed) else 0.0
     values, vectors = np.linalg.eigh(curvature)
-    sizes = np.maximum(np.abs(values), _LEAST_EIGENVALUE * max(np.abs(values).max(), 1e-300))
+    sizes = np.maximum(np.abs(values), _LEAST_EIGENVALUE * max(np.abs(values).max(), _LEAST))
     step = scale * (vectors @ ((vectors.T @ gradient) / sizes))
     for t in 0.5 ** np.arange(_HALVINGS):
         if float(f((theta + t * step)[None])[0]) > value:

@@ -76,7 +76,13 @@ _MIXTURE_PAIRS, _LEAST_MIXTURE_PAIRS, ENOUGH_MIXTURE, _MOST_BLOCKS = 96, 2, 3e-3
 
 #: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
 #: makes the ELBO -inf, and the lattice has 45 nodes.
-_LOOK = np.linspace(-8.0, 8.0, 1601)
+_GAP_POINTS = np.linspace(-8.0, 8.0, 1601)
+
+#: Where the centre of the radial rule may be, in deviations from the mean: after a fault it is the next.
+_CENTRES = 0.0, 0.1, -0.1
+
+#: Rounding of a mean, relative to its terms: replicates may all be rounded alike.
+_ROUNDING = 1e-15
 
 #: Second word of the seed of fresh draws; the third is the user's.
 _FRESH = 1000
@@ -91,6 +97,9 @@ _SIGNIFICANT = 3.0
 #: A standard error above this, in nats, is made by a few draws far out in a tail that the fixed draws did not
 #: see (a lognormal q of Gamma(0.1): 5 to 10 nats were missed), and so many of it count.
 _VAGUE, _SIGNIFICANT_IF_VAGUE = 0.3, 0.5
+
+#: A fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
+SHARE_OF_ERROR = 0.01
 
 #: Method of an `Estimate` that is an average over draws.
 BY_DRAWS = "draws (standard error)"
@@ -255,7 +264,7 @@ def _centre(model: Model, mean: Array, factor: Array) -> float:
 
     The rule is unbiased with any constant in its place.
     """
-    for shift in (0.0, 0.1, -0.1):
+    for shift in _CENTRES:
         one = np.full((1, mean.size), shift / math.sqrt(mean.size))
         point = mean + Gaussian._from_factor(mean, factor)._spread(one)[0]
         status, values, _ = log_densities(model, point[None])
@@ -284,9 +293,9 @@ def expectation_by_draws(
     far below `enough`.
     """
     dim, used, centre, tails = mean.size, 1, 0.0, None
-    unseen, looked = 0.0, 0
+    unseen, compared = 0.0, 0
     sums, blocks = np.zeros(GROUPS), np.zeros(GROUPS)
-    for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_dear)):
+    for k, (where, draws, weights) in enumerate(_fresh_pieces(dim, rng, model._calls_are_expensive)):
         tasks: list[Any] = [partial(_averaged, model, mean, factor, draws)]
         if k == 0:
             tasks += [partial(_centre, model, mean, factor), partial(_tails, model, mean, factor)]
@@ -308,10 +317,10 @@ def expectation_by_draws(
             value = math.fsum(found) / count
             error = standard_error(found, value) * (_SKEWED if blocks[0] == 1.0 else 1.0)
             error += tails.error if tails else 0.0
-            looks = units if error <= _HALF * enough else steep
-            if len(looks) > looked:
-                unseen, more = beside_quadratics(model, mean, factor, tails, looks)
-                used, looked = used + more, len(looks)
+            directions = units if error <= _HALF * enough else steep
+            if len(directions) > compared:
+                unseen, more = beside_quadratics(model, mean, factor, tails, directions)
+                used, compared = used + more, len(directions)
             error = math.hypot(error, unseen)
             if count < GROUPS and error <= _HALF * enough:
                 break
@@ -323,14 +332,14 @@ def expectation_by_draws(
 def _tails(model: Model, mean: Array, factor: Array) -> tuple[Exponentials | None, Array, Array, int]:
     """(`exponentials_in` or None, directions of coordinates, steep ones of these, evaluations).
 
-    There are no directions for a thin factor, and where calls are dear: there all draws are in the first.
+    There are no directions for a thin factor, and where calls are expensive: there the first has all draws.
     """
     none = np.empty((0, mean.size))
     if len(factor) != mean.size:
         return None, none, none, 0
     found, steep, used = exponentials_in(model, mean, factor)
     tails = found if found.sizes.size else None
-    if model._calls_are_dear:
+    if model._calls_are_expensive:
         return tails, none, none, used
     return tails, directions_of(factor), steep, used
 
@@ -384,7 +393,7 @@ def expectation_by_pairs(
     control, used = _control(model, mean, factor, curvature)
     sums, count, pairs = np.zeros(GROUPS), 0, _GROUP_PAIRS
     while True:
-        each = GROUPS if model._calls_are_dear else 1  # groups in a call
+        each = GROUPS if model._calls_are_expensive else 1  # groups in a call
         for g in range(0, GROUPS, each):
             half = source.standard_normal((each, pairs, dim))
             draws = np.stack([half, -half])
@@ -423,7 +432,7 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
 def standard_error(found: Sequence[float], value: float) -> float:
     """Of the mean `value` of normal replicates; (value - truth) / error has a mean square of one."""
     n = len(found)
-    return math.hypot(*(x - value for x in found)) / math.sqrt(n * (n - 3)) + 1e-15 * abs(value)
+    return math.hypot(*(x - value for x in found)) / math.sqrt(n * (n - 3)) + _ROUNDING * abs(value)
 
 
 def overfitted(promised: float, value: float, error: float) -> bool:
@@ -492,7 +501,7 @@ def mixture_expectation(
         found = (sums / blocks).tolist()
         value = math.fsum(found) / GROUPS
         error = standard_error(found, value) * (_SKEWED if blocks == 1 else 1.0)
-        error += 1e-15 * size  # where q is p the differences are rounding
+        error += _ROUNDING * size  # where q is p the differences are rounding
         if error <= enough or blocks >= most:
             return DrawsExpectation(value, error, used)
         block = blocks
@@ -534,7 +543,7 @@ def student_expectation(
         value = math.fsum(found) / GROUPS
         error = standard_error(found, value) * (_SKEWED if times == 1 else 1.0)
         # What no draw has hit may be as much as the largest term; where q is p there is rounding alone.
-        error = math.hypot(error, largest / (GROUPS * times * blocks)) + 1e-15 * size
+        error = math.hypot(error, largest / (GROUPS * times * blocks)) + _ROUNDING * size
         if error <= enough or times >= most:
             return DrawsExpectation(value, error, used)
         block = times
@@ -607,9 +616,9 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     )
     where = fault_point("fit", space) if status else None
     if status == FINE and gaussian.dim == 1:
-        points = mean + factor[0] * _LOOK[:, None]
+        points = mean + factor[0] * _GAP_POINTS[:, None]
         status, _, where = log_densities(model, points)
-        nodes += _LOOK.size
+        nodes += _GAP_POINTS.size
     error += 0.0 if status else elbo_error(model, mean, factor)
     return _estimate(model, status, value, error, nodes, "quadrature", where)
 

@@ -15,10 +15,8 @@ from ..common.version import __version__
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import TruncatedGaussian, latent_of
+from ..kernels.families.table import UNCORRELATED
 from .model import Model
-
-#: Families whose covariance in latent coordinates is diagonal: their deviations say all.
-_DIAGONAL = ("diag", "isotropic")
 
 #: What each variable has besides its own dimensions.
 _DRAWS = ("chain", "draw")
@@ -159,7 +157,7 @@ def _parameters(fit: Any, latent: dict[str, Any]) -> _Group:
         group.add("df", gaussian.df, ())
         return group
     group.add("mean", gaussian.mean, (_COORDINATE,))
-    if fit.family in _DIAGONAL:
+    if fit.family in UNCORRELATED:  # the deviations say all
         group.add("sd", gaussian._deviations, (_COORDINATE,))
     else:
         group.add("cov", gaussian.cov, (_COORDINATE, _OTHER))

@@ -13,15 +13,15 @@ from ..common.threads import interruptible
 from ..common.validation import choice, generator, integer, real_number
 from ..distributions.integrals import tolerance
 from ..kernels.families.table import CODES, LOW_RANK
-from .deterministic import fit_draws, fit_quadrature, fit_truncated
+from .deterministic import MOST_NUMBERS, fit_draws, fit_quadrature, fit_truncated
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, WIDE_DIM, is_long
-from .mixture_fits import MOST_COMPONENTS, MOST_DIM, fit_mixture_of_gaussians
+from .mixture_fits import FULL_DIM, MOST_COMPONENTS, MOST_DIM, fit_mixture_of_gaussians
 from .model import Model, checked_model
 from .results import Fit
 from .starts import dispersed_points, start_of
 from .stochastic import fit_sgd
 from .student_fits import FAMILIES as STUDENT_FAMILIES
-from .student_fits import FULL_DIM, MOST_STUDENT_DIM, fit_student
+from .student_fits import MOST_STUDENT_DIM, fit_student
 
 #: The family of several Gaussians.
 MIXTURE = "mixture"
@@ -31,9 +31,6 @@ FAMILIES = (*CODES, LOW_RANK, "truncated", MIXTURE)
 
 #: Tails of q.
 TAILS = GAUSSIAN, STUDENT = "gaussian", "student"
-
-#: Numbers in the draws of one fit, or of one step of "sgd", at most: 270 MB.
-_MOST_NUMBERS = 2**25
 
 
 class SgdOptions(NamedTuple):
@@ -200,8 +197,8 @@ def fit(
     wanted, max_steps = tolerance(rtol), integer("max_steps", max_steps, 1)
     if draws is not None:
         draws = integer("draws", draws, 1)
-        if draws * model.latent_dim > _MOST_NUMBERS:
-            most = _MOST_NUMBERS // model.latent_dim
+        if draws * model.latent_dim > MOST_NUMBERS:
+            most = MOST_NUMBERS // model.latent_dim
             raise ValueError(f"draws must be at most {most}, to fit into memory, not {draws!r}")
     sgd = None
     if method == "sgd":
@@ -316,9 +313,10 @@ def fit_once(
         return fit_mixture_of_gaussians(model, rank, start, rtol, max_steps, draws, rng)
     if model.latent_dim <= QUADRATURE_DIM:
         return fit_quadrature(model, family, start, rtol, max_steps)
-    most = WIDE_DIM if family == "diag" else DRAWS_DIM
+    is_wide = family == "diag"  # the one whose factor is kept as one row of deviations there
+    most = WIDE_DIM if is_wide else DRAWS_DIM
     if model.latent_dim > most:
-        other = "" if family == "diag" else f' and family="diag" in up to {WIDE_DIM}'
+        other = "" if is_wide else f' and family="diag" in up to {WIDE_DIM}'
         raise ValueError(
             f'method="auto" works in up to {most} dimensions{other}, the model has {model.latent_dim}: '
             'use method="sgd"'

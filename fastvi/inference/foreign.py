@@ -34,12 +34,12 @@ class ForeignModel(Model):
 
     `origin` is the call that made it, for messages. `slopes` is 0 where there is no gradient. `dim` may be a
     model, whose names and supports this one has. `keep` is what the addresses and the table point into.
-    `failures`, of functions in Python, holds their exceptions. `dear`: a call costs more than its points, see
-    `lockstep`.
+    `failures`, of functions in Python, holds their exceptions. `expensive`: a call costs more than its
+    points, see `lockstep`.
     """
 
-    __slots__ = ("_calls_are_dear", "_calls_python", "_failures", "_keep", "_names", "_origin")
-    _calls_are_dear: bool
+    __slots__ = ("_calls_are_expensive", "_calls_python", "_failures", "_keep", "_names", "_origin")
+    _calls_are_expensive: bool
     _calls_python: bool
     _origin: str
     _keep: Any
@@ -56,7 +56,7 @@ class ForeignModel(Model):
         keep: Any = None,
         failures: Failures | None = None,
         names: Names | None = None,
-        dear: bool = False,
+        expensive: bool = False,
     ) -> None:
         fill = object.__setattr__
         layout = None
@@ -85,7 +85,7 @@ class ForeignModel(Model):
             "_sharing": None,  # the functions are called from the thread that calls fastvi
             "_origin": origin,
             "_keep": keep,
-            "_calls_are_dear": dear,
+            "_calls_are_expensive": expensive,
             "_calls_python": failures is not None,
             "_failures": Failures() if failures is None else failures,
             "_names": Names() if names is None else names,

@@ -1,4 +1,4 @@
-"""Log joints that jump, as that of a switch point does: gradients at draws do not see what this does to q."""
+"""Log joints that jump, as that of a switch point does: gradients at draws leave out what a jump does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .expectations import fixed_draws
 from .kernel_calls import densities_or_zero
 from .model import Model
 
-#: Pairs of draws around which jumps are looked for, how far in each of q's deviations, and in up to how many
-#: dimensions so far: in more the steps are as long as in these.
+#: Pairs of draws around which jumps are searched, the length of the steps in each of q's deviations, and the
+#: dimensions up to which it is this: in more the steps are as long as in so many.
 _PAIRS, _WIDTH, _DIM = 8, 0.4, 10
 
 #: Steps are halved so many times as long as the second difference is above this, which that of a smooth

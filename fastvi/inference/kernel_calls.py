@@ -27,9 +27,6 @@ QUADRATURE_DIM = 2
 DRAWS_DIM, WIDE_DIM = 1000, 10_000
 
 
-#: Latent coordinates of other than real ones up to which their exponentials are floats.
-_FARTHEST = 600.0
-
 #: Kinds of scratch space: the class that names its fields, and where it keeps the point of a fault.
 _WORKSPACES = {
     "draws": ("draws_fits.Workspace", "panel.where"),
@@ -124,7 +121,7 @@ def fault_point(kind: str, space: Any) -> Array:
 
 def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None]:
     """(status, values, the point z of a fault) of log joint + log-Jacobian at latent points, one a row."""
-    if model._calls_are_dear:
+    if model._calls_are_expensive:
         return _in_one_call(model, points)
     points = np.ascontiguousarray(points)
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))
@@ -150,7 +147,7 @@ def log_densities_at_draws(
     model: Model, mean: Array, factor: Array, draws: Array
 ) -> tuple[int, Array, float, Array | None]:
     """(status, values, their mean, the point of a fault) of log joint + log-Jacobian at mean + factor e."""
-    if model._calls_are_dear:
+    if model._calls_are_expensive:
         points = mean + Gaussian._from_factor(mean, factor)._spread(draws)
         status, values, where = log_densities(model, points)
         return status, values, float(values.mean()), where
@@ -163,9 +160,10 @@ def log_densities_at_draws(
 
 def densities_or_zero(model: Model, points: Array) -> Array:
     """Log joint + log-Jacobian at latent points; -inf where that is not finite."""
-    if model._calls_are_dear:
+    if model._calls_are_expensive:
         _, values, _ = _in_one_call(model, points)
-        far = (np.abs(points) > _FARTHEST) & (model._support.kinds != kernels.models.kinds.REAL)
+        not_real = model._support.kinds != kernels.models.kinds.REAL
+        far = (np.abs(points) > kernels.models.evaluation.FARTHEST) & not_real
         values[~np.isfinite(values) | far.any(axis=1)] = -math.inf
         return values
     space, values = workspace("laplace", points.shape[1], model.dim), np.empty(len(points))

@@ -27,7 +27,7 @@ from ..common.values import Array, tidy
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import Estimate
 from ..distributions.variational import TransformedGaussian, Variational, latent_of
-from ..kernels.families.table import CORRELATED, HELD, LOW_RANK, MEAN
+from ..kernels.families.table import CODES, CORRELATED, LOW_RANK, MEAN, TABLE
 from ..kernels.statuses import FINE
 from .diagnostics import latent_ratios
 from .expectations import BY_DRAWS, fixed_draws
@@ -64,6 +64,9 @@ _DENSE, _MOST_FULL = 20, 200
 
 #: Right-hand sides that conjugate gradients work on together, relative residual, and most steps.
 _TOGETHER, _RESIDUAL, _MOST_STEPS = 32, 1e-11, 300
+
+#: Columns of a matrix that are made together: more take more memory, and are no faster.
+_COLUMNS = 64
 
 #: Draws for functions of z, in pairs +e, -e.
 _DRAWS = 20_000
@@ -453,7 +456,9 @@ def _by_full(model: Model, q: Gaussian) -> _Found:
     count = uphill.size
     units = np.eye(count, r)
     if r <= _DENSE:
-        together = [hessian.times(part) for part in np.array_split(np.eye(count), -(-count // 64), axis=1)]
+        together = [
+            hessian.times(part) for part in np.array_split(np.eye(count), -(-count // _COLUMNS), axis=1)
+        ]
         factor = _factor(np.concatenate(together, axis=1))
         answers = np.linalg.solve(factor.T, np.linalg.solve(factor, units))
     else:
@@ -541,7 +546,7 @@ def response_of(
 ) -> LinearResponse:
     """The linear response of a fit to this family, with this q.
 
-    `diagnose` is called in up to two dimensions, where it is `diagnosed` already, and where a short look
+    `diagnose` is called in up to two dimensions, where it is `diagnosed` already, and where a short search
     finds that there may be other modes.
     """
     if not isinstance(q, Gaussian | TransformedGaussian):
@@ -575,8 +580,8 @@ def response_of(
         if correlated:
             found = _by_full(model, gaussian)
         else:
-            free = np.ones((r, 1)) if family == "isotropic" else np.eye(r)
-            found = _by_diagonal(model, gaussian, np.zeros((r, 0)) if family in HELD else free)
+            free = TABLE[CODES[family]].directions(r)
+            found = _by_diagonal(model, gaussian, free)
         root = np.array(gaussian.cholesky)
         corrected = Gaussian._from_factor(gaussian.mean.copy(), root @ _factor(found.cov))
     except _FaultError as fault:

@@ -27,12 +27,12 @@ _current = threading.local()
 
 
 def together(model: Model, tasks: Sequence[Callable[[], _T]]) -> Iterator[_T]:
-    """The results of the tasks, in their order; where calls of the model are dear, they are taken together.
+    """The results of the tasks, in their order, taken together where calls of the model are expensive.
 
     With other models the tasks run one after another, when their results are asked for. Of several exceptions
     that of the first task is raised. A task may have tasks of its own.
     """
-    if not model._calls_are_dear or len(tasks) < 2:
+    if not model._calls_are_expensive or len(tasks) < 2:
         return (task() for task in tasks)
     model._raise_pending()  # in this thread: the tasks have threads of their own
     return iter(_in_step([_Task(task) for task in tasks]))

@@ -22,8 +22,8 @@ from .starts import start_of
 #: Nats that a direction must add to the ELBO of Laplace's approximation, and the most directions.
 _WORTH, _MOST = 0.05, 16
 
-#: Steps of L-BFGS on the divergence from a Gaussian start, at most.
-_STEPS = 300
+#: Steps of L-BFGS on the divergence from a Gaussian start, at most, and the gradient that ends them.
+_STEPS, _TOLERANCE = 300, 1e-4
 
 #: Size of a column where the start has no correlations: at zero the gradient is zero.
 _LEAST_COLUMN = 0.03
@@ -31,6 +31,9 @@ _LEAST_COLUMN = 0.03
 #: Pairs of draws that choose among N(x, s² I), their deviations, and the directions of differences of
 #: gradients that second derivatives come from, with the length of their steps.
 _PAIRS, _WIDTHS, _DIRECTIONS, _STEP = 8, (1.0, 0.3, 0.1, 0.03, 0.01, 0.001), 32, 1e-3
+
+#: Second derivatives in units of the best of these, at least and at most, from which another s is made.
+_CURVATURES = 0.1, 1e6
 
 
 def low_rank_start(start: Start, rank: int | None) -> tuple[Start, Array]:
@@ -73,7 +76,7 @@ def _closest(precision: Array, columns: Array) -> tuple[Array, Array]:
 
     begin = np.concatenate([np.zeros(dim), columns.ravel()])
     found = minimize(
-        divergence, begin, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": 1e-4}
+        divergence, begin, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": _TOLERANCE}
     )
     x = found.x if np.isfinite(found.x).all() else begin
     # V V' is the same for V times a rotation: the columns are made orthogonal, as their metric wants it.
@@ -111,8 +114,8 @@ def wide_start(model: Model, start: Any) -> Start:
     with np.errstate(all="ignore"):
         status, _, slopes = slopes_at(model, np.concatenate([mean[None], mean + _STEP * best * signs]))
         used += 1 + _DIRECTIONS
-        bends = ((slopes[0] - slopes[1:]) * signs * best).mean(axis=0) / _STEP
-        usable = not status and np.isfinite(bends).all()
+        curvatures = ((slopes[0] - slopes[1:]) * signs * best).mean(axis=0) / _STEP
+        usable = not status and np.isfinite(curvatures).all()
     if usable:
-        try_out(best / np.sqrt(np.clip(bends, 0.1, 1e6)))
+        try_out(best / np.sqrt(np.clip(curvatures, *_CURVATURES)))
     return Start(mean, best[None], best, used)

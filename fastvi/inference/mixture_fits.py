@@ -42,6 +42,7 @@ from ..kernels.statuses import (
 from .deterministic import latent_fit
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
 from .expectations import (
+    SHARE_OF_ERROR,
     fixed_draws,
     mixture_expectation,
     mixture_quadrature,
@@ -58,8 +59,9 @@ from .starts import crossings, is_near, laplace_from, points_around
 #: Latent dimensions up to which covariances are full, and up to which there are fits.
 FULL_DIM, MOST_DIM = 50, 256
 
-#: Relative error of the quadrature for choices.
-_ROUGH_RTOL, _LEAST_RTOL = 1e-6, 1e-14
+#: Relative error of the quadrature for choices; that of the result, as a share of the one allowed, and at
+#: least.
+_ROUGH_RTOL, _SHARE_OF_RTOL, _LEAST_RTOL = 1e-6, 0.25, 1e-14
 
 #: Components at most.
 MOST_COMPONENTS = 64
@@ -79,9 +81,8 @@ _LEAST_PAIRS, _PAIRS_EACH, _PAIRS_EACH_DIAGONAL, _MOST_PAIRS, _FEW_PAIRS = 32, 4
 #: Standard error of the ELBO that is small enough, for choices and for the result.
 _ENOUGH_TO_CHOOSE, _ENOUGH = 2e-3, 3e-3
 
-#: A fit is accurate enough where F lacks this share of the ELBO's error. A component pays where it adds this
-#: many standard errors.
-_SHARE_OF_ERROR, _SIGNIFICANT = 0.01, 2.0
+#: A component pays where it adds this many standard errors.
+_SIGNIFICANT = 2.0
 
 #: Steps of a proposal, steps of a new mixture, and steps after which the unit of the coordinates is renewed.
 _TRIAL_STEPS, _STAGE_STEPS, _STEPS_AT_ONCE = 12, 80, 100
@@ -292,7 +293,7 @@ class _Growth:
             values.append(self.value)
         if len(values) == 1:
             return None
-        wanted = max(self.rtol * (1.0 + abs(self.value)), _SHARE_OF_ERROR * error)
+        wanted = max(self.rtol * (1.0 + abs(self.value)), SHARE_OF_ERROR * error)
         best = self.fit(parts, self.max_steps, wanted)
         values[-1] = best.value
         # What the others have taken over is left out.
@@ -332,7 +333,7 @@ def _peaks(growth: _Growth, mean: Array, factor: Array) -> list[Gaussian]:
 
 
 def _search(model: Model, start: Array, found: list[Gaussian]) -> int:
-    """Look for a mode from a point, and add it to those found; the evaluations."""
+    """Search for a mode from a point, and add it to those found; the evaluations."""
     laplace = laplace_from(model, start)
     mode = mode_at(model, laplace)
     if mode is not None and not any(is_near(mode.mean, peak) for peak in found):
@@ -379,7 +380,7 @@ def fit_mixture_of_gaussians(
     mixture, where = parts.mixture(), single.where
     status, unknown = grown.status, mixture_saturation(model, mixture)
     if plane:
-        exact = mixture_quadrature(model, mixture, max(0.25 * rtol, _LEAST_RTOL))
+        exact = mixture_quadrature(model, mixture, max(_SHARE_OF_RTOL * rtol, _LEAST_RTOL))
         growth.evaluations += exact.evaluations
         value, error = exact.value, exact.error
         if status == CONVERGED and error - unknown > rtol * (1.0 + abs(value)):

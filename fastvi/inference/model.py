@@ -25,6 +25,9 @@ from .sharing import GRADIENTS, VALUE, Sharing, failures, seconds_of
 #: Rows whose log densities may take so long that Ctrl-C must be heard; the thread for it takes 30 µs.
 _MANY_ROWS = 256
 
+#: Values that differ by less than this, of their size or of 1, are those of the same function.
+_SAME = 1e-8
+
 
 class Model(Immutable):
     r"""A log joint density log p(x, z; θ) with its data x, as a function of the latent variables z.
@@ -154,7 +157,7 @@ class Model(Immutable):
     dim: int
     data: tuple[Any, ...]
     #: Whether a call of the log joint costs more than the points that it is for, see `lockstep`.
-    _calls_are_dear: bool = False
+    _calls_are_expensive: bool = False
     #: Whether a call is one of a Python function.
     _calls_python: bool = False
     _dispatcher: Any
@@ -291,10 +294,10 @@ class Model(Immutable):
         values, failed = model._tabulate(points)
         found, also = model._tabulate(points, np.empty(points.shape), address)
         known = slice(failed - 1 if failed else None)
-        return failed == also and np.allclose(found[known], values[known], 1e-8, 1e-8, equal_nan=True)
+        return failed == also and np.allclose(found[known], values[known], _SAME, _SAME, equal_nan=True)
 
     def _somewhere(self, count: int) -> Array:
-        """So many points, for looks at what the functions do."""
+        """So many points, to find out what the functions do."""
         latent = np.cos(np.arange(1.0, count * self.latent_dim + 1.0)).reshape(count, -1)
         return self._support.to_model(latent)[0]
 

@@ -93,7 +93,7 @@ def modes_of(model: Model, start: Any) -> list[Mode]:
 
 
 def modes_from(model: Model, starts: Sequence[Array]) -> Iterator[Mode | None]:
-    """The modes that are found from points, by searches that go on in step where calls are dear."""
+    """The modes that are found from points, by searches that go on in step where calls are expensive."""
     return together(model, [partial(mode_from, model, start) for start in starts])
 
 

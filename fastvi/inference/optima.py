@@ -31,20 +31,20 @@ from ..kernels.statuses import (
     WRONG_GRADIENT,
 )
 from .expectations import fixed_draws, writable
+from .improper import is_improper
 from .kernel_calls import densities_or_zero, restricted, workspace
 from .model import Model, target_of
 from .racing import elbo_over
 from .starts import ascent, laplace_from
 
-#: Distances of the points around q where a search begins, in its deviations, and directions in the plane.
-_DISTANCES, _AROUND = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0), 16
+#: Directions in the plane of the points around q where a search begins.
+_AROUND = 16
 
 #: Distances of the points around the origin where a search begins, in latent coordinates.
 _SCALES = tuple(10.0 ** (k / 3.0) for k in range(-9, 13))
 
-#: On a line four times as many are affordable: a mode between two of the coarse ones is seen, if it is not
-#: narrower than a tenth of its distance.
-_DISTANCES_1D = tuple(np.geomspace(_DISTANCES[0], _DISTANCES[-1], 4 * len(_DISTANCES)).tolist())
+#: On a line four times as many are affordable, and distances: a mode between two of the coarse ones is found,
+#: if it is not narrower than a tenth of its distance.
 _SCALES_1D = tuple(10.0 ** (k / 12.0) for k in range(-36, 49))
 
 #: Points from which a search for a mode begins, at most, and the dispersed points among those.
@@ -89,8 +89,8 @@ class LatentFit(NamedTuple):
     def leads_on(self) -> bool:
         """Whether a family with more freedom may start here: the fit is no fault, and its ELBO finite."""
         code = int(self.report.status)
-        hopeless = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
-        return not hopeless and abs(self.report.elbo) < math.inf
+        no_start = code in (UNBOUNDED, NOT_A_MAXIMUM, WRONG_GRADIENT) or is_fault(code)
+        return not no_start and abs(self.report.elbo) < math.inf
 
 
 def newton_fit(
@@ -103,21 +103,17 @@ def newton_fit(
     traces, reports, where = outputs(model.dim)
     scales = np.empty((1, r))
     scales.fill(1.0)
-    kernels.inference.entry_points.fit_quadrature(
-        target_of(model),
-        CODES[family],
-        factor is None,
-        (means, scales, chols),
-        rtol,
-        max_steps,
-        workspace("fit", r, model.dim),
-        (traces, reports, where),
-        0,
-        1,
-    )
+    arguments = target_of(model), CODES[family], factor is None, (means, scales, chols), rtol, max_steps
+    space, results = workspace("fit", r, model.dim), (traces, reports, where)
+    # Functions of arrays in Python may warn where the density is evaluated far out.
+    quiet = np.errstate(over="ignore", invalid="ignore") if model._calls_are_expensive else _LOUD
+    with quiet:
+        kernels.inference.entry_points.fit_quadrature(*arguments, space, results, 0, 1)
     report = kernels.inference.reports.Report._make(reports[0].tolist())
     return LatentFit(means[0], chols[0], report, traces[0], where[0])
 
+
+_LOUD = contextlib.nullcontext()
 
 #: Entries of a trace: the kernels drop the steps beyond them.
 TRACE = 256
@@ -149,11 +145,24 @@ def confirmed_fit(
     model: Model, family: str, first: LatentFit, point: Array, rtol: float, max_steps: int, local: bool
 ) -> LatentFit:
     """A fit from Laplace's approximation near a point, or a better one if it is not confirmed."""
+    if first.report.status == CONVERGED and _is_fit(first):
+        return first
+    found = _best_fit(model, family, first, point, rtol, max_steps, local)
+    if found.report.status != CONVERGED:
+        return found
+    improper, used = is_improper(model, found.mean, found.factor)
+    return _with(found, found.report.evaluations + used, UNBOUNDED if improper else CONVERGED)
+
+
+def _best_fit(
+    model: Model, family: str, first: LatentFit, point: Array, rtol: float, max_steps: int, local: bool
+) -> LatentFit:
+    """The best of a fit from near a point and, where need be and not `local`, of fits from elsewhere."""
     status, evaluations = first.report.status, first.report.evaluations
     if status == UNCONFIRMED:
         first = _with(first, evaluations, CONVERGED)
-    enough = (CONVERGED, UNCONFIRMED, UNRESOLVED) if local else (CONVERGED,)
-    if status == UNBOUNDED or (_is_fit(first) and status in enough):
+    enough = local and status in (UNCONFIRMED, UNRESOLVED)
+    if status == UNBOUNDED or (enough and _is_fit(first)):
         return first
     search = _Search(model, family)
     found = search.best(first, point, local)
@@ -309,7 +318,9 @@ class _Search:
     def scan(self, first: LatentFit) -> list[Array]:
         """Points where the density is high, around the origin and around q, and some dispersed ones."""
         directions, line = _directions(self.dim), self.dim == 1
-        scales, distances = (_SCALES_1D, _DISTANCES_1D) if line else (_SCALES, _DISTANCES)
+        scales, distances = (_SCALES_1D if line else _SCALES), kernels.inference.confirmation.DISTANCES
+        if line:
+            distances = tuple(np.geomspace(distances[0], distances[-1], 4 * len(distances)).tolist())
         tops = self.tops(np.stack([s * directions for s in scales]), -math.inf)
         if _is_fit(first):
             # At q's mean is a mode, or it is found from the origin.
@@ -337,7 +348,7 @@ class _Search:
 
 @lru_cache(maxsize=2)
 def _directions(dim: int) -> Array:
-    """Unit vectors in which a search looks."""
+    """Unit vectors in which a search goes."""
     if dim == 1:
         return np.array([[1.0], [-1.0]])
     angles = np.arange(_AROUND) * (2.0 * math.pi / _AROUND)

@@ -4,7 +4,7 @@ Laplace's approximation follows the mode, and the mode of a hierarchy may be whe
 trusted only where ascents of the density from other points come to the same mode, and where its own draws
 have the log joint of a Gaussian, or a wide Gaussian comes to the same q. Else it runs against Gaussians along
 the paths of ascents (Pathfinder) and N(x, s² I): each takes a few steps of L-BFGS on the ELBO over the same
-few draws, and who cannot catch up is out.
+few draws, and one that cannot catch up is dropped.
 
 Where the log joint raises, is NaN or infinite, a step is rejected, and a candidate does not run.
 """
@@ -67,15 +67,18 @@ _OFF = 0.1
 #: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.
 _PAIRS, _STEPS, _ROUNDS, _ARRIVED = 6, 8, 6, 0.15
 
-#: A runner is out where this multiple of its last gain does not make up for what it is behind; in so many
+#: A runner is dropped where this multiple of its last gain does not make up for what it is behind; in so many
 #: rounds the gain of its next step counts as well, if the curvature is that of its start.
 _PROMISE, _EARLY = 4.0, 2
 
-#: A runner that has arrived is out where it is so many nats below the best; one within so many nats and, per
-#: coordinate, deviations of a better one is its twin.
-_BELOW, _TWIN = 1.0, 0.5
+#: A runner that has arrived is dropped where it is so many nats below the best; one within so many nats and,
+#: per coordinate, deviations of a better one is its duplicate.
+_BELOW, _SAME = 1.0, 0.5
 
-#: Pairs of fresh draws that rank those who are left.
+#: Shares of the diagonal that are added to a covariance until it is positive definite.
+_JITTERS = 0.0, 1e-12, 1e-9, 1e-6
+
+#: Pairs of fresh draws that rank those that are left.
 _LAST_PAIRS = 64
 
 #: Laplace's approximation is that of a Gaussian where its draws' mean log joint is off by no more than so
@@ -102,7 +105,7 @@ class Start(NamedTuple):
     scale: Array  #: the conditional deviations
     evaluations: int
     best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
-    #: How far the mean log joint of its draws is from that of a Gaussian, in nats, where looked at.
+    #: How far the mean log joint of its draws is from that of a Gaussian, in nats, where that was computed.
     off: float = math.inf
 
 
@@ -142,11 +145,11 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
 def _laplace_and_ascents(race: _Race, points: Sequence[Array]) -> tuple[Laplace, bool]:
     """Laplace's approximation from the first point, and whether ascents from the others come to its mode.
 
-    The ascents are L-BFGS's, in units of that approximation. Where calls are dear they are Newton's, as its
-    own, with which they go in step.
+    The ascents are L-BFGS's, in units of that approximation. Where calls are expensive they are Newton's, as
+    its own, with which they go in step.
     """
     model = race.model
-    newton = model._calls_are_dear and bool(model._slopes_address)
+    newton = model._calls_are_expensive and bool(model._slopes_address)
     searches = [partial(laplace_from, model, points[0])]
     if newton:
         searches += [partial(newtons_laplace, model, x) for x in points[1:]]
@@ -259,12 +262,12 @@ class _Runner:
             return 0.0
         return _PROMISE * (max(0.5 * self.norm**2, self.gain) if self.rounds <= _EARLY else self.gain)
 
-    def is_twin_of(self, other: _Runner) -> bool:
+    def is_duplicate_of(self, other: _Runner) -> bool:
         """Whether it has come to where another one is."""
         if not abs(self.value - other.value) < _BELOW:
             return False
         apart = (self.mean - other.mean) / np.sqrt((other.factor**2).sum(axis=1))
-        return float(np.linalg.norm(apart)) < _TWIN * math.sqrt(apart.size)
+        return float(np.linalg.norm(apart)) < _SAME * math.sqrt(apart.size)
 
     def reached(self) -> Start:
         """The start of the fit that goes on from here."""
@@ -372,11 +375,11 @@ class _Race:
         return abs(peak - 0.5 * dim - mean)
 
     def come_together(self) -> bool:
-        """Whether two runners are twins after a few rounds; one of them is left then."""
+        """Whether two runners are duplicates after a few rounds; one of them is left then."""
         one, other = self.runners
         for _ in range(_SHORT_ROUNDS):
             self.advance()
-            if one.is_twin_of(other):
+            if one.is_duplicate_of(other):
                 self.runners = [max(self.runners, key=lambda r: r.value)]
                 return True
         return False
@@ -416,7 +419,7 @@ def _still_in(runners: list[_Runner]) -> list[_Runner]:
     """Those who may yet win, best first."""
     left: list[_Runner] = []
     for runner in sorted(runners, key=lambda r: -r.value):
-        if any(runner.is_twin_of(other) for other in left):
+        if any(runner.is_duplicate_of(other) for other in left):
             continue
         margin = _BELOW if runner.ended else 0.0
         if not left or runner.value + runner.promise > left[0].value - margin:
@@ -552,7 +555,7 @@ def _path(race: _Race, x: Array) -> Iterator[_OnPath]:
 
 def _factor_of(cov: Array) -> Array | None:
     """The Cholesky factor, with as much on the diagonal as that takes; None where there is none."""
-    for jitter in (0.0, 1e-12, 1e-9, 1e-6):
+    for jitter in _JITTERS:
         try:
             factor: Any = np.linalg.cholesky(cov + jitter * np.diag(np.diag(cov)))
         except np.linalg.LinAlgError:

@@ -22,7 +22,7 @@ _Jitted = numba.core.registry.CPUDispatcher
 #: Modules whose values do not change.
 _CONSTANT = ("math", "cmath", "numpy", "numba", "scipy")
 
-#: Globals of a function that numba looks at.
+#: Globals of a function that numba reads.
 _OF_A_MODULE = ("__builtins__", "__file__", "__name__", "__package__")
 
 

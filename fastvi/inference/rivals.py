@@ -1,7 +1,7 @@
-"""A look for other modes than that of the q of a fit in many dimensions: has one of them a higher ELBO?
+"""A search for other modes than that of the q of a fit in many dimensions: has one of them a higher ELBO?
 
-The start of a fit is the best of a race, but all runners may come from one of several modes: of predator and
-prey fits a third did, 60 to 80 nats below the best. Ascents from some points around q tell.
+The start of a fit is the best of a race, but all its candidates may come from one of several modes: in a
+third of the fits of predator and prey they did, and ended 60 to 80 nats below the best.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .modes import mode_at
 from .racing import elbo_over
 from .starts import ascent_in_units, is_near, laplace_from, newtons_laplace, points_around
 
-#: Evaluations of the look, as a share of those of the fit. An evaluation of a single point by Python takes as
-#: long as so many of a block.
+#: Evaluations of the search, as a share of those of the fit. An evaluation of a single point by Python takes
+#: as long as so many of a block.
 _SHARE, _SINGLE = 0.15, 16
 
 #: Seed of the points around q.
@@ -34,14 +34,14 @@ _FEWEST, _STEPS, _TOLERANCE = 10, 100, 0.3
 #: Deviations of the points around the origin.
 _WIDTHS = (3.0, 10.0)
 
-#: A mode is a rival where Laplace's approximation has so many nats more mass than q (which may not be known,
-#: of a sharp peak on a broad one), and the Gaussian of the family there, before it is fitted, an ELBO that is
+#: A mode is a rival where Laplace's approximation has so many nats more mass than q (of a sharp peak on a
+#: broad one its mass may not be known), and the Gaussian of the family there, before a fit, an ELBO that is
 #: at most so many nats lower, over so many pairs of draws.
 _MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
 
 
 class Rival(NamedTuple):
-    """Where another fit should start, if anywhere, and what the look cost."""
+    """Where another fit should start, if anywhere, and what the search cost."""
 
     start: Gaussian | None
     evaluations: int

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
@@ -20,9 +21,6 @@ from ..kernels.models.kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, 
 from ..kernels.statuses import CONVERGED, SATURATED
 from .kernel_calls import densities_or_zero, log_densities
 from .model import Model
-
-#: A distance from a bound below this many spacings of floats has lost its digits.
-_CLOSE = 64.0
 
 #: A q with its mean so many deviations inside has no mass beyond.
 _NONE = 9.0
@@ -33,8 +31,8 @@ _STEP = 4.0
 #: Factor for the curvature that the line leaves out.
 _SAFETY = 2.0
 
-#: Points of a line along which the density is integrated.
-_POINTS = 4001
+#: Length of the line from a bound along which the density is integrated, and its points.
+_LINE, _POINTS = 2e3, 4001
 
 
 @lru_cache(maxsize=32)
@@ -60,7 +58,8 @@ def limits_of(support: Support) -> tuple[tuple[float, float], ...]:
 
 
 def _nearest(bound: float, width: float) -> float:
-    return math.log(_CLOSE) + math.log(float(np.spacing(abs(bound)))) - math.log(width)
+    lost = math.log(kernels.models.supports.CLOSE)  # spacings of floats in which z has no digits left
+    return lost + math.log(float(np.spacing(abs(bound)))) - math.log(width)
 
 
 def elbo_error(model: Model, mean: Array, factor: Array) -> float:
@@ -119,11 +118,11 @@ def evidence_error(model: Model, mean: Array, value: float) -> float:
             slope = _slope(model, at_end, i, inside)
             if not slope > 0.0:
                 continue  # the integral itself finds no end of such a density, or is zero there
-            line = mean + np.linspace(end, end + inside * 2e3, _POINTS)[:, None] * direction
+            line = mean + np.linspace(end, end + inside * _LINE, _POINTS)[:, None] * direction
             line[:, i] -= mean.item(i)
             logs = densities_or_zero(model, line)
             top = float(logs.max())
-            mass = float(np.exp(logs - top).sum()) * 2e3 / (_POINTS - 1)
+            mass = float(np.exp(logs - top).sum()) * _LINE / (_POINTS - 1)
             height = math.exp(min(float(_densities(model, at_end[None])[0]) - top, 0.0))
             total += height * abs(1.0 / slope - 1.0) / mass
     return _SAFETY * total

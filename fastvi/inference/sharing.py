@@ -1,4 +1,4 @@
-"""Blocks of points of a dear log joint, shared out over threads.
+"""Blocks of points of an expensive log joint, shared out over threads.
 
 A kernel hands a block of points to a C function, on its own thread. Where a point takes a millisecond the
 kernel gets the address of another function with the same signature, which hands the points out to threads
@@ -30,7 +30,7 @@ GRADIENTS = ctypes.CFUNCTYPE(
 
 #: Seconds that a point takes where blocks are shared out, which costs 10 µs a point. To see that threads may
 #: call a function at once takes half a second, which a fit of a thousand points saves on two threads.
-DEAR = 1e-3
+EXPENSIVE = 1e-3
 
 #: Dimensions and entries of data of small models: a fit in one dimension takes a millisecond with so many.
 _FEW_DIM, _FEW_ENTRIES = 2, 10_000
@@ -78,7 +78,7 @@ class Sharing:
 
         They hold as long as this is referred to.
         """
-        if model._seconds < DEAR or threads.allowed() == 1:
+        if model._seconds < EXPENSIVE or threads.allowed() == 1:
             return value, slopes
         if self._safe is None:
             self._safe = not _is_unsafe(model)
@@ -122,7 +122,7 @@ def is_small(model: Model) -> bool:
 
 
 def seconds_of(model: Model) -> float:
-    """The time that the log joint takes at a point; 0 for small models, without a look."""
+    """The time that the log joint takes at a point; 0 for small models, which are not called."""
     if is_small(model):
         return 0.0
     point, least = model._somewhere(1), np.inf
@@ -130,7 +130,7 @@ def seconds_of(model: Model) -> float:
         before = time.perf_counter()
         model._tabulate(point)
         least = min(least, time.perf_counter() - before)
-        if least < DEAR:
+        if least < EXPENSIVE:
             break
     return float(least)
 

@@ -39,7 +39,7 @@ from .model import Model, target_of
 #: Seed of the dispersed points.
 _SEED = 20240302
 
-#: Points around Gaussians from which other modes are looked for, in few and in more dimensions, and their
+#: Points around Gaussians from which other modes are searched, in few and in more dimensions, and their
 #: distances in deviations.
 _AROUND, _FEW_AROUND, _FEW_DIM, _DISTANCES = 12, 4, 10, (3.0, 10.0, 30.0)
 
@@ -67,12 +67,13 @@ _CLOSE, _QUICK = 1e-3, 0.5
 #: lengths that are tried together; and the part of a step that ends the search.
 _INCREASE, _LENGTHS, _LEAST_LENGTH = 1e-4, 0.3 ** np.arange(1.0, 9.0), 1e-3
 
-#: Parts of a step whose second derivatives are taken together where calls are dear, in up to so many
+#: Parts of a step whose second derivatives are taken together where calls are expensive, in up to so many
 #: dimensions and in more.
 _PARTS, _MANY_DIM, _FEW_PARTS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 
-#: Dampings of a precision that is not definite, and what is added to the diagonal that they multiply.
-_DAMPINGS, _LEAST_DIAGONAL = tuple(1e-3 * 4.0**k for k in range(40)), 1e-3
+#: From points farther away than this, in deviations for each root of a dimension, the unit of an ascent grows
+#: with the distance.
+_FAR = 10.0
 
 
 def start_of(model: Model, start: Any, name: str = "start") -> tuple[Array, Array | None]:
@@ -226,7 +227,7 @@ class _Search:
 
     def bent(self, mean: Array, unit: Array) -> _Place | None:
         """A place with its second derivatives, whose conditional deviations become the unit."""
-        if self.model._calls_are_dear:
+        if self.model._calls_are_expensive:
             return self.bent_by_blocks(mean, unit)
         r = mean.size
         unit, values, precision = unit.copy(), np.empty(r + 1), np.empty((r, r))
@@ -277,7 +278,7 @@ class _Search:
 
     def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
         """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
-        keeps = place.mean.size > _ALWAYS_BENT and not self.model._calls_are_dear
+        keeps = place.mean.size > _ALWAYS_BENT and not self.model._calls_are_expensive
         root, definite = _root_of_inverse(place.precision)
         slow = 0
         for _ in range(_NEWTON_STEPS):
@@ -312,11 +313,11 @@ class _Search:
         self, place: _Place, step: Array, promised: float, without_bends: bool
     ) -> tuple[_Place | None, float]:
         """(The place after a step, or a part of it, that climbs as it should, or None; which part)."""
-        if self.model._calls_are_dear:
+        if self.model._calls_are_expensive:
             after, length = self.best_of_some(place, step, promised)
         else:
-            look, length = self.slope if without_bends else self.bent, 1.0
-            after = look(place.mean + step, place.unit)
+            evaluated, length = self.slope if without_bends else self.bent, 1.0
+            after = evaluated(place.mean + step, place.unit)
         if after is not None and after.value >= place.value + _INCREASE * promised * length:
             return after, length
         length = self.shortened(place, step, promised)
@@ -356,18 +357,20 @@ def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Ar
     known, bends = kernels.inference.curvature, np.abs(precision.diagonal())
     ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / known.MOST_CHANGE), known.MOST_CHANGE)
     place = _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None])
-    return place, bool(bends.min() >= known.LEAST_BEND and bends.max() <= known.MOST_BEND)
+    return place, bool(bends.min() >= known.LEAST_CURVATURE and bends.max() <= known.MOST_CURVATURE)
 
 
 def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
     """(the Cholesky factor of the inverse, True), of a precision that is damped where it is not definite."""
     assert precision is not None
     # Factored from the last coordinate to the first: the inverse of that factor is one of the inverse.
-    turned = precision[::-1, ::-1]
-    for damping in (0.0, *_DAMPINGS):
-        damped = turned
+    reversed_ = precision[::-1, ::-1]
+    known = kernels.inference.laplace
+    for k in range(known.MOST_DAMPINGS + 1):
+        damping = known.FIRST_DAMPING * known.STIFFER ** (k - 1) if k else 0.0
+        damped = reversed_
         if damping:
-            damped = turned + np.diag(damping * (np.abs(turned.diagonal()) + _LEAST_DIAGONAL))
+            damped = reversed_ + np.diag(damping * (np.abs(reversed_.diagonal()) + known.LEAST_DIAGONAL))
         try:
             lower = np.linalg.cholesky(damped)
             inverse = np.linalg.inv(lower)[::-1, ::-1].T
@@ -436,8 +439,8 @@ def ascent(
 
 
 def ascent_in_units(model: Model, q: Gaussian, point: Array, tolerance: float, steps: int = 100) -> Ascent:
-    """An ascent from a point in units of a Gaussian; longer ones from far away, a step has at most 10."""
+    """An ascent from a point in units of a Gaussian; in longer ones from far away."""
     away = np.linalg.solve(q._factor, point - q._mean)
-    unit = max(1.0, math.sqrt(away @ away) / (10.0 * math.sqrt(point.size)))
+    unit = max(1.0, math.sqrt(away @ away) / (_FAR * math.sqrt(point.size)))
     scale = unit * conditional_deviations(q._factor)
     return ascent(model, point, scale, unit * q._factor, unit * tolerance, steps)

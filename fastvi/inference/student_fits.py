@@ -25,7 +25,7 @@ from ..kernels.statuses import (
     STUCK,
 )
 from .deterministic import latent_fit
-from .expectations import BY_DRAWS, overfitted, student_expectation
+from .expectations import BY_DRAWS, SHARE_OF_ERROR, overfitted, student_expectation
 from .kernel_calls import QUADRATURE_DIM, slopes_at
 from .mixture_fits import evaluations_each
 from .model import Model
@@ -34,12 +34,15 @@ from .results import Fit, fit_of_report, q_of
 #: Families that have a t, by the form of its scale.
 FAMILIES = ("full", "diag")
 
-#: Latent dimensions up to which scales are full, and diagonal.
-FULL_DIM, MOST_STUDENT_DIM = 50, 256
+#: Latent dimensions up to which there are fits; scales are full up to FULL_DIM.
+MOST_STUDENT_DIM = 256
 
 #: Degrees of freedom: of the start, and the least and the most that are tried. With 10,000 the ELBO of a t is
 #: that of a Gaussian to 1e-8 for each dimension, and with 0.5 the length of draws is 1e18.
 _DF, _LEAST_DF, _MOST_DF = 10.0, 0.5, 1e4
+
+#: The logarithm of a step in ν, at most: ν stays a float, and the bounds above cut it.
+_MOST_LOG = 100.0
 
 #: A t with so many is the Gaussian, whose ELBO is compared by the same draws: of a kinked log joint in 8
 #: dimensions its own check has an error of 0.08 nats, these one of 0.011.
@@ -51,9 +54,8 @@ _REACH, _STEP, _DIFFERENCE = 6.0, 0.6, 1e-4
 #: Frames of directions: at least, and for each dimension of a full scale; in the plane. Points of F at most.
 _LEAST_FRAMES, _FRAMES_EACH, _FRAMES_IN_THE_PLANE, _MOST_POINTS = 4, 0.5, 8, 2**18
 
-#: Nats that F may lack at first, and as a share of the ELBO's error. Steps after which the unit of the
-#: coordinates is renewed.
-_ROUGH, _SHARE_OF_ERROR, _STEPS_AT_ONCE = 1e-4, 0.01, 100
+#: Nats that F may lack at first. Steps after which the unit of the coordinates is renewed.
+_ROUGH, _STEPS_AT_ONCE = 1e-4, 100
 
 #: A t is kept where it adds so many nats, and standard errors.
 _WORTH, _SIGNIFICANT = 1e-4, 2.0
@@ -120,7 +122,7 @@ class Objective:
         mean, factor, df = self.origin
         d = self.dim
         diagonal = np.exp(x[d : 2 * d] / math.sqrt(2.0))
-        df = df * math.exp(min(x[-1], 100.0))
+        df = df * math.exp(min(x[-1], _MOST_LOG))
         if self.diagonal:
             return Shape(mean + factor * x[:d], factor * diagonal, df)
         inner = np.diag(diagonal)
@@ -241,7 +243,7 @@ def fit_student(
         factor = single.factor.diagonal().copy() if family == "diag" else single.factor
         best = ascents.fit(Shape(single.mean, factor, _DF), _ROUGH)
         if best is not None:
-            wanted = max(rtol * (1.0 + abs(best.value)), _SHARE_OF_ERROR * best.error)
+            wanted = max(rtol * (1.0 + abs(best.value)), SHARE_OF_ERROR * best.error)
             best = ascents.fit(best.shape, wanted)
         if best is not None:
             value, error = ascents.elbo(best.shape, rng)

@@ -17,14 +17,14 @@ from ..common.values import Array
 from .kernel_calls import densities_or_zero
 from .model import Model
 
-#: How far from q's mean it is seen whether a tail is heavy, in deviations, and how many times the fall of q's
-#: own log density it has there. Functions of arrays in Python may warn so far out.
-_FAR, _FAR_IF_DEAR, _HEAVY = 30.0, 6.0, 250.0
+#: How far from q's mean the log joint tells whether a tail is heavy, in deviations, and how many times the
+#: fall of q's own log density it has there. Functions of arrays in Python may warn so far out.
+_FAR, _FAR_IF_EXPENSIVE, _HEAVY = 30.0, 6.0, 250.0
 
 #: A fall of so many times that of q's own is steep.
 _STEEP = 4.0
 
-#: Where the log joint is no float there, it is seen at so many times half of the distance.
+#: Where the log joint is no float there, the distance is halved up to so many times.
 _HALVINGS = 3
 
 #: An exponential is alone where the logarithm of the fall is so large: others are below its rounding. Never
@@ -37,8 +37,8 @@ _LINEAR = 1e-7
 #: Where its logarithm is so near to that of what is known, nothing else is as large; slopes that are one.
 _KNOWN, _SAME = 1e-2, 1e-3
 
-#: Where two of them are as large, the place is moved towards one, so often.
-_TURNS = 3
+#: Where two of them are as large, the direction is moved towards one, so many times.
+_ROTATIONS = 3
 
 #: Rates for each deviation of q: lower ones do no harm, and floats hold no mean of higher ones.
 _LEAST, _MOST = 1.0, 36.0
@@ -56,9 +56,15 @@ _IN_VAIN, _ROUNDS = 3, 4
 #: First word of the seed of these.
 _SEED = 20240305
 
-#: What few draws see of it is looked for so far from q's mean, in deviations. Of a hinge that begins 3 of
-#: them away the mean is such a share of what is found there. Steep directions in which is looked, at most.
-_ASIDE, _SHARE_OF_HINGE, _MOST_LOOKS = (2.0, 4.0), 3e-4, 2
+#: Distances from q's mean, in deviations, at which the log joint is compared with a quadratic: few draws are
+#: there. Of a hinge that begins 3 of them away the mean is such a share of the difference.
+_ASIDE, _SHARE_OF_HINGE = (2.0, 4.0), 3e-4
+
+#: Steep directions in which that is done, at most.
+_MOST_STEEP = 2
+
+#: Distance of the second points of a test whether the logarithm of a fall is linear, as a share of the first.
+_NEARER = 0.75
 
 #: Logarithms of falls from q's mean, at points in q's coordinates.
 LogFalls = Callable[[Array], Array]
@@ -110,11 +116,11 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
         return np.where(falls > 0.0, np.log(falls), -np.inf)
 
     top = float(densities_or_zero(model, mean[None])[0])
-    far, rng = _FAR_IF_DEAR if model._calls_are_dear else _FAR, None
+    far, rng = _FAR_IF_EXPENSIVE if model._calls_are_expensive else _FAR, None
     units = directions_of(factor)
-    points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
+    points, heights = _falls_at(log_falls, np.concatenate([units, -units]), far)
     above = (heights - _own(points)).reshape(2, dim).max(axis=0)
-    steepest = np.argsort(-above, kind="stable")[:_MOST_LOOKS]
+    steepest = np.argsort(-above, kind="stable")[:_MOST_STEEP]
     steep = units[steepest[above[steepest] > math.log(_STEEP)]]
     for _ in range(_ROUNDS):
         heavy = (heights > _own(points) + math.log(_HEAVY)) & (heights < math.inf)
@@ -138,14 +144,14 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
         rng = rng or np.random.default_rng((_SEED, dim))  # 15 µs that most calls do not need
         units = np.concatenate([slopes[before:], rng.standard_normal((4 * dim, dim))])
         units /= np.sqrt((units * units).sum(axis=1))[:, None]
-        points, heights = _looked(log_falls, np.concatenate([units, -units]), far)
+        points, heights = _falls_at(log_falls, np.concatenate([units, -units]), far)
     doubts = _doubts(model, mean, factor, Exponentials(slopes, sizes, np.empty(0)))
     used += 1 + 8 * doubts.size
     chosen = doubts <= _LEFT
     return Exponentials(slopes[chosen], sizes[chosen], np.maximum(doubts[chosen], _EXACT)), steep, used
 
 
-def _looked(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
+def _falls_at(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
     """(Points in these directions, logarithms of the falls there)."""
     points = far * units
     heights = log_falls(points)
@@ -168,11 +174,11 @@ def _exponential(log_falls: LogFalls, point: Array, height: float) -> tuple[Arra
     """(slope, size) of the one that is the largest in the direction of a point; slope 0 where it is none."""
     dim, signs = point.size, _signs(point.size)
     none = np.zeros(dim), 0.0
-    for _ in range(_TURNS):
+    for _ in range(_ROTATIONS):
         if not 1.0 < height < math.inf:
             break
         point = point * min(_ALONE / height, _FARTHER)
-        places = np.concatenate([point[None], point + np.eye(dim), 0.75 * point + signs])
+        places = np.concatenate([point[None], point + np.eye(dim), _NEARER * point + signs])
         logs = log_falls(places)
         slope = logs[1 : dim + 1] - logs[0]
         log_size = float(logs[0] - slope @ point)

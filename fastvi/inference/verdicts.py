@@ -1,4 +1,4 @@
-"""How near the q of a fit is to the posterior: importance weights, the evidence, a look for other modes.
+"""How near the q of a fit is to the posterior: importance weights, the evidence, a search for other modes.
 
 `Fit.diagnose` calls `diagnosis_of`. What counts is KL(q ‖ posterior) = log p(x) - ELBO.
 """
@@ -48,6 +48,12 @@ _PARTS = 4
 #: q is close by its weights only where this share of the draws is effective, and no draw has more weight.
 _EFFECTIVE, _LARGEST = 0.7, 0.05
 
+#: Below this share of effective draws nothing is said of q. Draws are resampled from at least so many.
+_TOO_FEW, _LEAST_DRAWS = 0.02, 100
+
+#: A share of 0 counts as this one: its logarithm and its inverse are floats.
+_LEAST_SHARE = 1e-300
+
 #: Pareto shape up to which the mean of unequal weights is near the evidence (Vehtari et al., JMLR 25, 2024).
 _RELIABLE = 0.7
 
@@ -58,7 +64,7 @@ _DISPERSED = 2
 #: distance may be drawn to another mode: 12 random starts miss one in 5 dimensions that 15 of 500 rays see.
 _RADII, _STANDS_OUT = 1.5 * 1.8 ** np.arange(8.0), 5.0
 
-#: Random rays of a short look; the gradient that ends its ascents, in deviations, and the share that must
+#: Random rays of a short search; the gradient that ends its ascents, in deviations, and the share that must
 #: arrive. (From 60 deviations away one in a logistic regression is stuck.)
 _FEW_RAYS, _ASCENT_TOLERANCE, _MOSTLY = 32, 0.3, 0.75
 
@@ -159,7 +165,9 @@ def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list
     starts = [*points_around(gaussians, rng), *rng.standard_normal((_DISPERSED, r))]
     starts += crossings(gaussians, rng)
     # The arrays themselves, not their read-only views: a kernel is compiled once, for writable arrays.
-    found = [Mode(part._mean, part._factor, elbo + math.log(max(share, 1e-300))) for part, share in parts]
+    found = [
+        Mode(part._mean, part._factor, elbo + math.log(max(share, _LEAST_SHARE))) for part, share in parts
+    ]
     modes = modes_from(model, [*(part.mean for part in gaussians), *starts])
     for mode in itertools.islice(modes, len(gaussians)):
         add_mode(mode, found)
@@ -185,7 +193,7 @@ def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list
 def is_alone(model: Model, q: Gaussian) -> tuple[bool, int]:
     """Whether ascents from points around a Gaussian lead to its mean, none elsewhere; and evaluations.
 
-    A look for other modes that takes a tenth of that of `diagnosis_of`, where the Gaussian is near the
+    A search for other modes that takes a tenth of that of `diagnosis_of`, where the Gaussian is near the
     posterior. Like that it has nothing to say in many dimensions.
     """
     if q.dim > kernels.inference.laplace.DENSE:
@@ -275,7 +283,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
         k = _shape_of(logs)
         shapes = [_shape_of(part) for part in np.split(logs, _PARTS)]
         spread = float(np.std(shapes, ddof=1) / math.sqrt(_PARTS)) if np.isfinite(shapes).all() else 0.0
-    error = math.sqrt(max(1.0 / max(share, 1e-300) - 1.0, 0.0) / draws) + elbo.error
+    error = math.sqrt(max(1.0 / max(share, _LEAST_SHARE) - 1.0, 0.0) / draws) + elbo.error
     kl, mode = Estimate(lacking, error, draws, "importance weights (standard error)"), None
     exact = None
     if r <= QUADRATURE_DIM:
@@ -327,10 +335,10 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     elif close:
         verdict = f"q is close to the posterior ({about})"
     elif exact is None and not searched and kl.value <= CLOSE and share >= _EFFECTIVE:
-        verdict = f"q fits the posterior where q has mass ({about}); other modes were not looked for"
+        verdict = f"q fits the posterior where q has mass ({about}); other modes were not searched for"
     else:
         verdict = f"usable: q differs visibly from the posterior ({about})"
-        if exact is None and share < 1.0 / 50:
+        if exact is None and share < _TOO_FEW:
             verdict = "undecided: the importance weights are too unequal to tell how near q is"
     return Diagnosis(
         verdict=verdict,
@@ -372,7 +380,7 @@ def resampled(model: Model, q: Variational, n: int, rng: np.random.Generator) ->
         logs = latent_ratios(model, gaussian, latent)
         points = latent if model._support.is_real else model._support.to_model(latent)[0]
     share, largest = (0.0, 1.0) if logs is None else _weights_of(logs)[2:]
-    if not (share * count >= max(n, 100) and largest <= _LARGEST):
+    if not (share * count >= max(n, _LEAST_DRAWS) and largest <= _LARGEST):
         raise ValueError(
             f"the importance weights do not allow it: {share * count:.0f} of {count} draws are effective, "
             f"and one has {largest:.0%} of the weight; see fit.diagnose()"

@@ -136,7 +136,7 @@ def from_block(
     >>> fv.fit(model).q.mean.round(6)
     array([1., 1., 1.])
     """
-    return block_model("from_block", value_and_grad, value, dim, dear=True)
+    return block_model("from_block", value_and_grad, value, dim, expensive=True)
 
 
 def block_model(
@@ -145,9 +145,9 @@ def block_model(
     value: Any,
     dim: int | Mapping[str, Any] | Model,
     names: Names | None = None,
-    dear: bool = False,
+    expensive: bool = False,
 ) -> ForeignModel:
-    """The model of `from_block`, with its origin and names; `dim` and `dear` are as for `ForeignModel`."""
+    """The model of `from_block`, with origin and names; `dim` and `expensive` are as for `ForeignModel`."""
     for name, function in (("value_and_grad", value_and_grad), ("value", value)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
@@ -191,7 +191,7 @@ def block_model(
     addresses = [int(ctypes.cast(callback, ctypes.c_void_p).value or 0) for callback in callbacks]
     at, slopes_at = addresses[0], addresses[1] if value_and_grad is not None else 0
     table = np.zeros(1, np.int64)
-    return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures, names, dear)
+    return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures, names, expensive)
 
 
 @lru_cache(maxsize=256)

@@ -87,7 +87,7 @@ def stan_slopes(nodes, count, dim, theta, size, table, out, gradients):
 
 
 #: What nutpie's function returns where the gradient, or the log density, is not finite: they are as they are.
-NOT_FINITE = 3, 4
+WITHOUT_VALUE = 3, 4
 
 
 def pymc_values(nodes, count, dim, theta, size, table, out):
@@ -96,7 +96,7 @@ def pymc_values(nodes, count, dim, theta, size, table, out):
     for i in range(count):
         call = dim, nodes + i * dim * _SIZE, unused.ctypes.data, place + i * _SIZE, table[1]
         code = _call_long(table[0], call)
-        if code != 0 and code not in NOT_FINITE:
+        if code != 0 and code not in WITHOUT_VALUE:
             out[i] = -math.inf
     return 0
 
@@ -107,7 +107,7 @@ def pymc_slopes(nodes, count, dim, theta, size, table, out, gradients):
     for i in range(count):
         row = i * dim * _SIZE
         code = _call_long(table[0], (dim, nodes + row, slopes + row, place + i * _SIZE, table[1]))
-        if code != 0 and code not in NOT_FINITE:
+        if code != 0 and code not in WITHOUT_VALUE:
             out[i] = -math.inf
             _reject(gradients, i * dim, dim)
     return 0

@@ -160,7 +160,7 @@ class _Compiled:
         z, gradient, value = np.ascontiguousarray(z), np.empty(self.dim), np.empty(1)
         places = (array.ctypes.data for array in (z, gradient, value))
         code = _DENSITY(self.density)(self.dim, *places, self.data)
-        return "PyMC raises an exception there" if code not in (0, *point_calls.NOT_FINITE) else ""
+        return "PyMC raises an exception there" if code not in (0, *point_calls.WITHOUT_VALUE) else ""
 
 
 def _numba_model(model: Any, found: Any) -> Model:

@@ -36,7 +36,7 @@ INFINITE = 13  #: it was +inf
 ZERO = 14  #: it was -inf
 
 #: A fit from Laplace's approximation converged, but the log density on lines through q does not show that no
-#: other q is better: compiled code does not search, and the API does.
+#: other q is better, and that the posterior is proper: compiled code does not search, and the API does.
 UNCONFIRMED = 15
 
 WRONG_GRADIENT = 16  #: what is given for the gradient of the log joint is not its gradient

@@ -206,11 +206,13 @@ def falling_exponentials(z):
     ],
 )
 def test_improper_posteriors_beside_a_mode(log_joint, dim):
-    """ "not resolved", or "converged" at the mode of 1 / |z|, and q on a bump called close."""
-    found = fv.fit(fv.Model(log_joint, dim), "diag")
+    """ "not resolved", or "converged" at the mode of 1 / |z|, and q on a bump called close: also in batches."""
+    model = fv.Model(log_joint, dim)
+    found = fv.fit(model, "diag")
     assert "improper" in found.status
     assert not found.converged
     assert not found.diagnose().trusted
+    assert "improper" in fv.fit_batch(model, [()], "diag").status(0)
 
 
 @numba.njit

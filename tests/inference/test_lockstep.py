@@ -1,4 +1,4 @@
-"""Tasks that go on in step, and how many calls a fit of a model takes whose calls are dear."""
+"""Tasks that go on in step, and how many calls a fit of a model takes whose calls are expensive."""
 
 import threading
 
@@ -85,7 +85,7 @@ def test_a_hierarchy_takes_some_calls_more():
     assert len(counted.calls) <= 40
     # The same by single points, as for other models: the other q is no better.
     alone = Counted(schools, 10)
-    object.__setattr__(alone.model, "_calls_are_dear", False)
+    object.__setattr__(alone.model, "_calls_are_expensive", False)
     other = fv.fit(alone.model)
     assert len(alone.calls) > 2 * len(counted.calls)
     assert fit.elbo.value > other.elbo.value - 3.0 * (fit.elbo.error + other.elbo.error)

@@ -1,4 +1,4 @@
-"""Blocks of a dear log joint, shared out over threads: the same bits and faults, only where it is safe."""
+"""Blocks of an expensive log joint, shared out over threads: the same bits and faults, where it is safe."""
 
 import _thread
 import math
@@ -51,7 +51,7 @@ def logistic_gradient(z, grad, x, y):
 
 @pytest.fixture
 def shared(monkeypatch):
-    """All models count as dear, and threads are used, at least two; the names of those that take pieces."""
+    """All models are expensive, and threads are used, at least two; the names of those that take pieces."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one processor: nothing to share out")
     names, run, second = set(), threads.run, threading.Event()
@@ -69,7 +69,7 @@ def shared(monkeypatch):
 
         run(named, pieces)
 
-    monkeypatch.setattr(sharing, "DEAR", 0.0)
+    monkeypatch.setattr(sharing, "EXPENSIVE", 0.0)
     monkeypatch.setattr(threads, "run", noted)
     return names
 
@@ -278,13 +278,13 @@ def slow(z, steps):
     return -(z * z).sum() + 1e-9 * r
 
 
-def test_what_is_dear_is_measured_once_for_data():
+def test_what_is_expensive_is_measured_once_for_data():
     model = fv.Model(slow, 3, (10,), log_joint_grad="differences")
     assert not is_shared(model)
-    assert 0.0 < model._seconds < sharing.DEAR
+    assert 0.0 < model._seconds < sharing.EXPENSIVE
     assert model._seconds == model._seconds
     other = model.with_data((10**6,))
-    assert other._seconds > sharing.DEAR
+    assert other._seconds > sharing.EXPENSIVE
     assert is_shared(other) == (numba.config.NUMBA_NUM_THREADS > 1)
     assert fv.Model(slow, 1, (10,))._seconds == 0.0
 

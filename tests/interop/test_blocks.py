@@ -78,7 +78,7 @@ def native(dim, slopes=True):
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_everything_equals_the_jitted_model(make, dim, monkeypatch):
     # The fits of blocks take other draws, in fewer calls: so do those that they are compared with.
-    monkeypatch.setattr(fv.Model, "_calls_are_dear", make is of_block)
+    monkeypatch.setattr(fv.Model, "_calls_are_expensive", make is of_block)
     foreign, same = make(dim), native(dim)
     fit, other = fv.fit(foreign), fv.fit(same)
     assert fit.converged
@@ -115,7 +115,7 @@ def test_names_have_their_supports(monkeypatch):
         return -p.tau - 0.5 * p.x[0] ** 2 - 0.5 * p.x[1] ** 2
 
     model = fv.Model(named, {"tau": "positive", "x": (2,)}, log_joint_grad="differences")
-    monkeypatch.setattr(fv.Model, "_calls_are_dear", True)  # by the same draws
+    monkeypatch.setattr(fv.Model, "_calls_are_expensive", True)  # by the same draws
     other = fv.fit(model)
     assert fit.elbo.value == pytest.approx(other.elbo.value, rel=1e-12)
     assert fit["tau"].mean == pytest.approx(other["tau"].mean, rel=1e-9)

@@ -86,7 +86,7 @@ def by_hand(functions, dim=4):
 @pytest.mark.parametrize("rows", [20, 2])
 def test_a_sum_over_blocks_equals_the_whole(rows, prior, monkeypatch):
     model = fv.dask.sum_of(blocks(rows), prior, log_likelihood)
-    monkeypatch.setattr(fv.Model, "_calls_are_dear", True)  # the whole is fitted by the same draws
+    monkeypatch.setattr(fv.Model, "_calls_are_expensive", True)  # the whole is fitted by the same draws
     fit, whole = fv.fit(model), fv.fit(fv.Model(log_joint, NAMES, (X, Y)))
     assert fit.converged
     assert fit.elbo.value == pytest.approx(whole.elbo.value, rel=1e-8)

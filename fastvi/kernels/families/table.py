@@ -8,7 +8,18 @@ Nothing is compiled here: importing the table is free.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+def _common(dim: int) -> Any:
+    return np.ones((dim, 1))
+
+
+def _none(dim: int) -> Any:
+    return np.empty((dim, 0))
 
 
 class Family(NamedTuple):
@@ -19,18 +30,23 @@ class Family(NamedTuple):
     correlated: bool = False  #: whether correlations are fitted: the parameters are then O(D**2)
     held: bool = False  #: whether the covariance is that of the start: a fit needs one, a projection has none
 
+    #: Without correlations: directions (dim, k) in which the logarithms of the deviations may change.
+    directions: Callable[[int], Any] = np.eye
+
 
 #: A family's code is its place: new ones come last.
 TABLE = (
     Family("full", "full", correlated=True),
     Family("diag", "diagonal"),
-    Family("isotropic", "isotropic"),
-    Family("mean", "fixed_covariance", held=True),
+    Family("isotropic", "isotropic", directions=_common),
+    Family("mean", "fixed_covariance", held=True, directions=_none),
 )
 
-#: Names of the families that are `correlated`, and of those that are `held`.
+#: Names of the families that are `correlated`, of those that are `held`, and of the others: these have
+#: diagonal covariances.
 CORRELATED = {family.name for family in TABLE if family.correlated}
 HELD = {family.name for family in TABLE if family.held}
+UNCORRELATED = {family.name for family in TABLE} - CORRELATED - HELD
 
 #: Codes by name, of all families and of those that there are projections onto.
 CODES = {family.name: code for code, family in enumerate(TABLE)}

@@ -1,8 +1,9 @@
-"""A look at the log density on lines through the mean of a fitted Gaussian q: may another q be better?
+"""The log density on lines through the mean of a fitted Gaussian q: may another q be better?
 
 Newton's method from Laplace's approximation finds the maximum of the ELBO of a log-concave posterior, which
 has no other. So q is the best of its family where the log density on the lines is that of one peak, and
-concave, or q near to it by a rough integral.
+concave, or q near to it by a rough integral. Far out along each coordinate it must fall off as that of a
+posterior with a finite evidence does: a peak may stand on tails that do not end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..models.evaluation import evaluate_or_zero
 from ..numerics.matrices import half_log_det
 
 #: Distances on the lines, in q's deviations.
-_DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0)
-STEPS = np.array([-d for d in reversed(_DISTANCES)] + [0.0, *_DISTANCES])
+DISTANCES = (0.4, 0.8, 1.3, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0, 28.0, 50.0, 100.0, 250.0, 700.0)
+STEPS = np.array([-d for d in reversed(DISTANCES)] + [0.0, *DISTANCES])
 COUNT = STEPS.size
 _INVERSE = 1.0 / np.diff(STEPS)
 
@@ -29,11 +30,24 @@ DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 #: KL(q || p), from a rough estimate of the evidence, below which q is taken for the best of its family.
 CLOSE = 0.5
 
-#: Log densities so much below the largest do not count: what is there is not seen by q, nor by another.
+#: Log densities so much below the largest do not count: they change no ELBO visibly.
 _DEEP = 25.0
+
+#: Distances along the coordinates, in q's deviations, between which the tails are compared: farther out than
+#: any prior is wide, and squares are floats.
+FAR = (1e3, 1e6)
+
+#: A tail is too slow where its log density falls by no more than that of 1 / |z| between these distances,
+#: and this many nats: of 1 / |z| there is as much mass in each distance, and what falls off as |z| to the
+#: power of -1.1 loses 0.7.
+MARGIN = 0.1
+UNIT_FALL = math.log(FAR[1] / FAR[0])
 
 #: Slopes that rise by less than this share of their size are rounded.
 _ROUNDING = 1e-6
+
+#: Interpolation in the logarithm divides by the change over a step, if it is above this.
+_LEAST_CHANGE = 1e-3
 
 
 @kernel
@@ -72,7 +86,7 @@ def _integral(line, top, dim):
         mean = math.exp(a)
         if a == -math.inf or b == -math.inf:
             mean = 0.0
-        elif abs(b - a) > 1e-3:
+        elif abs(b - a) > _LEAST_CHANGE:
             mean = (math.exp(b) - math.exp(a)) / (b - a)
         weight = 1.0 if dim == 1 else 0.5 * (abs(STEPS[i - 1]) + abs(STEPS[i]))
         total += weight * mean * (STEPS[i] - STEPS[i - 1])
@@ -120,10 +134,52 @@ def _shows_the_best(values, chol, elbo):
     return concave or log_mass(values, top, dim) + half_log_det(chol) - elbo < CLOSE
 
 
+@kernel
+def _place_far(mean, chol, points):
+    """Write the points far out, by coordinate: to the left and to the right, near and then far."""
+    n = 0
+    for i in range(mean.size):
+        square = 0.0
+        for j in range(i + 1):
+            square += chol[i, j] * chol[i, j]
+        deviation = math.sqrt(square)
+        for side in (-deviation, deviation):
+            for distance in FAR:
+                for k in range(mean.size):
+                    points[n, k] = mean[k]
+                points[n, i] += distance * side
+                n += 1
+
+
+@kernel
+def is_slow(fall, dim):
+    """Whether a log density that falls so much between the two distances is too slow in `dim` directions.
+
+    A fall from -inf to -inf is NaN, and too slow for none: nothing is known of it.
+    """
+    return fall <= dim * UNIT_FALL + MARGIN
+
+
+@kernel
+def _has_light_tails(values, dim):
+    """Whether no tail along a coordinate, nor all of them together, has infinite mass."""
+    slow = True
+    for n in range(0, values.size, 2):
+        fall = values[n] - values[n + 1]
+        if is_slow(fall, 1):
+            return False
+        slow = slow and is_slow(fall, dim)
+    return not slow
+
+
 @inlined
 def confirms(log_joint, problem, mean, chol, elbo, panel):
-    """(Whether a look at q = N(mean, chol chol') shows no better one, the points it took), in one panel."""
-    count = COUNT if mean.size == 1 else LINES * COUNT
+    """(Whether the log density shows no better q than N(mean, chol chol'), points), in one panel."""
+    dim = mean.size
+    count = COUNT if dim == 1 else LINES * COUNT
+    end = count + 4 * dim
     _place(mean, chol, panel.latent[:count])
-    evaluate_or_zero(log_joint, problem, count, panel)
-    return _shows_the_best(panel.values[:count], chol, elbo), count
+    _place_far(mean, chol, panel.latent[count:end])
+    evaluate_or_zero(log_joint, problem, end, panel)
+    best = _shows_the_best(panel.values[:count], chol, elbo)
+    return best and _has_light_tails(panel.values[count:end], dim), end

@@ -10,9 +10,9 @@ from ..compiler import kernel
 from ..statuses import FINE
 from .gradients import tabulate
 
-#: Steps of the differences, in deviations; how often the unit is looked for, by which factor it changes at
+#: Steps of the differences, in deviations; how often the unit is estimated, by which factor it changes at
 #: most, and second derivatives in this unit whose differences are right.
-STEP, ROUNDS, MOST_CHANGE, LEAST_BEND, MOST_BEND = 1e-5, 8, 1e3, 1e-8, 1e6
+STEP, ROUNDS, MOST_CHANGE, LEAST_CURVATURE, MOST_CURVATURE = 1e-5, 8, 1e3, 1e-8, 1e6
 
 
 @kernel
@@ -72,9 +72,9 @@ def _rescale(unit, gradient, precision):
     """Take the conditional deviations for the unit; whether the differences had the right length."""
     dim, right, ratio = unit.size, True, np.empty(unit.size)
     for i in range(dim):
-        bend = abs(precision[i, i])
-        right &= LEAST_BEND <= bend <= MOST_BEND
-        ratio[i] = 1.0 / np.sqrt(bend)
+        size = abs(precision[i, i])
+        right &= LEAST_CURVATURE <= size <= MOST_CURVATURE
+        ratio[i] = 1.0 / np.sqrt(size)
         if ratio[i] < 1.0 / MOST_CHANGE:
             ratio[i] = 1.0 / MOST_CHANGE
         elif ratio[i] > MOST_CHANGE:

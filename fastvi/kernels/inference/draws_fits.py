@@ -50,8 +50,8 @@ FEW_IDLE, MOST_IDLE = 3, 10
 IDLE, SMALL = 10.0, 1e-5
 
 
-#: Forms of factors: a lower triangle; one that is diagonal; one of `families.low_rank`.
-TRIANGLE, DIAGONAL, LOW_RANK = 0, 1, 2
+#: Forms of factors: a lower triangle; one of which the diagonal alone is used; one of `families.low_rank`.
+TRIANGULAR, DIAGONAL_ONLY, THIN = 0, 1, 2
 
 
 class Coordinates(NamedTuple):
@@ -179,10 +179,10 @@ def parameters(family, dim):
 
 @kernel
 def form_of(family):
-    """TRIANGLE, DIAGONAL or LOW_RANK."""
+    """TRIANGULAR, DIAGONAL_ONLY or THIN."""
     if family >= low_rank.FIRST:
-        return LOW_RANK
-    return DIAGONAL if operations.has_diagonal_factor(family) else TRIANGLE
+        return THIN
+    return DIAGONAL_ONLY if operations.has_diagonal_factor(family) else TRIANGULAR
 
 
 @kernel
@@ -225,11 +225,11 @@ def pack_gradient(family, point, root, factor, space, gradient):
 def _place(mean, factor, form, draws, low, count, points, row):
     """Write mean + factor e for `count` draws e from `low`; of a diagonal factor only that is read."""
     dim = mean.size
-    if form == LOW_RANK:
+    if form == THIN:
         for s in range(count):
             low_rank.place(mean, factor, draws[low + s], points[s])
         return
-    if form == DIAGONAL:
+    if form == DIAGONAL_ONLY:
         for i in range(dim):
             row[i] = factor[i, i]
         for s in range(count):
@@ -249,14 +249,14 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
     """(status, minus the ELBO, evaluations) over the draws, and its gradient.
 
     The gradients in mean and factor are written to the space, without that of the entropy. Of a factor whose
-    form is DIAGONAL only the diagonal is used. `scale` and `sides` are those of finite differences.
+    form is DIAGONAL_ONLY only the diagonal is used. `scale` and `sides` are those of finite differences.
     """
     dim = mean.size
     mean_gradient, factor_gradient, along = space.mean_gradient, space.factor_gradient, space.along
     points, panel = space.points, space.panel
     clear_vector(mean_gradient)
     clear_vector(along)
-    if form != DIAGONAL:
+    if form != DIAGONAL_ONLY:
         clear_matrix(factor_gradient)
     total, used = 0.0, 0
     count, rows = draws.shape[0], points.shape[0]
@@ -272,10 +272,10 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
             total += panel.values[s]
             for i in range(dim):
                 mean_gradient[i] -= g[i]
-            if form == DIAGONAL:
+            if form == DIAGONAL_ONLY:
                 for i in range(dim):
                     along[i] -= g[i] * e[i]
-            elif form == LOW_RANK:
+            elif form == THIN:
                 low_rank.add_gradient(factor, e, g, space.row, along, factor_gradient)
             else:
                 for i in range(dim):
@@ -283,14 +283,14 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
                         factor_gradient[i, j] -= g[i] * e[j]
     for i in range(dim):
         mean_gradient[i] /= count
-    if form == DIAGONAL:
+    if form == DIAGONAL_ONLY:
         for i in range(dim):
             factor_gradient[i, i] = along[i] / count
     else:
         for i in range(factor_gradient.shape[0]):
             for j in range(factor_gradient.shape[1]):
                 factor_gradient[i, j] /= count
-    half = low_rank.half_log_det_of(factor, space.gram) if form == LOW_RANK else half_log_det(factor)
+    half = low_rank.half_log_det_of(factor, space.gram) if form == THIN else half_log_det(factor)
     return FINE, -total / count - half - 0.5 * dim * (1.0 + LOG_2PI), used
 
 
@@ -474,12 +474,12 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
 def _form_at(factor):
     """The form of a factor; (1 + R, D) is one of low rank, but for D = 1 + R."""
     if factor.shape[0] != factor.shape[1]:
-        return LOW_RANK
+        return THIN
     for i in range(factor.shape[0]):
         for j in range(i):
             if factor[i, j] != 0.0:
-                return TRIANGLE
-    return DIAGONAL
+                return TRIANGULAR
+    return DIAGONAL_ONLY
 
 
 @inlined

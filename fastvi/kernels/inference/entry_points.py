@@ -205,8 +205,8 @@ def expected_log_joint(target, thetas, points, weights, space, values, out):
 def elbo_draws(target, draws, mean, factor, scale, space, grad_mean, grad_chol):
     """(status, the ELBO over fixed draws), and its gradient in the mean and the factor's lower triangle."""
     target, space = named(Target, borrow(target)), named(draws_fits.Workspace, borrow(space))
-    # TRIANGLE, but no literal, for which numba would compile the objective once more.
-    form = draws_fits.TRIANGLE * draws.shape[0]
+    # TRIANGULAR, but no literal, for which numba would compile the objective once more.
+    form = draws_fits.TRIANGULAR * draws.shape[0]
     status, value, _ = draws_fits.objective(
         target.log_joint,
         target.log_joint_grad,

@@ -20,7 +20,7 @@ from ..models.evaluation import BLOCK, Panel, evaluate, point_out
 from ..models.supports import at_a_bound, is_real
 from ..numerics.matrices import half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
-from .expectations import SHIFT, lattice_error
+from .expectations import SHIFT, lattice_error, steps_within
 
 #: The range of abs(t) at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
@@ -47,6 +47,13 @@ FAR = 1e-13
 #: Nodes beyond which nothing is refined: 20 ms.
 MOST_NODES = 2_000_000
 
+#: The range is wide enough, and the step small enough, where what is outside, and what a halving changes, are
+#: these shares of the error that is allowed.
+OUTSIDE, CHANGE = 0.01, 0.5
+
+#: Rounding of a sum, and what the root of its number of terms adds: a random walk (4e-14 was seen for 5e5); a
+#: value of 0 has the rounding of terms of this size.
+ROUNDING, WALK, TERMS = 8.8e-16, 5e-17, 8.0
 
 #: The integrand: the joint; q log(q / p) - q + p; q log(q / p), for a p that may lie far outside of q.
 JOINT, KL, KL_OF_Q = 0, 1, 2
@@ -139,7 +146,7 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
     """
     dim = mean.size
     reach = lattice.reach
-    columns = int(reach / lattice.step + 1e-9)
+    columns = steps_within(reach, lattice.step)
     rows = columns if dim > 1 else 0
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
@@ -220,7 +227,7 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
         outside = two * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
         if widening:
             value = new
-            if outside <= 0.01 * rtol * scale:
+            if outside <= OUTSIDE * rtol * scale:
                 widening = False
                 step *= 0.5
                 continue
@@ -230,10 +237,9 @@ def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space
             continue
         last, change = change, abs(new - value)
         value = new
-        if change <= 0.5 * rtol * scale or n * 2.0**mean.size > MOST_NODES:
+        if change <= CHANGE * rtol * scale or n * 2.0**mean.size > MOST_NODES:
             shift = SHIFT
         else:
             step *= 0.5
-    # The roundings of a sum of n terms are a random walk: 4e-14 was seen for 5e5 of them.
-    rounding = (8.8e-16 + 5e-17 * math.sqrt(n)) * (8.0 + abs(value) + abs(total))
+    rounding = (ROUNDING + WALK * math.sqrt(n)) * (TERMS + abs(value) + abs(total))
     return FINE, value, lattice_error(change, last, off) + outside + EDGE * edge + rounding, nodes

@@ -3,7 +3,7 @@
 In the frame (mean, factor) of q the integrand is a standard normal density times x = log q - log p, and the
 trapezoid rule converges exponentially. The nodes are ordered by level, each of which halves the step. The
 levels so far are a lattice themselves: the error is estimated by their difference, and nothing is evaluated
-twice. The last lattice is compared with one that is turned, and shifted by a part of its step: nested
+twice. The last lattice is compared with one that is rotated, and shifted by a part of its step: nested
 lattices take a fast oscillation for the same slow one. Used by fits in one or two dimensions and by
 natural-gradient steps.
 
@@ -60,7 +60,7 @@ _SQUARES = _NODES**2
 _WEIGHTS = np.exp(-0.5 * _SQUARES)
 _WEIGHTS[0, 23:] = _WEIGHTS[1, 22:] = 0.0
 
-#: The lattice that confirms the last one is moved by this share of its step along each axis, and turned: a
+#: The lattice that confirms the last one is moved by this share of its step along each axis, and rotated: a
 #: strip between two rows of nodes is seen by no lattice with the same rows.
 SHIFT = 0.381966
 COSINE, SINE = math.cos(math.pi / 8), math.sin(math.pi / 8)
@@ -76,6 +76,26 @@ _SHIFTED_WEIGHTS[44:] = 0.0
 #: Convergence is exponential where a halving changes the sum by less than this share of the change before,
 #: and the shifted lattice agrees as well.
 EXPONENTIAL = 0.02
+
+#: The error, as a multiple of the distance between the last lattice and the shifted one where convergence is
+#: exponential; and of the largest difference where it is not, and this share of the change before the last.
+OF_SHIFT, OF_LARGEST, OF_LAST = 2.0, 4.0, 0.25
+
+#: The outer shells give no estimate of what is outside of the ball where their ratio is above this.
+MOST_RATIO = 0.9
+
+#: The ball grows where so much of the error that is allowed lies outside of it; from level FINE_LEVEL on, as
+#: a share of `rtol` alone: a gradient that has not converged by then is disturbed by the edge of the ball.
+OUTSIDE, FINE_LEVEL, OUTSIDE_FINE = 0.1, 3, 0.01
+
+#: The error of the gradient from what is outside of the ball, as a multiple of that of the value.
+GRADIENT_OUTSIDE = 10.0
+
+#: Rounding of a float, relative; a value of 0 has the rounding of terms of this size.
+ROUNDING, TERMS = 2.2e-16, 8.0
+
+#: Nodes that are outside of a ball by less than this share of a step are in it: the quotient is rounded.
+ON_THE_EDGE = 1e-9
 
 
 class Workspace(NamedTuple):
@@ -106,6 +126,12 @@ def workspace(latent, dim):
 
 
 @kernel
+def steps_within(reach, step):
+    """How many multiples of a step are within a reach."""
+    return int(reach / step + ON_THE_EDGE)
+
+
+@kernel
 def _step(level, dim):
     """The step of the lattice of all levels up to this one."""
     return (STEP_1 if dim == 1 else STEP_2) * 0.5**level
@@ -122,10 +148,10 @@ def _lay_level(level, radius, dim, lattice, start):
     step = _step(level, dim)
     most = lattice.shape[1]
     count = start
-    height = int(radius / step + 1e-9) if dim > 1 else 0
+    height = steps_within(radius, step) if dim > 1 else 0
     for j in range(-height, height + 1):
         y = j * step
-        width = int(math.sqrt(max(radius * radius - y * y, 0.0)) / step + 1e-9)
+        width = steps_within(math.sqrt(max(radius * radius - y * y, 0.0)), step)
         if count + 2 * width + 1 > most:
             return -1
         for i in range(-width, width + 1):
@@ -307,7 +333,7 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
 
 @kernel
 def shifted(log_joint, problem, level, mean, factor, own, space):
-    """(status, the value on the lattice of all levels up to this one, shifted and turned; nodes)."""
+    """(status, the value on the lattice of all levels up to this one, shifted and rotated; nodes)."""
     panel, ball, dim = space.panel, space.ball[0], mean.size
     step, radius = _step(level, dim), RADIUS + WIDER * ball
     side = step * BELL
@@ -368,10 +394,10 @@ def lattice_error(change, last, shift):
     kink in seven exceeds it, by up to 6e6 times.
     """
     if last < math.inf and max(change, shift) <= EXPONENTIAL * last:
-        return max(halving_error(change, last), 2.0 * shift)
+        return max(halving_error(change, last), OF_SHIFT * shift)
     if last == math.inf:
-        return max(change, 2.0 * shift)
-    return 4.0 * max(change, 0.25 * last, shift)
+        return max(change, OF_SHIFT * shift)
+    return OF_LARGEST * max(change, OF_LAST * last, shift)
 
 
 @inlined
@@ -381,7 +407,7 @@ def tail(space, level):
     if two == 0.0:
         return 0.0
     ratio = two / one if one > 0.0 else 1.0
-    return two * ratio / (1.0 - ratio) if ratio < 0.9 else math.inf
+    return two * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
 
 
 @kernel
@@ -461,8 +487,8 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
             continue
         tolerance = rtol * (1.0 + abs(moments[0]))
         outside = tail(space, level)
-        # A gradient that has not converged by level 3 is disturbed by the edge of the ball.
-        if outside > (0.1 * tolerance if level < 3 else 0.01 * rtol) and in_use[0] < widest:
+        allowed = OUTSIDE * tolerance if level < FINE_LEVEL else OUTSIDE_FINE * rtol
+        if outside > allowed and in_use[0] < widest:
             in_use[0] += 1
             level = -1
             change, gradient_change = math.inf, math.inf
@@ -482,10 +508,10 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
             shift = abs(other - moments[0])
             if lattice_error(change, last, shift) <= tolerance:
                 break
-    rounding = 2.2e-16 * (8.0 + abs(moments[0]) + abs(own))
+    rounding = ROUNDING * (TERMS + abs(moments[0]) + abs(own))
     error, gradient_error = (
         lattice_error(change, last, shift) + outside + rounding,
-        halving_error(gradient_change, last_gradient_change) + 10.0 * outside,
+        halving_error(gradient_change, last_gradient_change) + GRADIENT_OUTSIDE * outside,
     )
     return (
         FINE,

@@ -37,6 +37,10 @@ PATIENCE = 0.8
 #: The second difference wanted, in nats: a larger one has less rounding error, a smaller one less bias.
 DROP = 0.05
 
+#: A second difference of 0 counts as this one, so that the step grows; and one below which a coordinate of a
+#: precision that is not positive definite keeps its scale.
+TINY_DROP, NO_DROP = 1e-300, 1e-6
+
 #: The least second difference relative to the values: four of its digits are right.
 NOISE = 1e-12
 
@@ -123,7 +127,7 @@ def calibrate(log_joint, problem, centre, value, scale, panel, sides):
                 scale[i] *= INWARD**patience
                 moved = True
             elif not LEAST_DROP * wanted <= drop <= MOST_DROP * wanted:
-                change = math.sqrt(wanted / max(drop, 1e-300))
+                change = math.sqrt(wanted / max(drop, TINY_DROP))
                 scale[i] *= min(max(change, LEAST_CHANGE), MOST_CHANGE) ** patience
                 moved = True
         if not moved:
@@ -250,7 +254,7 @@ def laplace(log_joint, problem, mean, scale, chol, panel, space):
         for j in range(dim):
             chol[i, j] = 0.0
         drop = abs(2.0 * value - sides[0, i] - sides[1, i])
-        scale[i] /= math.sqrt(drop) if 1e-6 < drop < math.inf else 1.0
+        scale[i] /= math.sqrt(drop) if NO_DROP < drop < math.inf else 1.0
         chol[i, i] = scale[i]
     return status, used + n
 

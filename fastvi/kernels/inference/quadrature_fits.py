@@ -331,8 +331,8 @@ def start_and_fit_quadrature(
 ):
     """`fit_quadrature`, from Laplace's approximation near a point if `from_laplace`.
 
-    Such a fit is looked at: where the log density on lines through q is that of one peak, and concave or near
-    q, there is no better q.
+    Such a fit is confirmed where the log density on lines through q is that of one peak, and concave or near
+    q, and falls off far out: there is no better q then.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ def start_and_fit_quadrature(
     Returns
     -------
     int
-        As `fit_quadrature`; or 15: converged, but another start may lead to a better q.
+        As `fit_quadrature`; or 15: converged, but another start may lead to a better q, or to none.
 
     Examples
     --------
@@ -370,8 +370,8 @@ def start_and_fit_quadrature(
     status = found.status
     if from_laplace and status == CONVERGED:
         panel = space.lattice.panel
-        confirmed, seen = confirmation.confirms(log_joint, problem, mean, chol, found.elbo, panel)
-        n += seen
+        confirmed, used = confirmation.confirms(log_joint, problem, mean, chol, found.elbo, panel)
+        n += used
         if not confirmed:
             status = UNCONFIRMED
     return write_report(amended(found, n, status), report)

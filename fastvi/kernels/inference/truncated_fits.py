@@ -18,7 +18,7 @@ from ..models.calling import tabulate
 from ..models.evaluation import BLOCK, status_of
 from ..numerics.matrices import copy_vector
 from ..statuses import CONVERGED, FINE, RAISED, STEPS_EXHAUSTED, STUCK, UNRESOLVED, ZERO
-from .expectations import SHIFT, lattice_error
+from .expectations import SHIFT, lattice_error, steps_within
 from .reports import Report, write_report
 
 #: Halvings of the quadrature's step, with the first lattice.
@@ -35,6 +35,12 @@ LEAST_PRECISION = 0.02
 
 #: An ELBO is lower where it is so by more than this times the two errors.
 DOUBT = 4.0
+
+#: Rounding of an ELBO, relative; a log joint of 0 has the rounding of terms of this size.
+ROUNDING, TERMS = 4.4e-16, 8.0
+
+#: An error below this is no reason to call an ELBO unresolved, however small `rtol` is.
+LEAST_ERROR = 1e-12
 
 
 class Workspace(NamedTuple):
@@ -109,7 +115,7 @@ def _add_level(log_joint, data, level, shift, window, space, sums):
     step, and the sums are theirs alone.
     """
     step = STEP * 0.5**level
-    width = int(REACH / step + 1e-9)
+    width = steps_within(REACH, step)
     nodes, weights, values = space.nodes, space.weights, space.values
     mu, sigma, first, last, centre, scale, top = window
     for i in range(9):
@@ -176,7 +182,7 @@ def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
             shift = SHIFT
         else:
             level += 1
-    rounding = 4.4e-16 * (8.0 + sums[8] / sums[0])
+    rounding = ROUNDING * (TERMS + sums[8] / sums[0])
     return FINE, value, lattice_error(change, last, abs(new - value)) + rounding, nodes
 
 
@@ -264,7 +270,7 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
             status = STUCK
             break
         if norm <= rtol:
-            status = CONVERGED if error <= rtol * (1.0 + abs(value)) + 1e-12 else UNRESOLVED
+            status = CONVERGED if error <= rtol * (1.0 + abs(value)) + LEAST_ERROR else UNRESOLVED
             break
         rho, moved = 1.0, False
         for _ in range(MOST_TRIES):

@@ -24,7 +24,7 @@ BLOCK = 512
 NUMBERS = 1 << 20
 
 #: Largest latent coordinate whose exponential is a float, and that of minus it.
-_FARTHEST = 600.0
+FARTHEST = 600.0
 
 
 class Problem(NamedTuple):
@@ -114,7 +114,7 @@ def evaluate_or_zero(log_joint, problem, count, panel):
         value = panel.log_joint[n] + panel.log_jacobian[n]
         near = abs(value) < math.inf
         for j in range(problem.kinds.size):
-            near = near and (problem.kinds[j] == REAL or abs(panel.latent[n, j]) <= _FARTHEST)
+            near = near and (problem.kinds[j] == REAL or abs(panel.latent[n, j]) <= FARTHEST)
         panel.values[n] = value if near else -math.inf
 
 
