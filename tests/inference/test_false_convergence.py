@@ -206,7 +206,7 @@ def falling_exponentials(z):
     ],
 )
 def test_improper_posteriors_beside_a_mode(log_joint, dim):
-    """ "not resolved", or "converged" at the mode of 1 / |z|, and q on a bump called close: also in batches."""
+    """ "not resolved", or "converged" at the mode of 1 / |z|, and q on a bump "close": also in batches."""
     model = fv.Model(log_joint, dim)
     found = fv.fit(model, "diag")
     assert "improper" in found.status
