@@ -8,7 +8,7 @@ from ..compiler import kernel
 from ..families import operations
 from ..numerics.matrices import solve_upper
 from ..statuses import FINE
-from .draws_fits import DIAGONAL, form_of, objective, pack_gradient, unpack
+from .draws_fits import DIAGONAL_ONLY, form_of, objective, pack_gradient, unpack
 from .gradients import sides_for
 from .steps import adam_step
 
@@ -62,7 +62,7 @@ def sgd_steps(
         if status != FINE:
             return status, math.nan, used
         total -= value
-        _stick(form == DIAGONAL, noise[k], factor, space)
+        _stick(form == DIAGONAL_ONLY, noise[k], factor, space)
         pack_gradient(family, point, root, factor, space, gradient)
         # The path derivatives stand for the gradient of the entropy.
         operations.leave_out_entropy(family, dim, gradient)
