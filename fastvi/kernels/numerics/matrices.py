@@ -16,7 +16,7 @@ from ..compiler import adder, formula, kernel
 MOST_SWEEPS = 30
 
 #: Largest off-diagonal entry that is left, relative to the diagonal: less than rounding.
-DIAGONAL = 1e-17
+OFF_DIAGONAL = 1e-17
 
 #: Rows with a cosine below this are orthogonal.
 ORTHOGONAL = 1e-14
@@ -254,4 +254,4 @@ def orthogonalise(rows):
 @kernel
 def eigenvectors(matrix, vectors):
     """Overwrite a symmetric matrix by its eigenvalues, to rounding, and write its eigenvectors as columns."""
-    diagonalise(matrix, vectors, matrix.shape[0], DIAGONAL, MOST_SWEEPS, False)
+    diagonalise(matrix, vectors, matrix.shape[0], OFF_DIAGONAL, MOST_SWEEPS, False)
