@@ -40,7 +40,7 @@ class VariationalMixtureFit(Record):
     mixture : GaussianMixture
         The posterior mean of the weights, the means m, and covariances (ν W)**-1.
     counts : ndarray, shape (k,)
-        The expected number of points, or their weight, of each component; near 0 for one that switched off.
+        The expected number of points, or their weight, of each component; near 0 for one that is not used.
     concentration : ndarray, shape (k,)
         α.
     mean_precision : ndarray, shape (k,)
