@@ -29,6 +29,9 @@ _R = TypeVar("_R")
 #: Array entries from which threads are used: with fewer, the 20 µs of handing over a piece are not gained.
 WORTHWHILE = 1 << 17
 
+#: Nanoseconds of work, as estimated, below which a call is not made interruptible.
+SHORT = 0.3e9
+
 #: Of each thread: whether it works on a piece of work that has been shared out, whose own is not.
 _within = threading.local()
 

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.validation import finite_array, float_array, integer, real_number
-from ..common.values import Array
+from ..common.values import Array, Triple
+from .density import Density
 
 #: Means (K, D) and covariances (K, D, D) of the components.
 Parts = tuple[Array, Array]
+
+
+class Gaussians(Density):
+    """A Gaussian, or a mixture of Gaussians: what products of the two need of each other."""
+
+    __slots__ = ()
+
+    #: Whether it is a mixture: then so are its products.
+    _is_mixture: ClassVar[bool]
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions D."""
+        raise NotImplementedError
+
+    @property
+    def _parts(self) -> Parts:
+        raise NotImplementedError
+
+    def _triple(self) -> Triple:
+        raise NotImplementedError
+
+    @staticmethod
+    def _of_parts(weights: Array, means: Array, covs: Array) -> Any:
+        """One of the same kind; a Gaussian of a single component."""
+        raise NotImplementedError
 
 
 def _axes(name: str, axes: Any, dim: int) -> list[int]:
@@ -90,6 +117,20 @@ def product(p: Parts, q: Parts) -> tuple[Array, Parts]:
     white = np.linalg.solve(factors, (others - means)[..., None])
     located = means + (one.swapaxes(1, 2) @ white)[..., 0]
     return _log_normal(factors, white), (located, _symmetric(one.swapaxes(1, 2) @ two))
+
+
+def multiply(p: Gaussians, q: Gaussians) -> tuple[Any, float]:
+    """(p q over its integral, log of the integral), a Gaussian where both are."""
+    for name, one in (("self", p), ("other", q)):
+        if not isinstance(one, Gaussians):
+            raise TypeError(f"{name} must be a Gaussian or a GaussianMixture, not {type(one).__name__}")
+    if p.dim != q.dim:
+        raise ValueError(f"a product needs the same dimension: {p.dim} and {q.dim} differ")
+    logs, (means, covs) = product(p._parts, q._parts)
+    first, second = (one._triple()[0] for one in (p, q))
+    weights, total = normalised(logs + np.add.outer(first, second).ravel(), "the product")
+    kind = p if p._is_mixture else q
+    return kind._of_parts(weights, means, covs), total
 
 
 def _log_normal(factors: NDArray[Any], white: NDArray[Any]) -> Array:

@@ -1,7 +1,7 @@
 r"""Steps that raise the ELBO of a mixture of Gaussians, for fits of models and for I-projections.
 
 F = Σ_j w_j Σ_s v_s [log p(z_js) - log q(z_js)], z_js = m_j + L_j e_s, over fixed points e_s with weights v_s.
-L-BFGS climbs F by its exact gradient.
+L-BFGS increases F by its exact gradient.
 """
 
 from __future__ import annotations
@@ -19,8 +19,18 @@ from ..kernels.statuses import FINE
 from .mixture import GaussianMixture
 
 #: L-BFGS: pairs that are kept, largest change of a coordinate in a step, increase that a step must have as a
-#: share of what its derivative promises, and how often a step may be halved.
+#: share of what its derivative promises, and how often a step may be shortened.
 _MEMORY, _LONGEST, _INCREASE, _SHRINKS = 20, 1.0, 1e-4, 30
+
+#: A step that is too long is shortened to between the first two parts of it; to the last, where F is not
+#: finite at its end.
+_LEAST_PART, _MOST_PART, _NOT_FINITE_PART = 0.1, 0.5, 0.2
+
+#: Pairs are kept where the cosine of step and change of the gradient is above this: there F is concave.
+_LEAST_COSINE = 1e-10
+
+#: Keeps the maximum of a parabola finite where there is none.
+_TINY = 1e-300
 
 #: A component's least weight, where coordinates are scaled by its root.
 _LEAST_WEIGHT = 0.02
@@ -254,7 +264,7 @@ class Climb(NamedTuple):
 def climb(objective: Callable[[Array], tuple[float, Array]], x: Array, steps: int, tolerance: float) -> Climb:
     """Steps of L-BFGS until F lacks less than the tolerance: gᵀ H g / 2, and g² / 2 at least.
 
-    A step to where F is not finite is halved like one that does not climb.
+    A step to where F is not finite is shortened like one that does not increase F.
     Source: J. Nocedal, S. J. Wright, Numerical Optimization (2006), algorithms 7.4 and 7.5.
     """
     value, slope = objective(x)
@@ -279,8 +289,11 @@ def climb(objective: Callable[[Array], tuple[float, Array]], x: Array, steps: in
             if after >= value + _INCREASE * length * promised and after > value:
                 break
             # The maximum of the parabola, where there is one.
-            best = 0.5 * promised * length**2 / max(promised * length - (after - value), 1e-300)
-            length = min(max(best, 0.1 * length), 0.5 * length) if after > -math.inf else 0.2 * length
+            best = 0.5 * promised * length**2 / max(promised * length - (after - value), _TINY)
+            if after > -math.inf:
+                length = min(max(best, _LEAST_PART * length), _MOST_PART * length)
+            else:
+                length = _NOT_FINITE_PART * length
         else:
             if pairs:
                 pairs.clear()
@@ -290,7 +303,7 @@ def climb(objective: Callable[[Array], tuple[float, Array]], x: Array, steps: in
         x, value, slope = x + step, after, steeper
         values.append(value)
         product = float(step @ change)
-        if product > 1e-10 * math.sqrt(float(step @ step) * float(change @ change)):
+        if product > _LEAST_COSINE * math.sqrt(float(step @ step) * float(change @ change)):
             pairs = [*pairs, (step, change, product)][-_MEMORY:]
 
 

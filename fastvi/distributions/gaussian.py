@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,10 +14,6 @@ from ..common.immutable import frozen, restore, shown
 from ..common.validation import generator, integer, mean_and_factor
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
 from . import algebra
-from .density import Density
-
-if TYPE_CHECKING:
-    from .mixture import GaussianMixture
 
 
 def amplification(factors: Array) -> float:
@@ -76,7 +72,7 @@ class LowRank(NamedTuple):
         return scale[:, None] * np.linalg.cholesky(root @ root)  # type: ignore[no-any-return]
 
 
-class Gaussian(Density):
+class Gaussian(algebra.Gaussians):
     r"""A Gaussian (multivariate normal) distribution.
 
     .. math:: \log N(z \mid \mu, \Sigma) = -\tfrac12 (z-\mu)^T \Sigma^{-1} (z-\mu)
@@ -114,6 +110,7 @@ class Gaussian(Density):
     _dense: Array | None  #: the Cholesky factor, where it is known
     _thin: LowRank | None  #: what stands for it in many dimensions
     _cov: Array | None
+    _is_mixture = False
 
     def __init__(self, mean: ArrayLike, cov: ArrayLike) -> None:
         location, spread, factor = mean_and_factor(mean, cov)
@@ -286,7 +283,7 @@ class Gaussian(Density):
         (mean,), (cov,) = algebra.affine(self._parts, matrix, shift)
         return Gaussian(mean, cov)
 
-    def product(self, other: Gaussian | GaussianMixture) -> tuple[Any, float]:
+    def product(self, other: algebra.Gaussians) -> tuple[Any, float]:
         """The product of two densities: (the normalised product, log of the integral of the product).
 
         The product is a Gaussian, or a mixture where the other is one. In Bayes' rule with `other` as the
@@ -299,7 +296,7 @@ class Gaussian(Density):
         >>> posterior, round(log_evidence, 6)
         (Gaussian(mean=[1], cov=[[0.5]]), -2.265512)
         """
-        return multiply(self, other)
+        return algebra.multiply(self, other)
 
     @property
     def _parts(self) -> algebra.Parts:
@@ -307,6 +304,10 @@ class Gaussian(Density):
 
     def _triple(self) -> Triple:
         return np.zeros(1), self._mean[None], self._factor[None]
+
+    @staticmethod
+    def _of_parts(weights: Array, means: Array, covs: Array) -> Gaussian:
+        return Gaussian(means[0], covs[0])
 
     @property
     def _amplification(self) -> float:
@@ -322,20 +323,3 @@ class Gaussian(Density):
 
     def __repr__(self) -> str:
         return f"Gaussian(mean={tidy(self.mean)}, cov={tidy(self.cov)})"
-
-
-def multiply(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> tuple[Any, float]:
-    """(p q over its integral, log of the integral), a Gaussian where both are."""
-    from .mixture import GaussianMixture
-
-    for name, one in (("self", p), ("other", q)):
-        if not isinstance(one, Gaussian | GaussianMixture):
-            raise TypeError(f"{name} must be a Gaussian or a GaussianMixture, not {type(one).__name__}")
-    if p.dim != q.dim:
-        raise ValueError(f"a product needs the same dimension: {p.dim} and {q.dim} differ")
-    logs, (means, covs) = algebra.product(p._parts, q._parts)
-    first, second = (one._triple()[0] for one in (p, q))
-    weights, total = algebra.normalised(logs + np.add.outer(first, second).ravel(), "the product")
-    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
-        return Gaussian(means[0], covs[0]), total
-    return GaussianMixture(weights, means, covs), total

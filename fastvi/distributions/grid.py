@@ -23,6 +23,9 @@ _REACH = 9.0
 #: Logarithm of the largest float.
 _LARGEST_EXPONENT = 709.0
 
+#: Decimals of a mean that are shown: the sums over the grid have rounding errors.
+_DECIMALS = 12
+
 
 class Grid2D(Immutable):
     r"""A 2-D density tabulated on a rectangular grid by its logarithm; it need not be normalised.
@@ -237,7 +240,7 @@ class Grid2D(Immutable):
         return restore(type(self), np.array(self.x), np.array(self.y), table)  # type: ignore[no-any-return]
 
     def _every_second(self) -> Grid2D:
-        """The grid of every second point, both ways; the last point stays."""
+        """The grid of every second point along both axes; the last point stays."""
         rows = np.unique(np.append(np.arange(0, self.x.size, 2), self.x.size - 1))
         columns = np.unique(np.append(np.arange(0, self.y.size, 2), self.y.size - 1))
         table = np.ascontiguousarray(self.logp[np.ix_(rows, columns)])
@@ -253,7 +256,7 @@ class Grid2D(Immutable):
 
     def __repr__(self) -> str:
         x, y = (f"{a[0]:.6g}..{a[-1]:.6g} ({a.size})" for a in (self.x, self.y))
-        mean = tidy(self.mean.round(12) + 0.0)
+        mean = tidy(self.mean.round(_DECIMALS) + 0.0)
         return f"Grid2D(x={x}, y={y}, mean={mean}, integral={self.integral:.6g})"
 
 

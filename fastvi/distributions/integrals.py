@@ -29,6 +29,12 @@ LEAST_RTOL = 1e-14
 _REPLICATES = 16
 _POINTS = 4096
 
+#: Uniform numbers are this far from 0 and 1, where the normal quantile is infinite.
+_LEAST_UNIFORM = 2.0**-53
+
+#: Rounding of bounds in closed form, in units of `EPSILON`.
+_ROUNDINGS = 16
+
 
 @dataclass(frozen=True, init=False)
 class Estimate:
@@ -134,7 +140,7 @@ def clipped(estimate: Estimate, bounds: Bounds) -> Estimate:
     That can only bring it closer to the truth, and no error is larger than the distance of the bounds.
     """
     value = min(max(estimate.value, bounds.lower), bounds.upper)
-    error = min(estimate.error, bounds.upper - bounds.lower + 16 * EPSILON * (1.0 + abs(value)))
+    error = min(estimate.error, bounds.upper - bounds.lower + _ROUNDINGS * EPSILON * (1.0 + abs(value)))
     note = ""
     if value != estimate.value:
         end = "upper" if value == bounds.upper else "lower"
@@ -148,7 +154,7 @@ def normal_points(replicate: int, dim: int, count: int) -> tuple[Array, Array]:
     from scipy.stats import qmc
 
     points = qmc.Sobol(dim + 1, rng=np.random.default_rng(replicate)).random(count)
-    points = np.clip(points, 2.0**-53, 1.0 - 2.0**-53)
+    points = np.clip(points, _LEAST_UNIFORM, 1.0 - _LEAST_UNIFORM)
     return points[:, 0], ndtri(points[:, 1:])
 
 

@@ -23,8 +23,7 @@ from ..common.validation import (
 )
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
 from . import algebra
-from .density import Density
-from .gaussian import Gaussian, amplification, multiply
+from .gaussian import Gaussian, amplification
 from .integrals import ENTROPY_RTOL, mixture_entropy
 
 #: Components, times ten for each dimension, from which a call may take a tenth of a second.
@@ -35,14 +34,14 @@ _MULTIPLICATIONS = 1e8
 
 
 def is_long(value: Any) -> bool:
-    """Whether an argument is a mixture with which a call may take so long that Ctrl-C must be heard."""
+    """Whether an argument is a mixture with which a call may take so long that it must be interruptible."""
     if not isinstance(value, GaussianMixture):
         return False
     count, dim = value._means.shape
     return bool(count * 10.0**dim >= _MANY)
 
 
-class GaussianMixture(Density):
+class GaussianMixture(algebra.Gaussians):
     r"""A mixture of Gaussians.
 
     .. math:: p(z) = \sum_k w_k \, N(z \mid \mu_k, \Sigma_k)
@@ -76,6 +75,8 @@ class GaussianMixture(Density):
     >>> round(p.entropy(), 9)
     3.44523821
     """
+
+    _is_mixture = True
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covs: ArrayLike) -> None:
         w = mixture_weights(weights)
@@ -232,7 +233,7 @@ class GaussianMixture(Density):
         """The distribution of ``matrix @ z + shift``; `matrix`, shape (m, D), has independent rows."""
         return GaussianMixture(self.weights, *algebra.affine(self._parts, matrix, shift))
 
-    def product(self, other: Gaussian | GaussianMixture) -> tuple[GaussianMixture, float]:
+    def product(self, other: algebra.Gaussians) -> tuple[GaussianMixture, float]:
         """The product of two densities: (the normalised product, log of the integral of the product).
 
         It has a component for each pair of components.
@@ -245,7 +246,7 @@ class GaussianMixture(Density):
         >>> posterior.weights.round(6), round(log_evidence, 6)
         (array([0.268941, 0.731059]), -1.645398)
         """
-        return multiply(self, other)
+        return algebra.multiply(self, other)
 
     @property
     def _parts(self) -> algebra.Parts:
@@ -325,6 +326,10 @@ class GaussianMixture(Density):
 
     def _triple(self) -> Triple:
         return self._log_weights, self._means, self._factors
+
+    @staticmethod
+    def _of_parts(weights: Array, means: Array, covs: Array) -> GaussianMixture:
+        return GaussianMixture(weights, means, covs)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GaussianMixture):

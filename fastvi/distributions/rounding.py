@@ -14,6 +14,9 @@ import numpy as np
 from ..common.values import Array
 from .integrals import EPSILON
 
+#: Bits of a float after the first.
+_BITS = 52
+
 #: Parts of a matrix whose products are exact; three have 63 bits in 1000 dimensions.
 _PARTS = 3
 
@@ -33,7 +36,7 @@ def residual(target: Array, left: Array, right: Array) -> Array:
     Rows and columns are cut into parts with so few bits that the products of the parts are exact: K. Ozaki et
     al., Error-Free Transformations of Matrix Multiplication, Numerical Algorithms 59 (2012).
     """
-    bits = (52 - math.ceil(math.log2(left.shape[1] + 1))) // 2
+    bits = (_BITS - math.ceil(math.log2(left.shape[1] + 1))) // 2
     rows = np.frexp(np.abs(left).max(axis=1))[1]
     columns = np.frexp(np.abs(right).max(axis=0))[1]
     first = _parts(np.ldexp(left, -rows[:, None]), bits)

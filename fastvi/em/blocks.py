@@ -75,7 +75,7 @@ class Sweeps:
         return float(logs.sum()), np.sum(moments, axis=0)
 
 
-def climb(run: Any, problem: Any, sweeps: Sweeps, progress: bool) -> None:
+def iterate(run: Any, problem: Any, sweeps: Sweeps, progress: bool) -> None:
     """EM from the mixture of a run, as `kernels.em.iterations.fit` for data in memory."""
     mixture = run.weights, run.means, run.factors
     trace: list[float] = []

@@ -14,8 +14,15 @@ from ..common.values import Array
 #: Rows that are so many times farther from the centre than a median row are outliers, if they are few.
 _FAR, _FEW = 10.0, 0.1
 
+#: Squared lengths of a Gaussian's rows have the mean D and the deviation sqrt(2 D). They are usual up to this
+#: many deviations above the mean, and a constant for few dimensions: all but 3e-9 of them.
+_USUAL_DEVIATIONS, _USUAL_MORE = 10.0, 20.0
+
 #: Most steps towards the robust scatter. A step divides the variance that one outlier makes by n / (d + 1).
 _STEPS = 60
+
+#: Change of the median distance, as a part of it, that ends these steps: `_FAR` needs no more digits.
+_MEDIAN_RTOL = 0.01
 
 
 class Frame(NamedTuple):
@@ -34,7 +41,7 @@ class Frame(NamedTuple):
 
 def _usual(dim: int) -> float:
     """Squared distances up to this are usual for a Gaussian's rows."""
-    return dim + 10.0 * math.sqrt(2.0 * dim) + 20.0
+    return dim + _USUAL_DEVIATIONS * math.sqrt(2.0 * dim) + _USUAL_MORE
 
 
 def _outliers(rows: Array, frequencies: Array | None) -> NDArray[np.bool_] | None:
@@ -63,7 +70,7 @@ def _outliers(rows: Array, frequencies: Array | None) -> NDArray[np.bool_] | Non
         before, middle = middle, _median(squares, counts)
         if not 0.0 < middle < math.inf:
             return None
-        if abs(middle - before) <= 0.01 * middle:
+        if abs(middle - before) <= _MEDIAN_RTOL * middle:
             break
     far = squares > _FAR**2 * middle
     return far if 0.0 < counts[far].sum() <= _FEW * mass else None

@@ -27,9 +27,11 @@ from .variational import VariationalMixtureFit
 #: Iterations that a fit usually takes: an estimate of its work, for the decision whether to use threads.
 _USUAL_ITERATIONS = 16
 
-#: Nanoseconds that EM takes for each point, component and entry of a covariance; less than a second of them
-#: in all, and a restart is not made interruptible.
-_NANOSECONDS, _IMPATIENCE = 1.0, 0.3e9
+#: Nanoseconds that EM takes for each point, component and entry of a covariance.
+_NANOSECONDS = 1.0
+
+#: Rows for each component that are searched for different ones before all are.
+_HEAD = 8
 
 #: Scales of columns that differ by less than this factor are the same for a start.
 _SIMILAR = 1.5
@@ -99,8 +101,9 @@ def _check_size(points: Array, components: int) -> None:
     if len(points) < components:
         raise ValueError(f"x has {count_of(len(points), 'point')}, too few for k = {components} components")
     # The first rows usually suffice; to sort all takes longer than an iteration of EM.
-    for head in (points[: 8 * components], points):
-        rows = np.ascontiguousarray(head + 0.0).view(np.dtype((np.void, 8 * head.shape[1]))).ravel()
+    for head in (points[: _HEAD * components], points):
+        numbers = np.ascontiguousarray(head + 0.0)
+        rows = numbers.view(np.dtype((np.void, numbers.itemsize * numbers.shape[1]))).ravel()
         different = len(np.unique(rows))
         if different >= components:
             return
@@ -171,7 +174,7 @@ class _Run:
             added[:] = added.mean()
         self.factors[-1] = np.diag(np.sqrt(np.diag(factor) ** 2 + added))
 
-    def climb(self, problem: _Problem, space: Any) -> None:
+    def iterate(self, problem: _Problem, space: Any) -> None:
         """Iterate EM until the likelihood is within `tol` of its maximum."""
         mixture = self.weights, self.means, self.factors
         fit = kernels.em.iterations.fit_with_gaps if problem.has_gaps else kernels.em.iterations.fit
@@ -524,12 +527,12 @@ def _from_start(start: GaussianMixture, problem: _Problem) -> _Run:
     run.weights[:], run.means[:], run.factors[:] = start.weights, start._means, start._factors
     kernels.em.standardization.standardize_mixture(frame.mean, frame.factor, run.means, run.factors)
 
-    def climb(_: int) -> None:
+    def task(_: int) -> None:
         owner, space = problem.space(components)
-        run.climb(problem, space)
+        run.iterate(problem, space)
         del owner
 
-    _run(climb, 1, components, problem, 1)
+    _run(task, 1, components, problem, 1)
     return run
 
 
@@ -543,21 +546,21 @@ def _from_seeds(
     runs = [_Run(components, dim, problem.most, problem.mass) for _ in range(restarts)]
     kinds = _starts(problem, components)
 
-    def climb(i: int) -> None:
+    def task(i: int) -> None:
         runs[i].seed(kinds[i % len(kinds)], uniforms[i], problem)
         owner, space = problem.space(components)
-        runs[i].climb(problem, space)
+        runs[i].iterate(problem, space)
         del owner
 
     worthwhile = restarts * components * size * dim * _USUAL_ITERATIONS >= threads.WORTHWHILE
     together = (threads.allowed() if progress else restarts) if worthwhile else 1
     for first in bar(range(0, restarts, together), progress, "fit_mixture", "batch"):
 
-        def climb_from(i: int, first: int = first) -> None:
-            climb(first + i)
+        def task_from(i: int, first: int = first) -> None:
+            task(first + i)
 
         pieces = min(together, restarts - first)
-        _run(climb_from, pieces, components, problem, threads.allowed() if worthwhile else 1)
+        _run(task_from, pieces, components, problem, threads.allowed() if worthwhile else 1)
     return runs
 
 
@@ -568,14 +571,14 @@ def _continued(run: _Run, x: Any, frequencies: Array | None, problem: _Problem, 
         owner, made = problem.space(components)
         return owner, made._replace(frequencies=np.empty(0), prior=np.empty(0))
 
-    blocks.climb(run, problem, blocks.Sweeps(x, frequencies, problem.frame, space), progress)
+    blocks.iterate(run, problem, blocks.Sweeps(x, frequencies, problem.frame, space), progress)
     return run
 
 
 def _run(task: Any, pieces: int, components: int, problem: _Problem, workers: int) -> None:
-    """Run the tasks, so that Ctrl-C is heard in those that may take long."""
+    """Run the tasks, so that Ctrl-C interrupts those that may take long."""
     dim, size = problem.frame.columns.shape
-    if size * components * (dim + 3) ** 2 * problem.most * _NANOSECONDS < _IMPATIENCE:
+    if size * components * (dim + 3) ** 2 * problem.most * _NANOSECONDS < threads.SHORT:
         threads.run(task, pieces)
         return
 
@@ -590,7 +593,7 @@ def _places(problem: _Problem) -> list[Array]:
 
     Scaled columns, where each has variance 1; the data as they are, where the scales differ; whitened, where
     clusters are seen that the correlations hide. Whitening hides clusters in many dimensions: there each
-    direction of noise counts as much as one that parts the clusters.
+    direction of noise counts as much as one that separates the clusters.
     """
     frame = problem.frame
     scales = frame.scales

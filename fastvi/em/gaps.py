@@ -63,7 +63,7 @@ def patterns(x: Array) -> Patterns:
 
 
 def _reordered(p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int64]) -> Iterator[Array]:
-    """For each component: the factor of its covariance with the coordinates that were seen first.
+    """For each component: the factor of its covariance with the observed coordinates first.
 
     From the factor itself: a covariance has lost variances below 1e-16 of the largest, as beside an outlier.
     """

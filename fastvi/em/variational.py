@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..common.immutable import Record, frozen
 from ..common.statuses import EM_WORDS
 from ..common.values import Array
@@ -40,7 +41,7 @@ class VariationalMixtureFit(Record):
     mixture : GaussianMixture
         The posterior mean of the weights, the means m, and covariances (ν W)**-1.
     counts : ndarray, shape (k,)
-        The expected number of points, or their weight, of each component; near 0 for one that switched off.
+        The expected number of points, or their weight, of each component; near 0 for one that is not used.
     concentration : ndarray, shape (k,)
         α.
     mean_precision : ndarray, shape (k,)
@@ -226,10 +227,8 @@ def ascend(
         gain = trace[-1] - trace[-2]
         if gain <= _ROUNDING * abs(trace[-1]):
             return q, trace, statuses.CONVERGED
-        if gain < last < before:
-            square = max(gain / last, last / before)
-            if gain * square / (1.0 - math.sqrt(square)) <= wanted:
-                return q, trace, statuses.CONVERGED
+        if kernels.em.iterations.remaining_gain(gain, last, before, 0.0) <= wanted:
+            return q, trace, statuses.CONVERGED
         last, before = gain, last
     return q, trace, statuses.STEPS_EXHAUSTED
 

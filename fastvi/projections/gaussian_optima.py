@@ -23,6 +23,9 @@ from .result import Projection
 #: Peaks of a grid that are taken as starts: the highest.
 _PEAKS = 16
 
+#: Entries of a `Report` of the kernels.
+_REPORT = 5
+
 #: Divergences of a moment match below this (in nats) are integrated: as the difference of two entropies they
 #: have too few digits.
 _FEW_DIGITS = 1e-3
@@ -93,7 +96,7 @@ def _buffers(components: int, dim: int) -> tuple[Any, ...]:
 
 def _start_buffers(means: Array, factors: Array) -> tuple[Any, ...]:
     """Starts, with arrays for the optima and for the reports of as many descents."""
-    return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), 5))
+    return means, factors, (np.empty_like(means), np.empty_like(factors)), np.empty((len(means), _REPORT))
 
 
 def mixture_optima(p: GaussianMixture, family: int, starts: Any, rtol: float) -> Projection:
@@ -170,7 +173,7 @@ def grid_optima(p: Grid2D, family: int, starts: Any, rtol: float) -> Projection:
         means, factors = _grid_starts(p)
     else:
         means, factors = checked_starts(starts, 2)
-    reports = np.empty((len(means), 5))
+    reports = np.empty((len(means), _REPORT))
     count = kernels.projections.grid_projections.grid_projections(
         grid, family, means, factors, _GRID_RTOL, kernels.projections.grid_projections.workspace(), reports
     )

@@ -53,6 +53,9 @@ _REPLICATE = 1000
 #: among them.
 _CANDIDATES, _FEW_COMPONENTS = 48, 24
 
+#: Tolerance of these I-projections, and decimals in which equal candidates agree, in the frame of p.
+_CANDIDATE_RTOL, _DECIMALS = 1e-4, 6
+
 #: A candidate is left out whose KL from a better one is below this, in nats.
 _NEAR = 0.02
 
@@ -79,6 +82,9 @@ _SADDLES, _AWAY = 3, 0.3
 
 #: The most densities of components at nodes of an evaluation, a fifth of a second.
 _MOST_WORK = 20_000_000
+
+#: Share of `rtol` for what a descent on the last levels lacks, and for the error of a divergence.
+_SHARE = 0.1
 
 #: Least tolerance of a divergence in nats, and least relative one on draws.
 _LEAST_LACK, _DRAWS_RTOL = 1e-12, 2e-3
@@ -107,7 +113,7 @@ def _nodes(dim: int, level: int) -> tuple[Array, Array]:
 
 
 def _tiles(points: Array, part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Points near each other, as many as a block of the kernels has: it leaves out what is far from it."""
+    """Groups of neighbouring points, each as long as a block of the kernels: a block skips far components."""
     size = kernels.projections.reverse_divergences.BLOCK
     if part.size <= size:
         return [part]
@@ -171,7 +177,7 @@ class Descents:
     # Starts.
 
     def candidates(self) -> Parts:
-        """Gaussians that may be components of q; their weights mean nothing."""
+        """Gaussians that may be components of q; their weights are not used."""
         components = len(self.target.logs)
         heavy = np.argsort(-self.target.logs, kind="stable")[:_CANDIDATES]
         means, factors = [self.target.means[heavy]], [self.target.factors[heavy]]
@@ -183,13 +189,15 @@ class Descents:
             means.append(merged)
             factors.append(roots)
         if self.dim <= QUADRATURE_DIM and components <= _FEW_COMPONENTS:
-            alone = mixture_optima(GaussianMixture._from_factors(*self.target), FULL, None, 1e-4)
+            alone = mixture_optima(GaussianMixture._from_factors(*self.target), FULL, None, _CANDIDATE_RTOL)
             means.append(np.stack([found.q._mean for found in alone.optima]))
             factors.append(np.stack([found.q._factor for found in alone.optima]))
         one = np.concatenate(means)
         two = np.concatenate(factors)
         _, first = np.unique(
-            np.concatenate([one, two.reshape(len(one), -1)], axis=1).round(6), axis=0, return_index=True
+            np.concatenate([one, two.reshape(len(one), -1)], axis=1).round(_DECIMALS),
+            axis=0,
+            return_index=True,
         )
         return Parts(np.zeros(len(first)), one[np.sort(first)], two[np.sort(first)])
 
@@ -283,9 +291,9 @@ class Descents:
             step = np.zeros(objective.size)
             step[i] = _DIFFERENCE
             matrix[i] = (objective(-step)[1] - objective(step)[1]) / (2.0 * _DIFFERENCE)
-        idle = np.zeros((self.count, objective.size // self.count))
-        idle[:, 0] = 1.0 / objective.unit
-        along = idle.ravel() / np.linalg.norm(idle)
+        logits = np.zeros((self.count, objective.size // self.count))
+        logits[:, 0] = 1.0 / objective.unit
+        along = logits.ravel() / np.linalg.norm(logits)
         return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))
 
     def polished(self, parts: Parts) -> _Optimum:
@@ -308,7 +316,7 @@ class Descents:
             objective = self.objective(parts, level)
             _, slope = objective(np.zeros(objective.size))
             first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
-            parts, found = self.descend(parts, level, _MOST_STEPS, 0.1 * self.rtol, unit)
+            parts, found = self.descend(parts, level, _MOST_STEPS, _SHARE * self.rtol, unit)
             if first <= self.tolerance(found.value, self.rtol):
                 status = CONVERGED
                 break
@@ -442,7 +450,7 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
         q = frame.mixture(
             (optimum.parts.weights[order], optimum.parts.means[order], optimum.parts.factors[order])
         )
-        estimate = kl_estimate(q, p, rtol=max(0.1 * rtol, LEAST_RTOL))
+        estimate = kl_estimate(q, p, rtol=max(_SHARE * rtol, LEAST_RTOL))
         status, wanted = optimum.status, max(rtol * estimate.value, _LEAST_LACK)
         if p.dim <= QUADRATURE_DIM and status in (CONVERGED, OVERFITTED) and estimate.error > wanted:
             status = UNRESOLVED

@@ -15,11 +15,9 @@ from ..common.validation import float_array
 from ..common.values import Array
 from ..discrete import information
 from ..distributions.integrals import Estimate
+from ..kernels.discrete.masses import UNIT_TOLERANCE64
 from ..kernels.statuses import CONVERGED, STEPS_EXHAUSTED
 from .result import Projection
-
-#: How far the sum of a table or of a factor may be from one.
-_SUM_TOLERANCE = 1e-6
 
 #: Rounding error of a divergence, relative to 1 + value.
 _ROUNDING = 1e-15
@@ -50,8 +48,8 @@ def _table(p: Any) -> NDArray[np.float64]:
         where = tuple(int(k) for k in np.argwhere(bad)[0])
         raise ValueError(f"p[{', '.join(map(str, where))}] is {table[where]!s}: must be finite and >= 0")
     total = float(table.sum())
-    if abs(total - 1.0) > _SUM_TOLERANCE:
-        raise ValueError(f"p sums to {total!r}: a joint distribution sums to 1 within {_SUM_TOLERANCE:.0e}")
+    if abs(total - 1.0) > UNIT_TOLERANCE64:
+        raise ValueError(f"p sums to {total!r}: a joint distribution sums to 1 within {UNIT_TOLERANCE64:.0e}")
     return table / total
 
 
@@ -114,7 +112,7 @@ def _given_starts(starts: Any, shape: tuple[int, ...]) -> list[list[Array]]:
         if tuple(f.shape for f in factors) != tuple((n,) for n in shape):
             raise ValueError(f"starts[{k}] must have one vector for each axis of p, of lengths {shape}")
         for a, f in enumerate(factors):
-            if not ((f >= 0.0).all() and abs(f.sum() - 1.0) <= _SUM_TOLERANCE):
+            if not ((f >= 0.0).all() and abs(f.sum() - 1.0) <= UNIT_TOLERANCE64):
                 raise ValueError(f"starts[{k}][{a}] is not a probability vector: {f}")
         given.append(factors)
     if not given:

@@ -25,8 +25,8 @@ from ..kernels import borrowing, statuses
 METHODS = ("kl", "runnalls", "williams")
 
 #: Sweeps that a refinement usually makes, nodes under a component of p, and nanoseconds for each node,
-#: component of q and entry of a covariance; more of them than this in all, and it is made interruptible.
-_USUAL_SWEEPS, _USUAL_NODES, _NANOSECONDS, _IMPATIENCE = 50, 500, 0.5, 0.3e9
+#: component of q and entry of a covariance.
+_USUAL_SWEEPS, _USUAL_NODES, _NANOSECONDS = 50, 500, 0.5
 
 #: Relative error wanted of divergences: in the plane, 1e-10 takes twice as long.
 _RTOL = 1e-6
@@ -201,7 +201,7 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
     space = scratch.space(room.workspace, components, count, dim)
     arguments = frame.triple, refined, tol, most, space
     nodes = components * _USUAL_NODES if dim <= 2 else room.most_nodes(dim, components)
-    if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < _IMPATIENCE:
+    if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
         status, steps, gain, wrong = room.refine(*arguments)
         return refined, status, steps, gain > wrong
     ended = []
@@ -221,7 +221,7 @@ def _refine_squares(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Tri
     space = scratch.space(room.workspace, components, count, dim)
     shift = kernels.projections.reductions.log_scale(frame.triple)
     arguments = frame.triple, refined, shift, tol, most, space
-    if components * count * (dim + 3) ** 3 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < _IMPATIENCE:
+    if components * count * (dim + 3) ** 3 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
         status, steps = room.refine(*arguments)
         return refined, status, steps, True
     ended = []
@@ -292,7 +292,7 @@ def reduce_mixture(
     2**18 nodes; above, pairs of opposite quasi-random points under each component, so that q is the minimum
     for these points. L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step
     is that of EM, and a step of EM comes last. `kl` and `error` are worked out when they are first read, by
-    `kl_estimate`, which knows nothing of these nodes. Where the refinement is not certain to be below the
+    `kl_estimate`, which does not use these nodes. Where the refinement is not certain to be below the
     greedy merges, both divergences are computed and the lower one is the result.
 
     References

@@ -123,6 +123,7 @@ INTERNAL = (
     "Frame",
     "FramePrior",
     "Functions",
+    "Gaussians",
     "Immutable",
     "Laplace",
     "LatentFit",

@@ -13,6 +13,9 @@ from ..compiler import adder, exported, formula, kernel
 from ..numerics.elementary import exp
 from ..numerics.matrices import copy_vector
 
+#: Logarithms of densities below this are those of 0, where p log p is 0.
+LOG_OF_ZERO = -1e300
+
 
 @exported
 def trapezoid(points, out):
@@ -39,7 +42,7 @@ def _row(y, b, log_p, top):
         s0 += p
         s1 += p * y[j]
         s2 += p * (y[j] * y[j])
-        s3 += p * (value if value > -1e300 else 0.0)
+        s3 += p * (value if value > LOG_OF_ZERO else 0.0)
     return s0, s1, s2, s3
 
 

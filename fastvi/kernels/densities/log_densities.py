@@ -37,6 +37,9 @@ _LARGEST = 2.0**1022
 #: The smallest normal number, for which `log_ratio` holds.
 _NORMAL = 2.0**-1022
 
+#: Largest argument of `atanh_tail`.
+_SERIES = 0.2
+
 #: How far the sum of a simplex or the squared length of a row of a factor may be from 1. It is wide, so that
 #: differences of a log joint along one coordinate exist.
 SUM_TOLERANCE = 1e-2
@@ -106,7 +109,7 @@ def deviance(x, mean, log_mean):
         return mean
     d = x - mean
     v = d / (x + mean)
-    if abs(v) <= 0.2:
+    if abs(v) <= _SERIES:
         return d * v + 2.0 * x * v * (v * v) * atanh_tail(v * v)
     if mean == math.inf:
         return math.inf
@@ -430,7 +433,7 @@ def _overload_at(x, i):
 def block(x, low, size):
     """Entries of an array, or the number itself.
 
-    A loop over a block from 0 on has no negative index; one from `low` on may have, as far as LLVM sees, and
+    A loop over a block from 0 on has no negative index; one from `low` on may have, as far as LLVM knows, and
     gathers its entries: 1.4 times the time for `cauchy`.
     """
     return x[low : low + size] if isinstance(x, np.ndarray) else x

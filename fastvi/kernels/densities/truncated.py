@@ -19,12 +19,15 @@ MOMENTS_STEP = 1.0 / 8.0
 #: From this many standard deviations on, log Phi is computed from its asymptotic series.
 ASYMPTOTIC = 25.0
 
+#: Standard deviations over which the density falls by more than exp(-40).
+SPAN = 9.0
+
 
 @kernel
 def span(mu, sigma, low, high):
     """Part of [low, high] outside of which the density is below exp(-40) of its maximum in it."""
     mode = min(max(mu, low), high)
-    reach = math.hypot(mode - mu, 9.0 * sigma)
+    reach = math.hypot(mode - mu, SPAN * sigma)
     return max(low, mu - reach), min(high, mu + reach)
 
 

@@ -25,7 +25,7 @@ BLOCK = 512
 LANES = 32
 
 #: The least logarithm of a share, relative to the largest.
-LEAST = -600.0
+LEAST_LOG_SHARE = -600.0
 
 HALF_ROOT = math.sqrt(0.5)
 
@@ -336,7 +336,7 @@ def share(values, top, total):
     """
     for n in range(top.size):
         below = values[n] - top[n]
-        e = decay(below if below > LEAST else LEAST)
+        e = decay(below if below > LEAST_LOG_SHARE else LEAST_LOG_SHARE)
         values[n] = e
         total[n] += e
 
@@ -346,7 +346,7 @@ def _share_two(first, second, top, total):
     """`maximum` and `share` for two components, with one exponential instead of two."""
     for n in range(top.size):
         d = second[n] - first[n]
-        e = decay(-abs(d) if abs(d) < -LEAST else LEAST)
+        e = decay(-abs(d) if abs(d) < -LEAST_LOG_SHARE else LEAST_LOG_SHARE)
         up = d > 0.0
         top[n] = second[n] if up else first[n]
         first[n], second[n] = (e if up else 1.0), (1.0 if up else e)
@@ -393,8 +393,8 @@ def block_log_likelihood(top, total, products):
 def _invert_factor(factor, inverse):
     """inverse = factor**-1 / sqrt(2).
 
-    It solves inverse factor = I / sqrt(2), so that inverse (factor z) is z to rounding: the other way round
-    1e-4 were lost beside outliers of 1e8.
+    It solves inverse factor = I / sqrt(2), so that inverse (factor z) is z / sqrt(2) to rounding. To solve
+    factor inverse = I / sqrt(2) would lose 1e-4 beside outliers of 1e8.
     """
     dim = factor.shape[0]
     for i in range(dim):

@@ -38,8 +38,8 @@ SPREAD = 100.0
 #: An M-step whose gain (in nats per point) is below this changes the mixture by rounding only.
 ROUNDING = 1e-29
 
-#: After a gain that may be rounding at most so many times that remains: for rates up to 0.9999. And this part
-#: of what rounding may make remains always.
+#: Where a gain may be rounding, at most HIDDEN times that gain remains: this holds for rates up to 0.9999. At
+#: least SURE times what rounding may make of a gain is always taken to remain.
 HIDDEN, SURE = 1e4, 1e-4
 
 

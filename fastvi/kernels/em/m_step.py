@@ -25,15 +25,15 @@ from .e_step import KIND, SPHERICAL, TIED, in_units, is_diagonal
 AT_FLOOR, FLOOR_STEPS = 0, 1
 
 #: A component with less than this share of the data is empty: its moments are rounding errors.
-EMPTY = 1e-200
+EMPTY_SHARE = 1e-200
 
 #: A covariance is singular where the variance of a coordinate, given those before it, is below this part of
-#: its variance (rounding leaves 1e-16), or below `LEAST`: of points that are equal rounding leaves 1e-32.
-DEPENDENT, LEAST = 1e-14, 1e-26
+#: its variance (rounding leaves 1e-16), or below `LEAST_VARIANCE` (of equal points rounding leaves 1e-32).
+DEPENDENT, LEAST_VARIANCE = 1e-14, 1e-26
 
 #: Where a coordinate's variance is so many times what it is given those before it, moments are taken in units
 #: of the factor. Else roundings are 1e-16 of a variance: of a component with an outlier of 1e6 as much as a
-#: covariance floor of 1e-6, and EM goes round in circles. In units of the factor they are the root of that.
+#: covariance floor of 1e-6, and EM does not converge. In units of the factor they are the root of that.
 STEEP = 1e6
 
 #: What rounding alone makes of an M-step's gain, for each point and unit of `steepness`: beside outliers of
@@ -116,7 +116,8 @@ def _raised_factor(matrix, floor, vectors, factor):
 def _triangular(vectors, floor, factor):
     """Write the lower factor of vectors vectors', by modified Gram-Schmidt; True if it is finite.
 
-    No eigenvalue is below the floor. So no variance of a coordinate given others is, whatever rounding left.
+    No eigenvalue is below the floor, so no variance of a coordinate given others is. Where rounding made one
+    smaller, it is raised to the floor.
     """
     dim = factor.shape[0]
     good = True
@@ -146,7 +147,7 @@ def _is_regular(factor):
     """Whether no coordinate depends on those before it, to rounding."""
     for i in range(factor.shape[0]):
         square = factor[i, i] ** 2
-        if not (square > DEPENDENT * dot(factor[i], factor[i]) and square > LEAST):
+        if not (square > DEPENDENT * dot(factor[i], factor[i]) and square > LEAST_VARIANCE):
             return False
     return True
 
@@ -209,7 +210,7 @@ def _floored_in_units(cov, floor, before, factor, scratch):
             rows[a, i] = factor[i, a]
     if floor == 0.0:
         return False, triangular and _is_regular(factor)
-    # The columns of the factor, turned until they are the axes.
+    # The columns of the factor, rotated to be orthogonal: then they are the principal axes.
     orthogonalise(rows)
     acted = False
     for a in range(dim):
@@ -303,7 +304,7 @@ def _posterior_moments_of(k, means, factors, mean, cov, space):
     dim, row, precision = mean.size, space.moments[k], space.prior[PRECISION]
     away, count = _away(k, means, factors, space), row[0] + precision
     for i in range(dim):
-        mean[i] = (row[1 + i] + precision * away[i]) / count if count > EMPTY else 0.0
+        mean[i] = (row[1 + i] + precision * away[i]) / count if count > EMPTY_SHARE else 0.0
     place = 1 + dim
     for i in range(dim):
         for j in range(i + 1):
@@ -353,7 +354,7 @@ def _tied_factor(mass, means, factors, floor, space):
         else:
             # The moments of the first may be those of all components, also where it has no data.
             for i in range(dim):
-                mean[i] = row[1 + i] / row[0] if row[0] > EMPTY * mass else 0.0
+                mean[i] = row[1 + i] / row[0] if row[0] > EMPTY_SHARE * mass else 0.0
             place = 1 + dim
             for i in range(dim):
                 for j in range(i + 1):
@@ -404,7 +405,7 @@ def maximise(mass, weights, means, factors, floor, floored, space):
             count += space.prior[PER_MEAN] + (space.prior[EXPONENT] if not tied or k == 0 else 0.0)
             count_of_mean += space.prior[PRECISION]
         floored[AT_FLOOR, k] = 0
-        empty = not (count if known else weight) > EMPTY
+        empty = not (count if known else weight) > EMPTY_SHARE
         if empty:
             copy_vector(means[k], new_means[k])
         else:
@@ -437,10 +438,10 @@ def maximise(mass, weights, means, factors, floor, floored, space):
             gain += weights[k]
         elif known:
             gain += (1.0 + added / mass) * kl_term(weight, weights[k], weight - weights[k], (0.0, 0.0))
-            # Where the means are the same, the first is the part of the covariances.
-            turned = gaussian_kl(means[k], new_factors[k], means[k], factors[k], space.solution)
+            # The part of the divergence that is due to the covariances: with the mean held.
+            of_covariance = gaussian_kl(means[k], new_factors[k], means[k], factors[k], space.solution)
             whole = gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], space.solution)
-            gain += (count * turned + count_of_mean * (whole - turned)) / mass
+            gain += (count * of_covariance + count_of_mean * (whole - of_covariance)) / mass
         else:
             gain += kl_term(weight, weights[k], weight - weights[k], (0.0, 0.0))
             gain += weight * gaussian_kl(new_means[k], new_factors[k], means[k], factors[k], space.solution)

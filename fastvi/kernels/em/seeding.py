@@ -21,8 +21,8 @@ ROUNDS = 20
 #: which neither k-means nor EM finds later.
 EXCHANGES = 3
 
-#: Numbers at equal steps of this, modulo 1, lie evenly.
-_GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
+#: The golden ratio's fraction: its multiples, modulo 1, are spread evenly over [0, 1).
+GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 
 
 @formula
@@ -181,7 +181,7 @@ def _exchange(places, uniform, centres, distances, labels, space):
     for _ in range(EXCHANGES * centres.shape[0]):
         if space.control[STOP] or not total > 0.0:
             return
-        uniform = (uniform + _GOLDEN) % 1.0
+        uniform = (uniform + GOLDEN) % 1.0
         _place(places, _drawn(uniform, total, distances, space), point)
         k, left = _least_potential(places, point, distances, second, labels, space)
         if left < total:

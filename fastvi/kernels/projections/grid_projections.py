@@ -264,7 +264,7 @@ def grid_reverse_kl(x, y, a, b, log_p, mean, chol, grad_mean, grad_chol, space):
     Returns
     -------
     value, mass
-        The divergence as the grid sees it, and how much of q is on the grid.
+        The divergence on the grid, and the mass of q on it.
 
     Examples
     --------

@@ -34,6 +34,7 @@ from ..quadrature.moments import MOMENTS, MOST_NODES, STEP, integrate_moments
 from ..quadrature.refinement import (
     GRADIENT_ROUNDING,
     TAIL_SHARE,
+    VALUE_ROUNDING,
     ball,
     drop_negligible,
     refine_moments,
@@ -63,7 +64,7 @@ NEAR = 5e-2
 APPROACH = 1e-4
 
 #: Length of a step after which the frame has changed too much to keep the lattice.
-FAR = 1e-2
+LATTICE_KEPT = 1e-2
 
 #: Bounds for a step of length s: the error of the quadratic model of the divergence is below CUBIC s**3, and
 #: the correction of a coarse lattice changes by less than CUBIC s times the change of the gradient by the
@@ -78,9 +79,6 @@ LAST, GRADIENT_AFTER = 1e-6, 10.0
 
 #: Most Newton steps after the descent: two are usual.
 MOST_ROUNDS = 20
-
-#: Relative rounding error of a divergence.
-ROUNDING = 4.4e-16
 
 
 @kernel
@@ -121,7 +119,7 @@ def _report(value, error, gradient, gradient_error, nodes, status):
     norm = GRADIENT_AFTER * gradient * gradient if status == CONVERGED else gradient
     return Report(
         kl=max(value, 0.0),
-        error=error + ROUNDING * abs(value),
+        error=error + VALUE_ROUNDING * abs(value),
         gradient_norm=norm + gradient_error,
         evaluations=nodes,
         status=status,
@@ -245,9 +243,9 @@ def _polish(mixture, family, mean, chol, guess, rtol, space):
             value -= gain
             if size_ <= LAST:
                 status = CONVERGED if minimum else NOT_A_MINIMUM
-            elif size_ > FAR:
+            elif size_ > LATTICE_KEPT:
                 refined, corrected = False, False
-        framed = size_ <= FAR
+        framed = size_ <= LATTICE_KEPT
         move(mean, factor, family, dim, used, parts, new_mean, new_factor)
         if not _rebuild(new_factor, product, chol, dim):
             status = NOT_FINITE

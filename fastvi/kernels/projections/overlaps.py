@@ -14,7 +14,7 @@ from ..borrowing import Cube, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..numerics.elementary import exp, log
-from ..numerics.matrices import add_up, dot
+from ..numerics.matrices import add_up, dot, fill_vector
 
 #: Components are padded to a multiple of this: the vectorised loops take so many at once, others one by one.
 LANES = 16
@@ -86,12 +86,6 @@ def _multiply(x, out):
 
 
 @formula
-def _fill(value, out):
-    for n in range(out.size):
-        out[n] = value
-
-
-@formula
 def _finish_coordinate(pivot, vector, logs):
     """Invert the root of a pivot, divide by it, and add to the logarithm of the product."""
     for n in range(logs.size):
@@ -115,7 +109,7 @@ def multiply_all(mean, cov, shift, lanes):
     `cov` is a lower triangle.
     """
     dim, factors, vectors, values = mean.size, lanes.factors, lanes.vectors, lanes.values
-    _fill(-0.5 * dim * LOG_2PI - shift, values)
+    fill_vector(-0.5 * dim * LOG_2PI - shift, values)
     for a in range(dim):
         _add_number(lanes.means[a], -mean[a], vectors[a])
         for b in range(a + 1):
@@ -142,12 +136,6 @@ def _add_product(x, y, out):
         out[n] += x[n] * y[n]
 
 
-@formula
-def _weigh(weights, values):
-    for n in range(values.size):
-        values[n] *= weights[n]
-
-
 @adder
 def _sum_of_three(x, y, z):
     s = 0.0
@@ -170,7 +158,7 @@ def add_derivatives(lanes, out):
     """
     factors, vectors, values = lanes.factors, lanes.vectors, lanes.values
     dim = vectors.shape[0]
-    _weigh(lanes.weights, values)
+    _multiply(lanes.weights, values)
     out[0] += add_up(values)
     # The inverse factors take the place of the factors.
     for b in range(dim):

@@ -25,6 +25,9 @@ from .overlaps import (
     weighted_sum,
 )
 
+#: Range of a product of inverse standard deviations: outside its logarithm is taken, before it overflows.
+LEAST_PRODUCT, MOST_PRODUCT = 1e-100, 1e100
+
 
 class Workspace(NamedTuple):
     """Scratch space for reductions of K components in D dimensions.
@@ -273,9 +276,9 @@ def _log_product(i, j, shift, space):
         factor[a, a] = 1.0 / math.sqrt(s)
         vector[a] = difference * factor[a, a]
         square += vector[a] * vector[a]
-        # One logarithm of the product: there are as many otherwise as dimensions.
+        # The logarithm of a product, not one for each dimension.
         product *= factor[a, a]
-        if not 1e-100 < product < 1e100:
+        if not LEAST_PRODUCT < product < MOST_PRODUCT:
             logs += math.log(product)
             product = 1.0
     return logs + math.log(product) - 0.5 * square - shift

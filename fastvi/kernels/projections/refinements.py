@@ -19,6 +19,7 @@ from ..em.e_step import BLOCK, STOP, block_shares, prepare, workspace_for
 from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep, sweep_part
 from ..em.m_step import maximise
+from ..em.seeding import GOLDEN
 from ..numerics.matrices import (
     cholesky,
     clear_matrix,
@@ -42,7 +43,7 @@ FIRST_NODES = 1000
 #: For smooth functions less remains.
 NEXT_ERROR, NEXT_EXCESS = 0.1, 0.01
 
-#: The share of `tol` that the components may make which have fewer nodes than others.
+#: The share of `tol` for the error of the components that have fewer nodes than others.
 SPARE = 0.25
 
 #: The first level ends within this share of the divergence of its minimum; the next ones, within the square
@@ -58,8 +59,8 @@ MOST_NODES, MOST_PAIRED = 1 << 18, 1 << 16
 #: Least and most pairs under a component, and the part of them that the first level takes.
 LEAST_PAIRS, MOST_PAIRS, FIRST_PART = 128, 4096, 8
 
-#: The lattice of the pairs, and the shift of each coordinate, the part of the golden ratio behind the point.
-GENERATOR, GOLDEN = 17797, 0.6180339887498949
+#: The lattice of the pairs. Each coordinate is shifted by a multiple of GOLDEN, modulo 1.
+GENERATOR = 17797
 
 #: A component of q this much narrower than any of p has shrunk to a node.
 COLLAPSED = 0.01
@@ -67,11 +68,11 @@ COLLAPSED = 0.01
 #: Pairs that L-BFGS remembers: as many as there are coordinates, up to 5 components in the plane.
 MEMORY = 30
 
-#: L-BFGS ends where it promises less than this share of `tol` twice in turn: what it knows little of, it
-#: underestimates.
+#: L-BFGS ends where it promises less than this share of `tol` on two steps in succession: with
+#: few pairs it underestimates what remains.
 PROMISED = 0.1
 
-#: Pairs that L-BFGS must know for its promise to be that of another level.
+#: Pairs that L-BFGS needs for its estimate of what remains to hold on the next level as well.
 KNOWN = 4
 
 #: Rounding of the mean log likelihood, relative to 1 and its size.
@@ -101,14 +102,14 @@ class Workspace(NamedTuple):
     errors: Vector  #: (K,): what the last level changed of it
     moves: Integers  #: (K,): 1 where the next level is needed
     sweeps: Sweeps
-    floored: IntegerMatrix  #: (2, k): which EM writes, and nobody reads
+    floored: IntegerMatrix  #: (2, k): the M-step writes it; it is not read here
     weights: Vector  #: (k,): the mixture at the coordinates
     means: Matrix
     factors: Cube
     reference_weights: Vector
     reference_means: Matrix
     reference_factors: Cube
-    turn: Matrix  #: (D, D): the factor of one component relative to its reference
+    relative: Matrix  #: (D, D): the factor of one component relative to its reference
     square: Matrix  #: (D, D)
     point: Vector  #: (k coordinates,): the coordinates, those of a trial, gradients there, and the direction
     trial: Vector
@@ -220,7 +221,7 @@ def workspace(components, count, dim):
             reference_weights=np.empty(count),
             reference_means=np.empty((count, dim)),
             reference_factors=np.empty((count, dim, dim)),
-            turn=np.empty((dim, dim)),
+            relative=np.empty((dim, dim)),
             square=np.empty((dim, dim)),
             point=np.empty(size),
             trial=np.empty(size),
@@ -386,12 +387,12 @@ def _refer_to(q, space):
 
 
 @inlined
-def _turn_of(point, first, turn):
+def _write_relative(point, first, relative):
     """Write the factor of a component relative to its reference, from its coordinates."""
     at = first
-    for i in range(turn.shape[0]):
+    for i in range(relative.shape[0]):
         for j in range(i + 1):
-            turn[i, j] = math.exp(point[at]) if i == j else point[at]
+            relative[i, j] = math.exp(point[at]) if i == j else point[at]
             at += 1
     return at
 
@@ -399,7 +400,7 @@ def _turn_of(point, first, turn):
 @kernel
 def _mixture_at(point, space):
     """Write the mixture at these coordinates to the space."""
-    weights, means, factors, turn = space.weights, space.means, space.factors, space.turn
+    weights, means, factors, relative = space.weights, space.means, space.factors, space.relative
     dim = means.shape[1]
     at, top, total = 0, -math.inf, 0.0
     size = point.size // weights.size
@@ -414,12 +415,12 @@ def _mixture_at(point, space):
             for j in range(i + 1):
                 s += reference[i, j] * point[at + 1 + j]
             means[k, i] = s
-        at = _turn_of(point, at + 1 + dim, turn)
+        at = _write_relative(point, at + 1 + dim, relative)
         for i in range(dim):
             for j in range(dim):
                 s = 0.0
                 for a in range(j, i + 1):
-                    s += reference[i, a] * turn[a, j]
+                    s += reference[i, a] * relative[a, j]
                 factors[k, i, j] = s
     for k in range(weights.size):
         weights[k] /= total
@@ -457,19 +458,19 @@ def _evaluate_parts(columns, space):
 @kernel
 def _write_gradient(point, gradient, space):
     """Write the gradient of -E_p[log q] from the moments of a sweep."""
-    weights, turn, dim = space.weights, space.turn, space.means.shape[1]
+    weights, relative, dim = space.weights, space.relative, space.means.shape[1]
     vector, square, root = space.sweeps.mean, space.square, math.sqrt(2.0)
     at = 0
     for k in range(weights.size):
         row, inverse = space.sweeps.moments[k], space.sweeps.inverses[k]
         gradient[at] = weights[k] - row[0]
-        _turn_of(point, at + 1 + dim, turn)
+        _write_relative(point, at + 1 + dim, relative)
         for i in range(dim):
             s = 0.0
             for j in range(i + 1):
                 s += root * inverse[i, j] * row[1 + j]
             vector[i] = s
-        solve_upper(turn, vector)
+        solve_upper(relative, vector)
         for i in range(dim):
             gradient[at + 1 + i] = -vector[i]
         at += 1 + dim
@@ -487,12 +488,12 @@ def _write_gradient(point, gradient, space):
                 vector[i] = square[i, j]
             _scale_by(inverse, vector)
             vector[j] -= row[0]
-            solve_upper(turn, vector)
+            solve_upper(relative, vector)
             for i in range(j, dim):
                 square[i, j] = vector[i]
         for i in range(dim):
             for j in range(i + 1):
-                gradient[at] = -square[i, j] * (turn[i, i] if i == j else 1.0)
+                gradient[at] = -square[i, j] * (relative[i, i] if i == j else 1.0)
                 at += 1
 
 
@@ -507,7 +508,7 @@ def _scale_by(inverse, vector):
 
 
 @kernel
-def _climb(p, columns, value, used, newest, tol, most, space):
+def _descend(p, columns, value, used, newest, tol, most, space):
     """L-BFGS from `point`, where value and gradient are known.
 
     Returned are (status, sweeps, value, used, newest).
@@ -649,7 +650,7 @@ def refine(p, q, tol, most, space):
             columns = _lay_out(p, space)
             value = _evaluate(columns, space.point, space.gradient, space)
             sweeps += 1
-        status, taken, value, used, newest = _climb(
+        status, taken, value, used, newest = _descend(
             p, columns, value, used, newest, wanted if more else within, most - sweeps, space
         )
         sweeps += taken

@@ -30,7 +30,7 @@ BLOCK = 128
 
 #: Logarithm of the responsibility below which a component is left out of a block: it is less than rounding.
 #: Of 60 components in the plane, most are.
-FAR = -40.0
+LEAST_LOG_SHARE = -40.0
 
 
 class Density(NamedTuple):
@@ -147,7 +147,7 @@ def _slope(inverse, whitened, i, row):
 @kernel
 def _is_far(values, top):
     for n in range(top.size):
-        if values[n] - top[n] > FAR:
+        if values[n] - top[n] > LEAST_LOG_SHARE:
             return 0
     return 1
 

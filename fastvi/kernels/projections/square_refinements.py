@@ -31,6 +31,11 @@ MOST_SHRINKS = 20
 #: Least entry of the metric: of components that count for little.
 LEAST_METRIC = 1e-12
 
+#: Entries of the metric relative to that of the logarithm of the weight, for independent x, y ~ N(0, 1 / 2):
+#: E[x**2] for a coordinate of the mean, E[(x**2 - 1)**2] for the logarithm of a diagonal entry of the factor,
+#: E[x**2 y**2] for an entry below the diagonal.
+OF_MEAN, OF_DIAGONAL, OF_OFF_DIAGONAL = 0.5, 0.75, 0.25
+
 
 class Workspace(NamedTuple):
     """Scratch space to refine a mixture of k components for one of K, in D dimensions."""
@@ -40,7 +45,7 @@ class Workspace(NamedTuple):
     weights: Vector  #: (k,): the mixture at the coordinates
     means: Matrix
     factors: Cube
-    turns: Cube  #: (k, D, D): the factors relative to those of the start
+    relatives: Cube  #: (k, D, D): the factors relative to those of the start
     square: Matrix  #: (D, D)
     derivatives: Matrix  #: (k, 1 + D + D D): as `reductions.squared_error` writes them
     point: Vector  #: (k coordinates,): the coordinates, those of a trial, gradients there, and the direction
@@ -66,7 +71,7 @@ def workspace(components, count, dim):
             weights=np.empty(count),
             means=np.empty((count, dim)),
             factors=np.empty((count, dim, dim)),
-            turns=np.zeros((count, dim, dim)),
+            relatives=np.zeros((count, dim, dim)),
             square=np.empty((dim, dim)),
             derivatives=np.empty((count, 1 + dim + dim * dim)),
             point=np.empty(size),
@@ -94,11 +99,11 @@ def _write_metric(q, shift, metric):
         metric[place] = own
         place += 1
         for _ in range(dim):
-            metric[place] = 0.5 * own
+            metric[place] = OF_MEAN * own
             place += 1
         for a in range(dim):
             for b in range(a + 1):
-                metric[place] = 0.75 * own if a == b else 0.25 * own
+                metric[place] = (OF_DIAGONAL if a == b else OF_OFF_DIAGONAL) * own
                 place += 1
 
 
@@ -111,7 +116,7 @@ def _mixture_at(point, start, space):
     for j in range(weights.size):
         top = max(top, point[j * each])
     for j in range(weights.size):
-        turn, factor = space.turns[j], factors[j]
+        relative, factor = space.relatives[j], factors[j]
         space.weights[j] = weights[j] * math.exp(point[place] - top)
         total += space.weights[j]
         place += 1
@@ -123,13 +128,13 @@ def _mixture_at(point, start, space):
         place += dim
         for a in range(dim):
             for b in range(a + 1):
-                turn[a, b] = math.exp(point[place]) if a == b else point[place]
+                relative[a, b] = math.exp(point[place]) if a == b else point[place]
                 place += 1
         for a in range(dim):
             for b in range(dim):
                 s = 0.0
                 for c in range(b, a + 1):
-                    s += factor[a, c] * turn[c, b]
+                    s += factor[a, c] * relative[c, b]
                 space.factors[j, a, b] = s
     for j in range(weights.size):
         space.weights[j] /= total
@@ -166,7 +171,7 @@ def _evaluate(point, start, shift, gradient, space):
                 s = 0.0
                 for a in range(c, dim):
                     s += factor[a, c] * square[a, b]
-                gradient[place] = s * space.turns[j, c, c] if b == c else s
+                gradient[place] = s * space.relatives[j, c, c] if b == c else s
                 place += 1
     return value
 

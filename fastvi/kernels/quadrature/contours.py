@@ -24,27 +24,33 @@ from ..compiler import adder, formula, kernel
 from ..numerics.elementary import cos_sin, decay
 from ..numerics.matrices import clear_vector
 from .lattice_rows import add_polynomial, ratios
+from .moments import RADIUS
 
 #: Levels and their steps in u: far from an optimum, the usual one, and for the last digits.
 ROUGH, USUAL, FINEST = 0, 1, 2
 STEPS = (0.25, 0.125, 0.0625)
 
 #: Most nodes of a line, up to u = 8 for the finest step; their number is a multiple of LANES.
-MOST = 128
+MOST_ON_LINE = 128
 LANES = 8
 
 #: Logarithm of the tolerance over the first node that is left out.
-MARGIN = 5.0
+LOG_MARGIN = 5.0
 
-#: Radius of the ball: a component negligible in all of it is not counted.
-RADIUS = 10.0
+#: Bounds of the error: a factor of the power 3/2 of the error of every other node, a factor of the latter
+#: itself, and a factor of the first node that is left out.
+POWER_FACTOR, HALF_FACTOR, TAIL_FACTOR = 30.0, 2.0, 10.0
 
-_U = np.array(STEPS)[:, None] * np.arange(MOST)
+#: Rounding error for each unit of the exponents, relative to the sum of absolute values; what is added to
+#: these units; and what keeps the error from being 0 / 0 where all nodes are 0.
+ROUNDING, LEAST_EXPONENTS, TINY = 2.2e-16, 8.0, 1e-300
+
+_U = np.array(STEPS)[:, None] * np.arange(MOST_ON_LINE)
 _SINH = np.sinh(_U)
 # The two halves of the line are complex conjugates: every node but the first counts twice.
 _WEIGHTS = np.array(STEPS)[:, None] * np.cosh(_U)
 _WEIGHTS[:, 0] *= 0.5
-_SIGNS = np.where(np.arange(MOST) % 2 == 0, 1.0, -1.0)
+_SIGNS = np.where(np.arange(MOST_ON_LINE) % 2 == 0, 1.0, -1.0)
 
 
 @formula
@@ -215,7 +221,7 @@ def integrate(ratio, tolerance, level, moments):
     (3).
     """
     c = _centre(ratio)
-    sinh, limit = _SINH[level], math.log(tolerance) - MARGIN
+    sinh, limit = _SINH[level], math.log(tolerance) - LOG_MARGIN
     most = sinh.size >> (FINEST - level)
     n, last = LANES, 0.0
     while True:
@@ -246,13 +252,13 @@ def integrate(ratio, tolerance, level, moments):
     moments[20] -= s04
     square = a00 * a00 + a10 * a10 + a20 * a20 + a01 * a01 + a11 * a11 + a02 * a02
     constant, b0, b1, b00, b01, b11 = ratio
-    digits = 8.0 + abs(constant) + abs(b0) + abs(b1) + abs(b00) + abs(b01) + abs(b11)
+    digits = LEAST_EXPONENTS + abs(constant) + abs(b0) + abs(b1) + abs(b00) + abs(b01) + abs(b11)
     # `half` is the error of every other node alone; the error of all nodes is about its square. The power 3/2
     # guards against a difference that is small by accident: in 3,000 random frames the error was at most a
     # third of the estimate.
     half = math.sqrt(square)
-    left = half * min(2.0, 30.0 * math.sqrt(half / (size + 1e-300)))
-    return left + 10.0 * math.exp(last) + 2.2e-16 * digits * size, n
+    left = half * min(HALF_FACTOR, POWER_FACTOR * math.sqrt(half / (size + TINY)))
+    return left + TAIL_FACTOR * math.exp(last) + ROUNDING * digits * size, n
 
 
 @kernel

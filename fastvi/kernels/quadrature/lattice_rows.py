@@ -25,6 +25,7 @@ from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..densities.mixtures import DROPPED
 from ..numerics.elementary import decay, log_ratio
+from .lattice import LANES as VECTOR
 from .lattice import ROWS, bell_curve, cell, half_chord
 
 #: Most nodes along a row.
@@ -43,7 +44,7 @@ NOTHING, LARGEST = -60.0, 600.0
 NOWHERE = 1e9
 
 #: Curvature along a row above which a Gaussian is not cut: the roots of so flat a quadratic lose digits.
-FLAT = -1e-2
+LEAST_CURVED = -1e-2
 
 
 class Ratios(NamedTuple):
@@ -243,8 +244,8 @@ def _widen(rows, count, first, height, z, level, row):
         square = b * b - 4.0 * curve * (a - 0.5 * (y * y + z * z) - level)
         root, middle = math.sqrt(max(square, 0.0)), -b
         low, high = (middle + root) / (2.0 * curve), (middle - root) / (2.0 * curve)
-        low, high = (low, high) if curve < FLAT else (-chord, chord)
-        some = curve >= FLAT or square > 0.0
+        low, high = (low, high) if curve < LEAST_CURVED else (-chord, chord)
+        some = curve >= LEAST_CURVED or square > 0.0
         rows[1, j] = min(rows[1, j], max(low, -chord) if some else NOWHERE)
         rows[2, j] = max(rows[2, j], min(high, chord) if some else -NOWHERE)
 
@@ -333,7 +334,7 @@ def integrate_rows(count, log_peak, dim, steps, shift, radius, space, moments):
             y = (j - last + shift[1]) * height
             if k == 0:
                 fresh = 0
-                some = (min(ROWS, 2 * last + 1 - j) + 7) & -8
+                some = (min(ROWS, 2 * last + 1 - j) + VECTOR - 1) & -VECTOR
                 _chords(rows, some, j - last + shift[1], height, z, radius)
                 for c in range(1, count):
                     _widen(rows, some, j - last + shift[1], height, z, level, table[c])

@@ -25,6 +25,7 @@ from .moments import MOMENTS, MOST_NODES, STEP, integrate_moments, integrate_val
 from .refinement import (
     GRADIENT_ROUNDING,
     TAIL_SHARE,
+    VALUE_ROUNDING,
     ball,
     drop_negligible,
     refine_moments,
@@ -42,16 +43,13 @@ ROUGH_RADIUS, ROUGH_NODES = 7.0, 1e5
 CONTOUR_SHARE = 1e-3
 
 #: Tolerance up to which contour integrals begin with the finest step.
-FINE = 1e-8
+FINEST_FROM = 1e-8
 
 #: Absolute error that is accepted of contour integrals, for divergences near zero.
 LEAST_ERROR = 1e-14
 
 #: Shares of the tolerance in `reverse_kl`: for the contour integral, and for what is outside of the ball.
 REVERSE_CONTOUR_SHARE, REVERSE_TAIL_SHARE = 0.1, 1e-3
-
-#: Relative rounding error of a value.
-ROUNDING = 4.4e-16
 
 
 class Workspace(NamedTuple):
@@ -120,7 +118,7 @@ def _by_contours(p, q, rtol, space):
     quadrature, moments = space.quadrature, space.moments
     components, dim = p.means.shape
     table = quadrature.by_rows.polynomials
-    level = contours.USUAL if rtol > FINE else contours.FINEST
+    level = contours.USUAL if rtol > FINEST_FROM else contours.FINEST
     total, error, floor, nodes = 0.0, 0.0, 0.0, 0
     for k in range(components):
         weight = math.exp(p.log_weights[k])
@@ -141,7 +139,7 @@ def _by_contours(p, q, rtol, space):
         if not left < math.inf:
             return 0.0, math.inf, nodes
         total += weight * value
-        error += weight * (left + ROUNDING * abs(value))
+        error += weight * (left + VALUE_ROUNDING * abs(value))
     return total, error + floor, nodes
 
 
@@ -163,7 +161,7 @@ def mixture_kl(p, q, rtol, space):
     Returns
     -------
     value, error, nodes, resolved
-        `resolved` is False where the lattice would need too many nodes: then the error says nothing. NaN in
+        `resolved` is False where the lattice would need too many nodes: then the error is no bound. NaN in
         an argument gives NaN.
 
     Examples
@@ -212,7 +210,7 @@ def mixture_kl(p, q, rtol, space):
         value, left, n = refine_value(first, second, dim, radius, atol, space, value)
         nodes += n
         total += weight * value
-        error += weight * (left + dropped + tail(first, second, dim, radius) + ROUNDING * abs(value))
+        error += weight * (left + dropped + tail(first, second, dim, radius) + VALUE_ROUNDING * abs(value))
         resolved = resolved and fits
     return total, error, nodes, resolved
 

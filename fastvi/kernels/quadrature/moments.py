@@ -26,7 +26,8 @@ from .lattice_rows import add_moments, integrate_rows, usable_ratios
 #: E[x xi_0**a xi_1**b xi_2**c] is moment a + 5 b + 25 c.
 MOMENTS = 125
 
-#: Radius of the largest ball. In the plane it holds all but 2e-22 of a standard normal vector.
+#: Radius of the largest ball: a component that is negligible in all of it is left out. In the plane it holds
+#: all but 2e-22 of a standard normal vector.
 RADIUS = 10.0
 
 #: Step of the coarsest lattice: the error of the rule for a polynomial is 1e-16.

@@ -1,12 +1,12 @@
-"""Lattice of an expectation under a Gaussian: its first steps, its ball, and halving until the value holds.
+"""Lattice of an expectation under a Gaussian: first steps, ball, and halving until the value converges.
 
 Used by `mixture_kl` and by projections of mixtures; the expectation on one lattice is in `moments`.
 
 A mixture has two scales besides that of the Gaussian. A component narrower than the Gaussian could fall
 between the nodes of a coarse lattice, so the first step is no longer than its width; components with a
-negligible influence are dropped, and a bound of the influence is added to the error. Where one component
-takes over from the next, the log density bends the more sharply the farther apart they are; halving the steps
-resolves that. Both depend on the direction, see `rotation`.
+negligible influence are dropped, and a bound of the influence is added to the error. Where two components
+have the same density, the curvature of the log density grows with their distance; halving the steps resolves
+that. Both depend on the direction, see `rotation`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHARP = 2.0
 LEAST_RADIUS, RADIUS_STEP = 5.5, 0.25
 
 #: Factor of the error estimate where no second halving confirms the change of the first.
-UNCONFIRMED = 4.0
+UNCONFIRMED_FACTOR = 4.0
 
 #: Safety factor of the theoretical error after a halving, change**3 / last**2.
 MARGIN = 100.0
@@ -37,8 +37,11 @@ MARGIN = 100.0
 #: Share of the tolerance for what is outside of the ball.
 TAIL_SHARE = 0.1
 
-#: Rounding error of a gradient over that of the value: a gradient tolerance below is not reached.
+#: Rounding error of a gradient over that of the value: the least gradient tolerance.
 GRADIENT_ROUNDING = 100.0
+
+#: Relative rounding error of a divergence.
+VALUE_ROUNDING = 4.4e-16
 
 #: Rounding error of an expectation relative to the logarithms in it, and their least size.
 ROUNDING, LEAST_LOGARITHM = 8.8e-16, 8.0
@@ -200,7 +203,7 @@ def refine_value(first, second, dim, radius, atol, space, value):
             left = abs(finer - value)
             if left <= tolerance:
                 if size(steps, radius, dim) > MOST_NODES:
-                    left *= UNCONFIRMED
+                    left *= UNCONFIRMED_FACTOR
                     steps[axis] *= 2.0
                     break
                 finest, n = _halve_value(first, second, dim, axis, radius, space, finer)

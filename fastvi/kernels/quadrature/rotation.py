@@ -11,7 +11,7 @@ from ..densities.mixtures import DROPPED
 from ..numerics.matrices import diagonalise
 
 #: Sweeps of Jacobi rotations, and the off-diagonal entry that is left: the axes need not be exact.
-SWEEPS, DIAGONAL = 8, 1e-9
+SWEEPS, OFF_DIAGONAL = 8, 1e-9
 
 
 @kernel
@@ -77,7 +77,7 @@ def rotate(first, second, dim, factor, space):
             matrix[a, b] = 0.0
     _add_sharpness(first, dim, matrix, space.vectors)
     _add_sharpness(second, dim, matrix, space.vectors)
-    diagonalise(matrix, vectors, dim, DIAGONAL, SWEEPS, True)
+    diagonalise(matrix, vectors, dim, OFF_DIAGONAL, SWEEPS, True)
     _sort(matrix, vectors, dim)
     _times(factor, vectors, dim, product)
     for coefficients in (first, second):

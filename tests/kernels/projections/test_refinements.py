@@ -43,11 +43,11 @@ def test_the_gradient_is_that_of_the_mean_log_density(dim):
 
     def value(point):
         table = point.reshape(2, -1)
-        turns = np.zeros((2, dim, dim))
-        turns[:, rows, cols] = np.where(rows == cols, np.exp(table[:, 1 + dim :]), table[:, 1 + dim :])
+        relatives = np.zeros((2, dim, dim))
+        relatives[:, rows, cols] = np.where(rows == cols, np.exp(table[:, 1 + dim :]), table[:, 1 + dim :])
         scaled = weights * np.exp(table[:, 0])
         moved = means + np.einsum("kij,kj->ki", factors, table[:, 1 : 1 + dim])
-        covs = factors @ turns @ turns.swapaxes(1, 2) @ factors.swapaxes(1, 2)
+        covs = factors @ relatives @ relatives.swapaxes(1, 2) @ factors.swapaxes(1, 2)
         return -shares @ fv.GaussianMixture(scaled / scaled.sum(), moved, covs).logpdf(columns.T)
 
     step = 1e-5

@@ -78,7 +78,7 @@ def test_moments(form, seed):
         wanted = summed(ratio)
         size = max(abs(value) for value in wanted.values())
         assert error < 1e-9
-        assert nodes <= contours.MOST
+        assert nodes <= contours.MOST_ON_LINE
         for (a, b), value in wanted.items():
             assert moments[a + 5 * b] == pytest.approx(-value, rel=1e-11, abs=1e-12 * (1.0 + size))
         assert (np.delete(moments, [a + 5 * b for a, b in POWERS]) == 0.0).all()
@@ -164,7 +164,7 @@ def test_expectations_of_a_mixture(form):
         )
         moments_.integrate_nodes(coefficients, own, 2, steps, shift, 9.0, space, wanted)
         assert error <= 1e-12
-        assert 0 < nodes <= 3 * contours.MOST
+        assert 0 < nodes <= 3 * contours.MOST_ON_LINE
         np.testing.assert_allclose(moments, wanted, rtol=1e-11, atol=1e-12 * np.abs(wanted).max())
 
 
@@ -253,5 +253,5 @@ def test_a_component_in_two_halves_is_the_same_mixture(rtol):
         assert abs(one.value - two.value) <= one.error + two.error
         counts.append((one.evaluations, two.evaluations))
     few, many = np.median(counts, axis=0)
-    assert few < 2 * contours.MOST + 3
+    assert few < 2 * contours.MOST_ON_LINE + 3
     assert many > 2000

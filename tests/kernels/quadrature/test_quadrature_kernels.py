@@ -223,7 +223,7 @@ def test_eigenvectors(form, dim, seed):
     symmetric = (rotation * spectrum) @ rotation.T
     symmetric = 0.5 * (symmetric + symmetric.T)
     matrix, vectors = symmetric.copy(), np.empty((dim, dim))
-    form(matrices.diagonalise)(matrix, vectors, dim, rotation_.DIAGONAL, rotation_.SWEEPS, True)
+    form(matrices.diagonalise)(matrix, vectors, dim, rotation_.OFF_DIAGONAL, rotation_.SWEEPS, True)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-14)
     rotated = vectors.T @ symmetric @ vectors
     np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0.0, rtol=0, atol=3e-9 * spectrum.max())
