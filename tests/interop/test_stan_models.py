@@ -196,9 +196,9 @@ def test_bad_arguments_are_named(stanli):
         fv.from_stan(code, data={"n": 1j})
     with pytest.raises(TypeError, match=r"data\['n'\] has masked entries"):
         fv.from_stan(code, data={"n": np.ma.array([1.0, 2.0], mask=[0, 1])})
-    with pytest.raises(ValueError, match="rng must be .* not -1"):
+    with pytest.raises(ValueError, match=r"rng must be .* not -1"):
         fv.from_stan(code, data={"n": 1}, rng=-1)
-    with pytest.raises(TypeError, match="rng must be .* not 1.5"):
+    with pytest.raises(TypeError, match=r"rng must be .* not 1\.5"):
         fv.from_bridgestan(library(stanli), rng=1.5)
     for call in (fv.from_stan, fv.from_bridgestan):
         with pytest.raises(TypeError, match="seed"):
