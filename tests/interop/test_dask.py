@@ -12,8 +12,8 @@ import fastvi as fv
 from fastvi import dask as dask_of_fastvi
 from fastvi.common import threads
 from fastvi.inference.compilation import compiled_count
+from helpers.doors import needed
 from helpers.messages import says
-from reference.doors import needed
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")

@@ -9,7 +9,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.interop import stan_models
-from reference.doors import needed, run_readme
+from helpers.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same, native
 
 SCHOOLS = """
