@@ -41,13 +41,13 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bs_rng_destruct": (None, [_ADDRESS]),
 }
 
-#: What an ELBO says whose constants are missing.
+#: The note of an ELBO that lacks constants.
 _UP_TO_A_CONSTANT = "up to a constant, which Stan drops: not to be compared with other models"
 
 #: Stan's seed is a C unsigned int, of 32 bits on all platforms of Python.
 _SEEDS = 2**32
 
-#: Points at which a library is asked whether it keeps constants. One point with a density decides, so more
+#: Points that are tried to find whether a library keeps constants. One point with a density decides, so more
 #: than one is used only where the program rejects points.
 _TRIES = 20
 
@@ -241,7 +241,7 @@ class _StanModel:
         return text
 
     def at(self, z: Array, drops: int, gradient: Array | None = None) -> tuple[float, str]:
-        """(the log density at one point, what Stan says where it has none)."""
+        """(the log density at one point, Stan's message where it has none)."""
         value, said = ctypes.c_double(), ctypes.c_void_p()
         place = ctypes.addressof(value)
         if gradient is None:
@@ -262,7 +262,7 @@ class _StanModel:
             if not self.at(z, 1)[1]:
                 self.drops = 1
                 return
-        # No point has a density. The fit will say so, in the words of the library for either.
+        # No point has a density. The fit will raise that, with the library's message.
         self.drops = int("propto" in self.at(np.zeros(self.dim), 0)[1])
 
     def values(self, z: Array) -> Array:
@@ -277,7 +277,7 @@ class _StanModel:
         return np.array([value for value, _ in found]), gradients
 
     def reason(self, z: Array) -> str:
-        """What Stan says of a point that it rejects."""
+        """Stan's message for a point that it rejects."""
         words = self.at(np.ascontiguousarray(z), self.drops)[1]
         return words and f"Stan rejects it ({words})"
 

@@ -315,7 +315,7 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
         del function, model
     gc.collect()
     assert len(compilation._jits) == len(compilation._compiled) == 2
-    # The first lives on in its model, the last two for the next model.
+    # The first is kept by its model, the last two by the cache for the next model.
     assert [function() is not None for function in functions] == [True, False, False, True, True]
     q = fv.Gaussian(1.0, 1.0)
     assert fv.elbo(first, q).value == fv.elbo(fv.Model(quadratic, 1, (1.0,)), q).value

@@ -1,4 +1,4 @@
-"""Models and batches over Dask: in this process, and on two workers, of which one dies."""
+"""Models and batches over Dask: in this process, and on two workers, of which one is killed."""
 
 import os
 import pickle
@@ -325,7 +325,7 @@ def client(cluster):
 
 @pytest.fixture
 def doomed(cluster, client, tmp_path):
-    """(process, address) of a third worker, without a nanny: nobody starts another when it dies."""
+    """(process, address) of a third worker, without a nanny, which would restart it."""
     options = [
         "--no-nanny",
         "--no-dashboard",
