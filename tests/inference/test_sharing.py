@@ -51,7 +51,7 @@ def logistic_gradient(z, grad, x, y):
 
 @pytest.fixture
 def shared(monkeypatch):
-    """All models count as expensive, and at least two threads are used; the names of those that take pieces."""
+    """All models count as expensive, at least two threads are used; the names of those that take pieces."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one processor: nothing to share out")
     names, run, second = set(), threads.run, threading.Event()

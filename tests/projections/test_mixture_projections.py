@@ -161,7 +161,7 @@ def test_what_is_not_known_is_said(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(onto_mixtures, "_MOST_WORK", 0)
         found = fv.i_projection(p, TWO)
-        assert "finer nodes" in found.status
+        assert "largest number of nodes" in found.status
         assert not found.converged
         assert found.kl == pytest.approx(good.kl, rel=1e-2)
     with monkeypatch.context() as patch:
