@@ -1,4 +1,4 @@
-"""Tasks whose evaluations are joined in one call, and the number of calls of a fit of an expensive model."""
+"""Tasks that go on in step, and how many calls a fit of a model takes whose calls are dear."""
 
 import threading
 

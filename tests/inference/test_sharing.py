@@ -1,4 +1,4 @@
-"""Blocks of an expensive log joint, divided among threads: the same bits and faults, only where safe."""
+"""Blocks of a dear log joint, shared out over threads: the same bits and faults, only where it is safe."""
 
 import _thread
 import math
@@ -51,7 +51,7 @@ def logistic_gradient(z, grad, x, y):
 
 @pytest.fixture
 def shared(monkeypatch):
-    """All models count as expensive, at least two threads are used; the names of those that take pieces."""
+    """All models count as dear, and threads are used, at least two; the names of those that take pieces."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one processor: nothing to share out")
     names, run, second = set(), threads.run, threading.Event()
