@@ -29,7 +29,7 @@ _R = TypeVar("_R")
 #: Array entries from which threads are used: with fewer, the 20 µs of handing over a piece are not gained.
 WORTHWHILE = 1 << 17
 
-#: Of each thread: whether it works on a piece of divided work. Such a piece is not divided further.
+#: Of each thread: whether it works on a piece of work that has been shared out, whose own is not.
 _within = threading.local()
 
 _lock = threading.Lock()
