@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Programs are run by benchmarks, not imported for doctests.
+collect_ignore = ["programs"]
+
 
 def pytest_terminal_summary(terminalreporter):
     from .peers import report

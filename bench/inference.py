@@ -13,6 +13,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -257,34 +258,7 @@ def numpyro_schools(compiled, seed=20240229):
 
 # The first fit of a new process, timed from its start to its end.
 
-_FIRST = {
-    "fastvi": """
-import math
-import fastvi as fv
-
-def log_joint(z, x):
-    return -z[0] - 0.5 * (x - z[0]) ** 2 - 0.5 * math.log(2.0 * math.pi)
-
-q = fv.fit(fv.Model(log_joint, 1, data=({x!r},))).q
-print([q.mean.tolist(), q.cov[0].tolist()])
-""",
-    "numpyro": """
-import jax
-import numpyro
-import numpyro.distributions as dist
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoNormal
-
-def model(x):
-    z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
-    numpyro.factor("prior", -z)
-    numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-svi = SVI(model, AutoNormal(model), numpyro.optim.Adam({rate}), Trace_ELBO())
-found = svi.run(jax.random.PRNGKey(0), {steps}, {x!r}, progress_bar=False).params
-print([[float(found["z_auto_loc"])], [float(found["z_auto_scale"])]])
-""",
-}
+_PROGRAMS = Path(__file__).parent / "programs"
 
 
 def first_fit(library):
@@ -292,12 +266,11 @@ def first_fit(library):
 
     def load():
         __import__(library)
+        rest = [] if library == "fastvi" else [str(RATE), str(STEPS)]
 
         def run(x):
-            code = _FIRST[library].format(x=x, rate=RATE, steps=STEPS)
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=os.environ, check=True, capture_output=True, text=True
-            )
+            program = [sys.executable, str(_PROGRAMS / f"first_fit_{library}.py"), repr(x), *rest]
+            done = subprocess.run(program, env=os.environ, check=True, capture_output=True, text=True)
             return json.loads(done.stdout)
 
         return run

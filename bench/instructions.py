@@ -4,7 +4,7 @@ Counts the instructions of each one's innermost loop in the assembly. Seconds di
 figures are the same on every machine with the same instruction set: tests/kernels/test_vectorised.py checks
 them.
 
-Only from Numba and fastvi's kernels: the test loads this file by itself, without this package's environment.
+It imports only Numba and fastvi's kernels: the test loads this file without the package and its environment.
 """
 
 from __future__ import annotations

@@ -611,26 +611,29 @@ PARTS: tuple[Callable[[Tour], None], ...] = (
 )
 
 
-#: The kernels that the parts call, by module: `fastvi tour` has them compiled on all cores.
+#: The kernels that the parts call, and those that these call by address, by module: `fastvi tour` has them
+#: compiled on all cores.
 _CALLED = {
     "compiled.operations": "i_projection m_projection reduce_mixture",
     "densities.grids": "trapezoid",
-    "densities.mixtures": "mixture_logpdf mixture_logpdf_many",
+    "densities.mixtures": "mixture_logpdf mixture_logpdf_many mixture_moments",
     "discrete.all_pairs": "_cross_entropy_rows _js_rows _kl_rows",
-    "discrete.divergences": "kl",
+    "discrete.divergences": "js kl",
     "discrete.entropies": "cross_entropy",
     "em.e_step": "workspace",
     "em.iterations": "fit",
     "em.seeding": "cluster mixture_of_clusters",
-    "em.standardization": "standardize unstandardize_mixture",
+    "em.standardization": "standardize standardize_mixture unstandardize_mixture",
     "families.operations": "start",
     "inference.entry_points": (
-        "averages densities draws_workspace elbo_quadrature elbo_truncated evidence "
-        "evidence_workspace fit_draws fit_quadrature fit_truncated fit_workspace laplace "
-        "laplace_workspace to_latent to_support truncated_moments truncated_workspace"
+        "averages conditional curvature densities densities_or_zero draws_workspace elbo_quadrature "
+        "elbo_truncated evidence evidence_workspace fit_draws fit_quadrature fit_truncated fit_workspace "
+        "laplace laplace_workspace to_latent to_support truncated_moments truncated_workspace"
     ),
     "projections.mixture_projections": "i_projections m_projection",
     "projections.optimum": "workspace",
+    "projections.reductions": "runnalls workspace",
+    "projections.refinements": "refine workspace",
     "quadrature.mixture_kl": "mixture_kl workspace",
 }
 KERNELS = [f"{module}.{name}" for module, names in _CALLED.items() for name in names.split()]

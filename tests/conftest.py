@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Programs are run by tests, not imported to look for doctests.
+# Programs are run by tests, not imported for doctests.
 collect_ignore = ["programs"]
 
 _LOCKS = Path(numba.config.CACHE_DIR or tempfile.gettempdir()) / "fastvi-locks"
@@ -46,7 +46,7 @@ if fcntl is not None:
 
 @pytest.fixture
 def counted():
-    """numba counts allocations only when told to."""
+    """Turn numba's counters of allocations on."""
     was = _nrt_python.memsys_stats_enabled()
     _nrt_python.memsys_enable_stats()
     yield

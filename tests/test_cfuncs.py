@@ -450,10 +450,8 @@ def embedding_flags():
     return [*flags, f"-lpython{version}", *shlex.split(f"{var('LIBS') or ''} {var('SYSLIBS') or ''}"), "-lm"]
 
 
-def test_a_c_program_that_embeds_python(compiler, tmp_path):
-    probe = tmp_path / "probe.c"
-    probe.write_text("#include <Python.h>\nint main(void) { Py_Initialize(); return Py_FinalizeEx(); }\n")
-    _, trouble = compiler(probe, "probe", *embedding_flags())
+def test_a_c_program_that_embeds_python(compiler):
+    _, trouble = compiler(PROGRAMS / "embedding_probe.c", "probe", *embedding_flags())
     if trouble:
         pytest.skip(f"Python cannot be embedded here: {trouble.splitlines()[-1]}")
     program, trouble = compiler(PROGRAMS / "embedding.c", "program", *embedding_flags())

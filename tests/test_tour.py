@@ -17,7 +17,7 @@ from fastvi.kernels import caching
 
 @pytest.fixture(autouse=True)
 def looked_for(monkeypatch):
-    """The kernels that are looked for: those that `fastvi tour` has compiled ahead."""
+    """The kernels that were requested: `fastvi tour` compiles these ahead."""
     found, load = set(), caching.KernelCache.load_overload
 
     def load_overload(self, *arguments):

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+#: Characters of a bar: with its words, one line of a terminal of 80.
+_WIDTH = 40
+
 
 def bar(steps: Any, show: bool, what: str, unit: str = "it") -> Iterable[Any]:
     """The steps of a loop; with a bar, if `show` and where tqdm is installed."""
@@ -22,12 +25,11 @@ def bar(steps: Any, show: bool, what: str, unit: str = "it") -> Iterable[Any]:
 
 @contextmanager
 def share_bar(what: str) -> Iterator[Callable[[float], None]]:
-    """A bar for a terminal, of a thing that is not counted: a function of the share of it that is done."""
-    width = 40
+    """A bar for a terminal, for work that has no steps to count: a function of the share that is done."""
 
     def show(share: float) -> None:
-        full = round(width * share)
-        line = f"\r{what} [{'#' * full}{'.' * (width - full)}] {share:4.0%}"
+        full = round(_WIDTH * share)
+        line = f"\r{what} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}"
         print(line, end="", file=sys.stderr, flush=True)
 
     if not sys.stderr.isatty():

@@ -8,11 +8,11 @@ from ..kernels import statuses as _numbers
 WORDS = {
     _numbers.CONVERGED: "converged",
     _numbers.STEPS_EXHAUSTED: "the steps were used up before the gradient was small",
-    _numbers.UNRESOLVED: "the quadrature does not resolve the log joint as well as was asked",
+    _numbers.UNRESOLVED: "the quadrature does not resolve the log joint to the requested accuracy",
     _numbers.NOT_A_MAXIMUM: "not a strict maximum: the Hessian of the ELBO is not negative definite",
     _numbers.STUCK: "no step raises the ELBO further, but the gradient is not small",
     _numbers.OVERFITTED: "fresh draws find a lower ELBO than the fixed ones promise: too few draws",
-    _numbers.UNBOUNDED: "q spreads or wanders off without end: the posterior is improper",
+    _numbers.UNBOUNDED: "the mean or covariance of q grows without bound: the posterior is improper",
     _numbers.CONTRADICTED: "another start of this call reached a higher ELBO: this is not the best q",
     _numbers.UNCONFIRMED: "the density has other peaks, or q is not close: another q may be better",
     _numbers.EMPTY: "a data array is empty",
@@ -34,18 +34,18 @@ EM_WORDS = {
 #: Projections.
 PROJECTION_WORDS = {
     _numbers.CONVERGED: "converged",
-    _numbers.STEPS_EXHAUSTED: "the steps were used up before they became small",
+    _numbers.STEPS_EXHAUSTED: "the steps were used up before their size fell below the tolerance",
     _numbers.UNRESOLVED: (
-        "the quadrature would need too many nodes: the divergence is known less well than was asked"
+        "the quadrature would need too many nodes: the divergence is less accurate than requested"
     ),
     _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
     _numbers.NOT_FINITE: "no finite value",
-    _numbers.OVERFITTED: "finer nodes, or more draws, than there are at most would change q",
-    _numbers.COARSE_GRID: "the grid is too coarse, or cut off too near, to know the divergence so well",
+    _numbers.OVERFITTED: "q still changes at the largest number of nodes or draws",
+    _numbers.COARSE_GRID: "the grid is too coarse or too small for the requested accuracy",
 }
 
 #: Variational EM for a model's theta.
-ROUNDS_EXHAUSTED = "the rounds were used up before theta stood still"
+ROUNDS_EXHAUSTED = "the rounds were used up before theta converged"
 NOT_RISING = "a step of theta lowers the ELBO: q's own fit is not accurate enough"
 
 #: Stochastic gradients.

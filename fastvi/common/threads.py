@@ -40,7 +40,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def _numba_has_begun() -> bool:
-    """Whether numba's pool is there, which alone knows what `numba.set_num_threads` was called with."""
+    """Whether numba's pool is there, which alone has the number that `numba.set_num_threads` was given."""
     return bool(getattr(parallel, "_is_initialized", True))
 
 
@@ -142,7 +142,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Helper:
-    """A thread that works for the main thread, which listens for Ctrl-C meanwhile."""
+    """A thread that runs a task of the main thread, which handles Ctrl-C meanwhile."""
 
     def __init__(self) -> None:
         self.busy = self.abandoned = False
@@ -166,7 +166,7 @@ class _Helper:
         self._tasks.put(task)
         while True:
             try:
-                good, found = self._results.get(timeout=_LISTEN)
+                good, found = self._results.get(timeout=_WAIT)
             except queue.Empty:
                 continue
             self.busy = False
@@ -186,14 +186,17 @@ class _Helper:
 
 _helper: _Helper | None = None
 
-#: Seconds between two looks for signals, where a wait for another thread does not hear them.
-_LISTEN = 0.1
+#: Seconds of one wait for another thread: Python handles signals, such as Ctrl-C, between two waits.
+_WAIT = 0.1
+
+#: Seconds to wait for a thread after Ctrl-C: a kernel returns sooner, but the thread may be compiling.
+_WAIT_TO_STOP = 0.5
 
 
 def patiently(task: Callable[[], _R]) -> _R:
-    """``task()``, on another thread if this is the main one: a thread in a kernel hears no Ctrl-C.
+    """``task()``, on another thread if this is the main one, which cannot handle Ctrl-C within a kernel.
 
-    It takes 30 µs. After Ctrl-C the task goes on, unheard, until its kernel returns.
+    It takes 30 µs. After Ctrl-C the task goes on until its kernel returns, and its result is dropped.
     """
     global _helper
     if threading.current_thread() is not threading.main_thread() or (_helper and _helper.busy):
@@ -238,9 +241,9 @@ def interruptible(is_long: Callable[[Any], bool]) -> Callable[[Callable[_P, _R]]
 def run_interruptibly(
     task: Callable[[int], None], pieces: int, workers: int, stop: Callable[[], None]
 ) -> None:
-    """As `run`, while this thread waits, so that Ctrl-C is heard: `stop()` then makes the tasks return.
+    """As `run`, while this thread waits and handles Ctrl-C: `stop()` then makes the tasks return.
 
-    For tasks that may take seconds: a thread in a kernel hears no signal.
+    For tasks that may take seconds: a thread in a kernel handles no signal.
     """
     counter, over = itertools.count(), threading.Event()
     errors: list[BaseException] = []
@@ -258,13 +261,13 @@ def run_interruptibly(
             member.start()
         for member in team:
             while member.is_alive():
-                member.join(0.1)
+                member.join(_WAIT)
     except BaseException:
         over.set()
         stop()
         for member in team:
             if member.ident is not None:
-                member.join(0.5)  # not forever: it may be compiling
+                member.join(_WAIT_TO_STOP)
         raise
     if errors:
         raise errors[0]

@@ -243,17 +243,23 @@ def axis_indices(axis: Any, ndim: int, shapes: str) -> tuple[int, ...]:
 #: The rounding error of an entry of the types that are computed with as float32, relative and at least.
 _ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
 
+#: Roundings of an entry that a unit sum allows for: a softmax has three, of exp, the sum and the quotient.
+_ROUNDINGS = 4.0
+
+#: What is taken off a tolerance where a row is summed a second time, as a share of it: the kernel that has
+#: refused the row sums in another order.
+_OTHER_ORDER = 1e-9
+
 
 def unit_tolerance(dtype: Any, n: int, log: bool = False) -> float:
     """The largest distance from one of the sum of `n` entries of a type with ``mass="unit"``.
 
-    Half-precision rows of a softmax have three roundings: exp, the sum, the quotient. Logarithms have an
-    absolute error that grows with their size, which is log n on average at most.
+    Logarithms have an absolute error that grows with their size, which is log n on average at most.
     """
     kind = getattr(dtype, "name", str(dtype)).rpartition(".")[2]
     if kind in _ROUNDING:
         relative, least = _ROUNDING[kind]
-        return (4.0 + (math.log(n) if log else 0.0)) * relative + (0.0 if log else n * least)
+        return (_ROUNDINGS + (math.log(n) if log else 0.0)) * relative + (0.0 if log else n * least)
     return float(UNIT_TOLERANCE32 if kind == "float32" else UNIT_TOLERANCE64)
 
 
@@ -301,8 +307,7 @@ def _explain_row(
     place = f" in row {tuple(map(int, where))}" if len(where) else ""
     if not log and total > LARGEST_MASS:
         raise ValueError(f"{name} sums to {total!r}{place}: sums above {LARGEST_MASS:.0e} are not supported")
-    # A little less than the tolerance: the kernel that has refused the row adds up in another order.
-    if code == UNIT and not abs(total - 1.0) <= tolerance * (1.0 - 1e-9):
+    if code == UNIT and not abs(total - 1.0) <= tolerance * (1.0 - _OTHER_ORDER):
         raise ValueError(
             f"{entries} sums to {total!r}{place}: mass='unit' wants 1 within {tolerance:.0e}; "
             "mass='normalize' divides by the sum, mass='any' compares measures"

@@ -14,6 +14,10 @@ Array = NDArray[np.float64]
 #: A mixture as the kernels take it: log weights (K,), means (K, D), Cholesky factors (K, D, D).
 Triple = tuple[Array, Array, Array]
 
+#: Entries of a level that `tidy` shows in full; of more, the first of these and the last: 8 numbers of six
+#: digits fill a line.
+_MOST_SHOWN, _SHOWN_OF_MANY = 8, 3
+
 
 def hashable(array: Array) -> bytes:
     """The bytes of an array, for its hash; -0.0, which is equal to 0.0, has the bytes of 0.0."""
@@ -36,11 +40,11 @@ def in_shape(values: Array, shape: tuple[int, ...]) -> Any:
 
 
 def tidy(values: Any) -> str:
-    """An array as nested lists with six significant digits, cut short beyond 8 entries a level."""
+    """An array as nested lists with six significant digits, cut short where a level has many entries."""
     array = np.asarray(values)
     if array.ndim == 0:
         return f"{float(array):.6g}"
     entries = [tidy(entry) for entry in array]
-    if len(entries) > 8:
-        entries = [*entries[:3], "...", *entries[-1:]]
+    if len(entries) > _MOST_SHOWN:
+        entries = [*entries[:_SHOWN_OF_MANY], "...", *entries[-1:]]
     return f"[{', '.join(entries)}]"

@@ -81,7 +81,7 @@ def _load(path: str, arguments: tuple[Any, ...]) -> _Loaded:
 
 
 def _argument(kind: Any) -> Any:
-    """The type with which Python hands over what compiled code has with this one."""
+    """The type that Python passes for an argument that has this type in compiled code."""
     if isinstance(kind, types.Array):
         assert kind.layout == "C", kind
         return types.Array(kind.dtype, kind.ndim, "C")

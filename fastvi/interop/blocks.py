@@ -19,6 +19,9 @@ from ..inference.sharing import GRADIENTS, VALUE, Failures
 #: Words of a table have 64 bits.
 _LEAST_WORD = -(2**63)
 
+#: Arrays at addresses that are kept: a fit passes blocks of a few sizes in a few buffers, again and again.
+_VIEWS = 256
+
 
 def from_address(
     value: int,
@@ -194,7 +197,7 @@ def block_model(
     return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures, names, expensive)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_VIEWS)
 def _block(address: int, *shape: int) -> Array:
     """The array of this shape at an address: the same for each call with the same scratch space."""
     count = 1

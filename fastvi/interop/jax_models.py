@@ -147,7 +147,7 @@ def _padded(z: Array, dtype: Any) -> Array:
 
 
 def _word(path: Any) -> str:
-    """A path in a pytree as one word: a.b.0."""
+    """A path in a pytree as one name: a.b.0."""
     parts = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
     return ".".join(map(str, parts))
 

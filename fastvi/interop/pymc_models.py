@@ -139,7 +139,7 @@ class _Compiled:
         self.wanted = _parameters_of(model)
 
     def labels(self, model: Any) -> list[str]:
-        """A word for each coordinate: of the value variables, in the order of the free ones."""
+        """A label for each coordinate: the names of value variables, in the order of the free ones."""
         names = [model.rvs_to_values[variable].name for variable in model.free_RVs]
         return labels_of(names, [self.parts[name][1] for name in names])
 
@@ -156,7 +156,7 @@ class _Compiled:
         return found
 
     def reason(self, z: Array) -> str:
-        """What is said of a point where PyMC has no log density."""
+        """Why PyMC has no log density at a point, or an empty text."""
         z, gradient, value = np.ascontiguousarray(z), np.empty(self.dim), np.empty(1)
         places = (array.ctypes.data for array in (z, gradient, value))
         code = _DENSITY(self.density)(self.dim, *places, self.data)

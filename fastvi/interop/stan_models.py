@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.extras import required
-from ..common.validation import integer
+from ..common.validation import generator
 from ..common.values import Array
 from ..inference.foreign import ForeignModel, Names
 from ..inference.model import Model
@@ -41,18 +41,25 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bs_rng_destruct": (None, [_ADDRESS]),
 }
 
-#: What an ELBO says whose constants are missing.
+#: The note of an ELBO that lacks constants.
 _UP_TO_A_CONSTANT = "up to a constant, which Stan drops: not to be compared with other models"
 
-#: Points at which a library is asked whether it keeps constants.
+#: Stan's seed is a C unsigned int, of 32 bits on all platforms of Python.
+_SEEDS = 2**32
+
+#: Points that are tried to find whether a library keeps constants. One point with a density decides, so more
+#: than one is used only where the program rejects points.
 _TRIES = 20
+
+#: They are uniform between -this and this in each coordinate: where Stan starts its own chains.
+_START_RANGE = 2.0
 
 #: Comments and strings of a Stan program.
 _ASIDE = re.compile(r'"[^"\n]*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
 def from_stan(
-    code: str | None = None, *, file: str | PathLike[str] | None = None, data: Any = None, seed: int = 0
+    code: str | None = None, *, file: str | PathLike[str] | None = None, data: Any = None, rng: Any = 0
 ) -> Model:
     r"""A model of a Stan program, in its unconstrained coordinates, without a C++ compiler.
 
@@ -66,8 +73,9 @@ def from_stan(
         A file with the program. Files that it includes are looked for beside it.
     data : dict or path, optional
         As CmdStanPy takes them: arrays, lists and numbers by their names, or a JSON file.
-    seed : int, optional
-        For random numbers in the block of transformed data.
+    rng : numpy.random.Generator, int or None, optional
+        For random numbers in the block of transformed data: Stan's seed is drawn from it. An integer
+        (default) gives the same data in every call; None others each time.
 
     Returns
     -------
@@ -122,10 +130,10 @@ def from_stan(
     library = next(path for path in libraries if path.suffix in (".so", ".dylib", ".dll"))
     bare = _ASIDE.sub(" ", code)
     complete = not re.search(r"~|_lup[dm]f\b|#\s*include", bare)
-    return _model("from_stan", _StanModel(library, json.dumps(content), seed), complete)
+    return _model("from_stan", _StanModel(library, json.dumps(content), rng), complete)
 
 
-def from_bridgestan(library: str | PathLike[str], data: Any = None, *, seed: int = 0) -> Model:
+def from_bridgestan(library: str | PathLike[str], data: Any = None, *, rng: Any = 0) -> Model:
     r"""A model of a Stan program that BridgeStan has compiled, in its unconstrained coordinates.
 
     Parameters
@@ -133,7 +141,7 @@ def from_bridgestan(library: str | PathLike[str], data: Any = None, *, seed: int
     library : path
         The shared library of ``bridgestan.compile_model("model.stan")``, or of whatever else has BridgeStan's
         C functions of version 2.
-    data, seed
+    data, rng
         As in `from_stan`.
 
     Returns
@@ -161,7 +169,7 @@ def from_bridgestan(library: str | PathLike[str], data: Any = None, *, seed: int
     >>> model = fv.from_bridgestan("schools_model.so", "schools.data.json")    # doctest: +SKIP
     >>> fv.fit(model).elbo                                                     # doctest: +SKIP
     """
-    return _model("from_bridgestan", _StanModel(Path(library), _data_text(data), seed), False)
+    return _model("from_bridgestan", _StanModel(Path(library), _data_text(data), rng), False)
 
 
 def _data_text(data: Any) -> str:
@@ -197,7 +205,7 @@ def _plain(where: str, value: Any) -> Any:
 class _StanModel:
     """A model in a library with BridgeStan's functions."""
 
-    def __init__(self, library: Path, data: str, seed: int) -> None:
+    def __init__(self, library: Path, data: str, rng: Any) -> None:
         # By PyDLL the calls from Python keep Python's lock: most libraries may run in one thread only.
         self.library = ctypes.PyDLL(str(library.resolve()))
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -206,8 +214,8 @@ class _StanModel:
                 raise ValueError(f"{library} has no function {name}: it is no library of BridgeStan 2")
             function.restype, function.argtypes = result, arguments
         said = ctypes.c_void_p()
-        start = integer("seed", seed, 0) % 2**32
-        self.model = self.library.bs_model_construct(data.encode(), start, ctypes.addressof(said))
+        seed = int(generator("rng", rng).integers(_SEEDS))
+        self.model = self.library.bs_model_construct(data.encode(), seed, ctypes.addressof(said))
         if not self.model:
             raise ValueError(f"Stan cannot make the model: {self._words(said)}")
         # Not at exit, where other threads may be in a call.
@@ -233,7 +241,7 @@ class _StanModel:
         return text
 
     def at(self, z: Array, drops: int, gradient: Array | None = None) -> tuple[float, str]:
-        """(the log density at one point, what Stan says where it has none)."""
+        """(the log density at one point, Stan's message where it has none)."""
         value, said = ctypes.c_double(), ctypes.c_void_p()
         place = ctypes.addressof(value)
         if gradient is None:
@@ -248,13 +256,13 @@ class _StanModel:
         """Whether the library keeps constants: it may refuse to, at each point."""
         rng = np.random.default_rng(0)
         for _ in range(_TRIES):
-            z = rng.uniform(-2.0, 2.0, self.dim)
+            z = rng.uniform(-_START_RANGE, _START_RANGE, self.dim)
             if not self.at(z, 0)[1]:
                 return
             if not self.at(z, 1)[1]:
                 self.drops = 1
                 return
-        # No point has a density. The fit will say so, in the words of the library for either.
+        # No point has a density. The fit will raise that, with the library's message.
         self.drops = int("propto" in self.at(np.zeros(self.dim), 0)[1])
 
     def values(self, z: Array) -> Array:
@@ -269,7 +277,7 @@ class _StanModel:
         return np.array([value for value, _ in found]), gradients
 
     def reason(self, z: Array) -> str:
-        """What Stan says of a point that it rejects."""
+        """Stan's message for a point that it rejects."""
         words = self.at(np.ascontiguousarray(z), self.drops)[1]
         return words and f"Stan rejects it ({words})"
 

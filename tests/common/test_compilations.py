@@ -1,4 +1,4 @@
-"""Nothing is compiled anew by accident: arguments reach the kernels in one type each."""
+"""Nothing is compiled again by accident: each kernel gets each argument in one type."""
 
 import json
 import os

@@ -5,7 +5,7 @@ from helpers.programs import finish, run_program, start_program
 
 
 def test_import_compiles_nothing_and_loads_little(tmp_path):
-    """That one call compiles some kernels shows that compiled ones are seen."""
+    """One call that compiles kernels shows that the test detects compiled ones."""
     out, err = finish(start_program("import_fastvi", flags=("-W", "error"), NUMBA_CACHE_DIR=tmp_path))
     assert int(out) > 0
     assert err == ""

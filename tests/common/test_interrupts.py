@@ -1,4 +1,4 @@
-"""Ctrl-C: what may take long goes on another thread, so that the main thread hears it."""
+"""Ctrl-C: calls that may take long run on a helper thread, while the main thread handles signals."""
 
 import _thread
 import gc
@@ -46,7 +46,7 @@ def test_a_wait_ends_at_an_interrupt(interrupts):
     assert not ended.is_set()
     released.set()
     assert ended.wait(60.0)
-    # The next call has another thread.
+    # The next call uses a new helper thread.
     assert threads.patiently(lambda: 5) == 5
 
 
@@ -62,7 +62,7 @@ def test_a_task_has_the_settings_of_its_caller():
         numba.set_num_threads(before)
     assert ident != threading.get_ident()
     assert (count, state) == (1, "raise")
-    # On another thread than the main one, and in a task of a task, there is nobody to wait.
+    # On a thread other than the main one, and in a task of a task, no helper thread is used.
     outer, inner = threads.patiently(lambda: (threading.get_ident(), threads.patiently(threading.get_ident)))
     assert outer == inner == ident
 

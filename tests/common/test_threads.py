@@ -184,7 +184,7 @@ def test_fork_after_a_threaded_call():
 
 @needs_fork
 def test_a_forked_child_has_threads_of_its_own():
-    """It inherits the pool as an object without threads, and perhaps a lock that nobody will release."""
+    """It inherits the pool as an object without threads, and perhaps a lock that is never released."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one processor: nothing to share out")
     assert run_program("fork_with_lock_held") == "alive\n"
@@ -192,7 +192,7 @@ def test_a_forked_child_has_threads_of_its_own():
 
 @needs_fork
 def test_fork_while_another_thread_computes():
-    """The child may be born while the pool's lock is held, and must not wait for it."""
+    """The fork may happen while the pool's lock is held, and must not wait for it."""
     assert "ten children" in run_program("fork_while_computing")
 
 

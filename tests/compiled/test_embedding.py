@@ -470,5 +470,5 @@ def test_a_cached_function_of_another_version_is_compiled_again():
     kept = external._Needed(path, arguments, numba.float64, external._version())
     assert pickle.loads(pickle.dumps(kept)) == kept
     for other in (kept._replace(version="0.0.1"), kept._replace(returns=numba.float32)):
-        with pytest.raises(OSError, match="compiled for other kernels"):  # what numba looks for
+        with pytest.raises(OSError, match="compiled for other kernels"):  # as numba's cache expects
             pickle.loads(pickle.dumps(other))

@@ -201,7 +201,7 @@ def test_equal_float32_entries(function):
 
 
 def test_equal_terms_that_are_small_beside_their_parts():
-    """The worst of 1,500 random ones: 9e-14 where p k log 2 is summed by itself, 3e-14 where terms are."""
+    """The worst of 1,500 random ones: 9e-14 where p k log 2 is summed separately, 3e-14 in each term."""
     p, q, repeats = (
         [1.1390357515531295, 0.8934023107503516],
         [1.379484972874848, 1.8222238282931627],

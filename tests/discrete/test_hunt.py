@@ -71,7 +71,7 @@ def size_of_terms(name, case):
 
 
 def off(name, case, value, expected):
-    """The relative error; without end for NaN, a negative divergence, and a type that is not float."""
+    """The relative error; infinite for NaN, a negative divergence, and a type that is not float."""
     value = float(value)
     if case.mass == "any" and "entropy" in name and math.isfinite(expected):
         return abs(value - float(expected)) / max(size_of_terms(name, case), 1e-300)
@@ -89,7 +89,7 @@ def failures(name, kind, seed):
     rng = np.random.default_rng((seed, zlib.crc32(f"{name} {kind}".encode())))
     case = KINDS[kind](rng)
     if name == "renyi_entropy" and case.repeats is not None:
-        return  # its reference knows of no repeats
+        return  # its reference takes no repeats
     if case.mass == "any" and not ROWS[name].measures:
         case = case._replace(mass="normalize")
     given = parameters(name, rng)

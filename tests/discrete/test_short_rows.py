@@ -1,4 +1,4 @@
-"""Many short rows, which have a loop of their own, are as each row by itself."""
+"""Many short rows, which have a loop of their own, give the same as each row alone."""
 
 import numpy as np
 import pytest

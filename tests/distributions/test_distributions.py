@@ -1,4 +1,4 @@
-"""Gaussians, mixtures and grids: densities, moments and samples, and what is said about bad input."""
+"""Gaussians, mixtures and grids: densities, moments, samples, and messages for bad input."""
 
 import copy
 import math

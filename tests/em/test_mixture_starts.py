@@ -1,4 +1,4 @@
-"""Starts of EM: clusters that whitening hides, outliers, singular ends."""
+"""Starts of EM: clusters that whitening makes hard to separate, outliers, singular solutions."""
 
 import _thread
 import signal

@@ -34,7 +34,8 @@ def all_plain(function, known=None):
 def machine_code(path):
     """For compiled functions: the kernel with this path in fastvi, called with a tuple of its arguments.
 
-    It is what Python calls, compiled once. The kernel itself would be compiled anew in each function.
+    It calls the kernel as compiled for Python, once. The kernel itself would be compiled again in each
+    function.
     """
     if JIT:
         return external(path)

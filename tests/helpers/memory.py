@@ -13,7 +13,7 @@ class Used(NamedTuple):
     allocations: int
     headers: int  #: of arrays
     frees: int
-    grown: int  #: bytes of the process; 0 where the system does not tell
+    grown: int  #: bytes of the process; 0 where the system does not report it
 
 
 def _resident():

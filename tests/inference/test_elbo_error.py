@@ -52,7 +52,7 @@ def test_the_stated_error_is_the_error():
                 e = fv.elbo(model, q, rng=np.random.default_rng((dim, len(family), k, seed)))
                 z.append((e.value - truth) / e.error)
             kept.append(abs(fv.elbo(model, q).value - truth))
-    # 400 of them: 0.04 of chance. A block that is whitened by itself gives 1.8.
+    # 400 of them: 0.04 of chance. A block that is whitened alone gives 1.8.
     assert 0.88 <= math.sqrt(np.mean(np.square(z))) <= 1.12
     assert np.mean(np.abs(z) > 2) <= 0.08
     assert max(kept) <= 0.02

@@ -38,7 +38,7 @@ def test_a_mode_that_no_start_leads_to(seed):
     model = fv.Model(mixture, dim, (np.array([share, 1.0 - share]), means, np.ones(2)))
     found = fv.fit(model)
     assert not found.converged or abs(found.elbo.value - math.log(1.0 - share)) <= 0.02
-    # It is not looked for where the user says where to start.
+    # No other mode is searched for where the user gives the start.
     near = fv.fit(model, start=fv.Gaussian(means[0], np.eye(dim)))
     assert abs(near.elbo.value - math.log(share)) <= 0.02
 
@@ -77,7 +77,7 @@ def test_the_look_for_other_modes_is_a_share_of_the_fit(in_python):
 
 
 def test_a_mode_between_two_distances_of_the_look():
-    """Distances of 10 and 16 deviations are looked at, the better mode is 12 away; best of all 1-D optima."""
+    """Points at 10 and 16 deviations are evaluated, the better mode is 12 away; best of all 1-D optima."""
     weights, means = np.array([0.512, 0.48, 0.008]), np.array([[33.85], [3.57], [46.3]])
     deviations = np.array([1.31, 2.52, 0.95])
     found = fv.fit(fv.Model(mixture, 1, (weights, means, deviations)))
@@ -116,7 +116,7 @@ def test_jumps_are_seen():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_switch_points(seed):
-    """Gradients at draws do not see the jumps: "converged" where one in six could still gain 0.5 nats."""
+    """Gradients at draws do not contain the jumps: "converged" where one in six could still gain 0.5 nats."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(20, 60))
     y = rng.poisson(np.where(np.arange(n) < n // 3, 1.0, 4.0)).astype(float)
@@ -277,7 +277,7 @@ def between_walls(z, slope):
 
 @pytest.mark.parametrize(("dim", "slope"), [(6, 400.0), (8, 200.0), (8, 400.0)])
 def test_walls_that_few_draws_see(dim, slope):
-    """Off by 4.5 to 10 errors, without the look at 4 deviations where the fall is steep."""
+    """Off by 4.5 to 10 errors without the evaluation at 4 deviations, where the density falls steeply."""
     found = fv.fit(fv.Model(between_walls, dim, (slope,)), "diag")
     e = np.linspace(-12.0, 12.0, 40_001)
     weights = np.exp(-0.5 * e * e)

@@ -431,7 +431,7 @@ def test_given_gradients_and_differences_find_the_same():
         # Their starts differ: Laplace's approximation by gradients, and by values.
         assert gap(one.q, two.q.mean, two.q.cov) <= 1e-4
         assert two.evaluations < one.evaluations
-    # A wrong gradient, of another kind, is found out.
+    # A wrong gradient of another kind is detected.
     wrong = fv.Model(glm, 4, (STUDENT, *given.data[1:]), log_joint_grad=glm_gradient)
     assert not fv.check_gradient(wrong)
     assert "the gradient is wrong: grad[" in str(fv.check_gradient(wrong))
@@ -564,7 +564,7 @@ def test_uncentred_predictors(kind, dim):
         assert gap(found.q, shear @ eased.q.mean, shear @ eased.q.cov @ shear.T) <= 0.1
 
 
-# Bad input, and what is said of it.
+# Bad input, and the messages.
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

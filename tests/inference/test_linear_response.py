@@ -235,7 +235,7 @@ def test_a_mode_that_q_misses_is_named():
 
 
 def test_what_a_diagnosis_found_counts():
-    """The mode at -30 is on none of the short look's rays."""
+    """The mode at -30 is on none of the rays of the short search."""
     fit = fv.fit(fv.Model(gaussian, 3, (np.zeros(3), np.eye(3))), "diag")
     found = fit.diagnose()._replace(other_mode=np.array([-30.0, 0.0, 0.0]))
     response = response_of(fit.model, "diag", fit.q, True, lambda: found, True)
@@ -245,7 +245,7 @@ def test_what_a_diagnosis_found_counts():
 
 @pytest.mark.parametrize(("dim", "most"), [(6, 1700), (60, 7400)])
 def test_what_it_costs(dim, most):
-    """64 (R + 1) gradients, 128 values for the gain, 500 or 1,000 weights, and a look without diagnosis."""
+    """64 (R + 1) gradients, 128 values for the gain, 500 or 1,000 weights, and a search without diagnosis."""
     _, precision = correlated(dim)
     fit = fv.fit(fv.Model(gaussian, dim, (np.zeros(dim), precision), log_joint_grad=gaussian_grad), "diag")
     response = fit.linear_response()

@@ -179,11 +179,12 @@ def test_a_model_cannot_be_changed_but_copied_and_pickled():
 
 
 def test_a_pickled_model_works_in_another_process(tmp_path):
-    source = "import numba\n@numba.njit\ndef f(z, x):\n    return -0.5 * (z[0] - x) ** 2\n"
-    scope = {}
-    exec(source, scope)
+    @numba.njit
+    def local(z, x):  # which the other process cannot import
+        return -0.5 * (z[0] - x) ** 2
+
     path = tmp_path / "model"
-    path.write_bytes(pickle.dumps(fv.Model(scope["f"], 1, (3.0,))))
+    path.write_bytes(pickle.dumps(fv.Model(local, 1, (3.0,))))
     assert run_program("fit_pickled_model", path) == "Gaussian(mean=[3], cov=[[1]])\n"
 
 
@@ -314,7 +315,7 @@ def test_functions_of_models_that_are_gone_are_forgotten(monkeypatch):
         del function, model
     gc.collect()
     assert len(compilation._jits) == len(compilation._compiled) == 2
-    # The first lives on in its model, the last two for the next model.
+    # The first is kept by its model, the last two by the cache for the next model.
     assert [function() is not None for function in functions] == [True, False, False, True, True]
     q = fv.Gaussian(1.0, 1.0)
     assert fv.elbo(first, q).value == fv.elbo(fv.Model(quadratic, 1, (1.0,)), q).value

@@ -126,7 +126,7 @@ def test_two_ridges_of_a_product(family):
 
 
 def test_a_log_concave_posterior_is_not_searched(monkeypatch):
-    """Its ELBO has one maximum, and the look for others takes 29 evaluations on a line."""
+    """Its ELBO has one maximum, and the search for others takes 29 evaluations on a line."""
 
     @njit
     def logistic(z, x, y):

@@ -1,4 +1,4 @@
-"""Posteriors with mass where floats do not tell z from a bound: the errors say what is not known there."""
+"""Posteriors with mass where z rounds to a bound of its support: the errors cover what is lost there."""
 
 import math
 

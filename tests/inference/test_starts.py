@@ -1,6 +1,6 @@
 """Starts of fits in many dimensions, and what their statuses say.
 
-Wanted ELBOs: closed form, quadrature, or the best of 20 starts, checked by plain Monte Carlo.
+Expected ELBOs: closed form, quadrature, or the best of 20 starts, checked by plain Monte Carlo.
 """
 
 import gc
@@ -332,7 +332,7 @@ def test_second_derivatives_where_there_are_none():
 
 
 def test_a_race_leaves_its_scratch_space_behind():
-    """In a cycle it would stay in use until Python looks for cycles, and each fit would make its own."""
+    """In a reference cycle it would stay in use until garbage collection, and each fit would make its own."""
     model, made, entered = funnel_model(), weakref.WeakSet(), []
 
     class Watched(racing._Runner):

@@ -37,7 +37,7 @@ def spike(dim, distance):
 
 
 def nested(dim, width):
-    """A mode that stands on a wide one, from all of which ascents lead to it."""
+    """A narrow mode on top of a wide one: ascents from anywhere on the wide one lead to it."""
     return np.array([0.3, 0.7]), np.zeros((2, dim)), np.array([1.0, width])
 
 

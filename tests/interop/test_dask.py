@@ -1,4 +1,4 @@
-"""Models and batches over Dask: in this process, and on two workers, of which one dies."""
+"""Models and batches over Dask: in this process, and on two workers, of which one is killed."""
 
 import os
 import pickle
@@ -12,8 +12,8 @@ import fastvi as fv
 from fastvi import dask as dask_of_fastvi
 from fastvi.common import threads
 from fastvi.inference.compilation import compiled_count
+from helpers.doors import needed
 from helpers.messages import says
-from reference.doors import needed
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
@@ -325,7 +325,7 @@ def client(cluster):
 
 @pytest.fixture
 def doomed(cluster, client, tmp_path):
-    """(process, address) of a third worker, without a nanny: nobody starts another when it dies."""
+    """(process, address) of a third worker, without a nanny, which would restart it."""
     options = [
         "--no-nanny",
         "--no-dashboard",

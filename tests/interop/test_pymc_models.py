@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from reference.doors import needed, run_readme
+from helpers.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same
 
 SCHOOLS = list("ABCDEFGH")

@@ -9,7 +9,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.interop import stan_models
-from reference.doors import needed, run_readme
+from helpers.doors import needed, run_readme
 from reference.eight_schools import SIGMA, Y, check_same, native
 
 SCHOOLS = """
@@ -87,6 +87,24 @@ def test_random_numbers_are_those_of_the_draws(stanli):
     assert not np.array_equal(noise[0], noise[2])
     assert abs(noise[0].mean()) < 0.1
     assert abs(noise[0].std() - 1.0) < 0.1
+
+
+def test_rng_decides_the_transformed_data(stanli):
+    """The density of N(y, 1) at 0 tells the y that Stan has drawn."""
+    code = """
+    transformed data { real y = normal_rng(0, 1); }
+    parameters { real x; }
+    model { target += normal_lpdf(x | y, 1); }
+    """
+
+    def density(**how):
+        return fv.from_stan(code, **how).log_density([0.0])
+
+    generator = np.random.default_rng(5)
+    assert density() == density(rng=0)
+    assert density(rng=5) == density(rng=np.int64(5)) == density(rng=generator)
+    others = [density(rng=generator), density(rng=0), density(rng=None), density(rng=None)]
+    assert len({density(rng=5), *others}) == 5
 
 
 def test_shapes_are_those_of_the_program(stanli):
@@ -178,8 +196,13 @@ def test_bad_arguments_are_named(stanli):
         fv.from_stan(code, data={"n": 1j})
     with pytest.raises(TypeError, match=r"data\['n'\] has masked entries"):
         fv.from_stan(code, data={"n": np.ma.array([1.0, 2.0], mask=[0, 1])})
-    with pytest.raises(ValueError, match="seed must be at least 0"):
-        fv.from_stan(code, data={"n": 1}, seed=-1)
+    with pytest.raises(ValueError, match=r"rng must be .* not -1"):
+        fv.from_stan(code, data={"n": 1}, rng=-1)
+    with pytest.raises(TypeError, match=r"rng must be .* not 1\.5"):
+        fv.from_bridgestan(library(stanli), rng=1.5)
+    for call in (fv.from_stan, fv.from_bridgestan):
+        with pytest.raises(TypeError, match="seed"):
+            call(code, seed=1)
 
 
 def test_a_library_is_called_as_it_is(stanli, monkeypatch):

@@ -19,7 +19,7 @@ if platform.machine() not in ("x86_64", "AMD64"):
 
 
 def load():
-    """The file by itself: its package sets environment variables for everybody."""
+    """The module without its package, which sets environment variables for the whole process."""
     path = Path(__file__).parents[2] / "bench" / "instructions.py"
     spec = importlib.util.spec_from_file_location("instructions", path)
     module = importlib.util.module_from_spec(spec)
@@ -46,7 +46,7 @@ def test_hot_loops_compute_on_whole_registers(name, bits):
     assert loop.bits >= bits
 
 
-def test_what_is_not_vectorised_is_found_out():
+def test_loops_that_are_not_vectorised_are_detected():
     """Sums whose order is fixed, the zero checks of Python's division, and calls to the C library."""
     row = numba.types.Array(numba.types.float64, 1, "C")
 

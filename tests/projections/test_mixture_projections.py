@@ -150,8 +150,8 @@ def test_a_start_leads_to_the_optimum_near_it():
 def test_a_saddle_is_left():
     """Two components that are the same stay so under every gradient."""
     p = fv.GaussianMixture([0.5, 0.3, 0.2], [-4.0, 4.0, 0.0], [1.0, 1.0, 1.0])
-    twins = fv.GaussianMixture([0.5, 0.5], [0.0, 0.0], [9.0, 9.0])
-    found, best = fv.i_projection(p, TWO, starts=[twins]), fv.i_projection(p, TWO)
+    equal = fv.GaussianMixture([0.5, 0.5], [0.0, 0.0], [9.0, 9.0])
+    found, best = fv.i_projection(p, TWO, starts=[equal]), fv.i_projection(p, TWO)
     assert found.kl == pytest.approx(best.kl, rel=1e-7)
 
 
@@ -161,12 +161,15 @@ def test_what_is_not_known_is_said(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(onto_mixtures, "_MOST_WORK", 0)
         found = fv.i_projection(p, TWO)
-        assert "finer nodes" in found.status
+        assert "largest number of nodes" in found.status
         assert not found.converged
         assert found.kl == pytest.approx(good.kl, rel=1e-2)
     with monkeypatch.context() as patch:
         patch.setattr(onto_mixtures, "_MOST_STEPS", 0)
-        assert fv.i_projection(p, TWO).status == "the steps were used up before they became small"
+        assert (
+            fv.i_projection(p, TWO).status
+            == "the steps were used up before their size fell below the tolerance"
+        )
     flat = fv.GaussianMixture([0.5, 0.25, 0.25], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     found = fv.i_projection(flat, TWO)
     assert 0.0 <= found.kl < 1e-9
