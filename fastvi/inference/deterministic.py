@@ -21,11 +21,9 @@ from ..kernels.statuses import (
     STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
-    UNRESOLVED,
     WRONG_GRADIENT,
 )
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
-from .evidence import log_evidence
 from .expectations import (
     BY_DRAWS,
     ENOUGH_EACH,
@@ -52,7 +50,7 @@ from .kernel_calls import (
 )
 from .low_rank import low_rank_start, wide_start
 from .model import Model, target_of
-from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, outputs
+from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
 from .racing import Start, choose_start, elbo_over
 from .results import Fit, fit_of_report, q_of
 from .rivals import rival_of
@@ -129,9 +127,6 @@ _FARTHER = (1.0, 4.0, 30.0)
 #: A fit has not converged where jumps of the log joint may hide so much of the ELBO's gradient.
 _UNSEEN = 0.1
 
-#: Where a fit by quadrature ends so, that may be because the posterior is improper.
-_INCOMPLETE = STEPS_EXHAUSTED, UNRESOLVED, STUCK, CONTRADICTED
-
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
 START_RTOL, _START_STEPS = 1e-3, 50
 
@@ -150,23 +145,8 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
     if factor is None:
         found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
     else:
-        found = newton_fit(model, family, mean, factor, rtol, max_steps)
-    report = with_its_error(model, found.mean, found.factor, found.report, rtol)
-    improper = report.status in _INCOMPLETE and _has_no_evidence(model)
-    if factor is not None and report.status == CONVERGED:
-        improper, used = is_improper(model, found.mean, found.factor)
-        report = report._replace(evaluations=report.evaluations + used)
-    if improper:
-        report = report._replace(status=UNBOUNDED)
-    return found._replace(report=report)
-
-
-def _has_no_evidence(model: Model) -> bool:
-    """Whether the log evidence is infinite."""
-    try:
-        return log_evidence(model).value == math.inf
-    except ValueError:
-        return False
+        found = or_improper(model, newton_fit(model, family, mean, factor, rtol, max_steps))
+    return found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:

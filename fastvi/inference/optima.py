@@ -24,12 +24,14 @@ from ..kernels.statuses import (
     CONTRADICTED,
     CONVERGED,
     NOT_A_MAXIMUM,
+    STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
     UNCONFIRMED,
     UNRESOLVED,
     WRONG_GRADIENT,
 )
+from .evidence import log_evidence
 from .expectations import fixed_draws, writable
 from .improper import is_improper
 from .kernel_calls import densities_or_zero, restricted, workspace
@@ -68,6 +70,9 @@ _FITTED, _ROUGH, _ROUGH_STEPS = 6, 1e-3, 100
 
 #: Candidates nearer than so many deviations of another, and as wide up to this factor, are left out.
 _NEAR, _AS_WIDE = 0.7, 1.6
+
+#: Where a fit by quadrature ends so, that may be because the posterior is improper.
+_INCOMPLETE = STEPS_EXHAUSTED, UNRESOLVED, STUCK, CONTRADICTED
 
 #: Gradient, in the metric of Fisher's information, above which a fit has not converged.
 _LEVEL = 1e-2
@@ -147,11 +152,18 @@ def confirmed_fit(
     """A fit from Laplace's approximation near a point, or a better one if it is not confirmed."""
     if first.report.status == CONVERGED and _is_fit(first):
         return first
-    found = _best_fit(model, family, first, point, rtol, max_steps, local)
-    if found.report.status != CONVERGED:
-        return found
-    improper, used = is_improper(model, found.mean, found.factor)
-    return _with(found, found.report.evaluations + used, UNBOUNDED if improper else CONVERGED)
+    return or_improper(model, _best_fit(model, family, first, point, rtol, max_steps, local))
+
+
+def or_improper(model: Model, fit: LatentFit) -> LatentFit:
+    """A fit that no kernel has confirmed, with the status UNBOUNDED where the posterior is improper."""
+    status, used, improper = fit.report.status, 0, False
+    if status == CONVERGED:
+        improper, used = is_improper(model, fit.mean, fit.factor)
+    elif status in _INCOMPLETE:
+        with contextlib.suppress(ValueError):
+            improper = log_evidence(model).value == math.inf
+    return _with(fit, fit.report.evaluations + used, UNBOUNDED if improper else status)
 
 
 def _best_fit(
