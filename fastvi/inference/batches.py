@@ -178,7 +178,8 @@ def fit_batch(
     -----
     The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
-    time in Python unless a better start has to be found.
+    time in Python unless a better start has to be found; gaps of zero density between the nodes of the
+    quadrature are not searched for, as `fit` does in one dimension: that takes longer than a fit here.
 
     Examples
     --------

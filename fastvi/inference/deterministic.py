@@ -32,6 +32,7 @@ from .expectations import (
     expectation_by_draws,
     expectation_by_pairs,
     fixed_draws,
+    gap_under,
     overfitted,
     writable,
 )
@@ -146,7 +147,20 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
         found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
     else:
         found = or_improper(model, newton_fit(model, family, mean, factor, rtol, max_steps))
-    return found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
+    found = found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
+    return _without_gap(model, found) if len(found.mean) == 1 else found
+
+
+def _without_gap(model: Model, found: LatentFit) -> LatentFit:
+    """A fit in one dimension, with the fault of the log joint between its nodes, if any: 18 of 50 µs."""
+    report = found.report
+    if report.status == UNBOUNDED or statuses.is_fault(report.status) or not abs(report.elbo) < math.inf:
+        return found
+    status, where, used = gap_under(model, found.mean, found.factor)
+    report = report._replace(evaluations=report.evaluations + used)
+    if where is None:
+        return found._replace(report=report)
+    return found._replace(report=report._replace(status=status, error=math.inf), where=where)
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:

@@ -45,6 +45,7 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
+from .sharing import is_small
 from .tails import Exponentials, beside_quadratics, directions_of, exponentials_in
 
 #: Pairs of draws for gradients, at least.
@@ -77,6 +78,9 @@ _MIXTURE_PAIRS, _LEAST_MIXTURE_PAIRS, ENOUGH_MIXTURE, _MOST_BLOCKS = 96, 2, 3e-3
 #: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
 #: makes the ELBO -inf, and the lattice has 45 nodes.
 _GAP_POINTS = np.linspace(-8.0, 8.0, 1601)
+
+#: The same for fits to log joints whose evaluations take long: those of a fit are 132 at least.
+_FEW_GAP_POINTS = _GAP_POINTS[::10]
 
 #: Where the centre of the radial rule may be, in deviations from the mean: after a fault it is the next.
 _CENTRES = 0.0, 0.1, -0.1
@@ -616,11 +620,20 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     )
     where = fault_point("fit", space) if status else None
     if status == FINE and gaussian.dim == 1:
-        points = mean + factor[0] * _GAP_POINTS[:, None]
-        status, _, where = log_densities(model, points)
-        nodes += _GAP_POINTS.size
+        status, where, used = gap_under(model, mean, factor, _GAP_POINTS)
+        nodes += used
     error += 0.0 if status else elbo_error(model, mean, factor)
     return _estimate(model, status, value, error, nodes, "quadrature", where)
+
+
+def gap_under(
+    model: Model, mean: Array, factor: Array, points: Array | None = None
+) -> tuple[int, Array | None, int]:
+    """(The fault of a log joint of one latent coordinate at points under q, or FINE; where; evaluations)."""
+    if points is None:
+        points = _GAP_POINTS if is_small(model) else _FEW_GAP_POINTS
+    status, _, where = log_densities(model, mean + factor[0] * points[:, None])
+    return status, where, points.size
 
 
 def _estimate(

@@ -144,4 +144,9 @@ def test_gaps_of_zero_density_are_seen():
         found = fv.elbo(model, fv.Gaussian(0.0, 1.0))
         assert found.value == -math.inf
         assert "log_joint is -inf at z = [" in found.note
-    assert "do not trust it" in fv.fit(model).summary()
+        # A fit called it converged, with an error of 4e-15.
+        fit = fv.fit(model)
+        assert "log_joint is -inf at z = [" in fit.status
+        assert not fit.converged
+        assert fit.elbo.error == math.inf
+    assert "do not trust it" in fit.summary()
