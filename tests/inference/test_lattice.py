@@ -139,13 +139,19 @@ def test_gaps_of_zero_density_are_seen():
         return -math.inf if low < z[0] < low + width else -0.5 * z[0] ** 2
 
     rng = np.random.default_rng(6)
-    for _ in range(100):
+    for k in range(100):
         model = fv.Model(gap, 1, (float(rng.uniform(-2, 2)), 0.02))
         found = fv.elbo(model, fv.Gaussian(0.0, 1.0))
         assert found.value == -math.inf
         assert "log_joint is -inf at z = [" in found.note
+        if k >= 20:
+            continue
         # A fit called it converged, with an error of 4e-15.
-        fit = fv.fit(model)
+        try:
+            fit = fv.fit(model)
+        except ValueError as error:  # a node of the first q is in the gap
+            assert "log_joint is -inf at z = [" in str(error)
+            continue
         assert "log_joint is -inf at z = [" in fit.status
         assert not fit.converged
         assert fit.elbo.error == math.inf
