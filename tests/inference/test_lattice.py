@@ -146,7 +146,7 @@ def test_gaps_of_zero_density_are_seen():
         assert "log_joint is -inf at z = [" in found.note
         if k >= 20:
             continue
-        # A fit called it converged, with an error of 4e-15. (ValueError: a node of the first q is in the gap.)
+        # A fit called it converged, with an error of 4e-15. (ValueError: the gap has a node of the first q.)
         try:
             fit = fv.fit(model)
             said = fit.status
