@@ -36,6 +36,7 @@ from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
+    fault_among,
     fault_point,
     is_long,
     log_densities,
@@ -601,6 +602,9 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
             target_of(model), q.mu, q.sigma, q.low, q.high, rtol, space
         )
         where = fault_point("truncated", space) if status else None
+        if status == FINE:
+            status, where, used = gap_under_truncated(model, q, _GAP_POINTS.size)
+            nodes += used
         return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, thin = gaussian._mean, gaussian._thin
     factor = gaussian._factor if thin is None else thin.factor
@@ -634,6 +638,21 @@ def gap_under(
         points = _GAP_POINTS if is_small(model) else _FEW_GAP_POINTS
     status, _, where = log_densities(model, mean + factor[0] * points[:, None])
     return status, where, points.size
+
+
+def gap_under_truncated(
+    model: Model, q: TruncatedGaussian, count: int | None = None
+) -> tuple[int, Array | None, int]:
+    """The same under a truncated Gaussian: where its density is above exp(-32) times the largest."""
+    if count is None:
+        count = (_GAP_POINTS if is_small(model) else _FEW_GAP_POINTS).size
+    reach = _GAP_POINTS[-1] * q.sigma
+    mode = min(max(q.mu, q.low), q.high)
+    off = abs(mode - q.mu)
+    far = reach * reach / (math.hypot(off, reach) + off)
+    points = np.linspace(max(q.low, mode - far), min(q.high, mode + far), count + 2)[1:-1, None]
+    values, failed = model._tabulate(points)
+    return *fault_among(points, values, failed), count
 
 
 def _estimate(

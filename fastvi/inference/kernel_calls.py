@@ -135,12 +135,18 @@ def _in_one_call(model: Model, points: Array) -> tuple[int, Array, Array | None]
     z, values = model._support.to_model(points)
     found, failed = model._tabulate(z)
     values += found
-    bad = np.flatnonzero(~np.isfinite(found))
+    status, where = fault_among(z, found, failed)
+    return status, values, where
+
+
+def fault_among(z: Array, values: Array, failed: int) -> tuple[int, Array | None]:
+    """(status, point) of the first fault among values of a log joint, of which number `failed` raised."""
+    bad = np.flatnonzero(~np.isfinite(values))
     if failed or not bad.size:
-        return (RAISED, values, z[failed - 1]) if failed else (FINE, values, None)
+        return (RAISED, z[failed - 1]) if failed else (FINE, None)
     first = int(bad[0])
-    status = NOT_A_NUMBER if math.isnan(found[first]) else INFINITE if found[first] > 0.0 else ZERO
-    return status, values, z[first]
+    status = NOT_A_NUMBER if math.isnan(values[first]) else INFINITE if values[first] > 0.0 else ZERO
+    return status, z[first]
 
 
 def log_densities_at_draws(

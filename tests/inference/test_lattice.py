@@ -4,6 +4,7 @@ import math
 
 import numba
 import numpy as np
+import pytest
 
 import fastvi as fv
 
@@ -133,6 +134,17 @@ def test_oscillations():
     assert not fit.converged or abs(fit.elbo.value - 0.918939) <= max(fit.elbo.error, 1e-6)
 
 
+def status_of(model, family, start=None):
+    """What a fit says that has no ELBO: by its status, or an exception if its first q has a node at fault."""
+    try:
+        found = fv.fit(model, family, start=start)
+    except ValueError as error:
+        return str(error)
+    assert not found.converged
+    assert found.elbo.error == math.inf
+    return found.status
+
+
 def test_gaps_of_zero_density_are_seen():
     @numba.njit
     def gap(z, low, width):
@@ -146,13 +158,24 @@ def test_gaps_of_zero_density_are_seen():
         assert "log_joint is -inf at z = [" in found.note
         if k >= 20:
             continue
-        # A fit called it converged, with an error of 4e-15. (ValueError: the gap has a node of the first q.)
-        try:
-            fit = fv.fit(model)
-            said = fit.status
-        except ValueError as error:
-            said = str(error)
-        assert "log_joint is -inf at z = [" in said
-    assert not fit.converged
-    assert fit.elbo.error == math.inf
-    assert "do not trust it" in fit.summary()
+        # A fit called it converged, with an error of 4e-15.
+        assert "log_joint is -inf at z = [" in status_of(model, "full")
+    assert "do not trust it" in fv.fit(fv.Model(gap, 1, (0.11, 0.02))).summary()
+
+
+@pytest.mark.parametrize("mean", [-30.0, 0.5, 2.0])
+def test_gaps_under_truncated_gaussians(mean):
+    """Of 60 in the middle 27 were between all nodes: a finite ELBO, and "converged"."""
+
+    @numba.njit
+    def gap(z, mean, low, width):
+        return -math.inf if low < z[0] < low + width else -0.5 * (z[0] - mean) ** 2
+
+    rng = np.random.default_rng(7)
+    q = fv.TruncatedGaussian(mean, 1.0, 0.0, 3.0)
+    for _ in range(20):
+        width = 0.02 if mean > 0.0 else 7e-4  # q has a deviation of 0.03 there
+        low = float(q.sample(1, rng)[0, 0]) - 0.5 * width
+        model = fv.Model(gap, 1, (mean, low, width), support=("interval", 0.0, 3.0))
+        assert fv.elbo(model, q).value == -math.inf
+        assert "log_joint is -inf at z = [" in status_of(model, "truncated", q)
