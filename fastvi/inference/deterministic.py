@@ -151,7 +151,6 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
     found = found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
     if len(found.mean) > 1 or not _is_finite(found.report):
         return found
-    # 18 of 50 µs of a small fit.
     report, where = _beside_gap(found.report, found.where, gap_under(model, found.mean, found.factor))
     return found._replace(report=report, where=where)
 
