@@ -15,6 +15,7 @@ from numba import types
 from ..compiler import adder, formula, inlined, kernel, overloaded, specialise
 from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
 from ..numerics.error_free import add_compensated
+from .normalized import PART
 from .terms import js_term
 
 #: float32 chunks shorter than this are summed in float64: the rounding errors of single entries (up to 1e-6
@@ -139,6 +140,20 @@ def _blocks(p, q, theta):
         if high == p.size:
             break
     return Sums(a, change, mass, other)
+
+
+def _parts(p, q, theta):
+    """Template (`part`): the sums of a chunk, by parts."""
+    if p.size <= PART:
+        return part(p, q, theta)  # noqa: F821
+    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
+    for low in range(0, p.size, PART):
+        total, lost = add_sums(total, lost, part(p[low : low + PART], q[low : low + PART], theta))  # noqa: F821
+    return rounded_sums(total, lost)
+
+
+def _by_parts(part):
+    return specialise(_parts, f"{part.__name__}_parts", part=part)
 
 
 def _by_dtype(wide, narrow):
@@ -375,7 +390,7 @@ def overlap_chunk(p, q, theta):
     return _sums(not bad, overlap, other - mass, mass, other)
 
 
-hellinger_chunk = _by_dtype(_hellinger_sums64, _hellinger_sums32)
+hellinger_chunk = _by_dtype(_by_parts(_hellinger_sums64), _hellinger_sums32)
 
 
 @adder
@@ -416,7 +431,7 @@ def _square_over(d, y):
 
 
 @adder
-def chi2_chunk(p, q, theta):
+def _chi2_sums(p, q, theta):
     """The sums of `chi2_term`."""
     # Also for float32: squares of equal differences all round the same way, and blocks short enough for them
     # take longer (1.05 ns an entry) than float64 (0.75).
@@ -432,7 +447,8 @@ def chi2_chunk(p, q, theta):
     return _sums((not bad) & (_LEAST64 < a < math.inf), a, change, mass, other)
 
 
-kl_chunk = _by_dtype(_kl_sums64, _kl_sums32)
+chi2_chunk = _by_parts(_chi2_sums)
+kl_chunk = _by_dtype(_by_parts(_kl_sums64), _kl_sums32)
 
 
 @formula
@@ -466,7 +482,7 @@ def alpha_chunk(p, q, theta):
     """The sums of p**a q**(1-a), a = theta[0]."""
     if not 0.0 < abs(theta[0]) <= _MOST_ORDER or theta[0] == 1.0:
         return Sums(math.nan, 0.0, 0.0, 0.0)
-    size = p.size if abs(theta[0]) <= SMALL_ORDER else _BLOCK
+    size = PART if abs(theta[0]) <= SMALL_ORDER else _BLOCK
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, size):
         sums = _alpha_sums(p[low : low + size], q[low : low + size], theta)
