@@ -9,10 +9,9 @@ the measures, for `ANY`) from the sums over the two measures, and whether it has
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..compiler import adder, inlined, kernel, specialise
+from ..compiler import inlined, kernel, specialise
 from .chunks import Sums, add_sums, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
@@ -137,41 +136,55 @@ def conclude(p, sums, theta, mass):
     return math.nan
 
 
-@adder
-def _differ(p, q):
-    """Whether the masses differ by more than what `normalise_quadratic` and `normalise_linear` take."""
-    a, b = 0.0, 0.0
-    for i in range(p.size):
-        x, y = np.float64(p[i]), np.float64(q[i])
-        a += x
-        b += y
-    return not abs(b - a) <= 2.0 * (LOSS32 if p.itemsize == 4 else LOSS64) * a
+@inlined
+def masses_alike(p, masses):
+    """Whether the masses may be as near as what `normalise_quadratic` and `normalise_linear` take."""
+    return abs(masses.q - masses.p) <= 2.0 * (LOSS32 if p.itemsize == 4 else LOSS64) * masses.p
+
+
+def _first_holds(p, sums, theta, mass):
+    """Template (`normalise`): whether the first of several chunks shows that digits will be left."""
+    return mass != NORMALIZE or normalise(sums, theta, mass, p.itemsize == 4)[1]  # noqa: F821
+
+
+@kernel
+def _always(p, sums, theta, mass):
+    """The same for a closed form that takes masses that are `masses_alike`: those of a chunk say nothing."""
+    return True
 
 
 def quick(p, q, theta, mass):
-    """Template (`chunk`, `normalise`, `any_masses`, `concluded`): the result of one pass; NaN if none."""
-    if not any_masses and mass == NORMALIZE and _differ(p[:CHUNK], q[:CHUNK]):  # noqa: F821
-        return math.nan
+    """Template (`chunk`, `promising`, `concluded`): the result of one pass; NaN if none."""
+    if p.size <= CHUNK:
+        return concluded(p, chunk(p, q, theta), theta, mass)  # noqa: F821
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
         if math.isnan(sums.terms):
             return math.nan
-        # For other masses than one, the first of several chunks shows whether digits will be left.
-        first = low == 0 and p.size > CHUNK and mass == NORMALIZE
-        if first and not normalise(sums, theta, mass, p.itemsize == 4)[1]:  # noqa: F821
+        if low == 0 and not promising(p, sums, theta, mass):  # noqa: F821
             return math.nan
         total, lost = add_sums(total, lost, sums)
     return concluded(p, rounded_sums(total, lost), theta, mass)  # noqa: F821
 
 
+class ClosedForm(NamedTuple):
+    """The kernels of a fast loop and a closed form."""
+
+    any_masses: bool  #: else the masses must be `masses_alike`
+    promising: Any  #: `_first_holds` or `_always`
+    concluded: Any  #: `conclude`
+    quick: Any
+
+
 def assemble(name, chunk, normalise):
-    """(`quick`, `conclude`) for a fast loop and a closed form."""
-    concluded = specialise(conclude, f"_{name}_concluded", normalise=normalise)
-    bindings = {
-        "chunk": chunk,
-        "normalise": normalise,
-        "any_masses": normalise not in (normalise_quadratic, normalise_linear),
-        "concluded": concluded,
+    """The `ClosedForm` for a fast loop and how its sums are normalised."""
+    any_masses = normalise not in (normalise_quadratic, normalise_linear)
+    promising = (
+        specialise(_first_holds, f"_{name}_first_holds", normalise=normalise) if any_masses else _always
+    )
+    ends = {
+        "promising": promising,
+        "concluded": specialise(conclude, f"_{name}_concluded", normalise=normalise),
     }
-    return specialise(quick, f"_{name}_quick", **bindings), concluded
+    return ClosedForm(any_masses, quick=specialise(quick, f"_{name}_quick", chunk=chunk, **ends), **ends)

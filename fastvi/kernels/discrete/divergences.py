@@ -30,6 +30,7 @@ from ..numerics.elementary import log_ratio
 from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
 from . import wide as wide_
 from .chunks import SMALL_ORDER, sum_of_parts
+from .closed_forms import masses_alike
 from .large_sums import LOW
 from .masses import ANY, NORMALIZE
 from .normalized import (
@@ -44,6 +45,7 @@ from .normalized import (
     make_normalization,
     make_scaling,
     masses_of,
+    no_masses,
     proportional,
     sensitivity,
     with_exact_masses,
@@ -71,9 +73,8 @@ def _never(p_alone, q_alone, theta):
     return False
 
 
-def _careful(p, q, theta, mass):
+def _careful(p, q, masses, theta, mass):
     """Template: the divergence where the fast loop or its closed form does not hold; see `_assemble`."""
-    masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
@@ -123,17 +124,19 @@ def _careful(p, q, theta, mass):
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`short`, `quick`, `careful`, `finish`): the whole computation, on one thread."""
+    """Template (`short`, `any_masses`, `quick`, `careful`, `finish`): all on one thread."""
     p, q = borrow(p), borrow(q)
+    masses_first = not any_masses and mass == NORMALIZE and p.size > SHORT  # noqa: F821
+    masses = masses_of(p, q) if masses_first else no_masses()
     if p.size <= SHORT:
         value = short(p, q, theta, mass)  # noqa: F821
         if value == value:
             return value
-    else:
+    elif not masses_first or masses_alike(p, masses):
         value = quick(p, q, theta, mass)  # noqa: F821
         if value == value:
             return finish(value, 1.0)  # noqa: F821
-    return careful(p, q, theta, mass)  # noqa: F821
+    return careful(p, q, masses if masses_first else masses_of(p, q), theta, mass)  # noqa: F821
 
 
 def _partial(p, q, theta, first, last, parts):
@@ -144,19 +147,13 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`normalise`, `concluded`, `careful`, `finish`): the result from the sums of all chunks."""
-    value = concluded(p, sum_of_parts(parts), theta, mass)  # noqa: F821
+    """Template (`promising`, `concluded`, `careful`, `finish`): the result from the sums of all chunks."""
     # As on one thread, so that the result has the same bits.
-    if (
-        mass == NORMALIZE
-        and not normalise(  # noqa: F821
-            sum_of_parts(parts[:1]), theta, mass, p.itemsize == 4
-        )[1]
-    ):
-        value = math.nan
-    if value == value:
-        return finish(value, 1.0)  # noqa: F821
-    return careful(p, q, theta, mass)  # noqa: F821
+    if promising(p, sum_of_parts(parts[:1]), theta, mass):  # noqa: F821
+        value = concluded(p, sum_of_parts(parts), theta, mass)  # noqa: F821
+        if value == value:
+            return finish(value, 1.0)  # noqa: F821
+    return careful(p, q, masses_of(p, q), theta, mass)  # noqa: F821
 
 
 # What a result in nats is divided by, for a base that compiled code gives.
@@ -240,12 +237,9 @@ def _assemble(row):
         lowered=lowered,
         finish=finish,
     )
-    quick, concluded = closed_forms.assemble(name, chunk, normalise)
-    ends = {"normalise": normalise, "concluded": concluded, "careful": careful, "finish": finish}
+    ends = {"careful": careful, "finish": finish, **closed_forms.assemble(name, chunk, normalise)._asdict()}
     return Divergence(
-        whole=specialise(
-            _divergence, name, exported, short=short_rows.assemble_one(name), quick=quick, **ends
-        ),
+        whole=specialise(_divergence, name, exported, short=short_rows.assemble_one(name), **ends),
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **ends),

@@ -20,7 +20,8 @@ from .masses import ANY, LARGEST_MASS, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 #: all round the same way: 64 additions per vector lane leave at most 7e-15 of it (16384 entries: 1e-13).
 CHUNK = 1024
 
-#: The same for loops that are not vectorised, or with few lanes: 1024 additions in a row leave 1.2e-13.
+#: The same for loops that are not vectorised, or with few lanes: 1024 additions in a row leave 1.2e-13. In
+#: sums from which masses are subtracted, so do 256 in each of four lanes, of a loop that is not unrolled.
 PART = 256
 
 #: The largest relative error from masses that are not exactly one, by item size.
@@ -37,6 +38,9 @@ _LEAST_MASS, _MOST_MASS = 2.0**-300, 2.0**300
 #: Relative difference from the ratio of the masses below which the ratio of two entries takes its place.
 _NEAR = 1e-3
 
+#: Entries from here on do not underflow where they are divided by masses up to the second.
+TINY, MOST_OF_TINY = 2.0**-900, 2.0**170
+
 #: Masses below this are scaled as if they were this: the factor stays finite.
 LEAST_SCALED = 2.0**-960
 
@@ -48,6 +52,7 @@ class Masses(NamedTuple):
     q: float
     p_alone: bool  #: p > 0 = q somewhere
     q_alone: bool  #: q > 0 = p somewhere
+    tiny: bool  #: a positive entry is below `TINY`
 
 
 class Normalization(NamedTuple):
@@ -93,7 +98,7 @@ def moderate(p, mass_p, mass_q, mass):
 @adder
 def _mass_sums(p, q):
     # Counts: as booleans the flags take 0.5 ns an entry instead of 0.22.
-    a, b, negative, p_alone, q_alone = 0.0, 0.0, 0, 0, 0
+    a, b, negative, p_alone, q_alone, tiny = 0.0, 0.0, 0, 0, 0, 0
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         a += x
@@ -101,13 +106,14 @@ def _mass_sums(p, q):
         negative += (x < 0.0) | (y < 0.0)
         p_alone += (x > 0.0) & (y == 0.0)
         q_alone += (y > 0.0) & (x == 0.0)
-    return Masses(math.nan if negative > 0 else a, b, p_alone > 0, q_alone > 0)
+        tiny += ((x > 0.0) & (x < TINY)) | ((y > 0.0) & (y < TINY))
+    return Masses(math.nan if negative > 0 else a, b, p_alone > 0, q_alone > 0, tiny > 0)
 
 
 @kernel
 def no_masses():
     """The masses of no entries."""
-    return Masses(0.0, 0.0, False, False)
+    return Masses(0.0, 0.0, False, False, False)
 
 
 @inlined
@@ -116,15 +122,14 @@ def add_chunk(p, q, total, lost):
     part = _mass_sums(p, q)
     a, al = add_compensated(total.p, lost.p, part.p)
     b, bl = add_compensated(total.q, lost.q, part.q)
-    return Masses(a, b, total.p_alone | part.p_alone, total.q_alone | part.q_alone), Masses(
-        al, bl, False, False
-    )
+    total = Masses(a, b, total.p_alone | part.p_alone, total.q_alone | part.q_alone, total.tiny | part.tiny)
+    return total, Masses(al, bl, False, False, False)
 
 
 @inlined
 def with_rest(total, lost):
     """The masses with what their roundings have lost."""
-    return Masses(total.p + lost.p, total.q + lost.q, total.p_alone, total.q_alone)
+    return Masses(total.p + lost.p, total.q + lost.q, total.p_alone, total.q_alone, total.tiny)
 
 
 @kernel

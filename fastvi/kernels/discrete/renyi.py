@@ -283,7 +283,7 @@ def _masses_and_largest_ratio(p, q):
         # Most chunks have no larger ratio than those before, and that is seen without a division.
         if above > 0 and top < math.inf:
             top = _largest_ratio(x, y, top)
-    return normalized.Masses(mass_p + lost_p, mass_q + lost_q, False, False), top
+    return normalized.Masses(mass_p + lost_p, mass_q + lost_q, False, False, False), top
 
 
 @kernel
@@ -384,7 +384,7 @@ _short_renyi = short_rows.assemble_one("renyi")
 _short_bhattacharyya = short_rows.assemble_one("bhattacharyya")
 _scaled_alpha = scaled.assemble("renyi", "alpha")
 _scaled_hellinger = scaled.assemble("bhattacharyya", "hellinger")
-_quick_renyi = closed_forms.assemble("renyi", alpha_chunk, _normalise_renyi)[0]
+_quick_renyi = closed_forms.assemble("renyi", alpha_chunk, _normalise_renyi).quick
 _quick_log_renyi = specialise(
     far_logarithms.quick,
     "_log_renyi_quick",
@@ -515,8 +515,8 @@ def _normalise_overlap(sums, theta, mass, single):
 
 _quick_hellinger = closed_forms.assemble(
     "bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger
-)[0]
-_quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap)[0]
+).quick
+_quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap).quick
 _quick_log_overlap = specialise(
     far_logarithms.quick,
     "_log_overlap_quick",

@@ -18,6 +18,7 @@ from ..numerics.error_free import add_compensated, two_sum
 from . import logarithmic
 from .logarithmic import lifted_exp
 from .normalized import (
+    MOST_OF_TINY,
     UNLIFT,
     Normalization,
     entry,
@@ -68,7 +69,7 @@ def _below(p, least):
 @kernel
 def is_wide(p, q, masses):
     """Whether a positive entry underflows where its lifted array is normalised."""
-    if p.itemsize == 4:
+    if p.itemsize == 4 or not (masses.tiny or max(masses.p, masses.q) > MOST_OF_TINY):
         return False
     least_p, least_q = masses.p * _LEAST * _OVER_MASS, masses.q * _LEAST * _OVER_MASS
     return (least_p > 0.0 and _below(p, least_p) > 0) or (least_q > 0.0 and _below(q, least_q) > 0)
