@@ -63,6 +63,12 @@ def scipy_rel_entr():
     return lambda p, q: rel_entr(p, q).sum()
 
 
+def scipy_rel_entr_rows():
+    from scipy.special import rel_entr
+
+    return lambda p, q: rel_entr(p, q).sum(axis=1)
+
+
 def scipy_rel_entr_broadcast():
     from scipy.special import rel_entr
 
@@ -204,6 +210,20 @@ DISCRETE = (
             Peer("scipy.stats.entropy", scipy_entropy, (50,)),
             Peer("scipy rel_entr().sum()", scipy_rel_entr, (0.8,)),
         ),
+    ),
+    Comparison(
+        work="kl by rows, 10 x 16, from Python",
+        inputs=lambda: inputs.pair((10, 16)),
+        exact=exact_kl,
+        fastvi=fastvi_kl,
+        peers=(Peer("scipy rel_entr().sum(axis=1)", scipy_rel_entr_rows),),
+    ),
+    Comparison(
+        work="pairwise js distance, 10 x 8 x 16, from Python",
+        inputs=lambda: inputs.pair((10, 16), (8, 16)),
+        exact=all_pairs(exact_js_distance),
+        fastvi=fastvi_pairwise("js_distance"),
+        peers=(Peer("scipy cdist jensenshannon", scipy_cdist),),
     ),
     Comparison(
         work="kl by rows, 100,000 x 256",

@@ -280,11 +280,15 @@ def run(task: Callable[[int], None], pieces: int) -> None:
     with other callers, or the interpreter is shutting down.
     """
     workers = min(pieces, allowed()) if pieces > 1 else 1
+    if workers == 1:
+        for i in range(pieces):
+            task(i)
+        return
     counter, over = itertools.count(), threading.Event()
     outer = getattr(_within, "a_piece", False)
 
     def work() -> None:
-        _within.a_piece = outer or workers > 1
+        _within.a_piece = True
         try:
             while not over.is_set() and (i := next(counter)) < pieces:
                 task(i)

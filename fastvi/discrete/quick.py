@@ -1,8 +1,8 @@
-"""One-dimensional arguments of the common forms, as the arrays that kernels take."""
+"""Arguments of the common forms, as the arrays that kernels take: 1-D ones, and tables of numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -42,6 +42,97 @@ def is_plain(p: Any, q: Any) -> bool:
         and p.flags.carray
         and q.flags.carray
     )
+
+
+class Tables(NamedTuple):
+    """Read-only rows and their numbers, for the loops over pairs of rows."""
+
+    p: NDArray[Any]
+    q: NDArray[Any]
+    rows_p: NDArray[np.intp]
+    rows_q: NDArray[np.intp]
+    shape: tuple[int, ...]  #: of the results
+    kept: tuple[int, ...]  #: the same with the axis of the distributions
+
+
+def _rows(array: NDArray[Any], width: int) -> NDArray[Any]:
+    rows = array.view() if array.ndim == 2 else array.reshape(-1, width)
+    rows.flags.writeable = False
+    return rows
+
+
+def _is_table(array: NDArray[Any]) -> bool:
+    flags = array.flags
+    return (array.dtype is _FLOAT64 or array.dtype is _FLOAT32) and flags.c_contiguous and flags.aligned
+
+
+def _table(array: NDArray[Any]) -> NDArray[Any] | None:
+    """The array as the kernels take it, copied if need be; None for types that need more care."""
+    if _is_table(array):
+        return array
+    if array.dtype is _FLOAT64 or array.dtype is _FLOAT32:
+        return array.copy()
+    return array.astype(_FLOAT64, order="C") if array.dtype.kind in "iub" else None
+
+
+def _both(p: NDArray[Any], q: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Two arrays as the kernels take them, in one type."""
+    a = _table(p)
+    b = a if q is p else _table(q)
+    if a is None or b is None:
+        return None
+    return (a, b) if a.dtype is b.dtype else (a.astype(_FLOAT64), b.astype(_FLOAT64))
+
+
+def plain_tables(p: Any, q: Any, axis: Any, most: int) -> Tables | None:
+    """Arrays of numbers with fewer entries than `most`, of one shape or with one of them 1-D.
+
+    None for others, and for axes but the last one and that of columns, which take 30 µs to sort out. This
+    takes 3.
+    """
+    larger = p if p.ndim >= q.ndim else q
+    if not (type(axis) is int and 0 < larger.size < most):
+        return None
+    columns = p.ndim == q.ndim == 2 and axis in (0, -2)
+    if columns:
+        p, q = p.T, (p.T if q is p else q.T)
+        larger = p
+    elif not (axis == -1 or axis == larger.ndim - 1):
+        return None
+    shape = larger.shape
+    width = shape[-1]
+    if not (p.shape == q.shape or p.shape == (width,) or q.shape == (width,)):
+        return None
+    both = _both(p, q)
+    if both is None:
+        return None
+    rows_p = rows_q = np.arange(larger.size // width)
+    if p.shape != q.shape:
+        single = np.zeros_like(rows_p)
+        rows_p, rows_q = (single, rows_q) if larger is q else (rows_p, single)
+    shape = shape[:-1]
+    kept = (1, *shape) if columns else (*shape, 1)
+    return Tables(_rows(both[0], width), _rows(both[1], width), rows_p, rows_q, shape, kept)
+
+
+def plain_product(p: Any, q: Any, half: bool, most: int) -> Tables | None:
+    """All pairs of rows of two tables as `plain_tables`, or with `half` those on one side of the diagonal.
+
+    None where the entries of all pairs, and 16 for each, are more than `most`.
+    """
+    if not (type(p) is ndarray and type(q) is ndarray and p.ndim == q.ndim == 2):
+        return None
+    (n, width), (m, other) = p.shape, q.shape
+    if not (width == other > 0 and 0 < n * m * (width + 16) <= most):
+        return None
+    both = _both(p, q)
+    if both is None:
+        return None
+    if half:
+        rows_p, rows_q = np.triu_indices(n)
+    else:
+        rows_p, rows_q = np.repeat(np.arange(n), m), np.tile(np.arange(m), n)
+    return Tables(_rows(both[0], width), _rows(both[1], width), rows_p, rows_q, (n, m), (n, m))
 
 
 def _room(slot: int, bits: int) -> NDArray[np.float64]:

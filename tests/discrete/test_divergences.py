@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mpmath import mp, mpf
 
 import fastvi as fv
+from fastvi.kernels.discrete.registry import ROWS
 from helpers.divergence_rows import EVERY, OF_MEASURES, PAIRED, ROOTED, SYMMETRIC, WITH_BASE, evaluate
 
 LOG2 = math.log(2.0)
@@ -44,6 +45,82 @@ def test_many_distributions_give_a_float64_array(name):
         assert type(result) is np.ndarray
         assert result.dtype == np.float64
         assert result.shape == (4,)
+
+
+@pytest.fixture
+def sorted_out(monkeypatch):
+    """A function that calls another one with tables that are sorted out as those of other forms are."""
+
+    def call(function):
+        with monkeypatch.context() as patch:
+            patch.setattr("fastvi.discrete.rows.plain_tables", lambda *given: None)
+            return function()
+
+    return call
+
+
+@every
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.uint8, bool])
+def test_common_tables_have_the_bits_of_others(name, dtype, sorted_out):
+    """In the layouts that a short way to the kernels takes."""
+    for shape in ((1, 3), (40, 5), (7, 70), (2, 3, 12)):
+        p, q = random(11, *shape)
+        if dtype in (np.int64, np.uint8, bool):
+            p, q = (np.maximum(200.0 * a, 1.0).astype(dtype) for a in (p, q))
+        p, q = p.astype(dtype), q.astype(dtype)
+        given = [
+            (p, q, {}),
+            (np.repeat(p, 2, axis=-1)[..., ::2], q, {}),
+            (p, q, {"axis": len(shape) - 1, "keepdims": True}),
+            (p.astype(np.float64), q, {"axis": -1}),
+        ]
+        if len(shape) == 2:
+            given += [(p, q, {"axis": axis, "keepdims": keep}) for axis in (0, -2) for keep in (False, True)]
+            given += [(p, q[0], {}), (p[0], q, {"axis": 1})] if ROWS[name].arrays == 2 else []
+        for a, b, keywords in given:
+            keywords = {"mass": "normalize", **keywords}
+            result = evaluate(name, a, b, **keywords)
+            expected = sorted_out(lambda a=a, b=b, keywords=keywords: evaluate(name, a, b, **keywords))
+            assert result.shape == expected.shape
+            assert result.tobytes() == expected.tobytes()
+            assert result.dtype == np.float64
+
+
+@paired
+def test_a_table_and_one_distribution(name):
+    p, q = random(12, 30, 6)
+    one = q[0].copy()
+    rows = [evaluate(name, row, one) for row in p], [evaluate(name, one, row) for row in p]
+    assert evaluate(name, p, one).tolist() == rows[0]
+    assert evaluate(name, one, p).tolist() == rows[1]
+    assert evaluate(name, p, one[None]).tolist() == rows[0]
+    assert evaluate(name, p, one, axis=1).tolist() == rows[0]
+
+
+def test_arguments_stay_as_they_are():
+    p, q = random(13, 4, 6)
+    for read_only in (False, True):
+        p.flags.writeable = q.flags.writeable = not read_only
+        copies = p.copy(), q.copy()
+        values = fv.kl(p, q, base=2)
+        values[:] = 0.0  # the result is the caller's own
+        assert p.flags.writeable is not read_only
+        assert np.array_equal(p, copies[0])
+        assert np.array_equal(q, copies[1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, -0.25, 2.0])
+def test_the_row_of_a_table_that_is_wrong_is_named(bad):
+    p, q = random(14, 5, 6)
+    p[3, 2] = bad
+    with pytest.raises(ValueError, match=r"(?s)p.*3"):
+        fv.kl(p, q)
+    with pytest.raises(ValueError, match="axis"):
+        fv.kl(q, q, axis=2)
+    with pytest.raises(ValueError, match="same length"):
+        fv.kl(q, q[:, :5].copy())
+    with pytest.raises(ValueError, match="broadcast"):
+        fv.kl(q, q[:3])
 
 
 @every

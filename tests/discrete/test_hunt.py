@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import fastvi as fv
+from fastvi.discrete import all_pairs
 from fastvi.kernels.discrete.registry import ROWS
 from helpers.divergence_rows import EVERY, ROOTED, arrays
 from helpers.kinds import F32, KINDS
@@ -46,8 +48,14 @@ def through_rows(name, p, q, keywords):
     return getattr(fv, name)(*arrays(name, p, q), axis=0, **keywords)[1]
 
 
+def through_table(name, p, q, keywords):
+    """As the second row of a contiguous table, beside one distribution."""
+    return getattr(fv, name)(*arrays(name, np.stack([q, p]), q), **keywords)[1]
+
+
 def through_pairwise(name, p, q, keywords):
-    return fv.pairwise(p[None], np.stack([q, q]), name, **keywords)[0, 1]
+    with mock.patch.object(all_pairs, "_FEW", 0):  # as a large table
+        return fv.pairwise(p[None], np.stack([q, q]), name, **keywords)[0, 1]
 
 
 def doors(name, case):
@@ -57,6 +65,7 @@ def doors(name, case):
         p, q = np.repeat(p, case.repeats), np.repeat(q, case.repeats)
     yield "function", lambda keywords: getattr(fv, name)(*arrays(name, p, q), **keywords)
     yield "rows", lambda keywords: through_rows(name, p, q, keywords)
+    yield "table", lambda keywords: through_table(name, p, q, keywords)
     if ROWS[name].arrays == 2 and not case.log:
         yield "pairwise", lambda keywords: through_pairwise(name, p, q, keywords)
 

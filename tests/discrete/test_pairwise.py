@@ -5,6 +5,7 @@ import math
 import sys
 import tracemalloc
 import types
+from unittest import mock
 
 import numba
 import numpy as np
@@ -12,11 +13,15 @@ import pytest
 from mpmath import mp
 
 import fastvi as fv
+from fastvi.discrete import all_pairs
 from fastvi.discrete.all_pairs import _METHODS
 from helpers.divergence_rows import OF_MEASURES, PAIRED, SYMMETRIC, WITH_BASE, parameters
 from reference import discrete as reference
 
 METRICS = {name: parameters(name) for name in PAIRED}
+
+#: Entries of pairs of small tables: tests set that of the package to 0.
+FEW = all_pairs._FEW
 every = pytest.mark.parametrize("metric", METRICS)
 
 
@@ -32,7 +37,47 @@ def assert_pairs(metric, P, Q=None, tolerance=1e-13, **keywords):
     assert got.dtype == np.float64
     # equal infinities, and finite values to the last digits but for the smallest of all numbers
     np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=1e-323)
+    with mock.patch.object(all_pairs, "_FEW", FEW):
+        few = fv.pairwise(P, Q, metric, **METRICS[metric], **keywords)
+    np.testing.assert_allclose(few, wanted, rtol=1e-13, atol=0.0)
     return got
+
+
+@every
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_small_tables_have_the_bits_of_the_function(metric, dtype, monkeypatch):
+    monkeypatch.setattr(all_pairs, "_FEW", FEW)
+    P, Q = rows(50, 5, 7), rows(51, 4, 7)
+    if dtype is np.int64:
+        P, Q = 100.0 * P + 1.0, 50.0 * Q + 1.0
+    P, Q = P.astype(dtype), Q.astype(dtype)
+    one = {"mass": "normalize"} if dtype is np.int64 else {}
+    for keywords in (one, {"mass": "normalize"}, one | ({"base": 2} if metric in WITH_BASE else {})):
+        for a, b in ((P, Q), (P[::-1], Q), (P, Q.astype(np.float64))):
+            got = fv.pairwise(a, b, metric, **METRICS[metric], **keywords)
+            assert np.array_equal(got, one_by_one(metric, a.astype(b.dtype), b, **keywords))
+    itself = fv.pairwise(P, metric=metric, **METRICS[metric], **one)
+    assert np.array_equal(itself.diagonal(), np.zeros(5)) or metric == "cross_entropy"
+    if metric in SYMMETRIC:
+        assert np.array_equal(itself, itself.T)
+        assert np.array_equal(np.triu(itself), np.triu(one_by_one(metric, P, P, **one)))
+    else:
+        assert np.array_equal(itself, one_by_one(metric, P, P, **one))
+
+
+def test_a_wrong_row_of_a_small_table_is_named(monkeypatch):
+    monkeypatch.setattr(all_pairs, "_FEW", FEW)
+    P = rows(52, 4, 3)
+    wrong = P.copy()
+    wrong[2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"P\[2, 1\]"):
+        fv.pairwise(wrong, P)
+    with pytest.raises(ValueError, match=r"Q\[2, 1\]"):
+        fv.pairwise(P, wrong)
+    with pytest.raises(ValueError, match=r"P sums to 1.25 in row \(1,\)"):
+        fv.pairwise(np.array([[0.5, 0.5], [0.5, 0.75]]))
+    with pytest.raises(ValueError, match="one length"):
+        fv.pairwise(P, P[:, :2].copy())
 
 
 def rows(seed, n, d, concentration=1.0):
