@@ -35,11 +35,10 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
     deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
     values = densities_or_zero(model, mean + _points(dim) * deviations).tolist()
     used = len(values)
-    # Of what is -inf at both nothing is known: such a fall is NaN, and not too slow.
     tails = kernels.inference.confirmation
     falls = [near - far for near, far in zip(values[: 2 * dim], values[2 * dim :], strict=True)]
-    slow = [k for k, fall in enumerate(falls) if fall <= tails.UNIT_FALL + tails.MARGIN]
-    around = all(fall <= dim * tails.UNIT_FALL + tails.MARGIN for fall in falls)
+    slow = [k for k, fall in enumerate(falls) if tails.is_slow(fall, 1)]
+    around = all(tails.is_slow(fall, dim) for fall in falls)
     if not (slow or around) or not np.isfinite(deviations).all():
         return False, used
     # (the step to the Gaussian's centre, what widens of it, for a distance of one deviation)

@@ -151,13 +151,16 @@ def _place_far(mean, chol, points):
                 n += 1
 
 
-@kernel
 def is_slow(fall, dim):
     """Whether a log density that falls so much between the two distances is too slow in `dim` directions.
 
-    A fall from -inf to -inf is NaN, and too slow for none: nothing is known of it.
+    A fall from -inf to -inf is NaN, and too slow for none: nothing is known of it. Plain, for Python calls it
+    as well, where compiling it would take longer than all calls.
     """
     return fall <= dim * UNIT_FALL + MARGIN
+
+
+_is_slow = kernel(is_slow)
 
 
 @kernel
@@ -166,9 +169,9 @@ def _has_light_tails(values, dim):
     slow = True
     for n in range(0, values.size, 2):
         fall = values[n] - values[n + 1]
-        if is_slow(fall, 1):
+        if _is_slow(fall, 1):
             return False
-        slow = slow and is_slow(fall, dim)
+        slow = slow and _is_slow(fall, dim)
     return not slow
 
 
