@@ -32,12 +32,11 @@ from .expectations import (
     expectation_by_draws,
     expectation_by_pairs,
     fixed_draws,
-    gap_under,
-    gap_under_truncated,
     overfitted,
     writable,
 )
 from .faults import start_error
+from .gaps import gap_under, points_of_fit
 from .improper import is_improper
 from .jumps import unseen_gradient
 from .kernel_calls import (
@@ -151,7 +150,9 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
     found = found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
     if len(found.mean) > 1 or not _is_finite(found.report):
         return found
-    report, where = _beside_gap(found.report, found.where, gap_under(model, found.mean, found.factor))
+    q = Gaussian._from_factor(found.mean, found.factor)
+    gap = gap_under(model, q, points_of_fit(model))
+    report, where = _beside_gap(found.report, found.where, gap)
     return found._replace(report=report, where=where)
 
 
@@ -198,7 +199,7 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
     report = report._replace(evaluations=report.evaluations + used)
     q, fault = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high), where[0]
     if _is_finite(report):
-        report, fault = _beside_gap(report, fault, gap_under_truncated(model, q))
+        report, fault = _beside_gap(report, fault, gap_under(model, q, points_of_fit(model)))
     return fit_of_report(model, "truncated", q, report, traces[0], fault, "quadrature")
 
 

@@ -32,11 +32,11 @@ from ..distributions.variational import (
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, ZERO
 from .faults import error_of, words
+from .gaps import ELBO_POINTS, gap_under
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
-    fault_among,
     fault_point,
     is_long,
     log_densities,
@@ -46,7 +46,6 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model, checked_model, target_of
 from .saturation import elbo_error
-from .sharing import is_small
 from .tails import Exponentials, beside_quadratics, directions_of, exponentials_in
 
 #: Pairs of draws for gradients, at least.
@@ -75,13 +74,6 @@ _GROUP_PAIRS, ENOUGH_EACH = 24, 0.005
 #: Fresh draws of a mixture: pairs in each of the groups to begin with, and of each component at least; the
 #: standard error that is small enough, and how many times as many draws there are at most.
 _MIXTURE_PAIRS, _LEAST_MIXTURE_PAIRS, ENOUGH_MIXTURE, _MOST_BLOCKS = 96, 2, 3e-3, 16
-
-#: Where a log joint of one latent coordinate must be finite, in q's deviations: a gap of zero density under q
-#: makes the ELBO -inf, and the lattice has 45 nodes.
-_GAP_POINTS = np.linspace(-8.0, 8.0, 1601)
-
-#: The same for fits, in small models (14 of 45 µs), and where an evaluation may take long: a fit has 132.
-_FIT_GAP_POINTS, _FEW_GAP_POINTS = _GAP_POINTS[::2], _GAP_POINTS[::10]
 
 #: Where the centre of the radial rule may be, in deviations from the mean: after a fault it is the next.
 _CENTRES = 0.0, 0.1, -0.1
@@ -603,7 +595,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         )
         where = fault_point("truncated", space) if status else None
         if status == FINE:
-            status, where, used = gap_under_truncated(model, q, _GAP_POINTS.size)
+            status, where, used = gap_under(model, q, ELBO_POINTS)
             nodes += used
         return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, thin = gaussian._mean, gaussian._thin
@@ -624,35 +616,10 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     )
     where = fault_point("fit", space) if status else None
     if status == FINE and gaussian.dim == 1:
-        status, where, used = gap_under(model, mean, factor, _GAP_POINTS)
+        status, where, used = gap_under(model, gaussian, ELBO_POINTS)
         nodes += used
     error += 0.0 if status else elbo_error(model, mean, factor)
     return _estimate(model, status, value, error, nodes, "quadrature", where)
-
-
-def gap_under(
-    model: Model, mean: Array, factor: Array, points: Array | None = None
-) -> tuple[int, Array | None, int]:
-    """(The fault of a log joint of one latent coordinate at points under q, or FINE; where; evaluations)."""
-    if points is None:
-        points = _FIT_GAP_POINTS if is_small(model) else _FEW_GAP_POINTS
-    status, _, where = log_densities(model, mean + factor[0] * points[:, None])
-    return status, where, points.size
-
-
-def gap_under_truncated(
-    model: Model, q: TruncatedGaussian, count: int | None = None
-) -> tuple[int, Array | None, int]:
-    """The same under a truncated Gaussian: where its density is above exp(-32) times the largest."""
-    if count is None:
-        count = (_FIT_GAP_POINTS if is_small(model) else _FEW_GAP_POINTS).size
-    reach = _GAP_POINTS[-1] * q.sigma
-    mode = min(max(q.mu, q.low), q.high)
-    off = abs(mode - q.mu)
-    far = reach * reach / (math.hypot(off, reach) + off)
-    points = np.linspace(max(q.low, mode - far), min(q.high, mode + far), count + 2)[1:-1, None]
-    values, failed = model._tabulate(points)
-    return *fault_among(points, values, failed), count
 
 
 def _estimate(
