@@ -36,7 +36,6 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
-from .gaps import gap_under, points_of_fit
 from .improper import is_improper
 from .jumps import unseen_gradient
 from .kernel_calls import (
@@ -147,27 +146,7 @@ def quadrature_fit(model: Model, family: str, start: Any, rtol: float, max_steps
         found = fit_from_best_start(model, family, mean, rtol, max_steps, start is not None)
     else:
         found = or_improper(model, newton_fit(model, family, mean, factor, rtol, max_steps))
-    found = found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
-    if len(found.mean) > 1 or not _is_finite(found.report):
-        return found
-    q = Gaussian._from_factor(found.mean, found.factor)
-    gap = gap_under(model, q, points_of_fit(model))
-    report, where = _beside_gap(found.report, found.where, gap)
-    return found._replace(report=report, where=where)
-
-
-def _is_finite(report: Any) -> bool:
-    """Whether a fit has an ELBO."""
-    return report.status != UNBOUNDED and not statuses.is_fault(report.status) and abs(report.elbo) < math.inf
-
-
-def _beside_gap(report: Any, where: Array, gap: tuple[int, Array | None, int]) -> tuple[Any, Array]:
-    """(report, point of a fault) of a fit, with what `gap_under` found between the nodes."""
-    status, at, used = gap
-    report = report._replace(evaluations=report.evaluations + used)
-    if at is None:
-        return report, where
-    return report._replace(status=status, error=math.inf), at
+    return found._replace(report=with_its_error(model, found.mean, found.factor, found.report, rtol))
 
 
 def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -197,10 +176,8 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
     )
     report = kernels.inference.reports.Report._make(reports[0].tolist())
     report = report._replace(evaluations=report.evaluations + used)
-    q, fault = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high), where[0]
-    if _is_finite(report):
-        report, fault = _beside_gap(report, fault, gap_under(model, q, points_of_fit(model)))
-    return fit_of_report(model, "truncated", q, report, traces[0], fault, "quadrature")
+    q = TruncatedGaussian(float(parameters[0, 0]), float(parameters[0, 1]), low, high)
+    return fit_of_report(model, "truncated", q, report, traces[0], where[0], "quadrature")
 
 
 class _FixedDraws:

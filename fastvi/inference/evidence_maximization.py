@@ -27,7 +27,7 @@ from .expectations import fixed_draws, writable
 from .fitting import fit_once
 from .kernel_calls import QUADRATURE_DIM, is_long, workspace
 from .model import Model, checked_model, target_of
-from .results import Fit
+from .results import Fit, beside_gaps
 
 #: Lattice for E_q in the M-step: nodes at a distance of half a standard deviation, in a ball of radius seven.
 _REACH, _STEP = 7.0, 0.5
@@ -308,14 +308,18 @@ def maximize_evidence(
         theta, current = new, found
         trace.append(found.elbo.value)
         if moved <= _THETA_SHARE * wanted:
-            status = statuses.WORDS[CONVERGED] if current.converged else current.status
+            status = statuses.WORDS[CONVERGED]
             break
+    kept = beside_gaps(current)
+    if status == statuses.WORDS[CONVERGED]:
+        status = kept.status
+    last = kept if last is current or last.converged else last
     if not last.converged and last.status not in status:
         status = f"{status}; the last fit of q ended with: {last.status}"
     return ThetaFit(
         theta=theta,
-        fit=current,
-        elbo=current.elbo,
+        fit=kept,
+        elbo=kept.elbo,
         trace=np.array(trace),
         status=status,
         converged=status == statuses.WORDS[CONVERGED],

@@ -17,7 +17,7 @@ from .deterministic import MOST_NUMBERS, fit_draws, fit_quadrature, fit_truncate
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, WIDE_DIM, is_long
 from .mixture_fits import FULL_DIM, MOST_COMPONENTS, MOST_DIM, fit_mixture_of_gaussians
 from .model import Model, checked_model
-from .results import Fit
+from .results import Fit, beside_gaps
 from .starts import dispersed_points, start_of
 from .stochastic import fit_sgd
 from .student_fits import FAMILIES as STUDENT_FAMILIES
@@ -229,12 +229,12 @@ def fit(
             assert fault is not None
             raise fault
         fits.sort(key=lambda f: -f.elbo.value if f.elbo.value == f.elbo.value else math.inf)
-        return fits[0]._replace(
+        return beside_gaps(fits[0])._replace(
             starts=tuple(f.elbo.value for f in fits),
             start_means=np.array([f.q.mean for f in fits]),
             skipped=len(listed) - len(fits),
         )
-    return fit_once(model, start, *options, progress, source, rank, tail)
+    return beside_gaps(fit_once(model, start, *options, progress, source, rank, tail))
 
 
 def family_of(model: Model, family: Any) -> tuple[str, int | None]:
@@ -296,7 +296,8 @@ def fit_once(
 ) -> Fit:
     """The fit from one start; all arguments but the start have been checked.
 
-    `rng` is for fresh draws, `rank` the number beside the name of a family.
+    `rng` is for fresh draws, `rank` the number beside the name of a family. What is returned to the user goes
+    through `beside_gaps`.
     """
     if tail == STUDENT:
         return fit_student(model, family, start, rtol, max_steps, draws, rng)

@@ -22,6 +22,7 @@ from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
+from .gaps import gap_under, points_of_fit
 from .kernel_calls import has_model
 from .linear_response import LinearResponse, response_of
 from .model import Model
@@ -97,6 +98,7 @@ class Fit(Record):
     start_means: Array | None = None
     skipped: int = 0
     gains: tuple[float, ...] | None = None
+    _code: int | None = None  #: the status as a number, of a fit by a kernel
     _psis: float | None = None
     _diagnosis: Diagnosis | None = None
 
@@ -402,4 +404,26 @@ def fit_of_report(
         status=text,
         converged=code == CONVERGED,
         starts=(value,),
+        _code=code,
     )
+
+
+def beside_gaps(fit: Fit) -> Fit:
+    """A fit by a kernel that is returned: not converged where its q covers a gap of zero density.
+
+    In one latent coordinate. The ELBOs of `fit_sgd`, which has no code, and of several Gaussians are those of
+    `elbo`, which has its own points.
+    """
+    model, code = fit.model, fit._code
+    if model.latent_dim > 1 or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
+        return fit
+    status, where, used = gap_under(model, fit.q, points_of_fit(model))
+    model._raise_pending()
+    evaluations, elbo = fit.evaluations + used, fit.elbo
+    error = elbo.error if where is None else math.inf
+    elbo = Estimate(elbo.value, error, evaluations, elbo.method, note=elbo.note)
+    fit = fit._replace(elbo=elbo, evaluations=evaluations)
+    if where is None:
+        return fit
+    cause = exception_at(model, where) if status == RAISED else None
+    return fit._replace(status=words(model, status, where, cause), converged=False, _code=status)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.interop.blocks import block_model
 
 
 @numba.njit
@@ -179,3 +180,53 @@ def test_gaps_under_truncated_gaussians(mean):
         model = fv.Model(gap, 1, (mean, low, width), support=("interval", 0.0, 3.0))
         assert fv.elbo(model, q).value == -math.inf
         assert "log_joint is -inf at z = [" in status_of(model, "truncated", q)
+
+
+def test_gaps_are_searched_once_under_the_q_that_is_returned():
+    """Not under those of other starts, nor under the Gaussian from which another q starts."""
+    checked = []
+
+    def value_and_gradient(z):
+        checked.extend(z[np.abs(z + 7.38) < 1e-6])  # one of the points that are checked
+        return -0.5 * (z * z).sum(axis=1), -z
+
+    model = block_model("a test", value_and_gradient, None, 1)
+    for options in ({}, {"starts": 8}, {"tail": "student"}, {"family": ("mixture", 1)}):
+        checked.clear()
+        found = fv.fit(model, **options)
+        assert found.converged
+        assert found.q.cov == pytest.approx(1.0, abs=1e-8)
+        assert len(checked) == 1, options
+        assert found.elbo.evaluations == found.evaluations
+
+    @numba.njit
+    def counted(z, count):
+        count[0] += 1
+        return -0.5 * (z[0] - 1.0) ** 2
+
+    count, many = np.zeros(1), 801
+    model = fv.Model(counted, 1, (count,), support=("interval", 0.0, 3.0))
+    fv.fit(model)
+    start, count[0] = count[0], 0
+    fv.fit(model, "truncated")
+    assert many < count[0] < start + many
+
+
+def test_gaps_under_mixtures_and_t():
+    @numba.njit
+    def gap(z, low, width, df):
+        if low < z[0] < low + width:
+            return -math.inf
+        return -0.5 * (df + 1.0) * math.log1p(z[0] ** 2 / df)
+
+    # One of two components covers it; the ELBO of several has points under each.
+    mixture = fv.GaussianMixture([0.5, 0.5], [-20.0, 20.0], [1.0, 0.01])
+    for low, width in ((-21.03, 0.03), (20.101, 0.003)):
+        assert fv.elbo(fv.Model(gap, 1, (low, width, 3.0)), mixture).value == -math.inf
+    assert "log_joint is -inf at z = [" in status_of(fv.Model(gap, 1, (0.11, 0.02, 50.0)), ("mixture", 1))
+    # Where a Gaussian has nothing; fresh draws do not tell.
+    found = fv.fit(fv.Model(gap, 1, (-9.88, 0.02, 3.0)), tail="student")
+    assert isinstance(found.q, fv.StudentT)
+    assert "log_joint is -inf at z = [-9.8" in found.status
+    assert not found.converged
+    assert found.elbo.error == math.inf
