@@ -33,7 +33,7 @@ from ..kernels.statuses import (
 )
 from .evidence import log_evidence
 from .expectations import fixed_draws, writable
-from .improper import is_improper
+from .improper import has_light_tails, is_improper
 from .kernel_calls import densities_or_zero, restricted, workspace
 from .model import Model, target_of
 from .racing import elbo_over
@@ -161,8 +161,10 @@ def or_improper(model: Model, fit: LatentFit) -> LatentFit:
     if status == CONVERGED:
         improper, used = is_improper(model, fit.mean, fit.factor)
     elif status in _INCOMPLETE:
-        with contextlib.suppress(ValueError):
-            improper = log_evidence(model).value == math.inf
+        light, used = has_light_tails(model, fit.mean, fit.factor)
+        if not light:
+            with contextlib.suppress(ValueError):
+                improper = log_evidence(model).value == math.inf
     return _with(fit, fit.report.evaluations + used, UNBOUNDED if improper else status)
 
 
