@@ -17,6 +17,7 @@ from ..distributions import kl_and_entropy
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..kernels.compiler import overloaded
+from ..kernels.densities.gaussians import LOG_2PI
 from .external import external
 from .types import (
     GAUSSIAN,
@@ -198,7 +199,7 @@ def _overload_as_mixture(p):
 @overload_method(GaussianType, "entropy")
 def _gaussian_entropy(q):
     def compiled(q):
-        total = 0.5 * q.mean.size * (1.0 + math.log(2.0 * math.pi))
+        total = 0.5 * q.mean.size * (1.0 + LOG_2PI)
         for i in range(q.mean.size):
             total += math.log(q.cholesky[i, i])
         return total

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..common.validation import finite_array, float_array, integer, real_number
 from ..common.values import Array, Triple
+from ..kernels.densities.gaussians import LOG_2PI
 from .density import Density
 
 #: Means (K, D) and covariances (K, D, D) of the components.
@@ -136,9 +137,7 @@ def multiply(p: Gaussians, q: Gaussians) -> tuple[Any, float]:
 def _log_normal(factors: NDArray[Any], white: NDArray[Any]) -> Array:
     """Log densities, from the factors of covariances and the whitened deviations (K, D, 1)."""
     half = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-    return np.asarray(
-        -0.5 * (white**2).sum(axis=(1, 2)) - half - 0.5 * white.shape[1] * math.log(2.0 * math.pi)
-    )
+    return np.asarray(-0.5 * (white**2).sum(axis=(1, 2)) - half - 0.5 * white.shape[1] * LOG_2PI)
 
 
 def _symmetric(covs: NDArray[Any]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from .. import kernels
 from ..common.immutable import frozen, restore, shown
 from ..common.validation import generator, integer, mean_and_factor
 from ..common.values import Array, Triple, as_points, hashable, in_shape, tidy
+from ..kernels.densities.gaussians import LOG_2PI
 from . import algebra
 
 
@@ -60,7 +60,7 @@ class LowRank(NamedTuple):
         scale, columns = self.factor[0], self.factor[1:]
         x = shifts / scale
         x = x - np.linalg.solve(np.eye(len(columns)) + columns @ columns.T, columns @ x.T).T @ columns
-        constant = self.half_log_det() + 0.5 * scale.size * math.log(2.0 * math.pi)
+        constant = self.half_log_det() + 0.5 * scale.size * LOG_2PI
         return -0.5 * (x * x).sum(axis=-1) - constant  # type: ignore[no-any-return]
 
     def cholesky(self) -> Array:
@@ -186,7 +186,7 @@ class Gaussian(algebra.Gaussians):
         r"""The differential entropy, :math:`\tfrac12 \log |2 \pi e \Sigma|`, in nats."""
         thin = self._thin
         volume = np.log(self._factor.diagonal()).sum() if thin is None else thin.half_log_det()
-        return float(volume + 0.5 * self.dim * (1.0 + math.log(2.0 * math.pi)))
+        return float(volume + 0.5 * self.dim * (1.0 + LOG_2PI))
 
     def sample(self, n: int, rng: Any = None) -> Array:
         """`n` draws, shape (n, D), from `rng`: a Generator, which is advanced, an integer, or None."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..common.values import Array
+from ..kernels.densities.gaussians import LOG_2PI
 from .integrals import EPSILON
 
 #: Bits of a float after the first.
@@ -158,7 +159,7 @@ def _densities(p: Any, centres: Array, away: Array) -> tuple[Array, Array]:
         # log |I + E|, and y' (I + E)**-1 y beside y' y for whitened points y.
         bent = np.linalg.solve(np.eye(p.dim) + found.error, found.error @ white)
         moved[:, k] = 0.5 * ((white * bent).sum(axis=0) - np.log1p(sizes).sum())
-    logs -= 0.5 * p.dim * math.log(2.0 * math.pi)
+    logs -= 0.5 * p.dim * LOG_2PI
     tops = logs.max(axis=1)
     shares = np.exp(logs - tops[:, None])
     total = shares.sum(axis=1)

@@ -16,6 +16,7 @@ from .. import kernels
 from ..common.immutable import frozen
 from ..common.validation import generator, integer, real_number
 from ..common.values import Array, as_points, in_shape, tidy
+from ..kernels.densities.gaussians import LOG_2PI
 from .density import Density
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
@@ -373,14 +374,14 @@ class TruncatedGaussian(Density):
     def entropy(self) -> float:
         """The differential entropy in nats."""
         spread = 0.5 * float(self._numbers[2])
-        return spread + 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
+        return float(spread + 0.5 * LOG_2PI + math.log(self.sigma) + self._log_mass)
 
     def logpdf(self, z: ArrayLike) -> Any:
         """Logarithm of the density at `z`, shape (..., 1): -inf outside of the interval."""
         points, shape = as_points(z, 1)
         x = points[:, 0]
         values = -0.5 * ((x - self.mu) / self.sigma) ** 2
-        values -= 0.5 * math.log(2.0 * math.pi) + math.log(self.sigma) + self._log_mass
+        values -= 0.5 * LOG_2PI + math.log(self.sigma) + self._log_mass
         return in_shape(np.where((x >= self.low) & (x <= self.high), values, -math.inf), shape)
 
     def sample(self, n: int, rng: Any = None) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from ..common.validation import finite_array, float_array
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
+from ..kernels.densities.gaussians import LOG_2PI
 
 
 def data(x: Any) -> Array:
@@ -29,9 +29,11 @@ def data(x: Any) -> Array:
         finite_array("x", np.where(np.isnan(array), 0.0, array), array.ndim, "(n, d)")
     if gaps.all(axis=1).any():
         i = int(np.argmax(gaps.all(axis=1)))
-        raise ValueError(f"x[{i}] is nan{' in all columns' if points.shape[1] > 1 else ''}: it says nothing")
+        where = " in all columns" if points.shape[1] > 1 else ""
+        raise ValueError(f"x[{i}] is nan{where}: it has no observed coordinate. Leave that point out")
     if gaps.all(axis=0).any():
-        raise ValueError(f"x[:, {int(np.argmax(gaps.all(axis=0)))}] is nan in all rows: it says nothing")
+        j = int(np.argmax(gaps.all(axis=0)))
+        raise ValueError(f"x[:, {j}] is nan in all rows: no point has that coordinate. Leave the column out")
     return points
 
 
@@ -80,7 +82,7 @@ def log_joint(x: Array, p: GaussianMixture) -> Array:
         for k, whole in enumerate(_reordered(p, seen, gone)):
             factor = whole[: seen.size, : seen.size]
             white = np.linalg.solve(factor, (x[np.ix_(rows, seen)] - p.means[k, seen]).T)
-            constant = np.log(np.diag(factor)).sum() + 0.5 * seen.size * math.log(2.0 * math.pi)
+            constant = np.log(np.diag(factor)).sum() + 0.5 * seen.size * LOG_2PI
             out[rows, k] = p._log_weights[k] - 0.5 * (white**2).sum(axis=0) - constant
     return out
 

@@ -18,6 +18,7 @@ from ..common.statuses import EM_WORDS
 from ..common.values import Array
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
+from ..kernels.densities.gaussians import LOG_2PI
 from . import priors
 from .coordinates import Frame
 
@@ -206,7 +207,7 @@ def _elbo(frequencies: Array, shares: Array, q: _Posterior, prior: Prior) -> flo
     )
     after = _log_norm_of_wishart(q.degrees_of_freedom, _log_det(q.factors), dim)
     total += float((after - before).sum())
-    return float(total - 0.5 * dim * math.log(2.0 * math.pi) * q.counts.sum())
+    return float(total - 0.5 * dim * LOG_2PI * q.counts.sum())
 
 
 def ascend(

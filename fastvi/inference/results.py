@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..common.extras import required
 from ..common.immutable import Record, frozen_fields
 from ..common.statuses import is_fault
@@ -32,8 +33,8 @@ from .verdicts import Diagnosis, diagnosis_of, resampled
 #: Coordinates whose moments a summary has.
 _SHOWN = 20
 
-#: A q with a number above this has moved off without end, and above that is refused.
-_GONE, _ENDLESS = 1e50, 1e100
+#: A q with a number above this has moved off without end; above `quadrature_fits.ENDLESS` it is refused.
+_GONE = 1e50
 
 
 class Moments(NamedTuple):
@@ -389,7 +390,7 @@ def fit_of_report(
     model._raise_pending()
     value, evaluations = report.elbo, int(report.evaluations)
     code = UNBOUNDED if is_gone(model, int(report.status), where, _numbers(q)) else int(report.status)
-    endless = code == UNBOUNDED and not (abs(_numbers(q)) < _ENDLESS).all()
+    endless = code == UNBOUNDED and not (abs(_numbers(q)) < kernels.inference.quadrature_fits.ENDLESS).all()
     if value != value or value == -math.inf or endless:
         raise error_of(model, code, where, "the fit cannot start: ")
     text = words(model, code, where, exception_at(model, where) if code == RAISED else None)

@@ -70,7 +70,7 @@ def from_stan(
     code : str, optional
         The program; or `file`.
     file : path, optional
-        A file with the program. Files that it includes are looked for beside it.
+        A file with the program. Files that it includes belong beside it.
     data : dict or path, optional
         As CmdStanPy takes them: arrays, lists and numbers by their names, or a JSON file.
     rng : numpy.random.Generator, int or None, optional

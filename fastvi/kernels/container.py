@@ -206,7 +206,7 @@ _reasons: dict[Path, str] = {}
 
 
 def opened() -> list[Container]:
-    """The containers for this CPU that can be used, best first. They are looked for once in a process."""
+    """The containers for this CPU that can be used, best first. They are searched for once in a process."""
     global _opened
     with _lock:
         if _opened is None:
@@ -246,7 +246,7 @@ def has(name: str) -> bool:
 
 
 def reset() -> None:
-    """Look for containers again."""
+    """Search for containers again."""
     global _opened
     with _lock:
         _opened = None

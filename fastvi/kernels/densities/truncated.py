@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from ..compiler import kernel
+from .gaussians import LOG_2PI
 
 #: Range and coarsest step of the rule in t. Outside is exp(-pi sinh(3.4)) = 4e-21 of the interval.
 REACH = 3.4
@@ -71,7 +72,7 @@ def _log_tail(x):
     # The asymptotic series, whose first neglected term is 1e-12 here (Abramowitz & Stegun 26.2.12).
     w = 1.0 / (x * x)
     series = 1.0 - w * (1.0 - 3.0 * w * (1.0 - 5.0 * w * (1.0 - 7.0 * w * (1.0 - 9.0 * w))))
-    return -0.5 * x * x - math.log(x) - 0.5 * math.log(2.0 * math.pi) + math.log(series)
+    return -0.5 * x * x - math.log(x) - 0.5 * LOG_2PI + math.log(series)
 
 
 @kernel
