@@ -244,7 +244,8 @@ class Fit(Record):
         'q is close to the posterior (KL is below 0.001)'
         """
         if self._diagnosis is None:
-            found = diagnosis_of(self.model, self.q, self.elbo, self.evaluations)
+            improper = self._code == UNBOUNDED
+            found = diagnosis_of(self.model, self.q, self.elbo, self.evaluations, improper)
             self.__dict__["_diagnosis"] = found
         assert self._diagnosis is not None
         return self._diagnosis

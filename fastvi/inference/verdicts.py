@@ -272,8 +272,8 @@ def _log_evidence_of_parts(
     return top + math.log(total), error, means / means.sum()
 
 
-def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int) -> Diagnosis:
-    """The diagnosis of a q with this ELBO, whose fit took so many evaluations."""
+def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int, improper: bool) -> Diagnosis:
+    """The diagnosis of a q with this ELBO; its fit took so many evaluations, and may say `improper`."""
     r = model.latent_dim
     draws = _MANY if evaluations >= _MANY else _FEW
     logs = importance_ratios(model, q, draws, _SEED)
@@ -288,7 +288,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int)
     exact = None
     if r <= QUADRATURE_DIM:
         exact = _exact_divergence(model, elbo)
-    improper = exact is not None and exact.value == math.inf
+    improper = improper or (exact is not None and exact.value == math.inf)
     latent = latent_of(q)
     is_known = isinstance(latent, Latent)
     searched = exact is None and is_known and r <= kernels.inference.laplace.DENSE
