@@ -32,6 +32,9 @@ BLOCK = 128
 #: Of 60 components in the plane, most are.
 LEAST_LOG_SHARE = -40.0
 
+#: Bounds that leave out a component, of all points of a block, are lower by this much more: rounding.
+ROUNDING = 1.0
+
 
 class Density(NamedTuple):
     """A mixture as the loops take it."""
@@ -49,6 +52,9 @@ class Workspace(NamedTuple):
     whitened: Cube  #: (K, D, BLOCK): inverse factors times differences from the means
     shares: Matrix  #: (K, BLOCK): log densities, then responsibilities
     far: Integers  #: (K,): 1 where a component is left out
+    bounds: Vector  #: (K,): upper bounds of the log densities in a block
+    middle: Vector  #: (D,): of the box around the points
+    reach: Vector  #: (D,): half of its sides
     top: Vector  #: (BLOCK,): the largest log density
     total: Vector  #: (BLOCK,): sums of shares, then their inverses
     difference: Vector  #: (BLOCK,): log p - log q
@@ -70,6 +76,9 @@ def workspace(components, count, dim):
             whitened=np.empty((most, dim, BLOCK)),
             shares=np.empty((most, BLOCK)),
             far=np.empty(most, np.int64),
+            bounds=np.empty(most),
+            middle=np.empty(dim),
+            reach=np.empty(dim),
             top=np.empty(BLOCK),
             total=np.empty(BLOCK),
             difference=np.empty(BLOCK),
@@ -146,10 +155,45 @@ def _slope(inverse, whitened, i, row):
 
 @kernel
 def _is_far(values, top):
+    """1 where no share counts; without an early end, which would not be vectorised."""
+    near = 0
     for n in range(top.size):
-        if values[n] - top[n] > LEAST_LOG_SHARE:
-            return 0
-    return 1
+        near += values[n] - top[n] > LEAST_LOG_SHARE
+    return 1 if near == 0 else 0
+
+
+@kernel
+def _enclose(count, space):
+    """Write the box around the points of a block."""
+    for i in range(space.middle.size):
+        least, most = math.inf, -math.inf
+        for n in range(count):
+            least, most = min(least, space.points[i, n]), max(most, space.points[i, n])
+        space.middle[i], space.reach[i] = 0.5 * (least + most), 0.5 * (most - least)
+
+
+@kernel
+def _leave_out(means, density, space):
+    """Mark the components that are far at all points of the box, by bounds of their log densities.
+
+    Of a mixture of 60 in the plane, whose density took half of the time, four of five.
+    """
+    components, dim = means.shape
+    highest = -math.inf
+    for k in range(components):
+        inverse, nearest, farthest = density.inverses[k], 0.0, 0.0
+        for i in range(dim):
+            at, around = 0.0, 0.0
+            for j in range(i + 1):
+                at += inverse[i, j] * (space.middle[j] - means[k, j])
+                around += abs(inverse[i, j]) * space.reach[j]
+            at = abs(at)
+            nearest += max(at - around, 0.0) ** 2
+            farthest += (at + around) ** 2
+        space.bounds[k] = density.constants[k] - 0.5 * nearest
+        highest = max(highest, density.constants[k] - 0.5 * farthest)
+    for k in range(components):
+        space.far[k] = 1 if space.bounds[k] - highest < LEAST_LOG_SHARE - ROUNDING else 0
 
 
 @inlined
@@ -159,7 +203,10 @@ def _add_density(means, density, sign, count, space):
     top, total, row = space.top[:count], space.total[:count], space.row[:count]
     fill_vector(-math.inf, top)
     clear_vector(total)
+    _leave_out(means, density, space)
     for k in range(components):
+        if space.far[k] > 0:
+            continue
         values, inverse = space.shares[k, :count], density.inverses[k]
         fill_vector(density.constants[k], values)
         for i in range(dim):
@@ -170,6 +217,8 @@ def _add_density(means, density, sign, count, space):
             _subtract_half_square(out, values)
         maximum(values, top)
     for k in range(components):
+        if space.far[k] > 0:
+            continue
         space.far[k] = _is_far(space.shares[k, :count], top)
         if space.far[k] == 0:
             share(space.shares[k, :count], top, total)
@@ -230,6 +279,7 @@ def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
                 for a in range(i + 1):
                     add_scaled(chols[j, i, a], nodes[a, first:last], point)
                 clear_vector(space.slopes[i, :count])
+            _enclose(count, space)
             _add_density(p[1], space.p, 1.0, count, space)
             _add_density(means, space.q, -1.0, count, space)
             part = dot(weights, difference)
