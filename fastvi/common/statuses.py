@@ -41,6 +41,7 @@ PROJECTION_WORDS = {
     _numbers.NOT_A_MINIMUM: "not a strict minimum: the Hessian is not positive definite",
     _numbers.NOT_FINITE: "no finite value",
     _numbers.OVERFITTED: "q still changes at the largest number of nodes or draws",
+    _numbers.NOT_REFINED: "not refined: its divergence is far above that of the best optimum",
     _numbers.COARSE_GRID: "the grid is too coarse or too small for the requested accuracy",
 }
 

@@ -23,6 +23,7 @@ UNBOUNDED = 6  #: q spreads or moves off without end: the posterior is improper
 # Projections.
 NOT_FINITE = 7  #: a divergence has no finite value
 COARSE_GRID = 8  #: the grid of p does not reach the accuracy
+NOT_REFINED = 18  #: far above the best optimum, and left on coarse nodes
 
 #: A data set of a batch has an empty array: nothing was computed.
 EMPTY = 9

@@ -12,7 +12,7 @@ lowers it; where the Gaussians do not overlap, one such step is exact, w_j ∝ e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -30,7 +30,14 @@ from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
-from ..kernels.statuses import CONVERGED, NOT_A_MINIMUM, OVERFITTED, STEPS_EXHAUSTED, UNRESOLVED
+from ..kernels.statuses import (
+    CONVERGED,
+    NOT_A_MINIMUM,
+    NOT_REFINED,
+    OVERFITTED,
+    STEPS_EXHAUSTED,
+    UNRESOLVED,
+)
 from .gaussian_optima import listed_starts, mixture_optima
 from .reduction import Frame, as_mixture, greedy_merges
 from .result import Projection
@@ -82,6 +89,15 @@ _SADDLES, _AWAY = 3, 0.3
 
 #: The most densities of components at nodes of an evaluation, a fifth of a second.
 _MOST_WORK = 20_000_000
+
+#: Densities of an evaluation on the level `_BASE` above which optima that are far above the best are not
+#: refined: each would take seconds.
+_LONG = 500_000
+
+#: How far above the best, as a ratio of divergences, that is: descents on finer nodes lowered none of 27
+#: optima by more than a twelfth. While a descent lasts, so many times what it promises to gain is left out.
+#: And the tolerance of these divergences.
+_FAR, _PROMISES, _FAR_RTOL = 1.15, 10.0, 1e-3
 
 #: Share of `rtol` for what a descent on the last levels lacks, and for the error of a divergence.
 _SHARE = 0.1
@@ -154,6 +170,7 @@ class Descents:
         self.space = scratch.space(
             kernels.projections.reverse_divergences.workspace, len(frame.logs), count, self.dim
         )
+        self.is_long = self.work(_BASE) > _LONG
         self.evaluations = 0
 
     def nodes(self, level: int) -> tuple[Array, Array]:
@@ -262,11 +279,17 @@ class Descents:
     # Descents.
 
     def descend(
-        self, parts: Parts, level: int, steps: int, share: float, unit: Array | None = None
+        self,
+        parts: Parts,
+        level: int,
+        steps: int,
+        share: float,
+        unit: Array | None = None,
+        far: float = math.inf,
     ) -> tuple[Parts, Climb]:
         """(the mixture at the end of a descent, that descent), which lacks this share of the divergence.
 
-        In coordinates that are renewed, or x = unit y.
+        In coordinates that are renewed, or x = unit y. It ends early where it is not on its way below `far`.
         """
         taken, value = 0, math.nan
         while True:
@@ -281,6 +304,8 @@ class Descents:
             if value > -math.inf:
                 parts = objective.parts(found.x if unit is None else unit @ found.x)
             if found.lack <= self.tolerance(value, share) or found.stuck or taken >= steps:
+                return parts, found
+            if -value - _PROMISES * found.lack > far > 0.0:
                 return parts, found
 
     def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
@@ -313,8 +338,7 @@ class Descents:
         level = _BASE
         while level + 1 < self.levels and self.work(level + 1) <= _MOST_WORK:
             level += 1
-            objective = self.objective(parts, level)
-            _, slope = objective(np.zeros(objective.size))
+            _, slope = self.gradient(parts, level)
             first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
             parts, found = self.descend(parts, level, _MOST_STEPS, _SHARE * self.rtol, unit)
             if first <= self.tolerance(found.value, self.rtol):
@@ -324,7 +348,13 @@ class Descents:
             status = STEPS_EXHAUSTED
         if not lowest > 0.0:
             status = NOT_A_MINIMUM
-        return _Optimum(parts, found.value, self.norm(parts, level), status)
+        norm = float(np.linalg.norm(self.gradient(parts, level)[1]))
+        return _Optimum(parts, found.value, norm, status)
+
+    def unrefined(self, parts: Parts) -> _Optimum:
+        """A mixture as it was found, with the gradient on the next finer nodes."""
+        value, slope = self.gradient(parts, _BASE + 1)
+        return _Optimum(parts, value, float(np.linalg.norm(slope)), NOT_REFINED)
 
     def work(self, level: int) -> int:
         """Densities of components at nodes that an evaluation takes."""
@@ -339,29 +369,31 @@ class Descents:
         """The mixture so far away in the coordinates of the objective."""
         return self.objective(parts, 0).parts(step)
 
-    def norm(self, parts: Parts, level: int) -> float:
-        """The length of the gradient."""
+    def gradient(self, parts: Parts, level: int) -> tuple[float, Array]:
+        """(-KL(q ‖ p), its gradient) on the nodes of a level."""
         objective = self.objective(parts, level)
-        return float(np.linalg.norm(objective(np.zeros(objective.size))[1]))
+        return objective(np.zeros(objective.size))
 
-    def optima(self, starts: Sequence[Parts]) -> list[_Optimum]:
-        """Those that descents find, best first."""
+    def mixture(self, parts: Parts) -> GaussianMixture:
+        """The mixture in the coordinates of p, the heaviest component first."""
+        order = np.argsort(-parts.logs, kind="stable")
+        return self.frame.mixture((parts.weights[order], parts.means[order], parts.factors[order]))
+
+    def ends(self, starts: Sequence[Parts]) -> list[Parts]:
+        """Where descents on coarse nodes end that are followed further, best first."""
         first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_SHARE)[:_FOLLOWED]
-        second = self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
-        optima: list[_Optimum] = []
-        for parts in second:
-            optimum = self.polished(parts)
-            if not any(_are_same(optimum.parts, other.parts) for other in optima):
-                optima.append(optimum)
-        return sorted(optima, key=lambda optimum: -optimum.value)
+        return self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
 
     def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
         """Where descents from the starts end, the best first, each once."""
         ends: list[tuple[bool, float, Parts]] = []
+        far = math.inf
         for start in starts:
-            parts, found = self.descend(start, level, steps, share)
+            parts, found = self.descend(start, level, steps, share, far=far)
             if found.value > -math.inf and not any(_are_same(parts, other) for *_, other in ends):
                 ends.append((bool(parts.weights.min() < _VANISHED), -found.value, parts))
+                if self.is_long and level == _BASE:
+                    far = _FAR * min((value for vanished, value, _ in ends if not vanished), default=math.inf)
         ends.sort(key=lambda end: end[:2])
         kept = [end for end in ends if not end[0]] or ends[:1]
         return [parts for *_, parts in kept]
@@ -439,24 +471,42 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
         )
         best, *others = (_as_mixtures(found) for found in mixture_optima(p, FULL, alone, rtol).optima)
         return best._with(others)
-    frame = Frame(p)
-    descents = Descents(frame, count, rtol)
-    begin = descents.starts() if given is None else [frame.parts(mixture) for mixture in given]
-    with np.errstate(all="ignore"):  # steps that go too far are halved
-        optima = descents.optima(begin)
+    descents = Descents(Frame(p), count, rtol)
+    begin = descents.starts() if given is None else [descents.frame.parts(mixture) for mixture in given]
     found = []
-    for optimum in optima:
-        order = np.argsort(-optimum.parts.logs, kind="stable")
-        q = frame.mixture(
-            (optimum.parts.weights[order], optimum.parts.means[order], optimum.parts.factors[order])
-        )
-        estimate = kl_estimate(q, p, rtol=max(_SHARE * rtol, LEAST_RTOL))
+    with np.errstate(all="ignore"):  # steps that go too far are halved
+        optima = list(_optima(descents, p, descents.ends(begin), rtol))
+    for optimum, q, estimate in optima:
         status, wanted = optimum.status, max(rtol * estimate.value, _LEAST_LACK)
         if p.dim <= QUADRATURE_DIM and status in (CONVERGED, OVERFITTED) and estimate.error > wanted:
             status = UNRESOLVED
         found.append(Projection(q, estimate, optimum.norm, status, descents.evaluations))
     found.sort(key=lambda projection: projection.kl)
     return found[0]._with([other for other in found[1:] if other._status != NOT_A_MINIMUM])
+
+
+def _optima(
+    descents: Descents, p: GaussianMixture, ends: list[Parts], rtol: float
+) -> Iterator[tuple[_Optimum, GaussianMixture, Estimate]]:
+    """The optima near the ends of descents, as mixtures in the coordinates of p, and their divergences."""
+    optima: list[_Optimum] = []
+    far = math.inf
+    for parts in ends:
+        if far < math.inf and descents.is_long:
+            q = descents.mixture(parts)
+            rough = kl_estimate(q, p, rtol=_FAR_RTOL)
+            # Both: coarse nodes that promise much less than there is have misled the descent.
+            if min(rough.value - rough.error, -descents.gradient(parts, _BASE)[0]) > far:
+                yield descents.unrefined(parts), q, rough
+                continue
+        optimum = descents.polished(parts)
+        if any(_are_same(optimum.parts, other.parts) for other in optima):
+            continue
+        optima.append(optimum)
+        q = descents.mixture(optimum.parts)
+        estimate = kl_estimate(q, p, rtol=max(_SHARE * rtol, LEAST_RTOL))
+        far = min(far, _FAR * estimate.value)
+        yield optimum, q, estimate
 
 
 def _as_mixtures(found: Projection) -> Projection:

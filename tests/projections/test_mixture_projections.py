@@ -192,6 +192,43 @@ def test_nodes_are_made_finer_until_that_makes_no_difference(monkeypatch):
     assert found.kl == pytest.approx(best.kl, rel=1e-8)
 
 
+#: Its optima -log(w_i + w_j): the second is a twelfth above the best.
+ALIKE = fv.GaussianMixture([0.4, 0.31, 0.29], [-40.0, 0.0, 40.0], [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("p", [UNEQUAL, ALIKE, random_mixture(7, 2, 4)])
+def test_of_large_mixtures_optima_far_above_the_best_are_not_refined(p, monkeypatch):
+    """The best is the same, as are those near it; of the others is said what they are."""
+    small = fv.i_projection(p, TWO)
+    monkeypatch.setattr(onto_mixtures, "_LONG", 0)
+    large = fv.i_projection(p, TWO)
+    assert large.q == small.q
+    assert (large.kl, large.error, large.status) == (small.kl, small.error, small.status)
+    near = [o for o in small.optima if o.kl < 1.1 * small.kl]
+    assert [(o.q, o.status) for o in large.optima[: len(near)]] == [(o.q, o.status) for o in near]
+    assert len(large.optima) >= len(small.optima) > len(near)
+    for other in large.optima[len(near) :]:
+        assert not other.converged
+        assert other.status.startswith("not refined")
+        assert other.kl > onto_mixtures._FAR * large.kl
+        assert abs(fv.kl_estimate(other.q, p).value - other.kl) <= other.error
+    assert large.evaluations < small.evaluations
+
+
+def test_an_optimum_that_coarse_nodes_misjudge_is_refined(monkeypatch):
+    """They find it much better than it is."""
+    small = fv.i_projection(UNEQUAL, TWO)
+    monkeypatch.setattr(onto_mixtures, "_LONG", 0)
+    gradient = onto_mixtures.Descents.gradient
+
+    def misled(descents, parts, level):
+        value, slope = gradient(descents, parts, level)
+        return (0.1 * value if level == onto_mixtures._BASE else value), slope
+
+    monkeypatch.setattr(onto_mixtures.Descents, "gradient", misled)
+    assert [o.kl for o in fv.i_projection(UNEQUAL, TWO).optima] == [o.kl for o in small.optima]
+
+
 def test_it_is_a_projection_like_others():
     found = fv.i_projection(UNEQUAL, TWO)
     assert repr(found) == "Projection(q=mixture of 2, kl=0.223144, converged, 2 more optima)"
