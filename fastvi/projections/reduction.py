@@ -267,7 +267,8 @@ def reduce_mixture(
         "williams": the same for the integral of (p - q)**2: greedy merges, then L-BFGS.
     tol : float, optional
         The refinement ends when the divergence is within this share of its local minimum, extrapolated; for
-        "williams", when a step lowers the error by less than this share of its largest term.
+        "williams", when the next step promises to lower the error by less than this share of the integral
+        of p**2, about, and the last one lowered it by less than ten times as much.
     max_iterations : int, optional
         Most steps of the refinement.
 

@@ -17,7 +17,7 @@ from ..numerics.elementary import exp, log
 from ..numerics.matrices import add_up, dot, fill_vector
 
 #: Components are padded to a multiple of this: the vectorised loops take so many at once, others one by one.
-LANES = 16
+LANES = 8
 
 
 class Lanes(NamedTuple):

@@ -320,18 +320,36 @@ def _own(slot, shift, space):
 
 
 @kernel
+def _square(i, j, slot, by_pair, shift, space):
+    """The integral of δ**2, δ what the merge of two components to `slot` changes of the density.
+
+    `by_pair` is the inner product of the merged component with both.
+    """
+    products = space.products
+    square = products[i, i] + 2.0 * products[i, j] + products[j, j]
+    return square + (_own(slot, shift, space) - 2.0 * by_pair)
+
+
+@kernel
+def _first_rise(i, j, slot, shift, space):
+    """`_rise` where q is p still."""
+    _merge(i, j, slot, space)
+    by_pair = _overlap(slot, i, shift, space) + _overlap(slot, j, shift, space)
+    return _square(i, j, slot, by_pair, shift, space)
+
+
+@kernel
 def _rise(i, j, slot, shift, space):
     """Merge two components to `slot`: what that adds to the squared error.
 
     With δ the change of the density it is the integral of δ**2 - 2 δ (p - q).
     """
     _merge(i, j, slot, space)
-    lanes, products, weight = space.lanes, space.products, space.weights[slot]
+    lanes, weight = space.lanes, space.weights[slot]
     multiply_all(space.means[slot], space.covs[slot], shift, lanes)
     by_one = weight * space.weights[i] * lanes.values[i]
     by_other = weight * space.weights[j] * lanes.values[j]
-    square = products[i, i] + 2.0 * products[i, j] + products[j, j]
-    square += _own(slot, shift, space) - 2.0 * (by_one + by_other)
+    square = _square(i, j, slot, by_one + by_other, shift, space)
     return square - 2.0 * (weight * weighted_sum(lanes) - space.residuals[i] - space.residuals[j])
 
 
@@ -386,12 +404,16 @@ def williams(p, q, shift, space):
         _multiply_with_others(i, count, shift, space)
     for i in range(1, count):
         for j in range(i):
-            costs[i, j] = _rise(i, j, spare, shift, space)
-    while count > wanted:
+            costs[i, j] = _first_rise(i, j, spare, shift, space)
+    while True:
         for i in range(1, count):
             _find_nearest(i, space)
         i, j = _cheapest(count, space)
         _merge(i, j, taken, space)
+        if count - 1 == wanted:
+            _move(taken, j, space)
+            _close_gap(i, count, space)
+            return _store(wanted, q, space)
         multiply_all(space.means[taken], space.covs[taken], shift, lanes)
         for a in range(count):
             product = space.weights[taken] * space.weights[a] * lanes.values[a]
@@ -419,7 +441,6 @@ def williams(p, q, shift, space):
         for b in range(count):
             if b != j:
                 costs[max(j, b), min(j, b)] = _rise(j, b, spare, shift, space)
-    return _store(wanted, q, space)
 
 
 @kernel

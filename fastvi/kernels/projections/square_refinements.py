@@ -25,6 +25,9 @@ from .reductions import error_of, load_reduced
 #: Pairs that L-BFGS remembers.
 MEMORY = 20
 
+#: What the last step may have gained of `tol` where the next one promises less than that.
+ENOUGH = 10.0
+
 #: Halvings of a step before it is given up.
 MOST_SHRINKS = 20
 
@@ -189,7 +192,8 @@ def refine(p, q, shift, tol, most, space):
     shift : float
         `reductions.log_scale` of p.
     tol : float
-        It ends where a step lowers the error by less than this, relative to the exponential of `shift`.
+        It ends where the next step promises to lower the error by less than this share of the integral of
+        p**2, about, and the last one lowered it by less than `ENOUGH` times as much.
     most : int
         Most evaluations of the error.
     space : ndarray
@@ -198,8 +202,8 @@ def refine(p, q, shift, tol, most, space):
     Returns
     -------
     status, evaluations
-        Status 0: a step gained and promised less than `tol`; 1: `most` evaluations were made, or none of a
-        step's lengths lowers the error; 21: the error is not finite, or another thread has set `control`.
+        Status 0: ended by `tol`; 1: `most` evaluations were made, or none of a step's lengths lowers the
+        error; 21: the error is not finite, or another thread has set `control`.
 
     Examples
     --------
@@ -220,13 +224,18 @@ def refine(p, q, shift, tol, most, space):
     _write_metric(q, shift, space.metric)
     clear_vector(point)
     value = _evaluate(point, q, shift, gradient, space)
+    # The value is ISE - ∫ p**2; 1 is the square of the largest component of p.
+    within = tol * max(-value, 1.0)
     status, evaluations = STEPS_EXHAUSTED, 1
-    going = True
+    going, gained = True, math.inf
     while going:
         norm = dual_length(gradient, space.metric)
         if not norm < math.inf:
             return OUT_OF_RANGE, evaluations
         used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
+        if -0.5 * expected <= within and gained <= ENOUGH * within:
+            status = CONVERGED
+            break
         good, shrinks, found = False, 0, value
         while not good and shrinks <= MOST_SHRINKS and evaluations < most:
             for i in range(point.size):
@@ -240,20 +249,18 @@ def refine(p, q, shift, tol, most, space):
                 t *= shrink(found - value, t, expected)
                 shrinks += 1
         if good:
-            small = value - found <= tol and -0.5 * expected <= tol
+            gained = value - found
             used, newest = remember(
                 point, gradient, trial, space.trial_gradient, -t * expected, used, newest, space
             )
             copy_vector(trial, point)
             copy_vector(space.trial_gradient, gradient)
             value = found
-            if small:
-                status, going = CONVERGED, False
         elif used > 0 and evaluations < most:
             used = 0
         else:
             # What is promised may be less than rounding.
-            status, going = CONVERGED if -expected <= tol else STEPS_EXHAUSTED, False
+            status, going = CONVERGED if -expected <= within else STEPS_EXHAUSTED, False
     _mixture_at(point, q, space)
     copy_vector(space.weights, q[0])
     copy_matrix(space.means, q[1])
