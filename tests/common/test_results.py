@@ -145,6 +145,7 @@ INTERNAL = (
     "SgdOptions",
     "Shape",
     "Start",
+    "Tables",
 )
 
 

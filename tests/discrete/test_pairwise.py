@@ -39,7 +39,7 @@ def assert_pairs(metric, P, Q=None, tolerance=1e-13, **keywords):
     np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=1e-323)
     with mock.patch.object(all_pairs, "_FEW", FEW):
         few = fv.pairwise(P, Q, metric, **METRICS[metric], **keywords)
-    np.testing.assert_allclose(few, wanted, rtol=1e-13, atol=0.0)
+    np.testing.assert_allclose(few, wanted, rtol=tolerance, atol=0.0)
     return got
 
 
