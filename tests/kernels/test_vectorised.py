@@ -39,15 +39,16 @@ def bits():
     return found
 
 
-#: Loops that LLVM finds too dear for registers of 256 bits: sums that only orders near 0 or 1 need.
-PAY_FROM_512_BITS = ("renyi",)
+#: Loops that LLVM vectorises from 512 bits only: Rényi's sum where no faster one has the digits.
+FROM_512_BITS = ("renyi",)
 
 
 @pytest.mark.parametrize("name", instructions.HOT)
 def test_hot_loops_compute_on_whole_registers(name, bits):
-    if bits < 512 and name in PAY_FROM_512_BITS:
-        pytest.skip("does not pay with registers of 256 bits")
     loop = instructions.hot_loop(*instructions.HOT[name])
+    if bits < 512 and name in FROM_512_BITS:
+        assert not loop.vectorised, f"take {name} off the list: {loop}"
+        return
     assert loop.vectorised, loop
     assert loop.bits >= bits
 

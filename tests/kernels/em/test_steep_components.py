@@ -52,12 +52,14 @@ def test_steps_move_with_linear_maps(dim, kind, with_prior):
     mapped = start[0], start[1] @ matrix.T, matrix @ start[2]
     assert m_step.steepness(mapped[2][0]) > 1e4 * m_step.STEEP
     priors, within = (None, None), 1e-8
-    if with_prior:
-        # Its scale, in the coordinates of the data, is rounded to 1e-16 of the largest variance, some 10: to
-        # 1e-5 of the smallest one. What that makes of 30 steps depends on the processor's roundings.
-        within = 3e-5
-        mean = rng.standard_normal(dim)
-        priors = prior_of(3, mean, scale), prior_of(3, matrix @ mean, matrix @ scale @ matrix.T)
+    if with_prior:  # its scale, in the coordinates of the data, is rounded to 1e-16 of the largest variance
+        within = 1e-5
+        mean, mapped_scale = rng.standard_normal(dim), matrix @ scale @ matrix.T
+        # The scale that is the mapped one as rounded: else the two priors differ by 1e-5.
+        with mp.workdps(50):
+            inverse = mp.matrix(matrix.tolist()) ** -1
+            scale = np.array((inverse * mp.matrix(mapped_scale.tolist()) * inverse.T).tolist(), float)
+        priors = prior_of(3, mean, scale), prior_of(3, matrix @ mean, mapped_scale)
     for most in (1, 30):
         _, plain, (weights, means, factors) = ascend(columns, start, 0.0, 0.0, kind, priors[0], most)
         _, steep, found = ascend(matrix @ columns, mapped, 0.0, 0.0, kind, priors[1], most)
