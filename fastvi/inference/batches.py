@@ -178,8 +178,10 @@ def fit_batch(
     -----
     The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
-    time in Python unless a better start has to be found; gaps of zero density between the nodes of the
-    quadrature are not searched for, as `fit` does in one dimension: that takes longer than a fit here.
+    time in Python unless a better start has to be found. What `fit` looks at besides the nodes of the
+    quadrature takes longer than a fit here, and is left out: a converged fit may be beside a gap of zero
+    density between nodes, in one dimension up to 0.25 of q's deviations wide, or its log joint may outgrow q
+    far out. ``fit`` or `elbo` of a single data set tells.
 
     Examples
     --------

@@ -17,6 +17,7 @@ from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
+from .gaps import plane_points
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
 from .modes import Mode, frame_of, modes_of
@@ -31,6 +32,9 @@ _KNOWN = 1e-3
 
 #: Points at which the density must not be zero in one dimension, in deviations: gaps may lie between nodes.
 _GAP_POINTS = np.linspace(-8.0, 8.0, 4001)
+
+#: Points in the plane; and how much farther out, in deviations, there is density beside a gap.
+_PLANE_POINTS, _BESIDE = 4000, 0.5
 
 #: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
 _LESS_THAN_A_MODE = 3.0
@@ -83,8 +87,10 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
 
 def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
     """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
-    if mode.mean.size > 1 or not math.isfinite(log_total):
+    if not math.isfinite(log_total):
         return 0.0
+    if mode.mean.size > 1:
+        return _mass_of_gaps_in_plane(model, mode, log_total)
     points = mode.mean + mode.factor[0] * _GAP_POINTS[:, None]
     logs = densities_or_zero(model, points)
     known = np.flatnonzero(logs > -math.inf)
@@ -92,6 +98,28 @@ def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
     gaps = right - left > 1
     heights = np.exp(np.maximum(logs[left], logs[right])[gaps] - log_total)
     return float(heights @ (points[right, 0] - points[left, 0])[gaps])
+
+
+def _mass_of_gaps_in_plane(model: Model, mode: Mode, log_total: float) -> float:
+    """By points of which each has the same area: those without density and, farther out, with some.
+
+    A region without density that does not end is none of these, for the lattice sees it.
+    """
+    steps, area = plane_points(_PLANE_POINTS)
+    zero = np.flatnonzero(densities_or_zero(model, mode.mean + steps @ mode.factor.T) == -math.inf)
+    if not zero.size:
+        return 0.0
+    steps = steps[zero]
+    outward = steps + _BESIDE * steps / np.linalg.norm(steps, axis=1)[:, None]
+    logs = densities_or_zero(model, mode.mean + outward @ mode.factor.T)
+    count = np.count_nonzero(logs > -math.inf)
+    if not count:
+        return 0.0
+    # Towards the mode the density is larger, by as much as Laplace's approximation says.
+    rise = 0.5 * (outward * outward - steps * steps).sum(axis=1)
+    cell = area * float(mode.factor.diagonal().prod())
+    mass = float(np.exp(logs + rise - log_total).sum()) * cell
+    return mass * (1.0 + 2.0 / math.sqrt(count))
 
 
 def _check_dimension(model: Model, what: str) -> None:

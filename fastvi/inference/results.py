@@ -19,12 +19,12 @@ from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational, latent_of
-from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
+from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED, UNRESOLVED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
-from .gaps import gap_under, points_of_fit
-from .kernel_calls import has_model
+from .gaps import gap_under, grows_beyond, points_of_fit
+from .kernel_calls import QUADRATURE_DIM, has_model
 from .linear_response import LinearResponse, response_of
 from .model import Model
 from .parameters import Layout
@@ -411,21 +411,25 @@ def fit_of_report(
 
 
 def beside_gaps(fit: Fit) -> Fit:
-    """A fit by a kernel that is returned: not converged where its q covers a gap of zero density.
+    """A fit by a kernel that is returned: not converged beside a gap of zero density.
 
-    In one latent coordinate. The ELBOs of `fit_sgd`, which has no code, and of several Gaussians are those of
-    `elbo`, which has its own points.
+    Nor where the log joint outgrows q beyond the nodes. In one or two latent coordinates. The ELBOs of
+    `fit_sgd`, which has no code, and of several Gaussians are those of `elbo`, which has its own points.
     """
     model, code = fit.model, fit._code
-    if model.latent_dim > 1 or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
+    if model.latent_dim > QUADRATURE_DIM or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
         return fit
     status, where, used = gap_under(model, fit.q, points_of_fit(model))
     model._raise_pending()
+    if where is None:
+        grows, more = grows_beyond(model, fit.q)
+        status, used = UNRESOLVED if grows else status, used + more
     evaluations, elbo = fit.evaluations + used, fit.elbo
-    error = elbo.error if where is None else math.inf
+    error = math.inf if status else elbo.error
     elbo = Estimate(elbo.value, error, evaluations, elbo.method, note=elbo.note)
     fit = fit._replace(elbo=elbo, evaluations=evaluations)
-    if where is None:
+    if not status:
         return fit
-    cause = exception_at(model, where) if status == RAISED else None
-    return fit._replace(status=words(model, status, where, cause), converged=False, _code=status)
+    place = np.empty(0) if where is None else where
+    cause = exception_at(model, place) if status == RAISED else None
+    return fit._replace(status=words(model, status, place, cause), converged=False, _code=status)

@@ -135,10 +135,10 @@ def test_oscillations():
     assert not fit.converged or abs(fit.elbo.value - 0.918939) <= max(fit.elbo.error, 1e-6)
 
 
-def status_of(model, family, start=None):
+def status_of(model, family, start=None, **options):
     """What a fit says that has no ELBO: by its status, or an exception if its first q has a node at fault."""
     try:
-        found = fv.fit(model, family, start=start)
+        found = fv.fit(model, family, start=start, **options)
     except ValueError as error:
         return str(error)
     assert not found.converged
@@ -230,3 +230,142 @@ def test_gaps_under_mixtures_and_t():
     assert "log_joint is -inf at z = [-9.8" in found.status
     assert not found.converged
     assert found.elbo.error == math.inf
+
+
+@numba.njit
+def outside_of_slab(z, angle, low, width, df):
+    """A standard Gaussian, or for a positive df a t; zero in a slab."""
+    along = math.cos(angle) * z[0] + math.sin(angle) * z[1]
+    if low < along < low + width:
+        return -math.inf
+    square = z[0] ** 2 + z[1] ** 2
+    return -0.5 * (df + 2.0) * math.log1p(square / df) if df > 0.0 else -0.5 * square
+
+
+@numba.njit
+def outside_of_ring(z, x, y, low, width):
+    """A standard Gaussian; zero in a ring, or where `low` is 0 in a disc."""
+    far = math.hypot(z[0] - x, z[1] - y)
+    return -math.inf if low <= far < low + width else -0.5 * (z[0] ** 2 + z[1] ** 2)
+
+
+def gaps_in_plane(kind, width, count, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        if kind == "slab":
+            yield fv.Model(
+                outside_of_slab, 2, (rng.uniform(0.0, math.pi), rng.uniform(-2.5, 2.5), width, 0.0)
+            )
+        else:
+            low = 0.0 if kind == "disc" else float(rng.uniform(0.2, 2.0))
+            x, y = rng.normal(size=2).tolist()
+            yield fv.Model(outside_of_ring, 2, (x, y, low, width))
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "most"), [("slab", 0.01, 1), ("slab", 0.02, 0), ("ring", 0.02, 1), ("disc", 0.1, 3)]
+)
+def test_gaps_in_the_plane_are_seen(kind, width, most):
+    """Of 100 a fit called 10, 2, 20 and 70 converged, with an error of 3e-13."""
+    q, trusted, finite = fv.Gaussian([0.0, 0.0], np.eye(2)), 0, 0
+    for model in gaps_in_plane(kind, width, 100, seed=8):
+        finite += fv.elbo(model, q).value > -math.inf
+        try:
+            found = fv.fit(model)
+        except ValueError:  # the first q has a node at fault
+            continue
+        if found.converged:
+            trusted += 1
+        else:
+            # The steps may have stopped before it was seen.
+            assert found.elbo.error > 1e-3 or "-inf at z = [" in found.status
+    assert trusted <= most
+    assert finite <= most
+
+
+@pytest.mark.parametrize(("angle", "low"), [(0.0, 1.253), (0.5 * math.pi, 0.166)])
+def test_gaps_in_the_plane_under_every_q(angle, low):
+    """Slabs between the nodes of all families, and of the support."""
+    model = fv.Model(outside_of_slab, 2, (angle, low, 0.02, 0.0))
+    for family in ("full", "diag", "isotropic", ("mixture", 2)):
+        assert "is -inf at z = [" in status_of(model, family)
+    halves = fv.GaussianMixture([0.5, 0.5], [[-9.0, 0.0], [0.0, 0.0]], [np.eye(2)] * 2)
+    assert fv.elbo(model, halves).value == -math.inf
+    heavy = fv.Model(outside_of_slab, 2, (angle, low, 0.02, 5.0))
+    assert fv.elbo(heavy, fv.StudentT([0.0, 0.0], np.eye(2), 5.0)).value == -math.inf
+    assert "is -inf at z = [" in status_of(heavy, "full", tail="student")
+
+    @numba.njit
+    def positive(z, angle, low, width):
+        a, b = math.log(z[0]), math.log(z[1])
+        if low < math.cos(angle) * a + math.sin(angle) * b < low + width:
+            return -math.inf
+        return -a - b - 0.5 * (a * a + b * b)
+
+    model = fv.Model(positive, 2, (angle, low, 0.02), support="positive")
+    assert "is -inf at z = [" in status_of(model, "full")
+
+
+def test_points_in_the_plane_are_taken_once():
+    """2000 more evaluations by a fit, which are among the points of `elbo`; both take 112 far out."""
+    seen = []
+
+    def value_and_gradient(z):
+        seen.append(z.copy())
+        return -0.5 * (z * z).sum(axis=1), -z
+
+    model = block_model("a test", value_and_gradient, None, 2)
+    found = fv.fit(model)
+    fit_points = np.concatenate(seen)[-2112:-112]
+    assert sum(map(len, seen)) == found.evaluations == found.elbo.evaluations
+    seen.clear()
+    bound = fv.elbo(model, found.q)
+    assert sum(map(len, seen)) == bound.evaluations
+    assert np.array_equal(np.concatenate(seen)[-4112:-2112], fit_points)
+    assert found.converged
+    assert bound.value == pytest.approx(found.elbo.value, abs=1e-11)
+
+
+@numba.njit
+def doubly_exponential(z, kind, rate):
+    total = 0.0
+    for x in z:
+        if kind == 0:
+            total -= np.exp(np.exp(rate * x))
+        elif kind == 1:
+            total -= np.exp((rate * x) ** 4)
+        else:
+            total -= np.cosh(np.cosh(rate * x))
+        total -= 0.5 * x**2
+    return total
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("rate", [0.3, 0.4, 0.6, 1.0])
+def test_means_that_are_not_finite(dim, kind, rate):
+    """E[-exp(exp(z / 3))] is -inf under any Gaussian; it was called -3.0 with an error of 4e-14."""
+    model = fv.Model(doubly_exponential, dim, (kind, rate))
+    found = fv.elbo(model, fv.Gaussian(np.zeros(dim), np.eye(dim)))
+    assert found.error == math.inf or found.value == -math.inf
+    fit = fv.fit(model)
+    assert not fit.converged
+    assert fit.elbo.error == math.inf
+    assert fv.elbo(model, fit.q).error == math.inf
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_means_that_are_finite(dim):
+    """E[exp(a z)] = exp(a² / 2)."""
+
+    @numba.njit
+    def poisson(z, rate):
+        total = 0.0
+        for x in z:
+            total -= np.exp(rate * x) + 0.5 * x**2
+        return total
+
+    rate, q = 3.0, fv.Gaussian(np.zeros(dim), np.eye(dim))
+    found = fv.elbo(fv.Model(poisson, dim, (rate,)), q)
+    assert abs(found.value - q.entropy() + dim * (math.exp(0.5 * rate**2) + 0.5)) <= found.error < 1e-6
+    assert fv.fit(fv.Model(poisson, dim, (rate,))).converged
