@@ -47,6 +47,9 @@ _TINY_RATIO = 1e-200
 #: the masses, and of these.
 _LEAST, _LEAST_PART = 0.2, 0.4
 
+#: Entries that are looked at together for one that is not 0.
+_FEW = 64
+
 
 @adder
 def _log_sums(p, q):
@@ -64,11 +67,27 @@ def _log_sums(p, q):
 
 
 @kernel
+def _all_zero(p):
+    """Whether all entries are 0. That they are not is seen in the first few of most chunks."""
+    for low in range(0, p.size, _FEW):
+        part, count = p[low : low + _FEW], 0
+        for i in range(part.size):
+            count += part[i] != 0.0
+        if count > 0:
+            return False
+    return True
+
+
+@kernel
 def _in_one_pass(p, q, mass):
     """The cross-entropy; NaN where it would lack digits."""
     a, al, s, sl, m, ml, n, nl = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        part, size, mass_p, mass_q = _log_sums(p[low : low + CHUNK], q[low : low + CHUNK])
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        # Where one entry has nearly all of the mass, most others may be 0: 0.3 ns an entry instead of 2.3.
+        if _all_zero(u) and _all_zero(v):
+            continue
+        part, size, mass_p, mass_q = _log_sums(u, v)
         if math.isnan(part):
             return math.nan
         a, al = add_compensated(a, al, part)
@@ -102,22 +121,12 @@ def _cross_sums(p, q, top):
 
 
 @kernel
-def _all_zero(p):
-    """Whether all entries are 0."""
-    count = 0
-    for i in range(p.size):
-        count += p[i] != 0.0
-    return count == 0
-
-
-@kernel
 def _cross_totals(p, q, top):
     """(Sum of p log(top / q), sum of the q other than top, sum of the others, sum of p), all lifted."""
     a, al, r, rl, m, ml, at_top = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        # Where one entry has nearly all of the mass, most others may be 0: 0.5 ns an entry instead of 2.6.
-        if u[0] == v[0] == 0.0 and _all_zero(u) and _all_zero(v):
+        if _all_zero(u) and _all_zero(v):
             continue
         x, y, n, z = _cross_sums(u, v, top)
         a, al = add_compensated(a, al, x)
