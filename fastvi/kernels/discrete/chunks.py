@@ -24,11 +24,11 @@ _SHORT32 = 64
 
 #: Added to entries: next to a sum of about one this is nothing, and the logarithm of a zero is finite.
 NOTHING64 = 2.0**-1000
-_NOTHING32 = np.float32(2.0**-126)
+NOTHING32 = np.float32(2.0**-126)
 
 #: Positive entries below these would change by that.
 TINY64 = 2.0**-940
-_TINY32 = np.float32(2.0**-100)
+TINY32 = np.float32(2.0**-100)
 
 #: Sums below these may be made of what was added, or of what underflowed.
 _LEAST64 = 1e-250
@@ -213,6 +213,16 @@ def _atanh_tail32(w):
 
 
 @formula
+def log32(x):
+    """Natural logarithm of a positive normal float32."""
+    b, k = exponent_step(x, _ONE32)
+    s = (x - b) / (x + b)
+    w = s * s
+    r = s + s
+    return (r + r * w * _atanh_tail32(w)) + k * _LN2_LOW32 + k * _LN2_HIGH32
+
+
+@formula
 def _kl_term32(p, q, d):
     """`kl_term`, d = p - q."""
     b, k = exponent_step(p, q)
@@ -231,9 +241,9 @@ def _kl_sums32(p, q, theta):
     bad = p.size < _SHORT32
     for i in range(p.size):
         x, y = p[i], q[i]
-        bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
+        bad |= (x < _ZERO32) | (y < (TINY32 if x > _ZERO32 else _ZERO32))
         d = y - x
-        g = _kl_term32(x + _NOTHING32, y + _NOTHING32, -d)
+        g = _kl_term32(x + NOTHING32, y + NOTHING32, -d)
         a += g
         squares += g * g
         change += d
@@ -286,10 +296,10 @@ def _js_sums32(p, q, theta):
     for i in range(p.size):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < _ZERO32)
-        m = _HALF32 * (x + y) + _NOTHING32
+        m = _HALF32 * (x + y) + NOTHING32
         d = _HALF32 * (x - y)
         # Without d, the rounding of m would be left of 1e-7 in p and q.
-        g = _kl_term32(x + _NOTHING32, m, d) + _kl_term32(y + _NOTHING32, m, -d)
+        g = _kl_term32(x + NOTHING32, m, d) + _kl_term32(y + NOTHING32, m, -d)
         a += g
         squares += g * g
         change += y - x
@@ -365,7 +375,7 @@ def _hellinger_sums32(p, q, theta):
         bad |= (x < _ZERO32) | (y < _ZERO32) | (product > _MOST_PRODUCT32)
         root = np.float32(math.sqrt(product))
         # (sqrt x - sqrt y)**2, as d**2 / (sqrt x + sqrt y)**2
-        g = d * (d / ((x + y) + (root + root) + _NOTHING32))
+        g = d * (d / ((x + y) + (root + root) + NOTHING32))
         a += g
         squares += g * g
         change += d
