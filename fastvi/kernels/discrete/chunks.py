@@ -213,13 +213,13 @@ def _atanh_tail32(w):
 
 
 @formula
-def log32(x):
-    """Natural logarithm of a positive normal float32."""
-    b, k = exponent_step(x, _ONE32)
-    s = (x - b) / (x + b)
+def log_ratio32(p, q, d):
+    """`log_ratio` in float32."""
+    b, k = exponent_step(p, q)
+    s = (d if k == _ZERO32 else p - b) / (p + b)
     w = s * s
     r = s + s
-    return (r + r * w * _atanh_tail32(w)) + k * _LN2_LOW32 + k * _LN2_HIGH32
+    return (r + (r * w) * _atanh_tail32(w) + k * _LN2_LOW32) + k * _LN2_HIGH32
 
 
 @formula
@@ -335,8 +335,7 @@ def js_chunk(p, q, theta):
 
 
 @adder
-def jeffreys_chunk(p, q, theta):
-    """The sums of `jeffreys_term`."""
+def _jeffreys_sums64(p, q, theta):
     a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
@@ -348,6 +347,24 @@ def jeffreys_chunk(p, q, theta):
         mass += x
         other += y
     return _sums((not bad) & (a > _LEAST64), a, change, mass, other)
+
+
+@adder
+def _jeffreys_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        d = x - y
+        bad |= (x < _ZERO32) | ((min(x, y) < TINY32) & (d != _ZERO32))
+        g = d * log_ratio32(x + NOTHING32, y + NOTHING32, d)
+        a += g
+        squares += g * g
+        change -= d
+        mass += x
+        other += y
+    bad |= not _is_of_many(a, squares)
+    return _sums((not bad) & (a > max(_LEAST32 * mass, _LEAST_SUM32)), a, change, mass, other)
 
 
 @adder
@@ -459,6 +476,7 @@ def _chi2_sums(p, q, theta):
 
 chi2_chunk = _by_parts(_chi2_sums)
 kl_chunk = _by_dtype(_by_parts(_kl_sums64), _kl_sums32)
+jeffreys_chunk = _by_dtype(_jeffreys_sums64, _jeffreys_sums32)
 
 
 @formula

@@ -18,7 +18,7 @@ from ..compiler import adder, exported, formula, kernel, overloaded, specialise
 from ..numerics.elementary import log, scaled_exp
 from ..numerics.error_free import add_compensated
 from . import short_rows
-from .chunks import BLOCK32, NOTHING32, NOTHING64, TINY32, TINY64, log32
+from .chunks import BLOCK32, NOTHING32, NOTHING64, TINY32, TINY64, log_ratio32
 from .far_logarithms import top_of
 from .masses import ANY, NORMALIZE, UNIT
 from .normalized import (
@@ -52,7 +52,7 @@ _LEAST, _LEAST_PART = 0.2, 0.4
 #: last, no term of weight is subnormal.
 _LEAST32, _LEAST_PART32, _LEAST_MASS32 = 0.5, 0.6, 2.0**-60
 
-_ZERO32 = np.float32(0.0)
+_ZERO32, _ONE32 = np.float32(0.0), np.float32(1.0)
 
 #: Entries that are looked at together for one that is not 0.
 _FEW = 64
@@ -79,7 +79,8 @@ def _log_sums32(p, q):
     for i in range(p.size):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < (TINY32 if x > _ZERO32 else _ZERO32))
-        term = x * log32(y + NOTHING32)
+        v = y + NOTHING32
+        term = x * log_ratio32(v, _ONE32, v - _ONE32)
         a -= term
         size += abs(term)
         mass += x
@@ -139,7 +140,12 @@ _pass64 = specialise(
     _pass, "_cross_pass64", log_sums=_log_sums64, least_mass=0.0, least=_LEAST, part=_LEAST_PART
 )
 _pass32 = specialise(
-    _pass, "_cross_pass32", log_sums=_log_blocks32, least_mass=_LEAST_MASS32, least=_LEAST32, part=_LEAST_PART32
+    _pass,
+    "_cross_pass32",
+    log_sums=_log_blocks32,
+    least_mass=_LEAST_MASS32,
+    least=_LEAST32,
+    part=_LEAST_PART32,
 )
 
 
