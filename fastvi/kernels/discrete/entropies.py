@@ -113,7 +113,7 @@ def _all_zero(p):
 
 
 def _pass(p, q, mass):
-    """Template (`log_sums`, `least_mass`, `least`, `part`): the cross-entropy; NaN where digits would lack."""
+    """Template (`log_sums`, `least_mass`, `least`, `part`): the cross-entropy; NaN where digits lack."""
     a, al, s, sl, m, ml, n, nl = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
