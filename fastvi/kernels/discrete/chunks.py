@@ -491,18 +491,20 @@ def _alpha_sums(p, q, theta):
     # From the sum of p**a q**(1-a), without the series near p = q and the selects of `alpha_term`: 1.9 ns an
     # entry instead of 4.2.
     beta = theta[0] - 1.0
-    power, mass, other, bad = 0.0, 0.0, 0.0, False
+    # A count: a flag takes 1.15 times as long.
+    power, mass, other, bad = 0.0, 0.0, 0.0, 0
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         z, exponent = _power(x, y, beta)
-        both = (x > 0.0) & (y > 0.0)
-        alone = ((beta >= 0.0) & (x > 0.0)) | ((beta <= -1.0) & (y > 0.0))
-        bad |= (x < 0.0) | (y < 0.0) | (both & (exponent > _MOST_EXPONENT)) | (alone & (not both))
-        bad |= both & ((x < TINY64) | (y < TINY64))
+        least = min(x, y)
+        both = (least >= TINY64) & (exponent <= _MOST_EXPONENT)
+        # What may not be positive beside a zero.
+        alone = x if beta >= 0.0 else (y if beta <= -1.0 else 0.0)
+        bad += not (both | ((least == 0.0) & (alone == 0.0)))
         power += z if both else 0.0
         mass += x
         other += y
-    return _sums(not bad, power, other - mass, mass, other)
+    return _sums(bad == 0, power, other - mass, mass, other)
 
 
 @kernel

@@ -118,7 +118,7 @@ def _pass(p, q, mass):
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
         # Where one entry has nearly all of the mass, most others may be 0: 0.3 ns an entry instead of 2.3.
-        if _all_zero(u) and _all_zero(v):
+        if p.size > CHUNK and _all_zero(u) and _all_zero(v):
             continue
         sum_of_logs, size, mass_p, mass_q = log_sums(u, v)  # noqa: F821
         if math.isnan(sum_of_logs):
