@@ -76,7 +76,7 @@ def test_bad_entry_and_the_order_inf(k, dtype):
         for value in (math.nan, -0.125):
             for name in "pq":
                 arrays = {"p": np.full(5000, 2.0**-10, dtype), "q": np.full(5000, 2.0**-9, dtype)}
-                arrays["q"][2000] = beside
+                arrays["p"][10], arrays["q"][2000] = 2.0**-4, beside
                 arrays[name][k] = value
                 with says(ValueError, f"{name}[{k}] is {value}"):
                     fv.renyi(**arrays, alpha=math.inf, mass="normalize")
