@@ -698,6 +698,33 @@ def test_entropies_of_one_pass(shares, function):
     assert_right(function, p, q, mass="normalize")
 
 
+@over([("cross_entropy", {}), ("entropy", {})])
+def test_entropies_beside_chunks_of_zeros(function):
+    """Wherever the other entries are, also where they are but one that has nearly all of the mass."""
+    for weight in (1.0, 1e12):
+        p, q = np.zeros(5000), np.zeros(5000)
+        for place in (0, 63, 64, 1023, 2000, 4999):
+            p[place], q[place] = 1.0 + place, 2.0 + math.sqrt(place)
+        p[2000], q[2000] = weight, 2.0 * weight
+        assert_right(function, p, q, mass="normalize")
+        p[3000] = 1e-30
+        if function[0] == "cross_entropy":
+            assert call(function, p, q, mass="normalize") == math.inf
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 0.9999])
+@pytest.mark.parametrize("scale", [1.0, 3000.0, 1e25, 1e-25, 1e-37])
+@over([("cross_entropy", {}), ("entropy", {})])
+def test_entropies_of_float32(function, scale, share):
+    """Large ones and those that are small beside the logarithm of a mass, of large and small entries."""
+    rng = np.random.default_rng(177)
+    for _ in range(10):
+        n = rng.integers(65, 600)
+        p, q = (rng.random(2).repeat((n - n // 3, n // 3)) for _ in "pq")
+        p[7], q[7] = p.sum() * share / (1.0 - share), q.sum() * share / (1.0 - share)
+        assert_right(function, *((a * scale).astype(np.float32) for a in (p, q)), 1e-6, mass="normalize")
+
+
 FAR = with_parameters("renyi", (0.3, 0.5, 2.5, 7.0, math.inf)) + with_parameters(
     "alpha_divergence", (-1.0, 0.3, 2.5, 7.0)
 )

@@ -68,6 +68,20 @@ def test_bad_entry_beside_an_infinite_divergence(name):
         evaluate(name, [0.5, 0.5, 0.0], [0.0, 1.0, math.nan])
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [0, 1999, 2001, 4999])
+def test_bad_entry_and_the_order_inf(k, dtype):
+    """Before, beside and behind an infinite ratio, and without one."""
+    for beside in (0.0, 2.0**-9):
+        for value in (math.nan, -0.125):
+            for name in "pq":
+                arrays = {"p": np.full(5000, 2.0**-10, dtype), "q": np.full(5000, 2.0**-9, dtype)}
+                arrays["p"][10], arrays["q"][2000] = 2.0**-4, beside
+                arrays[name][k] = value
+                with says(ValueError, f"{name}[{k}] is {value}"):
+                    fv.renyi(**arrays, alpha=math.inf, mass="normalize")
+
+
 @paired
 @pytest.mark.parametrize("k", [0, 5, 16383, 16384, 40_000, 49_999])
 def test_bad_entry_of_a_long_array(name, k):

@@ -24,11 +24,11 @@ _SHORT32 = 64
 
 #: Added to entries: next to a sum of about one this is nothing, and the logarithm of a zero is finite.
 NOTHING64 = 2.0**-1000
-_NOTHING32 = np.float32(2.0**-126)
+NOTHING32 = np.float32(2.0**-126)
 
 #: Positive entries below these would change by that.
 TINY64 = 2.0**-940
-_TINY32 = np.float32(2.0**-100)
+TINY32 = np.float32(2.0**-100)
 
 #: Sums below these may be made of what was added, or of what underflowed.
 _LEAST64 = 1e-250
@@ -213,6 +213,16 @@ def _atanh_tail32(w):
 
 
 @formula
+def log_ratio32(p, q, d):
+    """`log_ratio` in float32."""
+    b, k = exponent_step(p, q)
+    s = (d if k == _ZERO32 else p - b) / (p + b)
+    w = s * s
+    r = s + s
+    return (r + (r * w) * _atanh_tail32(w) + k * _LN2_LOW32) + k * _LN2_HIGH32
+
+
+@formula
 def _kl_term32(p, q, d):
     """`kl_term`, d = p - q."""
     b, k = exponent_step(p, q)
@@ -231,9 +241,9 @@ def _kl_sums32(p, q, theta):
     bad = p.size < _SHORT32
     for i in range(p.size):
         x, y = p[i], q[i]
-        bad |= (x < _ZERO32) | (y < (_TINY32 if x > _ZERO32 else _ZERO32))
+        bad |= (x < _ZERO32) | (y < (TINY32 if x > _ZERO32 else _ZERO32))
         d = y - x
-        g = _kl_term32(x + _NOTHING32, y + _NOTHING32, -d)
+        g = _kl_term32(x + NOTHING32, y + NOTHING32, -d)
         a += g
         squares += g * g
         change += d
@@ -286,10 +296,10 @@ def _js_sums32(p, q, theta):
     for i in range(p.size):
         x, y = p[i], q[i]
         bad |= (x < _ZERO32) | (y < _ZERO32)
-        m = _HALF32 * (x + y) + _NOTHING32
+        m = _HALF32 * (x + y) + NOTHING32
         d = _HALF32 * (x - y)
         # Without d, the rounding of m would be left of 1e-7 in p and q.
-        g = _kl_term32(x + _NOTHING32, m, d) + _kl_term32(y + _NOTHING32, m, -d)
+        g = _kl_term32(x + NOTHING32, m, d) + _kl_term32(y + NOTHING32, m, -d)
         a += g
         squares += g * g
         change += y - x
@@ -325,8 +335,7 @@ def js_chunk(p, q, theta):
 
 
 @adder
-def jeffreys_chunk(p, q, theta):
-    """The sums of `jeffreys_term`."""
+def _jeffreys_sums64(p, q, theta):
     a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
@@ -338,6 +347,24 @@ def jeffreys_chunk(p, q, theta):
         mass += x
         other += y
     return _sums((not bad) & (a > _LEAST64), a, change, mass, other)
+
+
+@adder
+def _jeffreys_sums32(p, q, theta):
+    a, squares, change, mass, other = _ZERO32, _ZERO32, _ZERO32, _ZERO32, _ZERO32
+    bad = p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        d = x - y
+        bad |= (x < _ZERO32) | ((min(x, y) < TINY32) & (d != _ZERO32))
+        g = d * log_ratio32(x + NOTHING32, y + NOTHING32, d)
+        a += g
+        squares += g * g
+        change -= d
+        mass += x
+        other += y
+    bad |= not _is_of_many(a, squares)
+    return _sums((not bad) & (a > max(_LEAST32 * mass, _LEAST_SUM32)), a, change, mass, other)
 
 
 @adder
@@ -365,7 +392,7 @@ def _hellinger_sums32(p, q, theta):
         bad |= (x < _ZERO32) | (y < _ZERO32) | (product > _MOST_PRODUCT32)
         root = np.float32(math.sqrt(product))
         # (sqrt x - sqrt y)**2, as d**2 / (sqrt x + sqrt y)**2
-        g = d * (d / ((x + y) + (root + root) + _NOTHING32))
+        g = d * (d / ((x + y) + (root + root) + NOTHING32))
         a += g
         squares += g * g
         change += d
@@ -449,6 +476,7 @@ def _chi2_sums(p, q, theta):
 
 chi2_chunk = _by_parts(_chi2_sums)
 kl_chunk = _by_dtype(_by_parts(_kl_sums64), _kl_sums32)
+jeffreys_chunk = _by_dtype(_jeffreys_sums64, _jeffreys_sums32)
 
 
 @formula
@@ -463,18 +491,20 @@ def _alpha_sums(p, q, theta):
     # From the sum of p**a q**(1-a), without the series near p = q and the selects of `alpha_term`: 1.9 ns an
     # entry instead of 4.2.
     beta = theta[0] - 1.0
-    power, mass, other, bad = 0.0, 0.0, 0.0, False
+    # A count: a flag takes 1.15 times as long.
+    power, mass, other, bad = 0.0, 0.0, 0.0, 0
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
         z, exponent = _power(x, y, beta)
-        both = (x > 0.0) & (y > 0.0)
-        alone = ((beta >= 0.0) & (x > 0.0)) | ((beta <= -1.0) & (y > 0.0))
-        bad |= (x < 0.0) | (y < 0.0) | (both & (exponent > _MOST_EXPONENT)) | (alone & (not both))
-        bad |= both & ((x < TINY64) | (y < TINY64))
+        least = min(x, y)
+        both = (least >= TINY64) & (exponent <= _MOST_EXPONENT)
+        # What may not be positive beside a zero.
+        alone = x if beta >= 0.0 else (y if beta <= -1.0 else 0.0)
+        bad += not (both | ((least == 0.0) & (alone == 0.0)))
         power += z if both else 0.0
         mass += x
         other += y
-    return _sums(not bad, power, other - mass, mass, other)
+    return _sums(bad == 0, power, other - mass, mass, other)
 
 
 @kernel
