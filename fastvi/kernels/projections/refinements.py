@@ -330,7 +330,7 @@ def _choose_levels(excess, tol, level, space):
             continue
         if space.errors[k] <= lower:
             space.levels[k] -= 1
-            nodes -= size_now
+            nodes -= size_now - (space.starts[level] - space.starts[level - 1])
             fewer = True
         elif not space.errors[k] <= upper and size > 0 and nodes + size - size_now <= room:
             nodes += size - size_now

@@ -72,6 +72,21 @@ def test_components_between_those_of_q_get_more_nodes():
     assert levels[28] > levels[:28].max()
 
 
+def test_components_that_take_a_coarser_level_keep_some_nodes():
+    """They leave less room to those that take a finer one."""
+    components, level = 50, 3
+    space = named(refinements.Workspace, refinements.workspace(components, 2, 2))
+    sizes = [refinements._level_size(i, 2, components) for i in range(5)]
+    space.starts[:] = np.cumsum([0, *sizes])
+    space.levels[:], space.ends[:] = level, sizes[level] * np.arange(1, components + 1)
+    space.errors[:] = np.where(np.arange(components) < 30, 0.0, 1.0)
+    assert refinements._choose_levels(1.0, 1e-3, level, space) == (True, True)
+    after = space.levels + space.moves
+    assert (after == 2).sum() == 30
+    assert 0 < (after == 4).sum() < 20
+    assert sum(sizes[i] for i in after) <= refinements.most_nodes(2, components)
+
+
 def test_a_component_that_shrinks_to_a_node_is_no_minimum():
     p = random_mixture(2, 2, 4)
     node = swept(p, random_mixture(1, 2, 2))[1][:, 100]
