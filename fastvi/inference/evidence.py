@@ -17,7 +17,7 @@ from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
-from .gaps import plane_points
+from .gaps import area_in_plane, gap_steps
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
 from .modes import Mode, frame_of, modes_of
@@ -30,11 +30,9 @@ _WIDE = 20.0
 #: Error of an integral that is good enough to confirm another one.
 _KNOWN = 1e-3
 
-#: Points at which the density must not be zero in one dimension, in deviations: gaps may lie between nodes.
-_GAP_POINTS = np.linspace(-8.0, 8.0, 4001)
-
-#: Points in the plane; and how much farther out, in deviations, there is density beside a gap.
-_PLANE_POINTS, _BESIDE = 4000, 0.5
+#: Points at which the density must not be zero, on a line and in the plane: gaps may lie between nodes. How
+#: much farther out in the plane, in deviations, there is density beside a gap.
+_LINE_POINTS, _PLANE_POINTS, _BESIDE = 4001, 4000, 0.5
 
 #: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
 _LESS_THAN_A_MODE = 3.0
@@ -91,7 +89,7 @@ def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
         return 0.0
     if mode.mean.size > 1:
         return _mass_of_gaps_in_plane(model, mode, log_total)
-    points = mode.mean + mode.factor[0] * _GAP_POINTS[:, None]
+    points = mode.mean + mode.factor[0] * gap_steps(1, _LINE_POINTS)
     logs = densities_or_zero(model, points)
     known = np.flatnonzero(logs > -math.inf)
     left, right = known[:-1], known[1:]
@@ -105,7 +103,7 @@ def _mass_of_gaps_in_plane(model: Model, mode: Mode, log_total: float) -> float:
 
     A region without density that does not end is none of these, for the lattice sees it.
     """
-    steps, area = plane_points(_PLANE_POINTS)
+    steps = gap_steps(2, _PLANE_POINTS)
     zero = np.flatnonzero(densities_or_zero(model, mode.mean + steps @ mode.factor.T) == -math.inf)
     if not zero.size:
         return 0.0
@@ -117,7 +115,7 @@ def _mass_of_gaps_in_plane(model: Model, mode: Mode, log_total: float) -> float:
         return 0.0
     # Towards the mode the density is larger, by as much as Laplace's approximation says.
     rise = 0.5 * (outward * outward - steps * steps).sum(axis=1)
-    cell = area * float(mode.factor.diagonal().prod())
+    cell = area_in_plane(_PLANE_POINTS) * float(mode.factor.diagonal().prod())
     mass = float(np.exp(logs + rise - log_total).sum()) * cell
     return mass * (1.0 + 2.0 / math.sqrt(count))
 

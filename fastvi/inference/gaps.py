@@ -27,14 +27,13 @@ from .sharing import is_small
 #: largest. In the plane they would be too far apart, and the nodes of the lattice see gaps that reach far.
 _REACH, _REACH_IN_PLANE = 8.0, 3.0
 
-#: Points on a line, and in the plane: for an ELBO; for that of a fit, in small models (14 of 45 µs, 22 of
-#: 105), and where an evaluation may take long: a fit has 132, and 2780.
+#: Points on a line, and in the plane: for an ELBO; for that of a fit, in small models, and where an
+#: evaluation may take long: a fit has 132, and 2780.
 _ELBO_POINTS, _FIT_POINTS, _FEW_POINTS = (1601, 4000), (801, 1600), (161, 400)
 
 #: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
 #: of x³ = x + 1. (M. Roberts, The Unreasonable Effectiveness of Quasirandom Sequences, 2018.)
 _STEPS_IN_SQUARE = 0.7548776662466927, 0.5698402909980532
-
 
 #: Beyond the lattice, up to where the density of q is a float: distances in q's deviations, on as many rays.
 _DISTANCES = np.arange(10.0, 38.0, 2.0)
@@ -68,7 +67,7 @@ def gap_under(model: Model, q: Variational, count: int) -> tuple[int, Array | No
     if isinstance(latent, StudentT):
         draws = _steps_of_student(latent, 2 * count)
     else:
-        draws = _steps(latent.dim, count)
+        draws = gap_steps(latent.dim, count)
     status, _, _, where = log_densities_at_draws(model, latent._mean, latent._factor, draws)
     model._raise_pending()
     return status, where, len(draws)
@@ -102,17 +101,18 @@ def _ray_points(dim: int) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def _steps(dim: int, count: int) -> Array:
-    """The points (count, dim) under a standard Gaussian."""
-    return np.linspace(-_REACH, _REACH, count)[:, None] if dim == 1 else plane_points(count)[0]
-
-
-def plane_points(count: int) -> tuple[Array, float]:
-    """The first of a sequence of points in the disc under a standard Gaussian, and the area for each."""
+def gap_steps(dim: int, count: int) -> Array:
+    """The points (count, dim) under a standard Gaussian; in the plane each has the same area of the disc."""
+    if dim == 1:
+        return np.linspace(-_REACH, _REACH, count)[:, None]
     share, turns = np.outer(_STEPS_IN_SQUARE, np.arange(count) + 0.5) % 1.0
     angles, lengths = 2.0 * math.pi * turns, _REACH_IN_PLANE * np.sqrt(share)
-    points = np.ascontiguousarray((lengths * [np.cos(angles), np.sin(angles)]).T)
-    return points, math.pi * _REACH_IN_PLANE**2 / count
+    return np.ascontiguousarray((lengths * [np.cos(angles), np.sin(angles)]).T)
+
+
+def area_in_plane(count: int) -> float:
+    """The area of the disc for each of so many points, under a standard Gaussian."""
+    return math.pi * _REACH_IN_PLANE**2 / count
 
 
 def _steps_of_student(q: StudentT, count: int) -> Array:
@@ -120,7 +120,7 @@ def _steps_of_student(q: StudentT, count: int) -> Array:
 
     On a line, as beyond half of their distance.
     """
-    steps, beyond = _steps(q.dim, count), _beyond(q.dim, count)
+    steps, beyond = gap_steps(q.dim, count), _beyond(q.dim, count)
     lengths = np.linalg.norm(steps, axis=1)
     far = radii(q.df, 0.5 * q.dim, 0.5 * q.df, 1.0 - beyond, beyond)
     found: Array = steps * np.where(far > lengths, far / np.where(lengths > 0.0, lengths, 1.0), 1.0)[:, None]
@@ -130,7 +130,7 @@ def _steps_of_student(q: StudentT, count: int) -> Array:
 @lru_cache(maxsize=8)
 def _beyond(dim: int, count: int) -> Array:
     """The share of a standard Gaussian beyond the distance of each point; on a line beyond half of it."""
-    squares = (_steps(dim, count) ** 2).sum(axis=1)
+    squares = (gap_steps(dim, count) ** 2).sum(axis=1)
     if dim == 1:
         return np.array([math.erfc(math.sqrt(0.125 * x)) for x in squares.tolist()])
     found: Array = np.exp(-0.5 * squares)

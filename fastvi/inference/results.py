@@ -420,7 +420,6 @@ def beside_gaps(fit: Fit) -> Fit:
     if model.latent_dim > QUADRATURE_DIM or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
         return fit
     status, where, used = gap_under(model, fit.q, points_of_fit(model))
-    model._raise_pending()
     if where is None:
         grows, more = grows_beyond(model, fit.q)
         status, used = UNRESOLVED if grows else status, used + more
