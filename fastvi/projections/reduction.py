@@ -200,7 +200,7 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
     room, (components, dim), count = kernels.projections.refinements, frame.means.shape, len(refined[0])
     space = scratch.space(room.workspace, components, count, dim)
     arguments = frame.triple, refined, tol, most, space
-    nodes = components * _USUAL_NODES if dim <= 2 else room.most_nodes(dim, components)
+    nodes = components * _USUAL_NODES if dim <= 2 else kernels.projections.nodes.most_nodes(dim, components)
     if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
         status, steps, gain, wrong = room.refine(*arguments)
         return refined, status, steps, gain > wrong
@@ -289,12 +289,14 @@ def reduce_mixture(
     Notes
     -----
     The refinement takes expectations under p on nodes: in one and two dimensions those of the trapezoid rule
-    under each component, finer under those that need it, until that makes no difference of `tol`, with up to
-    2**18 nodes; above, pairs of opposite quasi-random points under each component, so that q is the minimum
-    for these points. L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step
-    is that of EM, and a step of EM comes last. `kl` and `error` are worked out when they are first read, by
-    `kl_estimate`, which does not use these nodes. Where the refinement is not certain to be below the
-    greedy merges, both divergences are computed and the lower one is the result.
+    under each component, in the plane also of one lattice for all components of about the same width where
+    these overlap, finer under those that need it, until that makes no difference of `tol`, with up to 2**18
+    nodes. A q with a component much narrower than their distances may fit the nodes better than p. Above,
+    they are pairs of opposite quasi-random points under each component, so that q is the minimum for these
+    points. L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step is that of
+    EM, and a step of EM comes last. `kl` and `error` are worked out when they are first read, by
+    `kl_estimate`, which does not use these nodes. Where the refinement is not certain to be below the greedy
+    merges, both divergences are computed and the lower one is the result.
 
     References
     ----------

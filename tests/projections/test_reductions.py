@@ -131,6 +131,21 @@ def test_the_refinement_ends_where_em_on_p_stands_still(dim, half_width, count):
         np.testing.assert_allclose(one, two, atol=3e-7)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_refinement_of_many_components_that_overlap(seed):
+    """Their lattice is shared; nodes that q would fit, in place of p, are given up for finer ones."""
+    rng = np.random.default_rng(seed)
+    roots = rng.normal(size=(50, 2, 4))
+    p = fv.GaussianMixture(
+        np.full(50, 0.02), rng.uniform(0.0, 3.0, (50, 2)), roots @ roots.swapaxes(1, 2) / 4.0
+    )
+    found = fv.reduce_mixture(p, 3, tol=1e-12)
+    q = found.mixture
+    assert found.converged
+    for one, two in zip((q.weights, q.means, q.covs), fixed_point(p, q, 14.0, 701), strict=True):
+        np.testing.assert_allclose(one, two, atol=5e-6)
+
+
 def test_the_refinement_in_many_dimensions_beats_the_merges():
     p = random_mixture(2, 5, 8, spread=0.7)
     found = fv.reduce_mixture(p, 3)

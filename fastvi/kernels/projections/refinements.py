@@ -13,60 +13,41 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..borrowing import Cube, IntegerMatrix, Integers, Matrix, Vector, borrow, named, packed
+from ..borrowing import Cube, IntegerMatrix, Matrix, Vector, borrow, named, packed
 from ..compiler import exported, inlined, kernel
-from ..em.e_step import BLOCK, STOP, block_shares, prepare, workspace_for
+from ..em.e_step import STOP, prepare, workspace_for
 from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep, sweep_part
 from ..em.m_step import maximise
-from ..em.seeding import GOLDEN
-from ..numerics.matrices import (
-    cholesky,
-    clear_matrix,
-    clear_vector,
-    copy_matrix,
-    copy_vector,
-    fill_vector,
-    solve_upper,
-)
+from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, copy_vector, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
-
-#: Lattices under a component in one and two dimensions: their steps and radii, in standard deviations.
-STEPS = (1.2, 0.6, 0.3, 0.15, 0.075)
-RADII = (4.0, 4.5, 5.2, 6.0, 6.5)
-
-#: The first level has at least so many nodes under all components.
-FIRST_NODES = 1000
-
-#: What remains on the next level of an error, and of the excess of q's divergence, a square of errors.
-#: For smooth functions less remains.
-NEXT_ERROR, NEXT_EXCESS = 0.1, 0.01
-
-#: The share of `tol` for the error of the components that have fewer nodes than others.
-SPARE = 0.25
+from .nodes import (
+    NEXT_ERROR,
+    Nodes,
+    choose_levels,
+    first_level,
+    lay_out,
+    mean_log_density,
+    most_nodes,
+    next_level,
+    nodes_for,
+    total_error,
+)
 
 #: The first level ends within this share of the divergence of its minimum; the next ones, within the square
 #: of what they change.
 FIRST_TOL = 1e-5
-
-#: Most dimensions of a lattice.
-LATTICE_DIM = 2
-
-#: Most nodes under all components: of lattices, and of pairs of opposite points in more dimensions.
-MOST_NODES, MOST_PAIRED = 1 << 18, 1 << 16
-
-#: Least and most pairs under a component, and the part of them that the first level takes.
-LEAST_PAIRS, MOST_PAIRS, FIRST_PART = 128, 4096, 8
-
-#: The lattice of the pairs. Each coordinate is shifted by a multiple of GOLDEN, modulo 1.
-GENERATOR = 17797
 
 #: A component of q this much narrower than any of p has shrunk to a node.
 COLLAPSED = 0.01
 
 #: Pairs that L-BFGS remembers: as many as there are coordinates, up to 5 components in the plane.
 MEMORY = 30
+
+#: Where the last nodes changed more than this share of the divergence, E_p[log p] is computed on the new
+#: ones as well.
+ROUGH = 0.1
 
 #: L-BFGS ends where it promises less than this share of `tol` on two steps in succession: with
 #: few pairs it underestimates what remains.
@@ -92,15 +73,7 @@ class Workspace(NamedTuple):
     of its covariance with the logarithm of its diagonal, relative to those of a reference.
     """
 
-    points: Vector  #: (D N,): the nodes under all components, (D, count)
-    nodes: Matrix  #: (D, L): those under the standard normal, level after level
-    shares: Vector  #: (L,): their weights
-    starts: Integers  #: (levels + 1,): where a level starts
-    levels: Integers  #: (K,): the level of each component of p
-    ends: Integers  #: (K,): where its nodes end
-    values: Vector  #: (K,): its part of E_p[log q]
-    errors: Vector  #: (K,): what the last level changed of it
-    moves: Integers  #: (K,): 1 where the next level is needed
+    nodes: Nodes
     sweeps: Sweeps
     floored: IntegerMatrix  #: (2, k): the M-step writes it; it is not read here
     weights: Vector  #: (k,): the mixture at the coordinates
@@ -112,6 +85,7 @@ class Workspace(NamedTuple):
     relative: Matrix  #: (D, D): the factor of one component relative to its reference
     square: Matrix  #: (D, D)
     point: Vector  #: (k coordinates,): the coordinates, those of a trial, gradients there, and the direction
+    rough: Vector  #: coordinates from which a descent on finer nodes starts, if that on the first is in vain
     trial: Vector
     gradient: Vector
     trial_gradient: Vector
@@ -123,97 +97,14 @@ class Workspace(NamedTuple):
     alphas: Vector
 
 
-@kernel
-def _pairs(level, dim, components):
-    """The number of pairs of opposite nodes under a component, a power of two."""
-    wanted = min(max(MOST_PAIRED // (2 * components), LEAST_PAIRS), MOST_PAIRS)
-    pairs = 1
-    while 2 * pairs <= wanted or pairs <= 4 * dim:
-        pairs *= 2
-    first = pairs // FIRST_PART
-    while first <= 4 * dim:
-        first *= 2
-    return pairs if level > 0 else first
-
-
-@kernel
-def _write_lattice(level, dim, nodes, shares):
-    """Write the nodes of the trapezoid rule in a ball and their weights, if there is room; their number."""
-    step, radius = STEPS[level], RADII[level]
-    most = int(radius / step)
-    count = 0
-    for i in range(-most, most + 1):
-        for j in range(-most if dim == 2 else 0, most + 1 if dim == 2 else 1):
-            square = step * step * (i * i + j * j)
-            if square <= radius * radius:
-                if count < shares.size:
-                    nodes[0, count] = step * i
-                    if dim == 2:
-                        nodes[1, count] = step * j
-                    shares[count] = math.exp(-0.5 * square)
-                count += 1
-    return count
-
-
-@kernel
-def _write_pairs(pairs, nodes, shares):
-    """Write pairs of opposite normal points: by Box and Muller from a shifted lattice of 2**m points.
-
-    F. J. Hickernell, H. S. Hong, P. L'Écuyer, C. Lemieux, Extensible Lattice Sequences for Quasi-Monte Carlo
-    Quadrature, SIAM J. Sci. Comput. 22 (2000).
-    """
-    dim = nodes.shape[0]
-    factor = 1
-    for i in range(0, dim, 2):
-        other = factor * GENERATOR % pairs
-        first_shift, second_shift = (i + 1) * GOLDEN, (i + 2) * GOLDEN
-        for n in range(pairs):
-            u, v = n * factor % pairs / pairs + first_shift, n * other % pairs / pairs + second_shift
-            radius, angle = math.sqrt(-2.0 * math.log(u - math.floor(u))), 2.0 * math.pi * v
-            for j in range(min(2, dim - i)):
-                value = radius * (math.cos(angle) if j == 0 else math.sin(angle))
-                nodes[i + j, n], nodes[i + j, pairs + n] = value, -value
-        factor = other * GENERATOR % pairs
-    for n in range(2 * pairs):
-        shares[n] = 1.0
-    return 2 * pairs
-
-
-@kernel
-def _level_size(level, dim, components):
-    """The number of nodes of a level under a component; 0 where there is no such level."""
-    if dim > LATTICE_DIM:
-        return 2 * _pairs(level, dim, components) if level < 2 else 0
-    return _write_lattice(level, dim, np.empty((dim, 0)), np.empty(0)) if level < len(STEPS) else 0
-
-
-@exported
-def most_nodes(dim, components):
-    """The most nodes under so many components."""
-    if dim > LATTICE_DIM:
-        return _level_size(1, dim, components) * components
-    return max(MOST_NODES, _level_size(0, dim, components) * components)
-
-
 @exported
 def workspace(components, count, dim):
     """Scratch space to refine a mixture of `count` components for one of `components`."""
-    nodes, rules = most_nodes(dim, components), 0
-    for level in range(len(STEPS)):
-        rules += _level_size(level, dim, components)
     size = count * (1 + dim + dim * (dim + 1) // 2)
     return packed(
         Workspace(
-            points=np.empty(dim * nodes),
-            nodes=np.empty((dim, rules)),
-            shares=np.empty(rules),
-            starts=np.empty(len(STEPS) + 1, np.int64),
-            levels=np.empty(components, np.int64),
-            ends=np.empty(components, np.int64),
-            values=np.empty(components),
-            errors=np.empty(components),
-            moves=np.empty(components, np.int64),
-            sweeps=workspace_for(count, dim, nodes),
+            nodes=nodes_for(components, dim),
+            sweeps=workspace_for(count, dim, most_nodes(dim, components)),
             floored=np.empty((2, count), np.int64),
             weights=np.empty(count),
             means=np.empty((count, dim)),
@@ -224,6 +115,7 @@ def workspace(components, count, dim):
             relative=np.empty((dim, dim)),
             square=np.empty((dim, dim)),
             point=np.empty(size),
+            rough=np.empty(size),
             trial=np.empty(size),
             gradient=np.empty(size),
             trial_gradient=np.empty(size),
@@ -235,136 +127,6 @@ def workspace(components, count, dim):
             alphas=np.empty(MEMORY),
         )
     )
-
-
-@kernel
-def _write_rule(level, components, space):
-    """Write the nodes of a level, with mean 0 and covariance I, and weights that sum to one.
-
-    p keeps its mean and covariance on them.
-    """
-    dim, starts, square = space.nodes.shape[0], space.starts, space.square
-    first = starts[level]
-    count = _level_size(level, dim, components)
-    starts[level + 1] = first + count
-    nodes, shares = space.nodes[:, first : first + count], space.shares[first : first + count]
-    if dim > LATTICE_DIM:
-        _write_pairs(_pairs(level, dim, components), nodes, shares)
-    else:
-        _write_lattice(level, dim, nodes, shares)
-    total = 0.0
-    for n in range(count):
-        total += shares[n]
-    clear_matrix(square)
-    for n in range(count):
-        shares[n] /= total
-        for i in range(dim):
-            for j in range(i + 1):
-                square[i, j] += shares[n] * nodes[i, n] * nodes[j, n]
-    cholesky(square, square)
-    for n in range(count):
-        for i in range(dim):
-            s = nodes[i, n]
-            for j in range(i):
-                s -= square[i, j] * nodes[j, n]
-            nodes[i, n] = s / square[i, i]
-
-
-@kernel
-def _first_level(components, space):
-    """Start all components of p on the first level that has enough nodes."""
-    dim, level = space.nodes.shape[0], 0
-    while (
-        _level_size(level, dim, components) * components < FIRST_NODES
-        and _level_size(level + 1, dim, components) > 0
-    ):
-        level += 1
-    space.starts[level] = 0
-    for k in range(components):
-        space.levels[k] = level
-    _write_rule(level, components, space)
-    return level
-
-
-@kernel
-def _total_below(level, limit, space):
-    """The sum of what this level changed of each part, as far as no such change exceeds the limit."""
-    total = 0.0
-    for k in range(space.levels.size):
-        if space.levels[k] == level and space.errors[k] <= limit:
-            total += space.errors[k]
-    return total
-
-
-@kernel
-def _limit(level, total, excess, space):
-    """The largest change of a part such that all below it are this share of the excess, at most.
-
-    The excess of q's divergence is a square of errors: those of a share s of all errors make s**2 of it.
-    """
-    limit = total
-    while limit > 0.0 and _total_below(level, limit, space) > math.sqrt(excess) * total:
-        limit *= 0.5
-    return limit
-
-
-@kernel
-def _choose_levels(excess, tol, level, space):
-    """Choose which components of p need the next level, and which not even this one.
-
-    `excess` is what the nodes of the level before lost of the divergence, inf if that is not known. Returned
-    is whether there are any of each.
-    """
-    dim, components = space.nodes.shape[0], space.levels.size
-    size, size_now = _level_size(level + 1, dim, components), space.starts[level + 1] - space.starts[level]
-    nodes, room = space.ends[components - 1], space.sweeps.frequencies.size
-    more, fewer, total, lower, upper = False, False, 0.0, -1.0, -1.0
-    if excess < math.inf:
-        total = _total_below(level, math.inf, space)
-        upper = _limit(level, total, SPARE * tol / (NEXT_EXCESS * excess), space)
-        if dim <= LATTICE_DIM:
-            lower = _limit(level, total, SPARE * tol / excess, space)
-    for k in range(components):
-        space.moves[k] = 0
-        if space.levels[k] < level:
-            continue
-        if space.errors[k] <= lower:
-            space.levels[k] -= 1
-            nodes -= size_now - (space.starts[level] - space.starts[level - 1])
-            fewer = True
-        elif not space.errors[k] <= upper and size > 0 and nodes + size - size_now <= room:
-            nodes += size - size_now
-            space.moves[k] = 1
-            more = True
-    return more, fewer
-
-
-@kernel
-def _lay_out(p, space):
-    """Write the nodes of p, (D, N), and their weights; what sweeps take as the data."""
-    log_weights, means, chols = p
-    components, dim = means.shape
-    starts, levels, ends = space.starts, space.levels, space.ends
-    total = 0
-    for k in range(components):
-        total += starts[levels[k] + 1] - starts[levels[k]]
-        ends[k] = total
-    columns = space.points[: dim * total].reshape((dim, total))
-    begin = 0
-    for k in range(components):
-        first, count, weight = starts[levels[k]], ends[k] - begin, math.exp(log_weights[k])
-        for n in range(count):
-            space.sweeps.frequencies[begin + n] = weight * space.shares[first + n]
-        for i in range(dim):
-            out = columns[i, begin : ends[k]]
-            for n in range(count):
-                out[n] = means[k, i]
-            for j in range(i + 1):
-                nodes = space.nodes[j, first : first + count]
-                for n in range(count):
-                    out[n] += chols[k, i, j] * nodes[n]
-        begin = ends[k]
-    return columns
 
 
 @kernel
@@ -438,18 +200,18 @@ def _evaluate(columns, point, gradient, space):
 
 @kernel
 def _evaluate_parts(columns, space):
-    """The same at `point`, and for each component of p its part, and how that differs from the one before."""
+    """The same at `point`, and the part of each group of nodes, and how that differs from the one before."""
     _mixture_at(space.point, space)
-    weights, means, sweeps = space.weights, space.means, space.sweeps
+    weights, means, sweeps, nodes = space.weights, space.means, space.sweeps, space.nodes
     prepare(weights, means, space.factors, sweeps)
     clear_matrix(sweeps.moments)
     value, begin = 0.0, 0
-    for k in range(space.ends.size):
-        part = sweep_part(columns, begin, space.ends[k], weights, means, sweeps)
-        space.errors[k] = abs(part - space.values[k])
-        space.values[k] = part
+    for g in range(nodes.groups[0]):
+        part = sweep_part(columns, begin, nodes.ends[g], weights, means, sweeps)
+        nodes.errors[g] = abs(part - nodes.values[g])
+        nodes.values[g] = part
         value -= part
-        begin = space.ends[k]
+        begin = nodes.ends[g]
     if abs(value) < math.inf:
         _write_gradient(space.point, space.gradient, space)
     return value
@@ -508,19 +270,23 @@ def _scale_by(inverse, vector):
 
 
 @kernel
-def _descend(p, columns, value, used, newest, tol, most, space):
-    """L-BFGS from `point`, where value and gradient are known.
+def _descend(p, columns, value, used, newest, tol, floor, most, space):
+    """L-BFGS from `point`, where value and gradient are known, until the value is below the floor at most.
 
-    Returned are (status, sweeps, value, used, newest).
+    Where there is a floor, the first point from which little remains above it is kept as `rough`. Returned
+    are (status, sweeps, value, used, newest).
     """
     point, trial, gradient, direction = space.point, space.trial, space.gradient, space.direction
-    steps, small = 0, 0
+    steps, small, is_rough = 0, 0, floor > -math.inf
     while True:
         norm = dual_length(gradient, space.metric)
         used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
         remaining = -0.5 * expected
         small = small + 1 if remaining <= PROMISED * tol else 0
-        if small >= 2 or norm <= ROUNDING:
+        if is_rough and remaining <= ROUGH * (value - floor):
+            copy_vector(point, space.rough)
+            is_rough = False
+        if small >= 2 or norm <= ROUNDING or value < floor:
             return CONVERGED, steps, value, used, newest
         good, shrinks = False, 0
         while not good and shrinks <= MOST_SHRINKS:
@@ -550,24 +316,6 @@ def _descend(p, columns, value, used, newest, tol, most, space):
             used = 0
         else:
             return STEPS_EXHAUSTED, steps, value, used, newest
-
-
-@kernel
-def _mean_log_density(p, columns, space):
-    """E_p[log p] on the nodes."""
-    log_weights, means, chols = p
-    components, dim = means.shape
-    whole, weights = workspace_for(components, dim, 0), np.empty(components)
-    for k in range(components):
-        weights[k] = math.exp(log_weights[k])
-    prepare(weights, means, chols, whole)
-    s, size = 0.0, columns.shape[1]
-    for first in range(0, size, BLOCK):
-        count = min(BLOCK, size - first)
-        block_shares(columns, first, count, means, whole)
-        for n in range(count):
-            s += space.sweeps.frequencies[first + n] * (whole.top[n] + math.log(whole.sums[n]))
-    return s
 
 
 @kernel
@@ -624,41 +372,58 @@ def refine(p, q, tol, most, space):
     components = p[0].size
     _refer_to(q, space)
     space.sweeps.control[STOP] = 0
-    level = _first_level(components, space)
-    fill_vector(math.nan, space.values)
+    nodes, frequencies = space.nodes, space.sweeps.frequencies
+    level = first_level(p, nodes)
+    clear_vector(space.rough)
     status, sweeps, used, newest = STEPS_EXHAUSTED, 0, 0, 0
     first, value, log_p, change, is_first = math.nan, math.nan, 0.0, math.inf, True
     while True:
-        columns = _lay_out(p, space)
+        columns = lay_out(p, frequencies, nodes)
         value = _evaluate_parts(columns, space)
         sweeps += 1
+        if not is_first:
+            change = total_error(level, math.inf, nodes)
+        is_new = not change <= ROUGH * (log_p + value)
+        if is_new:
+            log_p = mean_log_density(p, columns, frequencies, nodes)
+        within = max(tol * (log_p + value), ROUNDING)
         if is_first:
-            first, log_p, excess = value, _mean_log_density(p, columns, space), math.inf
-            within = max(tol * (log_p + value), ROUNDING)
-            wanted = max(FIRST_TOL * (log_p + value), within)
+            first, excess, wanted = value, math.inf, max(FIRST_TOL * (log_p + value), within)
         else:
-            within = max(tol * (log_p + value), ROUNDING)
             norm = dual_length(space.gradient, space.metric)
             used, expected, _ = find_direction(space.gradient, norm, used, newest, space, space.direction)
-            excess, change = -0.5 * expected, _total_below(level, math.inf, space)
+            excess = -0.5 * expected
             if excess <= PROMISED * within and used >= KNOWN:
                 status = CONVERGED
                 break
             wanted = max(within, change * change)
-        more, fewer = _choose_levels(excess, within, level, space)
+        more, fewer = choose_levels(excess, within, level, components, nodes)
         if fewer:
-            columns = _lay_out(p, space)
+            columns = lay_out(p, frequencies, nodes)
             value = _evaluate(columns, space.point, space.gradient, space)
             sweeps += 1
+        # Below the entropy of p the divergence on these nodes is negative: q fits the nodes, not p.
+        floor = -log_p if is_new and more else -math.inf
         status, taken, value, used, newest = _descend(
-            p, columns, value, used, newest, wanted if more else within, most - sweeps, space
+            p,
+            columns,
+            value,
+            used,
+            newest,
+            wanted if more else within,
+            floor,
+            most - sweeps,
+            space,
         )
         sweeps += taken
         if not abs(value) < math.inf or status == OUT_OF_RANGE:
             return OUT_OF_RANGE, sweeps, 0.0, math.inf
+        if value < floor:
+            copy_vector(space.rough, space.point)
+            used = 0
         if status == SINGULAR:
-            clear_vector(space.point)
-            used, more = 0, _choose_levels(math.inf, within, level, space)[0]
+            copy_vector(space.rough, space.point)
+            used, more = 0, choose_levels(math.inf, within, level, components, nodes)[0]
         if not more:
             break
         if sweeps + 2 > most:
@@ -666,10 +431,8 @@ def refine(p, q, tol, most, space):
             break
         _evaluate_parts(columns, space)
         sweeps += 1
+        next_level(level, components, nodes)
         level, is_first = level + 1, False
-        _write_rule(level, components, space)
-        for k in range(components):
-            space.levels[k] += space.moves[k]
     gain = first - value
     error = NEXT_ERROR * change
     if status == SINGULAR:

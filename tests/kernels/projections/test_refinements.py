@@ -5,7 +5,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.kernels.borrowing import named
-from fastvi.kernels.projections import refinements
+from fastvi.kernels.projections import nodes, refinements
 from helpers.mixtures import arrays, random_mixture
 
 
@@ -19,18 +19,54 @@ def swept(p, q):
     status, sweeps, *_ = refinements.refine(arrays(p), parts(q), 1e-8, 1, words)
     assert (status, sweeps) == (1, 1)
     space = named(refinements.Workspace, words)
-    size = int(space.ends[-1])
-    return space, space.points[: p.dim * size].reshape(p.dim, size), space.sweeps.frequencies[:size]
+    size = int(space.nodes.ends[space.nodes.groups[0] - 1])
+    return space, space.nodes.points[: p.dim * size].reshape(p.dim, size), space.sweeps.frequencies[:size]
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 5])
-def test_the_nodes_have_the_mean_and_covariance_of_p(dim):
-    p = random_mixture(0, dim, 3)
+def overlapping(seed, components):
+    """Components in the plane of two widths, most of which overlap."""
+    rng = np.random.default_rng(seed)
+    roots = rng.normal(size=(components, 2, 12)) * rng.choice([0.05, 0.2], (components, 1, 1))
+    weights = rng.uniform(0.1, 1.0, components)
+    return fv.GaussianMixture(
+        weights / weights.sum(), 0.6 * rng.normal(size=(components, 2)), roots @ roots.swapaxes(1, 2)
+    )
+
+
+@pytest.mark.parametrize(("dim", "components"), [(1, 3), (2, 3), (2, 40), (3, 3), (5, 3)])
+def test_the_nodes_have_the_mean_and_covariance_of_p(dim, components):
+    p = random_mixture(0, dim, 3) if components == 3 else overlapping(0, components)
     _, columns, weights = swept(p, random_mixture(1, dim, 2))
     assert weights.sum() == pytest.approx(1.0, rel=1e-13)
     np.testing.assert_allclose(columns @ weights, p.mean, atol=1e-12)
     moved = columns - p.mean[:, None]
     np.testing.assert_allclose((moved * weights) @ moved.T, p.cov, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_components_that_overlap_share_a_lattice(seed):
+    """It has fewer nodes, and the trapezoid rule on it gives the characteristic function of p."""
+    p = overlapping(seed, 40)
+    space, columns, weights = swept(p, random_mixture(1, 2, 2))
+    under, groups = space.nodes, int(space.nodes.groups[0])
+    alone = 40 * int(under.starts[under.levels[0] + 1] - under.starts[under.levels[0]])
+    assert groups < 40
+    assert under.units[:groups].max() > 0.0
+    assert weights.size < alone
+    for k in range(groups):
+        assert (under.bounds[k + 1] == under.bounds[k] + 1) or under.units[k] > 0.0
+    assert sorted(under.members) == list(range(40))
+    for t in ([0.5, 0.0], [1.0, -1.0], [0.3, 1.5]):
+        spread = np.einsum("i,kij,j->k", t, p.covs, t)
+        exact = p.weights @ np.exp(1j * p.means @ t - 0.5 * spread)
+        assert abs(weights @ np.exp(1j * np.array(t) @ columns) - exact) < 5e-5
+
+
+@pytest.mark.parametrize("p", [random_mixture(0, 1, 3), random_mixture(0, 3, 4), overlapping(1, 40)], ids=str)
+def test_the_mean_log_density_is_that_on_the_nodes(p):
+    space, columns, weights = swept(p, random_mixture(1, p.dim, 2))
+    found = nodes.mean_log_density(arrays(p), columns, weights, space.nodes)
+    assert found == pytest.approx(weights @ p.logpdf(columns.T), rel=1e-3 if p.dim == 2 else 1e-12)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4])
@@ -58,18 +94,33 @@ def test_the_gradient_is_that_of_the_mean_log_density(dim):
 
 
 def test_components_between_those_of_q_get_more_nodes():
-    """Fourteen components in each of two far groups need few; a wide one between the groups needs many."""
+    """Fourteen components in each of two far places need few; a wide one between them needs many."""
     rng = np.random.default_rng(0)
     means = np.concatenate([rng.normal(size=(28, 2)), np.zeros((1, 2))])
-    means[:14, 0] -= 15.0
-    means[14:28, 0] += 15.0
+    means[:14, 0] -= 8.0
+    means[14:28, 0] += 8.0
     p = np.log([0.8 / 28] * 28 + [0.2]), means, np.array([np.eye(2)] * 28 + [3.0 * np.eye(2)])
-    q = np.array([0.5, 0.5]), np.array([[-15.0, 0.0], [15.0, 0.0]]), np.array([3.0 * np.eye(2)] * 2)
+    q = np.array([0.5, 0.5]), np.array([[-8.0, 0.0], [8.0, 0.0]]), np.array([3.0 * np.eye(2)] * 2)
     words = refinements.workspace(29, 2, 2)
     status, *_ = refinements.refine(p, q, 1e-6, 500, words)
-    levels = named(refinements.Workspace, words).levels
+    under = named(refinements.Workspace, words).nodes
     assert status == 0
-    assert levels[28] > levels[:28].max()
+    assert (under.groups[0], under.bounds[1], under.members[28]) == (2, 28, 28)
+    assert under.levels[1] > under.levels[0]
+
+
+def test_groups_that_take_a_coarser_level_keep_some_nodes():
+    """They leave less room to those that take a finer one."""
+    components, level = 50, 3
+    space, sizes = nodes.nodes_for(components, 2), [nodes._level_size(i, 2, components) for i in range(5)]
+    space.groups[0], space.units[:], space.levels[:] = components, 0.0, level
+    space.ends[:] = sizes[level] * np.arange(1, components + 1)
+    space.errors[:] = np.where(np.arange(components) < 30, 0.0, 1.0)
+    assert nodes.choose_levels(1.0, 1e-3, level, components, space) == (True, True)
+    after = space.levels + space.moves
+    assert (after == 2).sum() == 30
+    assert 0 < (after == 4).sum() < 20
+    assert sum(sizes[i] for i in after) <= nodes.most_nodes(2, components)
 
 
 def test_components_that_take_a_coarser_level_keep_some_nodes():
@@ -98,10 +149,10 @@ def test_a_component_that_shrinks_to_a_node_is_no_minimum():
 def test_pairs_are_normal():
     """Moments of the pairs, and none of them twice."""
     space, _, _ = swept(random_mixture(0, 3, 4), random_mixture(1, 3, 2))
-    nodes = space.nodes[:, : space.starts[1]]
-    half = nodes.shape[1] // 2
+    pairs = space.nodes.rules[:, : space.nodes.starts[1]]
+    half = pairs.shape[1] // 2
     assert half == 512
-    np.testing.assert_array_equal(nodes[:, :half], -nodes[:, half:])
-    np.testing.assert_allclose((nodes**4).mean(axis=1), 3.0, atol=0.3)
-    np.testing.assert_allclose(((nodes[0] * nodes[2]) ** 2).mean(), 1.0, atol=0.1)
-    assert np.unique(nodes[2].round(12)).size == 1024
+    np.testing.assert_array_equal(pairs[:, :half], -pairs[:, half:])
+    np.testing.assert_allclose((pairs**4).mean(axis=1), 3.0, atol=0.3)
+    np.testing.assert_allclose(((pairs[0] * pairs[2]) ** 2).mean(), 1.0, atol=0.1)
+    assert np.unique(pairs[2].round(12)).size == 1024
