@@ -139,11 +139,10 @@ def reduce_mixture(mixture, count, refined, tol, most):
         good = _runnalls((p, q, _runnalls_workspace((logs.size, dim)))) < math.inf
         status = statuses.CONVERGED if size == 1 else status
         if good and refined != 0 and size > 1:
-            merged = q[0].copy(), q[1].copy(), q[2].copy()
             space = _refinement_workspace((logs.size, size, dim))
             status, sweeps, gain, _ = _refine((p, q, tol, most, space))
-            if not gain >= 0.0:
-                q, status = merged, statuses.STEPS_EXHAUSTED
+            if not gain > 0.0:
+                status = statuses.STEPS_EXHAUSTED
         _unstandardize_mixture((mean, factor, q[1], q[2]))
     for k in range(size):
         q[0][k] = math.log(q[0][k]) if good else math.nan

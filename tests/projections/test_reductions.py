@@ -146,6 +146,41 @@ def test_the_refinement_of_many_components_that_overlap(seed):
         np.testing.assert_allclose(one, two, atol=5e-6)
 
 
+def with_needles(seed, dim):
+    """A line with narrow components between wide ones, or a plane where many overlap."""
+    rng = np.random.default_rng(seed)
+    if dim == 1:
+        count = int(rng.integers(8, 50))
+        widths = np.where(rng.random(count) < 0.3, 0.01, 1.0) * rng.uniform(0.5, 2.0, count)
+        weights, means = rng.dirichlet(np.ones(count)), 2.0 * rng.normal(size=(count, 1))
+        return fv.GaussianMixture(weights, means, (widths**2)[:, None, None]), int(rng.integers(3, 7))
+    roots = rng.normal(size=(46, 2, 4)) * 10.0 ** rng.uniform(-0.3, 0.3, (46, 1, 1))
+    weights, means = rng.dirichlet(np.full(46, 0.3)), 0.3 * rng.normal(size=(46, 2))
+    return fv.GaussianMixture(weights, means, roots @ roots.swapaxes(1, 2)), 4
+
+
+@pytest.mark.parametrize(("seed", "dim"), [(25, 1), (29, 1), (40, 2), (75, 2)])
+def test_a_refinement_does_not_fit_the_nodes(seed, dim):
+    """It is closer to p than the merges, and not only on the nodes of the refinement."""
+    p, k = with_needles(seed, dim)
+    found, rough = fv.reduce_mixture(p, k), fv.reduce_mixture(p, k, "runnalls")
+    assert found.converged
+    if dim == 1:
+        assert found.kl < found.kl_before
+        return
+    x = p.sample(100_000, rng=0)
+    gains = found.mixture.logpdf(x) - rough.mixture.logpdf(x)
+    assert gains.mean() > 3.0 * gains.std() / math.sqrt(gains.size)
+
+
+def test_needles_between_the_nodes_need_finer_ones():
+    """Where there is no room for them, the status says so."""
+    p, k = with_needles(80, 1)
+    found = fv.reduce_mixture(p, k)
+    assert (found.converged, found.status) == (False, reduction._WORDS[kernels.statuses.UNRESOLVED])
+    assert found.kl < found.kl_before
+
+
 def test_the_refinement_in_many_dimensions_beats_the_merges():
     p = random_mixture(2, 5, 8, spread=0.7)
     found = fv.reduce_mixture(p, 3)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..borrowing import Integers, Matrix, Vector
+from ..borrowing import Cube, IntegerMatrix, Integers, Matrix, Vector
 from ..compiler import adder, exported, inlined, kernel
 from ..em.e_step import BLOCK, block_shares, prepare, workspace_for
 from ..em.seeding import GOLDEN
@@ -25,9 +25,30 @@ from ..numerics.matrices import (
     clear_vector,
 )
 
-#: Lattices in one and two dimensions: their steps and radii, in standard deviations.
-STEPS = (1.2, 0.6, 0.3, 0.15, 0.075)
-RADII = (4.0, 4.5, 5.2, 6.0, 6.5)
+#: Steps and radii of lattices, in standard deviations, and the number of levels on the line and in the plane.
+STEPS = (1.2, 0.6, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375, 0.0046875)
+RADII = (4.0, 4.5, 5.2, 6.0, 6.5, 6.5, 6.5, 6.5, 6.5)
+LEVELS = (9, 5)
+
+
+def _size(dim: int, step: float, radius: float, shift: float) -> int:
+    """The number of points of a lattice in a ball around 0."""
+    most = radius / step
+    squares = (np.arange(-int(most) - 1, int(most) + 2) + shift) ** 2
+    return int(np.sum((squares if dim == 1 else squares[:, None] + squares) <= most * most))
+
+
+#: Their numbers of nodes, by the dimension, and by the shift, of none or of half a step along each axis.
+SIZES = tuple(
+    tuple(
+        tuple(
+            _size(dim, step, radius, shift) if level < LEVELS[dim - 1] else 0
+            for level, (step, radius) in enumerate(zip(STEPS, RADII, strict=True))
+        )
+        for shift in (0.0, 0.5)
+    )
+    for dim in (1, 2)
+)
 
 #: Radii of shared lattices: larger, since most of what they add lies under other components.
 SHARED_RADII = (5.0, 6.0, 6.0, 6.0, 6.5)
@@ -70,9 +91,9 @@ class Nodes(NamedTuple):
     """Up to N nodes under K components in D dimensions, by groups, and space to choose them."""
 
     points: Vector  #: (D N,): the nodes under all components, (D, count)
-    rules: Matrix  #: (D, L): nodes under the standard normal, level after level
-    shares: Vector  #: (L,): their weights
-    starts: Integers  #: (levels + 1,): where a level starts
+    rules: Cube  #: (2, D, L): nodes under the standard normal, level after level; and shifted ones
+    shares: Matrix  #: (2, L): their weights
+    starts: IntegerMatrix  #: (2, levels + 1): where a level starts
     members: Integers  #: (K,): the components, those of a group side by side
     bounds: Integers  #: (K + 1,): where the members of a group begin, and the last end
     groups: Integers  #: (1,): the number of groups
@@ -101,22 +122,19 @@ def _pairs(level, dim, components):
 
 
 @kernel
-def _write_lattice(level, dim, nodes, shares):
-    """Write the nodes of the trapezoid rule in a ball and their weights, if there is room; their number."""
-    step, radius = STEPS[level], RADII[level]
-    most = int(radius / step)
-    count = 0
-    for i in range(-most, most + 1):
-        for j in range(-most if dim == 2 else 0, most + 1 if dim == 2 else 1):
-            square = step * step * (i * i + j * j)
-            if square <= radius * radius:
-                if count < shares.size:
-                    nodes[0, count] = step * i
-                    if dim == 2:
-                        nodes[1, count] = step * j
-                    shares[count] = math.exp(-0.5 * square)
+def _write_lattice(level, shift, dim, nodes, shares):
+    """Write the nodes of the trapezoid rule in a ball and their weights."""
+    step, most = STEPS[level], RADII[level] / STEPS[level]
+    first, end, count = -int(most) - 1, int(most) + 2, 0
+    for i in range(first, end):
+        for j in range(first if dim == 2 else 0, end if dim == 2 else 1):
+            x, y = i + shift, j + shift if dim == 2 else 0.0
+            if x * x + y * y <= most * most:
+                nodes[0, count] = step * x
+                if dim == 2:
+                    nodes[1, count] = step * y
+                shares[count] = math.exp(-0.5 * step * step * (x * x + y * y))
                 count += 1
-    return count
 
 
 @kernel
@@ -140,15 +158,14 @@ def _write_pairs(pairs, nodes, shares):
         factor = other * GENERATOR % pairs
     for n in range(2 * pairs):
         shares[n] = 1.0
-    return 2 * pairs
 
 
 @kernel
 def _level_size(level, dim, components):
-    """The number of nodes of a level under a component; 0 where there is no such level."""
+    """The most nodes of a level under a component, shifted or not; 0 where there is no such level."""
     if dim > LATTICE_DIM:
         return 2 * _pairs(level, dim, components) if level < 2 else 0
-    return _write_lattice(level, dim, np.empty((dim, 0)), np.empty(0)) if level < len(STEPS) else 0
+    return max(SIZES[dim - 1][0][level], SIZES[dim - 1][1][level]) if level < LEVELS[dim - 1] else 0
 
 
 @exported
@@ -167,9 +184,9 @@ def nodes_for(components, dim):
         rules += _level_size(level, dim, components)
     return Nodes(
         points=np.empty(dim * most),
-        rules=np.empty((dim, rules)),
-        shares=np.empty(rules),
-        starts=np.empty(len(STEPS) + 1, np.int64),
+        rules=np.empty((2, dim, rules)),
+        shares=np.empty((2, rules)),
+        starts=np.empty((2, len(STEPS) + 1), np.int64),
         members=np.empty(components, np.int64),
         bounds=np.empty(components + 1, np.int64),
         groups=np.empty(1, np.int64),
@@ -186,20 +203,33 @@ def nodes_for(components, dim):
 
 
 @kernel
-def _write_rule(level, components, nodes):
-    """Write the nodes of a level under the standard normal, with mean 0 and covariance I exactly.
-
-    Their weights sum to one: p keeps its mean and covariance on them.
-    """
-    dim, starts, square = nodes.rules.shape[0], nodes.starts, nodes.square
-    first = starts[level]
-    count = _level_size(level, dim, components)
-    starts[level + 1] = first + count
-    points, shares = nodes.rules[:, first : first + count], nodes.shares[first : first + count]
+def _write_rules(level, components, nodes):
+    """Write the nodes of a level under the standard normal, and those of its shifted lattice."""
+    dim = nodes.rules.shape[1]
     if dim > LATTICE_DIM:
+        points, shares = _rule(level, 0, _level_size(level, dim, components), nodes)
         _write_pairs(_pairs(level, dim, components), points, shares)
+        _standardise(points, shares, nodes.square)
     else:
-        _write_lattice(level, dim, points, shares)
+        for shifted in range(2):
+            points, shares = _rule(level, shifted, SIZES[dim - 1][shifted][level], nodes)
+            _write_lattice(level, 0.5 * shifted, dim, points, shares)
+            _standardise(points, shares, nodes.square)
+
+
+@kernel
+def _rule(level, shifted, size, nodes):
+    """Room for the nodes of a level and their weights, after those of the level before."""
+    starts = nodes.starts[shifted]
+    first, end = starts[level], starts[level] + size
+    starts[level + 1] = end
+    return nodes.rules[shifted, :, first:end], nodes.shares[shifted, first:end]
+
+
+@kernel
+def _standardise(points, shares, square):
+    """Give nodes mean 0 and covariance I exactly, and weights the sum one: p keeps its moments on them."""
+    dim, count = points.shape
     total = 0.0
     for n in range(count):
         total += shares[n]
@@ -231,16 +261,16 @@ def _least_deviation(chol):
 
 
 @kernel
-def _box(p, members, step, radius):
-    """The least multiple of the step in each coordinate, and how many there are, around all ellipses."""
+def _box(p, members, step, radius, shift):
+    """The least cell in each coordinate, in steps, and how many there are, around all ellipses."""
     _, means, chols = p
     low0, low1, high0, high1 = math.inf, math.inf, -math.inf, -math.inf
     for k in members:
         reach0, reach1 = radius * chols[k, 0, 0], radius * math.hypot(chols[k, 1, 0], chols[k, 1, 1])
         low0, high0 = min(low0, means[k, 0] - reach0), max(high0, means[k, 0] + reach0)
         low1, high1 = min(low1, means[k, 1] - reach1), max(high1, means[k, 1] + reach1)
-    low0, low1 = math.floor(low0 / step), math.floor(low1 / step)
-    return low0, low1, math.ceil(high0 / step) - low0 + 1.0, math.ceil(high1 / step) - low1 + 1.0
+    low0, low1 = math.floor(low0 / step - shift) + shift, math.floor(low1 / step - shift) + shift
+    return low0, low1, math.ceil(high0 / step - low0) + 1.0, math.ceil(high1 / step - low1) + 1.0
 
 
 @inlined
@@ -277,16 +307,16 @@ def _fill(p, members, box, step, radius, cells):
 @kernel
 def _cells_within(middle, reach, step, low, size):
     """The first of the cells of a box within the reach, and the end of them."""
-    first, last = math.ceil((middle - reach) / step) - low, math.floor((middle + reach) / step) - low
+    first, last = math.ceil((middle - reach) / step - low), math.floor((middle + reach) / step - low)
     return int(max(first, 0.0)), int(max(min(last + 1.0, size), 0.0))
 
 
 @kernel
-def _fill_shared(p, group, level, nodes):
+def _fill_shared(p, group, level, shifted, nodes):
     """Write the masses of a group in the cells around its lattice. (Box, step) are returned."""
     members = nodes.members[nodes.bounds[group] : nodes.bounds[group + 1]]
     step, radius = STEPS[level] * nodes.units[group], SHARED_RADII[level]
-    box = _box(p, members, step, radius)
+    box = _box(p, members, step, radius, 0.5 * shifted)
     _fill(p, members, box, step, radius, nodes.cells)
     return box, step
 
@@ -294,7 +324,7 @@ def _fill_shared(p, group, level, nodes):
 @kernel
 def _count_shared(p, group, level, nodes):
     """The number of nodes under a group at a level."""
-    (_, _, rows, columns), _ = _fill_shared(p, group, level, nodes)
+    (_, _, rows, columns), _ = _fill_shared(p, group, level, 0, nodes)
     count = 0
     for n in range(int(rows * columns)):
         count += nodes.cells[n] > 0.0
@@ -324,7 +354,9 @@ def _group_components(p, nodes):
         least = following
         bounds[groups + 1], units[groups], shared = size, unit, False
         if dim == 2 and size - begin > 1:
-            _, _, rows, columns = _box(p, members[begin:size], STEPS[-1] * unit, SHARED_RADII[-1])
+            _, _, rows, columns = _box(
+                p, members[begin:size], STEPS[LEVELS[1] - 1] * unit, SHARED_RADII[-1], 0.0
+            )
             if 2.0 * rows * columns <= CELLS:
                 count = _count_shared(p, groups, 0, nodes)
                 shared = 0 < count <= (size - begin) * alone
@@ -348,19 +380,57 @@ def first_level(p, nodes):
         and _level_size(level + 1, dim, components) > 0
     ):
         level += 1
-    nodes.starts[level] = 0
+    nodes.starts[0, level], nodes.starts[1, level] = 0, 0
     for g in range(nodes.groups[0]):
         nodes.levels[g], nodes.values[g] = level, math.nan
-    _write_rule(level, components, nodes)
+    _write_rules(level, components, nodes)
     return level
 
 
 @kernel
 def next_level(level, components, nodes):
     """Move the groups that need it to the next level."""
-    _write_rule(level + 1, components, nodes)
+    _write_rules(level + 1, components, nodes)
     for g in range(nodes.groups[0]):
         nodes.levels[g] += nodes.moves[g]
+
+
+@kernel
+def refine_where(least, level, components, nodes):
+    """Move groups whose part is off by more than the least to their next level, if there is one, and room.
+
+    The last level that is in use now is returned, and whether any group moved.
+    """
+    room, last, moves = _room(components, nodes), level, False
+    for g in range(nodes.groups[0]):
+        size_now, size = _sizes(g, components, nodes)
+        if not nodes.errors[g] <= least and 0 < size <= size_now + room:
+            nodes.levels[g] += 1
+            room -= size - size_now
+            last, moves = max(last, nodes.levels[g]), True
+    if last > level:
+        _write_rules(last, components, nodes)
+    return last, moves
+
+
+@kernel
+def _sizes(group, components, nodes):
+    """The number of nodes of a group, and the most of its next level, 0 if there is none."""
+    dim, level = nodes.rules.shape[1], nodes.levels[group]
+    size = _level_size(level + 1, dim, components)
+    if nodes.units[group] > 0.0:
+        size_now = nodes.ends[group] - (nodes.ends[group - 1] if group > 0 else 0)
+        return size_now, GROWTH * size_now if size > 0 else 0
+    return _level_size(level, dim, components), size
+
+
+@kernel
+def _room(components, nodes):
+    """How many nodes there is still room for."""
+    room = nodes.points.size // nodes.rules.shape[1]
+    for g in range(nodes.groups[0]):
+        room -= _sizes(g, components, nodes)[0]
+    return room
 
 
 @kernel
@@ -392,59 +462,54 @@ def choose_levels(excess, tol, level, components, nodes):
     `excess` is what the nodes of the level before lost of the divergence, inf if that is not known. Returned
     is whether there are any of each.
     """
-    dim, groups = nodes.rules.shape[0], nodes.groups[0]
-    room = nodes.points.size // dim
-    has_next = _level_size(level + 1, dim, components) > 0
-    count = nodes.ends[groups - 1]
+    dim, room = nodes.rules.shape[1], _room(components, nodes)
     more, fewer, total, lower, upper = False, False, 0.0, -1.0, -1.0
     if excess < math.inf:
         total = total_error(level, math.inf, nodes)
         upper = _limit(level, total, SPARE * tol / (NEXT_EXCESS * excess), nodes)
         if dim <= LATTICE_DIM:
             lower = _limit(level, total, SPARE * tol / excess, nodes)
-    for g in range(groups):
+    for g in range(nodes.groups[0]):
         nodes.moves[g] = 0
         if nodes.levels[g] < level:
             continue
-        size_now = nodes.ends[g] - (nodes.ends[g - 1] if g > 0 else 0)
+        size_now, size = _sizes(g, components, nodes)
         if nodes.errors[g] <= lower:
             nodes.levels[g] -= 1
-            count -= size_now // 2  # fewer than half of them remain
+            room += size_now // 2  # fewer than half of them remain
             fewer = True
-        elif not nodes.errors[g] <= upper and has_next:
-            shared = nodes.units[g] > 0.0
-            size = GROWTH * size_now if shared else _level_size(level + 1, dim, components)
-            if count + size - size_now <= room:
-                count += size - size_now
-                nodes.moves[g] = 1
-                more = True
+        elif not nodes.errors[g] <= upper and 0 < size <= size_now + room:
+            room -= size - size_now
+            nodes.moves[g] = 1
+            more = True
     return more, fewer
 
 
 @kernel
-def _lay_one(p, k, level, begin, weights, nodes):
+def _lay_one(p, k, level, shifted, begin, weights, nodes):
     """Write the nodes under a component and their weights, from `begin` on; where they end."""
     log_weights, means, chols = p
     dim, room = means.shape[1], weights.size
-    first, count = nodes.starts[level], nodes.starts[level + 1] - nodes.starts[level]
+    starts, shares = nodes.starts[shifted], nodes.shares[shifted]
+    first, count = starts[level], starts[level + 1] - starts[level]
     weight = math.exp(log_weights[k])
     for n in range(count):
-        weights[begin + n] = weight * nodes.shares[first + n]
+        weights[begin + n] = weight * shares[first + n]
     for i in range(dim):
         out = nodes.points[i * room + begin : i * room + begin + count]
         for n in range(count):
             out[n] = means[k, i]
         for j in range(i + 1):
-            rule = nodes.rules[j, first : first + count]
+            rule = nodes.rules[shifted, j, first : first + count]
             for n in range(count):
                 out[n] += chols[k, i, j] * rule[n]
     return begin + count
 
 
 @kernel
-def _lay_shared(p, group, level, begin, weights, nodes):
+def _lay_shared(p, group, level, shifted, begin, weights, nodes):
     """Write the nodes under a group and their weights, from `begin` on; where they end."""
-    (low0, low1, rows, columns), step = _fill_shared(p, group, level, nodes)
+    (low0, low1, rows, columns), step = _fill_shared(p, group, level, shifted, nodes)
     room, at, size1 = weights.size, begin, int(columns)
     x, y = nodes.points[:room], nodes.points[room : 2 * room]
     for i in range(int(rows)):
@@ -493,14 +558,15 @@ def _match_moments(p, members, x, y, weights, wanted, found):
 
 
 @kernel
-def lay_out(p, weights, nodes):
-    """Write all nodes of p, which are returned as (D, count), and their weights."""
-    dim, room, count = nodes.rules.shape[0], weights.size, 0
+def lay_out(p, shifted, weights, nodes):
+    """Write all nodes of p, which are returned as (D, count), and their weights; of shifted lattices if 1."""
+    dim, room, count = nodes.rules.shape[1], weights.size, 0
     for g in range(nodes.groups[0]):
         if nodes.units[g] > 0.0:
-            count = _lay_shared(p, g, nodes.levels[g], count, weights, nodes)
+            count = _lay_shared(p, g, nodes.levels[g], shifted, count, weights, nodes)
         else:
-            count = _lay_one(p, nodes.members[nodes.bounds[g]], nodes.levels[g], count, weights, nodes)
+            k = nodes.members[nodes.bounds[g]]
+            count = _lay_one(p, k, nodes.levels[g], shifted, count, weights, nodes)
         nodes.ends[g] = count
     for i in range(1, dim):
         for n in range(count):
@@ -536,7 +602,7 @@ def mean_log_density(p, columns, weights, nodes):
 @kernel
 def _shared_mean_log_density(p, group, weight, nodes):
     """The part of a group of this weight: other components add to the cells that are within their radius."""
-    box, step = _fill_shared(p, group, nodes.levels[group], nodes)
+    box, step = _fill_shared(p, group, nodes.levels[group], 0, nodes)
     size = int(box[2] * box[3])
     masses, densities = nodes.cells[:size], nodes.cells[size : 2 * size]
     _fill(p, nodes.members, box, step, SHARED_RADII[-1], densities)

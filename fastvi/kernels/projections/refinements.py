@@ -21,8 +21,9 @@ from ..em.iterations import sweep, sweep_part
 from ..em.m_step import maximise
 from ..numerics.matrices import clear_matrix, clear_vector, copy_matrix, copy_vector, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
-from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
+from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED, UNRESOLVED
 from .nodes import (
+    LATTICE_DIM,
     NEXT_ERROR,
     Nodes,
     choose_levels,
@@ -32,6 +33,7 @@ from .nodes import (
     most_nodes,
     next_level,
     nodes_for,
+    refine_where,
     total_error,
 )
 
@@ -59,8 +61,15 @@ KNOWN = 4
 #: Rounding of the mean log likelihood, relative to 1 and its size.
 ROUNDING = 1e-15
 
-#: A gain that is so many times what the last nodes changed needs no check on these.
-CERTAIN = 10.0
+#: Nodes do for q where the square of what shifted ones change of its gain is at most so many times `tol`.
+#: Of 150 random mixtures those that fitted nodes had 400 to 10,000 times as much, others up to 61.
+CHECKED = 10.0
+
+#: The error of a gain is so many times what shifted nodes change of it: narrow ridges both can miss.
+SURE = 3.0
+
+#: A group of nodes needs more of them where its part is off by more than this share of its share.
+AT_FAULT = 0.1
 
 #: Halvings of a step before it is given up.
 MOST_SHRINKS = 12
@@ -332,9 +341,50 @@ def _has_collapsed(p, space):
     return False
 
 
+@kernel
+def _gain(columns, space):
+    """How far -E_p[log q] at `point` is below that at the reference; with the parts of groups of nodes."""
+    clear_vector(space.trial)
+    before = _evaluate(columns, space.trial, space.trial_gradient, space)
+    return before - _evaluate_parts(columns, space)
+
+
+@kernel
+def _check(p, columns, status, sweeps, within, level, most, space):
+    """Compare the gain with that on shifted nodes, and descend on finer ones where these differ.
+
+    A q can fit the nodes instead of p: the shifted nodes show it. Returned are (status, sweeps, gain, error).
+    """
+    components, nodes, frequencies = p[0].size, space.nodes, space.sweeps.frequencies
+    while True:
+        gain = _gain(columns, space)
+        other = _gain(lay_out(p, 1, frequencies, nodes), space)
+        change = abs(gain - other)
+        gain, error = 0.5 * (gain + other), SURE * change
+        resolved, more = change * change <= CHECKED * within, False
+        settled = resolved and (abs(gain) > error or error <= within)
+        if not settled and sweeps < most:
+            level, more = refine_where(AT_FAULT * change / nodes.groups[0], level, components, nodes)
+        if not more:
+            return status if resolved or status != CONVERGED else UNRESOLVED, sweeps, gain, error
+        columns = lay_out(p, 0, frequencies, nodes)
+        if not gain > error:  # q fitted the nodes
+            clear_vector(space.point)
+        if status != SINGULAR:
+            value = _evaluate(columns, space.point, space.gradient, space)
+            status, taken, _, _, _ = _descend(
+                p, columns, value, 0, 0, within, -math.inf, most - sweeps, space
+            )
+            sweeps += taken
+            if status == OUT_OF_RANGE:
+                return OUT_OF_RANGE, sweeps, 0.0, math.inf
+            if status == SINGULAR:
+                copy_vector(space.rough, space.point)
+
+
 @exported
 def refine(p, q, tol, most, space):
-    """Lower KL(p ‖ q) to a local minimum near q, which is overwritten.
+    """Lower KL(p ‖ q) to a local minimum near q, which is overwritten if that is certainly lower.
 
     Parameters
     ----------
@@ -353,8 +403,9 @@ def refine(p, q, tol, most, space):
     -------
     status, sweeps, gain, error
         Status 0: within this share of a local minimum; 1: `most` sweeps were made; 20: a component shrinks to
-        a node; 21: stopped by another thread, which sets `control[STOP]` of `sweeps`. The gain is that of
-        E_p[log q] on the last nodes; `error`, what these err in it, about.
+        a node; 21: stopped by another thread, which sets `control[STOP]` of `sweeps`; 2: nodes that are fine
+        enough for q have no room. The gain is that of E_p[log q], 0 where it is not above `error`. In one and
+        two dimensions the error is a multiple of what shifted nodes change of it.
 
     Examples
     --------
@@ -369,16 +420,16 @@ def refine(p, q, tol, most, space):
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
     weights, means, factors = q
-    components = p[0].size
+    components, dim = p[1].shape
     _refer_to(q, space)
     space.sweeps.control[STOP] = 0
     nodes, frequencies = space.nodes, space.sweeps.frequencies
     level = first_level(p, nodes)
     clear_vector(space.rough)
     status, sweeps, used, newest = STEPS_EXHAUSTED, 0, 0, 0
-    first, value, log_p, change, is_first = math.nan, math.nan, 0.0, math.inf, True
+    value, log_p, change, is_first = math.nan, 0.0, math.inf, True
     while True:
-        columns = lay_out(p, frequencies, nodes)
+        columns = lay_out(p, 0, frequencies, nodes)
         value = _evaluate_parts(columns, space)
         sweeps += 1
         if not is_first:
@@ -388,7 +439,7 @@ def refine(p, q, tol, most, space):
             log_p = mean_log_density(p, columns, frequencies, nodes)
         within = max(tol * (log_p + value), ROUNDING)
         if is_first:
-            first, excess, wanted = value, math.inf, max(FIRST_TOL * (log_p + value), within)
+            excess, wanted = math.inf, max(FIRST_TOL * (log_p + value), within)
         else:
             norm = dual_length(space.gradient, space.metric)
             used, expected, _ = find_direction(space.gradient, norm, used, newest, space, space.direction)
@@ -399,7 +450,7 @@ def refine(p, q, tol, most, space):
             wanted = max(within, change * change)
         more, fewer = choose_levels(excess, within, level, components, nodes)
         if fewer:
-            columns = lay_out(p, frequencies, nodes)
+            columns = lay_out(p, 0, frequencies, nodes)
             value = _evaluate(columns, space.point, space.gradient, space)
             sweeps += 1
         # Below the entropy of p the divergence on these nodes is negative: q fits the nodes, not p.
@@ -433,17 +484,13 @@ def refine(p, q, tol, most, space):
         sweeps += 1
         next_level(level, components, nodes)
         level, is_first = level + 1, False
-    gain = first - value
-    error = NEXT_ERROR * change
-    if status == SINGULAR:
-        gain, error = 0.0, math.inf
-        _evaluate(columns, space.point, space.gradient, space)
-    elif not gain > CERTAIN * change:
-        clear_vector(space.trial)
-        gain = _evaluate(columns, space.trial, space.trial_gradient, space) - value
-        _evaluate(columns, space.point, space.gradient, space)
-    elif status != CONVERGED:
-        _evaluate(columns, space.point, space.gradient, space)
+    gain, error = math.nan, NEXT_ERROR * change
+    if dim <= LATTICE_DIM:
+        status, sweeps, gain, error = _check(p, columns, status, sweeps, within, level, most, space)
+    elif status != SINGULAR:
+        gain = _gain(columns, space)
+    if not gain > error:
+        return status, sweeps, 0.0, error
     maximise(1.0, space.weights, space.means, space.factors, 0.0, space.floored, space.sweeps)
     copy_vector(space.weights, weights)
     copy_matrix(space.means, means)

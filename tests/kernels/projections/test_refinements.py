@@ -1,5 +1,8 @@
 """The refinement of reduced mixtures: its nodes, its gradients, and the components that need fewer nodes."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -19,8 +22,9 @@ def swept(p, q):
     status, sweeps, *_ = refinements.refine(arrays(p), parts(q), 1e-8, 1, words)
     assert (status, sweeps) == (1, 1)
     space = named(refinements.Workspace, words)
-    size = int(space.nodes.ends[space.nodes.groups[0] - 1])
-    return space, space.nodes.points[: p.dim * size].reshape(p.dim, size), space.sweeps.frequencies[:size]
+    columns = nodes.lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    refinements._evaluate_parts(columns, space)
+    return space, columns, space.sweeps.frequencies[: columns.shape[1]]
 
 
 def overlapping(seed, components):
@@ -49,7 +53,7 @@ def test_components_that_overlap_share_a_lattice(seed):
     p = overlapping(seed, 40)
     space, columns, weights = swept(p, random_mixture(1, 2, 2))
     under, groups = space.nodes, int(space.nodes.groups[0])
-    alone = 40 * int(under.starts[under.levels[0] + 1] - under.starts[under.levels[0]])
+    alone = 40 * nodes._level_size(int(under.levels[0]), 2, 40)
     assert groups < 40
     assert under.units[:groups].max() > 0.0
     assert weights.size < alone
@@ -123,33 +127,46 @@ def test_groups_that_take_a_coarser_level_keep_some_nodes():
     assert sum(sizes[i] for i in after) <= nodes.most_nodes(2, components)
 
 
-def test_components_that_take_a_coarser_level_keep_some_nodes():
-    """They leave less room to those that take a finer one."""
-    components, level = 50, 3
-    space = named(refinements.Workspace, refinements.workspace(components, 2, 2))
-    sizes = [refinements._level_size(i, 2, components) for i in range(5)]
-    space.starts[:] = np.cumsum([0, *sizes])
-    space.levels[:], space.ends[:] = level, sizes[level] * np.arange(1, components + 1)
-    space.errors[:] = np.where(np.arange(components) < 30, 0.0, 1.0)
-    assert refinements._choose_levels(1.0, 1e-3, level, space) == (True, True)
-    after = space.levels + space.moves
-    assert (after == 2).sum() == 30
-    assert 0 < (after == 4).sum() < 20
-    assert sum(sizes[i] for i in after) <= refinements.most_nodes(2, components)
+@pytest.mark.parametrize("dim", [1, 2])
+def test_lattices_have_the_sizes_for_which_there_is_room(dim):
+    for shifted, level in itertools.product(range(2), range(nodes.LEVELS[dim - 1])):
+        size = nodes.SIZES[dim - 1][shifted][level]
+        points, weights = np.full((dim, size + 9), np.nan), np.full(size + 9, np.nan)
+        nodes._write_lattice(level, 0.5 * shifted, dim, points, weights)
+        assert np.isfinite(weights).sum() == np.isfinite(points).sum() // dim == size
+        assert np.sum(points[:, :size] ** 2, axis=0).max() <= nodes.RADII[level] ** 2 * (1.0 + 1e-12)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_shifted_nodes_lie_between_the_others(dim):
+    """Those of two places on a line, and those of a lattice that components share; the moments stay."""
+    rng = np.random.default_rng(0)
+    means = 0.6 * rng.normal(size=(30, 2)) if dim == 2 else np.array([[-30.0], [30.0]])
+    p = fv.GaussianMixture(np.full(len(means), 1.0 / len(means)), means, [np.eye(dim)] * len(means))
+    space, columns, frequencies = swept(p, random_mixture(1, dim, 2))
+    assert dim == 1 or space.nodes.groups[0] == 1
+    plain, weights = columns.copy(), frequencies.copy()
+    shifted = nodes.lay_out(arrays(p), 1, space.sweeps.frequencies, space.nodes)
+    masses = space.sweeps.frequencies[: shifted.shape[1]]
+    np.testing.assert_allclose(shifted @ masses, plain @ weights, atol=1e-12)
+    np.testing.assert_allclose((shifted * masses) @ shifted.T, (plain * weights) @ plain.T, rtol=1e-12)
+    distances = np.sqrt(((plain[:, :, None] - shifted[:, None]) ** 2).sum(axis=0))
+    step = nodes.STEPS[int(space.nodes.levels[0])]
+    assert distances.min() == pytest.approx(step * math.sqrt(dim) / 2.0, rel=0.05)
 
 
 def test_a_component_that_shrinks_to_a_node_is_no_minimum():
     p = random_mixture(2, 2, 4)
     node = swept(p, random_mixture(1, 2, 2))[1][:, 100]
     q = np.array([0.5, 0.5]), np.array([[0.0, 0.0], node]), np.array([np.eye(2), 1e-9 * np.eye(2)])
-    status, _, gain, error = refinements.refine(arrays(p), q, 1e-6, 500, refinements.workspace(4, 2, 2))
-    assert (status, gain, error) == (20, 0.0, np.inf)
+    status, _, gain, _ = refinements.refine(arrays(p), q, 1e-6, 500, refinements.workspace(4, 2, 2))
+    assert (status, gain) == (20, 0.0)
 
 
 def test_pairs_are_normal():
     """Moments of the pairs, and none of them twice."""
     space, _, _ = swept(random_mixture(0, 3, 4), random_mixture(1, 3, 2))
-    pairs = space.nodes.rules[:, : space.nodes.starts[1]]
+    pairs = space.nodes.rules[0, :, : space.nodes.starts[0, 1]]
     half = pairs.shape[1] // 2
     assert half == 512
     np.testing.assert_array_equal(pairs[:, :half], -pairs[:, half:])
