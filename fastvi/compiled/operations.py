@@ -141,7 +141,7 @@ def reduce_mixture(mixture, count, refined, tol, most):
         if good and refined != 0 and size > 1:
             space = _refinement_workspace((logs.size, size, dim))
             status, sweeps, gain, _ = _refine((p, q, tol, most, space))
-            if not gain > 0.0:
+            if math.isnan(gain):
                 status = statuses.STEPS_EXHAUSTED
         _unstandardize_mixture((mean, factor, q[1], q[2]))
     for k in range(size):

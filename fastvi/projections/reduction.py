@@ -199,7 +199,7 @@ def greedy_merges(frame: Frame, count: int, method: str) -> tuple[Triple, float]
 
 
 def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
-    """The local minimum of KL(p ‖ q) near q; also whether this is certainly lower than that of q."""
+    """The local minimum of KL(p ‖ q) near q; also whether it is to be taken."""
     refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
     room, (components, dim), count = kernels.projections.refinements, frame.means.shape, len(refined[0])
     space = scratch.space(room.workspace, components, count, dim)
@@ -207,7 +207,7 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
     nodes = components * _USUAL_NODES if dim <= 2 else kernels.projections.nodes.most_nodes(dim, components)
     if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT / _LONGEST:
         status, steps, gain, _ = room.refine(*arguments)
-        return refined, status, steps, gain > 0.0
+        return refined, status, steps, not math.isnan(gain)
     ended = []
 
     def stop() -> None:
@@ -215,7 +215,7 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
 
     threads.run_interruptibly(lambda _: ended.append(room.refine(*arguments)), 1, 1, stop)
     status, steps, gain, _ = ended[0]
-    return refined, status, steps, gain > 0.0
+    return refined, status, steps, not math.isnan(gain)
 
 
 def _refine_squares(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:

@@ -173,6 +173,14 @@ def test_a_refinement_does_not_fit_the_nodes(seed, dim):
     assert gains.mean() > 3.0 * gains.std() / math.sqrt(gains.size)
 
 
+def test_merges_that_are_a_minimum_are_called_so():
+    """Two components of three are equal."""
+    p = fv.GaussianMixture([0.3, 0.3, 0.4], [[-5, 0], [-5, 0], [5, 0]], [np.eye(2)] * 3)
+    found = fv.reduce_mixture(p, 2)
+    assert found.converged
+    assert found.kl <= found.error + 1e-14
+
+
 def test_needles_between_the_nodes_need_finer_ones():
     """Where there is no room for them, the status says so."""
     p, k = with_needles(80, 1)

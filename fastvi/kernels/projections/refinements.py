@@ -384,7 +384,7 @@ def _check(p, columns, status, sweeps, within, level, most, space):
 
 @exported
 def refine(p, q, tol, most, space):
-    """Lower KL(p ‖ q) to a local minimum near q, which is overwritten if that is certainly lower.
+    """Lower KL(p ‖ q) to a local minimum near q, which is overwritten unless that may be higher.
 
     Parameters
     ----------
@@ -404,7 +404,7 @@ def refine(p, q, tol, most, space):
     status, sweeps, gain, error
         Status 0: within this share of a local minimum; 1: `most` sweeps were made; 20: a component shrinks to
         a node; 21: stopped by another thread, which sets `control[STOP]` of `sweeps`; 2: nodes that are fine
-        enough for q have no room. The gain is that of E_p[log q], 0 where it is not above `error`. In one and
+        enough for q have no room. The gain is that of E_p[log q], NaN where q stays as it was. In one and
         two dimensions the error is a multiple of what shifted nodes change of it.
 
     Examples
@@ -489,8 +489,9 @@ def refine(p, q, tol, most, space):
         status, sweeps, gain, error = _check(p, columns, status, sweeps, within, level, most, space)
     elif status != SINGULAR:
         gain = _gain(columns, space)
-    if not gain > error:
-        return status, sweeps, 0.0, error
+    same = within + 10.0 * ROUNDING * (1.0 + abs(value))
+    if not (gain > error or (status == CONVERGED and abs(gain) <= same and error <= same)):
+        return status, sweeps, math.nan, error
     maximise(1.0, space.weights, space.means, space.factors, 0.0, space.floored, space.sweeps)
     copy_vector(space.weights, weights)
     copy_matrix(space.means, means)

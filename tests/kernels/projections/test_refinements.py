@@ -160,7 +160,8 @@ def test_a_component_that_shrinks_to_a_node_is_no_minimum():
     node = swept(p, random_mixture(1, 2, 2))[1][:, 100]
     q = np.array([0.5, 0.5]), np.array([[0.0, 0.0], node]), np.array([np.eye(2), 1e-9 * np.eye(2)])
     status, _, gain, _ = refinements.refine(arrays(p), q, 1e-6, 500, refinements.workspace(4, 2, 2))
-    assert (status, gain) == (20, 0.0)
+    assert status == 20
+    assert math.isnan(gain)
 
 
 def test_pairs_are_normal():
