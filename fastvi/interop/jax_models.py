@@ -56,6 +56,10 @@ def from_jax(logdensity: Callable[[Any], Any], position: Any) -> Model:
     An exception of the function is raised as it is. Blocks are padded to 8, 16, 32, ... points: JAX compiles
     each number once.
 
+    A fit waits for every call. On a CPU JAX hands each to a thread of its own, which takes twice as long as a
+    small one itself (50 against 22 µs for eight points of eight schools). After
+    ``jax.config.update("jax_cpu_enable_async_dispatch", False)``, before JAX is used, it does not.
+
     Examples
     --------
     >>> import fastvi as fv
@@ -107,16 +111,21 @@ def jax_model(
     def density(z: Any) -> Any:
         return logdensity(unravel(z))
 
+    def beside_gradients(z: Any) -> Any:
+        found, gradients = jax.vmap(jax.value_and_grad(density))(z)
+        return jax.numpy.concatenate([found[:, None], gradients], axis=1)
+
     values = jax.jit(jax.vmap(density))
-    slopes = jax.jit(jax.vmap(jax.value_and_grad(density)))
+    # One array comes back, which saves 9 of 30 µs for eight points.
+    slopes = jax.jit(beside_gradients)
     parameters = jax.jit(jax.vmap(unravel if constrain is None else lambda z: constrain(unravel(z))))
 
     def value(z: Array) -> Array:
         return np.asarray(values(_padded(z, vector.dtype)))[: len(z)]
 
     def value_and_grad(z: Array) -> tuple[Array, Array]:
-        found, gradients = slopes(_padded(z, vector.dtype))
-        return np.asarray(found)[: len(z)], np.asarray(gradients)[: len(z)]
+        found = np.asarray(slopes(_padded(z, vector.dtype)))[: len(z)]
+        return found[:, 0], found[:, 1:]
 
     def named(z: Array) -> Any:
         tree = parameters(_padded(z, vector.dtype))
