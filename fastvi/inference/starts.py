@@ -71,6 +71,11 @@ _INCREASE, _LENGTHS, _LEAST_LENGTH = 1e-4, 0.3 ** np.arange(1.0, 9.0), 1e-3
 #: dimensions and in more.
 _PARTS, _MANY_DIM, _FEW_PARTS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 
+#: Laplace's approximation by values, where calls are expensive. Steps of the differences, in deviations; second
+#: derivatives in units of which these are right; the units that are tried together, as multiples of a guess,
+#: and the one after values that are not finite.
+_ASIDE, _LEAST_BEND, _MOST_BEND, _UNITS, _INWARD = 0.2, 0.05, 25.0, 10.0 ** -np.arange(-1.0, 5.0), 0.1
+
 #: From points farther away than this, in deviations for each root of a dimension, the unit of an ascent grows
 #: with the distance.
 _FAR = 10.0
@@ -168,8 +173,9 @@ class Laplace(NamedTuple):
 def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point, with a guess of the deviations."""
     r = model.latent_dim
-    if QUADRATURE_DIM < r <= DRAWS_DIM and model._slopes_address:
-        found = newtons_laplace(model, point, guess)
+    few = r <= QUADRATURE_DIM
+    if model._calls_are_expensive if few else r <= DRAWS_DIM and model._slopes_address:
+        found = (laplace_by_values if few else newtons_laplace)(model, point, guess)
         if not found.status:
             return found
     space, mean = workspace("laplace", r, model.dim), point.copy()
@@ -184,12 +190,12 @@ def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
 
 def newtons_laplace(model: Model, point: Array, guess: float = 1.0) -> Laplace:
     """Laplace's approximation near a point by a model's gradient; with a status where there is none."""
-    search = _Search(model)
-    found = search.laplace(point, guess)
-    if found is None:
-        unit = np.ones(point.size)
-        return Laplace(point, np.diag(unit), unit, search.evaluations, NOT_A_NUMBER)
-    return found
+    return _Search(model).found(point, guess)
+
+
+def laplace_by_values(model: Model, point: Array, guess: float = 1.0) -> Laplace:
+    """The same by values alone, for a model in up to two dimensions whose calls are expensive."""
+    return _ValueSearch(model).found(point, guess)
 
 
 class _Place(NamedTuple):
@@ -211,6 +217,14 @@ class _Search:
 
     def __init__(self, model: Model) -> None:
         self.model, self.evaluations = model, 0
+
+    def found(self, point: Array, guess: float) -> Laplace:
+        """Laplace's approximation near a point, with a status where there is none."""
+        laplace = self.laplace(point, guess)
+        if laplace is not None:
+            return laplace
+        unit = np.ones(point.size)
+        return Laplace(point, np.diag(unit), unit, self.evaluations, NOT_A_NUMBER)
 
     def laplace(self, point: Array, guess: float) -> Laplace | None:
         """Laplace's approximation near a point; None where the log joint fails so near that there is none."""
@@ -343,6 +357,73 @@ class _Search:
         self.evaluations += len(_LENGTHS)
         climbs = values >= place.value + _INCREASE * promised * _LENGTHS
         return float(_LENGTHS[climbs.argmax()]) if climbs.any() else 0.0
+
+
+class _ValueSearch(_Search):
+    """The same with central differences of values, in up to two dimensions: a place takes 3 or 7 of them.
+
+    A step of them is one call. `kernels.inference.laplace` takes three for each, and some for the unit: for
+    the mean and the deviation of 100,000 numbers 30, and this 8.
+    """
+
+    def bent_by_blocks(self, mean: Array, unit: Array) -> _Place | None:
+        for _ in range(kernels.inference.curvature.ROUNDS):
+            units = _UNITS[:, None] * unit
+            found = self.stencils(np.broadcast_to(mean, units.shape), units)
+            # The widest unit that is right, or the one that changes least.
+            order = [
+                (not near, 0.0 if near else _change(place, tried), place, near)
+                for (place, near), tried in zip(found, units, strict=True)
+                if place is not None
+            ]
+            if not order:
+                return None
+            _, _, place, near = min(order, key=lambda each: each[:2])
+            if near:
+                break
+            unit = place.unit
+        return place
+
+    def stencils(self, means: Array, unit: Array) -> list[tuple[_Place | None, bool]]:
+        count, r = means.shape
+        units, pattern = np.broadcast_to(unit, means.shape), _pattern(r)
+        points = means[:, None] + _ASIDE * pattern * units[:, None]
+        self.evaluations += points.shape[0] * points.shape[1]
+        values = densities_or_zero(self.model, points.reshape(-1, r)).reshape(count, -1)
+        return [_place_of_values(*each) for each in zip(means, values, units, strict=True)]
+
+
+@lru_cache(maxsize=2)
+def _pattern(dim: int) -> Array:
+    """The places of values: the middle, one up along each coordinate, one down, and along both of two."""
+    units = np.eye(dim)
+    both = np.ones((dim - 1, dim))
+    return np.concatenate([np.zeros((1, dim)), units, -units, both, -both])
+
+
+def _place_of_values(mean: Array, values: Array, unit: Array) -> tuple[_Place | None, bool]:
+    """The place of values by `_pattern` over a unit; whether that is near the deviations."""
+    r, value, known = mean.size, float(values[0]), kernels.inference.curvature
+    if value == -math.inf:
+        return None, False
+    up, down = values[1 : 1 + r], values[1 + r : 1 + 2 * r]
+    gradient, bends = (up - down) / (2.0 * _ASIDE), (2.0 * value - up - down) / _ASIDE**2
+    precision = np.diag(bends)
+    if r == 2:
+        mixed = values[5] + values[6] - up.sum() - down.sum() + 2.0 * value
+        precision[0, 1] = precision[1, 0] = -0.5 * mixed / _ASIDE**2 if math.isfinite(mixed) else 0.0
+    ratio = np.minimum(np.maximum(1.0 / np.sqrt(np.abs(bends)), 1.0 / known.MOST_CHANGE), known.MOST_CHANGE)
+    blank = ~(np.isfinite(bends) & np.isfinite(gradient))
+    ratio[blank], gradient[blank], precision[blank], precision[:, blank] = _INWARD, 0.0, 0.0, 0.0
+    precision[blank, blank] = 1.0 / _INWARD**2
+    size = np.abs(bends)
+    near = not blank.any() and bool(size.min() >= _LEAST_BEND and size.max() <= _MOST_BEND)
+    return _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None]), near
+
+
+def _change(place: _Place, unit: Array) -> float:
+    """By how many powers of e a place changes the unit over which its differences were."""
+    return float(np.abs(np.log(place.unit / unit)).max())
 
 
 def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Array) -> tuple[_Place, bool]:

@@ -78,6 +78,49 @@ def test_a_fit_takes_few_calls(name, most, family):
     assert len(counted.calls) <= most
 
 
+def banana(z):
+    return -0.5 * z[:, 0] ** 2 - 2.0 * (z[:, 1] - z[:, 0] ** 2) ** 2
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def normal(z, x=RNG.normal(3.0, 2.0, 10_000)):
+    moved = (x - z[:, :1]) * np.exp(-z[:, 1:])
+    return -0.5 * (moved * moved).sum(axis=1) - x.size * z[:, 1] - 0.005 * z[:, 0] ** 2
+
+
+@pytest.mark.parametrize("family", ["full", "diag"])
+@pytest.mark.parametrize(
+    ("function", "dim", "most"),
+    [
+        (lambda z: quadratic(z)[0], 1, 9),
+        (lambda z: quadratic(z)[0], 2, 10),
+        (lambda z, both=logistic(1): both(z)[0], 1, 11),
+        (lambda z, both=logistic(2): both(z)[0], 2, 12),
+        (normal, 2, 16),
+        (banana, 2, 60),
+    ],
+)
+def test_a_fit_by_quadrature_takes_few_calls(function, dim, most, family):
+    calls = []
+
+    def value(z):
+        calls.append(len(z))
+        return function(z)
+
+    model = fv.from_block(None, value, dim)
+    fit = fv.fit(model, family)
+    assert fit.converged
+    few = len(calls)
+    assert few <= most
+    # The same by blocks of 512 and single points, as for other models.
+    object.__setattr__(model, "_calls_are_expensive", False)
+    other = fv.fit(model, family)
+    assert len(calls) - few > (few if dim == 1 else 1.5 * few)
+    assert abs(fit.elbo.value - other.elbo.value) <= 1e-7 * (1.0 + abs(other.elbo.value))
+    assert np.allclose(fit.q.mean, other.q.mean, rtol=0, atol=1e-6)
+    assert np.allclose(fit.q.cov, other.q.cov, rtol=1e-6, atol=1e-9)
+
+
 def test_a_hierarchy_takes_some_calls_more():
     counted = Counted(schools, 10)
     fit = fv.fit(counted.model)
