@@ -71,9 +71,9 @@ _INCREASE, _LENGTHS, _LEAST_LENGTH = 1e-4, 0.3 ** np.arange(1.0, 9.0), 1e-3
 #: dimensions and in more.
 _PARTS, _MANY_DIM, _FEW_PARTS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 
-#: Laplace's approximation by values, where calls are expensive. Steps of the differences, in deviations; second
-#: derivatives in units of which these are right; the units that are tried together, as multiples of a guess,
-#: and the one after values that are not finite.
+#: Laplace's approximation by values, where calls are expensive. Steps of the differences, in deviations;
+#: second derivatives in units of which these are right; the units that are tried together, as multiples of a
+#: guess, and the one after values that are not finite.
 _ASIDE, _LEAST_BEND, _MOST_BEND, _UNITS, _INWARD = 0.2, 0.05, 25.0, 10.0 ** -np.arange(-1.0, 5.0), 0.1
 
 #: From points farther away than this, in deviations for each root of a dimension, the unit of an ascent grows

@@ -13,7 +13,7 @@ from ..common.values import Array
 from ..inference.foreign import Names
 from ..inference.model import Model
 from ..inference.parameters import Axes, labels_of
-from .blocks import block_model
+from .blocks import evaluated_model, numbers_of
 
 #: Points of the smallest block; larger ones have powers of two, so that JAX compiles few shapes.
 _LEAST = 8
@@ -120,12 +120,12 @@ def jax_model(
     slopes = jax.jit(beside_gradients)
     parameters = jax.jit(jax.vmap(unravel if constrain is None else lambda z: constrain(unravel(z))))
 
-    def value(z: Array) -> Array:
-        return np.asarray(values(_padded(z, vector.dtype)))[: len(z)]
-
-    def value_and_grad(z: Array) -> tuple[Array, Array]:
-        found = np.asarray(slopes(_padded(z, vector.dtype)))[: len(z)]
-        return found[:, 0], found[:, 1:]
+    def evaluate(z: Array, with_slopes: bool) -> tuple[Array, Array | None]:
+        count, rows = len(z), _padded(z, vector.dtype)
+        if with_slopes:
+            found = np.asarray(slopes(rows))
+            return found[:count, 0], found[:count, 1:]
+        return numbers_of("the values", values(rows), (len(rows),))[:count], None
 
     def named(z: Array) -> Any:
         tree = parameters(_padded(z, vector.dtype))
@@ -142,16 +142,16 @@ def jax_model(
         words = [("" if constrain is None else "z of ") + (_word(path) or "z") for path, _ in paths]
     shapes = [np.shape(leaf) for _, leaf in paths]
     names = Names(labels_of(words, shapes), named, flat=flat, axes=axes or Axes({}, {}))
-    return block_model(origin, value_and_grad, value, int(vector.size), names)
+    return evaluated_model(origin, evaluate, True, int(vector.size), names)
 
 
 def _padded(z: Array, dtype: Any) -> Array:
-    """The points, and copies of the first one up to a power of two."""
-    count = max(_LEAST, 1 << (len(z) - 1).bit_length())
-    if count == len(z) and z.dtype == dtype:
-        return z
-    rows = np.empty((count, z.shape[1]), dtype)
-    rows[: len(z)], rows[len(z) :] = z, z[0]
+    """The points, and copies of the first one up to a power of two, in an array of their own."""
+    count = len(z)
+    rows = np.empty((max(_LEAST, 1 << (count - 1).bit_length()), z.shape[1]), dtype)
+    rows[:count] = z
+    if count < len(rows):
+        rows[count:] = z[0]
     return rows
 
 
