@@ -82,6 +82,7 @@ def test_numpyro_equals_the_native_model(jax):
 
 def test_blocks_of_any_size_are_those_of_single_points(jax):
     model, points = schools(jax), np.random.default_rng(20261128).standard_normal((17, 10))
+    assert fv.check_gradient(model, points)
     values, slopes = np.empty(17), np.empty((17, 10))
     for k, point in enumerate(points):
         values[k] = model._tabulate(point[None], slopes[k : k + 1])[0].item()
