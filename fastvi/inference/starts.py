@@ -6,7 +6,7 @@ All of it in latent coordinates. Used by the fits, and by `log_evidence` for its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -55,8 +55,12 @@ _MODE_ROUNDS = 2
 #: Laplace's approximation by gradients. Newton steps; dimensions up to which each has its second derivatives.
 _NEWTON_STEPS, _ALWAYS_BENT = 25, 32
 
+#: Dimensions up to which the places on the way are kept: three ways of 25 have 40 MB.
+_KEPT_DIM = 256
+
 #: Where a hierarchy's density grows without end, each step gains about one nat for each dimension, and second
-#: derivatives are never definite: so many steps of less than so many nats for each end the search.
+#: derivatives are never definite: so many steps of less than so many nats for each end the search in many
+#: dimensions, and where calls are expensive.
 _MOST_SLOW, _SLOW = 4, 4.0
 
 #: Half the squared length, in deviations, of the last step. Where a step leaves less than this share of the
@@ -168,6 +172,7 @@ class Laplace(NamedTuple):
     evaluations: int
     status: int = FINE  #: a fault of the log joint
     where: Any = None  #: and its point z
+    path: Sequence[_Place] = ()  #: where Newton's method was on its way, where calls are expensive
 
 
 def laplace_from(model: Model, point: Array, guess: float = 1.0) -> Laplace:
@@ -217,12 +222,13 @@ class _Search:
 
     def __init__(self, model: Model) -> None:
         self.model, self.evaluations = model, 0
+        self.path: list[_Place] = []
 
     def found(self, point: Array, guess: float) -> Laplace:
         """Laplace's approximation near a point, with a status where there is none."""
         laplace = self.laplace(point, guess)
         if laplace is not None:
-            return laplace
+            return laplace._replace(path=self.path) if self.path else laplace
         unit = np.ones(point.size)
         return Laplace(point, np.diag(unit), unit, self.evaluations, NOT_A_NUMBER)
 
@@ -293,9 +299,13 @@ class _Search:
     def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
         """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
         keeps = place.mean.size > _ALWAYS_BENT and not self.model._calls_are_expensive
+        expensive = self.model._calls_are_expensive
+        patient = not expensive and place.mean.size <= _ALWAYS_BENT
         root, definite = _root_of_inverse(place.precision)
         slow = 0
         for _ in range(_NEWTON_STEPS):
+            if expensive and place.mean.size <= _KEPT_DIM:
+                self.path.append(place)
             before = place.value
             along = place.gradient @ root
             promised = float(along @ along)
@@ -314,7 +324,7 @@ class _Search:
             place = after
             root, definite = _root_of_inverse(place.precision)
             slow = slow + 1 if not definite and place.value - before < _SLOW * place.mean.size else 0
-            if length < _LEAST_LENGTH or (slow == _MOST_SLOW and place.mean.size > _ALWAYS_BENT):
+            if length < _LEAST_LENGTH or (slow == _MOST_SLOW and not patient):
                 break
         if place.precision is None:
             after = self.bent(place.mean, place.unit)
@@ -439,6 +449,15 @@ def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Ar
     ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / known.MOST_CHANGE), known.MOST_CHANGE)
     place = _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None])
     return place, bool(bends.min() >= known.LEAST_CURVATURE and bends.max() <= known.MOST_CURVATURE)
+
+
+@np.errstate(all="ignore")
+def gaussians_at(place: _Place) -> list[tuple[Array, Array]]:
+    """Gaussians (mean, factor) with the curvature at a place, and their mean where that leads to, or there."""
+    root, _ = _root_of_inverse(place.precision)
+    factor, step = place.unit[:, None] * root, place.unit * (root @ (place.gradient @ root))
+    means = place.mean + step, place.mean
+    return [(mean, factor) for mean in means if np.isfinite(mean).all() and np.isfinite(factor).all()]
 
 
 def _root_of_inverse(precision: Array | None) -> tuple[Array, bool]:
