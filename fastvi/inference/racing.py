@@ -340,7 +340,9 @@ class _Race:
 
     def run(self, runners: Sequence[_Runner], steps: int) -> None:
         """Let runners take so many steps."""
-        self.evaluations += sum(together(self.model, [partial(runner.run, steps) for runner in runners]))
+        # Added at the end: meanwhile other tasks add theirs.
+        used = sum(together(self.model, [partial(runner.run, steps) for runner in runners]))
+        self.evaluations += used
 
     def elbos(self, places: Sequence[tuple[Array, Array]], noise: Array) -> Array:
         """The ELBO of each (mean, factor) over some draws, in one call of the log joint."""

@@ -125,8 +125,8 @@ def from_block(
     not known they return -inf or NaN, which a fit can step back from. Results of another shape, or that are
     no real numbers, are a ValueError or TypeError of that call.
 
-    A call may be a round trip to other processes, so with gradients a fit makes few calls of many points: its
-    searches, paths and runners go on in step, one call for all of them. The functions are called from the
+    A call may be a round trip to other processes, so a fit makes few calls of many points, in more than two
+    dimensions with gradients alone: its searches, candidates and runners go on in step, one call for all. The functions are called from the
     thread that calls fastvi.
 
     Examples
