@@ -78,11 +78,18 @@ def logdensity(z):
     return total + norm.logpdf(e).sum() + norm.logpdf(EFFECTS, mu + tau * e, ERRORS).sum()
 
 
-@functools.cache
-def of_jax():
+def ready_jax():
+    """JAX in double precision, with small calls in the calling thread, as `from_jax` says."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return jax
+
+
+@functools.cache
+def of_jax():
+    ready_jax()
     return fv.from_jax(logdensity, np.zeros(10))
 
 
@@ -134,9 +141,7 @@ def stan_by_ctypes():
 
 def jax_call():
     """The compiled function of a block, and its results as arrays."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
+    jax = ready_jax()
     function = jax.jit(jax.vmap(jax.value_and_grad(logdensity)))
 
     def run(z):

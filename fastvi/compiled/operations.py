@@ -15,6 +15,7 @@ from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
 from ..kernels.inference.evidence import GAUSSIAN, JOINT
 from ..kernels.inference.reports import REPORT_SIZE, read_report
+from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
 from ..kernels.projections.optimum import Report as Optimum
 from .external import external
@@ -161,7 +162,7 @@ def _fit(model, dim, family, from_laplace, mean, factor, rtol, most_steps):
     starts = mean.reshape((1, latent)), np.ones((1, latent)), factor.reshape((1, latent, latent))
     reports = np.empty((1, REPORT_SIZE))
     results = np.empty((1, 0)), reports, np.empty((1, dim))
-    space = _fit_workspace((latent, dim))
+    space = _fit_workspace((latent, dim, BLOCK))
     _fit_quadrature((target, family, from_laplace, starts, rtol, most_steps, space, results, 0, 1))
     report = read_report(reports[0])
     if not report.elbo > -math.inf:
@@ -179,7 +180,7 @@ def fit(model, dim, family, rtol, most_steps):
     The model is (address, table, kinds, bounds): see `log_joints`.
     """
     latent = model[2].size
-    return _fit(model, dim, family, True, np.zeros(latent), np.empty((latent, latent)), rtol, most_steps)
+    return _fit(model, dim, family, 1, np.zeros(latent), np.empty((latent, latent)), rtol, most_steps)
 
 
 @exported
@@ -194,7 +195,7 @@ def fit_from(model, dim, family, start_mean, start_factor, rtol, most_steps):
     copy_vector(start_mean, mean)
     copy_matrix(start_factor, factor)
     families.restrict(family, factor, np.empty(2 * latent))
-    return _fit(model, dim, family, False, mean, factor, rtol, most_steps)
+    return _fit(model, dim, family, 0, mean, factor, rtol, most_steps)
 
 
 @kernel
@@ -225,7 +226,7 @@ def elbo(model, dim, q, outside, rtol):
     if not math.isfinite(factor[0, 0]):
         return math.nan, math.inf, 0, grad_mean, grad_factor
     target = log_joint, 0, np.empty(0), table, kinds, bounds
-    space = _fit_workspace((latent, dim))
+    space = _fit_workspace((latent, dim, BLOCK))
     status, value, error, nodes, _ = _elbo_quadrature(
         (target, mean, factor, rtol, space, grad_mean, grad_factor)
     )

@@ -22,7 +22,7 @@ from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
 from .deterministic import START_RTOL, draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
-from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, workspace
+from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, lattice_space, restricted, workspace
 from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
 from .packing import Table, pack_arrays, pack_tuples
@@ -310,11 +310,11 @@ def _runner(work: _Work, family: str, rtol: float, max_steps: int) -> Any:
 def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low: int, high: int) -> None:
     """Fits in up to two latent dimensions, and better ones where the kernel does not confirm them."""
     model, start, tables, starts, results = work
-    target, space = target_of(model, tables), workspace("fit", model.latent_dim, model.dim)
+    target, space = target_of(model, tables), lattice_space(model)
     (means, _, chols), (_, rows, _) = starts, results
     point, factor = start_of(model, start)
     kernels.inference.entry_points.fit_quadrature(
-        target, CODES[family], factor is None, starts, *limits, space, results, low, high
+        target, CODES[family], int(factor is None), starts, *limits, space, results, low, high
     )
     if factor is None:
         _fit_unconfirmed(work, family, point, limits, low, high)

@@ -39,6 +39,7 @@ from .kernel_calls import (
     conditional_deviations,
     fault_point,
     is_long,
+    lattice_space,
     log_densities,
     log_densities_at_draws,
     workspace,
@@ -612,7 +613,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         value, error, nodes, status, where, _ = found
         error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
-    space = workspace("fit", gaussian.dim, model.dim)
+    space = lattice_space(model)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
     status, value, error, nodes, _ = kernels.inference.entry_points.elbo_quadrature(
         target_of(model), mean, factor, rtol, space, *grads
@@ -779,7 +780,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     mean, factor = gaussian._mean, gaussian._factor
     grads = np.empty(dim), np.empty((dim, dim))
     if dim <= QUADRATURE_DIM:
-        space = workspace("fit", dim, model.dim)
+        space = lattice_space(model)
         status, value, *_ = kernels.inference.entry_points.elbo_quadrature(
             target_of(model), mean, factor, wanted, space, *grads
         )

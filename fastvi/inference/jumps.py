@@ -31,12 +31,14 @@ def unseen_gradient(model: Model, mean: Array, factor: Array) -> tuple[float, in
     width = _WIDTH * min(1.0, math.sqrt(_DIM / dim))
     signs = np.where(np.random.default_rng(dim).random(draws.shape) < 0.5, -width, width)
     ends = [mean + q._spread(draws + k * signs) for k in (-0.5, 0.5)]
-    values = [densities_or_zero(model, end) for end in ends]
-    used = 2 * len(draws)
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (ends[0] + ends[1])
-        between = densities_or_zero(model, middle)
-        used += len(middle)
+    middle = 0.5 * (ends[0] + ends[1])
+    *values, between = densities_or_zero(model, np.concatenate([*ends, middle])).reshape(3, -1)
+    used = 3 * len(draws)
+    for k in range(_HALVINGS):
+        if k:
+            middle = 0.5 * (ends[0] + ends[1])
+            between = densities_or_zero(model, middle)
+            used += len(middle)
         with np.errstate(invalid="ignore"):
             first, last = between - values[0], values[1] - between
             chosen = np.abs(last - first) > _LEAST

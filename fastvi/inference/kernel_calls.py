@@ -37,6 +37,9 @@ _WORKSPACES = {
 }
 
 
+#: Nodes of a lattice in one call, where calls are expensive: level 3 in the plane has 15,000.
+_LARGEST_BLOCK = 1 << 14
+
 #: A call may take so long that Ctrl-C must be heard where so many evaluations take so long, in seconds: a
 #: kernel may make half a million. Timings, of which the least counts.
 _PROBES, _SLOW, _TIMINGS = 32, 1e-4, 3
@@ -117,6 +120,12 @@ def workspace_member(kind: str, space: Any, path: str) -> Array:
 def fault_point(kind: str, space: Any) -> Array:
     """A copy of the point z where the log joint was last at fault, from the scratch space of that call."""
     return workspace_member(kind, space, _WORKSPACES[kind][1]).copy()
+
+
+def lattice_space(model: Model) -> Any:
+    """Scratch space of kind "fit" for a model; where calls are expensive a level of the lattice takes one."""
+    rows = _LARGEST_BLOCK if model._calls_are_expensive else kernels.models.evaluation.BLOCK
+    return workspace("fit", model.latent_dim, model.dim, rows)
 
 
 def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,10 +35,11 @@ from ..kernels.statuses import (
 from .evidence import log_evidence
 from .expectations import fixed_draws, writable
 from .improper import has_light_tails, is_improper
-from .kernel_calls import densities_or_zero, restricted, workspace
+from .kernel_calls import densities_or_zero, lattice_space, restricted
+from .lockstep import together
 from .model import Model, target_of
 from .racing import elbo_over
-from .starts import ascent, laplace_from
+from .starts import ascent, laplace_by_values, laplace_from
 
 #: Directions in the plane of the points around q where a search begins.
 _AROUND = 16
@@ -108,13 +110,22 @@ def newton_fit(
     traces, reports, where = outputs(model.dim)
     scales = np.empty((1, r))
     scales.fill(1.0)
-    arguments = target_of(model), CODES[family], factor is None, (means, scales, chols), rtol, max_steps
-    space, results = workspace("fit", r, model.dim), (traces, reports, where)
+    from_laplace, before = int(factor is None), 0
+    if factor is None and model._calls_are_expensive:
+        found = laplace_by_values(model, mean)
+        before = found.evaluations
+        if not found.status:
+            from_laplace = kernels.inference.quadrature_fits.KNOWN
+            means[0], scales[0], chols[0] = found.mean, found.scale, found.factor
+    arguments = target_of(model), CODES[family], from_laplace, (means, scales, chols), rtol, max_steps
+    space, results = lattice_space(model), (traces, reports, where)
     # Functions of arrays in Python may warn where the density is evaluated far out.
     quiet = np.errstate(over="ignore", invalid="ignore") if model._calls_are_expensive else _LOUD
     with quiet:
         kernels.inference.entry_points.fit_quadrature(*arguments, space, results, 0, 1)
     report = kernels.inference.reports.Report._make(reports[0].tolist())
+    if before:
+        report = report._replace(evaluations=report.evaluations + before)
     return LatentFit(means[0], chols[0], report, traces[0], where[0])
 
 
@@ -250,23 +261,16 @@ class _Search:
     def best(self, first: LatentFit, point: Array, local: bool) -> LatentFit | None:
         """The best rough fit from the candidates; None where there is none."""
         peaks: list[tuple[Array, Array]] = []
-        searches = 0
-        for x in [point] if local else self.scan(first):
-            if any(np.abs(np.linalg.solve(f, x - m)).max() < _UNDER for m, f in peaks):
-                continue
-            searches += 1
-            if searches > _SEARCHES:
-                break
-            size = float(np.abs(x).max()) or 1.0
-            peaks += self.peak(x, size)
-            for width in _WIDTHS:
-                self.enter(x, width * size * np.eye(self.dim))
-        for mean, factor in peaks:
-            self.enter(mean, factor)
-        self.enter_over(peaks)
-        fits = [
-            newton_fit(self.model, self.family, c.mean, c.factor, _ROUGH, _ROUGH_STEPS) for c in self.chosen()
+        places: list[tuple[Array, Array]] = []
+        for x, search in self.searches([point] if local else self.scan(first), peaks):
+            peaks += search()
+            places += [(x, width * _size(x) * np.eye(self.dim)) for width in _WIDTHS]
+        self.enter([*places, *peaks, *self.over(peaks)])
+        rough = [
+            partial(newton_fit, self.model, self.family, c.mean, c.factor, _ROUGH, _ROUGH_STEPS)
+            for c in self.chosen()
         ]
+        fits = list(together(self.model, rough))
         self.evaluations += sum(fit.report.evaluations for fit in fits)
         best = None
         for fit in [first, *fits]:
@@ -274,9 +278,30 @@ class _Search:
                 best = fit
         return best
 
-    def peak(self, x: Array, size: float) -> list[tuple[Array, Array]]:
-        """Laplace's approximation (mean, factor) from a point whose coordinates have this size; or none."""
-        found = laplace_from(self.model, x)
+    def searches(
+        self, points: list[Array], peaks: list[tuple[Array, Array]]
+    ) -> Iterator[tuple[Array, Callable[[], list[tuple[Array, Array]]]]]:
+        """Points, none under a peak that is known by then, and what finds the peak from there.
+
+        Where calls are expensive no search waits for those before it.
+        """
+        if self.model._calls_are_expensive:
+            points = points[:_SEARCHES]
+            found = together(self.model, [partial(self.peak, x) for x in points])
+            yield from zip(points, [partial(list, peak) for peak in found], strict=True)
+            return
+        searches = 0
+        for x in points:
+            if any(np.abs(np.linalg.solve(f, x - m)).max() < _UNDER for m, f in peaks):
+                continue
+            searches += 1
+            if searches > _SEARCHES:
+                break
+            yield x, partial(self.peak, x)
+
+    def peak(self, x: Array) -> list[tuple[Array, Array]]:
+        """Laplace's approximation (mean, factor) from a point; or none."""
+        found, size = laplace_from(self.model, x), _size(x)
         self.evaluations += found.evaluations
         if found.status:
             # The log joint fails a step away: climb without differences over so long steps.
@@ -290,8 +315,8 @@ class _Search:
         fine = not found.status and np.isfinite(found.factor).all() and np.isfinite(found.mean).all()
         return [(found.mean, found.factor)] if fine else []
 
-    def enter_over(self, peaks: list[tuple[Array, Array]]) -> None:
-        """Enter Gaussians that cover all modes: with the moments of the mixture of the peaks."""
+    def over(self, peaks: list[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+        """Gaussians that cover all modes: with the moments of the mixture of the peaks."""
         apart: list[tuple[Array, Array]] = []
         for mean, factor in peaks:
             if not any(np.abs(np.linalg.solve(f, mean - m)).max() < _NEAR for m, f in apart):
@@ -309,15 +334,16 @@ class _Search:
                 means - mean
             )
             with contextlib.suppress(np.linalg.LinAlgError):
-                self.enter(mean, np.linalg.cholesky(cov))
+                yield mean, np.linalg.cholesky(cov)
 
-    def enter(self, mean: Array, factor: Array) -> None:
-        """Make a Gaussian a candidate, if its ELBO over some draws is finite."""
-        factor = restricted(factor, self.family)
-        value, _, fault = elbo_over(self.model, mean, factor, self.noise)
-        self.evaluations += len(self.noise)
-        if fault is None:
-            self.candidates.append(_Candidate(value, mean, factor))
+    def enter(self, places: list[tuple[Array, Array]]) -> None:
+        """Make Gaussians candidates, as far as their ELBOs over some draws are finite."""
+        places = [(mean, restricted(factor, self.family)) for mean, factor in places]
+        tasks = [partial(elbo_over, self.model, *place, self.noise) for place in places]
+        self.evaluations += len(places) * len(self.noise)
+        for place, (value, _, fault) in zip(places, together(self.model, tasks), strict=True):
+            if fault is None:
+                self.candidates.append(_Candidate(value, *place))
 
     def chosen(self) -> list[_Candidate]:
         """The best candidates, no two of them much alike."""
@@ -358,6 +384,11 @@ class _Search:
         after = np.concatenate([values[1:], np.full_like(values[:1], -math.inf)])
         high = (values > -math.inf) & (values >= before) & (values >= after)
         return list(zip(values[high].tolist(), rays[high], strict=True))
+
+
+def _size(x: Array) -> float:
+    """The size of a point's coordinates."""
+    return float(np.abs(x).max()) or 1.0
 
 
 @lru_cache(maxsize=2)

@@ -109,16 +109,22 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
     dim, used = mean.size, 0
     slopes, sizes = np.empty((0, dim)), np.empty(0)
 
+    def logarithms(values: Array) -> Array:
+        falls = top - values
+        return np.where(falls > 0.0, np.log(falls), -np.inf)
+
     def log_falls(points: Array) -> Array:
         nonlocal used
         used += len(points)
-        falls = top - densities_or_zero(model, mean + points @ factor.T)
-        return np.where(falls > 0.0, np.log(falls), -np.inf)
+        return logarithms(densities_or_zero(model, mean + points @ factor.T))
 
-    top = float(densities_or_zero(model, mean[None])[0])
     far, rng = _FAR_IF_EXPENSIVE if model._calls_are_expensive else _FAR, None
     units = directions_of(factor)
-    points, heights = _falls_at(log_falls, np.concatenate([units, -units]), far)
+    points = far * np.concatenate([units, -units])
+    # One call for q's mean and these.
+    values = densities_or_zero(model, np.concatenate([mean[None], mean + points @ factor.T]))
+    top, used = float(values[0]), len(points)
+    heights = _nearer(log_falls, points, logarithms(values[1:]))
     above = (heights - _own(points)).reshape(2, dim).max(axis=0)
     steepest = np.argsort(-above, kind="stable")[:_MOST_STEEP]
     steep = units[steepest[above[steepest] > math.log(_STEEP)]]
@@ -144,24 +150,23 @@ def exponentials_in(model: Model, mean: Array, factor: Array) -> tuple[Exponenti
         rng = rng or np.random.default_rng((_SEED, dim))  # 15 µs that most calls do not need
         units = np.concatenate([slopes[before:], rng.standard_normal((4 * dim, dim))])
         units /= np.sqrt((units * units).sum(axis=1))[:, None]
-        points, heights = _falls_at(log_falls, np.concatenate([units, -units]), far)
+        points = far * np.concatenate([units, -units])
+        heights = _nearer(log_falls, points, log_falls(points))
     doubts = _doubts(model, mean, factor, Exponentials(slopes, sizes, np.empty(0)))
     used += 1 + 8 * doubts.size
     chosen = doubts <= _LEFT
     return Exponentials(slopes[chosen], sizes[chosen], np.maximum(doubts[chosen], _EXACT)), steep, used
 
 
-def _falls_at(log_falls: LogFalls, units: Array, far: float) -> tuple[Array, Array]:
-    """(Points in these directions, logarithms of the falls there)."""
-    points = far * units
-    heights = log_falls(points)
+def _nearer(log_falls: LogFalls, points: Array, heights: Array) -> Array:
+    """Logarithms of the falls at points, which are moved nearer where those are not finite."""
     for _ in range(_HALVINGS):
         beyond = np.flatnonzero(heights == np.inf)
         if not beyond.size:
             break
         points[beyond] *= 0.5
         heights[beyond] = log_falls(points[beyond])
-    return points, heights
+    return heights
 
 
 def _own(points: Array) -> Array:

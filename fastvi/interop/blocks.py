@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ..common.validation import integer
 from ..common.values import Array
 from ..inference.foreign import ForeignModel, Names
-from ..inference.lockstep import answered
+from ..inference.lockstep import Evaluate, answered
 from ..inference.model import Model
 from ..inference.sharing import GRADIENTS, VALUE, Failures
 
@@ -125,8 +125,8 @@ def from_block(
     not known they return -inf or NaN, which a fit can step back from. Results of another shape, or that are
     no real numbers, are a ValueError or TypeError of that call.
 
-    A call may be a round trip to other processes, so with gradients a fit makes few calls of many points: its
-    searches, paths and runners go on in step, one call for all of them. The functions are called from the
+    A call may be a round trip to other processes, so a fit makes few calls of many points, in more than two
+    dimensions with gradients alone: its searches, candidates and runners go on in step, one call for all. The functions are called from the
     thread that calls fastvi.
 
     Examples
@@ -156,22 +156,37 @@ def block_model(
             raise TypeError(f"{name} must be a function or None, not {type(function).__name__}")
     if value is None and value_and_grad is None:
         raise TypeError("give value_and_grad, or value, or both")
-    failures = Failures()
 
     def evaluate(points: Array, slopes: bool) -> tuple[Array, Array | None]:
         count, gradients = len(points), None
         if slopes or value is None:
-            found, gradients = pair_of(value_and_grad(points))
+            found, gradients = pair_of(value_and_grad(points.copy()))
         else:
-            found = value(points)
+            found = value(points.copy())
         values = numbers_of("the values", found, (count,))
         return values, numbers_of("the gradients", gradients, points.shape) if slopes else None
+
+    return evaluated_model(origin, evaluate, value_and_grad is not None, dim, names, expensive)
+
+
+def evaluated_model(
+    origin: str,
+    evaluate: Evaluate,
+    has_slopes: bool,
+    dim: int | Mapping[str, Any] | Model,
+    names: Names | None = None,
+    expensive: bool = False,
+) -> ForeignModel:
+    """The model of a function that reads points, and returns values and gradients that need no check."""
+    failures = Failures()
+    # Only where calls are expensive other tasks may wait for the same call.
+    ask = partial(answered, evaluate) if expensive else evaluate
 
     def write_values(z: int, count: int, dim: int, _t: int, _n: int, _w: int, out: int) -> int:
         if failures:
             return 1
         try:
-            _block(out, count)[:], _ = answered(evaluate, _block(z, count, dim).copy(), False)
+            _block(out, count)[:], _ = ask(_block(z, count, dim), False)
         except BaseException as error:
             failures.hold(error)
             return 1
@@ -181,7 +196,7 @@ def block_model(
         if failures:
             return 1
         try:
-            found = answered(evaluate, _block(z, count, dim).copy(), True)
+            found = ask(_block(z, count, dim), True)
             _block(out, count)[:], _block(slopes, count, dim)[:] = found
         except BaseException as error:
             failures.hold(error)
@@ -189,10 +204,10 @@ def block_model(
         return 0
 
     callbacks: list[Any] = [VALUE(write_values)]
-    if value_and_grad is not None:
+    if has_slopes:
         callbacks.append(GRADIENTS(write_slopes))
     addresses = [int(ctypes.cast(callback, ctypes.c_void_p).value or 0) for callback in callbacks]
-    at, slopes_at = addresses[0], addresses[1] if value_and_grad is not None else 0
+    at, slopes_at = addresses[0], addresses[1] if has_slopes else 0
     table = np.zeros(1, np.int64)
     return ForeignModel(origin, at, slopes_at, dim, table, callbacks, failures, names, expensive)
 

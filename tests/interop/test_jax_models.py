@@ -80,6 +80,29 @@ def test_numpyro_equals_the_native_model(jax):
         fv.from_numpyro(lambda: numpyro.sample("y", dist.Normal(0, 1), obs=1.0))
 
 
+def test_blocks_of_any_size_are_those_of_single_points(jax):
+    model, points = schools(jax), np.random.default_rng(20261128).standard_normal((17, 10))
+    assert fv.check_gradient(model, points)
+    values, slopes = np.empty(17), np.empty((17, 10))
+    for k, point in enumerate(points):
+        values[k] = model._tabulate(point[None], slopes[k : k + 1])[0].item()
+    for count in (1, 7, 8, 9, 16, 17):
+        found, before = np.empty((count, 10)), points.copy()
+        beside, _ = model._tabulate(points[:count], found)
+        assert np.allclose(found, slopes[:count], rtol=1e-13)
+        assert np.allclose(beside, values[:count], rtol=1e-13)
+        assert np.allclose(model.log_density(points[:count]), values[:count], rtol=1e-13)
+        assert np.array_equal(points, before)
+
+
+def test_a_density_that_is_no_number_is_refused(jax):
+    model = fv.from_jax(lambda z: -(z**2), np.zeros(3))
+    with pytest.raises(ValueError, match=r"values of a block of 8 points must have shape \(8,\)"):
+        model.log_density(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match="scalar"):
+        fv.fit(model)
+
+
 def test_an_exception_of_a_density_is_raised_as_it_is(jax):
     def broken(position):
         raise ZeroDivisionError("as it was")

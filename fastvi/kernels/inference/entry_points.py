@@ -65,9 +65,9 @@ def _problem(target, n):
 
 
 @exported
-def fit_workspace(latent, dim):
+def fit_workspace(latent, dim, rows):
     """Scratch space for `fit_quadrature`, a `fits.Workspace`, packed."""
-    return packed(quadrature_fits.workspace(latent, dim))
+    return packed(quadrature_fits.workspace(latent, dim, rows))
 
 
 @exported

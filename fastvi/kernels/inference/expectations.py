@@ -21,8 +21,7 @@ import numpy as np
 from ..borrowing import Cube, IntegerMatrix, Integers, Matrix, Vector
 from ..compiler import adder, formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
-from ..models.evaluation import BLOCK, Panel, evaluate, fault
-from ..models.evaluation import workspace as panel_workspace
+from ..models.evaluation import BLOCK, Panel, evaluate, fault, panel_of
 from ..numerics.elementary import decay
 from ..numerics.matrices import half_log_det
 from ..quadrature.moments import MOMENTS, weighted_powers
@@ -111,14 +110,17 @@ class Workspace(NamedTuple):
 
 
 @kernel
-def workspace(latent, dim):
-    """Scratch space for expectations in `latent` <= 2 dimensions, of a model of `dim` coordinates."""
+def workspace(latent, dim, rows=BLOCK):
+    """Scratch space for expectations in `latent` <= 2 dimensions, of a model of `dim` coordinates.
+
+    `rows` are the nodes that are evaluated together.
+    """
     most = MOST_NODES_1 if latent == 1 else MOST_NODES_2
     return Workspace(
         np.empty((BALLS, 4, most)),
         np.zeros((BALLS, LEVELS + 1), np.int64),
         np.zeros(1, np.int64),
-        panel_workspace(latent, dim),
+        panel_of(rows, latent, dim),
         np.empty(MOMENTS),
         np.empty(MOMENTS),
         np.empty((LEVELS, 2)),
@@ -295,8 +297,9 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
     used = 5 if dim == 1 else 21
     for i in range(used):
         sums[i] = 0.0
-    for low in range(starts[level], starts[level + 1], BLOCK):
-        n = min(BLOCK, starts[level + 1] - low)
+    rows = latent.shape[0]
+    for low in range(starts[level], starts[level + 1], rows):
+        n = min(rows, starts[level + 1] - low)
         x, y = lattice[0, low : low + n], lattice[1, low : low + n]
         weights, squares = lattice[2, low : low + n], lattice[3, low : low + n]
         if dim == 1:
@@ -360,7 +363,7 @@ def shifted(log_joint, problem, level, mean, factor, own, space):
     total, nodes, t = 0.0, 0, 0
     while t < columns * rows:
         n = 0
-        while t < columns * rows and n < BLOCK:
+        while t < columns * rows and n < panel.latent.shape[0]:
             x = (t % columns - half + SHIFT) * step
             y = (t // columns - half + SHIFT) * step if dim > 1 else 0.0
             t += 1

@@ -15,7 +15,7 @@ from ..borrowing import Matrix, Vector, borrow, named
 from ..compiler import inlined, kernel
 from ..families import operations
 from ..families.table import MEAN as MEAN
-from ..models.evaluation import Problem
+from ..models.evaluation import BLOCK, Problem
 from ..numerics.matrices import copy_matrix, copy_vector, set_diagonal
 from ..optimizers import newton
 from ..optimizers.newton import (
@@ -83,7 +83,7 @@ class Start(NamedTuple):
 
 
 @kernel
-def workspace(latent, dim):
+def workspace(latent, dim, rows=BLOCK):
     """Scratch space for `fit_quadrature`, `start_and_fit_quadrature` and `elbo_quadrature`.
 
     Parameters
@@ -92,6 +92,8 @@ def workspace(latent, dim):
         The number of real coordinates that q is Gaussian in, 1 or 2.
     dim : int
         The number of entries of the log joint's z; the same, or one more with a simplex.
+    rows : int, optional
+        Points that the log joint is called with together, at least 64.
 
     Returns
     -------
@@ -104,7 +106,7 @@ def workspace(latent, dim):
     >>> space = kernels.fits.workspace(1, 1)
     """
     return Workspace(
-        expectations.workspace(latent, dim),
+        expectations.workspace(latent, dim, rows),
         newton.workspace(latent),
         laplace.workspace(latent),
         np.empty(latent),
@@ -121,6 +123,9 @@ ENDLESS = 1e100
 #: saddle the gradient is zero and Newton's method stays.
 NUDGE = 0.3
 NUDGES = 2
+
+#: Of `from_laplace`: it is known.
+KNOWN = 2
 
 #: What a point is evaluated for: as a start, as the end of a step, again on the fine lattice, and the same
 #: when no steps remain.
@@ -336,8 +341,9 @@ def start_and_fit_quadrature(
 
     Parameters
     ----------
-    from_laplace : bool
-        Whether to find the mode near the start's mean first, and the curvature there.
+    from_laplace : bool or int
+        Whether to find the mode near the start's mean first, and the curvature there. `KNOWN`: the start is
+        Laplace's approximation already, whose `scale` are the conditional deviations.
     start : tuple
         `Start`, or (mean (D,), scale (D,), chol (D, D)), which are overwritten, mean and chol with the
         result. `scale` holds guesses of q's standard deviations, for Laplace's approximation; without that
@@ -358,11 +364,12 @@ def start_and_fit_quadrature(
     start, trace, report = named(Start, borrow(start)), borrow(trace), borrow(report)
     mean, chol, n = start.mean, start.chol, 0
     if from_laplace:
-        fault, n = laplace.laplace(
-            log_joint, problem, mean, start.scale, chol, space.lattice.panel, space.laplace
-        )
-        if fault != FINE:
-            return write_report(no_fit(-math.inf if fault == ZERO else math.nan, n, fault), report)
+        if from_laplace != KNOWN:
+            fault, n = laplace.laplace(
+                log_joint, problem, mean, start.scale, chol, space.lattice.panel, space.laplace
+            )
+            if fault != FINE:
+                return write_report(no_fit(-math.inf if fault == ZERO else math.nan, n, fault), report)
         operations.start(family, start.scale)
         if operations.has_diagonal_factor(family):
             set_diagonal(start.scale, chol)
