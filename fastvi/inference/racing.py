@@ -147,7 +147,7 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
 def _laplace_and_ascents(
     race: _Race, points: Sequence[Array]
 ) -> tuple[Laplace, bool, list[Callable[[], list[_Runner]]]]:
-    """(Laplace's approximation from the first point, whether ascents from the others come to its mode, paths).
+    """(Laplace's approximation from the first point, whether ascents from others come to its mode, paths).
 
     The ascents are L-BFGS's, in units of that approximation. Where calls are expensive they are Newton's, as
     its own, with which they go in step, and the paths are what these have found.

@@ -453,7 +453,7 @@ def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Ar
 
 @np.errstate(all="ignore")
 def gaussians_at(place: _Place) -> list[tuple[Array, Array]]:
-    """Gaussians (mean, factor) with the curvature at a place, and their mean where that leads to, or there."""
+    """Gaussians (mean, factor) with the curvature at a place, whose mean is there or where that leads."""
     root, _ = _root_of_inverse(place.precision)
     factor, step = place.unit[:, None] * root, place.unit * (root @ (place.gradient @ root))
     means = place.mean + step, place.mean

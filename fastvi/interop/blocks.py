@@ -126,8 +126,8 @@ def from_block(
     no real numbers, are a ValueError or TypeError of that call.
 
     A call may be a round trip to other processes, so a fit makes few calls of many points, in more than two
-    dimensions with gradients alone: its searches, candidates and runners go on in step, one call for all. The functions are called from the
-    thread that calls fastvi.
+    dimensions with gradients alone: its searches, candidates and runners go on in step, one call for all. The
+    functions are called from the thread that calls fastvi.
 
     Examples
     --------
