@@ -22,6 +22,7 @@ from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
 from .deterministic import START_RTOL, draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
+from .gaps import doubt_batch
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, workspace
 from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit
@@ -178,10 +179,7 @@ def fit_batch(
     -----
     The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
-    time in Python unless a better start has to be found. What `fit` looks at besides the nodes of the
-    quadrature takes longer than a fit here, and is left out: a converged fit may be beside a gap of zero
-    density between nodes, in one dimension up to 0.25 of q's deviations wide, or its log joint may outgrow q
-    far out. ``fit`` or `elbo` of a single data set tells.
+    time in Python unless a better start has to be found.
 
     Examples
     --------
@@ -214,13 +212,21 @@ def fit_batch(
         raise ValueError(f"fit_batch works in up to {DRAWS_DIM} latent dimensions, the model has {r}")
     starts = _starts(name, mean, factor, count)
     results = np.empty((count, 0)), np.zeros((count, 8)), np.zeros((count, model.dim))
-    run = _runner(_Work(model, start, tables, starts, results), name, wanted, max_steps)
+    work = _Work(model, start, tables, starts, results)
+    run = _runner(work, name, wanted, max_steps)
+    doubt = None
+    if r <= QUADRATURE_DIM:
+        doubt = doubt_batch(model, tables, name == "truncated", (starts[0], starts[2]), results)
     # A piece is the least that is done after Ctrl-C, and what the end of the program waits for.
     size = 1 if is_long(model) else _PIECE
     pieces = -(-count // size)
 
     def piece(i: int) -> None:
-        run(i * size, min((i + 1) * size, count))
+        low, high = i * size, min((i + 1) * size, count)
+        run(low, high)
+        _name_the_gone(work, low, high)
+        if doubt is not None:
+            doubt(low, high)
 
     if progress:
         for low in bar(range(0, pieces, _BAR), True, f"{count} fits"):
@@ -232,9 +238,6 @@ def fit_batch(
     reports = _columns(rows)
     codes = reports.status.astype(np.int64)
     codes[empty] = EMPTY
-    for n in np.flatnonzero((codes != CONVERGED) & (codes != EMPTY)).tolist():
-        if is_gone(model, codes[n], wheres[n], np.concatenate([means[n], chols[n].ravel()])):
-            codes[n] = UNBOUNDED
     failed = np.isnan(reports.elbo) | (codes == EMPTY)
     for array in (means, chols, rows):
         array[failed] = np.nan
@@ -305,6 +308,14 @@ def _runner(work: _Work, family: str, rtol: float, max_steps: int) -> Any:
         means[low:high, 0], chols[low:high, 0, 0] = parameters[low:high, 0], parameters[low:high, 1]
 
     return truncated
+
+
+def _name_the_gone(work: _Work, low: int, high: int) -> None:
+    """The status of fits whose q has no end."""
+    model, (means, _, chols), (_, rows, wheres) = work.model, work.starts, work.results
+    for n in (low + np.flatnonzero(rows[low:high, _STATUS] != CONVERGED)).tolist():
+        if is_gone(model, int(rows[n, _STATUS]), wheres[n], np.concatenate([means[n], chols[n].ravel()])):
+            rows[n, _STATUS] = UNBOUNDED
 
 
 def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low: int, high: int) -> None:

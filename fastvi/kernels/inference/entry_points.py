@@ -19,7 +19,7 @@ from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
 from ..statuses import FINE, RAISED, ZERO
 from . import curvature as curvature_
-from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
+from . import draws_fits, gaps, gradients, quadrature_fits, reports, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
 
@@ -94,6 +94,46 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
         )
         if RAISED <= status <= ZERO:
             copy_vector(space.lattice.panel.where, results.wheres[n])
+
+
+@exported
+def doubt(target, rows, steps, means, factors, space, results):
+    """Look for what nodes do not see under Gaussians, in these rows, and amend their reports."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    steps, results = named(gaps.Steps, borrow(steps)), named(Results, borrow(results))
+    for n in rows:
+        report = reports.read_report(results.reports[n])
+        if reports.has_elbo(report):
+            status, used = gaps.look(
+                target.log_joint, _problem(target, n), means[n], factors[n], steps, space.panel
+            )
+            reports.write_report(reports.doubted(report, used, status), results.reports[n])
+            if status >= RAISED:
+                copy_vector(space.panel.where, results.wheres[n])
+
+
+@exported
+def doubt_truncated(target, rows, count, interval, means, factors, space, results):
+    """The same under Gaussians truncated to an interval, mu and sigma, by `count` points."""
+    target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))
+    results = named(Results, borrow(results))
+    low_end, high_end = interval
+    for n in rows:
+        report = reports.read_report(results.reports[n])
+        if reports.has_elbo(report):
+            status = gaps.look_truncated(
+                target.log_joint,
+                (target.theta, target.tables[n]),
+                means[n, 0],
+                factors[n, 0, 0],
+                low_end,
+                high_end,
+                count,
+                space,
+            )
+            reports.write_report(reports.doubted(report, count, status), results.reports[n])
+            if status != FINE:
+                copy_vector(space.where, results.wheres[n])
 
 
 @exported
