@@ -141,12 +141,13 @@ def _faults(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int
 
 def _look_in_two_calls(model: Model, mean: Array, factor: Array, count: int) -> tuple[int, Array | None, int]:
     """`look_under` a Gaussian by more points than the kernels have in a block."""
-    between, beyond, limits = _steps(mean.size, count)
-    status, where, used = _faults(model, mean, factor, between)
+    _, beyond, limits = _steps(mean.size, count)
+    status, where, used = _faults(model, mean, factor, gap_steps(mean.size, count))
     if status:
         return status, where, used
-    grows = kernels.inference.gaps.outgrows(densities_or_zero(model, mean + beyond @ factor.T), limits).any()
-    return UNRESOLVED if grows else FINE, None, used + len(beyond)
+    values = densities_or_zero(model, mean + beyond.T @ factor.T)
+    grows = kernels.inference.gaps.outgrows(values, limits).any()
+    return UNRESOLVED if grows else FINE, None, used + limits.size
 
 
 @lru_cache(maxsize=8)
@@ -158,8 +159,9 @@ def _steps(dim: int, count: int) -> tuple[Array, Array, Array]:
     """
     angles = 2.0 * math.pi * np.arange(_RAYS[dim - 1]) / _RAYS[dim - 1]
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :dim]
-    beyond = np.ascontiguousarray((_DISTANCES[:, None, None] * directions).reshape(-1, dim))
-    return gap_steps(dim, count), beyond, np.repeat(np.exp(0.5 * _DISTANCES**2), len(angles))
+    beyond = (_DISTANCES[:, None, None] * directions).reshape(-1, dim)
+    columns = np.ascontiguousarray(gap_steps(dim, count).T), np.ascontiguousarray(beyond.T)
+    return *columns, np.repeat(np.exp(0.5 * _DISTANCES**2), len(angles))
 
 
 @lru_cache(maxsize=8)

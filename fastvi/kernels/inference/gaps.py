@@ -21,22 +21,33 @@ REACH = 8.0
 class Steps(NamedTuple):
     """Points under a standard Gaussian in one or two dimensions."""
 
-    between: Any  #: (N, R) between nodes
-    beyond: Any  #: (M, R) farther out than nodes are
+    between: Any  #: (R, N) between nodes
+    beyond: Any  #: (R, M) farther out than nodes are
     limits: Any  #: (M,) what the log joint must not exceed there, see `outgrows`
 
 
 @formula
-def _place(steps, low, count, mean, factor, points):
-    """Write mean + factor e for `count` steps e from `low`."""
+def _place_1(x, mean, a, points):
+    for n in range(x.size):
+        points[n, 0] = mean + a * x[n]
+
+
+@formula
+def _place_2(x, y, mean, other, a, b, c, points):
+    for n in range(x.size):
+        points[n, 0] = mean + a * x[n]
+        points[n, 1] = other + (b * x[n] + c * y[n])
+
+
+@inlined
+def _place(steps, low, end, mean, factor, points):
+    """Write mean + factor e for some steps e: a loop that reads the factor from memory is not vectorised."""
+    x = steps[0, low:end]
     if mean.size == 1:
-        for n in range(count):
-            points[n, 0] = mean[0] + factor[0, 0] * steps[low + n, 0]
+        _place_1(x, mean[0], factor[0, 0], points)
     else:
-        for n in range(count):
-            x, y = steps[low + n, 0], steps[low + n, 1]
-            points[n, 0] = mean[0] + factor[0, 0] * x
-            points[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
+        y = steps[1, low:end]
+        _place_2(x, y, mean[0], mean[1], factor[0, 0], factor[1, 0], factor[1, 1], points)
 
 
 @adder
@@ -62,9 +73,9 @@ _outgrows = kernel(outgrows)
 @inlined
 def _look_between(log_joint, problem, mean, factor, steps, panel):
     """The status of the first point under N(mean, factor factor') whose log joint is not finite, or FINE."""
-    for low in range(0, steps.shape[0], BLOCK):
-        n = min(BLOCK, steps.shape[0] - low)
-        _place(steps, low, n, mean, factor, panel.latent)
+    for low in range(0, steps.shape[1], BLOCK):
+        n = min(BLOCK, steps.shape[1] - low)
+        _place(steps, low, low + n, mean, factor, panel.latent)
         if evaluate(log_joint, problem, n, panel) != FINE:
             return RAISED
         if not _are_finite(panel.log_joint[:n]):
@@ -75,7 +86,7 @@ def _look_between(log_joint, problem, mean, factor, steps, panel):
 @inlined
 def _look_beyond(log_joint, problem, mean, factor, steps, limits, panel):
     """UNRESOLVED where the log joint outgrows q, or FINE."""
-    count = steps.shape[0]
+    count = steps.shape[1]
     _place(steps, 0, count, mean, factor, panel.latent)
     evaluate_or_zero(log_joint, problem, count, panel)
     for n in range(count):
@@ -90,10 +101,10 @@ def look(log_joint, problem, mean, factor, steps, panel):
 
     The place of a fault is in `panel.where`.
     """
-    used = steps.between.shape[0]
+    used = steps.between.shape[1]
     status = _look_between(log_joint, problem, mean, factor, steps.between, panel)
     if status == FINE:
-        used += steps.beyond.shape[0]
+        used += steps.beyond.shape[1]
         status = _look_beyond(log_joint, problem, mean, factor, steps.beyond, steps.limits, panel)
     return status, used
 
