@@ -18,14 +18,14 @@ from ..common.values import Array
 from ..distributions.integrals import tolerance
 from ..distributions.variational import TruncatedGaussian, Variational
 from ..kernels.families.table import CODES
-from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED
-from .deterministic import START_RTOL, draws_fit
+from ..kernels.statuses import CONVERGED, EMPTY, UNBOUNDED, UNCONFIRMED
+from .deterministic import START_RTOL, START_STEPS, draws_fit
 from .exports import dataset_of_batch
 from .faults import FaultError, words
 from .gaps import doubt_batch
 from .kernel_calls import DRAWS_DIM, QUADRATURE_DIM, is_long, restricted, workspace
 from .model import Model, checked_model, target_of
-from .optima import LatentFit, confirmed_fit
+from .optima import LatentFit, confirmed_fit, or_improper
 from .packing import Table, pack_arrays, pack_tuples
 from .results import is_gone, q_of
 from .saturation import beyond_limits, with_its_error
@@ -53,7 +53,8 @@ class FitBatch(Record):
     cov : ndarray (N, R, R)
         Of q, in latent coordinates; σ² for the family "truncated".
     elbo, error : ndarray (N,)
-        In nats; nan where a fit could not start.
+        In nats; nan where a fit could not start. As in `fit` the error is infinite beside a gap of zero
+        density, and where the log joint outgrows q far out.
     gradient_norm : ndarray (N,)
         As in `Fit`.
     evaluations : ndarray (N,) of int
@@ -179,7 +180,9 @@ def fit_batch(
     -----
     The fits run on as many threads as `set_num_threads` allows, with the same bits for any number. The
     results are those of `fit`, whose methods and references hold. In up to two latent dimensions fits take no
-    time in Python unless a better start has to be found.
+    time in Python unless a better start has to be found. As in `fit` the log joint is evaluated between and
+    beyond the nodes of the quadrature as well. In one dimension these are 829 points beside 140, and take a
+    third of the time, or two where the log joint takes long; in the plane 1712 beside 2780.
 
     Examples
     --------
@@ -291,7 +294,7 @@ def _runner(work: _Work, family: str, rtol: float, max_steps: int) -> Any:
     reports = _columns(rows)
 
     def truncated(low: int, high: int) -> None:
-        fits(work, "full", (START_RTOL, max_steps), low, high)
+        fits(work, "full", (START_RTOL, START_STEPS), low, high)
         used = reports.evaluations[low:high].copy()
         parameters = np.empty((len(tables), 2))
         for n in range(low, high):
@@ -329,6 +332,12 @@ def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low:
     )
     if factor is None:
         _fit_unconfirmed(work, family, point, limits, low, high)
+    else:
+        kernels.inference.entry_points.check_tails(target, means, chols, space, results, low, high)
+        for n in (low + np.flatnonzero(rows[low:high, _STATUS] != CONVERGED)).tolist():
+            if rows[n, _STATUS] == UNCONFIRMED:
+                rows[n, _STATUS] = CONVERGED
+            rows[n] = or_improper(model._with_table(tables[n]), _latent_fit(work, n)).report
     for n in (low + np.flatnonzero(beyond_limits(model, means[low:high], chols[low:high]))).tolist():
         report = kernels.inference.reports.Report._make(rows[n].tolist())
         rows[n] = with_its_error(model._with_table(tables[n]), means[n], chols[n], report, limits[0])
@@ -339,12 +348,17 @@ def _fit_unconfirmed(
 ) -> None:
     """Better fits where the kernel does not confirm those from Laplace's approximation near a point."""
     model, start, tables, (means, _, chols), (_, rows, wheres) = work
-    no_trace = np.empty(0)
     for n in (low + np.flatnonzero(rows[low:high, _STATUS] != CONVERGED)).tolist():
-        report = kernels.inference.reports.Report._make(rows[n].tolist())
-        first = LatentFit(means[n].copy(), chols[n].copy(), report, no_trace, wheres[n])
-        found = confirmed_fit(model._with_table(tables[n]), family, first, point, *limits, start is not None)
+        first, own = _latent_fit(work, n), model._with_table(tables[n])
+        found = confirmed_fit(own, family, first, point, *limits, start is not None)
         means[n], chols[n], rows[n], wheres[n] = found.mean, found.factor, found.report, found.where
+
+
+def _latent_fit(work: _Work, n: int) -> LatentFit:
+    """What has been found for data set n."""
+    (means, _, chols), (_, rows, wheres) = work.starts, work.results
+    report = kernels.inference.reports.Report._make(rows[n].tolist())
+    return LatentFit(means[n].copy(), chols[n].copy(), report, np.empty(0), wheres[n])
 
 
 def _fit_by_draws(work: _Work, family: str, limits: tuple[float, int], low: int, high: int) -> None:

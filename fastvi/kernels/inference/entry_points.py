@@ -17,9 +17,9 @@ from ..densities import truncated
 from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
-from ..statuses import FINE, RAISED, ZERO
+from ..statuses import FINE, RAISED, UNCONFIRMED, ZERO
+from . import confirmation, draws_fits, gaps, gradients, quadrature_fits, reports, sgd, steps, truncated_fits
 from . import curvature as curvature_
-from . import draws_fits, gaps, gradients, quadrature_fits, reports, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
 
@@ -94,6 +94,21 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
         )
         if RAISED <= status <= ZERO:
             copy_vector(space.lattice.panel.where, results.wheres[n])
+
+
+@exported
+def check_tails(target, means, chols, space, results, low, high):
+    """The status UNCONFIRMED for converged fits beside tails that may have infinite mass."""
+    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    results, panel = named(Results, borrow(results)), space.lattice.panel
+    for n in range(low, high):
+        report = reports.read_report(results.reports[n])
+        if report.status == FINE:
+            light, used = confirmation.has_light_tails(
+                target.log_joint, _problem(target, n), means[n], chols[n], panel
+            )
+            found = reports.amended(report, used, FINE) if light else reports.amended(report, 0, UNCONFIRMED)
+            reports.write_report(found, results.reports[n])
 
 
 @exported
