@@ -128,7 +128,7 @@ _FARTHER = (1.0, 4.0, 30.0)
 _UNSEEN = 0.1
 
 #: Relative tolerance and most steps of the Gaussian fit whose moments start a truncated one.
-START_RTOL, _START_STEPS = 1e-3, 50
+START_RTOL, START_STEPS = 1e-3, 50
 
 
 def fit_quadrature(model: Model, family: str, start: Any, rtol: float, max_steps: int) -> Fit:
@@ -159,7 +159,7 @@ def fit_truncated(model: Model, start: Any, rtol: float, max_steps: int) -> Fit:
         parameters[0] = start.mu, start.sigma
     else:
         # Start with the moments of the Gaussian fit in latent coordinates.
-        rough = fit_quadrature(model, "full", start, START_RTOL, _START_STEPS)
+        rough = fit_quadrature(model, "full", start, START_RTOL, START_STEPS)
         parameters[0] = float(rough.q.mean[0]), math.sqrt(float(rough.q.cov[0, 0]))
         used = rough.evaluations
     traces, reports, where = outputs(1)

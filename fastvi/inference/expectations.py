@@ -30,9 +30,9 @@ from ..distributions.variational import (
     Variational,
 )
 from ..kernels.families.table import FULL
-from ..kernels.statuses import FINE, ZERO
+from ..kernels.statuses import FINE, UNRESOLVED, ZERO
 from .faults import error_of, words
-from .gaps import gap_under, grows_beyond, points_of_elbo
+from .gaps import look_under, points_of_elbo
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
@@ -566,7 +566,7 @@ def _student_estimate(model: Model, q: StudentT, rng: Any) -> Estimate:
         return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
     value, error, used, status, where, _ = student_expectation(model, q, rng)
     if status == FINE and q.dim <= QUADRATURE_DIM:
-        status, where, more = gap_under(model, q, points_of_elbo(model))
+        status, where, more = look_under(model, q, points_of_elbo(model))
         used += more
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
@@ -599,7 +599,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         )
         where = fault_point("truncated", space) if status else None
         if status == FINE:
-            status, where, used = gap_under(model, q, points_of_elbo(model))
+            status, where, used = look_under(model, q, points_of_elbo(model))
             nodes += used
         return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, thin = gaussian._mean, gaussian._thin
@@ -620,11 +620,10 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
     )
     where = fault_point("fit", space) if status else None
     if status == FINE:
-        status, where, used = gap_under(model, gaussian, points_of_elbo(model))
+        status, where, used = look_under(model, gaussian, points_of_elbo(model))
         nodes += used
-    if status == FINE:
-        grows, used = grows_beyond(model, gaussian)
-        error, nodes = math.inf if grows else error, nodes + used
+    if status == UNRESOLVED:
+        status, error = FINE, math.inf
     error += 0.0 if status else elbo_error(model, mean, factor)
     return _estimate(model, status, value, error, nodes, "quadrature", where)
 

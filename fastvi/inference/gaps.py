@@ -9,23 +9,28 @@ points tell, and those of a fit are taken once, under the q that is returned.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .. import kernels
+from ..common.statuses import is_fault
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT, radii
 from ..distributions.variational import TruncatedGaussian, Variational, latent_of
-from .kernel_calls import densities_or_zero, fault_among, log_densities_at_draws
-from .model import Model
-from .sharing import is_small
+from ..kernels.statuses import FINE, UNRESOLVED
+from .kernel_calls import densities_or_zero, log_densities_at_draws, workspace
+from .model import Model, target_of
+from .packing import Table
+from .sharing import are_small, is_small
 
-#: Points on a line within so many of q's deviations from its mean: where its density is above exp(-32) of the
-#: largest. In the plane they would be too far apart, and the nodes of the lattice see gaps that reach far.
-_REACH, _REACH_IN_PLANE = 8.0, 3.0
+#: Points in the plane are within so many deviations: they would be too far apart, and the nodes of the
+#: lattice see gaps that reach far.
+_REACH_IN_PLANE = 3.0
 
 #: Points on a line, and in the plane: for an ELBO; for that of a fit, in small models, and where an
 #: evaluation may take long: a fit has 132, and 2780.
@@ -39,6 +44,9 @@ _STEPS_IN_SQUARE = 0.7548776662466927, 0.5698402909980532
 _DISTANCES = np.arange(10.0, 38.0, 2.0)
 _RAYS = 2, 8
 
+#: The row of a fit by itself.
+_FIRST = np.zeros(1, np.int64)
+
 
 def points_of_elbo(model: Model) -> int:
     """How many points are checked under the q of an ELBO."""
@@ -50,61 +58,118 @@ def points_of_fit(model: Model) -> int:
     return (_FIT_POINTS if is_small(model) else _FEW_POINTS)[model.latent_dim - 1]
 
 
-def gap_under(model: Model, q: Variational, count: int) -> tuple[int, Array | None, int]:
-    """(The fault of the log joint at so many points under q, or FINE; where; evaluations).
+def look_under(model: Model, q: Variational, count: int) -> tuple[int, Array | None, int]:
+    """(A fault of the log joint at so many points under q, or FINE; its place; evaluations).
+
+    The status is UNRESOLVED where the log joint outgrows a Gaussian q far out: no mean is known then.
 
     Of slabs in the plane, in any direction and within 2.5 deviations of q's mean, the points of a fit and its
     lattice miss one in 200 with a width of 0.01 deviations (the lattice alone: 10 %), and none with 0.02
     (2 %); of discs with a radius of 0.1 around draws of q 1 % (64 %), with 0.05 40 % (90 %).
-    """
-    if isinstance(q, TruncatedGaussian):
-        points = _under_truncated(q, count)
-        values, failed = model._tabulate(points)
-        return *fault_among(points, values, failed), count
-    latent: Any = latent_of(q)
-    if isinstance(latent, GaussianMixture):
-        (latent,) = latent.components
-    if isinstance(latent, StudentT):
-        draws = _steps_of_student(latent, 2 * count)
-    else:
-        draws = gap_steps(latent.dim, count)
-    status, _, _, where = log_densities_at_draws(model, latent._mean, latent._factor, draws)
-    model._raise_pending()
-    return status, where, len(draws)
-
-
-def grows_beyond(model: Model, q: Variational) -> tuple[bool, int]:
-    """(Whether the log joint outgrows a Gaussian q where no node is, evaluations): no mean is known then.
 
     Of -exp(exp(0.3 z)) under N(0, 1) the nodes give a mean of -3.0, but its terms rise from 16 deviations on.
     That is seen where terms are floats, from -exp(exp(0.2 z)) on. Zeros do not count so far out.
     """
-    latent = latent_of(q)
-    if not isinstance(latent, Gaussian):
-        return False, 0
-    rays, inverses = _ray_points(latent.dim)
-    values = densities_or_zero(model, latent._mean + rays @ latent._factor.T)
-    largest = np.abs(values)
-    return bool(((largest > inverses) & (largest < math.inf)).any()), len(values)
+    interval, latent = None, latent_of(q)
+    if isinstance(q, TruncatedGaussian):
+        interval, mean, factor = (q.low, q.high), np.array([q.mu]), np.array([[q.sigma]])
+    else:
+        if isinstance(latent, GaussianMixture):
+            (latent,) = latent.components
+        mean, factor = latent._mean, latent._factor
+        if isinstance(latent, StudentT):
+            return _faults(model, mean, factor, _steps_of_student(latent, 2 * count))
+        if model._calls_are_expensive:
+            return _look_in_two_calls(model, mean, factor, count)
+    results = np.empty((1, 0)), np.zeros((1, kernels.inference.reports.REPORT_SIZE)), np.empty((1, model.dim))
+    doubt(model, target_of(model), _FIRST, count, interval, (mean[None], factor[None]), results)
+    model._raise_pending()
+    found = kernels.inference.reports.Report._make(results[1][0].tolist())
+    status = int(found.status)
+    return status, results[2][0] if is_fault(status) else None, int(found.evaluations)
 
 
-@lru_cache(maxsize=2)
-def _ray_points(dim: int) -> tuple[Array, Array]:
-    """Points on rays under a standard Gaussian, (count, dim), and the inverse of its density there, about.
+def doubt(
+    model: Model,
+    target: Any,
+    rows: NDArray[np.int64],
+    count: int,
+    interval: tuple[float, float] | None,
+    q: tuple[Array, Array],
+    results: tuple[Array, Array, Array],
+) -> None:
+    """Look under the q of each of some fits: one with a status has an infinite error, and is not converged.
 
-    Where a log joint is larger, its term of the mean is larger than one nat.
+    Means (N, R) and factors (N, R, R) are those of Gaussians, or with an interval mu and sigma of some that
+    are truncated to it.
+    """
+    run = kernels.inference.entry_points
+    if interval is None:
+        space = workspace("laplace", model.latent_dim, model.dim)
+        run.doubt(target, rows, _steps(model.latent_dim, count), *q, space, results)
+    else:
+        run.doubt_truncated(target, rows, count, interval, *q, workspace("truncated"), results)
+
+
+def doubt_batch(
+    model: Model,
+    tables: Table,
+    truncated: bool,
+    q: tuple[Array, Array],
+    results: tuple[Array, Array, Array],
+) -> Callable[[int, int], None]:
+    """A function of (low, high) that does so for the fits of data sets low to high - 1."""
+    interval = model._support.interval if truncated else None
+    target, small = target_of(model, tables), are_small(model, tables)
+    groups = (_FIT_POINTS[model.latent_dim - 1], small), (_FEW_POINTS[model.latent_dim - 1], ~small)
+
+    def run(low: int, high: int) -> None:
+        for count, chosen in groups:
+            rows = low + np.flatnonzero(chosen[low:high])
+            if rows.size:
+                doubt(model, target, rows, count, interval, q, results)
+
+    return run
+
+
+def _faults(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int, Array | None, int]:
+    """(The fault of the log joint at mean + factor e, or FINE; its place; evaluations)."""
+    status, _, _, where = log_densities_at_draws(model, mean, factor, draws)
+    model._raise_pending()
+    return status, where, len(draws)
+
+
+def _look_in_two_calls(model: Model, mean: Array, factor: Array, count: int) -> tuple[int, Array | None, int]:
+    """`look_under` a Gaussian by more points than the kernels have in a block."""
+    _, beyond, limits = _steps(mean.size, count)
+    status, where, used = _faults(model, mean, factor, gap_steps(mean.size, count))
+    if status:
+        return status, where, used
+    values = densities_or_zero(model, mean + beyond.T @ factor.T)
+    grows = kernels.inference.gaps.outgrows(values, limits).any()
+    return UNRESOLVED if grows else FINE, None, used + limits.size
+
+
+@lru_cache(maxsize=8)
+def _steps(dim: int, count: int) -> tuple[Array, Array, Array]:
+    """The `Steps` of `kernels.inference.gaps`, with so many between nodes; those beyond are on rays.
+
+    Where the log joint there is larger than the inverse of the density of q, about, its term of the mean is
+    larger than one nat.
     """
     angles = 2.0 * math.pi * np.arange(_RAYS[dim - 1]) / _RAYS[dim - 1]
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :dim]
-    points = (_DISTANCES[:, None, None] * directions).reshape(-1, dim)
-    return np.ascontiguousarray(points), np.repeat(np.exp(0.5 * _DISTANCES**2), len(angles))
+    beyond = (_DISTANCES[:, None, None] * directions).reshape(-1, dim)
+    columns = np.ascontiguousarray(gap_steps(dim, count).T), np.ascontiguousarray(beyond.T)
+    return *columns, np.repeat(np.exp(0.5 * _DISTANCES**2), len(angles))
 
 
 @lru_cache(maxsize=8)
 def gap_steps(dim: int, count: int) -> Array:
     """The points (count, dim) under a standard Gaussian; in the plane each has the same area of the disc."""
     if dim == 1:
-        return np.linspace(-_REACH, _REACH, count)[:, None]
+        reach = kernels.inference.gaps.REACH
+        return np.linspace(-reach, reach, count)[:, None]
     share, turns = np.outer(_STEPS_IN_SQUARE, np.arange(count) + 0.5) % 1.0
     angles, lengths = 2.0 * math.pi * turns, _REACH_IN_PLANE * np.sqrt(share)
     return np.ascontiguousarray((lengths * [np.cos(angles), np.sin(angles)]).T)
@@ -134,15 +199,4 @@ def _beyond(dim: int, count: int) -> Array:
     if dim == 1:
         return np.array([math.erfc(math.sqrt(0.125 * x)) for x in squares.tolist()])
     found: Array = np.exp(-0.5 * squares)
-    return found
-
-
-def _under_truncated(q: TruncatedGaussian, count: int) -> Array:
-    """The points (count, 1) inside of the ends, in the model's coordinates."""
-    reach = _REACH * q.sigma
-    mode = min(max(q.mu, q.low), q.high)
-    off = abs(mode - q.mu)
-    far = reach * reach / (math.hypot(off, reach) + off)
-    ends = max(q.low, mode - far), min(q.high, mode + far)
-    found: Array = np.linspace(*ends, count + 2)[1:-1, None]
     return found

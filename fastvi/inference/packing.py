@@ -194,3 +194,14 @@ def pack_arrays(kinds: tuple[Any, ...], datasets: tuple[Any, ...]) -> tuple[Tabl
     table = np.column_stack(columns) if columns else np.zeros((count, 1), np.int64)
     empty = list(range(count)) if any(array.size == 0 for array in arrays) else []
     return np.ascontiguousarray(table, dtype=np.int64), kept, empty
+
+
+def most_entries(kinds: tuple[Any, ...], tables: Table) -> Table:
+    """Entries of the largest array of each data set, by its words; 1 for numbers."""
+    most, place = np.ones(len(tables), np.int64), 0
+    for kind in kinds:
+        if isinstance(kind, types.Array):
+            np.maximum(most, tables[:, place + 1 : place + 1 + kind.ndim].prod(axis=1), out=most)
+            place += kind.ndim
+        place += 1
+    return most

@@ -19,11 +19,11 @@ from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian, Variational, latent_of
-from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED, UNRESOLVED
+from ..kernels.statuses import CONVERGED, RAISED, UNBOUNDED
 from .diagnostics import psis_shape
 from .exports import groups_of, posterior, to_arviz
 from .faults import error_of, exception_at, words
-from .gaps import gap_under, grows_beyond, points_of_fit
+from .gaps import look_under, points_of_fit
 from .kernel_calls import QUADRATURE_DIM, has_model
 from .linear_response import LinearResponse, response_of
 from .model import Model
@@ -419,10 +419,7 @@ def beside_gaps(fit: Fit) -> Fit:
     model, code = fit.model, fit._code
     if model.latent_dim > QUADRATURE_DIM or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
         return fit
-    status, where, used = gap_under(model, fit.q, points_of_fit(model))
-    if where is None:
-        grows, more = grows_beyond(model, fit.q)
-        status, used = UNRESOLVED if grows else status, used + more
+    status, where, used = look_under(model, fit.q, points_of_fit(model))
     evaluations, elbo = fit.evaluations + used, fit.elbo
     error = math.inf if status else elbo.error
     elbo = Estimate(elbo.value, error, evaluations, elbo.method, note=elbo.note)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
 from ..common import threads
+from .packing import Table, most_entries
 
 if TYPE_CHECKING:
     from .model import Model
@@ -119,6 +121,12 @@ def _share_out(function: Any) -> Any:
 def is_small(model: Model) -> bool:
     """Whether a model is such that a call of the log joint cannot take long, as far as one sees."""
     return model.latent_dim <= _FEW_DIM and all(getattr(x, "size", 1) < _FEW_ENTRIES for x in model.data)
+
+
+def are_small(model: Model, tables: Table) -> NDArray[np.bool_]:
+    """The same for each of many data sets of a model."""
+    most = most_entries(model._types, tables)
+    return (most < _FEW_ENTRIES) & (model.latent_dim <= _FEW_DIM)
 
 
 def seconds_of(model: Model) -> float:

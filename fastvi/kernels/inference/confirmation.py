@@ -176,6 +176,15 @@ def _has_light_tails(values, dim):
 
 
 @inlined
+def has_light_tails(log_joint, problem, mean, chol, panel):
+    """(Whether no tail far out of N(mean, chol chol') along a coordinate has infinite mass, points)."""
+    end = 4 * mean.size
+    _place_far(mean, chol, panel.latent[:end])
+    evaluate_or_zero(log_joint, problem, end, panel)
+    return _has_light_tails(panel.values[:end], mean.size), end
+
+
+@inlined
 def confirms(log_joint, problem, mean, chol, elbo, panel):
     """(Whether the log density shows no better q than N(mean, chol chol'), points), in one panel."""
     dim = mean.size

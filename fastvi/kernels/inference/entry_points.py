@@ -17,9 +17,9 @@ from ..densities import truncated
 from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
-from ..statuses import FINE, RAISED, ZERO
+from ..statuses import FINE, RAISED, UNCONFIRMED, ZERO
+from . import confirmation, draws_fits, gaps, gradients, quadrature_fits, reports, sgd, steps, truncated_fits
 from . import curvature as curvature_
-from . import draws_fits, gradients, quadrature_fits, sgd, steps, truncated_fits
 from . import evidence as evidence_
 from . import laplace as laplace_
 
@@ -94,6 +94,61 @@ def fit_quadrature(target, family, from_laplace, starts, rtol, most_steps, space
         )
         if RAISED <= status <= ZERO:
             copy_vector(space.lattice.panel.where, results.wheres[n])
+
+
+@exported
+def check_tails(target, means, chols, space, results, low, high):
+    """The status UNCONFIRMED for converged fits beside tails that may have infinite mass."""
+    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    results, panel = named(Results, borrow(results)), space.lattice.panel
+    for n in range(low, high):
+        report = reports.read_report(results.reports[n])
+        if report.status == FINE:
+            light, used = confirmation.has_light_tails(
+                target.log_joint, _problem(target, n), means[n], chols[n], panel
+            )
+            found = reports.amended(report, used, FINE) if light else reports.amended(report, 0, UNCONFIRMED)
+            reports.write_report(found, results.reports[n])
+
+
+@exported
+def doubt(target, rows, steps, means, factors, space, results):
+    """Look for what nodes do not see under Gaussians, in these rows, and amend their reports."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    steps, results = named(gaps.Steps, borrow(steps)), named(Results, borrow(results))
+    for n in rows:
+        report = reports.read_report(results.reports[n])
+        if reports.has_elbo(report):
+            status, used = gaps.look(
+                target.log_joint, _problem(target, n), means[n], factors[n], steps, space.panel
+            )
+            reports.write_report(reports.doubted(report, used, status), results.reports[n])
+            if status >= RAISED:
+                copy_vector(space.panel.where, results.wheres[n])
+
+
+@exported
+def doubt_truncated(target, rows, count, interval, means, factors, space, results):
+    """The same under Gaussians truncated to an interval, mu and sigma, by `count` points."""
+    target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))
+    results = named(Results, borrow(results))
+    low_end, high_end = interval
+    for n in rows:
+        report = reports.read_report(results.reports[n])
+        if reports.has_elbo(report):
+            status = gaps.look_truncated(
+                target.log_joint,
+                (target.theta, target.tables[n]),
+                means[n, 0],
+                factors[n, 0, 0],
+                low_end,
+                high_end,
+                count,
+                space,
+            )
+            reports.write_report(reports.doubted(report, count, status), results.reports[n])
+            if status != FINE:
+                copy_vector(space.where, results.wheres[n])
 
 
 @exported

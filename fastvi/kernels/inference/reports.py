@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..compiler import inlined
+from ..statuses import FINE, RAISED, UNBOUNDED, ZERO
 
 
 class Report(NamedTuple):
@@ -49,6 +50,28 @@ def amended(report, more, status):
         gradient_norm=report.gradient_norm,
         evaluations=report.evaluations + more,
         status=status,
+        steps=report.steps,
+        parameter_error=report.parameter_error,
+        sides=report.sides,
+    )
+
+
+@inlined
+def has_elbo(report):
+    """Whether it is that of a fit with an ELBO."""
+    is_fault = RAISED <= report.status <= ZERO
+    return report.elbo > -math.inf and report.status != UNBOUNDED and not is_fault
+
+
+@inlined
+def doubted(report, more, status):
+    """The same report with more evaluations; unless the status is FINE with that, and an infinite error."""
+    return Report(
+        elbo=report.elbo,
+        error=report.error if status == FINE else math.inf,
+        gradient_norm=report.gradient_norm,
+        evaluations=report.evaluations + more,
+        status=report.status if status == FINE else status,
         steps=report.steps,
         parameter_error=report.parameter_error,
         sides=report.sides,

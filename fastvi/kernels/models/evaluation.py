@@ -97,8 +97,8 @@ def evaluate_or_zero(log_joint, problem, count, panel):
     It has none where the log joint raises or is not finite, and far out on an axis that is not real:
     exponentials are no floats there, z stays where it is, and the Jacobian does not.
     """
-    points, row = panel.latent, 0
-    if is_real(problem.kinds):
+    points, row, real = panel.latent, 0, is_real(problem.kinds)
+    if real:
         for n in range(count):
             panel.log_jacobian[n] = 0.0
     else:
@@ -112,10 +112,12 @@ def evaluate_or_zero(log_joint, problem, count, panel):
         panel.log_joint[row - 1] = math.nan
     for n in range(count):
         value = panel.log_joint[n] + panel.log_jacobian[n]
-        near = abs(value) < math.inf
-        for j in range(problem.kinds.size):
-            near = near and (problem.kinds[j] == REAL or abs(panel.latent[n, j]) <= FARTHEST)
-        panel.values[n] = value if near else -math.inf
+        panel.values[n] = value if abs(value) < math.inf else -math.inf
+    for j in range(0 if real else problem.kinds.size):
+        if problem.kinds[j] != REAL:
+            for n in range(count):
+                if not abs(panel.latent[n, j]) <= FARTHEST:
+                    panel.values[n] = -math.inf
 
 
 @kernel
