@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -198,6 +199,15 @@ def greedy_merges(frame: Frame, count: int, method: str) -> tuple[Triple, float]
     return q, bound
 
 
+def _run(refine: Callable[[], Any], entries: float, most: int, stop: Callable[[], None]) -> Any:
+    """What a refinement returns; where so many entries in each sweep may take long, Ctrl-C stops it."""
+    if entries * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
+        return refine()
+    ended: list[Any] = []
+    threads.run_interruptibly(lambda _: ended.append(refine()), 1, 1, stop)
+    return ended[0]
+
+
 def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:
     """The local minimum of KL(p ‖ q) near q; also whether it is to be taken."""
     refined = np.array(q[0]), np.array(q[1]), np.array(q[2])
@@ -205,16 +215,12 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
     space = scratch.space(room.workspace, components, count, dim)
     arguments = frame.triple, refined, tol, most, space
     nodes = components * _USUAL_NODES if dim <= 2 else kernels.projections.nodes.most_nodes(dim, components)
-    if nodes * count * (dim + 3) ** 2 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT / _LONGEST:
-        status, steps, gain, _ = room.refine(*arguments)
-        return refined, status, steps, not math.isnan(gain)
-    ended = []
+    entries = nodes * count * (dim + 3) ** 2 * _LONGEST
 
     def stop() -> None:
         borrowing.member(room.Workspace, space, "sweeps.control")[kernels.em.e_step.STOP] = 1
 
-    threads.run_interruptibly(lambda _: ended.append(room.refine(*arguments)), 1, 1, stop)
-    status, steps, gain, _ = ended[0]
+    status, steps, gain, _ = _run(partial(room.refine, *arguments), entries, most, stop)
     return refined, status, steps, not math.isnan(gain)
 
 
@@ -225,16 +231,12 @@ def _refine_squares(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Tri
     space = scratch.space(room.workspace, components, count, dim)
     shift = kernels.projections.reductions.log_scale(frame.triple)
     arguments = frame.triple, refined, shift, tol, most, space
-    if components * count * (dim + 3) ** 3 * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
-        status, steps = room.refine(*arguments)
-        return refined, status, steps, True
-    ended = []
+    entries = components * count * (dim + 3) ** 3
 
     def stop() -> None:
         borrowing.member(room.Workspace, space, "control")[0] = 1
 
-    threads.run_interruptibly(lambda _: ended.append(room.refine(*arguments)), 1, 1, stop)
-    status, steps = ended[0]
+    status, steps = _run(partial(room.refine, *arguments), entries, most, stop)
     return refined, status, steps, True
 
 
@@ -295,12 +297,12 @@ def reduce_mixture(
     The refinement takes expectations under p on nodes: in one and two dimensions those of the trapezoid rule
     under each component, in the plane also of one lattice for all components of about the same width where
     these overlap, finer under those that need it, until that makes no difference of `tol`, with up to 2**18
-    nodes. A q with a component much narrower than their distances may fit the nodes better than p. Above,
-    they are pairs of opposite quasi-random points under each component, so that q is the minimum for these
-    points. L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step is that of
-    EM, and a step of EM comes last. `kl` and `error` are worked out when they are first read, by
-    `kl_estimate`, which does not use these nodes. Where finer nodes do not show that the refinement is below
-    the greedy merges, these are the result.
+    nodes. Shifted nodes show where q fits the nodes in place of p: there they are made finer, and where there
+    is no room for that the status says so. Above, they are pairs of opposite quasi-random points under each
+    component, so that q is the minimum for these points. L-BFGS takes the gradients that EM on p gives, in
+    coordinates in which its first step is that of EM, and a step of EM comes last. `kl` and `error` are
+    worked out when they are first read, by `kl_estimate`, which does not use these nodes. Where the nodes do
+    not show that the refinement is below the greedy merges, these are the result.
 
     References
     ----------

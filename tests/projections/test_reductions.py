@@ -182,7 +182,7 @@ def test_merges_that_are_a_minimum_are_called_so():
 
 
 def test_components_of_next_to_no_weight_have_covariances():
-    """The last step of EM leaves nothing of a component of 1e-16."""
+    """Rounding of the gradient moves one of 1e-16 anywhere, and such a refinement is not taken."""
     weights = np.array([1e-8, 8.32e-38, 2.66e-22, 1.56e-16, 0.283])
     weights[0] = 1.0 - weights[1:].sum()
     means, widths = [-2.8e5, 5.6e5, 2.64e6, 4.2e5, 1.47e6], np.array([0.078, 7.6e-5, 2.3e-7, 12.9, 8.5e-6])

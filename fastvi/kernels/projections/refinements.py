@@ -495,7 +495,7 @@ def refine(p, q, tol, most, space):
     maximise(1.0, space.weights, space.means, space.factors, 0.0, space.floored, space.sweeps)
     for k in range(space.weights.size):
         for i in range(dim):
-            if not 0.0 < space.factors[k, i, i] < math.inf:  # of a component of 1e-16 nothing may be left
+            if not 0.0 < space.factors[k, i, i] < math.inf:  # one of 1e-16 is moved by rounding
                 return status, sweeps, math.nan, error
     copy_vector(space.weights, weights)
     copy_matrix(space.means, means)
