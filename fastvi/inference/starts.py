@@ -298,9 +298,8 @@ class _Search:
 
     def climb(self, place: _Place) -> tuple[_Place, Array, bool]:
         """(the end, a root of the covariance there in its unit, whether the precision is definite)."""
-        keeps = place.mean.size > _ALWAYS_BENT and not self.model._calls_are_expensive
-        expensive = self.model._calls_are_expensive
-        patient = not expensive and place.mean.size <= _ALWAYS_BENT
+        expensive, many = self.model._calls_are_expensive, place.mean.size > _ALWAYS_BENT
+        keeps, patient = many and not expensive, not (many or expensive)
         root, definite = _root_of_inverse(place.precision)
         slow = 0
         for _ in range(_NEWTON_STEPS):
