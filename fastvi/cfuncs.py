@@ -45,7 +45,9 @@ A fit of a Gaussian to a log joint of one coordinate, a C function that is passe
 `Support`, with `low` and `high` where it has them. The start and the result are in the latent coordinate, in
 which q is Gaussian: z, log(z - low), log(high - z), or the logit of (z - low) / (high - low). Mean 0 and
 scale 1 are a usable start. `out` has one number for each `FitResult`. A log joint that fails must return NaN,
-which ends the fit with a status; an exception is printed and ignored::
+which ends the fit with a status; an exception is printed and ignored. As in Python the log joint is looked at
+between and beyond the nodes as well (829 evaluations): beside a gap of zero density, and where it outgrows q,
+the status says so, and the error is infinite::
 
     double log_joint(const double *z, void *data)
     int fit_1d(fastvi_log_joint log_joint, void *data, int support, double low, double high,

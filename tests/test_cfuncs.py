@@ -315,6 +315,26 @@ def test_faults_of_a_log_joint_are_named_and_placed(value, status):
     assert 0.0 < out[FitResult.FAULT_AT] < 0.2
 
 
+def test_gaps_between_all_nodes_are_seen():
+    """It was FINE, with an error of 4e-14."""
+    log_joint = LOG_JOINT(lambda z, data: -math.inf if 0.3 < z[0] < 0.35 else -0.5 * z[0] ** 2)
+    status, out = fit(log_joint)
+    assert status is Status.ZERO
+    assert 0.3 < out[FitResult.FAULT_AT] < 0.35
+    assert out[FitResult.ERROR] == math.inf
+    assert out[FitResult.MEAN] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_log_joint_that_outgrows_q_is_not_resolved():
+    log_joint = LOG_JOINT(
+        lambda z, data: -math.exp(min(math.exp(min(0.3 * z[0], 9.0)), 700.0)) - 0.5 * z[0] ** 2
+    )
+    status, out = fit(log_joint)
+    assert status is Status.UNRESOLVED
+    assert out[FitResult.ERROR] == math.inf
+    assert math.isnan(out[FitResult.FAULT_AT])
+
+
 def test_a_fit_that_does_not_converge_says_so():
     assert fit(LOG_JOINT(lambda z, data: z[0]))[0] is Status.UNBOUNDED
     status, out = fit(LOG_JOINT(lambda z, data: -math.sqrt(abs(z[0]))))  # with a kink

@@ -28,7 +28,9 @@ class CompiledFit(NamedTuple):
     """`Fit` in compiled code; `status` is a number of `kernels.statuses`.
 
     Here no other starts are tried: a fit without `start` has not converged, with the status UNCONFIRMED,
-    where the log density has several peaks on lines through q, or q is not close to it.
+    where the log density has several peaks on lines through q, or q is not close to it; and one from a start,
+    where the posterior may be improper. As in Python it has not, and the error is infinite, beside a gap of
+    zero density and where the log joint outgrows q far out.
     """
 
     q: Gaussian

@@ -16,13 +16,15 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from ..kernels.compiler import inlined
+from ..kernels.inference.gaps import MANY
 from .types import SUPPORT, ModelType
 
 _NUMBERS = types.CPointer(types.float64)
 _TABLE = types.Array(types.int64, 2, "C")
 
-#: A model as the operations take it: address, table, kinds, bounds.
-_TARGET = types.Tuple((types.int64, _TABLE, *(kind for _, kind in SUPPORT)))
+#: A model as the operations take it: address, table, kinds, bounds, and whether an array of its data is so
+#: large that an evaluation may take long.
+_TARGET = types.Tuple((types.int64, _TABLE, *(kind for _, kind in SUPPORT), types.boolean))
 
 _WORD = ir.IntType(64)
 
@@ -44,7 +46,7 @@ def _tabulate(log_joint: Any, dim: int) -> Any:
 
 
 def target_of(model: ModelType) -> Any:
-    """An intrinsic that makes (address, table, kinds, bounds) of a model of this type.
+    """An intrinsic that makes (address, table, kinds, bounds, many) of a model of this type.
 
     The table is on the stack of the function that calls this.
     """
@@ -60,7 +62,9 @@ def target_of(model: ModelType) -> Any:
             function = _c_function(context, builder.module, tabulate.overloads[arguments], model.data)
             address = builder.ptrtoint(function, _WORD)
             table = _table(context, builder, model.data, fields.data)
-            made = context.make_tuple(builder, _TARGET, (address, table, fields.kinds, fields.bounds))
+            many = _has_many(context, builder, model.data, fields.data)
+            parts = address, table, fields.kinds, fields.bounds, many
+            made = context.make_tuple(builder, _TARGET, parts)
             return impl_ret_borrowed(context, builder, _TARGET, made)
 
         return _TARGET(given), generate
@@ -84,6 +88,17 @@ def _c_function(context: Any, module: Any, tabulate: Any, data: Any) -> Any:
     # Where it raised nothing says; results in compiled code do not tell.
     builder.ret(builder.select(status.is_error, ir.Constant(_WORD, 1), ir.Constant(_WORD, 0)))
     return function
+
+
+def _has_many(context: Any, builder: Any, data: Any, value: Any) -> Any:
+    """Whether an array of the data has `gaps.MANY` entries: as `sharing.is_small` of the API says it."""
+    many = cgutils.false_bit
+    for i, kind in enumerate(data.types):
+        if isinstance(kind, types.Array):
+            array = context.make_array(kind)(context, builder, builder.extract_value(value, i))
+            large = builder.icmp_signed(">=", array.nitems, ir.Constant(_WORD, MANY))
+            many = builder.or_(many, large)
+    return many
 
 
 def _table(context: Any, builder: Any, data: Any, value: Any) -> Any:

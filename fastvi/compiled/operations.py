@@ -14,7 +14,8 @@ from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
 from ..kernels.inference.evidence import GAUSSIAN, JOINT
-from ..kernels.inference.reports import REPORT_SIZE, read_report
+from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
+from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
 from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
 from ..kernels.projections.optimum import Report as Optimum
@@ -36,6 +37,8 @@ _i_projections = external("kernels.projections.mixture_projections.i_projections
 _fit_workspace = external("kernels.inference.entry_points.fit_workspace")
 _fit_quadrature = external("kernels.inference.entry_points.fit_quadrature")
 _elbo_quadrature = external("kernels.inference.entry_points.elbo_quadrature")
+_check_tails = external("kernels.inference.entry_points.check_tails")
+_doubt = external("kernels.inference.entry_points.doubt")
 _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace")
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
@@ -157,13 +160,18 @@ def reduce_mixture(mixture, count, refined, tol, most):
 def _fit(model, dim, family, from_laplace, mean, factor, rtol, most_steps):
     """A fit from (mean, factor), which it overwrites, or from Laplace's approximation near the mean."""
     latent = mean.size
-    log_joint, table, kinds, bounds = model
+    log_joint, table, kinds, bounds, many = model
     target = log_joint, 0, np.empty(0), table, kinds, bounds
-    starts = mean.reshape((1, latent)), np.ones((1, latent)), factor.reshape((1, latent, latent))
+    means, factors = mean.reshape((1, latent)), factor.reshape((1, latent, latent))
+    starts = means, np.ones((1, latent)), factors
     reports = np.empty((1, REPORT_SIZE))
     results = np.empty((1, 0)), reports, np.empty((1, dim))
     space = _fit_workspace((latent, dim, BLOCK))
     _fit_quadrature((target, family, from_laplace, starts, rtol, most_steps, space, results, 0, 1))
+    if not from_laplace:
+        _check_tails((target, means, factors, space, results, 0, 1))
+    purpose = OF_LONG_FIT if many else OF_FIT
+    _doubt((target, np.zeros(1, np.int64), purpose, means, factors, space, results))
     report = read_report(reports[0])
     if not report.elbo > -math.inf:
         # The fit could not start: its factor is not written.
@@ -177,7 +185,7 @@ def _fit(model, dim, family, from_laplace, mean, factor, rtol, most_steps):
 def fit(model, dim, family, rtol, most_steps):
     """(mean, factor, ELBO, its error, evaluations, gradient norm, status) of a fit that starts near zero.
 
-    The model is (address, table, kinds, bounds): see `log_joints`.
+    The model is (address, table, kinds, bounds, whether it has much data): see `log_joints`.
     """
     latent = model[2].size
     return _fit(model, dim, family, 1, np.zeros(latent), np.empty((latent, latent)), rtol, most_steps)
@@ -207,13 +215,25 @@ def _same_support(kinds, bounds, other_kinds, other_bounds):
     return same
 
 
+@kernel
+def _doubted(target, dim, estimate, mean, factor, space):
+    """(ELBO, its error, evaluations, status): an ELBO by quadrature, with what its nodes do not see."""
+    (value, error, nodes), latent, reports = estimate, mean.size, np.empty((1, REPORT_SIZE))
+    write_report(elbo_alone(value, error, nodes), reports[0])
+    results = np.empty((1, 0)), reports, np.empty((1, dim))
+    means, factors = mean.reshape((1, latent)), factor.reshape((1, latent, latent))
+    _doubt((target, np.zeros(1, np.int64), OF_ELBO, means, factors, space, results))
+    found = read_report(reports[0])
+    return found.elbo, found.error, int(found.evaluations), int(found.status)
+
+
 @exported
 def elbo(model, dim, q, outside, rtol):
     """(ELBO, its error, evaluations, gradients in the mean and in the factor).
 
     q is (mean, factor, kinds, bounds); `outside`, whether it has mass where the joint is zero.
     """
-    log_joint, table, kinds, bounds = model
+    log_joint, table, kinds, bounds, _ = model
     mean, factor, q_kinds, q_bounds = q
     latent = kinds.size
     grad_mean, grad_factor = np.empty(latent), np.empty((latent, latent))
@@ -230,15 +250,22 @@ def elbo(model, dim, q, outside, rtol):
     status, value, error, nodes, _ = _elbo_quadrature(
         (target, mean, factor, rtol, space, grad_mean, grad_factor)
     )
-    if status != statuses.FINE:
-        value, error = -math.inf if status == statuses.ZERO else math.nan, math.inf
+    if status == statuses.FINE:
+        value, error, nodes, status = _doubted(target, dim, (value, error, nodes), mean, factor, space)
+    if status == statuses.ZERO:
+        value, error = -math.inf, 0.0
+    elif statuses.RAISED <= status <= statuses.INFINITE:
+        value, error = math.nan, math.inf
+    if statuses.RAISED <= status <= statuses.ZERO:
+        fill_vector(math.nan, grad_mean)
+        fill_matrix(math.nan, grad_factor)
     return value, error, nodes, grad_mean, grad_factor
 
 
 @exported
 def log_evidence(model, dim, rtol):
     """(log evidence, its error, evaluations)."""
-    log_joint, table, kinds, bounds = model
+    log_joint, table, kinds, bounds, _ = model
     latent = kinds.size
     target = log_joint, 0, np.empty(0), table, kinds, bounds
     mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)

@@ -32,7 +32,7 @@ from ..distributions.variational import (
 from ..kernels.families.table import FULL
 from ..kernels.statuses import FINE, UNRESOLVED, ZERO
 from .faults import error_of, words
-from .gaps import look_under, points_of_elbo
+from .gaps import look_under
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
@@ -566,7 +566,7 @@ def _student_estimate(model: Model, q: StudentT, rng: Any) -> Estimate:
         return Estimate(-math.inf, 0.0, 0, "closed form", note=note)
     value, error, used, status, where, _ = student_expectation(model, q, rng)
     if status == FINE and q.dim <= QUADRATURE_DIM:
-        status, where, more = look_under(model, q, points_of_elbo(model))
+        status, where, more = look_under(model, q, kernels.inference.gaps.OF_ELBO)
         used += more
     return _estimate(model, status, value, error, used, BY_DRAWS, where)
 
@@ -599,7 +599,7 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         )
         where = fault_point("truncated", space) if status else None
         if status == FINE:
-            status, where, used = look_under(model, q, points_of_elbo(model))
+            status, where, used = look_under(model, q, kernels.inference.gaps.OF_ELBO)
             nodes += used
         return _estimate(model, status, value, error, nodes, "quadrature", where)
     mean, thin = gaussian._mean, gaussian._thin
@@ -613,19 +613,25 @@ def elbo_estimate(model: Model, q: Any, rtol: float, rng: Any = 0) -> Estimate:
         value, error, nodes, status, where, _ = found
         error += 0.0 if status else elbo_error(model, mean, factor)
         return _estimate(model, status, value + gaussian.entropy(), error, nodes, BY_DRAWS, where)
-    space = lattice_space(model)
     grads = np.empty(gaussian.dim), np.empty((gaussian.dim, gaussian.dim))
+    status, value, error, nodes, where = _by_quadrature(model, gaussian, rtol, grads)
+    error += 0.0 if status else elbo_error(model, mean, factor)
+    return _estimate(model, status, value, error, nodes, "quadrature", where)
+
+
+def _by_quadrature(model: Model, q: Gaussian, rtol: float, gradients: tuple[Array, Array]) -> Any:
+    """(status, ELBO, its error, evaluations, the point of a fault); its gradients are written."""
+    space = lattice_space(model)
     status, value, error, nodes, _ = kernels.inference.entry_points.elbo_quadrature(
-        target_of(model), mean, factor, rtol, space, *grads
+        target_of(model), q._mean, q._factor, rtol, space, *gradients
     )
     where = fault_point("fit", space) if status else None
     if status == FINE:
-        status, where, used = look_under(model, gaussian, points_of_elbo(model))
+        status, where, used = look_under(model, q, kernels.inference.gaps.OF_ELBO)
         nodes += used
     if status == UNRESOLVED:
         status, error = FINE, math.inf
-    error += 0.0 if status else elbo_error(model, mean, factor)
-    return _estimate(model, status, value, error, nodes, "quadrature", where)
+    return status, value, error, nodes, where
 
 
 def _estimate(
@@ -751,7 +757,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     TypeError
         As in `elbo`; a TruncatedGaussian.
     ValueError
-        As in `elbo`; a q that has mass where the joint is zero.
+        As in `elbo`; a q that has mass where the joint is zero, also in a gap that `elbo` finds.
 
     References
     ----------
@@ -779,11 +785,7 @@ def elbo_grad(model: Model, q: Gaussian | TransformedGaussian, *, rtol: float = 
     mean, factor = gaussian._mean, gaussian._factor
     grads = np.empty(dim), np.empty((dim, dim))
     if dim <= QUADRATURE_DIM:
-        space = lattice_space(model)
-        status, value, *_ = kernels.inference.entry_points.elbo_quadrature(
-            target_of(model), mean, factor, wanted, space, *grads
-        )
-        where = fault_point("fit", space) if status else None
+        status, value, *_, where = _by_quadrature(model, gaussian, wanted, grads)
     else:
         space = workspace("draws", FULL, dim, model.dim)
         scale = conditional_deviations(factor)

@@ -1,9 +1,6 @@
 """What nodes do not see under a q of one or two latent coordinates: gaps of zero density, and tails.
 
-A gap makes the ELBO of a q with mass there -inf, and so does a log joint like -exp(exp(z)).
-
-The lattice of an expectation has 45 nodes on a line, and 400 within three deviations in the plane. More
-points tell, and those of a fit are taken once, under the q that is returned.
+The points are those of `kernels.inference.gaps`, which looks for compiled code and C as well.
 """
 
 from __future__ import annotations
@@ -23,43 +20,24 @@ from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT, radii
 from ..distributions.variational import TruncatedGaussian, Variational, latent_of
 from ..kernels.statuses import FINE, UNRESOLVED
-from .kernel_calls import densities_or_zero, log_densities_at_draws, workspace
+from .kernel_calls import densities_or_zero, lattice_space, log_densities_at_draws, workspace
 from .model import Model, target_of
 from .packing import Table
 from .sharing import are_small, is_small
-
-#: Points in the plane are within so many deviations: they would be too far apart, and the nodes of the
-#: lattice see gaps that reach far.
-_REACH_IN_PLANE = 3.0
-
-#: Points on a line, and in the plane: for an ELBO; for that of a fit, in small models, and where an
-#: evaluation may take long: a fit has 132, and 2780.
-_ELBO_POINTS, _FIT_POINTS, _FEW_POINTS = (1601, 4000), (801, 1600), (161, 400)
-
-#: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
-#: of x³ = x + 1. (M. Roberts, The Unreasonable Effectiveness of Quasirandom Sequences, 2018.)
-_STEPS_IN_SQUARE = 0.7548776662466927, 0.5698402909980532
-
-#: Beyond the lattice, up to where the density of q is a float: distances in q's deviations, on as many rays.
-_DISTANCES = np.arange(10.0, 38.0, 2.0)
-_RAYS = 2, 8
 
 #: The row of a fit by itself.
 _FIRST = np.zeros(1, np.int64)
 
 
-def points_of_elbo(model: Model) -> int:
-    """How many points are checked under the q of an ELBO."""
-    return _ELBO_POINTS[model.latent_dim - 1]
-
-
 def points_of_fit(model: Model) -> int:
-    """How many points are checked under the q of a fit."""
-    return (_FIT_POINTS if is_small(model) else _FEW_POINTS)[model.latent_dim - 1]
+    """Which points are checked under the q of a fit."""
+    points = kernels.inference.gaps
+    found: int = points.OF_FIT if is_small(model) else points.OF_LONG_FIT
+    return found
 
 
-def look_under(model: Model, q: Variational, count: int) -> tuple[int, Array | None, int]:
-    """(A fault of the log joint at so many points under q, or FINE; its place; evaluations).
+def look_under(model: Model, q: Variational, purpose: int) -> tuple[int, Array | None, int]:
+    """(A fault of the log joint at the points for a purpose under q, or FINE; its place; evaluations).
 
     The status is UNRESOLVED where the log joint outgrows a Gaussian q far out: no mean is known then.
 
@@ -78,22 +56,22 @@ def look_under(model: Model, q: Variational, count: int) -> tuple[int, Array | N
             (latent,) = latent.components
         mean, factor = latent._mean, latent._factor
         if isinstance(latent, StudentT):
-            return _faults(model, mean, factor, _steps_of_student(latent, 2 * count))
+            return _faults(model, mean, factor, _steps_of_student(latent, 2 * _count(latent.dim, purpose)))
         if model._calls_are_expensive:
-            return _look_in_two_calls(model, mean, factor, count)
+            return _look_in_two_calls(model, mean, factor, purpose)
     results = np.empty((1, 0)), np.zeros((1, kernels.inference.reports.REPORT_SIZE)), np.empty((1, model.dim))
-    doubt(model, target_of(model), _FIRST, count, interval, (mean[None], factor[None]), results)
+    _doubt(model, target_of(model), _FIRST, purpose, interval, (mean[None], factor[None]), results)
     model._raise_pending()
     found = kernels.inference.reports.Report._make(results[1][0].tolist())
     status = int(found.status)
     return status, results[2][0] if is_fault(status) else None, int(found.evaluations)
 
 
-def doubt(
+def _doubt(
     model: Model,
     target: Any,
     rows: NDArray[np.int64],
-    count: int,
+    purpose: int,
     interval: tuple[float, float] | None,
     q: tuple[Array, Array],
     results: tuple[Array, Array, Array],
@@ -105,10 +83,9 @@ def doubt(
     """
     run = kernels.inference.entry_points
     if interval is None:
-        space = workspace("laplace", model.latent_dim, model.dim)
-        run.doubt(target, rows, _steps(model.latent_dim, count), *q, space, results)
+        run.doubt(target, rows, purpose, *q, lattice_space(model), results)
     else:
-        run.doubt_truncated(target, rows, count, interval, *q, workspace("truncated"), results)
+        run.doubt_truncated(target, rows, purpose, interval, *q, workspace("truncated"), results)
 
 
 def doubt_batch(
@@ -121,13 +98,14 @@ def doubt_batch(
     """A function of (low, high) that does so for the fits of data sets low to high - 1."""
     interval = model._support.interval if truncated else None
     target, small = target_of(model, tables), are_small(model, tables)
-    groups = (_FIT_POINTS[model.latent_dim - 1], small), (_FEW_POINTS[model.latent_dim - 1], ~small)
+    points = kernels.inference.gaps
+    groups = (points.OF_FIT, small), (points.OF_LONG_FIT, ~small)
 
     def run(low: int, high: int) -> None:
-        for count, chosen in groups:
+        for purpose, chosen in groups:
             rows = low + np.flatnonzero(chosen[low:high])
             if rows.size:
-                doubt(model, target, rows, count, interval, q, results)
+                _doubt(model, target, rows, purpose, interval, q, results)
 
     return run
 
@@ -139,45 +117,37 @@ def _faults(model: Model, mean: Array, factor: Array, draws: Array) -> tuple[int
     return status, where, len(draws)
 
 
-def _look_in_two_calls(model: Model, mean: Array, factor: Array, count: int) -> tuple[int, Array | None, int]:
+def _look_in_two_calls(
+    model: Model, mean: Array, factor: Array, purpose: int
+) -> tuple[int, Array | None, int]:
     """`look_under` a Gaussian by more points than the kernels have in a block."""
-    _, beyond, limits = _steps(mean.size, count)
-    status, where, used = _faults(model, mean, factor, gap_steps(mean.size, count))
+    points = kernels.inference.gaps
+    line = mean.size == 1
+    beyond, limits = (
+        (points.BEYOND_LINE[:1], points.LIMITS_LINE) if line else (points.BEYOND_PLANE, points.LIMITS_PLANE)
+    )
+    status, where, used = _faults(model, mean, factor, gap_steps(mean.size, _count(mean.size, purpose)))
     if status:
         return status, where, used
     values = densities_or_zero(model, mean + beyond.T @ factor.T)
-    grows = kernels.inference.gaps.outgrows(values, limits).any()
+    grows = points.outgrows(values, limits).any()
     return UNRESOLVED if grows else FINE, None, used + limits.size
 
 
-@lru_cache(maxsize=8)
-def _steps(dim: int, count: int) -> tuple[Array, Array, Array]:
-    """The `Steps` of `kernels.inference.gaps`, with so many between nodes; those beyond are on rays.
-
-    Where the log joint there is larger than the inverse of the density of q, about, its term of the mean is
-    larger than one nat.
-    """
-    angles = 2.0 * math.pi * np.arange(_RAYS[dim - 1]) / _RAYS[dim - 1]
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :dim]
-    beyond = (_DISTANCES[:, None, None] * directions).reshape(-1, dim)
-    columns = np.ascontiguousarray(gap_steps(dim, count).T), np.ascontiguousarray(beyond.T)
-    return *columns, np.repeat(np.exp(0.5 * _DISTANCES**2), len(angles))
+def _count(dim: int, purpose: int) -> int:
+    return int(kernels.inference.gaps.COUNTS[dim - 1, purpose])
 
 
 @lru_cache(maxsize=8)
 def gap_steps(dim: int, count: int) -> Array:
-    """The points (count, dim) under a standard Gaussian; in the plane each has the same area of the disc."""
-    if dim == 1:
-        reach = kernels.inference.gaps.REACH
-        return np.linspace(-reach, reach, count)[:, None]
-    share, turns = np.outer(_STEPS_IN_SQUARE, np.arange(count) + 0.5) % 1.0
-    angles, lengths = 2.0 * math.pi * turns, _REACH_IN_PLANE * np.sqrt(share)
-    return np.ascontiguousarray((lengths * [np.cos(angles), np.sin(angles)]).T)
+    """`kernels.inference.gaps.steps_between`, made once."""
+    found: Array = kernels.inference.gaps.steps_between(dim, count)
+    return found
 
 
 def area_in_plane(count: int) -> float:
     """The area of the disc for each of so many points, under a standard Gaussian."""
-    return math.pi * _REACH_IN_PLANE**2 / count
+    return float(math.pi * kernels.inference.gaps.REACH_IN_PLANE**2 / count)
 
 
 def _steps_of_student(q: StudentT, count: int) -> Array:

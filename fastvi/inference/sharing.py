@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from .. import kernels
 from ..common import threads
 from .packing import Table, most_entries
 
@@ -34,8 +35,9 @@ GRADIENTS = ctypes.CFUNCTYPE(
 #: call a function at once takes half a second, which a fit of a thousand points saves on two threads.
 EXPENSIVE = 1e-3
 
-#: Dimensions and entries of data of small models: a fit in one dimension takes a millisecond with so many.
-_FEW_DIM, _FEW_ENTRIES = 2, 10_000
+#: Dimensions of small models; a fit in one dimension takes a millisecond with `kernels.inference.gaps.MANY`
+#: entries of data.
+_FEW_DIM = 2
 
 #: In the compiled code of functions that run in parallel themselves (called from two threads, numba's pool
 #: may end the process) or call Python, and of those that draw random numbers.
@@ -120,13 +122,17 @@ def _share_out(function: Any) -> Any:
 
 def is_small(model: Model) -> bool:
     """Whether a model is such that a call of the log joint cannot take long, as far as one sees."""
-    return model.latent_dim <= _FEW_DIM and all(getattr(x, "size", 1) < _FEW_ENTRIES for x in model.data)
+    many = kernels.inference.gaps.MANY
+    return model.latent_dim <= _FEW_DIM and all(getattr(x, "size", 1) < many for x in model._arguments)
 
 
 def are_small(model: Model, tables: Table) -> NDArray[np.bool_]:
     """The same for each of many data sets of a model."""
     most = most_entries(model._types, tables)
-    return (most < _FEW_ENTRIES) & (model.latent_dim <= _FEW_DIM)
+    if model.latent_dim > _FEW_DIM:
+        most[:] = kernels.inference.gaps.MANY
+    small: NDArray[np.bool_] = np.maximum(most, model._theta.size) < kernels.inference.gaps.MANY
+    return small
 
 
 def seconds_of(model: Model) -> float:

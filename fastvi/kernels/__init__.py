@@ -43,6 +43,8 @@ projections
 whole fits
     fits.workspace, fits.fit_quadrature, fits.start_and_fit_quadrature, truncated.workspace,
     truncated.fit_truncated, draws.workspace, draws.fit_draws, em.workspace, em.fit
+what the nodes of a fit do not see
+    gaps.doubt, gaps.doubt_truncated
 steps
     fits.elbo_quadrature, steps.natural_workspace, steps.natural_gradient_step, steps.adam_step
 for log joints
@@ -90,6 +92,7 @@ _DOCUMENTED = {
     "em": "em",
     "estimates": "quadrature.mixture_kl",
     "fits": "inference.quadrature_fits",
+    "gaps": "inference.gaps",
     "gaussians": "densities.gaussians",
     "grids": "projections.grid_projections",
     "mixtures": "densities.mixtures",

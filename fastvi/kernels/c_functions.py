@@ -21,7 +21,7 @@ from .discrete.logarithmic import kl_log_term
 from .discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, WEIGHTS_TOLERANCE
 from .discrete.normalized import LIFT, UNLIFT
 from .discrete.registry import BY_TERM, NO_THETA, ROWS, default_theta
-from .inference import quadrature_fits
+from .inference import gaps, quadrature_fits
 from .inference.reports import REPORT_SIZE, read_report
 from .models.supports import INTERVAL, LOWER, REAL, UPPER
 from .numerics.error_free import difference
@@ -39,8 +39,8 @@ FIT_STEPS = 6
 FIT_FAULT_AT = 7
 FIT_SIZE = 8
 
-#: Largest number of accepted steps of a fit.
-_MOST_STEPS = 100
+#: Most steps of a fit, as in Python.
+_MOST_STEPS = 500
 
 # All types of arguments and results.
 NUMBERS = types.CPointer(types.float64)
@@ -277,9 +277,10 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
         space = quadrature_fits.workspace(1, 1)  # 1.4 MB, of which little is touched
     except Exception:
         return NO_MEMORY
-    status = quadrature_fits.start_and_fit_quadrature(
+    problem = data, kinds, bounds
+    quadrature_fits.start_and_fit_quadrature(
         log_joint,
-        (data, kinds, bounds),
+        problem,
         FULL,
         True,
         (mean, scale, chol),
@@ -289,6 +290,7 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
         np.empty(0),
         report,
     )
+    status = gaps.doubt(log_joint, problem, mean, chol, gaps.OF_FIT, space, report)
     found = read_report(report)
     if found.steps > 0.0:
         out[FIT_MEAN], out[FIT_DEVIATION] = mean[0], chol[0, 0]

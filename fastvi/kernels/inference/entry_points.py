@@ -112,43 +112,45 @@ def check_tails(target, means, chols, space, results, low, high):
 
 
 @exported
-def doubt(target, rows, steps, means, factors, space, results):
-    """Look for what nodes do not see under Gaussians, in these rows, and amend their reports."""
-    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
-    steps, results = named(gaps.Steps, borrow(steps)), named(Results, borrow(results))
+def doubt(target, rows, purpose, means, factors, space, results):
+    """Look for what nodes do not see under the Gaussians of fits, in these rows, and amend their reports."""
+    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    results = named(Results, borrow(results))
     for n in rows:
-        report = reports.read_report(results.reports[n])
-        if reports.has_elbo(report):
-            status, used = gaps.look(
-                target.log_joint, _problem(target, n), means[n], factors[n], steps, space.panel
-            )
-            reports.write_report(reports.doubted(report, used, status), results.reports[n])
-            if status >= RAISED:
-                copy_vector(space.panel.where, results.wheres[n])
+        before = results.reports[n, reports.STATUS]
+        status = gaps.doubt(
+            target.log_joint,
+            _problem(target, n),
+            means[n],
+            factors[n],
+            purpose,
+            space,
+            results.reports[n],
+        )
+        if RAISED <= status <= ZERO and status != before:
+            copy_vector(space.lattice.panel.where, results.wheres[n])
 
 
 @exported
-def doubt_truncated(target, rows, count, interval, means, factors, space, results):
-    """The same under Gaussians truncated to an interval, mu and sigma, by `count` points."""
+def doubt_truncated(target, rows, purpose, interval, means, factors, space, results):
+    """The same under Gaussians truncated to an interval, mu and sigma."""
     target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))
     results = named(Results, borrow(results))
     low_end, high_end = interval
     for n in rows:
-        report = reports.read_report(results.reports[n])
-        if reports.has_elbo(report):
-            status = gaps.look_truncated(
-                target.log_joint,
-                (target.theta, target.tables[n]),
-                means[n, 0],
-                factors[n, 0, 0],
-                low_end,
-                high_end,
-                count,
-                space,
-            )
-            reports.write_report(reports.doubted(report, count, status), results.reports[n])
-            if status != FINE:
-                copy_vector(space.where, results.wheres[n])
+        before = results.reports[n, reports.STATUS]
+        status = gaps.doubt_truncated(
+            target.log_joint,
+            (target.theta, target.tables[n]),
+            low_end,
+            high_end,
+            (means[n, 0], factors[n, 0, 0]),
+            purpose,
+            space,
+            results.reports[n],
+        )
+        if RAISED <= status <= ZERO and status != before:
+            copy_vector(space.where, results.wheres[n])
 
 
 @exported

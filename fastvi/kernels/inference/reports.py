@@ -25,6 +25,9 @@ class Report(NamedTuple):
 #: Numbers of a report.
 REPORT_SIZE = len(Report._fields)
 
+#: The place of the status in a report.
+STATUS = Report._fields.index("status")
+
 
 @inlined
 def no_fit(elbo, evaluations, status):
@@ -35,6 +38,21 @@ def no_fit(elbo, evaluations, status):
         gradient_norm=math.nan,
         evaluations=evaluations,
         status=status,
+        steps=0,
+        parameter_error=math.nan,
+        sides=0,
+    )
+
+
+@inlined
+def elbo_alone(elbo, error, evaluations):
+    """The report of an ELBO without a fit."""
+    return Report(
+        elbo=elbo,
+        error=error,
+        gradient_norm=math.nan,
+        evaluations=evaluations,
+        status=FINE,
         steps=0,
         parameter_error=math.nan,
         sides=0,

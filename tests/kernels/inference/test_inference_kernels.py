@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 
 import fastvi as fv
-from fastvi.kernels.inference import draws_fits, expectations, quadrature_fits, steps, truncated_fits
+from fastvi.kernels.inference import draws_fits, expectations, gaps, quadrature_fits, steps, truncated_fits
 from fastvi.kernels.inference.reports import Report
 from fastvi.kernels.models.evaluation import Problem
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.quadrature import moments as moments_
-from fastvi.kernels.statuses import CONVERGED
+from fastvi.kernels.statuses import CONVERGED, ZERO
 
 
 @numba.njit
@@ -186,6 +186,65 @@ def test_truncated_fit_in_a_users_function(x):
     np.testing.assert_allclose(start, [x / 2, math.sqrt(0.5)], atol=1e-6)
     expected = 0.5 * math.log(math.pi) - x * x / 4 + stats.norm.logcdf(x / 2 * math.sqrt(2))
     assert abs(Report(*report).elbo - expected) <= 1e-9 * (1 + abs(expected))
+
+
+@numba.njit
+def beside_slab(z, low, width):
+    return -math.inf if low < z[0] < low + width else -0.5 * (z * z).sum()
+
+
+@numba.njit
+def fit_and_doubt(dim, low, width, purpose, report):
+    """(the status of a fit, and that after the look for gaps; the place of one) at the lowest layer."""
+    mean, chol, trace = np.zeros(dim), np.eye(dim), np.empty(0)
+    problem = (low, width), REAL_KINDS[:dim], NO_BOUNDS[:dim]
+    space = quadrature_fits.workspace(dim, dim)
+    fitted = quadrature_fits.fit_quadrature(
+        beside_slab, problem, newton.FULL, mean, chol, 1e-8, 50, space, trace, report
+    )
+    found = gaps.doubt(beside_slab, problem, mean, chol, purpose, space, report)
+    return fitted, found, space.lattice.panel.where[0]
+
+
+@numba.njit
+def fit_and_doubt_truncated(low, width, purpose, report):
+    start, space = np.array([0.0, 1.0]), truncated_fits.workspace()
+    fitted = truncated_fits.fit_truncated(
+        beside_slab, (low, width), -1.0, 3.0, start, 1e-8, 50, space, np.empty(0), report
+    )
+    found = gaps.doubt_truncated(beside_slab, (low, width), -1.0, 3.0, start, purpose, space, report)
+    return fitted, found, space.where[0]
+
+
+@pytest.mark.parametrize("function", [fit_and_doubt, fit_and_doubt.py_func])
+def test_a_users_fit_is_doubted_by_a_call_of_its_own(function):
+    report = np.zeros(8)
+    for dim, low, width in ((1, 0.275, 0.05), (2, 0.34, 0.01)):
+        for purpose, count in enumerate(gaps.COUNTS[dim - 1].tolist()):
+            fitted, found, where = function(dim, low, width, purpose, report)
+            assert fitted == CONVERGED
+            assert found == ZERO
+            assert low < where < low + width
+            assert Report(*report).error == math.inf
+            evaluations = Report(*report).evaluations
+            assert function(dim, 50.0, width, purpose, report)[:2] == (CONVERGED, CONVERGED)
+            assert Report(*report).error < 1e-10
+            # A look that ends at a gap counts all of its points, but none far out.
+            assert Report(*report).evaluations == evaluations + (28, 112)[dim - 1]
+            assert evaluations > count
+
+
+@pytest.mark.parametrize("function", [fit_and_doubt_truncated, fit_and_doubt_truncated.py_func])
+def test_a_users_truncated_fit_is_doubted_by_a_call_of_its_own(function):
+    report, between = np.zeros(8), 0
+    for low in np.linspace(-0.9, 2.5, 8).tolist():
+        fitted, found, where = function(low, 0.02, gaps.OF_FIT, report)
+        between += fitted == CONVERGED
+        assert found == ZERO
+        assert low < where < low + 0.02
+        assert fitted == ZERO or Report(*report).error == math.inf
+    assert between >= 2
+    assert function(50.0, 0.02, gaps.OF_FIT, report)[:2] == (CONVERGED, CONVERGED)
 
 
 def test_the_lattice_has_the_moments_of_a_standard_normal():
