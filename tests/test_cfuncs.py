@@ -326,10 +326,10 @@ def test_gaps_between_all_nodes_are_seen():
 
 
 def test_a_log_joint_that_outgrows_q_is_not_resolved():
-    log_joint = LOG_JOINT(
-        lambda z, data: -math.exp(min(math.exp(min(0.3 * z[0], 9.0)), 700.0)) - 0.5 * z[0] ** 2
-    )
-    status, out = fit(log_joint)
+    def doubly_exponential(z, data):
+        return -math.exp(min(math.exp(min(0.3 * z[0], 9.0)), 700.0)) - 0.5 * z[0] ** 2
+
+    status, out = fit(LOG_JOINT(doubly_exponential))
     assert status is Status.UNRESOLVED
     assert out[FitResult.ERROR] == math.inf
     assert math.isnan(out[FitResult.FAULT_AT])

@@ -172,8 +172,8 @@ def _look(log_joint, problem, mean, factor, purpose, panel):
 def doubt(log_joint, problem, mean, chol, purpose, space, report):
     """Look for what the nodes of a fit by quadrature do not see under its q, and amend its report.
 
-    `fits.fit_quadrature` does not look: it would take about twice as long. `fastvi.fit` does, from Python and
-    in compiled code, and so does the C function.
+    `fits.fit_quadrature` does not look: 829 evaluations on a line take longer than a short fit with its 130.
+    `fastvi.fit` does, from Python and in compiled code, and so does the C function.
 
     Parameters
     ----------

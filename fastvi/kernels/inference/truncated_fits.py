@@ -212,8 +212,8 @@ def fit_truncated(log_joint, data, low, high, start, rtol, most_steps, space, tr
     """Fit a Gaussian truncated to [low, high] to a log joint of one coordinate.
 
     Natural-gradient steps: the next q is the exponential of the quadratic that fits the log joint best under
-    q, in least squares. One step is exact for a log joint that is quadratic on the interval. It sees no gap of
-    zero density between its nodes: `gaps.doubt_truncated` looks for those.
+    q, in least squares. One step is exact for a log joint that is quadratic on the interval. No gap of zero
+    density between the nodes is seen: `gaps.doubt_truncated` looks for those.
 
     Parameters
     ----------
