@@ -34,6 +34,9 @@ def fit_often(n, x, kinds, bounds, mean, chol, space, trace, report):
         status += kernels.fits.fit_quadrature(
             log_joint, ((x,), kinds, bounds), FULL, mean, chol, 1e-8, 50, space, trace, report
         )
+        status += kernels.gaps.doubt(
+            log_joint, ((x,), kinds, bounds), mean, chol, kernels.gaps.OF_FIT, space, report
+        )
     return status, mean[0], chol[0, 0], report[0]
 
 
@@ -65,6 +68,9 @@ def cut_often(n, x, start, space, trace, report):
         start[0], start[1] = 1.0, 1.5
         status += kernels.truncated.fit_truncated(
             log_joint, (x,), 0.0, math.inf, start, 1e-3, 100, space, trace, report
+        )
+        status += kernels.gaps.doubt_truncated(
+            log_joint, (x,), 0.0, math.inf, start, kernels.gaps.OF_FIT, space, report
         )
     return status, start[0], start[1]
 

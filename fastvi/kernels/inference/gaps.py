@@ -263,6 +263,26 @@ def doubt_truncated(log_joint, data, low, high, start, purpose, space, report):
     -------
     int
         As `doubt`, without 2; the place of a fault is in space.where.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> gaps, truncated = kernels.gaps, kernels.truncated
+    >>> @njit
+    ... def log_joint(z, low):                                               # zero from low to low + 0.02
+    ...     return -math.inf if low < z[0] < low + 0.02 else -z[0] ** 2
+    >>> @njit
+    ... def statuses(low):
+    ...     start, report, space = np.array([1.0, 1.0]), np.empty(8), truncated.workspace()
+    ...     fitted = truncated.fit_truncated(log_joint, (low,), 0.0, math.inf, start, 1e-8, 50, space,
+    ...                                      np.empty(0), report)
+    ...     return fitted, gaps.doubt_truncated(log_joint, (low,), 0.0, math.inf, start, gaps.OF_FIT, space,
+    ...                                         report)
+    >>> statuses(1.531), statuses(50.0)
+    ((0, 14), (0, 0))
     """
     data, start, report = borrow((data, start, report))
     space, found = named(truncated_fits.Workspace, borrow(space)), reports.read_report(report)
