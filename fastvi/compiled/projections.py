@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 from numba.core.errors import TypingError
 
 from .. import kernels
@@ -72,8 +73,21 @@ def _reduce_mixture(p, k, method="kl", tol=1e-5, max_iterations=2_000):
     return compiled
 
 
+def _is_of_mixtures(name, family):
+    """Whether a family is ("mixture", k)."""
+    if not isinstance(family, types.BaseTuple):
+        return False
+    word, *counts = family.types
+    if len(counts) != 1 or not isinstance(types.unliteral(counts[0]), types.Integer):
+        raise TypingError(f'fastvi.{name}: family must be ("mixture", k), if it is a tuple, not {family}')
+    constant(name, "family[0]", word, {"mixture": 0})
+    return True
+
+
 @overloaded(projections.m_projection, prefer_literal=True)
 def _m_projection(p, family="full"):
+    if _is_of_mixtures("m_projection", family):
+        return lambda p, family="full": reduction.reduce_mixture(p, family[1])
     if p not in (GAUSSIAN, MIXTURE):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"

@@ -38,8 +38,9 @@ _STEPS_AT_ONCE, _MOST_STEPS = 50, 1000
 #: 2e-5), and in nats.
 _SHARE, _LEAST_LACK = 1e-9, 1e-12
 
-#: Steps of the grid in a deviation of a component along an axis, given the other: with more the grid does not
-#: resolve it. The likelihood grows without end towards a row of the grid: with so many it counts as not finite.
+#: Steps of the grid in a deviation of a component along an axis, given the other: with more the grid does
+#: not resolve it. The likelihood grows without end towards a row of the grid: with `_MOST` steps it counts as
+#: not finite.
 _RESOLVED, _MOST = 1.0, 2.0
 
 
@@ -102,12 +103,13 @@ class _Likelihood:
         return float((np.sqrt(precisions) * self.steps(parts)).max())
 
     def widened(self, parts: Parts) -> Parts:
-        """A mixture that the grid resolves: if it is none, with components wider by a step along each axis."""
+        """A mixture, if the grid does not resolve it with components wider by a step along each axis."""
         if self.narrowest(parts) <= _RESOLVED:
             return parts
         more = np.linalg.inv(self.factor) * self.steps(parts)[:, None, :]
         covs = parts.factors @ parts.factors.swapaxes(1, 2) + more @ more.swapaxes(1, 2)
-        return parts._replace(factors=np.linalg.cholesky(covs))
+        factors: Any = np.linalg.cholesky(covs)
+        return Parts(parts.logs, parts.means, factors)
 
     def tolerance(self, value: float) -> float:
         """The nats that a divergence may lack."""

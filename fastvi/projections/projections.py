@@ -79,17 +79,17 @@ def m_projection(p: Any, family: Any = "full") -> Any:
         q has the mean of p and its covariance Σ, diag Σ, or tr Σ / D times the identity; for a table, q is
         the tuple of its marginals, and the divergence is the total correlation (for two axes the mutual
         information). The divergence is in nats. Mixtures have the mean and the covariance of p; of a grid
-        the one is followed that is best among ten restarts, until it promises to gain 1e-9 of its
-        divergence. Where a component is narrower than a step of the grid, its `status` says so: it may fit points in place of
-        the density.
+        the one is followed that is best among ten restarts, until it promises to gain 1e-9 of its divergence.
+        Where a component is narrower than a step of the grid, its `status` says so: it may fit points in
+        place of the density.
 
     Raises
     ------
     TypeError
         A p that is neither a distribution nor an array of real numbers; a k that is not an integer.
     ValueError
-        A k below 1, or above the number of points where a grid has mass; an unknown family, or one for another kind of p; a table that is not a distribution; a covariance that
-        is singular.
+        A k below 1, or above the number of points where a grid has mass; an unknown family, or one for
+        another kind of p; a table that is not a distribution; a covariance that is singular.
 
     References
     ----------

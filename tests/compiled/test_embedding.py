@@ -187,6 +187,29 @@ def test_reductions_are_those_of_python():
     assert not converged
 
 
+@njit
+def onto_mixtures(p, k):
+    two, given, same = (
+        fv.m_projection(p, ("mixture", 2)),
+        fv.m_projection(p, ("mixture", k)),
+        fv.reduce_mixture(p, k),
+    )
+    return two.mixture.means, (given.mixture, given.converged, given.iterations), tuple(same)
+
+
+def test_m_projections_onto_mixtures_are_reductions():
+    rng = np.random.default_rng(4)
+    p = fv.GaussianMixture(rng.dirichlet(np.ones(5)), rng.normal(size=(5, 2)), [np.eye(2)] * 5)
+    for k in (1, 2, 3):
+        two, given, same = onto_mixtures(p, k)
+        assert given == same
+        assert given[0].weights.size == k
+        if k == 2:
+            np.testing.assert_array_equal(two, given[0].means)
+            np.testing.assert_allclose(two, fv.m_projection(p, ("mixture", 2)).q.means, atol=1e-9)
+    assert np.isnan(onto_mixtures(p, 0)[1][0].means).all()
+
+
 # Models.
 
 
@@ -385,6 +408,16 @@ def test_what_an_operation_allocates_is_freed():
             lambda p: fv.m_projection(p),
             (np.ones(3),),
             r"fastvi\.m_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (
+            lambda p: fv.m_projection(p, ("mixtures", 2)),
+            (P,),
+            r"fastvi\.m_projection: family\[0\] must be one of mixture",
+        ),
+        (
+            lambda p: fv.m_projection(p, ("mixture", 1.5)),
+            (P,),
+            r'fastvi\.m_projection: family must be \("mixture", k\)',
         ),
         (lambda m, c: fv.Gaussian(m, c), (np.ones(2), np.ones(2)), r"fastvi\.Gaussian .*\(D,\) and \(D, D\)"),
         (lambda w: fv.GaussianMixture(w, w, w), (np.ones(2),), r"fastvi\.GaussianMixture .*\(K,\), \(K, D\)"),
