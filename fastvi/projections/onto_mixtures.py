@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import LEAST_RTOL, QUADRATURE_DIM, Estimate, normal_points
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
+from ..kernels import borrowing
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
 from ..kernels.statuses import (
@@ -39,7 +40,7 @@ from ..kernels.statuses import (
     UNRESOLVED,
 )
 from .gaussian_optima import listed_starts, mixture_optima
-from .reduction import Frame, as_mixture, greedy_merges
+from .reduction import Frame, as_mixture, greedy_merges, run
 from .result import Projection
 
 #: Lattices (step, reach) under each component of q: to choose starts, and the levels of the descents.
@@ -86,8 +87,9 @@ _HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
 #: How often a descent goes on from a saddle, and how far it is moved away.
 _SADDLES, _AWAY = 3, 0.3
 
-#: The most densities of components at nodes of an evaluation, a fifth of a second.
-_MOST_WORK = 20_000_000
+#: The most densities of components at nodes of an evaluation, a fifth of a second: each takes as long as so
+#: many of the entries by which `run` estimates.
+_MOST_WORK, _ENTRIES = 20_000_000, 20.0
 
 #: Densities of an evaluation on the level `_BASE` above which optima that are far above the best are not
 #: refined: each would take seconds.
@@ -277,11 +279,16 @@ class Descents:
         """
         nodes, weights = self.nodes(level)
         q = Parts(*map(np.array, parts))
-        value, lack, evaluations, _ = self.room.descend(
-            tuple(self.target), tuple(q), nodes, weights, unit, steps, share, far, self.space
+        arguments = tuple(self.target), tuple(q), nodes, weights, unit, steps, share, far, self.space
+        value, lack, evaluations, _ = run(
+            partial(self.room.descend, *arguments), _ENTRIES * self.work(level), max(steps, 1), self.stop
         )
         self.evaluations += evaluations * self.count * weights.size
         return _End(q, value, lack)
+
+    def stop(self) -> None:
+        """End a descent from another thread."""
+        borrowing.member(self.room.Workspace, self.space, "control")[0] = 1
 
     def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
         """Eigenvalues and vectors of the Hessian; its 0 along all logits at once becomes 1."""

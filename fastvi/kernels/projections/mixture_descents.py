@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..borrowing import Cube, Matrix, Vector, borrow, named, packed
+from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
 from ..compiler import exported, inlined, kernel
 from ..numerics.matrices import add_scaled, clear_vector, copy_matrix, copy_vector, dot
 from . import reverse_divergences
@@ -74,6 +74,7 @@ class Workspace(NamedTuple):
     changes: Matrix  #: (MEMORY, N): of the gradient
     products: Vector  #: (MEMORY,): inner products of both
     parts: Vector  #: (MEMORY,)
+    control: Integers  #: (1,): another thread may set it to 1, which ends a descent
 
 
 @kernel
@@ -124,6 +125,7 @@ def workspace(components, count, dim):
             changes=np.empty((MEMORY, n)),
             products=np.empty(MEMORY),
             parts=np.empty(MEMORY),
+            control=np.empty(1, np.int64),
         )
     )
 
@@ -305,6 +307,8 @@ def _search(p, nodes, shares, basis, value, promised, length, space):
         after = _value_in(p, nodes, shares, basis, space.trial, space.trial_gradient, space)
         if after <= value - DECREASE * length * promised and after < value:
             return after, shrinks + 1
+        if space.control[0] != 0:
+            return math.nan, shrinks + 1
         if after < math.inf:
             # The minimum of the parabola, where there is one.
             best = 0.5 * promised * length * length / max(promised * length - (value - after), TINY)
@@ -340,6 +344,8 @@ def _climb_down(p, nodes, shares, basis, value, most, tolerance, space):
             length = min(length, 1.0 / math.sqrt(square))
         after, taken = _search(p, nodes, shares, basis, value, promised, length, space)
         evaluations += taken
+        if space.control[0] != 0:
+            return value, lack, steps, evaluations, True
         if after < math.inf:
             used, newest = _remember(used, newest, space)
             copy_vector(space.trial, space.x)
@@ -385,7 +391,7 @@ def descend(p, q, nodes, shares, basis, most, share, far, space):
     value, lack, evaluations, stuck
         The divergence on the nodes, inf where it is not finite at the start; what it lacks by its gradient,
         at most the share unless the steps were used up or it is far; evaluations of the divergence; and
-        whether no step lowers it further.
+        whether no step lowers it further, or another thread has set `control`.
 
     Examples
     --------
@@ -404,6 +410,7 @@ def descend(p, q, nodes, shares, basis, most, share, far, space):
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
     taken, evaluations, value = 0, 0, math.inf
+    space.control[0] = 0
     while True:
         _refer_to(q, space)
         clear_vector(space.x)

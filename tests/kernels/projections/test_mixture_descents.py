@@ -1,13 +1,17 @@
 """Descents of KL(q ‖ p) for mixtures, against the same in NumPy."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 from numba import njit
 
 import fastvi as fv
 from fastvi.distributions.ascent import Elbo, Objective, Parts, climb, scores_of
+from fastvi.kernels import borrowing
 from fastvi.kernels.projections import mixture_descents
 from helpers.mixtures import random_mixture
 
@@ -139,6 +143,22 @@ def test_what_is_not_finite_is_said():
         True,
     )
     assert not mixture_descents.hessian(tuple(p), tuple(q), nodes, shares, 1e-4, np.empty((12, 12)), space)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="Python holds the GIL")
+def test_another_thread_ends_a_descent():
+    p, q, nodes, shares, space, _ = problem(3, 40, 10, 4000)
+    arguments = tuple(p), tuple(q), nodes, shares, PLAIN, 10**6, 0.0, math.inf, space
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(mixture_descents.descend, *arguments)
+        while not found.running():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        borrowing.member(mixture_descents.Workspace, space, "control")[0] = 1
+        value, lack, evaluations, stuck = found.result(10.0)
+    assert stuck
+    assert evaluations > 1
+    assert 0.0 < lack < value < math.inf
 
 
 @njit
