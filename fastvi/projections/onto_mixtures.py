@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
-from ..distributions.ascent import Parts, lattice, normalised, scores_of
+from ..distributions.ascent import Parts, normalised, scores_of
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import LEAST_RTOL, QUADRATURE_DIM, Estimate, normal_points
 from ..distributions.kl_and_entropy import kl_estimate
@@ -31,12 +31,12 @@ from ..distributions.mixture import GaussianMixture
 from ..kernels import borrowing
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
+from ..kernels.projections import mixture_optima as polishing
 from ..kernels.statuses import (
     CONVERGED,
     NOT_A_MINIMUM,
     NOT_REFINED,
     OVERFITTED,
-    STEPS_EXHAUSTED,
     UNRESOLVED,
 )
 from .gaussian_optima import listed_starts, mixture_optima
@@ -45,11 +45,7 @@ from .result import Projection
 
 #: Lattices (step, reach) under each component of q: to choose starts, and the levels of the descents.
 _ROUGH = {1: (0.5, 4.0), 2: (0.8, 3.5), 3: (1.1, 3.3)}
-_LEVELS = {
-    1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0), (0.01, 8.0), (0.003, 8.0)),
-    2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5), (0.04, 7.5)),
-    3: ((0.75, 5.0), (0.55, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
-}
+_LEVELS = dict(enumerate(polishing.LEVELS.tolist(), 1))
 
 #: Pairs of draws in more dimensions: to choose starts, and the levels of the descents.
 _ROUGH_PAIRS, _LEVEL_PAIRS = 32, (128, 512, 2048, 8192)
@@ -73,23 +69,13 @@ _PARTITIONS, _SEED = 6, 20251128
 #: Sets of candidates that are kept while they grow, steps for their weights, and sets that are starts.
 _BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
 
-#: Steps of a descent from a start, and the share of the divergence that it may lack; and steps in all.
-_FIRST_STEPS, _FIRST_SHARE, _MOST_STEPS = 60, 1e-4, 500
+#: Most steps of a descent, the level of those that are followed, how many are followed so far, and how many
+#: to the end.
+_MOST_STEPS, _BASE, _FOLLOWED, _OPTIMA = polishing.MOST_STEPS, polishing.BASE, 10, 4
 
-#: The level of the descents of those that are followed, and the share that they may lack; how many are
-#: followed so far, and how many to the end.
-_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 10, 4
-
-#: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue where it
-#: gives the unit of coordinates.
-_HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
-
-#: How often a descent goes on from a saddle, and how far it is moved away.
-_SADDLES, _AWAY = 3, 0.3
-
-#: The most densities of components at nodes of an evaluation, a fifth of a second: each takes as long as so
-#: many of the entries by which `run` estimates.
-_MOST_WORK, _ENTRIES = 20_000_000, 20.0
+#: The most densities of components at nodes of an evaluation: each takes as long as so many of the entries by
+#: which `run` estimates.
+_MOST_WORK, _ENTRIES = polishing.MOST_WORK, 20.0
 
 #: Densities of an evaluation on the level `_BASE` above which optima that are far above the best are not
 #: refined: each would take seconds.
@@ -122,24 +108,19 @@ def _nodes(dim: int, level: int) -> tuple[Array, Array]:
     Their second moments are exactly one.
     """
     if dim <= QUADRATURE_DIM:
-        points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
-        order = np.concatenate(_tiles(points, np.arange(weights.size)))
-        return np.ascontiguousarray(points[order].T), weights[order]
+        return polishing.lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))  # type: ignore[no-any-return]
     count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 1 << (2 * dim).bit_length())
     half = normal_points(_REPLICATE + level, dim, count)[1].T
     half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
     return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
 
 
-def _tiles(points: Array, part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Groups of neighbouring points, each as long as a block of the kernels: a block skips far components."""
-    size = kernels.projections.reverse_divergences.BLOCK
-    if part.size <= size:
-        return [part]
-    longest = int(np.argmax(np.ptp(points[part], axis=0)))
-    part = part[np.argsort(points[part, longest], kind="stable")]
-    half = max(part.size // 2 // size, 1) * size
-    return [*_tiles(points, part[:half]), *_tiles(points, part[half:])]
+@lru_cache(maxsize=16)
+def _table(dim: int, last: int) -> tuple[Array, Array, NDArray[np.int64]]:
+    """(nodes, weights, ends) of the levels from `_BASE` to the last one, as kernels take them."""
+    nodes, weights = zip(*(_nodes(dim, level) for level in range(_BASE, last + 1)), strict=True)
+    ends = np.cumsum([0, *(part.size for part in weights)])
+    return np.concatenate([part.ravel() for part in nodes]), np.concatenate(weights), ends
 
 
 class _Optimum(NamedTuple):
@@ -170,6 +151,9 @@ class Descents:
         self.levels = len(_LEVELS[self.dim] if self.dim <= QUADRATURE_DIM else _LEVEL_PAIRS)
         self.room = kernels.projections.mixture_descents
         self.space = scratch.space(self.room.workspace, len(frame.logs), count, self.dim)
+        self.finest = _BASE
+        while self.finest + 1 < self.levels and self.work(self.finest + 1) <= _MOST_WORK:
+            self.finest += 1
         self.is_long = self.work(_BASE) > _LONG
         self.evaluations = 0
 
@@ -290,46 +274,21 @@ class Descents:
         """End a descent from another thread."""
         borrowing.member(self.room.Workspace, self.space, "control")[0] = 1
 
-    def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
-        """Eigenvalues and vectors of the Hessian; its 0 along all logits at once becomes 1."""
-        nodes, weights = self.nodes(level)
-        matrix = np.empty((self.size, self.size))
-        self.room.hessian(tuple(self.target), tuple(parts), nodes, weights, _DIFFERENCE, matrix, self.space)
-        self.evaluations += 2 * self.size * self.count * weights.size
-        logits = np.zeros((self.count, self.size // self.count))
-        logits[:, 0] = np.sqrt(np.maximum(parts.weights, self.room.LEAST_WEIGHT))
-        along = logits.ravel() / np.linalg.norm(logits)
-        return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))
-
     def polished(self, parts: Parts) -> _Optimum:
         """The optimum near a mixture, on nodes so fine that finer ones make no difference."""
-        end = self.descend(parts, _BASE, _MOST_STEPS, _BASE_SHARE)
-        unit, lowest, status = _PLAIN, 1.0, OVERFITTED
-        if self.size <= _HESSIAN_SIZE:
-            for _ in range(_SADDLES):
-                values, axes = self.curvature(end.parts, _BASE)
-                lowest = float(values[0])
-                if lowest > 0.0:
-                    break
-                begun = [self.moved(end.parts, sign * axes[:, 0]) for sign in (-_AWAY, _AWAY)]
-                ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_SHARE) for begin in begun]
-                end = min(ended, key=lambda end: end.value)
-            unit = np.ascontiguousarray(axes / np.sqrt(np.maximum(np.abs(values), _FLATTEST)))
-        level = _BASE
-        while level + 1 < self.levels and self.work(level + 1) <= _MOST_WORK:
-            level += 1
-            _, slope = self.gradient(end.parts, level)
-            first = 0.5 * float(np.sum((unit.T @ slope if unit.size else slope) ** 2))
-            end = self.descend(end.parts, level, _MOST_STEPS, _SHARE * self.rtol, unit)
-            if first <= self.tolerance(end.value, self.rtol):
-                status = CONVERGED
-                break
-        if not end.lack <= self.tolerance(end.value, self.rtol) and level > _BASE:
-            status = STEPS_EXHAUSTED
-        if not lowest > 0.0:
-            status = NOT_A_MINIMUM
-        norm = float(np.linalg.norm(self.gradient(end.parts, level)[1]))
-        return _Optimum(end.parts, end.value, norm, status)
+        q = Parts(*map(np.array, parts))
+        space = scratch.space(polishing.workspace, len(self.target.logs), self.count, self.dim)
+
+        def stop() -> None:
+            borrowing.member(polishing.Workspace, space, "descent.control")[0] = 1
+
+        arguments = tuple(self.target), tuple(q), _table(self.dim, self.finest), _MOST_STEPS, self.rtol, space
+        entries = _ENTRIES * self.work(self.finest)
+        value, norm, status, evaluations = run(
+            partial(polishing.polish, *arguments), entries, max(_MOST_STEPS, 1), stop
+        )
+        self.evaluations += evaluations
+        return _Optimum(q, value, norm, status)
 
     def unrefined(self, parts: Parts) -> _Optimum:
         """A mixture as it was found, with the gradient on the next finer nodes."""
@@ -339,17 +298,6 @@ class Descents:
     def work(self, level: int) -> int:
         """Densities of components at nodes that an evaluation takes."""
         return int(self.nodes(level)[1].size * self.count * (self.count + len(self.target.logs)))
-
-    @staticmethod
-    def tolerance(value: float, share: float) -> float:
-        """The nats that a divergence may lack."""
-        return max(share * value, _LEAST_LACK) if value < math.inf else _LEAST_LACK
-
-    def moved(self, parts: Parts, step: Array) -> Parts:
-        """The mixture so far away in the coordinates of a descent."""
-        q = Parts(*map(np.array, parts))
-        self.room.move(tuple(q), np.ascontiguousarray(step), self.space)
-        return q
 
     def gradient(self, parts: Parts, level: int) -> tuple[float, Array]:
         """(KL(q ‖ p), its gradient) on the nodes of a level."""
@@ -368,8 +316,8 @@ class Descents:
 
     def ends(self, starts: Sequence[Parts]) -> list[Parts]:
         """Where descents on coarse nodes end that are followed further, best first."""
-        first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_SHARE)[:_FOLLOWED]
-        return self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
+        first = self.distinct(starts, 0, polishing.FIRST_STEPS, polishing.FIRST_SHARE)[:_FOLLOWED]
+        return self.distinct(first, _BASE, _MOST_STEPS, polishing.BASE_SHARE)[:_OPTIMA]
 
     def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
         """Where descents from the starts end, the best first, each once."""

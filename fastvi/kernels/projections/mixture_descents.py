@@ -78,7 +78,8 @@ class Workspace(NamedTuple):
 
 
 @kernel
-def _mixture(count, dim):
+def new_mixture(count, dim):
+    """Room for a mixture."""
     return Mixture(np.empty(count), np.empty((count, dim)), np.empty((count, dim, dim)))
 
 
@@ -105,28 +106,32 @@ def workspace(components, count, dim):
     >>> from fastvi import kernels
     >>> space = kernels.projections.mixture_descents.workspace(3, 2, 1)
     """
+    return packed(unpacked(components, count, dim))
+
+
+@kernel
+def unpacked(components, count, dim):
+    """A `workspace` as a NamedTuple."""
     n = coordinates(count, dim)
-    return packed(
-        Workspace(
-            divergence=reverse_divergences.unpacked(components, count, dim),
-            origin=_mixture(count, dim),
-            moved=_mixture(count, dim),
-            slopes=_mixture(count, dim),
-            unit=np.empty(count),
-            inner=np.empty((dim, dim)),
-            x=np.empty(n),
-            trial=np.empty(n),
-            at=np.empty(n),
-            gradient=np.empty(n),
-            trial_gradient=np.empty(n),
-            plain=np.empty(n),
-            along=np.empty(n),
-            steps=np.empty((MEMORY, n)),
-            changes=np.empty((MEMORY, n)),
-            products=np.empty(MEMORY),
-            parts=np.empty(MEMORY),
-            control=np.empty(1, np.int64),
-        )
+    return Workspace(
+        divergence=reverse_divergences.unpacked(components, count, dim),
+        origin=new_mixture(count, dim),
+        moved=new_mixture(count, dim),
+        slopes=new_mixture(count, dim),
+        unit=np.empty(count),
+        inner=np.empty((dim, dim)),
+        x=np.empty(n),
+        trial=np.empty(n),
+        at=np.empty(n),
+        gradient=np.empty(n),
+        trial_gradient=np.empty(n),
+        plain=np.empty(n),
+        along=np.empty(n),
+        steps=np.empty((MEMORY, n)),
+        changes=np.empty((MEMORY, n)),
+        products=np.empty(MEMORY),
+        parts=np.empty(MEMORY),
+        control=np.empty(1, np.int64),
     )
 
 
@@ -408,9 +413,15 @@ def descend(p, q, nodes, shares, basis, most, share, far, space):
     >>> round(value, 7), np.exp(q[0]).round(3)
     (0.0063638, array([0.598, 0.402]))
     """
-    p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
-    taken, evaluations, value = 0, 0, math.inf
+    space = named(Workspace, borrow(space))
     space.control[0] = 0
+    return lower(borrow(p), borrow(q), nodes, shares, basis, most, share, far, space)
+
+
+@kernel
+def lower(p, q, nodes, shares, basis, most, share, far, space):
+    """`descend`, inside of kernels."""
+    taken, evaluations, value = 0, 0, math.inf
     while True:
         _refer_to(q, space)
         clear_vector(space.x)
@@ -468,7 +479,12 @@ def move(q, x, space):
     >>> q[1].ravel().round(6)
     array([1.414214, 8.      ])
     """
-    q, space = borrow(q), named(Workspace, borrow(space))
+    return displace(borrow(q), x, named(Workspace, borrow(space)))
+
+
+@kernel
+def displace(q, x, space):
+    """`move`, inside of kernels."""
     _refer_to(q, space)
     good = _mixture_at(x, space)
     copy_mixture(space.moved, q)
@@ -502,7 +518,12 @@ def gradient_at(p, q, nodes, shares, x, gradient, space):
     >>> round(value, 9), gradient.round(9) + 0.0         # log 2 + 1 / 2
     (1.193147181, array([0., 1., 0.]))
     """
-    p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
+    return slope_at(borrow(p), borrow(q), nodes, shares, x, gradient, named(Workspace, borrow(space)))
+
+
+@kernel
+def slope_at(p, q, nodes, shares, x, gradient, space):
+    """`gradient_at`, inside of kernels."""
     _refer_to(q, space)
     return _value(p, nodes, shares, x, gradient, space)
 
@@ -538,7 +559,12 @@ def hessian(p, q, nodes, shares, step, out, space):
            [0., 1., 0.],
            [0., 0., 1.]])
     """
-    p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
+    return differences(borrow(p), borrow(q), nodes, shares, step, out, named(Workspace, borrow(space)))
+
+
+@kernel
+def differences(p, q, nodes, shares, step, out, space):
+    """`hessian`, inside of kernels."""
     _refer_to(q, space)
     good = True
     for i in range(out.shape[0]):
