@@ -20,7 +20,7 @@ from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian, make_mix
 
 
 class Optimum(NamedTuple):
-    """One of the optima of a `CompiledProjection`."""
+    """One of the optima of a `CompiledProjection`; onto mixtures, q is a GaussianMixture."""
 
     q: Gaussian
     kl: float
@@ -103,12 +103,35 @@ def _m_projection(p, family="full"):
     return compiled
 
 
+def _near_start(starts):
+    """The I-projection onto mixtures of k near a start."""
+    if not isinstance(starts, types.BaseTuple) or starts.types != (MIXTURE,):
+        raise TypingError(
+            "fastvi.i_projection onto mixtures in compiled code needs starts=(q,), one GaussianMixture with "
+            f"k components, as fastvi.reduce_mixture(p, k) has it, not {starts}: it does not search for starts"
+        )
+    project = external("compiled.operations.i_projection_onto_mixtures")
+
+    def compiled(p, family="full", starts=None, rtol=1e-8):
+        logs, means, factors, kl, error, norm, status = project(
+            (as_mixture(p), family[1], as_mixture(starts[0]), float(rtol))
+        )
+        optimum = Optimum(make_mixture((logs, means, factors)), kl, error, norm, status == 0)
+        return CompiledProjection(
+            optimum.q, optimum.kl, optimum.error, optimum.gradient_norm, optimum.converged, [optimum]
+        )
+
+    return compiled
+
+
 @overloaded(projections.i_projection, prefer_literal=True)
 def _i_projection(p, family="full", starts=None, rtol=1e-8):
     if p not in (GAUSSIAN, MIXTURE):
         raise TypingError(
             f"fastvi.i_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
+    if _is_of_mixtures("i_projection", family):
+        return _near_start(starts)
     if not is_none(starts):
         raise TypingError(
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "
