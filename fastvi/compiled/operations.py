@@ -18,6 +18,7 @@ from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
 from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
+from ..kernels.projections import mixture_optima
 from ..kernels.projections.optimum import Report as Optimum
 from .external import external
 
@@ -34,6 +35,11 @@ _refinement_workspace = external("kernels.projections.refinements.workspace")
 _refine = external("kernels.projections.refinements.refine")
 _projection_workspace = external("kernels.projections.optimum.workspace")
 _i_projections = external("kernels.projections.mixture_projections.i_projections")
+_lattice = external("kernels.projections.mixture_optima.lattice")
+_descent_workspace = external("kernels.projections.mixture_descents.workspace")
+_descend = external("kernels.projections.mixture_descents.descend")
+_optima_workspace = external("kernels.projections.mixture_optima.workspace")
+_polish = external("kernels.projections.mixture_optima.polish")
 _fit_workspace = external("kernels.inference.entry_points.fit_workspace")
 _fit_quadrature = external("kernels.inference.entry_points.fit_quadrature")
 _elbo_quadrature = external("kernels.inference.entry_points.elbo_quadrature")
@@ -43,6 +49,18 @@ _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace"
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
 _evidence = external("kernels.inference.entry_points.evidence")
+
+#: Of descents onto mixtures.
+_LEVELS, _BASE, _MOST_WORK = mixture_optima.LEVELS, mixture_optima.BASE, mixture_optima.MOST_WORK
+_FIRST_STEPS, _FIRST_SHARE = mixture_optima.FIRST_STEPS, mixture_optima.FIRST_SHARE
+_MOST_STEPS, _BASE_SHARE, _SHARE = (
+    mixture_optima.MOST_STEPS,
+    mixture_optima.BASE_SHARE,
+    mixture_optima.SHARE,
+)
+
+#: The least tolerance of a divergence, relative and in nats.
+_LEAST_RTOL, _LEAST_LACK = 1e-14, 1e-12
 
 #: Numbers of the report of an optimum.
 _OPTIMUM_SIZE = len(Optimum._fields)
@@ -154,6 +172,72 @@ def reduce_mixture(mixture, count, refined, tol, most):
             fill_vector(math.nan, q[1][k])
             fill_matrix(math.nan, q[2][k])
     return q[0], q[1], q[2], status, sweeps
+
+
+@kernel
+def _levels(dim, pairs):
+    """(nodes, weights, ends) of the lattices from `_BASE` on; of those above, where the work allows it."""
+    flat, shares, ends = np.empty(0), np.empty(0), np.zeros(1, np.int64)
+    for level in range(_BASE, _LEVELS.shape[1]):
+        nodes, weights = _lattice((dim, _LEVELS[dim - 1, level, 0], _LEVELS[dim - 1, level, 1]))
+        if level > _BASE and weights.size * pairs > _MOST_WORK:
+            break
+        flat, shares = np.concatenate((flat, nodes.ravel())), np.concatenate((shares, weights))
+        ends = np.append(ends, shares.size)
+    return flat, shares, ends
+
+
+@kernel
+def _in_order(q):
+    """A mixture with the heaviest component first."""
+    order = np.argsort(-q[0], kind="mergesort")
+    logs, means, factors = np.empty_like(q[0]), np.empty_like(q[1]), np.empty_like(q[2])
+    for k in range(order.size):
+        logs[k] = q[0][order[k]]
+        copy_vector(q[1][order[k]], means[k])
+        copy_matrix(q[2][order[k]], factors[k])
+    return logs, means, factors
+
+
+@exported
+def i_projection_onto_mixtures(mixture, count, start, rtol):
+    """(log weights, means, factors, KL(q ‖ p), its error, gradient norm, status) of the optimum near a start.
+
+    The start has so many components; q is p itself, where this has no more. In up to three dimensions; NaN
+    where there is none.
+    """
+    p, q = _used(mixture), _used(start)
+    components, dim = p[1].shape
+    mean, cov, factor = np.empty(dim), np.empty((dim, dim)), np.zeros((dim, dim))
+    _mixture_moments((p[0], p[1], p[2], mean, cov))
+    good = 0 < count == q[0].size and q[1].shape[1] == dim <= 3
+    if not (good and cholesky(cov, factor) and math.isfinite(q[2].sum())):
+        fill_vector(math.nan, q[0])
+        fill_matrix(math.nan, q[1])
+        return q[0], q[1], q[2], math.nan, math.inf, math.nan, statuses.NOT_FINITE
+    if components <= count:
+        return p[0], p[1], p[2], 0.0, 0.0, 0.0, statuses.CONVERGED
+    whole = p[0], p[1].copy(), p[2].copy()
+    _standardize_mixture((mean, factor, p[1], p[2]))
+    _standardize_mixture((mean, factor, q[1], q[2]))
+    space = _descent_workspace((components, count, dim))
+    for level in range(_BASE + 1):
+        nodes, shares = _lattice((dim, _LEVELS[dim - 1, level, 0], _LEVELS[dim - 1, level, 1]))
+        steps, share = (_FIRST_STEPS, _FIRST_SHARE) if level < _BASE else (_MOST_STEPS, _BASE_SHARE)
+        _descend((p, q, nodes, shares, np.empty((0, 0)), steps, share, math.inf, space))
+    levels = _levels(dim, count * (count + components))
+    space = _optima_workspace((components, count, dim))
+    _, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
+    _unstandardize_mixture((mean, factor, q[1], q[2]))
+    q = _in_order(q)
+    wanted = max(_SHARE * rtol, _LEAST_RTOL)
+    value, error, _, resolved = _mixture_kl((q, whole, wanted, _kl_workspace((count, components, dim))))
+    if not resolved:
+        value, error = math.nan, math.inf
+    exact = status == statuses.CONVERGED or status == statuses.OVERFITTED
+    if exact and not error <= max(rtol * value, _LEAST_LACK):
+        status = statuses.UNRESOLVED
+    return q[0], q[1], q[2], max(value, 0.0), error, norm, status
 
 
 @kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 from numba.core.errors import TypingError
 
 from .. import kernels
@@ -19,7 +20,7 @@ from .types import GAUSSIAN, MIXTURE, constant, is_none, make_gaussian, make_mix
 
 
 class Optimum(NamedTuple):
-    """One of the optima of a `CompiledProjection`."""
+    """One of the optima of a `CompiledProjection`; onto mixtures, q is a GaussianMixture."""
 
     q: Gaussian
     kl: float
@@ -72,8 +73,21 @@ def _reduce_mixture(p, k, method="kl", tol=1e-5, max_iterations=2_000):
     return compiled
 
 
+def _is_of_mixtures(name, family):
+    """Whether a family is ("mixture", k)."""
+    if not isinstance(family, types.BaseTuple):
+        return False
+    word, *counts = family.types
+    if len(counts) != 1 or not isinstance(types.unliteral(counts[0]), types.Integer):
+        raise TypingError(f'fastvi.{name}: family must be ("mixture", k), if it is a tuple, not {family}')
+    constant(name, "family[0]", word, {"mixture": 0})
+    return True
+
+
 @overloaded(projections.m_projection, prefer_literal=True)
 def _m_projection(p, family="full"):
+    if _is_of_mixtures("m_projection", family):
+        return lambda p, family="full": reduction.reduce_mixture(p, family[1])
     if p not in (GAUSSIAN, MIXTURE):
         raise TypingError(
             f"fastvi.m_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
@@ -89,12 +103,35 @@ def _m_projection(p, family="full"):
     return compiled
 
 
+def _near_start(starts):
+    """The I-projection onto mixtures of k near a start."""
+    if not isinstance(starts, types.BaseTuple) or starts.types != (MIXTURE,):
+        raise TypingError(
+            "fastvi.i_projection onto mixtures in compiled code needs starts=(q,), one GaussianMixture with "
+            f"k components, as fastvi.reduce_mixture(p, k) has it, not {starts}: it does not search for starts"
+        )
+    project = external("compiled.operations.i_projection_onto_mixtures")
+
+    def compiled(p, family="full", starts=None, rtol=1e-8):
+        logs, means, factors, kl, error, norm, status = project(
+            (as_mixture(p), family[1], as_mixture(starts[0]), float(rtol))
+        )
+        optimum = Optimum(make_mixture((logs, means, factors)), kl, error, norm, status == 0)
+        return CompiledProjection(
+            optimum.q, optimum.kl, optimum.error, optimum.gradient_norm, optimum.converged, [optimum]
+        )
+
+    return compiled
+
+
 @overloaded(projections.i_projection, prefer_literal=True)
 def _i_projection(p, family="full", starts=None, rtol=1e-8):
     if p not in (GAUSSIAN, MIXTURE):
         raise TypingError(
             f"fastvi.i_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
+    if _is_of_mixtures("i_projection", family):
+        return _near_start(starts)
     if not is_none(starts):
         raise TypingError(
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,32 +23,29 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..common import scratch
 from ..common.values import Array
-from ..distributions.ascent import Climb, Objective, Parts, climb, lattice, normalised, scores_of
+from ..distributions.ascent import Parts, normalised, scores_of
 from ..distributions.gaussian import Gaussian
 from ..distributions.integrals import LEAST_RTOL, QUADRATURE_DIM, Estimate, normal_points
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
+from ..kernels import borrowing
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.families.table import FULL
+from ..kernels.projections import mixture_optima as polishing
 from ..kernels.statuses import (
     CONVERGED,
     NOT_A_MINIMUM,
     NOT_REFINED,
     OVERFITTED,
-    STEPS_EXHAUSTED,
     UNRESOLVED,
 )
 from .gaussian_optima import listed_starts, mixture_optima
-from .reduction import Frame, as_mixture, greedy_merges
+from .reduction import Frame, as_mixture, greedy_merges, run
 from .result import Projection
 
 #: Lattices (step, reach) under each component of q: to choose starts, and the levels of the descents.
 _ROUGH = {1: (0.5, 4.0), 2: (0.8, 3.5), 3: (1.1, 3.3)}
-_LEVELS = {
-    1: ((0.3, 6.0), (0.15, 7.0), (0.075, 7.5), (0.03, 8.0), (0.01, 8.0), (0.003, 8.0)),
-    2: ((0.6, 5.0), (0.35, 6.5), (0.2, 7.0), (0.12, 7.5), (0.07, 7.5), (0.04, 7.5)),
-    3: ((0.75, 5.0), (0.55, 5.5), (0.4, 6.0), (0.28, 6.5), (0.2, 7.0), (0.14, 7.0)),
-}
+_LEVELS = dict(enumerate(polishing.LEVELS.tolist(), 1))
 
 #: Pairs of draws in more dimensions: to choose starts, and the levels of the descents.
 _ROUGH_PAIRS, _LEVEL_PAIRS = 32, (128, 512, 2048, 8192)
@@ -72,38 +69,30 @@ _PARTITIONS, _SEED = 6, 20251128
 #: Sets of candidates that are kept while they grow, steps for their weights, and sets that are starts.
 _BEAM, _WEIGHT_STEPS, _STARTS = 8, 4, 10
 
-#: Steps of a descent from a start, and the share of the divergence that it may lack; steps at once, after
-#: which the unit of the coordinates is renewed, and steps in all.
-_FIRST_STEPS, _FIRST_SHARE, _STEPS_AT_ONCE, _MOST_STEPS = 60, 1e-4, 50, 500
+#: Most steps of a descent, the level of those that are followed, how many are followed so far, and how many
+#: to the end.
+_MOST_STEPS, _BASE, _FOLLOWED, _OPTIMA = polishing.MOST_STEPS, polishing.BASE, 10, 4
 
-#: The level of the descents of those that are followed, and the share that they may lack; how many are
-#: followed so far, and how many to the end.
-_BASE, _BASE_SHARE, _FOLLOWED, _OPTIMA = 1, 1e-6, 10, 4
-
-#: Coordinates up to which the Hessian is taken, by differences with this step; its least eigenvalue where it
-#: gives the unit of coordinates.
-_HESSIAN_SIZE, _DIFFERENCE, _FLATTEST = 150, 1e-4, 1e-6
-
-#: How often a descent goes on from a saddle, and how far it is moved away.
-_SADDLES, _AWAY = 3, 0.3
-
-#: The most densities of components at nodes of an evaluation, a fifth of a second.
-_MOST_WORK = 20_000_000
+#: The most densities of components at nodes of an evaluation: each takes as long as so many of the entries by
+#: which `run` estimates.
+_MOST_WORK, _ENTRIES = polishing.MOST_WORK, 20.0
 
 #: Densities of an evaluation on the level `_BASE` above which optima that are far above the best are not
 #: refined: each would take seconds.
 _LONG = 500_000
 
 #: How far above the best, as a ratio of divergences, that is: descents on finer nodes lowered none of 27
-#: optima by more than a twelfth. While a descent lasts, so many times what it promises to gain is left out.
-#: And the tolerance of these divergences.
-_FAR, _PROMISES, _FAR_RTOL = 1.15, 10.0, 1e-3
+#: optima by more than a twelfth. And the tolerance of these divergences.
+_FAR, _FAR_RTOL = 1.15, 1e-3
 
 #: Share of `rtol` for what a descent on the last levels lacks, and for the error of a divergence.
 _SHARE = 0.1
 
 #: Least tolerance of a divergence in nats, and least relative one on draws.
 _LEAST_LACK, _DRAWS_RTOL = 1e-12, 2e-3
+
+#: No matrix of units: the coordinates themselves.
+_PLAIN = np.empty((0, 0))
 
 #: Descents to a component of less weight are left out: it spreads or shrinks without end.
 _VANISHED = 1e-9
@@ -119,44 +108,36 @@ def _nodes(dim: int, level: int) -> tuple[Array, Array]:
     Their second moments are exactly one.
     """
     if dim <= QUADRATURE_DIM:
-        points, weights = lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))
-        order = np.concatenate(_tiles(points, np.arange(weights.size)))
-        return np.ascontiguousarray(points[order].T), weights[order]
+        return polishing.lattice(dim, *(_LEVELS[dim][level] if level >= 0 else _ROUGH[dim]))  # type: ignore[no-any-return]
     count = max(_LEVEL_PAIRS[level] if level >= 0 else _ROUGH_PAIRS, 1 << (2 * dim).bit_length())
     half = normal_points(_REPLICATE + level, dim, count)[1].T
     half = np.linalg.solve(np.linalg.cholesky(half @ half.T / count), half)
     return np.concatenate([half, -half], axis=1), np.full(2 * count, 0.5 / count)
 
 
-def _tiles(points: Array, part: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Groups of neighbouring points, each as long as a block of the kernels: a block skips far components."""
-    size = kernels.projections.reverse_divergences.BLOCK
-    if part.size <= size:
-        return [part]
-    longest = int(np.argmax(np.ptp(points[part], axis=0)))
-    part = part[np.argsort(points[part, longest], kind="stable")]
-    half = max(part.size // 2 // size, 1) * size
-    return [*_tiles(points, part[:half]), *_tiles(points, part[half:])]
+@lru_cache(maxsize=16)
+def _table(dim: int, last: int) -> tuple[Array, Array, NDArray[np.int64]]:
+    """(nodes, weights, ends) of the levels from `_BASE` to the last one, as kernels take them."""
+    nodes, weights = zip(*(_nodes(dim, level) for level in range(_BASE, last + 1)), strict=True)
+    ends = np.cumsum([0, *(part.size for part in weights)])
+    return np.concatenate([part.ravel() for part in nodes]), np.concatenate(weights), ends
 
 
 class _Optimum(NamedTuple):
     """Where descents end."""
 
     parts: Parts
-    value: float  #: -KL(q ‖ p) on the nodes
+    value: float  #: KL(q ‖ p) on the nodes
     norm: float  #: of the gradient
     status: int
 
 
-class _InUnit:
-    """An objective in coordinates y, x = unit y."""
+class _End(NamedTuple):
+    """Where a descent ends: the divergence on its nodes, and what it lacks by its gradient."""
 
-    def __init__(self, objective: Objective, unit: Array) -> None:
-        self.objective, self.unit = objective, unit
-
-    def __call__(self, y: Array) -> tuple[float, Array]:
-        value, slope = self.objective(self.unit @ y)
-        return value, self.unit.T @ slope
+    parts: Parts
+    value: float
+    lack: float
 
 
 class Descents:
@@ -166,30 +147,19 @@ class Descents:
         self.target = Parts(frame.logs, frame.means, frame.factors)
         self.frame, self.count, self.dim = frame, count, frame.means.shape[1]
         self.rtol = rtol if self.dim <= QUADRATURE_DIM else max(rtol, _DRAWS_RTOL)
+        self.size = count * (1 + self.dim + self.dim * (self.dim + 1) // 2)
         self.levels = len(_LEVELS[self.dim] if self.dim <= QUADRATURE_DIM else _LEVEL_PAIRS)
-        self.space = scratch.space(
-            kernels.projections.reverse_divergences.workspace, len(frame.logs), count, self.dim
-        )
+        self.room = kernels.projections.mixture_descents
+        self.space = scratch.space(self.room.workspace, len(frame.logs), count, self.dim)
+        self.finest = _BASE
+        while self.finest + 1 < self.levels and self.work(self.finest + 1) <= _MOST_WORK:
+            self.finest += 1
         self.is_long = self.work(_BASE) > _LONG
         self.evaluations = 0
 
     def nodes(self, level: int) -> tuple[Array, Array]:
         """(nodes (D, S), weights) of a level; of the starts at -1."""
         return _nodes(self.dim, level)
-
-    def objective(self, parts: Parts, level: int) -> Objective:
-        """-KL(q ‖ p) on the nodes of a level, in coordinates around a mixture."""
-        nodes, weights = self.nodes(level)
-
-        def evaluate(q: Parts) -> tuple[float, Array, Array, Array]:
-            derivatives = np.empty(q.logs.shape), np.empty(q.means.shape), np.empty(q.factors.shape)
-            self.evaluations += self.count * weights.size
-            value = kernels.projections.reverse_divergences.divergence(
-                tuple(self.target), tuple(q), nodes, weights, self.space, *derivatives
-            )
-            return value, *derivatives
-
-        return Objective(evaluate, parts)
 
     # Starts.
 
@@ -284,72 +254,41 @@ class Descents:
         level: int,
         steps: int,
         share: float,
-        unit: Array | None = None,
+        unit: Array = _PLAIN,
         far: float = math.inf,
-    ) -> tuple[Parts, Climb]:
-        """(the mixture at the end of a descent, that descent), which lacks this share of the divergence.
+    ) -> _End:
+        """The end of a descent, which lacks this share of the divergence.
 
         In coordinates that are renewed, or x = unit y. It ends early where it is not on its way below `far`.
         """
-        taken, value = 0, math.nan
-        while True:
-            objective = self.objective(parts, level)
-            function = objective if unit is None else _InUnit(objective, unit)
-            begin = np.zeros(objective.size)
-            if taken == 0:
-                value = function(begin)[0]
-            most = min(_STEPS_AT_ONCE, steps - taken)
-            found = climb(function, begin, most, self.tolerance(value, share))
-            taken, value = taken + len(found.values), found.value
-            if value > -math.inf:
-                parts = objective.parts(found.x if unit is None else unit @ found.x)
-            if found.lack <= self.tolerance(value, share) or found.stuck or taken >= steps:
-                return parts, found
-            if -value - _PROMISES * found.lack > far > 0.0:
-                return parts, found
+        nodes, weights = self.nodes(level)
+        q = Parts(*map(np.array, parts))
+        arguments = tuple(self.target), tuple(q), nodes, weights, unit, steps, share, far, self.space
+        value, lack, evaluations, _ = run(
+            partial(self.room.descend, *arguments), _ENTRIES * self.work(level), max(steps, 1), self.stop
+        )
+        self.evaluations += evaluations * self.count * weights.size
+        return _End(q, value, lack)
 
-    def curvature(self, parts: Parts, level: int) -> tuple[Array, Array]:
-        """Eigenvalues and vectors of minus the Hessian; its 0 along all logits at once becomes 1."""
-        objective = self.objective(parts, level)
-        matrix = np.empty((objective.size, objective.size))
-        for i in range(objective.size):
-            step = np.zeros(objective.size)
-            step[i] = _DIFFERENCE
-            matrix[i] = (objective(-step)[1] - objective(step)[1]) / (2.0 * _DIFFERENCE)
-        logits = np.zeros((self.count, objective.size // self.count))
-        logits[:, 0] = 1.0 / objective.unit
-        along = logits.ravel() / np.linalg.norm(logits)
-        return np.linalg.eigh(0.5 * (matrix + matrix.T) + np.outer(along, along))
+    def stop(self) -> None:
+        """End a descent from another thread."""
+        borrowing.member(self.room.Workspace, self.space, "control")[0] = 1
 
     def polished(self, parts: Parts) -> _Optimum:
         """The optimum near a mixture, on nodes so fine that finer ones make no difference."""
-        parts, found = self.descend(parts, _BASE, _MOST_STEPS, _BASE_SHARE)
-        unit, lowest, status = None, 1.0, OVERFITTED
-        if len(found.x) <= _HESSIAN_SIZE:
-            for _ in range(_SADDLES):
-                values, axes = self.curvature(parts, _BASE)
-                lowest = float(values[0])
-                if lowest > 0.0:
-                    break
-                begun = [self.moved(parts, sign * axes[:, 0]) for sign in (-_AWAY, _AWAY)]
-                ended = [self.descend(begin, _BASE, _MOST_STEPS, _BASE_SHARE) for begin in begun]
-                parts, found = max(ended, key=lambda end: end[1].value)
-            unit = axes / np.sqrt(np.maximum(np.abs(values), _FLATTEST))
-        level = _BASE
-        while level + 1 < self.levels and self.work(level + 1) <= _MOST_WORK:
-            level += 1
-            _, slope = self.gradient(parts, level)
-            first = 0.5 * float(np.sum((slope if unit is None else unit.T @ slope) ** 2))
-            parts, found = self.descend(parts, level, _MOST_STEPS, _SHARE * self.rtol, unit)
-            if first <= self.tolerance(found.value, self.rtol):
-                status = CONVERGED
-                break
-        if not found.lack <= self.tolerance(found.value, self.rtol) and level > _BASE:
-            status = STEPS_EXHAUSTED
-        if not lowest > 0.0:
-            status = NOT_A_MINIMUM
-        norm = float(np.linalg.norm(self.gradient(parts, level)[1]))
-        return _Optimum(parts, found.value, norm, status)
+        q = Parts(*map(np.array, parts))
+        space = scratch.space(polishing.workspace, len(self.target.logs), self.count, self.dim)
+
+        def stop() -> None:
+            borrowing.member(polishing.Workspace, space, "descent.control")[0] = 1
+
+        arguments = tuple(self.target), tuple(q), _table(self.dim, self.finest), _MOST_STEPS, self.rtol, space
+        entries = _ENTRIES * self.work(self.finest)
+        value, norm, status, evaluations = run(
+            partial(polishing.polish, *arguments), entries, max(_MOST_STEPS, 1), stop
+        )
+        self.evaluations += evaluations
+        return _Optimum(q, value, norm, status)
 
     def unrefined(self, parts: Parts) -> _Optimum:
         """A mixture as it was found, with the gradient on the next finer nodes."""
@@ -360,19 +299,15 @@ class Descents:
         """Densities of components at nodes that an evaluation takes."""
         return int(self.nodes(level)[1].size * self.count * (self.count + len(self.target.logs)))
 
-    @staticmethod
-    def tolerance(value: float, share: float) -> float:
-        """The nats that a divergence may lack."""
-        return max(-share * value, _LEAST_LACK) if value > -math.inf else _LEAST_LACK
-
-    def moved(self, parts: Parts, step: Array) -> Parts:
-        """The mixture so far away in the coordinates of the objective."""
-        return self.objective(parts, 0).parts(step)
-
     def gradient(self, parts: Parts, level: int) -> tuple[float, Array]:
-        """(-KL(q ‖ p), its gradient) on the nodes of a level."""
-        objective = self.objective(parts, level)
-        return objective(np.zeros(objective.size))
+        """(KL(q ‖ p), its gradient) on the nodes of a level."""
+        nodes, weights = self.nodes(level)
+        slope, origin = np.full(self.size, math.nan), np.zeros(self.size)
+        self.evaluations += self.count * weights.size
+        value = self.room.gradient_at(
+            tuple(self.target), tuple(parts), nodes, weights, origin, slope, self.space
+        )
+        return value, slope
 
     def mixture(self, parts: Parts) -> GaussianMixture:
         """The mixture in the coordinates of p, the heaviest component first."""
@@ -381,17 +316,17 @@ class Descents:
 
     def ends(self, starts: Sequence[Parts]) -> list[Parts]:
         """Where descents on coarse nodes end that are followed further, best first."""
-        first = self.distinct(starts, 0, _FIRST_STEPS, _FIRST_SHARE)[:_FOLLOWED]
-        return self.distinct(first, _BASE, _MOST_STEPS, _BASE_SHARE)[:_OPTIMA]
+        first = self.distinct(starts, 0, polishing.FIRST_STEPS, polishing.FIRST_SHARE)[:_FOLLOWED]
+        return self.distinct(first, _BASE, _MOST_STEPS, polishing.BASE_SHARE)[:_OPTIMA]
 
     def distinct(self, starts: Sequence[Parts], level: int, steps: int, share: float) -> list[Parts]:
         """Where descents from the starts end, the best first, each once."""
         ends: list[tuple[bool, float, Parts]] = []
         far = math.inf
         for start in starts:
-            parts, found = self.descend(start, level, steps, share, far=far)
-            if found.value > -math.inf and not any(_are_same(parts, other) for *_, other in ends):
-                ends.append((bool(parts.weights.min() < _VANISHED), -found.value, parts))
+            parts, value, _ = self.descend(start, level, steps, share, far=far)
+            if value < math.inf and not any(_are_same(parts, other) for *_, other in ends):
+                ends.append((bool(parts.weights.min() < _VANISHED), value, parts))
                 if self.is_long and level == _BASE:
                     far = _FAR * min((value for vanished, value, _ in ends if not vanished), default=math.inf)
         ends.sort(key=lambda end: end[:2])
@@ -496,7 +431,7 @@ def _optima(
             q = descents.mixture(parts)
             rough = kl_estimate(q, p, rtol=_FAR_RTOL)
             # Both: coarse nodes that promise much less than there is have misled the descent.
-            if min(rough.value - rough.error, -descents.gradient(parts, _BASE)[0]) > far:
+            if min(rough.value - rough.error, descents.gradient(parts, _BASE)[0]) > far:
                 yield descents.unrefined(parts), q, rough
                 continue
         optimum = descents.polished(parts)

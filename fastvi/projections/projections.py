@@ -24,6 +24,7 @@ from .gaussian_optima import (
     matched_factor,
     mixture_optima,
 )
+from .grid_mixtures import grid_onto_mixtures
 from .onto_mixtures import optima_of_mixtures
 from .product_optima import mean_field_optima, product_of_marginals
 from .reduction import Reduction, as_mixture, reduce_mixture
@@ -55,6 +56,8 @@ def _is_table(p: Any) -> bool:
 def m_projection(p: Distribution | ArrayLike, family: str = "full") -> Projection: ...
 @overload
 def m_projection(p: Gaussian | GaussianMixture, family: tuple[str, int]) -> Reduction: ...
+@overload
+def m_projection(p: Grid2D, family: tuple[str, int]) -> Projection: ...
 def m_projection(p: Any, family: Any = "full") -> Any:
     r"""The member of a family that minimises KL(p ‖ q): it matches the moments of p.
 
@@ -67,23 +70,26 @@ def m_projection(p: Any, family: Any = "full") -> Any:
         any number of axes, summing to one.
     family : {"full", "diag", "isotropic", "product"} or ("mixture", k), optional
         Gaussians with any covariance, a diagonal one, a multiple of the identity; products of
-        distributions over the axes of a table; or mixtures of k Gaussians, for which ``reduce_mixture(p, k)``
-        is called.
+        distributions over the axes of a table; or mixtures of k Gaussians: of a mixture,
+        ``reduce_mixture(p, k)``; of a grid, the maximum of Σ p log q over its points.
 
     Returns
     -------
-    Projection, or Reduction for mixtures
+    Projection, or Reduction of a mixture with fewer components
         q has the mean of p and its covariance Σ, diag Σ, or tr Σ / D times the identity; for a table, q is
         the tuple of its marginals, and the divergence is the total correlation (for two axes the mutual
-        information). The divergence is in nats.
+        information). The divergence is in nats. Mixtures have the mean and the covariance of p; of a grid
+        the one is followed that is best among ten restarts, until it promises to gain 1e-9 of its divergence.
+        Where a component is narrower than a step of the grid, its `status` says so: it may fit points in
+        place of the density.
 
     Raises
     ------
     TypeError
-        A p that is neither a distribution nor an array of real numbers.
+        A p that is neither a distribution nor an array of real numbers; a k that is not an integer.
     ValueError
-        An unknown family, or one for another kind of p; a table that is not a distribution; a covariance that
-        is singular.
+        A k below 1, or above the number of points where a grid has mass; an unknown family, or one for
+        another kind of p; a table that is not a distribution; a covariance that is singular.
 
     References
     ----------
@@ -101,9 +107,13 @@ def m_projection(p: Any, family: Any = "full") -> Any:
     0.466188952
     >>> round(fv.m_projection([[0.4, 0.1], [0.1, 0.4]], family="product").kl, 9)
     0.192744757
+    >>> banana = fv.Grid2D.from_function(lambda x, y: -0.5 * (x**2 + (y - x**2) ** 2), [(-6, 6), (-8, 44)])
+    >>> [round(fv.m_projection(banana, ("mixture", k)).kl, 3) for k in (1, 2, 3)]
+    [0.549, 0.165, 0.049]
     """
     if isinstance(family, tuple):
-        return reduce_mixture(p, _count(family))
+        k = _count(family)
+        return grid_onto_mixtures(p, m_projection(p), k) if isinstance(p, Grid2D) else reduce_mixture(p, k)
     if isinstance(p, GaussianMixture) and family == "full":
         mean, factor = np.empty(p.dim), np.empty((p.dim, p.dim))
         if kernels.projections.mixture_projections.m_projection(

@@ -199,7 +199,7 @@ def greedy_merges(frame: Frame, count: int, method: str) -> tuple[Triple, float]
     return q, bound
 
 
-def _run(refine: Callable[[], Any], entries: float, most: int, stop: Callable[[], None]) -> Any:
+def run(refine: Callable[[], Any], entries: float, most: int, stop: Callable[[], None]) -> Any:
     """What a refinement returns; where so many entries in each sweep may take long, Ctrl-C stops it."""
     if entries * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
         return refine()
@@ -220,7 +220,7 @@ def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, 
     def stop() -> None:
         borrowing.member(room.Workspace, space, "sweeps.control")[kernels.em.e_step.STOP] = 1
 
-    status, steps, gain, _ = _run(partial(room.refine, *arguments), entries, most, stop)
+    status, steps, gain, _ = run(partial(room.refine, *arguments), entries, most, stop)
     return refined, status, steps, not math.isnan(gain)
 
 
@@ -236,7 +236,7 @@ def _refine_squares(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Tri
     def stop() -> None:
         borrowing.member(room.Workspace, space, "control")[0] = 1
 
-    status, steps = _run(partial(room.refine, *arguments), entries, most, stop)
+    status, steps = run(partial(room.refine, *arguments), entries, most, stop)
     return refined, status, steps, True
 
 

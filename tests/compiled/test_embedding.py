@@ -187,6 +187,82 @@ def test_reductions_are_those_of_python():
     assert not converged
 
 
+@njit
+def onto_mixtures(p, k):
+    two, given, same = (
+        fv.m_projection(p, ("mixture", 2)),
+        fv.m_projection(p, ("mixture", k)),
+        fv.reduce_mixture(p, k),
+    )
+    return two.mixture.means, (given.mixture, given.converged, given.iterations), tuple(same)
+
+
+def test_m_projections_onto_mixtures_are_reductions():
+    rng = np.random.default_rng(4)
+    p = fv.GaussianMixture(rng.dirichlet(np.ones(5)), rng.normal(size=(5, 2)), [np.eye(2)] * 5)
+    for k in (1, 2, 3):
+        two, given, same = onto_mixtures(p, k)
+        assert given == same
+        assert given[0].weights.size == k
+        if k == 2:
+            np.testing.assert_array_equal(two, given[0].means)
+            np.testing.assert_allclose(two, fv.m_projection(p, ("mixture", 2)).q.means, atol=1e-9)
+    assert np.isnan(onto_mixtures(p, 0)[1][0].means).all()
+
+
+@njit
+def near_start(p, k, start):
+    return fv.i_projection(p, ("mixture", k), starts=(start,))
+
+
+@njit
+def near_reduction(p):
+    return fv.i_projection(p, ("mixture", 2), (fv.reduce_mixture(p, 2).mixture,), rtol=1e-6)
+
+
+def test_i_projections_onto_mixtures_near_a_start_are_those_of_python():
+    rng = np.random.default_rng(5)
+    for dim in (1, 2, 3):
+        means = 2.0 * rng.normal(size=(5, dim))
+        p = fv.GaussianMixture(np.append(rng.dirichlet(np.ones(4)), 0.0), means, [np.eye(dim)] * 5)
+        start = fv.reduce_mixture(p, 2).mixture
+        found, own = near_start(p, 2, start), fv.i_projection(p, ("mixture", 2), starts=[start])
+        assert found.converged
+        assert own.converged
+        assert found.kl == pytest.approx(own.kl, rel=1e-10)
+        assert found.error == pytest.approx(own.error, rel=0.1)
+        assert found.gradient_norm < 1e-3
+        for part in ("weights", "means", "covs"):
+            np.testing.assert_allclose(getattr(found.q, part), getattr(own.q, part), rtol=1e-6, atol=1e-6)
+        assert len(found.optima) == 1
+        assert found.optima[0].kl == found.kl
+        assert near_reduction(p).kl == pytest.approx(own.kl, rel=1e-5)
+        exact = near_start(p, 4, fv.reduce_mixture(p, 4).mixture)
+        assert (exact.kl, exact.error, exact.converged) == (0.0, 0.0, True)
+        np.testing.assert_allclose(exact.q.means, means[:4])
+
+
+def test_i_projections_onto_mixtures_of_what_they_do_not_take_are_not_a_number():
+    line = fv.GaussianMixture([0.5, 0.3, 0.2], [0.0, 3.0, 6.0], [1.0, 1.0, 1.0])
+    two, flat = fv.reduce_mixture(line, 2).mixture, fv.GaussianMixture([0.5, 0.5], np.eye(2), [np.eye(2)] * 2)
+    many = fv.GaussianMixture([0.5, 0.3, 0.2], np.eye(3, 4), [np.eye(4)] * 3)
+    for p, k, start in (
+        (line, 1, two),
+        (line, 3, two),
+        (line, 0, two),
+        (line, 2, flat),
+        (many, 2, fv.reduce_mixture(many, 2).mixture),
+    ):
+        found = near_start(p, k, start)
+        assert not found.converged
+        assert math.isnan(found.kl)
+        assert np.isnan(found.q.weights).all()
+        assert np.isnan(found.q.means).all()
+    # One of p's components is too narrow for the lattices, and for the quadrature of the divergence.
+    narrow = fv.GaussianMixture([0.5, 0.3, 0.2], [0.0, 0.1, 3.0], [1.0, 1e-10, 1.0])
+    assert not near_start(narrow, 2, fv.reduce_mixture(narrow, 2).mixture).converged
+
+
 # Models.
 
 
@@ -385,6 +461,21 @@ def test_what_an_operation_allocates_is_freed():
             lambda p: fv.m_projection(p),
             (np.ones(3),),
             r"fastvi\.m_projection .*takes a Gaussian or a Gaussian",
+        ),
+        (
+            lambda p: fv.m_projection(p, ("mixtures", 2)),
+            (P,),
+            r"fastvi\.m_projection: family\[0\] must be one of mixture",
+        ),
+        (
+            lambda p: fv.m_projection(p, ("mixture", 1.5)),
+            (P,),
+            r'fastvi\.m_projection: family must be \("mixture", k\)',
+        ),
+        (
+            lambda p: fv.i_projection(p, ("mixture", 2)),
+            (P,),
+            r"fastvi\.i_projection onto mixtures .* needs starts=\(q,\)",
         ),
         (lambda m, c: fv.Gaussian(m, c), (np.ones(2), np.ones(2)), r"fastvi\.Gaussian .*\(D,\) and \(D, D\)"),
         (lambda w: fv.GaussianMixture(w, w, w), (np.ones(2),), r"fastvi\.GaussianMixture .*\(K,\), \(K, D\)"),

@@ -215,6 +215,7 @@ def projections():
             fv.reduce_mixture, three, 2, method, tol=2.0**-20, max_iterations=100, then=lambda found: found.kl
         )
     call(lambda k: fv.m_projection(three, ("mixture", k)).kl, 2)
+    call(lambda k: fv.m_projection(grid, ("mixture", k)).kl, 2)
     both = call(lambda k: fv.i_projection(three, ("mixture", k), rtol=2.0**-20), 2)
     fv.i_projection(three, ("mixture", 2), starts=[both.q])
     table = np.array([[0.375, 0.125], [0.125, 0.375]])

@@ -67,26 +67,30 @@ class Workspace(NamedTuple):
 @exported
 def workspace(components, count, dim):
     """Scratch space for a p of so many `components`, and a q of `count`."""
+    return packed(unpacked(components, count, dim))
+
+
+@kernel
+def unpacked(components, count, dim):
+    """A `workspace` as a NamedTuple."""
     most = max(components, count)
-    return packed(
-        Workspace(
-            p=Density(np.empty(components), np.empty((components, dim, dim))),
-            q=Density(np.empty(count), np.empty((count, dim, dim))),
-            points=np.empty((dim, BLOCK)),
-            whitened=np.empty((most, dim, BLOCK)),
-            shares=np.empty((most, BLOCK)),
-            far=np.empty(most, np.int64),
-            bounds=np.empty(most),
-            middle=np.empty(dim),
-            reach=np.empty(dim),
-            top=np.empty(BLOCK),
-            total=np.empty(BLOCK),
-            difference=np.empty(BLOCK),
-            slopes=np.empty((dim, BLOCK)),
-            weights=np.empty(BLOCK),
-            held=np.empty(BLOCK),
-            row=np.empty(BLOCK),
-        )
+    return Workspace(
+        p=Density(np.empty(components), np.empty((components, dim, dim))),
+        q=Density(np.empty(count), np.empty((count, dim, dim))),
+        points=np.empty((dim, BLOCK)),
+        whitened=np.empty((most, dim, BLOCK)),
+        shares=np.empty((most, BLOCK)),
+        far=np.empty(most, np.int64),
+        bounds=np.empty(most),
+        middle=np.empty(dim),
+        reach=np.empty(dim),
+        top=np.empty(BLOCK),
+        total=np.empty(BLOCK),
+        difference=np.empty(BLOCK),
+        slopes=np.empty((dim, BLOCK)),
+        weights=np.empty(BLOCK),
+        held=np.empty(BLOCK),
+        row=np.empty(BLOCK),
     )
 
 
@@ -254,6 +258,12 @@ def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
     float
     """
     p, q, space = borrow(p), borrow(q), named(Workspace, borrow(space))
+    return minus_divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors)
+
+
+@kernel
+def minus_divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
+    """`divergence`, inside of kernels."""
     log_weights, means, chols = q
     components, dim = means.shape
     _prepare(p, space.p)

@@ -1,0 +1,177 @@
+"""Descents of KL(q ‖ p) for mixtures, against the same in NumPy."""
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+from numba import njit
+
+import fastvi as fv
+from fastvi.distributions.ascent import Elbo, Objective, Parts, climb, scores_of
+from fastvi.kernels import borrowing
+from fastvi.kernels.projections import mixture_descents
+from helpers.mixtures import random_mixture
+
+CASES = [(1, 5, 2), (2, 3, 4), (4, 6, 3)]
+PLAIN = np.empty((0, 0))
+
+
+def parts_of(mixture):
+    return Parts(*(np.array(part) for part in mixture._triple()))
+
+
+def problem(dim, components, count, size=60):
+    """(p, q, nodes, shares, scratch space, the objective in NumPy)."""
+    p, q = parts_of(random_mixture(1, dim, components)), parts_of(random_mixture(2, dim, count))
+    rng = np.random.default_rng(3)
+    noise, shares = rng.standard_normal((size, dim)), rng.dirichlet(np.full(size, 5.0))
+    noise -= shares @ noise
+    noise = np.linalg.solve(np.linalg.cholesky((noise.T * shares) @ noise), noise.T).T
+
+    def slopes(points, _):
+        found = scores_of(p, points)
+        return 0, found.log_q, found.gradient
+
+    slow = Objective(Elbo(slopes, noise, shares), q)
+    space = mixture_descents.workspace(components, count, dim)
+    return p, q, np.ascontiguousarray(noise.T), shares, space, slow
+
+
+def at(p, q, nodes, shares, x, space):
+    gradient = np.empty(x.size)
+    return mixture_descents.gradient_at(tuple(p), tuple(q), nodes, shares, x, gradient, space), gradient
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_gradient_are_those_in_numpy(case):
+    p, q, nodes, shares, space, slow = problem(*case)
+    assert slow.size == mixture_descents.coordinates(case[2], case[0])
+    rng = np.random.default_rng(4)
+    for size in (0.0, 0.3):
+        x = size * rng.standard_normal(slow.size)
+        value, gradient = at(p, q, nodes, shares, x, space)
+        expected, slope = slow(x)
+        assert value == pytest.approx(-expected, rel=1e-12)
+        np.testing.assert_allclose(gradient, -slope, rtol=1e-11, atol=1e-12)
+        moved = Parts(*(part.copy() for part in q))
+        assert mixture_descents.move(tuple(moved), x, space)
+        for one, two in zip(moved, slow.parts(x), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_hessian_is_that_of_differences_in_numpy(case):
+    p, q, nodes, shares, space, slow = problem(*case)
+    out = np.empty((slow.size, slow.size))
+    assert mixture_descents.hessian(tuple(p), tuple(q), nodes, shares, 1e-4, out, space)
+    for i, step in enumerate(1e-4 * np.eye(slow.size)):
+        np.testing.assert_allclose(out[i], (slow(-step)[1] - slow(step)[1]) / 2e-4, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("in_basis", [False, True])
+def test_descents_take_the_steps_of_those_in_numpy(case, in_basis):
+    p, q, nodes, shares, space, slow = problem(*case)
+    rng = np.random.default_rng(5)
+    basis = np.eye(slow.size) + 0.1 * rng.standard_normal((slow.size, slow.size)) if in_basis else PLAIN
+
+    def objective(y):
+        value, slope = slow(basis @ y if in_basis else y)
+        return value, (basis.T @ slope if in_basis else slope)
+
+    for steps in (1, 2, 5, 10):
+        ended = Parts(*(part.copy() for part in q))
+        value, lack, evaluations, stuck = mixture_descents.descend(
+            tuple(p), tuple(ended), nodes, shares, basis, steps, 1e-9, math.inf, space
+        )
+        found = climb(objective, np.zeros(slow.size), steps, 1e-12)
+        assert not stuck
+        assert evaluations > steps
+        assert value == pytest.approx(-found.value, rel=1e-7)
+        assert lack == pytest.approx(found.lack, rel=1e-4, abs=1e-12)
+        for one, two in zip(ended, slow.parts(basis @ found.x if in_basis else found.x), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_descent_ends_where_little_is_lacking(case):
+    p, q, nodes, shares, space, _ = problem(*case)
+    ended = Parts(*(part.copy() for part in q))
+    value, lack, _, _ = mixture_descents.descend(
+        tuple(p), tuple(ended), nodes, shares, PLAIN, 2000, 1e-8, math.inf, space
+    )
+    assert lack <= max(1e-8 * value, mixture_descents.LEAST_LACK)
+    # The value is that of the mixture it ends at, which is lower there than nearby.
+    x = np.zeros(mixture_descents.coordinates(case[2], case[0]))
+    again, gradient = at(p, ended, nodes, shares, x, space)
+    assert again == pytest.approx(value, rel=1e-12)
+    assert np.linalg.norm(gradient) < 1e-2
+    rng = np.random.default_rng(6)
+    for _ in range(5):
+        assert at(p, ended, nodes, shares, 0.05 * rng.standard_normal(x.size), space)[0] > value
+
+
+def test_a_descent_ends_where_it_is_far_from_a_bound():
+    """After 50 steps, if ten times what it promises to gain does not lead below the bound."""
+    p, q, nodes, shares, space, _ = problem(2, 5, 3, 400)
+
+    def ended(most, far):
+        copy = Parts(*(part.copy() for part in q))
+        return mixture_descents.descend(tuple(p), tuple(copy), nodes, shares, PLAIN, most, 0.0, far, space)
+
+    value, lack, evaluations, stuck = ended(50, math.inf)
+    assert value > 20.0 * lack > 1e-9
+    assert not stuck
+    assert ended(300, value - 20.0 * lack) == (value, lack, evaluations, stuck)
+    near = ended(300, value - 5.0 * lack)
+    assert near[0] < value
+    assert near[2] > evaluations
+
+
+def test_what_is_not_finite_is_said():
+    p, q, nodes, shares, space, _ = problem(2, 3, 2)
+    q.means[0, 0] = math.inf
+    x = np.zeros(mixture_descents.coordinates(2, 2))
+    assert at(p, q, nodes, shares, x, space)[0] == math.inf
+    assert mixture_descents.descend(tuple(p), tuple(q), nodes, shares, PLAIN, 10, 1e-8, math.inf, space) == (
+        math.inf,
+        math.inf,
+        1,
+        True,
+    )
+    assert not mixture_descents.hessian(tuple(p), tuple(q), nodes, shares, 1e-4, np.empty((12, 12)), space)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="Python holds the GIL")
+def test_another_thread_ends_a_descent():
+    p, q, nodes, shares, space, _ = problem(3, 40, 10, 4000)
+    arguments = tuple(p), tuple(q), nodes, shares, PLAIN, 10**6, 0.0, math.inf, space
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(mixture_descents.descend, *arguments)
+        while not found.running():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        borrowing.member(mixture_descents.Workspace, space, "control")[0] = 1
+        value, lack, evaluations, stuck = found.result(10.0)
+    assert stuck
+    assert evaluations > 1
+    assert 0.0 < lack < value < math.inf
+
+
+@njit
+def from_compiled_code(p, q, nodes, shares):
+    descents = fv.kernels.projections.mixture_descents
+    space = descents.workspace(p[0].size, q[0].size, nodes.shape[0])
+    return descents.descend(p, q, nodes, shares, np.empty((0, 0)), 30, 1e-8, np.inf, space)
+
+
+def test_users_compiled_code_has_the_same_bits():
+    p, q, nodes, shares, space, _ = problem(2, 3, 2)
+    one, two = (Parts(*(part.copy() for part in q)) for _ in range(2))
+    found = mixture_descents.descend(tuple(p), tuple(one), nodes, shares, PLAIN, 30, 1e-8, math.inf, space)
+    assert from_compiled_code(tuple(p), tuple(two), nodes, shares) == found
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
