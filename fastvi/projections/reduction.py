@@ -269,7 +269,7 @@ def reduce_mixture(
     method : {"kl", "runnalls", "williams"}, optional
         "runnalls": of all pairs of components the one with the least :math:`B_{ij}` is merged, which bounds
         what the merge adds to the divergence, until k are left; Σ_ij is the covariance of the merged pair.
-        "kl": this, and then descent to a local minimum of KL(p ‖ q), by L-BFGS in steps of EM on p itself.
+        "kl": this, and then descent to a local minimum of KL(p ‖ q), by Newton's method or L-BFGS.
         "williams": the same for the integral of (p - q)**2: greedy merges, then L-BFGS.
     tol : float, optional
         The refinement ends when the divergence is within this share of its local minimum, extrapolated; for
@@ -299,10 +299,12 @@ def reduce_mixture(
     these overlap, finer under those that need it, until that makes no difference of `tol`, with up to 2**18
     nodes. Shifted nodes show where q fits the nodes in place of p: there they are made finer, and where there
     is no room for that the status says so. Above, they are pairs of opposite quasi-random points under each
-    component, so that q is the minimum for these points. L-BFGS takes the gradients that EM on p gives, in
-    coordinates in which its first step is that of EM, and a step of EM comes last. `kl` and `error` are
-    worked out when they are first read, by `kl_estimate`, which does not use these nodes. Where the nodes do
-    not show that the refinement is below the greedy merges, these are the result.
+    component, so that q is the minimum for these points. In one and two
+    dimensions, up to 20 components each, the steps are those of Newton's method in a trust region; else
+    L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step is that of EM. A
+    step of EM comes last. `kl` and `error` are worked out when they are first read, by `kl_estimate`, which
+    does not use these nodes. Where the nodes do not show that the refinement is below the greedy merges,
+    these are the result.
 
     References
     ----------

@@ -25,10 +25,17 @@ from ..numerics.matrices import (
     clear_vector,
 )
 
-#: Steps and radii of lattices, in standard deviations, and the number of levels on the line and in the plane.
-STEPS = (1.2, 0.6, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375, 0.0046875)
-RADII = (4.0, 4.5, 5.2, 6.0, 6.5, 6.5, 6.5, 6.5, 6.5)
-LEVELS = (9, 5)
+#: Steps and radii of lattices, in standard deviations, on the line and in the plane: a level has about twice
+#: the nodes of the one before.
+STEPS = (
+    (1.2, 0.6, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375, 0.0046875),
+    (1.2, 0.85, 0.6, 0.425, 0.3, 0.2125, 0.15, 0.10625, 0.075),
+)
+RADII = (
+    (4.0, 4.5, 5.2, 6.0, 6.5, 6.5, 6.5, 6.5, 6.5),
+    (4.0, 4.25, 4.5, 4.85, 5.2, 5.6, 6.0, 6.25, 6.5),
+)
+LEVELS = len(STEPS[0])
 
 
 def _size(dim: int, step: float, radius: float, shift: float) -> int:
@@ -42,8 +49,8 @@ def _size(dim: int, step: float, radius: float, shift: float) -> int:
 SIZES = tuple(
     tuple(
         tuple(
-            _size(dim, step, radius, shift) if level < LEVELS[dim - 1] else 0
-            for level, (step, radius) in enumerate(zip(STEPS, RADII, strict=True))
+            _size(dim, step, radius, shift)
+            for step, radius in zip(STEPS[dim - 1], RADII[dim - 1], strict=True)
         )
         for shift in (0.0, 0.5)
     )
@@ -51,7 +58,7 @@ SIZES = tuple(
 )
 
 #: Radii of shared lattices: larger, since most of what they add lies under other components.
-SHARED_RADII = (5.0, 6.0, 6.0, 6.0, 6.5)
+SHARED_RADII = (5.0, 5.5, 6.0, 6.0, 6.0, 6.0, 6.0, 6.25, 6.5)
 
 #: Cells of boxes around shared lattices, two of them at most: of the masses and of all densities, on the
 #: finest level. 16 MB, of which only those that are needed are touched.
@@ -60,9 +67,9 @@ CELLS = 1 << 21
 #: Components that are narrower are taken as this wide, in units in which the covariance of p is about I.
 LEAST_DEVIATION = 1e-100
 
-#: A level of a shared lattice has fewer than so many times the nodes of the one before: 4 for the step, and
+#: A level of a shared lattice has fewer than so many times the nodes of the one before: 2 for the step, and
 #: for the radii.
-GROWTH = 6
+GROWTH = 3
 
 #: The first level has at least so many nodes under all components, if each has its own.
 FIRST_NODES = 1000
@@ -124,7 +131,7 @@ def _pairs(level, dim, components):
 @kernel
 def _write_lattice(level, shift, dim, nodes, shares):
     """Write the nodes of the trapezoid rule in a ball and their weights."""
-    step, most = STEPS[level], RADII[level] / STEPS[level]
+    step, most = STEPS[dim - 1][level], RADII[dim - 1][level] / STEPS[dim - 1][level]
     first, end, count = -int(most) - 1, int(most) + 2, 0
     for i in range(first, end):
         for j in range(first if dim == 2 else 0, end if dim == 2 else 1):
@@ -165,7 +172,7 @@ def _level_size(level, dim, components):
     """The most nodes of a level under a component, shifted or not; 0 where there is no such level."""
     if dim > LATTICE_DIM:
         return 2 * _pairs(level, dim, components) if level < 2 else 0
-    return max(SIZES[dim - 1][0][level], SIZES[dim - 1][1][level]) if level < LEVELS[dim - 1] else 0
+    return max(SIZES[dim - 1][0][level], SIZES[dim - 1][1][level]) if level < LEVELS else 0
 
 
 @exported
@@ -180,13 +187,13 @@ def most_nodes(dim, components):
 def nodes_for(components, dim):
     """Space for the nodes under so many components."""
     most, cells, rules = most_nodes(dim, components), CELLS if dim == 2 else 0, 0
-    for level in range(len(STEPS)):
+    for level in range(LEVELS):
         rules += _level_size(level, dim, components)
     return Nodes(
         points=np.empty(dim * most),
         rules=np.empty((2, dim, rules)),
         shares=np.empty((2, rules)),
-        starts=np.empty((2, len(STEPS) + 1), np.int64),
+        starts=np.empty((2, LEVELS + 1), np.int64),
         members=np.empty(components, np.int64),
         bounds=np.empty(components + 1, np.int64),
         groups=np.empty(1, np.int64),
@@ -315,7 +322,7 @@ def _cells_within(middle, reach, step, low, size):
 def _fill_shared(p, group, level, shifted, nodes):
     """Write the masses of a group in the cells around its lattice. (Box, step) are returned."""
     members = nodes.members[nodes.bounds[group] : nodes.bounds[group + 1]]
-    step, radius = STEPS[level] * nodes.units[group], SHARED_RADII[level]
+    step, radius = STEPS[1][level] * nodes.units[group], SHARED_RADII[level]
     box = _box(p, members, step, radius, 0.5 * shifted)
     _fill(p, members, box, step, radius, nodes.cells)
     return box, step
@@ -354,9 +361,7 @@ def _group_components(p, nodes):
         least = following
         bounds[groups + 1], units[groups], shared = size, unit, False
         if dim == 2 and size - begin > 1:
-            _, _, rows, columns = _box(
-                p, members[begin:size], STEPS[LEVELS[1] - 1] * unit, SHARED_RADII[-1], 0.0
-            )
+            _, _, rows, columns = _box(p, members[begin:size], STEPS[1][-1] * unit, SHARED_RADII[-1], 0.0)
             if 2.0 * rows * columns <= CELLS:
                 count = _count_shared(p, groups, 0, nodes)
                 shared = 0 < count <= (size - begin) * alone
@@ -476,7 +481,7 @@ def choose_levels(excess, tol, level, components, nodes):
         size_now, size = _sizes(g, components, nodes)
         if nodes.errors[g] <= lower:
             nodes.levels[g] -= 1
-            room += size_now // 2  # fewer than half of them remain
+            room += size_now // 3  # fewer than two thirds of them remain
             fewer = True
         elif not nodes.errors[g] <= upper and 0 < size <= size_now + room:
             room -= size - size_now

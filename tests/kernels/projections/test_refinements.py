@@ -115,26 +115,26 @@ def test_components_between_those_of_q_get_more_nodes():
 
 def test_groups_that_take_a_coarser_level_keep_some_nodes():
     """They leave less room to those that take a finer one."""
-    components, level = 50, 3
-    space, sizes = nodes.nodes_for(components, 2), [nodes._level_size(i, 2, components) for i in range(5)]
+    components, level = 50, 6
+    space, sizes = nodes.nodes_for(components, 2), [nodes._level_size(i, 2, components) for i in range(8)]
     space.groups[0], space.units[:], space.levels[:] = components, 0.0, level
     space.ends[:] = sizes[level] * np.arange(1, components + 1)
     space.errors[:] = np.where(np.arange(components) < 30, 0.0, 1.0)
     assert nodes.choose_levels(1.0, 1e-3, level, components, space) == (True, True)
     after = space.levels + space.moves
-    assert (after == 2).sum() == 30
-    assert 0 < (after == 4).sum() < 20
+    assert (after == 5).sum() == 30
+    assert 0 < (after == 7).sum() < 20
     assert sum(sizes[i] for i in after) <= nodes.most_nodes(2, components)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_lattices_have_the_sizes_for_which_there_is_room(dim):
-    for shifted, level in itertools.product(range(2), range(nodes.LEVELS[dim - 1])):
+    for shifted, level in itertools.product(range(2), range(nodes.LEVELS)):
         size = nodes.SIZES[dim - 1][shifted][level]
         points, weights = np.full((dim, size + 9), np.nan), np.full(size + 9, np.nan)
         nodes._write_lattice(level, 0.5 * shifted, dim, points, weights)
         assert np.isfinite(weights).sum() == np.isfinite(points).sum() // dim == size
-        assert np.sum(points[:, :size] ** 2, axis=0).max() <= nodes.RADII[level] ** 2 * (1.0 + 1e-12)
+        assert np.sum(points[:, :size] ** 2, axis=0).max() <= nodes.RADII[dim - 1][level] ** 2 * (1.0 + 1e-12)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -151,7 +151,7 @@ def test_shifted_nodes_lie_between_the_others(dim):
     np.testing.assert_allclose(shifted @ masses, plain @ weights, atol=1e-12)
     np.testing.assert_allclose((shifted * masses) @ shifted.T, (plain * weights) @ plain.T, rtol=1e-12)
     distances = np.sqrt(((plain[:, :, None] - shifted[:, None]) ** 2).sum(axis=0))
-    step = nodes.STEPS[int(space.nodes.levels[0])]
+    step = nodes.STEPS[dim - 1][int(space.nodes.levels[0])]
     assert distances.min() == pytest.approx(step * math.sqrt(dim) / 2.0, rel=0.05)
 
 

@@ -1,0 +1,130 @@
+"""Second derivatives of -E_p[log q] for mixtures, and Newton's steps in a trust region."""
+
+import numpy as np
+import pytest
+
+import fastvi as fv
+from fastvi.kernels.borrowing import named
+from fastvi.kernels.projections import nodes, refinements, trust_region
+from helpers.mixtures import arrays, random_mixture
+
+
+def laid_out(p, q):
+    """(space, nodes of the first level) with coordinates measured from q."""
+    space = named(refinements.Workspace, refinements.workspace(p.weights.size, q.weights.size, p.dim))
+    refinements._refer_to((q.weights, q.means, np.linalg.cholesky(q.covs)), space)
+    nodes.first_level(arrays(p), space.nodes)
+    return space, nodes.lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+
+
+def gradient_at(point, columns, space):
+    found = np.empty(point.size)
+    refinements._evaluate(columns, np.ascontiguousarray(point), found, space)
+    return found
+
+
+def differences(columns, space, step=1e-5):
+    """The second derivatives by differences of gradients."""
+    return np.array(
+        [
+            (gradient_at(step * e, columns, space) - gradient_at(-step * e, columns, space)) / (2.0 * step)
+            for e in np.eye(space.point.size)
+        ]
+    )
+
+
+@pytest.mark.parametrize(("dim", "components", "seed"), [(1, 2, 0), (1, 5, 1), (2, 1, 2), (2, 2, 3), (2, 3, 4)])
+def test_second_derivatives_are_those_of_the_gradient(dim, components, seed):
+    space, columns = laid_out(random_mixture(seed, dim, 3), random_mixture(seed + 9, dim, components))
+    wanted = differences(columns, space)
+    gradient_at(space.point, columns, space)
+    refinements._turn(columns, space)
+    np.testing.assert_allclose(
+        np.tril(space.curvature.matrix), np.tril(wanted), atol=1e-7 * max(1.0, np.abs(wanted).max())
+    )
+
+
+def test_second_derivatives_at_another_point_are_relative_to_it():
+    """`_turn` measures coordinates anew from the point of the last sweep."""
+    p, q = random_mixture(0, 2, 3), random_mixture(1, 2, 2)
+    space, columns = laid_out(p, q)
+    space.point[:] = 0.1 * np.random.default_rng(0).normal(size=space.point.size)
+    gradient_at(space.point, columns, space)
+    refinements._turn(columns, space)
+    found, gradient = np.tril(space.curvature.matrix), space.gradient.copy()
+    assert not space.point.any()
+    np.testing.assert_allclose(gradient, gradient_at(space.point, columns, space), atol=1e-12)
+    np.testing.assert_allclose(found, np.tril(differences(columns, space)), atol=1e-7 * np.abs(found).max())
+
+
+class Quadratic:
+    """What `trust_region` reads and writes, for a quadratic model."""
+
+    def __init__(self, matrix, gradient, metric):
+        size = gradient.size
+        self.gradient, self.metric = gradient, metric
+        self.direction, self.solution, self.factor = np.zeros(size), np.zeros(size), np.zeros((size, size))
+        self.curvature = type("Curvature", (), {"matrix": np.tril(matrix)})()
+
+
+def step_of(matrix, gradient, metric, trust, damping=0.0):
+    """The step, and what `find_step` says of it, by the plain functions of the module."""
+    plain = {name: getattr(one, "py_func", one) for name, one in vars(trust_region).items() if callable(one)}
+    space = Quadratic(matrix, gradient, metric)
+    names = dict(vars(trust_region)) | plain
+    for name in ("_factorise", "_solve_lower", "_solve_upper", "solve", "_length", "_next_damping"):
+        names[name] = rebound(plain[name], names)
+    for name in ("_add_negative_curvature", "_promise", "find_step"):
+        names[name] = rebound(plain[name], names)
+    return space.direction, names["find_step"](trust, damping, space)
+
+
+def rebound(function, names):
+    return type(function)(function.__code__, names, function.__name__)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_steps_minimise_the_model_within_the_trust(seed):
+    """By the conditions of Moré and Sorensen, for matrices that are definite or not."""
+    rng = np.random.default_rng(seed)
+    size, trust = int(rng.integers(2, 9)), 10.0 ** rng.uniform(-2.0, 1.0)
+    roots = rng.normal(size=(size, size))
+    matrix = roots @ np.diag(rng.normal(size=size) + (seed % 3)) @ roots.T
+    gradient, metric = rng.normal(size=size), rng.uniform(0.1, 2.0, size)
+    step, (promised, length, damping) = step_of(matrix, gradient, metric, trust)
+    assert length == pytest.approx(np.sqrt(metric @ step**2), rel=1e-10)
+    damped = matrix + damping * np.diag(metric)
+    np.testing.assert_allclose(damped @ step, -gradient, atol=1e-7 * np.abs(gradient).max())
+    assert np.linalg.eigvalsh(damped).min() > -1e-8
+    assert promised == pytest.approx(-(gradient @ step + 0.5 * step @ matrix @ step), rel=1e-10)
+    assert length <= 1.2 * trust
+    assert damping == 0.0 or length >= 0.7 * trust
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_leave_saddles(seed):
+    """Where the gradient has nothing along negative curvature, the step goes there, as far as the trust."""
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    matrix = turn @ np.diag([-1.0, 1.0, 2.0, 3.0, 4.0]) @ turn.T
+    gradient = turn[:, 1:] @ rng.normal(size=4) * 0.1
+    step, (promised, length, _) = step_of(matrix, gradient, np.ones(5), 0.5)
+    assert length == pytest.approx(0.5)
+    assert np.linalg.norm(step) == pytest.approx(0.5, rel=0.2)
+    assert abs(turn[:, 0] @ step) > 0.3
+    assert promised == pytest.approx(-(gradient @ step + 0.5 * step @ matrix @ step), rel=1e-10)
+    assert promised > 0.04
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_saddles_are_no_minimum_of_a_reduction(dim):
+    """Two components that share the middle one of three in a row: one gets it, but the gradient is even."""
+    means = np.zeros((3, dim))
+    means[:, 0] = -3.0, 0.0, 3.0
+    p = fv.GaussianMixture(np.full(3, 1.0 / 3.0), means, [np.eye(dim)] * 3)
+    halves = 0.6 * means[[0, 2]]
+    q = np.array([0.5, 0.5]), halves, np.array([1.5 * np.eye(dim)] * 2)
+    status, _, gain, _ = refinements.refine(arrays(p), q, 1e-8, 200, refinements.workspace(3, 2, dim))
+    assert status == 0
+    assert gain > 0.0
+    np.testing.assert_allclose(np.sort(q[0]), [1.0 / 3.0, 2.0 / 3.0], atol=0.05)
