@@ -108,7 +108,7 @@ def _near_start(starts):
     if not isinstance(starts, types.BaseTuple) or starts.types != (MIXTURE,):
         raise TypingError(
             "fastvi.i_projection onto mixtures in compiled code needs starts=(q,), one GaussianMixture with "
-            f"k components, as fastvi.reduce_mixture(p, k) has it, not {starts}: it does not search for starts"
+            f"k components, as fastvi.reduce_mixture(p, k) has it, not {starts}: it does not search for them"
         )
     project = external("compiled.operations.i_projection_onto_mixtures")
 

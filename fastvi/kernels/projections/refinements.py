@@ -1,12 +1,12 @@
 """A reduced mixture q refined: KL(p ‖ q) is minimised by expectations under p on nodes, for `reduce_mixture`.
 
 KL(p ‖ q) is a constant less E_p[log q], the mean log likelihood of data that are p. One sweep of EM over the
-nodes gives it and its gradient. On the line and in the plane Newton's method takes it from there, with second
-derivatives on the nodes, in a trust region: where 50 components overlap it needs 20 to 70 sweeps, where L-BFGS
-needs 100 to 400. In more dimensions L-BFGS takes the gradients. The coordinates are those in which the
-information of the complete data is diagonal: there L-BFGS's first step is that of EM, but the next ones do not
-slow down where components overlap. Last comes a step of EM itself, which restores the mean and the covariance
-of p.
+nodes gives it and its gradient. On the line and in the plane the steps are those of Newton's method in a
+trust region, with second derivatives on the nodes: where 50 components overlap it needs 20 to 70 sweeps,
+L-BFGS 100 to 400. In more dimensions, or for many components, L-BFGS takes the gradients. The coordinates
+are those in which the information of the complete data is diagonal: L-BFGS's first step is that of EM there,
+but the next ones do not slow down where components overlap. Last comes a step of EM itself, which restores
+the mean and the covariance of p.
 """
 
 from __future__ import annotations

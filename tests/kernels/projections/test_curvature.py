@@ -33,8 +33,9 @@ def differences(columns, space, step=1e-5):
     )
 
 
-@pytest.mark.parametrize(("dim", "components", "seed"), [(1, 2, 0), (1, 5, 1), (2, 1, 2), (2, 2, 3), (2, 3, 4)])
-def test_second_derivatives_are_those_of_the_gradient(dim, components, seed):
+@pytest.mark.parametrize(("dim", "components"), [(1, 2), (1, 5), (2, 1), (2, 2), (2, 3)])
+def test_second_derivatives_are_those_of_the_gradient(dim, components):
+    seed = dim + components
     space, columns = laid_out(random_mixture(seed, dim, 3), random_mixture(seed + 9, dim, components))
     wanted = differences(columns, space)
     gradient_at(space.point, columns, space)
