@@ -21,7 +21,6 @@ from ..distributions.ascent import Objective, Parts, climb
 from ..distributions.grid import Grid2D
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
-from ..em.fitting import fit_mixture
 from ..kernels.statuses import COARSE_GRID, CONVERGED, STEPS_EXHAUSTED
 from .reduction import as_mixture
 from .result import Projection
@@ -158,6 +157,8 @@ def _halved(table: Array, axis: int) -> Array:
 
 def _start(likelihood: _Likelihood, p: Grid2D, masses: Array) -> Parts:
     """The best of several restarts of EM on cells of the grid, at their centres of mass."""
+    from ..em.fitting import fit_mixture  # its kernels are loaded when they are used
+
     most = max(_COARSE, _PER_COMPONENT * likelihood.count)
     table = np.stack([masses, masses * p.x[:, None], masses * p.y[None, :]])
     while True:

@@ -25,7 +25,6 @@ from .gaussian_optima import (
     mixture_optima,
 )
 from .grid_mixtures import grid_onto_mixtures
-from .onto_mixtures import optima_of_mixtures
 from .product_optima import mean_field_optima, product_of_marginals
 from .reduction import Reduction, as_mixture, reduce_mixture
 from .result import Projection
@@ -227,6 +226,8 @@ def i_projection(
     if isinstance(family, tuple):
         if not isinstance(p, Gaussian | GaussianMixture):
             raise TypeError(f"p must be a Gaussian or a GaussianMixture for mixtures, not {type(p).__name__}")
+        from .onto_mixtures import optima_of_mixtures  # its kernels are loaded when they are used
+
         count = integer("k", _count(family), 1)
         return optima_of_mixtures(as_mixture(p), count, starts, tolerance(rtol))
     name = _family(family, _is_table(p))

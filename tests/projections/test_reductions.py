@@ -8,6 +8,7 @@ import pytest
 
 import fastvi as fv
 from fastvi import kernels
+from fastvi.examples import clutter
 from fastvi.projections import reduction
 from helpers.messages import says
 from helpers.mixtures import arrays, random_mixture
@@ -181,6 +182,23 @@ def test_merges_that_are_a_minimum_are_called_so():
     assert found.kl <= found.error + 1e-14
 
 
+def test_rounding_of_p_is_rounding_of_the_reduction():
+    """As in a filter: where q has directions with next to no curvature, the steps are not rounding."""
+    rng = np.random.default_rng(0)
+    p = clutter.update(fv.GaussianMixture([1.0], [[0.0, 0.0]], [np.eye(2)]), clutter.world(6, 1, 4)[1][0, 0])
+    for t in range(1, 3):
+        belief = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
+        p = clutter.update(belief, clutter.world(6, 1, 4)[1][0, t])
+    q = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
+    for _ in range(3):
+        weights = p.weights * (1.0 + 1e-15 * rng.normal(size=p.weights.size))
+        means = p.means * (1.0 + 1e-15 * rng.normal(size=p.means.shape))
+        near = fv.reduce_mixture(
+            fv.GaussianMixture(weights / weights.sum(), means, p.covs), clutter.KEPT, tol=1e-4
+        )
+        np.testing.assert_allclose(near.mixture.logpdf(means), q.logpdf(means), atol=1e-10)
+
+
 def test_components_of_next_to_no_weight_have_covariances():
     """Rounding of the gradient moves one of 1e-16 anywhere, and such a refinement is not taken."""
     weights = np.array([1e-8, 8.32e-38, 2.66e-22, 1.56e-16, 0.283])
@@ -196,7 +214,7 @@ def test_components_of_next_to_no_weight_have_covariances():
 
 def test_needles_between_the_nodes_need_finer_ones():
     """Where there is no room for them, the status says so."""
-    p, k = with_needles(80, 1)
+    p, k = with_needles(92, 2)
     found = fv.reduce_mixture(p, k)
     assert (found.converged, found.status) == (False, reduction._WORDS[kernels.statuses.UNRESOLVED])
     assert found.kl < found.kl_before

@@ -452,7 +452,7 @@ def _write_point(basis, q, space):
     copy_mixture(space.moved, q)
 
 
-@exported
+@kernel
 def move(q, x, space):
     """Move a mixture, in place, by these coordinates; whether it stays finite.
 
@@ -528,7 +528,7 @@ def slope_at(p, q, nodes, shares, x, gradient, space):
     return _value(p, nodes, shares, x, gradient, space)
 
 
-@exported
+@kernel
 def hessian(p, q, nodes, shares, step, out, space):
     """Write the Hessian of KL(q ‖ p) on the nodes at q, by differences of its gradient; whether it is finite.
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from ..borrowing import Cube, IntegerMatrix, Matrix, Vector, borrow, named, packed
 from ..compiler import exported, formula, inlined, kernel
-from ..em.e_step import BLOCK, STOP, block_shares, workspace_for
+from ..em.e_step import BLOCK, STOP, block_shares, prepare, workspace_for
 from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep
 from ..em.m_step import maximise
 from ..numerics.elementary import log
-from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, solve_upper
+from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, dot, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED, UNRESOLVED
 from . import trust_region
@@ -59,6 +59,9 @@ MOST_NEWTON = (60, 128)
 #: The step that Newton's method trusts at first, in the information of the complete data; and one that is too
 #: short to matter.
 TRUST, LEAST_TRUST = 0.3, 1e-7
+
+#: A step as short as this is taken without looking at its value.
+NEAR = 0.1
 
 #: Second derivatives are kept for the next step while that promises less than this share of the last one.
 KEPT = 0.25
@@ -253,20 +256,40 @@ def _evaluate_parts(columns, space):
     The parts are summed in a pass of their own: a sweep for each of 50 groups takes four times as long.
     """
     value = _evaluate(columns, space.point, space.gradient, space)
+    clear_vector(space.nodes.errors)
+    _add_parts(columns, 1.0, space.means, space)
+    _compare_parts(space.nodes)
+    return value
+
+
+@kernel
+def _add_parts(columns, sign, means, space):
+    """Add the part of each group of nodes in E_p[log q] to the errors, times the sign; after `prepare`."""
     sweeps, nodes = space.sweeps, space.nodes
     group, part, size = 0, 0.0, columns.shape[1]
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
-        block_shares(columns, first, count, space.means, sweeps)
+        block_shares(columns, first, count, means, sweeps)
         terms = sweeps.row[:count]
         _write_terms(sweeps.top, sweeps.sums, sweeps.frequencies[first : first + count], terms)
         for n in range(count):
             while first + n == nodes.ends[group]:
-                group, part = _end_part(group, part, nodes), 0.0
+                nodes.errors[group] += sign * part
+                group, part = group + 1, 0.0
             part += terms[n]
-    while group < nodes.groups[0]:
-        group, part = _end_part(group, part, nodes), 0.0
-    return value
+    nodes.errors[group] += sign * part
+
+
+@kernel
+def _compare_parts(nodes):
+    """Write what the errors hold as the values, and what that changes as the errors; the sum of the values."""
+    total = 0.0
+    for g in range(nodes.groups[0]):
+        part = nodes.errors[g]
+        nodes.errors[g] = abs(part - nodes.values[g])
+        nodes.values[g] = part
+        total += part
+    return total
 
 
 @formula
@@ -274,14 +297,6 @@ def _write_terms(top, sums, frequencies, out):
     """The weighted log densities of nodes."""
     for n in range(out.size):
         out[n] = frequencies[n] * (top[n] + log(sums[n]))
-
-
-@inlined
-def _end_part(group, part, nodes):
-    """Write the part of a group; the next group."""
-    nodes.errors[group] = abs(part - nodes.values[group])
-    nodes.values[group] = part
-    return group + 1
 
 
 @kernel
@@ -380,6 +395,17 @@ def _turn(columns, space):
 
 
 @kernel
+def _take_last_step(space):
+    """Take Newton's step that promises next to nothing, without a sweep; the gradient is not known after it.
+
+    It squares what is left. Along flat directions it may be long, and then the promise does not hold.
+    """
+    if trust_region.length_of(space) <= NEAR:
+        for i in range(space.point.size):
+            space.point[i] += space.direction[i]
+
+
+@kernel
 def _descend_newton(p, columns, value, used, tol, floor, most, space):
     """Newton's method in a trust region, see `_descend`."""
     point, trial, gradient, direction = space.point, space.trial, space.gradient, space.direction
@@ -397,6 +423,8 @@ def _descend_newton(p, columns, value, used, tol, floor, most, space):
             is_rough = False
         flat = damping == 0.0 or trust >= TRUST
         if (flat and promised <= PROMISED * tol) or value < floor:
+            if damping == 0.0 and not value < floor:
+                _take_last_step(space)
             return CONVERGED, steps, value, int(damping == 0.0), 0
         if steps >= most or not trust > LEAST_TRUST:
             return STEPS_EXHAUSTED, steps, value, 0, 0
@@ -487,23 +515,34 @@ def _has_collapsed(p, space):
 
 @kernel
 def _gain(columns, merged, space):
-    """How far -E_p[log q] at `point` is below that of the merges; with the parts of groups of nodes."""
+    """How far E_p[log q] at `point` is above that of the merges; with the parts of groups of nodes.
+
+    The last sweep is that at `point`.
+    """
     weights, means, factors = merged
-    before = sweep(columns, weights, means, factors, space.sweeps)
-    return -before - _evaluate_parts(columns, space)
+    sweeps, nodes = space.sweeps, space.nodes
+    clear_vector(nodes.errors)
+    prepare(weights, means, factors, sweeps)
+    _add_parts(columns, -1.0, means, space)
+    _evaluate(columns, space.point, space.gradient, space)
+    _add_parts(columns, 1.0, space.means, space)
+    return _compare_parts(nodes)
 
 
 @kernel
 def _check(p, merged, columns, status, sweeps, within, level, most, space):
     """Compare the gain with that on shifted nodes, and descend on finer ones where these differ.
 
-    A q can fit the nodes instead of p: the shifted nodes show it. Returned are (status, sweeps, gain, error).
+    A q can fit the nodes instead of p: the shifted nodes show it. What these change of the gain under each
+    group may cancel by chance, so that the root of the sum of squares is the least that is taken for the
+    change. Returned are (status, sweeps, gain, error).
     """
     components, nodes, frequencies = p[0].size, space.nodes, space.sweeps.frequencies
+    changes = nodes.errors[: nodes.groups[0]]
     while True:
         gain = _gain(columns, merged, space)
         other = _gain(lay_out(p, 1, frequencies, nodes), merged, space)
-        change = abs(gain - other)
+        change = max(abs(gain - other), math.sqrt(dot(changes, changes)))
         gain, error = 0.5 * (gain + other), SURE * change
         resolved, more = change * change <= CHECKED * within, False
         settled = resolved and (abs(gain) > error or error <= within)
@@ -587,6 +626,8 @@ def refine(p, q, tol, most, space):
         else:
             excess, used = _remaining(used, newest, space)
             if excess <= PROMISED * within:
+                if space.factor.shape[0] > 0:
+                    _take_last_step(space)
                 status = CONVERGED
                 break
             wanted = max(within, change * change)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, Integers, Matrix, Vector, borrow, named, packed
-from ..compiler import exported, formula, inlined, kernel
+from ..compiler import formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..em.e_step import maximum, share
 from ..numerics.elementary import log
@@ -64,7 +64,7 @@ class Workspace(NamedTuple):
     row: Vector  #: (BLOCK,)
 
 
-@exported
+@kernel
 def workspace(components, count, dim):
     """Scratch space for a p of so many `components`, and a q of `count`."""
     return packed(unpacked(components, count, dim))
@@ -237,7 +237,7 @@ def _add_density(means, density, sign, count, space):
             _add_product(shares, row, -sign, space.slopes[i, :count])
 
 
-@exported
+@kernel
 def divergence(p, q, nodes, shares, space, by_logs, by_means, by_factors):
     """-KL(q ‖ p) = Σ_j w_j Σ_s v_s [log p(z_js) - log q(z_js)], z_js = m_j + L_j e_s, and its gradient.
 

@@ -15,8 +15,9 @@ import math
 from ..compiler import kernel
 from ..numerics.matrices import add_scaled, dot
 
-#: Damping that is always there, so that directions without curvature have a factor.
-RIDGE = 1e-9
+#: Damping that is always there: along directions with next to no curvature the step would be rounding. With
+#: 1e-9 a relative change of 1e-15 in p changed densities of q by 1e-7, with this by 1e-13.
+RIDGE = 1e-7
 
 #: The first damping that is tried where the second derivatives are not positive definite, the factor to the
 #: next one, and the most that are tried.
@@ -78,7 +79,8 @@ def solve(space):
 
 
 @kernel
-def _length(space):
+def length_of(space):
+    """The length of the step in the metric."""
     s = 0.0
     for i in range(space.metric.size):
         s += space.metric[i] * space.direction[i] * space.direction[i]
@@ -136,7 +138,7 @@ def find_step(trust, damping, space):
         new = 0.0
         if rows == size:
             solve(space)
-            length = _length(space)
+            length = length_of(space)
             if length <= MOST_LENGTH * trust and (tried == 0.0 or length >= LEAST_LENGTH * trust):
                 break
             new = _next_damping(tried, length, trust, space)

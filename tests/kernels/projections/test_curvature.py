@@ -73,7 +73,7 @@ def step_of(matrix, gradient, metric, trust, damping=0.0):
     plain = {name: getattr(one, "py_func", one) for name, one in vars(trust_region).items() if callable(one)}
     space = Quadratic(matrix, gradient, metric)
     names = dict(vars(trust_region)) | plain
-    for name in ("_factorise", "_solve_lower", "_solve_upper", "solve", "_length", "_next_damping"):
+    for name in ("_factorise", "_solve_lower", "_solve_upper", "solve", "length_of", "_next_damping"):
         names[name] = rebound(plain[name], names)
     for name in ("_add_negative_curvature", "_promise", "find_step"):
         names[name] = rebound(plain[name], names)
@@ -94,7 +94,7 @@ def test_steps_minimise_the_model_within_the_trust(seed):
     gradient, metric = rng.normal(size=size), rng.uniform(0.1, 2.0, size)
     step, (promised, length, damping) = step_of(matrix, gradient, metric, trust)
     assert length == pytest.approx(np.sqrt(metric @ step**2), rel=1e-10)
-    damped = matrix + damping * np.diag(metric)
+    damped = matrix + (damping + trust_region.RIDGE) * np.diag(metric)
     np.testing.assert_allclose(damped @ step, -gradient, atol=1e-7 * np.abs(gradient).max())
     assert np.linalg.eigvalsh(damped).min() > -1e-8
     assert promised == pytest.approx(-(gradient @ step + 0.5 * step @ matrix @ step), rel=1e-10)
