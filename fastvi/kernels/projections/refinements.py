@@ -282,7 +282,7 @@ def _add_parts(columns, sign, means, space):
 
 @kernel
 def _compare_parts(nodes):
-    """Write what the errors hold as the values, and what that changes as the errors; the sum of the values."""
+    """Write what the errors hold as the values, what that changes as the errors; the sum of the values."""
     total = 0.0
     for g in range(nodes.groups[0]):
         part = nodes.errors[g]
