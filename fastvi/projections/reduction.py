@@ -297,10 +297,10 @@ def reduce_mixture(
     The refinement takes expectations under p on nodes: in one and two dimensions those of the trapezoid rule
     under each component, in the plane also of one lattice for all components of about the same width where
     these overlap, finer under those that need it, until that makes no difference of `tol`, with up to 2**18
-    nodes. Shifted nodes show where q fits the nodes in place of p: there they are made finer, and where there
-    is no room for that the status says so. Above, they are pairs of opposite quasi-random points under each
-    component, so that q is the minimum for these points. In one and two
-    dimensions, up to 20 components each, the steps are those of Newton's method in a trust region; else
+    nodes. Shifted nodes, and the widths of q's components, show where q fits the nodes in place of p: there
+    they are made finer, and where there is no room for that the status says so. Above, they are pairs of
+    opposite quasi-random points under each component, so that q is the minimum for these points. In one and
+    two dimensions, up to 20 components each, the steps are those of Newton's method in a trust region; else
     L-BFGS takes the gradients that EM on p gives, in coordinates in which its first step is that of EM. A
     step of EM comes last. `kl` and `error` are worked out when they are first read, by `kl_estimate`, which
     does not use these nodes. Where the nodes do not show that the refinement is below the greedy merges,

@@ -22,6 +22,19 @@ def random_mixture(seed, dim, components, spread=2.0):
     )
 
 
+def with_needles(seed, dim):
+    """A line with narrow components between wide ones, or a plane where many overlap; and a number below."""
+    rng = np.random.default_rng(seed)
+    if dim == 1:
+        count = int(rng.integers(8, 50))
+        widths = np.where(rng.random(count) < 0.3, 0.01, 1.0) * rng.uniform(0.5, 2.0, count)
+        weights, means = rng.dirichlet(np.ones(count)), 2.0 * rng.normal(size=(count, 1))
+        return fv.GaussianMixture(weights, means, (widths**2)[:, None, None]), int(rng.integers(3, 7))
+    roots = rng.normal(size=(46, 2, 4)) * 10.0 ** rng.uniform(-0.3, 0.3, (46, 1, 1))
+    weights, means = rng.dirichlet(np.full(46, 0.3)), 0.3 * rng.normal(size=(46, 2))
+    return fv.GaussianMixture(weights, means, roots @ roots.swapaxes(1, 2)), 4
+
+
 def random_factor(rng, dim):
     return np.linalg.cholesky(random_cov(rng, dim))
 

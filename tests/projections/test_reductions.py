@@ -11,7 +11,7 @@ from fastvi import kernels
 from fastvi.examples import clutter
 from fastvi.projections import reduction
 from helpers.messages import says
-from helpers.mixtures import arrays, random_mixture
+from helpers.mixtures import arrays, random_mixture, with_needles
 
 METHODS = ("kl", "runnalls", "williams")
 
@@ -147,19 +147,6 @@ def test_the_refinement_of_many_components_that_overlap(seed):
         np.testing.assert_allclose(one, two, atol=5e-6)
 
 
-def with_needles(seed, dim):
-    """A line with narrow components between wide ones, or a plane where many overlap."""
-    rng = np.random.default_rng(seed)
-    if dim == 1:
-        count = int(rng.integers(8, 50))
-        widths = np.where(rng.random(count) < 0.3, 0.01, 1.0) * rng.uniform(0.5, 2.0, count)
-        weights, means = rng.dirichlet(np.ones(count)), 2.0 * rng.normal(size=(count, 1))
-        return fv.GaussianMixture(weights, means, (widths**2)[:, None, None]), int(rng.integers(3, 7))
-    roots = rng.normal(size=(46, 2, 4)) * 10.0 ** rng.uniform(-0.3, 0.3, (46, 1, 1))
-    weights, means = rng.dirichlet(np.full(46, 0.3)), 0.3 * rng.normal(size=(46, 2))
-    return fv.GaussianMixture(weights, means, roots @ roots.swapaxes(1, 2)), 4
-
-
 @pytest.mark.parametrize(("seed", "dim"), [(25, 1), (29, 1), (40, 2), (75, 2)])
 def test_a_refinement_does_not_fit_the_nodes(seed, dim):
     """It is closer to p than the merges, and not only on the nodes of the refinement."""
@@ -214,7 +201,7 @@ def test_components_of_next_to_no_weight_have_covariances():
 
 def test_needles_between_the_nodes_need_finer_ones():
     """Where there is no room for them, the status says so."""
-    p, k = with_needles(92, 2)
+    p, k = with_needles(28, 2)
     found = fv.reduce_mixture(p, k)
     assert (found.converged, found.status) == (False, reduction._WORDS[kernels.statuses.UNRESOLVED])
     assert found.kl < found.kl_before

@@ -30,14 +30,17 @@ from ..numerics.matrices import (
 #: at the radius of a level is an eighth to an eighteenth of that at the radius of the one before: with radii
 #: that grow less, two levels agree that are both off.
 STEPS = (
-    (1.2, 0.6, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375, 0.0046875),
-    (1.2, 0.85, 0.6, 0.425, 0.3, 0.2125, 0.15, 0.10625, 0.075),
+    (1.2, 0.6, 0.3, 0.15, 0.075, 0.0375, 0.01875, 0.009375, 0.0046875, 0.00234375, 0.001171875),
+    (1.2, 0.85, 0.6, 0.425, 0.3, 0.2125, 0.15, 0.10625, 0.075, 0.075, 0.075),
 )
 RADII = (
-    (4.0, 4.5, 5.2, 6.0, 6.5, 6.5, 6.5, 6.5, 6.5),
-    (4.0, 4.5, 5.0, 5.5, 6.0, 6.4, 6.8, 7.1, 7.4),
+    (4.0, 4.5, 5.2, 6.0, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5, 6.5),
+    (4.0, 4.5, 5.0, 5.5, 6.0, 6.4, 6.8, 7.1, 7.4, 7.4, 7.4),
 )
-LEVELS = len(STEPS[0])
+
+#: The number of levels: of the plane the last two above are none.
+LEVELS = (11, 9)
+MOST_LEVELS = max(LEVELS)
 
 
 def _size(dim: int, step: float, radius: float, shift: float) -> int:
@@ -174,7 +177,7 @@ def _level_size(level, dim, components):
     """The most nodes of a level under a component, shifted or not; 0 where there is no such level."""
     if dim > LATTICE_DIM:
         return 2 * _pairs(level, dim, components) if level < 2 else 0
-    return max(SIZES[dim - 1][0][level], SIZES[dim - 1][1][level]) if level < LEVELS else 0
+    return max(SIZES[dim - 1][0][level], SIZES[dim - 1][1][level]) if level < LEVELS[dim - 1] else 0
 
 
 @exported
@@ -189,13 +192,13 @@ def most_nodes(dim, components):
 def nodes_for(components, dim):
     """Space for the nodes under so many components."""
     most, cells, rules = most_nodes(dim, components), CELLS if dim == 2 else 0, 0
-    for level in range(LEVELS):
+    for level in range(MOST_LEVELS):
         rules += _level_size(level, dim, components)
     return Nodes(
         points=np.empty(dim * most),
         rules=np.empty((2, dim, rules)),
         shares=np.empty((2, rules)),
-        starts=np.empty((2, LEVELS + 1), np.int64),
+        starts=np.empty((2, MOST_LEVELS + 1), np.int64),
         members=np.empty(components, np.int64),
         bounds=np.empty(components + 1, np.int64),
         groups=np.empty(1, np.int64),
@@ -261,8 +264,10 @@ def _standardise(points, shares, square):
 
 
 @kernel
-def _least_deviation(chol):
+def least_deviation(chol):
     """The standard deviation of a component along the short axis of its ellipse."""
+    if chol.shape[0] == 1:
+        return chol[0, 0]
     x, y = chol[0, 0] * chol[0, 0], chol[1, 0] * chol[1, 0] + chol[1, 1] * chol[1, 1]
     largest = 0.5 * (x + y) + math.hypot(0.5 * (x - y), chol[0, 0] * chol[1, 0])
     found = chol[0, 0] * chol[1, 1] / math.sqrt(largest)
@@ -349,7 +354,7 @@ def _group_components(p, nodes):
     groups, size, least = 0, 0, math.inf
     bounds[0] = 0
     for k in range(components):
-        deviations[k] = _least_deviation(p[2][k]) if dim == 2 else 1.0
+        deviations[k] = least_deviation(p[2][k]) if dim == 2 else 1.0
         least = min(least, deviations[k])
     while size < components:
         begin, following, unit = size, math.inf, math.inf

@@ -23,7 +23,7 @@ from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep
 from ..em.m_step import maximise
 from ..numerics.elementary import log
-from ..numerics.matrices import clear_vector, copy_matrix, copy_vector, dot, solve_upper
+from ..numerics.matrices import add_up, clear_vector, copy_matrix, copy_vector, dot, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED, UNRESOLVED
 from . import trust_region
@@ -44,6 +44,7 @@ from .nodes import (
     refine_where,
     total_error,
 )
+from .resolution import mark_unresolved
 
 #: The first level ends within this share of the divergence of its minimum; the next ones, within the square
 #: of what they change.
@@ -266,18 +267,19 @@ def _evaluate_parts(columns, space):
 def _add_parts(columns, sign, means, space):
     """Add the part of each group of nodes in E_p[log q] to the errors, times the sign; after `prepare`."""
     sweeps, nodes = space.sweeps, space.nodes
-    group, part, size = 0, 0.0, columns.shape[1]
+    group, size = 0, columns.shape[1]
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
         block_shares(columns, first, count, means, sweeps)
         terms = sweeps.row[:count]
         _write_terms(sweeps.top, sweeps.sums, sweeps.frequencies[first : first + count], terms)
-        for n in range(count):
-            while first + n == nodes.ends[group]:
-                nodes.errors[group] += sign * part
-                group, part = group + 1, 0.0
-            part += terms[n]
-    nodes.errors[group] += sign * part
+        begin = 0
+        while begin < count:
+            end = min(nodes.ends[group] - first, count)
+            nodes.errors[group] += sign * add_up(terms[begin:end])
+            begin = end
+            if first + end == nodes.ends[group]:
+                group += 1
 
 
 @kernel
@@ -544,8 +546,10 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
         other = _gain(lay_out(p, 1, frequencies, nodes), merged, space)
         change = max(abs(gain - other), math.sqrt(dot(changes, changes)))
         gain, error = 0.5 * (gain + other), SURE * change
-        resolved, more = change * change <= CHECKED * within, False
-        settled = resolved and (abs(gain) > error or error <= within)
+        q = space.weights, space.means, space.factors
+        excess = mark_unresolved(p, q, PROMISED * within / nodes.groups[0], nodes)
+        resolved, more = max(change * change, excess) <= CHECKED * within, False
+        settled = resolved and excess <= within and (abs(gain) > error or error <= within)
         if not settled and sweeps < most:
             level, more = refine_where(AT_FAULT * change / nodes.groups[0], level, components, nodes)
         if not more:

@@ -129,7 +129,7 @@ def test_groups_that_take_a_coarser_level_keep_some_nodes():
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_lattices_have_the_sizes_for_which_there_is_room(dim):
-    for shifted, level in itertools.product(range(2), range(nodes.LEVELS)):
+    for shifted, level in itertools.product(range(2), range(nodes.LEVELS[dim - 1])):
         size = nodes.SIZES[dim - 1][shifted][level]
         points, weights = np.full((dim, size + 9), np.nan), np.full(size + 9, np.nan)
         nodes._write_lattice(level, 0.5 * shifted, dim, points, weights)
