@@ -540,14 +540,14 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
     change. Returned are (status, sweeps, gain, error).
     """
     components, nodes, frequencies = p[0].size, space.nodes, space.sweeps.frequencies
-    changes = nodes.errors[: nodes.groups[0]]
+    changes, least = nodes.errors[: nodes.groups[0]], within / nodes.groups[0]
+    q = space.weights, space.means, space.factors
     while True:
         gain = _gain(columns, merged, space)
         other = _gain(lay_out(p, 1, frequencies, nodes), merged, space)
         change = max(abs(gain - other), math.sqrt(dot(changes, changes)))
         gain, error = 0.5 * (gain + other), SURE * change
-        q = space.weights, space.means, space.factors
-        excess = mark_unresolved(p, q, PROMISED * within / nodes.groups[0], nodes)
+        excess = mark_unresolved(p, q, least, nodes)
         resolved, more = max(change * change, excess) <= CHECKED * within, False
         settled = resolved and excess <= within and (abs(gain) > error or error <= within)
         if not settled and sweeps < most:
@@ -555,6 +555,12 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
         if not more:
             return status if resolved or status != CONVERGED else UNRESOLVED, sweeps, gain, error
         columns = lay_out(p, 0, frequencies, nodes)
+        while more and excess > within:
+            clear_vector(changes)
+            excess = mark_unresolved(p, q, least, nodes)
+            level, more = refine_where(0.0, level, components, nodes)
+            if more:
+                columns = lay_out(p, 0, frequencies, nodes)
         if not gain > error:  # q fitted the nodes
             _refer_to(merged, space)
         if status != SINGULAR:
