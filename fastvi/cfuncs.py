@@ -47,8 +47,8 @@ which q is Gaussian: z, log(z - low), log(high - z), or the logit of (z - low) /
 scale 1 are a usable start. `out` has one number for each `FitResult`. A log joint that fails must return NaN,
 which ends the fit with a status; an exception is printed and ignored. As in Python the log joint is looked at
 between and beyond the nodes as well (829 evaluations): beside a gap of zero density, and where it outgrows q,
-the status says so, and the error is infinite. The error leaves out what Python adds where q has mass so near
-a bound of its support that floats do not tell z from it::
+the status says so, and the error is infinite. Where q has mass so near a bound of its support that floats do
+not tell z from it, the error has what may be lost there, as in Python: `SATURATED` where that is large::
 
     double log_joint(const double *z, void *data)
     int fit_1d(fastvi_log_joint log_joint, void *data, int support, double low, double high,
@@ -175,6 +175,8 @@ class Status(IntEnum):
     NOT_A_NUMBER = _statuses.NOT_A_NUMBER
     INFINITE = _statuses.INFINITE
     ZERO = _statuses.ZERO
+    #: Converged, but q has mass where z rounds to a bound of its support, and the error is above `rtol`.
+    SATURATED = _statuses.SATURATED
 
 
 class Mass(IntEnum):

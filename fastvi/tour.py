@@ -626,9 +626,10 @@ _CALLED = {
     "em.standardization": "standardize standardize_mixture unstandardize_mixture",
     "families.operations": "start",
     "inference.entry_points": (
-        "averages conditional curvature densities densities_or_zero doubt doubt_truncated draws_workspace "
-        "elbo_quadrature elbo_truncated evidence evidence_workspace fit_draws fit_quadrature fit_truncated "
-        "fit_workspace laplace laplace_workspace to_latent to_support truncated_moments truncated_workspace"
+        "averages conditional curvature densities densities_or_zero doubt doubt_bounds doubt_truncated "
+        "draws_workspace elbo_quadrature elbo_truncated evidence evidence_workspace fit_draws fit_quadrature "
+        "fit_truncated fit_workspace laplace laplace_workspace limits lost_at_bounds to_latent to_support "
+        "truncated_moments truncated_workspace"
     ),
     "projections.mixture_projections": "i_projections m_projection",
     "projections.optimum": "workspace",

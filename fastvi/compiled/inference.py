@@ -30,8 +30,9 @@ class CompiledFit(NamedTuple):
     Here no other starts are tried: a fit without `start` has not converged, with the status UNCONFIRMED,
     where the log density has several peaks on lines through q, or q is not close to it; and one from a start,
     where the posterior may be improper. As in Python it has not, and the error is infinite, beside a gap of
-    zero density and where the log joint outgrows q far out. The error leaves out what Python adds where q has
-    mass so near a bound of its support that floats do not tell z from it.
+    zero density and where the log joint outgrows q far out. Where q has mass so near a bound of its support
+    that floats do not tell z from it, the error has what may be lost there, and the status is SATURATED where
+    that is large.
     """
 
     q: Gaussian

@@ -45,6 +45,7 @@ _fit_quadrature = external("kernels.inference.entry_points.fit_quadrature")
 _elbo_quadrature = external("kernels.inference.entry_points.elbo_quadrature")
 _check_tails = external("kernels.inference.entry_points.check_tails")
 _doubt = external("kernels.inference.entry_points.doubt")
+_doubt_bounds = external("kernels.inference.entry_points.doubt_bounds")
 _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace")
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
@@ -254,6 +255,7 @@ def _fit(model, dim, family, from_laplace, mean, factor, rtol, most_steps):
     _fit_quadrature((target, family, from_laplace, starts, rtol, most_steps, space, results, 0, 1))
     if not from_laplace:
         _check_tails((target, means, factors, space, results, 0, 1))
+    _doubt_bounds((target, rtol, means, factors, space, results, 0, 1))
     purpose = OF_LONG_FIT if many else OF_FIT
     _doubt((target, np.zeros(1, np.int64), purpose, means, factors, space, results))
     report = read_report(reports[0])
@@ -301,11 +303,13 @@ def _same_support(kinds, bounds, other_kinds, other_bounds):
 
 @kernel
 def _doubted(target, dim, estimate, mean, factor, space):
-    """(ELBO, its error, evaluations, status): an ELBO by quadrature, with what its nodes do not see."""
+    """(ELBO, its error, evaluations, status): an ELBO by quadrature, with what nodes and floats miss."""
     (value, error, nodes), latent, reports = estimate, mean.size, np.empty((1, REPORT_SIZE))
     write_report(elbo_alone(value, error, nodes), reports[0])
     results = np.empty((1, 0)), reports, np.empty((1, dim))
     means, factors = mean.reshape((1, latent)), factor.reshape((1, latent, latent))
+    # Of an ELBO alone the error is all there is to say: no tolerance, and so never SATURATED.
+    _doubt_bounds((target, math.inf, means, factors, space, results, 0, 1))
     _doubt((target, np.zeros(1, np.int64), OF_ELBO, means, factors, space, results))
     found = read_report(reports[0])
     return found.elbo, found.error, int(found.evaluations), int(found.status)

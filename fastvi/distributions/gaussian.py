@@ -43,13 +43,6 @@ class LowRank(NamedTuple):
         twice = 2.0 * np.eye(len(columns)) + columns @ columns.T
         return scale * np.sqrt(1.0 + ((twice @ columns) * columns).sum(axis=0))  # type: ignore[no-any-return]
 
-    def column(self, i: int) -> Array:
-        """Of the covariance."""
-        scale, columns = self.factor[0], self.factor[1:]
-        row = scale[i] * (columns[:, i] @ columns)
-        row[i] += scale[i]
-        return self.spread(row)
-
     def half_log_det(self) -> float:
         """Half the logarithm of the covariance's determinant."""
         scale, columns = self.factor[0], self.factor[1:]

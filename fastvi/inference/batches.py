@@ -28,7 +28,6 @@ from .model import Model, checked_model, target_of
 from .optima import LatentFit, confirmed_fit, or_improper
 from .packing import Table, pack_arrays, pack_tuples
 from .results import is_gone, q_of
-from .saturation import beyond_limits, with_its_error
 from .starts import check_start, start_of
 
 #: Fits by quadrature in one piece of work for a thread: at least 0.2 ms, against 20 µs to hand it over.
@@ -338,9 +337,7 @@ def _fit_by_quadrature(work: _Work, family: str, limits: tuple[float, int], low:
             if rows[n, _STATUS] == UNCONFIRMED:
                 rows[n, _STATUS] = CONVERGED
             rows[n] = or_improper(model._with_table(tables[n]), _latent_fit(work, n)).report
-    for n in (low + np.flatnonzero(beyond_limits(model, means[low:high], chols[low:high]))).tolist():
-        report = kernels.inference.reports.Report._make(rows[n].tolist())
-        rows[n] = with_its_error(model._with_table(tables[n]), means[n], chols[n], report, limits[0])
+    kernels.inference.entry_points.doubt_bounds(target, limits[0], means, chols, space, results, low, high)
 
 
 def _fit_unconfirmed(

@@ -45,6 +45,8 @@ whole fits
     truncated.fit_truncated, draws.workspace, draws.fit_draws, em.workspace, em.fit
 what the nodes of a fit do not see
     gaps.doubt, gaps.doubt_truncated
+what floats lose near the bounds of a support
+    saturation.doubt
 steps
     fits.elbo_quadrature, steps.natural_workspace, steps.natural_gradient_step, steps.adam_step
 for log joints
@@ -99,6 +101,7 @@ _DOCUMENTED = {
     "newton": "optimizers.newton",
     "panels": "models.evaluation",
     "projections": "projections",
+    "saturation": "inference.saturation",
     "steps": "inference.steps",
     "truncated": "inference.truncated_fits",
 }

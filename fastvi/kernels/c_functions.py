@@ -21,7 +21,7 @@ from .discrete.logarithmic import kl_log_term
 from .discrete.masses import ANY, LARGEST_MASS, NORMALIZE, UNIT, WEIGHTS_TOLERANCE
 from .discrete.normalized import LIFT, UNLIFT
 from .discrete.registry import BY_TERM, NO_THETA, ROWS, default_theta
-from .inference import gaps, quadrature_fits
+from .inference import gaps, quadrature_fits, saturation
 from .inference.reports import REPORT_SIZE, read_report
 from .models.supports import INTERVAL, LOWER, REAL, UPPER
 from .numerics.error_free import difference
@@ -290,6 +290,7 @@ def fit_1d(log_joint, data, support, low, high, start_mean, start_scale, rtol, o
         np.empty(0),
         report,
     )
+    saturation.doubt(log_joint, problem, mean, chol, rtol, space, report)
     status = gaps.doubt(log_joint, problem, mean, chol, gaps.OF_FIT, space, report)
     found = read_report(report)
     if found.steps > 0.0:

@@ -14,6 +14,7 @@ import math
 
 from ..compiler import kernel
 from ..numerics.matrices import (
+    add_scaled,
     cholesky,
     clear_vector,
     dot,
@@ -82,6 +83,28 @@ def place(mean, factor, e, out):
             out[i] += along * v[i]
     for i in range(dim):
         out[i] = mean[i] + factor[0, i] * out[i]
+
+
+@kernel
+def towards(factor, i, share, e):
+    """Write the e that `place` moves by so much of column i of the covariance."""
+    fill_vector(0.0, e)
+    for k in range(1, factor.shape[0]):
+        add_scaled(share * factor[0, i] * factor[k, i], factor[k], e)
+    e[i] += share * factor[0, i]
+
+
+@kernel
+def deviations(factor, out):
+    """Write the standard deviation of each coordinate: s_i times the length of row i of I + V V'."""
+    fill_vector(1.0, out)
+    for k in range(1, factor.shape[0]):
+        for j in range(1, factor.shape[0]):
+            twice = dot(factor[k], factor[j]) + (2.0 if j == k else 0.0)
+            for i in range(out.size):
+                out[i] += twice * factor[k, i] * factor[j, i]
+    for i in range(out.size):
+        out[i] = factor[0, i] * math.sqrt(out[i])
 
 
 @kernel

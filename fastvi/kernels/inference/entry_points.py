@@ -18,7 +18,18 @@ from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
 from ..numerics.matrices import copy_vector
 from ..statuses import FINE, RAISED, UNCONFIRMED, ZERO
-from . import confirmation, draws_fits, gaps, gradients, quadrature_fits, reports, sgd, steps, truncated_fits
+from . import (
+    confirmation,
+    draws_fits,
+    gaps,
+    gradients,
+    quadrature_fits,
+    reports,
+    saturation,
+    sgd,
+    steps,
+    truncated_fits,
+)
 from . import curvature as curvature_
 from . import evidence as evidence_
 from . import laplace as laplace_
@@ -129,6 +140,38 @@ def doubt(target, rows, purpose, means, factors, space, results):
         )
         if RAISED <= status <= ZERO and status != before:
             copy_vector(space.lattice.panel.where, results.wheres[n])
+
+
+@exported
+def doubt_bounds(target, rtol, means, factors, space, results, low, high):
+    """Add to the reports of fits what their Gaussians lose where z rounds to a bound of its support."""
+    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    results = named(Results, borrow(results))
+    for n in range(low, high):
+        saturation.doubt(
+            target.log_joint,
+            _problem(target, n),
+            means[n],
+            factors[n],
+            rtol,
+            space,
+            results.reports[n],
+        )
+
+
+@exported
+def lost_at_bounds(target, mean, factor, space):
+    """What the ELBO of a Gaussian may be off by where z rounds to a bound of its support."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    mean, factor = borrow((mean, factor))
+    return saturation.lost(target.log_joint, _problem(target, 0), mean, factor, space.panel)
+
+
+@exported
+def limits(kinds, bounds, out):
+    """Write the least and largest value of each latent coordinate from which z keeps digits, (R, 2)."""
+    for i in range(kinds.size):
+        out[i, 0], out[i, 1] = saturation.limits(kinds[i], bounds[i, 0], bounds[i, 1])
 
 
 @exported

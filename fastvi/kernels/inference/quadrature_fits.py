@@ -146,7 +146,7 @@ def fit_quadrature(log_joint, problem, family, mean, chol, rtol, most_steps, spa
     """Newton's method on nested lattices from (mean, chol), which it overwrites.
 
     It sees no gap of zero density between its nodes, and not what the log joint does far out: `gaps.doubt`
-    looks for that, after the fit.
+    looks for that, after the fit; nor that z rounds to a bound of its support, see `saturation.doubt`.
 
     Parameters
     ----------
@@ -340,7 +340,8 @@ def start_and_fit_quadrature(
     """`fit_quadrature`, from Laplace's approximation near a point if `from_laplace`.
 
     Such a fit is confirmed where the log density on lines through q is that of one peak, and concave or near
-    q, and falls off far out: there is no better q then. What its nodes do not see is left to `gaps.doubt`.
+    q, and falls off far out: there is no better q then. What its nodes do not see is left to `gaps.doubt`
+    and `saturation.doubt`.
 
     Parameters
     ----------

@@ -9,12 +9,21 @@ import pytest
 from scipy import stats
 
 import fastvi as fv
-from fastvi.kernels.inference import draws_fits, expectations, gaps, quadrature_fits, steps, truncated_fits
+from fastvi.kernels.inference import (
+    draws_fits,
+    expectations,
+    gaps,
+    quadrature_fits,
+    saturation,
+    steps,
+    truncated_fits,
+)
 from fastvi.kernels.inference.reports import Report
+from fastvi.kernels.models import kinds
 from fastvi.kernels.models.evaluation import Problem
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.quadrature import moments as moments_
-from fastvi.kernels.statuses import CONVERGED, ZERO
+from fastvi.kernels.statuses import CONVERGED, SATURATED, STUCK, ZERO
 from helpers.forms import plain
 
 
@@ -215,6 +224,60 @@ def fit_and_doubt_truncated(low, width, purpose, report):
     )
     found = gaps.doubt_truncated(beside_slab, (low, width), -1.0, 3.0, start, purpose, space, report)
     return fitted, found, space.where[0]
+
+
+@numba.njit
+def counted_beta(z, b, count):
+    count[0] += 1.0
+    return math.log(z[0]) + (b - 1.0) * math.log1p(-z[0])
+
+
+@numba.njit
+def doubt_near_bound(b, kind, mean, deviation, count, report):
+    """The status of a fit that converged with an ELBO of 0, when what is lost near a bound is added."""
+    bounds = np.zeros((1, 2))
+    bounds[0, 1] = 1.0
+    problem = (b, count), np.full(1, kind), bounds
+    report[:] = 0.0
+    space = quadrature_fits.workspace(1, 1)
+    return saturation.doubt(
+        counted_beta, problem, np.full(1, mean), np.full((1, 1), deviation), 1e-8, space, report
+    )
+
+
+@pytest.mark.parametrize("function", [doubt_near_bound, plain(doubt_near_bound)])
+def test_what_is_lost_near_a_bound_costs_evaluations_only_there(function):
+    """Floats lose 1 - z at a logit of 31.9: nine deviations from there are the limit."""
+    report, count = np.zeros(8), np.zeros(1)
+    end = -math.log(64.0 * 2.0**-52)
+    for kind, mean, evaluations in (
+        (kinds.INTERVAL, end - 9.001, 0),
+        (kinds.INTERVAL, end - 8.999, 2),
+        (kinds.INTERVAL, -700.0, 0),
+        (kinds.INTERVAL, -740.0, 2),
+        (kinds.REAL, end, 0),
+    ):
+        count[0] = 0.0
+        assert function(0.1, kind, mean, 1.0, count, report) == (SATURATED if mean == -740.0 else CONVERGED)
+        assert count[0] == evaluations
+        assert (Report(*report).error > 0.0) == (evaluations > 0)
+    # Half of q's mass is beyond: E[max(x, 0)] = 1 / sqrt(2 pi), the slope is off by 0.9, and 2 is for safety.
+    assert function(0.1, kinds.INTERVAL, end, 1.0, count, report) == SATURATED
+    np.testing.assert_allclose(Report(*report).error, 2.0 * 0.9 / math.sqrt(2.0 * math.pi), rtol=0.02)
+
+
+def test_what_is_lost_near_a_bound_leaves_other_fits_alone():
+    """A fault, and a fit without an ELBO; a status that is no convergence keeps its number."""
+    count = np.zeros(1)
+    for elbo, status, more in ((math.nan, ZERO, 0.0), (0.0, ZERO, 0.0), (0.0, STUCK, 0.5)):
+        report = np.array([elbo, 0.25, 0.0, 0.0, float(status), 0.0, 0.0, 0.0])
+        problem = (0.1, count), np.full(1, kinds.INTERVAL), np.array([[0.0, 1.0]])
+        space = quadrature_fits.workspace(1, 1)
+        mean, chol = np.full(1, 32.0), np.eye(1)
+        found = saturation.doubt(counted_beta, problem, mean, chol, 1e-8, space, report)
+        assert found == report[4] == status
+        assert report[1] >= 0.25 + more
+        assert more or report[1] == 0.25
 
 
 @pytest.mark.parametrize("function", [fit_and_doubt, plain(fit_and_doubt)])

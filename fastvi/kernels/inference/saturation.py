@@ -1,0 +1,218 @@
+"""What an ELBO is off by where latent coordinates lead to numbers that floats do not tell from a bound.
+
+Of Beta(0.1, 0.02) a third lies within 1e-16 of 1, where 1 - z has no digits. There a log joint is that of the
+nearest number inside of the support, and here it is compared to the line that continues it.
+
+A q whose mean is far enough inside costs a comparison for each end of a coordinate, others two evaluations.
+Every door calls this: the API, compiled code of users, and C functions; users of `fits` themselves call
+`doubt`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..borrowing import borrow, named
+from ..compiler import inlined, kernel
+from ..families import low_rank
+from ..models.evaluation import Problem, evaluate_or_zero
+from ..models.kinds import INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
+from ..models.supports import CLOSE, is_real
+from ..statuses import CONVERGED, RAISED, SATURATED, ZERO
+from . import quadrature_fits, reports
+
+#: A q with its mean so many deviations inside has no mass beyond.
+NONE = 9.0
+
+#: The slope of the log density is taken over so long a step, in the logarithm of the distance from a bound.
+STEP = 4.0
+
+#: Factor for the curvature that the line leaves out.
+SAFETY = 2.0
+
+#: Rows of a panel: the two points of a slope, all deviations of q, and scratch space.
+_AT_END, _INSIDE, _DEVIATIONS, _SCRATCH = 0, 1, 2, 3
+
+
+@kernel
+def _nearest(bound, width):
+    """The logarithm of the distance from a bound, in units of a width, in which z has no digits left."""
+    return math.log(CLOSE) + math.log(np.nextafter(abs(bound), math.inf) - abs(bound)) - math.log(width)
+
+
+@kernel
+def limits(kind, low, high):
+    """The least and largest value of a latent coordinate from which z keeps digits; infinite for none."""
+    if kind == LOWER:
+        return _nearest(low, 1.0), math.inf
+    if kind == UPPER:
+        return _nearest(high, 1.0), math.inf
+    if kind == INTERVAL:
+        return _nearest(low, high - low), -_nearest(high, high - low)
+    if kind == SIMPLEX:
+        return math.log(low) + _nearest(0.0, 1.0), math.log(low) - _nearest(0.0, 1.0)
+    if kind == ORDERED:
+        return _nearest(1.0, 1.0), math.inf
+    return -math.inf, math.inf  # REAL, CORRELATION
+
+
+def rise(at_end, further_in):
+    """The slope of a log density, by its values at an end and a step further in; inf where it is zero there.
+
+    Where z keeps no digits it is 1, that of the log-Jacobian. Plain, for Python calls it as well.
+    """
+    return (further_in - at_end) / STEP if at_end > -math.inf else math.inf
+
+
+_rise = kernel(rise)
+
+
+@kernel
+def _beyond(depth):
+    """E[max(x - depth, 0)] of a standard normal x."""
+    density = math.exp(-0.5 * depth * depth) / math.sqrt(2.0 * math.pi)
+    return density - depth * 0.5 * math.erfc(depth / math.sqrt(2.0))
+
+
+@kernel
+def _write_deviations(factor, out):
+    """Write the standard deviation of each coordinate, of a Cholesky factor or one of `low_rank`."""
+    if factor.shape[0] != factor.shape[1]:
+        low_rank.deviations(factor, out)
+        return
+    for i in range(out.size):
+        out[i] = math.sqrt(_covariance(factor, i, i))
+
+
+@kernel
+def _covariance(factor, i, j):
+    """An entry of the covariance with this Cholesky factor."""
+    total = 0.0  # added up in order, it has the same bits in every door
+    for k in range(min(i, j) + 1):
+        total += factor[i, k] * factor[j, k]
+    return total
+
+
+@kernel
+def _place(mean, factor, i, share, scratch, out):
+    """Write the mean and so much of column i of the covariance."""
+    if factor.shape[0] != factor.shape[1]:
+        low_rank.towards(factor, i, share, scratch)
+        low_rank.place(mean, factor, scratch, out)
+        return
+    for j in range(mean.size):
+        out[j] = mean[j] + share * _covariance(factor, i, j)
+
+
+@inlined
+def _slope(log_joint, problem, i, inside, panel):
+    """The rise of log joint + log-Jacobian along coordinate i, for each unit, from the first row inwards."""
+    for j in range(panel.latent.shape[1]):
+        panel.latent[_INSIDE, j] = panel.latent[_AT_END, j]
+    panel.latent[_INSIDE, i] += STEP * inside
+    evaluate_or_zero(log_joint, problem, 2, panel)
+    at_end, further_in = panel.log_joint[0], panel.log_joint[1]
+    if abs(at_end) < math.inf and abs(further_in) < math.inf:
+        # Of finite values the Jacobian counts however far out it is: this is where z has left it.
+        return _rise(at_end + panel.log_jacobian[0], further_in + panel.log_jacobian[1])
+    return _rise(panel.values[0], panel.values[1])
+
+
+@inlined
+def lost(log_joint, problem, mean, factor, panel):
+    """What the ELBO of N(mean, factor factor') may be off by: E_q of the difference to the line.
+
+    The factor is a Cholesky factor, or one of `low_rank`; the panel has 16 rows at least.
+    """
+    if is_real(problem.kinds):
+        return 0.0
+    deviations, total = panel.latent[_DEVIATIONS], 0.0
+    _write_deviations(factor, deviations)
+    for i in range(mean.size):
+        if problem.kinds[i] == REAL:
+            continue
+        least, most = limits(problem.kinds[i], problem.bounds[i, 0], problem.bounds[i, 1])
+        for side in range(2):
+            end, inside = least, 1.0
+            if side == 1:
+                end, inside = most, -1.0
+            depth = inside * (mean[i] - end) / deviations[i]
+            if depth < NONE:
+                # The other coordinates as they are expected there.
+                share = (end - mean[i]) / (deviations[i] * deviations[i])
+                _place(mean, factor, i, share, panel.latent[_SCRATCH], panel.latent[_AT_END])
+                difference = abs(_slope(log_joint, problem, i, inside, panel) - 1.0)
+                total += difference * deviations[i] * _beyond(depth)
+    return SAFETY * total
+
+
+def with_lost(report, unknown, rtol):
+    """The same report with so much more error: SATURATED where it converged and that is large.
+
+    Plain, for Python calls it as well.
+    """
+    status = report.status
+    if status == CONVERGED and unknown > max(report.error, rtol * (1.0 + abs(report.elbo))):
+        status = SATURATED
+    return reports.Report(
+        elbo=report.elbo,
+        error=report.error + unknown,
+        gradient_norm=report.gradient_norm,
+        evaluations=report.evaluations,
+        status=status,
+        steps=report.steps,
+        parameter_error=report.parameter_error,
+        sides=report.sides,
+    )
+
+
+_with_lost = kernel(with_lost)
+
+
+@inlined
+def doubt(log_joint, problem, mean, chol, rtol, space, report):
+    """Add to the error of a fit by quadrature what its q loses where z rounds to a bound of its support.
+
+    Like `gaps.doubt`, which comes after it, it is called by `fastvi.fit`, from Python and in compiled code,
+    and by the C function, not by `fits.fit_quadrature`. On the real line it does nothing, and within a
+    support it evaluates only where the mean is less than nine deviations from where floats lose z.
+
+    Parameters
+    ----------
+    log_joint, problem, mean, chol, rtol, space, report
+        Those of `fits.fit_quadrature`, after the fit.
+
+    Returns
+    -------
+    int
+        The status of the fit, or 17: it converged, but what is lost is more than its error and rtol.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from fastvi import kernels
+    >>> fits, saturation, FULL = kernels.fits, kernels.saturation, kernels.newton.FULL
+    >>> @njit
+    ... def log_joint(z, b):                                               # Beta(2, b)
+    ...     return math.log(z[0]) + (b - 1.0) * math.log1p(-z[0])
+    >>> @njit
+    ... def statuses(b):
+    ...     mean, chol, trace, report = np.zeros(1), np.eye(1), np.empty(0), np.empty(8)
+    ...     problem = (b,), np.full(1, 3), np.array([[0.0, 1.0]])
+    ...     space = fits.workspace(1, 1)
+    ...     fitted = fits.fit_quadrature(log_joint, problem, FULL, mean, chol, 1e-8, 50, space, trace, report)
+    ...     return fitted, saturation.doubt(log_joint, problem, mean, chol, 1e-8, space, report)
+    >>> statuses(2.0), statuses(0.1)
+    ((0, 0), (0, 17))
+    """
+    problem, space = named(Problem, borrow(problem)), named(quadrature_fits.Workspace, borrow(space))
+    mean, chol, report = borrow((mean, chol, report))
+    found = reports.read_report(report)
+    if not abs(found.elbo) < math.inf or RAISED <= found.status <= ZERO or is_real(problem.kinds):
+        return int(found.status)
+    unknown = lost(log_joint, problem, mean, chol, space.lattice.panel)
+    return int(reports.write_report(_with_lost(found, unknown, rtol), report))
