@@ -20,6 +20,7 @@ from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
 from ..kernels.projections import mixture_optima
 from ..kernels.projections.optimum import Report as Optimum
+from ..kernels.projections.reductions import EXACT
 from .external import external
 
 _gaussian_kl = external("kernels.densities.gaussians.gaussian_kl")
@@ -144,8 +145,8 @@ def _used(mixture):
 def reduce_mixture(mixture, count, refined, tol, most):
     """(log weights, means, factors, status, sweeps) of a mixture with at most so many components.
 
-    By greedy merges, and if `refined` by KL(p ‖ q). The status of merges alone is 1. NaN where the count is
-    below 1, or a covariance indefinite.
+    By greedy merges, and if `refined` by KL(p ‖ q). The status of merges alone is 1, if they are not exact.
+    NaN where the count is below 1, or a covariance indefinite.
     """
     dim = mixture[1].shape[1]
     logs, means, factors = _used(mixture)
@@ -159,9 +160,10 @@ def reduce_mixture(mixture, count, refined, tol, most):
     if good:
         _standardize_mixture((mean, factor, means, factors))
         p = logs, means, factors
-        good = _runnalls((p, q, _runnalls_workspace((logs.size, dim)))) < math.inf
-        status = statuses.CONVERGED if size == 1 else status
-        if good and refined != 0 and size > 1:
+        bound = _runnalls((p, q, _runnalls_workspace((logs.size, dim))))
+        good, exact = bound < math.inf, size == 1 or bound <= EXACT
+        status = statuses.CONVERGED if exact else status
+        if good and refined != 0 and not exact:
             space = _refinement_workspace((logs.size, size, dim))
             status, sweeps, gain, _ = _refine((p, q, tol, most, space))
             if math.isnan(gain):

@@ -35,7 +35,8 @@ _LONGEST = 50
 #: Relative error wanted of divergences: in the plane, 1e-10 takes twice as long.
 _RTOL = 1e-6
 
-#: Status of a greedy reduction, of one that the refinement cannot improve, and of one that is exact.
+#: Status of a greedy reduction, of one that the refinement cannot improve, and of one that is exact: q is p,
+#: to rounding at least, or has one component.
 _MERGED = "merged greedily"
 _NOT_IMPROVED = "the refinement found nothing better than the greedy merges"
 _EXACT = "exact"
@@ -74,7 +75,7 @@ class Reduction(Record):
     converged : bool
         Whether the last steps promised to gain less than `tol`. Along flat directions they promise too
         little: of 36 reductions two ended 3e-4 of `kl` and more above the minimum. False for greedy merges
-        alone.
+        alone, if they are not exact to rounding.
     status : str
         How the reduction ended, in words.
 
@@ -340,7 +341,8 @@ def reduce_mixture(
     q, bound = greedy_merges(frame, count, name)
     merged = frame.mixture(q)
     fields |= {"_merged": merged, "bound_before": bound}
-    alone = name == "runnalls" or (name == "kl" and count == 1)
+    exact = count == 1 or bound <= kernels.projections.reductions.EXACT
+    alone = name == "runnalls" or (name == "kl" and exact)
     if not alone:
         refined, status, steps, lower = _REFINEMENTS[name](frame, q, wanted, most)
         if lower:
@@ -351,5 +353,5 @@ def reduce_mixture(
                 status=_WORDS[status],
                 **fields,
             )
-    words = _NOT_IMPROVED if not alone else _EXACT if count == 1 else _MERGED
+    words = _NOT_IMPROVED if not alone else _EXACT if exact else _MERGED
     return Reduction(mixture=merged, iterations=0, converged=words == _EXACT, status=words, **fields)

@@ -182,6 +182,8 @@ def test_reductions_are_those_of_python():
             np.testing.assert_allclose(one.covs, two.covs, rtol=1e-9, atol=1e-9)
         assert both_reductions(p, 7)[0].weights.size == 6  # one has no weight
     assert both_reductions(p, 1)[1]
+    p = fv.GaussianMixture([0.5 - 1e-17, 0.5, 1e-17], [0.0, 3.0, 40.0], np.ones(3))
+    assert (both_reductions(p, 2)[1:3], both_reductions(p, 2)[4]) == ((True, 0), True)  # exact to rounding
     nothing, converged, *_ = both_reductions(p, 0)
     assert np.isnan(nothing.means).all()
     assert not converged

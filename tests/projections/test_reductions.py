@@ -162,11 +162,29 @@ def test_a_refinement_does_not_fit_the_nodes(seed, dim):
 
 
 def test_merges_that_are_a_minimum_are_called_so():
-    """Two components of three are equal."""
-    p = fv.GaussianMixture([0.3, 0.3, 0.4], [[-5, 0], [-5, 0], [5, 0]], [np.eye(2)] * 3)
-    found = fv.reduce_mixture(p, 2)
-    assert found.converged
-    assert found.kl <= found.error + 1e-14
+    """Two components of three are equal: the refinement gains rounding."""
+    p = fv.GaussianMixture([0.3, 0.3, 0.4], [[-0.9, 0], [-0.9, 0], [1.1, 0]], [0.2 * np.eye(2)] * 3)
+    q = fv.reduce_mixture(p, 2, "runnalls").mixture
+    parts = np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
+    room = kernels.projections.refinements
+    status, _, gain, error = room.refine(arrays(p), parts, 1e-5, 100, room.workspace(3, 2, 2))
+    assert status == 0
+    assert abs(gain) <= 1e-14
+    assert error <= 1e-14
+
+
+@pytest.mark.parametrize("method", ["kl", "runnalls"])
+def test_merges_of_components_of_next_to_no_weight_are_exact(method):
+    """And those of equal ones: Runnalls' bound is rounding."""
+    means = [[-5, 0], [-5, 0], [5, 0], [0, 30], [2, 1]]
+    p = fv.GaussianMixture([0.3, 0.3, 0.4 - 3e-17, 1e-17, 2e-17], means, [np.eye(2)] * 5)
+    for k in (2, 3):
+        found = fv.reduce_mixture(p, k, method)
+        assert (found.converged, found.status, found.iterations) == (True, "exact", 0)
+        assert found.bound_before <= 1e-15
+        assert found.kl <= 1e-14
+    found = fv.reduce_mixture(fv.GaussianMixture([0.3, 0.3, 0.4 - 1e-12, 1e-12, 0], means, p.covs), 2, method)
+    assert found.status != "exact"
 
 
 def test_rounding_of_p_is_rounding_of_the_reduction():

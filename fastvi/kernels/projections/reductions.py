@@ -28,6 +28,10 @@ from .overlaps import (
 #: Range of a product of inverse standard deviations: outside its logarithm is taken, before it overflows.
 LEAST_PRODUCT, MOST_PRODUCT = 1e-100, 1e100
 
+#: Merges with a bound of KL(p ‖ q) that is not above this are p, to rounding: those of components of next to
+#: no weight. A refinement of them is rounding.
+EXACT = 1e-15
+
 
 class Workspace(NamedTuple):
     """Scratch space for reductions of K components in D dimensions.

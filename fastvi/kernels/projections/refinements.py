@@ -575,6 +575,36 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
                 _refer_to((space.rough_weights, space.rough_means, space.rough_factors), space)
 
 
+@kernel
+def _take_em_step(space):
+    """Write what EM makes of the last sweep as `rough`; whether its covariances are regular.
+
+    A component of 1e-16 is moved anywhere by rounding: it stays where the point has it.
+    """
+    weights, means, factors = space.weights, space.means, space.factors
+    rough = space.rough_weights, space.rough_means, space.rough_factors
+    if not maximise(1.0, weights, means, factors, 0.0, space.floored, space.sweeps)[1]:
+        return False
+    _copy_mixture((weights, means, factors), rough)
+    _mixture_at(space.point, space)
+    for k in range(weights.size):
+        if not _is_regular(rough[2][k]):
+            copy_vector(means[k], rough[1][k])
+            copy_matrix(factors[k], rough[2][k])
+            if not _is_regular(factors[k]):
+                return False
+    return True
+
+
+@kernel
+def _is_regular(factor):
+    """Whether the diagonal of a factor is positive and finite."""
+    for i in range(factor.shape[0]):
+        if not 0.0 < factor[i, i] < math.inf:
+            return False
+    return True
+
+
 @exported
 def refine(p, q, tol, most, space):
     """Lower KL(p ‖ q) to a local minimum near q, which is overwritten unless that may be higher.
@@ -685,10 +715,7 @@ def refine(p, q, tol, most, space):
     same = within + 10.0 * ROUNDING * (1.0 + abs(value))
     if not (gain > error or (status == CONVERGED and abs(gain) <= same and error <= same)):
         return status, sweeps, math.nan, error
-    maximise(1.0, space.weights, space.means, space.factors, 0.0, space.floored, space.sweeps)
-    for k in range(space.weights.size):
-        for i in range(dim):
-            if not 0.0 < space.factors[k, i, i] < math.inf:  # one of 1e-16 is moved by rounding
-                return status, sweeps, math.nan, error
-    _copy_mixture((space.weights, space.means, space.factors), q)
+    if not _take_em_step(space):
+        return status, sweeps, math.nan, error
+    _copy_mixture(rough, q)
     return status, sweeps, gain, error
