@@ -197,6 +197,23 @@ def test_the_gaussian_sum_filter_is_bayes_rule():
     np.testing.assert_allclose(posterior.pdf(z), density / (density.sum() * 0.01), rtol=1e-6, atol=1e-9)
 
 
+def test_rounding_of_a_belief_is_rounding_of_its_reduction():
+    """Where q has directions with next to no curvature, the steps are not rounding."""
+    rng = np.random.default_rng(0)
+    p = clutter.update(fv.GaussianMixture([1.0], [[0.0, 0.0]], [np.eye(2)]), clutter.world(6, 1, 4)[1][0, 0])
+    for t in range(1, 3):
+        belief = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
+        p = clutter.update(belief, clutter.world(6, 1, 4)[1][0, t])
+    q = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
+    for _ in range(3):
+        weights = p.weights * (1.0 + 1e-15 * rng.normal(size=p.weights.size))
+        means = p.means * (1.0 + 1e-15 * rng.normal(size=p.means.shape))
+        near = fv.reduce_mixture(
+            fv.GaussianMixture(weights / weights.sum(), means, p.covs), clutter.KEPT, tol=1e-4
+        )
+        np.testing.assert_allclose(near.mixture.logpdf(means), q.logpdf(means), atol=1e-10)
+
+
 def test_the_gaussian_sum_filter_reduces_its_belief():
     true, detections = clutter.world(6, tracks=1, steps=4)
     for reduced in (True, False):

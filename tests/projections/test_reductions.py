@@ -8,7 +8,6 @@ import pytest
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.examples import clutter
 from fastvi.projections import reduction
 from helpers.messages import says
 from helpers.mixtures import arrays, random_mixture, with_needles
@@ -185,23 +184,6 @@ def test_merges_of_components_of_next_to_no_weight_are_exact(method):
         assert found.kl <= 1e-14
     found = fv.reduce_mixture(fv.GaussianMixture([0.3, 0.3, 0.4 - 1e-12, 1e-12, 0], means, p.covs), 2, method)
     assert found.status != "exact"
-
-
-def test_rounding_of_p_is_rounding_of_the_reduction():
-    """As in a filter: where q has directions with next to no curvature, the steps are not rounding."""
-    rng = np.random.default_rng(0)
-    p = clutter.update(fv.GaussianMixture([1.0], [[0.0, 0.0]], [np.eye(2)]), clutter.world(6, 1, 4)[1][0, 0])
-    for t in range(1, 3):
-        belief = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
-        p = clutter.update(belief, clutter.world(6, 1, 4)[1][0, t])
-    q = fv.reduce_mixture(p, clutter.KEPT, tol=1e-4).mixture
-    for _ in range(3):
-        weights = p.weights * (1.0 + 1e-15 * rng.normal(size=p.weights.size))
-        means = p.means * (1.0 + 1e-15 * rng.normal(size=p.means.shape))
-        near = fv.reduce_mixture(
-            fv.GaussianMixture(weights / weights.sum(), means, p.covs), clutter.KEPT, tol=1e-4
-        )
-        np.testing.assert_allclose(near.mixture.logpdf(means), q.logpdf(means), atol=1e-10)
 
 
 def test_components_of_next_to_no_weight_have_covariances():

@@ -454,37 +454,7 @@ def _write_point(basis, q, space):
 
 @kernel
 def move(q, x, space):
-    """Move a mixture, in place, by these coordinates; whether it stays finite.
-
-    Parameters
-    ----------
-    q : tuple
-        As in `descend`.
-    x : (N,)
-    space : ndarray
-        A `workspace`.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastvi import kernels
-    >>> q = np.log([0.5, 0.5]), np.array([[0.0], [8.0]]), np.ones((2, 1, 1))
-    >>> descents = kernels.projections.mixture_descents
-    >>> descents.move(q, np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0]), descents.workspace(3, 2, 1))
-    True
-    >>> q[1].ravel().round(6)
-    array([1.414214, 8.      ])
-    """
-    return displace(borrow(q), x, named(Workspace, borrow(space)))
-
-
-@kernel
-def displace(q, x, space):
-    """`move`, inside of kernels."""
+    """Move a mixture, in place, by these coordinates; whether it stays finite."""
     _refer_to(q, space)
     good = _mixture_at(x, space)
     copy_mixture(space.moved, q)
@@ -530,41 +500,7 @@ def slope_at(p, q, nodes, shares, x, gradient, space):
 
 @kernel
 def hessian(p, q, nodes, shares, step, out, space):
-    """Write the Hessian of KL(q ‖ p) on the nodes at q, by differences of its gradient; whether it is finite.
-
-    Parameters
-    ----------
-    p, q, nodes, shares, space
-        As in `descend`; q is not changed.
-    step : float
-        Of the differences.
-    out : (N, N)
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastvi import kernels
-    >>> p = np.log([0.5, 0.5]), np.array([[0.0], [20.0]]), np.ones((2, 1, 1))
-    >>> q = np.zeros(1), np.zeros((1, 1)), np.ones((1, 1, 1))
-    >>> nodes, shares = np.array([[-1.0, 1.0]]), np.array([0.5, 0.5])
-    >>> descents, out = kernels.projections.mixture_descents, np.empty((3, 3))
-    >>> descents.hessian(p, q, nodes, shares, 1e-4, out, descents.workspace(2, 1, 1))
-    True
-    >>> out.round(6) + 0.0                               # the logit of one component changes nothing
-    array([[0., 0., 0.],
-           [0., 1., 0.],
-           [0., 0., 1.]])
-    """
-    return differences(borrow(p), borrow(q), nodes, shares, step, out, named(Workspace, borrow(space)))
-
-
-@kernel
-def differences(p, q, nodes, shares, step, out, space):
-    """`hessian`, inside of kernels."""
+    """Write the Hessian of KL(q ‖ p) on the nodes at q, by differences of gradients; whether it is finite."""
     _refer_to(q, space)
     good = True
     for i in range(out.shape[0]):

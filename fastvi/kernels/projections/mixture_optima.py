@@ -20,9 +20,9 @@ from .mixture_descents import (
     Mixture,
     coordinates,
     copy_mixture,
-    differences,
-    displace,
+    hessian,
     lower,
+    move,
     new_mixture,
     slope_at,
     tolerance_of,
@@ -185,7 +185,7 @@ def _curvature(p, q, nodes, shares, space):
     """
     matrix, along = space.matrix, space.point
     n, count = along.size, q[0].size
-    if not differences(p, q, nodes, shares, DIFFERENCE, matrix, space.descent):
+    if not hessian(p, q, nodes, shares, DIFFERENCE, matrix, space.descent):
         return -1
     clear_vector(along)
     for k in range(count):
@@ -215,7 +215,7 @@ def _leave_saddle(p, q, nodes, shares, axis, most, space):
         copy_mixture(space.one, space.two)
         for i in range(space.point.size):
             space.point[i] = sign * space.axes[i, axis]
-        displace(space.two, space.point, space.descent)
+        move(space.two, space.point, space.descent)
         found, lacking, more, _ = lower(
             p, space.two, nodes, shares, space.plain, most, BASE_SHARE, math.inf, space.descent
         )

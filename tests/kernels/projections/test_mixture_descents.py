@@ -19,6 +19,17 @@ CASES = [(1, 5, 2), (2, 3, 4), (4, 6, 3)]
 PLAIN = np.empty((0, 0))
 
 
+@njit
+def move(q, x, space):
+    return mixture_descents.move(q, x, borrowing.named(mixture_descents.Workspace, borrowing.borrow(space)))
+
+
+@njit
+def hessian(p, q, nodes, shares, out, space):
+    space = borrowing.named(mixture_descents.Workspace, borrowing.borrow(space))
+    return mixture_descents.hessian(p, q, nodes, shares, 1e-4, out, space)
+
+
 def parts_of(mixture):
     return Parts(*(np.array(part) for part in mixture._triple()))
 
@@ -57,7 +68,7 @@ def test_value_and_gradient_are_those_in_numpy(case):
         assert value == pytest.approx(-expected, rel=1e-12)
         np.testing.assert_allclose(gradient, -slope, rtol=1e-11, atol=1e-12)
         moved = Parts(*(part.copy() for part in q))
-        assert mixture_descents.move(tuple(moved), x, space)
+        assert move(tuple(moved), x, space)
         for one, two in zip(moved, slow.parts(x), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-13, atol=1e-14)
 
@@ -66,7 +77,7 @@ def test_value_and_gradient_are_those_in_numpy(case):
 def test_the_hessian_is_that_of_differences_in_numpy(case):
     p, q, nodes, shares, space, slow = problem(*case)
     out = np.empty((slow.size, slow.size))
-    assert mixture_descents.hessian(tuple(p), tuple(q), nodes, shares, 1e-4, out, space)
+    assert hessian(tuple(p), tuple(q), nodes, shares, out, space)
     for i, step in enumerate(1e-4 * np.eye(slow.size)):
         np.testing.assert_allclose(out[i], (slow(-step)[1] - slow(step)[1]) / 2e-4, rtol=1e-7, atol=1e-7)
 
@@ -142,7 +153,7 @@ def test_what_is_not_finite_is_said():
         1,
         True,
     )
-    assert not mixture_descents.hessian(tuple(p), tuple(q), nodes, shares, 1e-4, np.empty((12, 12)), space)
+    assert not hessian(tuple(p), tuple(q), nodes, shares, np.empty((12, 12)), space)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="Python holds the GIL")
