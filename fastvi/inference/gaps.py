@@ -145,9 +145,12 @@ def gap_steps(dim: int, count: int) -> Array:
     return found
 
 
-def area_in_plane(count: int) -> float:
-    """The area of the disc for each of so many points, under a standard Gaussian."""
-    return float(math.pi * kernels.inference.gaps.REACH_IN_PLANE**2 / count)
+def mass_of_gaps(model: Model, mean: Array, factor: Array, log_total: float) -> float:
+    """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
+    run, space = kernels.inference.entry_points, lattice_space(model)
+    found: float = run.mass_of_gaps(target_of(model), mean, factor, log_total, space)
+    model._raise_pending()
+    return found
 
 
 def _steps_of_student(q: StudentT, count: int) -> Array:
