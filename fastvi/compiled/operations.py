@@ -52,6 +52,7 @@ _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace"
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
 _evidence = external("kernels.inference.entry_points.evidence")
+_panel_workspace = external("kernels.inference.entry_points.panel_workspace")
 _find_modes = external("kernels.inference.entry_points.find_modes")
 _frame = external("kernels.inference.entry_points.frame")
 _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
@@ -374,7 +375,7 @@ def _integral(target, mean, factor, rtol, space):
 
 @exported
 def log_evidence(model, dim, rtol):
-    """(log evidence, its error, nodes of its lattice), as `inference.evidence` says it of a start near zero."""
+    """(log evidence, its error, nodes of its lattice), as in `inference.evidence`."""
     log_joint, table, kinds, bounds, _ = model
     latent, starts = kinds.size, _starts_of(kinds.size)
     target = log_joint, 0, np.empty(0), table, kinds, bounds
@@ -397,7 +398,7 @@ def log_evidence(model, dim, rtol):
         return math.nan, math.inf, nodes
     if _misses(value, log_masses[:modes].max()):
         error = math.inf
-    lattice = _fit_workspace((latent, dim, BLOCK))
-    unknown = _lost_by_evidence((target, means[0], value, lattice))
-    unknown += _mass_of_gaps((target, means[0], factors[0], value, lattice))
+    panel = _panel_workspace((latent, dim, BLOCK))
+    unknown = _lost_by_evidence((target, means[0], value, panel))
+    unknown += _mass_of_gaps((target, means[0], factors[0], value, panel))
     return value, error + unknown, nodes

@@ -15,7 +15,7 @@ from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
 from ..distributions.support import Support
-from .kernel_calls import lattice_space, workspace
+from .kernel_calls import panel_space, workspace
 from .model import Model, target_of
 
 
@@ -52,6 +52,6 @@ def evidence_error(model: Model, mean: Array, value: float) -> float:
     if model._support.is_real or not math.isfinite(value):
         return 0.0
     run = kernels.inference.entry_points
-    found: float = run.lost_by_evidence(target_of(model), mean, value, lattice_space(model))
+    found: float = run.lost_by_evidence(target_of(model), mean, value, panel_space(model))
     model._raise_pending()
     return found

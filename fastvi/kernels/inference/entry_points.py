@@ -205,6 +205,12 @@ def laplace_workspace(latent, dim):
 
 
 @exported
+def panel_workspace(latent, dim, rows):
+    """Scratch space for points, a `Panel`, packed."""
+    return packed(evaluation.panel_of(rows, latent, dim))
+
+
+@exported
 def laplace(target, mean, scale, chol, space):
     """Laplace's approximation; (status, evaluations)."""
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
@@ -481,9 +487,7 @@ def find_modes(target, found, starts, space):
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
     found, starts = named(modes.Modes, borrow(found)), borrow(starts)
     scale = np.empty(starts.shape[1])
-    return modes.find(
-        target.log_joint, _problem(target, 0), found, starts, scale, space.panel, space.laplace
-    )
+    return modes.find(target.log_joint, _problem(target, 0), found, starts, scale, space.panel, space.laplace)
 
 
 @exported
@@ -493,21 +497,18 @@ def frame(means, factors, mean, factor):
 
 
 @exported
-def lost_by_evidence(target, mean, value, space):
+def lost_by_evidence(target, mean, value, panel):
     """What the log evidence may be off by where z rounds to a bound of its support."""
-    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
-    panel = space.lattice.panel
+    target, panel = named(Target, borrow(target)), named(Panel, borrow(panel))
     return saturation.lost_by_evidence(target.log_joint, _problem(target, 0), borrow(mean), value, panel)
 
 
 @exported
-def mass_of_gaps(target, mean, factor, log_total, space):
+def mass_of_gaps(target, mean, factor, log_total, panel):
     """The share of mass that gaps of zero density around a mode may take."""
-    target, space = named(Target, borrow(target)), named(quadrature_fits.Workspace, borrow(space))
+    target, panel = named(Target, borrow(target)), named(Panel, borrow(panel))
     mean, factor = borrow((mean, factor))
-    return gaps.mass(
-        target.log_joint, _problem(target, 0), mean, factor, log_total, space.lattice.panel
-    )
+    return gaps.mass(target.log_joint, _problem(target, 0), mean, factor, log_total, panel)
 
 
 @exported

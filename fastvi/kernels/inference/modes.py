@@ -1,8 +1,8 @@
-"""Where the mass of a posterior is: its modes, and a frame that covers them, in one or two latent dimensions.
+"""Where the mass of a posterior is: its modes, and a frame that covers them, in up to two latent dimensions.
 
-Searches start around the first mode, around the origin, and at the mode's mirror images. `fastvi.log_evidence`
-and `fastvi.decompose` integrate in the frame, from Python and in compiled code. Where calls of a model are
-expensive, Python searches from the same points in step, see `fastvi.inference.lockstep`.
+Searches start around the first mode, around the origin, and at the mode's mirror images. In the frame
+`fastvi.log_evidence` integrates, from Python and in compiled code. Where calls of a model are expensive,
+Python searches from the same points in step, see `fastvi.inference.lockstep`.
 """
 
 from __future__ import annotations

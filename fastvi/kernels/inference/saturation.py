@@ -1,4 +1,4 @@
-"""What an ELBO, or a log evidence, is off by where latent coordinates lead to numbers that floats do not tell from a bound.
+"""What an ELBO or a log evidence is off by where latent coordinates lead to floats not told from a bound.
 
 Of Beta(0.1, 0.02) a third lies within 1e-16 of 1, where 1 - z has no digits. There a log joint is that of the
 nearest number inside of the support, and here it is compared to the line that continues it.
@@ -38,7 +38,7 @@ LINE, LINE_POINTS = 2e3, 4001
 #: A density at an end is nothing where it is so many nats below that at the mode.
 BELOW = 60.0
 
-#: Rows of a panel: the two points of a slope, all deviations of q, and scratch space; or the middle of a line.
+#: Rows of a panel: the two points of a slope, all deviations of q, and scratch space; or a point on a line.
 _AT_END, _INSIDE, _DEVIATIONS, _SCRATCH, _MIDDLE = 0, 1, 2, 3, 2
 
 
