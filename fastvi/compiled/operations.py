@@ -366,9 +366,7 @@ def _integral(target, mean, factor, rtol, space):
     latent = mean.size
     no_q = GAUSSIAN, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
     status, value, error, nodes = _evidence((target, mean, factor, rtol, no_q, JOINT, 0.0, space))
-    if status != statuses.FINE:
-        value, error = math.nan, math.inf
-    elif error == math.inf or math.isnan(value):  # the posterior is improper
+    if status == statuses.FINE and (error == math.inf or math.isnan(value)):  # the posterior is improper
         value = error = math.inf
     return status == statuses.FINE, value, error, nodes
 
