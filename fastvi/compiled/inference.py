@@ -187,9 +187,15 @@ def _overload_made(model, found):
 
 @overloaded(evidence.log_evidence, jit_options=_INLINED)
 def _log_evidence(model, start=None, rtol=1e-10):
+    """The value, the error and the number of nodes are those of Python: it takes the same kernels.
+
+    A log joint that is NaN or +inf, or that raises, makes the value NaN and the error infinite.
+    """
     _check_model("log_evidence", model)
     if not is_none(start):
-        raise TypingError("fastvi.log_evidence in compiled code finds its frame itself")
+        raise TypingError(
+            "fastvi.log_evidence in compiled code searches for modes from 0 of the latent coordinates"
+        )
     run = external("compiled.operations.log_evidence")
     dim, target = model.dim, target_of(model)
 

@@ -13,8 +13,9 @@ import numpy as np
 from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
-from ..kernels.inference.evidence import GAUSSIAN, JOINT
+from ..kernels.inference.evidence import GAUSSIAN, JOINT, KNOWN, confirms, misses
 from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
+from ..kernels.inference.modes import starts_of
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
 from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
@@ -51,6 +52,13 @@ _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace"
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
 _evidence = external("kernels.inference.entry_points.evidence")
+_panel_workspace = external("kernels.inference.entry_points.panel_workspace")
+_find_modes = external("kernels.inference.entry_points.find_modes")
+_frame = external("kernels.inference.entry_points.frame")
+_lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
+_mass_of_gaps = external("kernels.inference.entry_points.mass_of_gaps")
+
+_starts_of, _confirms, _misses = kernel(starts_of), kernel(confirms), kernel(misses)
 
 #: Of descents onto mixtures.
 _LEVELS, _BASE, _MOST_WORK = mixture_optima.LEVELS, mixture_optima.BASE, mixture_optima.MOST_WORK
@@ -352,21 +360,43 @@ def elbo(model, dim, q, outside, rtol):
     return value, error, nodes, grad_mean, grad_factor
 
 
+@kernel
+def _integral(target, mean, factor, rtol, space):
+    """(Whether the log joint is at fault nowhere, log evidence, its error, nodes) on a lattice."""
+    latent = mean.size
+    no_q = GAUSSIAN, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
+    status, value, error, nodes = _evidence((target, mean, factor, rtol, no_q, JOINT, 0.0, space))
+    if status == statuses.FINE and (error == math.inf or math.isnan(value)):  # the posterior is improper
+        value = error = math.inf
+    return status == statuses.FINE, value, error, nodes
+
+
 @exported
 def log_evidence(model, dim, rtol):
-    """(log evidence, its error, evaluations)."""
+    """(log evidence, its error, nodes of its lattice), as in `inference.evidence`."""
     log_joint, table, kinds, bounds, _ = model
-    latent = kinds.size
+    latent, starts = kinds.size, _starts_of(kinds.size)
     target = log_joint, 0, np.empty(0), table, kinds, bounds
-    mean, scale, factor = np.zeros(latent), np.ones(latent), np.eye(latent)
-    fault, n = _laplace((target, mean, scale, factor, _laplace_workspace((latent, dim))))
+    means, log_masses = np.zeros((starts + 1, latent)), np.empty(starts + 1)
+    factors, laplace_space = np.empty((starts + 1, latent, latent)), _laplace_workspace((latent, dim))
+    fault, used = _laplace((target, means[0], np.ones(latent), factors[0], laplace_space))
     if fault != statuses.FINE:
-        return math.nan, math.inf, n
-    no_q = GAUSSIAN, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
-    space = _evidence_workspace((latent, dim))
-    status, value, error, nodes = _evidence((target, mean, factor, rtol, no_q, JOINT, 0.0, space))
-    if status != statuses.FINE:
-        value, error = math.nan, math.inf
-    elif error == math.inf:  # the posterior is improper
-        value = math.inf
-    return value, error, n + nodes
+        return math.nan, math.inf, used
+    found = means, factors, log_masses
+    modes = _find_modes((target, found, np.empty((starts, latent)), laplace_space))
+    mean, factor, space = np.empty(latent), np.empty((latent, latent)), _evidence_workspace((latent, dim))
+    _frame((means[:modes], factors[:modes], mean, factor))
+    fine, value, error, nodes = _integral(target, mean, factor, rtol, space)
+    if fine and modes > 1 and error < KNOWN:
+        # A frame around several modes is coarse: where that of the first finds the same, it finds it better.
+        fine, other, other_error, count = _integral(target, means[0], factors[0], rtol, space)
+        if _confirms(value, error, other, other_error):
+            value, error, nodes = other, other_error, count
+    if not fine:
+        return math.nan, math.inf, nodes
+    if _misses(value, log_masses[:modes].max()):
+        error = math.inf
+    panel = _panel_workspace((latent, dim, BLOCK))
+    unknown = _lost_by_evidence((target, means[0], value, panel))
+    unknown += _mass_of_gaps((target, means[0], factors[0], value, panel))
+    return value, error + unknown, nodes

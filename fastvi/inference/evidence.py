@@ -17,25 +17,15 @@ from ..distributions.integrals import Estimate, tolerance, widened
 from ..distributions.variational import TruncatedGaussian, Variational
 from .expectations import elbo_estimate, latent_gaussian
 from .faults import error_of
-from .gaps import area_in_plane, gap_steps
-from .kernel_calls import QUADRATURE_DIM, densities_or_zero, fault_point, has_model, workspace
+from .gaps import mass_of_gaps
+from .kernel_calls import QUADRATURE_DIM, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
-from .modes import Mode, frame_of, modes_of
+from .modes import frame_of, modes_of
 from .saturation import elbo_error, evidence_error
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
 _WIDE = 20.0
-
-#: Error of an integral that is good enough to confirm another one.
-_KNOWN = 1e-3
-
-#: Points at which the density must not be zero, on a line and in the plane: gaps may lie between nodes. How
-#: much farther out in the plane, in deviations, there is density beside a gap.
-_LINE_POINTS, _PLANE_POINTS, _BESIDE = 4001, 4000, 0.5
-
-#: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
-_LESS_THAN_A_MODE = 3.0
 
 
 def _integral(
@@ -66,58 +56,22 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     """The log evidence, and the coordinates in which it is integrated, those of Laplace's approximations."""
     modes = modes_of(model, start)
     mean, factor = frame_of(modes)
-    r = mean.size
-    no_q = kernels.inference.evidence.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
-    value = _integral(model, mean, factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
-    if len(modes) > 1 and value.error < _KNOWN:
+    r, known = mean.size, kernels.inference.evidence
+    no_q = known.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
+    value = _integral(model, mean, factor, rtol, no_q, known.JOINT, 0.0)
+    if len(modes) > 1 and value.error < known.KNOWN:
         # A frame around several modes is coarse: where that of the first finds the same, it finds it better.
         first = modes[0]
-        other = _integral(model, first.mean, first.factor, rtol, no_q, kernels.inference.evidence.JOINT, 0.0)
-        if other.error < value.error and abs(other.value - value.value) <= other.error + value.error:
+        other = _integral(model, first.mean, first.factor, rtol, no_q, known.JOINT, 0.0)
+        if known.confirms(value.value, value.error, other.value, other.error):
             value, mean, factor = other, first.mean, first.factor
-    least = max(mode.log_mass for mode in modes)
-    if value.value < least - _LESS_THAN_A_MODE:
+    if known.misses(value.value, max(mode.log_mass for mode in modes)):
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)
-    unknown = evidence_error(model, modes[0].mean, value.value) + _mass_of_gaps(model, modes[0], value.value)
+    first = modes[0]
+    unknown = evidence_error(model, first.mean, value.value)
+    unknown += mass_of_gaps(model, first.mean, first.factor, value.value)
     return widened(value, unknown), mean, factor
-
-
-def _mass_of_gaps(model: Model, mode: Mode, log_total: float) -> float:
-    """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
-    if not math.isfinite(log_total):
-        return 0.0
-    if mode.mean.size > 1:
-        return _mass_of_gaps_in_plane(model, mode, log_total)
-    points = mode.mean + mode.factor[0] * gap_steps(1, _LINE_POINTS)
-    logs = densities_or_zero(model, points)
-    known = np.flatnonzero(logs > -math.inf)
-    left, right = known[:-1], known[1:]
-    gaps = right - left > 1
-    heights = np.exp(np.maximum(logs[left], logs[right])[gaps] - log_total)
-    return float(heights @ (points[right, 0] - points[left, 0])[gaps])
-
-
-def _mass_of_gaps_in_plane(model: Model, mode: Mode, log_total: float) -> float:
-    """By points of which each has the same area: those without density and, farther out, with some.
-
-    A region without density that does not end is none of these, for the lattice sees it.
-    """
-    steps = gap_steps(2, _PLANE_POINTS)
-    zero = np.flatnonzero(densities_or_zero(model, mode.mean + steps @ mode.factor.T) == -math.inf)
-    if not zero.size:
-        return 0.0
-    steps = steps[zero]
-    outward = steps + _BESIDE * steps / np.linalg.norm(steps, axis=1)[:, None]
-    logs = densities_or_zero(model, mode.mean + outward @ mode.factor.T)
-    count = np.count_nonzero(logs > -math.inf)
-    if not count:
-        return 0.0
-    # Towards the mode the density is larger, by as much as Laplace's approximation says.
-    rise = 0.5 * (outward * outward - steps * steps).sum(axis=1)
-    cell = area_in_plane(_PLANE_POINTS) * float(mode.factor.diagonal().prod())
-    mass = float(np.exp(logs + rise - log_total).sum()) * cell
-    return mass * (1.0 + 2.0 / math.sqrt(count))
 
 
 def _check_dimension(model: Model, what: str) -> None:
@@ -162,7 +116,11 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     approximation, or the mean and the factor of several with equal weights: modes are searched from `start`,
     from points 4, 16 and 64 deviations from the mode found there, from points around the origin of the latent
     coordinates, and from the mode's mirror images. A mode that none of these lead to is missed if the joint
-    is zero, to rounding, on the way to it.
+    is zero, to rounding, on the way to it. In compiled code the result is the same; there is no `start`.
+
+    The error has the mass that gaps of zero density may take, by 4,000 points around the first mode, and what
+    is lost where floats do not tell z from a bound of its support. Where a mode that was found is too narrow
+    beside another one, the error is inf.
 
     References
     ----------

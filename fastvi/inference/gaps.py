@@ -20,7 +20,13 @@ from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT, radii
 from ..distributions.variational import TruncatedGaussian, Variational, latent_of
 from ..kernels.statuses import FINE, UNRESOLVED
-from .kernel_calls import densities_or_zero, lattice_space, log_densities_at_draws, workspace
+from .kernel_calls import (
+    densities_or_zero,
+    lattice_space,
+    log_densities_at_draws,
+    panel_space,
+    workspace,
+)
 from .model import Model, target_of
 from .packing import Table
 from .sharing import are_small, is_small
@@ -145,9 +151,12 @@ def gap_steps(dim: int, count: int) -> Array:
     return found
 
 
-def area_in_plane(count: int) -> float:
-    """The area of the disc for each of so many points, under a standard Gaussian."""
-    return float(math.pi * kernels.inference.gaps.REACH_IN_PLANE**2 / count)
+def mass_of_gaps(model: Model, mean: Array, factor: Array, log_total: float) -> float:
+    """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
+    run, panel = kernels.inference.entry_points, panel_space(model)
+    found: float = run.mass_of_gaps(target_of(model), mean, factor, log_total, panel)
+    model._raise_pending()
+    return found
 
 
 def _steps_of_student(q: StudentT, count: int) -> Array:

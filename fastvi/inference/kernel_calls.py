@@ -33,6 +33,7 @@ _WORKSPACES = {
     "evidence": ("evidence.Workspace", "panel.where"),
     "fit": ("quadrature_fits.Workspace", "lattice.panel.where"),
     "laplace": ("entry_points.LaplaceWorkspace", "panel.where"),
+    "panel": ("entry_points.Panel", "where"),
     "truncated": ("truncated_fits.Workspace", "where"),
 }
 
@@ -124,8 +125,17 @@ def fault_point(kind: str, space: Any) -> Array:
 
 def lattice_space(model: Model) -> Any:
     """Scratch space of kind "fit" for a model; where calls are expensive a level of the lattice takes one."""
-    rows = _LARGEST_BLOCK if model._calls_are_expensive else kernels.models.evaluation.BLOCK
-    return workspace("fit", model.latent_dim, model.dim, rows)
+    return workspace("fit", model.latent_dim, model.dim, _rows(model))
+
+
+def panel_space(model: Model) -> Any:
+    """Scratch space of kind "panel" for a model; where calls are expensive many points take one."""
+    return workspace("panel", model.latent_dim, model.dim, _rows(model))
+
+
+def _rows(model: Model) -> int:
+    """The most points in one call."""
+    return _LARGEST_BLOCK if model._calls_are_expensive else int(kernels.models.evaluation.BLOCK)
 
 
 def log_densities(model: Model, points: Array) -> tuple[int, Array, Array | None]:

@@ -5,7 +5,6 @@ For `log_evidence` and `decompose`, in up to two latent dimensions, and for verd
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,23 +14,10 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from .kernel_calls import log_densities
+from .kernel_calls import log_densities, workspace
 from .lockstep import together
-from .model import Model
+from .model import Model, target_of
 from .starts import Laplace, laplace_from, laplace_start
-
-#: Distances of further starts, in deviations of the first mode from there, and from the origin.
-_FROM_THE_MODE, _FROM_THE_ORIGIN = (4.0, 16.0, 64.0), (1.0, 5.0, 25.0)
-
-#: A mode is one if the log density falls as that of its approximation: over this many deviations on each
-#: axis, slopes are at most `_LEVEL`, and second derivatives -1 within `_ROUND`.
-_STEP, _LEVEL, _ROUND = 0.1, 0.1, 0.5
-
-#: Modes nearer than this to another, in its deviations, are the same.
-_SAME = 0.5
-
-#: Modes whose mass is below exp(-this) of the largest are left out.
-_NEGLIGIBLE = 40.0
 
 
 class Mode(NamedTuple):
@@ -51,9 +37,9 @@ def mode_at(model: Model, found: Laplace) -> Mode | None:
     """The mode of Laplace's approximation; None where it is at none."""
     if found.status:
         return None
-    mean, factor, r = found.mean, found.factor, found.mean.size
+    mean, factor, r, known = found.mean, found.factor, found.mean.size, kernels.inference.modes
     with np.errstate(all="ignore"):
-        steps = _STEP * factor.T
+        steps = known.STEP * factor.T
         points = np.concatenate([mean[None], mean + steps, mean - steps])
         if not np.isfinite(points).all():
             return None
@@ -61,35 +47,33 @@ def mode_at(model: Model, found: Laplace) -> Mode | None:
     if status:
         return None
     top, after, before = values[0], values[1 : r + 1], values[r + 1 :]
-    with np.errstate(over="ignore"):
-        slopes, bends = (after - before) / (2.0 * _STEP), (2.0 * top - after - before) / _STEP**2
-    # On a tail the search ends without a mode.
-    if not (np.abs(slopes) <= _LEVEL).all() or not (np.abs(bends - 1.0) <= _ROUND).all():
-        return None
+    with np.errstate(all="ignore"):
+        if not known.is_top(top, after, before).all():
+            return None
     log_volume = np.log(np.diag(factor)).sum() + 0.5 * r * kernels.densities.gaussians.LOG_2PI
     return Mode(mean, factor, float(top + log_volume))
 
 
-def _starts(first: Array, factor: Array) -> list[Array]:
-    """Points around a mode and around the origin, and the mode's mirror images."""
-    r = first.size
-    steps = [np.array(d, float) for d in itertools.product((-1.0, 0.0, 1.0), repeat=r) if any(d)]
-    with np.errstate(all="ignore"):
-        points = [first + s * (factor @ d) for s in _FROM_THE_MODE for d in steps]
-    points += [s * d for s in _FROM_THE_ORIGIN for d in steps]
-    points += [-first, first[::-1].copy()]
-    return [x for x in points if np.isfinite(x).all()]
-
-
 def modes_of(model: Model, start: Any) -> list[Mode]:
-    """The modes that are found, that from `start` first."""
+    """The modes that are found, that from `start` first, in up to two latent dimensions."""
     mean, factor = laplace_start(model, start)
+    run, r, known = kernels.inference.entry_points, mean.size, kernels.inference.modes
+    starts = np.empty((known.starts_of(r), r))
+    if not (model._calls_are_expensive or model._calls_python):
+        means, log_masses = np.empty((len(starts) + 1, r)), np.empty(len(starts) + 1)
+        factors = np.empty((len(starts) + 1, r, r))
+        means[0], factors[0] = mean, factor
+        space = workspace("laplace", r, model.dim)
+        count = run.find_modes(target_of(model), (means, factors, log_masses), starts, space)
+        model._raise_pending()
+        return [Mode(means[k], factors[k], float(log_masses[k])) for k in range(count)]
     again = mode_from(model, mean)
     found = [Mode(mean, factor, -math.inf if again is None else again.log_mass)]
-    for mode in modes_from(model, _starts(mean, factor)):
+    run.mode_starts(mean, factor, starts)
+    for mode in modes_from(model, [x for x in starts if np.isfinite(x).all()]):
         add_mode(mode, found)
     top = max(mode.log_mass for mode in found)
-    return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - _NEGLIGIBLE]
+    return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - known.NEGLIGIBLE]
 
 
 def modes_from(model: Model, starts: Sequence[Array]) -> Iterator[Mode | None]:
@@ -107,16 +91,15 @@ def add_mode(mode: Mode | None, found: list[Mode]) -> bool:
 
 def _is_same(one: Mode, two: Mode) -> bool:
     gap = one.mean - two.mean
-    near = (np.abs(np.linalg.solve(m.factor, gap)).max() <= _SAME for m in (one, two))
+    same = kernels.inference.modes.SAME
+    near = (np.abs(np.linalg.solve(m.factor, gap)).max() <= same for m in (one, two))
     return any(near)
 
 
 def frame_of(modes: list[Mode]) -> tuple[Array, Array]:
     """(mean, Cholesky factor) of the mixture of Laplace's approximations with equal weights."""
-    if len(modes) == 1:
-        return modes[0].mean, modes[0].factor
-    means = np.array([mode.mean for mode in modes])
-    mean = means.mean(axis=0)
-    shifts = means - mean
-    cov = shifts.T @ shifts + sum(mode.factor @ mode.factor.T for mode in modes)
-    return mean, np.linalg.cholesky(cov / len(modes))
+    r = modes[0].mean.size
+    mean, factor = np.empty(r), np.empty((r, r))
+    means, factors = np.array([mode.mean for mode in modes]), np.array([mode.factor for mode in modes])
+    kernels.inference.entry_points.frame(means, factors, mean, factor)
+    return mean, factor

@@ -23,6 +23,7 @@ from . import (
     draws_fits,
     gaps,
     gradients,
+    modes,
     quadrature_fits,
     reports,
     saturation,
@@ -201,6 +202,12 @@ def laplace_workspace(latent, dim):
     """Scratch space for `laplace` and for points, a `LaplaceWorkspace`, packed."""
     panel = evaluation.panel_of(evaluation.rows_of(latent), latent, dim)
     return packed(LaplaceWorkspace(panel, laplace_.workspace(latent)))
+
+
+@exported
+def panel_workspace(latent, dim, rows):
+    """Scratch space for points, a `Panel`, packed."""
+    return packed(evaluation.panel_of(rows, latent, dim))
 
 
 @exported
@@ -466,6 +473,42 @@ def evidence(target, mean, factor, rtol, q, integrand, total, space):
     return evidence_.integrate(
         target.log_joint, _problem(target, 0), mean, factor, rtol, q, integrand, total, space
     )
+
+
+@exported
+def mode_starts(mean, factor, out):
+    """Write the points that searches for other modes start from."""
+    modes.write_starts(mean, factor, out)
+
+
+@exported
+def find_modes(target, found, starts, space):
+    """Write the modes of a model, of which the first row has a first approximation; how many they are."""
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    found, starts = named(modes.Modes, borrow(found)), borrow(starts)
+    scale = np.empty(starts.shape[1])
+    return modes.find(target.log_joint, _problem(target, 0), found, starts, scale, space.panel, space.laplace)
+
+
+@exported
+def frame(means, factors, mean, factor):
+    """Write the mean and the factor that cover some modes."""
+    modes.frame(means, factors, mean, factor)
+
+
+@exported
+def lost_by_evidence(target, mean, value, panel):
+    """What the log evidence may be off by where z rounds to a bound of its support."""
+    target, panel = named(Target, borrow(target)), named(Panel, borrow(panel))
+    return saturation.lost_by_evidence(target.log_joint, _problem(target, 0), borrow(mean), value, panel)
+
+
+@exported
+def mass_of_gaps(target, mean, factor, log_total, panel):
+    """The share of mass that gaps of zero density around a mode may take."""
+    target, panel = named(Target, borrow(target)), named(Panel, borrow(panel))
+    mean, factor = borrow((mean, factor))
+    return gaps.mass(target.log_joint, _problem(target, 0), mean, factor, log_total, panel)
 
 
 @exported

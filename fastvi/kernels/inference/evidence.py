@@ -55,11 +55,30 @@ OUTSIDE, CHANGE = 0.01, 0.5
 #: value of 0 has the rounding of terms of this size.
 ROUNDING, WALK, TERMS = 8.8e-16, 5e-17, 8.0
 
+#: Error of an integral that is good enough to confirm another one.
+KNOWN = 1e-3
+
+#: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
+LESS_THAN_A_MODE = 3.0
+
 #: The integrand: the joint; q log(q / p) - q + p; q log(q / p), for a p that may lie far outside of q.
 JOINT, KL, KL_OF_Q = 0, 1, 2
 
 #: Densities of q: Gaussian in latent coordinates; truncated Gaussian in the model's own.
 GAUSSIAN, TRUNCATED = 0, 1
+
+
+def confirms(value, error, other, other_error):
+    """Whether another integral has found the same as one, and finds it better.
+
+    Plain, for Python calls it as well.
+    """
+    return other_error < error and abs(other - value) <= other_error + error
+
+
+def misses(value, log_mass):
+    """Whether a log evidence lacks a mode of this mass. Plain, for Python calls it as well."""
+    return value < log_mass - LESS_THAN_A_MODE
 
 
 class Workspace(NamedTuple):

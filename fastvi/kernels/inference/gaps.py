@@ -33,6 +33,11 @@ REACH_IN_PLANE = 3.0
 OF_ELBO, OF_FIT, OF_LONG_FIT = 0, 1, 2
 COUNTS = np.array([[1601, 801, 161], [4000, 1600, 400]])
 
+#: Points at which the density must not be zero for a log evidence, on a line: gaps may lie between nodes. In
+#: the plane they are those of an ELBO. How much farther out in the plane, in deviations, there is density
+#: beside a gap.
+_LINE_POINTS, _BESIDE = 4001, 0.5
+
 #: A data set with an array of so many entries has a long fit.
 MANY = 10_000
 
@@ -53,6 +58,10 @@ def steps_between(dim, count):
 #: The points: on a line for each purpose; in the plane the few are the first of the many.
 _LINES = tuple(steps_between(1, count)[:, 0].copy() for count in COUNTS[0].tolist())
 _PLANE = np.ascontiguousarray(steps_between(2, int(COUNTS[1].max())).T)
+_LONG_LINE = steps_between(1, _LINE_POINTS)[:, 0].copy()
+
+#: The area of the disc for each of the points in the plane, under a standard Gaussian.
+_AREA = math.pi * REACH_IN_PLANE**2 / _PLANE.shape[1]
 
 #: Beyond the lattice, up to where the density of q is a float: distances in q's deviations, and points on as
 #: many rays.
@@ -290,3 +299,76 @@ def doubt_truncated(log_joint, data, low, high, start, purpose, space, report):
         return int(found.status)
     status, used = _look_truncated(log_joint, data, start[0], start[1], low, high, purpose, space)
     return int(reports.write_report(reports.doubted(found, used, status), report))
+
+
+@inlined
+def _mass_on_line(log_joint, problem, mean, factor, log_total, panel):
+    """By the densities at both ends of each gap, and its width."""
+    rows, total = panel.latent.shape[0], 0.0
+    place, height, beside = 0.0, -math.inf, False  # of the last point with a density; whether a gap is next
+    for low in range(0, _LINE_POINTS, rows):
+        count = min(rows, _LINE_POINTS - low)
+        _place_1(_LONG_LINE[low : low + count], mean[0], factor[0, 0], panel.latent)
+        evaluate_or_zero(log_joint, problem, count, panel)
+        first = count - 1 if not beside and _are_finite(panel.values[:count]) else 0
+        for n in range(first, count):
+            value = panel.values[n]
+            if value == -math.inf:
+                beside = height > -math.inf
+                continue
+            if beside:
+                total += math.exp(max(height, value) - log_total) * (panel.latent[n, 0] - place)
+            place, height, beside = panel.latent[n, 0], value, False
+    return total
+
+
+@inlined
+def _mass_in_plane(log_joint, problem, mean, factor, log_total, panel):
+    """By points of which each has the same area: those without density and, farther out, with some.
+
+    A region without density that does not end is none of these, for the lattice sees it.
+    """
+    # The second half of the rows keeps values: whether there was density.
+    rows, count, total = panel.latent.shape[0] // 2, 0, 0.0
+    for low in range(0, _PLANE.shape[1], rows):
+        n = min(rows, _PLANE.shape[1] - low)
+        _place_in_plane(_PLANE, low, low + n, mean, factor, panel.latent)
+        evaluate_or_zero(log_joint, problem, n, panel)
+        if _are_finite(panel.values[:n]):
+            continue
+        for k in range(n):
+            panel.values[rows + k] = panel.values[k]
+            x, y = _PLANE[0, low + k], _PLANE[1, low + k]
+            share = 1.0 + _BESIDE / math.hypot(x, y)
+            panel.latent[k, 0] = mean[0] + factor[0, 0] * (share * x)
+            panel.latent[k, 1] = mean[1] + (factor[1, 0] * (share * x) + factor[1, 1] * (share * y))
+        evaluate_or_zero(log_joint, problem, n, panel)
+        for k in range(n):
+            if panel.values[rows + k] == -math.inf and panel.values[k] > -math.inf:
+                # Towards the mode the density is larger, by as much as Laplace's approximation says.
+                rise = _BESIDE * (math.hypot(_PLANE[0, low + k], _PLANE[1, low + k]) + 0.5 * _BESIDE)
+                total += math.exp(panel.values[k] + rise - log_total)
+                count += 1
+    if count == 0:
+        return 0.0
+    return total * _AREA * factor[0, 0] * factor[1, 1] * (1.0 + 2.0 / math.sqrt(count))
+
+
+@inlined
+def mass(log_joint, problem, mean, factor, log_total, panel):
+    """The share of the mass exp(log_total) that gaps around a mode may take, by the densities beside them.
+
+    Parameters
+    ----------
+    log_joint, problem
+        See `models.calling`, and a `Problem`.
+    mean, factor : ndarray (R,), (R, R)
+        Laplace's approximation at the mode, in one or two latent dimensions.
+    log_total : float
+    panel : Panel
+    """
+    if not abs(log_total) < math.inf:
+        return 0.0
+    if mean.size == 1:
+        return _mass_on_line(log_joint, problem, mean, factor, log_total, panel)
+    return _mass_in_plane(log_joint, problem, mean, factor, log_total, panel)

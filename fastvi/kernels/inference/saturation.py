@@ -1,4 +1,4 @@
-"""What an ELBO is off by where latent coordinates lead to numbers that floats do not tell from a bound.
+"""What an ELBO or a log evidence is off by where latent coordinates lead to floats not told from a bound.
 
 Of Beta(0.1, 0.02) a third lies within 1e-16 of 1, where 1 - z has no digits. There a log joint is that of the
 nearest number inside of the support, and here it is compared to the line that continues it.
@@ -32,8 +32,14 @@ STEP = 4.0
 #: Factor for the curvature that the line leaves out.
 SAFETY = 2.0
 
-#: Rows of a panel: the two points of a slope, all deviations of q, and scratch space.
-_AT_END, _INSIDE, _DEVIATIONS, _SCRATCH = 0, 1, 2, 3
+#: Length of the line from a bound along which the density is integrated, and its points.
+LINE, LINE_POINTS = 2e3, 4001
+
+#: A density at an end is nothing where it is so many nats below that at the mode.
+BELOW = 60.0
+
+#: Rows of a panel: the two points of a slope, all deviations of q, and scratch space; or a point on a line.
+_AT_END, _INSIDE, _DEVIATIONS, _SCRATCH, _MIDDLE = 0, 1, 2, 3, 2
 
 
 @kernel
@@ -58,15 +64,13 @@ def limits(kind, low, high):
     return -math.inf, math.inf  # REAL, CORRELATION
 
 
-def rise(at_end, further_in):
+@kernel
+def _rise(at_end, further_in):
     """The slope of a log density, by its values at an end and a step further in; inf where it is zero there.
 
-    Where z keeps no digits it is 1, that of the log-Jacobian. Plain, for Python calls it as well.
+    Where z keeps no digits it is 1, that of the log-Jacobian.
     """
     return (further_in - at_end) / STEP if at_end > -math.inf else math.inf
-
-
-_rise = kernel(rise)
 
 
 @kernel
@@ -106,6 +110,16 @@ def _place(mean, factor, i, share, scratch, out):
         out[j] = mean[j] + share * _covariance(factor, i, j)
 
 
+@kernel
+def _slope_in(panel):
+    """The rise from the first row of a panel to the second, for each unit."""
+    at_end, further_in = panel.log_joint[_AT_END], panel.log_joint[_INSIDE]
+    if abs(at_end) < math.inf and abs(further_in) < math.inf:
+        # Of finite values the Jacobian counts however far out it is: this is where z has left it.
+        return _rise(at_end + panel.log_jacobian[_AT_END], further_in + panel.log_jacobian[_INSIDE])
+    return _rise(panel.values[_AT_END], panel.values[_INSIDE])
+
+
 @inlined
 def _slope(log_joint, problem, i, inside, panel):
     """The rise of log joint + log-Jacobian along coordinate i, for each unit, from the first row inwards."""
@@ -113,11 +127,7 @@ def _slope(log_joint, problem, i, inside, panel):
         panel.latent[_INSIDE, j] = panel.latent[_AT_END, j]
     panel.latent[_INSIDE, i] += STEP * inside
     evaluate_or_zero(log_joint, problem, 2, panel)
-    at_end, further_in = panel.log_joint[0], panel.log_joint[1]
-    if abs(at_end) < math.inf and abs(further_in) < math.inf:
-        # Of finite values the Jacobian counts however far out it is: this is where z has left it.
-        return _rise(at_end + panel.log_jacobian[0], further_in + panel.log_jacobian[1])
-    return _rise(panel.values[0], panel.values[1])
+    return _slope_in(panel)
 
 
 @inlined
@@ -145,6 +155,63 @@ def lost(log_joint, problem, mean, factor, panel):
                 _place(mean, factor, i, share, panel.latent[_SCRATCH], panel.latent[_AT_END])
                 difference = abs(_slope(log_joint, problem, i, inside, panel) - 1.0)
                 total += difference * deviations[i] * _beyond(depth)
+    return SAFETY * total
+
+
+@inlined
+def _line(log_joint, problem, mean, i, end, inside, panel):
+    """(The largest log density on the line from an end inwards; the integral of the density over that)."""
+    rows, top, total = panel.latent.shape[0], -math.inf, 0.0
+    step = inside * LINE / (LINE_POINTS - 1)
+    for low in range(0, LINE_POINTS, rows):
+        count = min(rows, LINE_POINTS - low)
+        for n in range(count):
+            for j in range(mean.size):
+                panel.latent[n, j] = mean[j]
+            panel.latent[n, i] = end + (low + n) * step
+        evaluate_or_zero(log_joint, problem, count, panel)
+        before = top
+        for n in range(count):
+            top = max(top, panel.values[n])
+        if before > -math.inf:
+            total *= math.exp(before - top)
+        for n in range(count if top > -math.inf else 0):
+            total += math.exp(panel.values[n] - top)
+    return top, total * abs(step)
+
+
+@inlined
+def _mass_lost_at(log_joint, problem, mean, i, end, inside, panel):
+    """The share of the mass on the line through a point that may be lost at an end of coordinate i."""
+    for j in range(mean.size):
+        panel.latent[_AT_END, j] = panel.latent[_INSIDE, j] = panel.latent[_MIDDLE, j] = mean[j]
+    panel.latent[_AT_END, i] = end
+    panel.latent[_INSIDE, i] = end + STEP * inside
+    evaluate_or_zero(log_joint, problem, 3, panel)
+    slope, at_end = _slope_in(panel), panel.log_joint[_AT_END] + panel.log_jacobian[_AT_END]
+    # Without a slope the integral itself finds no end of the density.
+    if not (slope > 0.0 and abs(at_end) < math.inf) or at_end < panel.values[_MIDDLE] - BELOW:
+        return 0.0
+    top, mass = _line(log_joint, problem, mean, i, end, inside, panel)
+    if not top > -math.inf:
+        return math.inf
+    return math.exp(min(at_end - top, 0.0)) * abs(1.0 / slope - 1.0) / mass
+
+
+@inlined
+def lost_by_evidence(log_joint, problem, mean, value, panel):
+    """What the log evidence, of this value, may be off by, by the density on lines through a point."""
+    if is_real(problem.kinds) or not abs(value) < math.inf:
+        return 0.0
+    total = 0.0
+    for i in range(mean.size):
+        least, most = limits(problem.kinds[i], problem.bounds[i, 0], problem.bounds[i, 1])
+        for side in range(2):
+            end, inside = least, 1.0
+            if side == 1:
+                end, inside = most, -1.0
+            if abs(end) < math.inf:
+                total += _mass_lost_at(log_joint, problem, mean, i, end, inside, panel)
     return SAFETY * total
 
 

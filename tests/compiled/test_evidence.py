@@ -1,0 +1,422 @@
+"""The log evidence: compiled code says what Python says, of the value and of the error."""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from numba import njit, prange
+
+import fastvi as fv
+from fastvi import kernels
+from fastvi.inference.gaps import mass_of_gaps
+from fastvi.inference.modes import frame_of, modes_of
+from fastvi.inference.saturation import evidence_error
+
+pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@njit
+def two(z, weight, x, y, first, second):
+    """Normals around (x, y) and its mirror image, with two widths; on a line around x and -x."""
+    a, b = math.log(weight), math.log(1.0 - weight)
+    for i in range(z.size):
+        at = x if i == 0 else y
+        a -= 0.5 * ((z[i] - at) / first) ** 2 + math.log(first) + HALF_LOG_2PI
+        b -= 0.5 * ((z[i] + at) / second) ** 2 + math.log(second) + HALF_LOG_2PI
+    top = max(a, b)
+    return top + math.log(math.exp(a - top) + math.exp(b - top))
+
+
+@njit
+def mirrored(z, x, y, width):
+    """Normals around (x, y) and (y, x)."""
+    a = -0.5 * (((z[0] - x) / width) ** 2 + ((z[1] - y) / width) ** 2)
+    b = -0.5 * (((z[0] - y) / width) ** 2 + ((z[1] - x) / width) ** 2)
+    top, volume = max(a, b), 2.0 * (math.log(width) + HALF_LOG_2PI) + math.log(2.0)
+    return top + math.log(math.exp(a - top) + math.exp(b - top)) - volume
+
+
+@njit
+def beside_slab(z, axis, low, width):
+    """A standard normal; zero in a slab."""
+    if low < z[axis] < low + width:
+        return -math.inf
+    return -0.5 * (z * z).sum() - z.size * HALF_LOG_2PI
+
+
+@njit
+def beside_disc(z, x, y, radius):
+    """A standard normal; zero in a disc."""
+    inside = math.hypot(z[0] - x, z[1] - y) < radius
+    return -math.inf if inside else -0.5 * (z * z).sum() - z.size * HALF_LOG_2PI
+
+
+@njit
+def beta(z, a, b):
+    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return constant + (a - 1.0) * math.log(z[0]) + (b - 1.0) * math.log1p(-z[0])
+
+
+@njit
+def gamma(z, a, b, low):
+    return (a - 1.0) * math.log(z[0] - low) - b * (z[0] - low) + a * math.log(b) - math.lgamma(a)
+
+
+@njit
+def gammas(z, a, b, tilt):
+    """Two, of which the logarithms are correlated."""
+    x, y = math.log(z[0]), math.log(z[1])
+    return (a - 1.0) * (x + y) - b * (z[0] + z[1]) - tilt * (x - y) ** 2
+
+
+@njit
+def dirichlet(z, a, b):
+    constant = math.lgamma(2.0 * a + b) - 2.0 * math.lgamma(a) - math.lgamma(b)
+    return constant + (a - 1.0) * (math.log(z[0]) + math.log(z[2])) + (b - 1.0) * math.log(z[1])
+
+
+@njit
+def steps(z, a):
+    """A normal entry, and a gamma distribution of the distance to the next, which may round to 0."""
+    distance = max(z[1] - z[0], 1e-17)
+    return -0.5 * z[0] ** 2 - HALF_LOG_2PI + (a - 1.0) * math.log(distance) - distance - math.lgamma(a)
+
+
+@njit
+def bump(z, height):
+    """It does not fall off."""
+    return height * math.exp(-0.5 * (z * z).sum())
+
+
+@njit
+def reciprocal(z, power):
+    """It falls off like a power."""
+    total = 0.0
+    for x in z:
+        total -= power * math.log(1.0 + x * x)
+    return total
+
+
+@njit
+def raising(z, least):
+    """A standard normal that raises far out."""
+    for x in z:
+        if abs(x) > least:
+            raise ValueError("too far")
+    return -0.5 * (z * z).sum() - z.size * HALF_LOG_2PI
+
+
+@njit
+def logistic(z, x):
+    total = 0.0
+    for i in range(z.size):
+        total -= 0.5 * z[i] ** 2 + HALF_LOG_2PI
+        for y in x:
+            total += y * z[i] - math.log1p(math.exp(z[i]))
+    return total
+
+
+@njit
+def normal(z, shift):
+    total = 0.0
+    for i in range(z.size):
+        total -= 0.5 * (z[i] - shift * (i + 1)) ** 2 + HALF_LOG_2PI
+    return total
+
+
+class Case(NamedTuple):
+    log_joint: Any
+    dim: int
+    support: Any
+    data: tuple
+    truth: float  #: NaN where it is not known
+
+
+def slab(dim, axis, low, width):
+    lost = 0.5 * (math.erf((low + width) / math.sqrt(2)) - math.erf(low / math.sqrt(2)))
+    return Case(beside_slab, dim, "real", (axis, low, width), math.log1p(-lost))
+
+
+UNIT = ("interval", 0.0, 1.0)
+
+BIMODAL = {
+    **{
+        f"{x} {width} on a line": Case(two, 1, "real", (0.1, x, 0.0, width, width), 0.0)
+        for x in (3.0, 4.0, 10.0, 30.0, 100.0)
+        for width in (0.02, 0.1, 0.5, 1.0)
+    },
+    **{
+        f"{x} {y} {width}": Case(two, 2, "real", (weight, x, y, width, width), 0.0)
+        for x, y, width, weight in [
+            (3.0, -3.0, 1.0, 0.1),
+            (4.0, 0.0, 0.5, 0.9),
+            (10.0, 10.0, 1.0, 0.5),
+            (30.0, -5.0, 1.0, 0.2),
+            (3.0, 3.0, 0.1, 0.1),
+        ]
+    },
+    "mirrored": Case(mirrored, 2, "real", (4.0, -4.0, 0.5), 0.0),
+    "mirrored, far": Case(mirrored, 2, "real", (12.0, 2.0, 1.0), 0.0),
+    "two widths": Case(two, 1, "real", (0.3, 10.0, 0.0, 1.0, 0.1), 0.0),
+}
+
+#: One of two modes is so narrow that the lattice has no node in it.
+NARROW = {
+    "narrow": Case(two, 1, "real", (0.001, 4.0, 0.0, 1.0, 1e-3), 0.0),
+    "narrow in the plane": Case(two, 2, "real", (0.001, 4.0, 4.0, 1.0, 1e-3), 0.0),
+}
+
+GAPS = {
+    **{f"slab {low}": slab(1, 0, low, 0.02) for low in (-1.5, -0.338, 0.0103, 1.4)},
+    **{f"thin slab {low}": slab(1, 0, low, 0.006) for low in (-2.21, 0.177, 1.45)},
+    **{
+        f"slab {a} {low}": slab(2, a, low, 0.02)
+        for a, low in ((0, 1.253), (0, -1.887), (1, 0.166), (1, -0.465))
+    },
+    "disc": Case(beside_disc, 2, "real", (0.7, -0.2, 0.1), math.nan),
+    "half line": slab(1, 0, 0.7, 1e9),
+    "other half line": slab(1, 0, -(2.0**30), 2.0**30 - 0.75),
+    "half plane": slab(2, 1, 0.7, 1e9),
+}
+
+BOUNDED = {
+    **{
+        f"beta {a} {b}": Case(beta, 1, UNIT, (a, b), 0.0)
+        for a, b in ((0.1, 0.02), (3.65, 0.0526), (2.0, 0.1))
+    },
+    "beta inside": Case(beta, 1, UNIT, (3.0, 4.0), 0.0),
+    "gamma": Case(gamma, 1, "positive", (0.0126, 6.0, 0.0), 0.0),
+    "gamma inside": Case(gamma, 1, "positive", (3.0, 6.0, 0.0), 0.0),
+    "gamma above": Case(gamma, 1, ("lower", 1e6), (0.05, 1.0, 1e6), 0.0),
+    "gammas": Case(gammas, 2, "positive", (0.05, 1.0, 0.01), math.nan),
+    "dirichlet": Case(dirichlet, 3, "simplex", (0.02, 2.0), 0.0),
+    "dirichlet inside": Case(dirichlet, 3, "simplex", (3.0, 4.0), 0.0),
+    "ordered": Case(steps, 2, "ordered", (0.04,), 0.0),
+}
+
+SMOOTH = {
+    "normal": Case(normal, 1, "real", (5.0,), 0.0),
+    "normal in the plane": Case(normal, 2, "real", (2.0,), 0.0),
+    "logistic": Case(logistic, 1, "real", (np.r_[np.ones(12), np.zeros(8)],), math.nan),
+    "power": Case(reciprocal, 1, "real", (1.0,), math.log(math.pi)),
+    "raises far out": Case(raising, 1, "real", (60.0,), 0.0),
+    "raises far out in the plane": Case(raising, 2, "real", (60.0,), 0.0),
+}
+
+IMPROPER = {
+    "bump": Case(bump, 1, "real", (5.0,), math.inf),
+    "bump in the plane": Case(bump, 2, "real", (5.0,), math.inf),
+    "slow power": Case(reciprocal, 1, "real", (0.5,), math.inf),
+}
+
+CASES = {**BIMODAL, **NARROW, **GAPS, **BOUNDED, **SMOOTH, **IMPROPER}
+
+
+@njit
+def run(model):
+    found = fv.log_evidence(model)
+    return found.value, found.error, found.evaluations
+
+
+def model_of(case):
+    return fv.Model(case.log_joint, case.dim, case.data, case.support)
+
+
+def first_of(model):
+    """The first mode of a model."""
+    return modes_of(model, None)[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_code_says_what_python_says(name):
+    """Of 0.1 N(-10, 1) + 0.9 N(10, 1) compiled code said -0.105360 with an error of 1e-14, and Python 0."""
+    case = CASES[name]
+    model = model_of(case)
+    own = fv.log_evidence(model)
+    value, error, evaluations = run(model)
+    assert (value, error, evaluations) == (own.value, own.error, own.evaluations)
+    if case.truth == math.inf:
+        assert (value, error) == (math.inf, math.inf)
+    elif not math.isnan(case.truth):
+        assert abs(value - case.truth) <= error
+
+
+@pytest.mark.parametrize("name", BIMODAL)
+def test_both_modes_are_found(name):
+    """The first search may end on a saddle between them, which has no mass."""
+    model = model_of(BIMODAL[name])
+    assert sum(mode.log_mass > -3.0 for mode in modes_of(model, None)) == 2
+    value, error, _ = run(model)
+    assert abs(value) <= error < 1e-12
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_mode_that_is_too_narrow_for_the_lattice(name):
+    model = model_of(NARROW[name])
+    assert run(model)[1] == math.inf
+    assert "too narrow" in fv.log_evidence(model).note
+
+
+def mass_by_points(model, mode, log_total):
+    """`mass_of_gaps` in numpy."""
+    known, (mean, factor, _) = kernels.inference.gaps, mode
+
+    def log_density(steps):
+        logs = model._tabulate(np.ascontiguousarray(mean + steps @ factor.T))[0]
+        return np.where(np.isfinite(logs), logs, -math.inf)
+
+    if mean.size == 1:
+        steps = known.steps_between(1, 4001)
+        logs = log_density(steps)
+        at = np.flatnonzero(logs > -math.inf)
+        beside = np.diff(at) > 1
+        widths = factor[0, 0] * (steps[at[1:], 0] - steps[at[:-1], 0])
+        heights = np.exp(np.maximum(logs[at[1:]], logs[at[:-1]]) - log_total)
+        return (widths * heights)[beside].sum()
+    steps = known.steps_between(2, 4000)
+    steps = steps[log_density(steps) == -math.inf]
+    outward = steps + 0.5 * steps / np.linalg.norm(steps, axis=1)[:, None]
+    logs = log_density(outward)
+    rise = 0.5 * (outward**2 - steps**2).sum(axis=1)
+    area = math.pi * known.REACH_IN_PLANE**2 / 4000 * factor.diagonal().prod()
+    count = np.count_nonzero(logs > -math.inf)
+    return np.exp(logs + rise - log_total).sum() * area * (1.0 + 2.0 / math.sqrt(count)) if count else 0.0
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_gaps_are_in_the_error(name):
+    """The error was 1e-14 where no node of the lattice is in a gap."""
+    model = model_of(GAPS[name])
+    first, (value, error, _) = first_of(model), run(model)
+    mass = mass_of_gaps(model, first.mean, first.factor, value)
+    assert mass == pytest.approx(mass_by_points(model, first, value), rel=1e-9)
+    assert error >= mass
+    assert error > 1e-6
+    assert (mass > 1e-4) == ("half" not in name)
+
+
+@pytest.mark.parametrize("name", [*BIMODAL, *SMOOTH])
+def test_no_gaps(name):
+    model = model_of(CASES[name])
+    first = first_of(model)
+    assert mass_of_gaps(model, first.mean, first.factor, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_what_is_lost_near_bounds_is_in_the_error(name):
+    model = model_of(BOUNDED[name])
+    value, error, _ = run(model)
+    lost = evidence_error(model, first_of(model).mean, value)
+    assert error >= lost
+    assert (lost > 1e-12) == ("inside" not in name and name != "gammas")
+    assert lost == pytest.approx(lost_by_lines(model, first_of(model).mean), rel=1e-9, abs=1e-20)
+
+
+def lost_by_lines(model, mean):
+    """The same in numpy."""
+    known, total, latent = kernels.inference.saturation, 0.0, mean.size
+    limits = np.empty((latent, 2))
+    kernels.inference.entry_points.limits(model._support.kinds, model._support.bounds, limits)
+
+    def log_density(x, i):
+        points = np.tile(mean, (len(x), 1))
+        points[:, i] = x
+        z, jacobian = model._support.to_model(points)
+        with np.errstate(all="ignore"):
+            logs = model._tabulate(z)[0]
+        return np.where(np.isfinite(logs), logs + jacobian, -math.inf)
+
+    for i, side in itertools.product(range(latent), range(2)):
+        end, inside = limits[i, side], 1.0 - 2.0 * side
+        if not math.isfinite(end):
+            continue
+        at_end, further_in = log_density(np.array([end, end + known.STEP * inside]), i)
+        slope = (further_in - at_end) / known.STEP
+        if not slope > 0.0 or at_end == -math.inf:
+            continue
+        x = end + inside * np.linspace(0.0, known.LINE, known.LINE_POINTS)
+        logs = np.where(abs(x) <= kernels.models.evaluation.FARTHEST, log_density(x, i), -math.inf)
+        mass = np.exp(logs - logs.max()).sum() * (known.LINE / (known.LINE_POINTS - 1))
+        total += math.exp(min(at_end - logs.max(), 0.0)) * abs(1.0 / slope - 1.0) / mass
+    return known.SAFETY * total
+
+
+def test_log_joints_that_raise():
+    """Where the lattice has nodes nothing is known, and Python raises."""
+    for dim in (1, 2):
+        model = fv.Model(raising, dim, (5.0,))
+        value, error, _ = run(model)
+        assert math.isnan(value)
+        assert error == math.inf
+        with pytest.raises(ValueError, match="too far"):
+            fv.log_evidence(model)
+
+
+ROWS = np.array([[0.1, 10.0, 1.0], [0.5, 3.0, 1.0], [0.9, 30.0, 0.5], [0.3, 100.0, 0.1]])
+
+
+def loop(parallel):
+    @njit(parallel=parallel)
+    def of_rows(rows):
+        found = np.empty((len(rows), 2))
+        for n in prange(len(rows)):
+            weight, x, width = rows[n, 0], rows[n, 1], rows[n, 2]
+            one = fv.log_evidence(fv.Model(two, 1, (weight, x, 0.0, width, width)))
+            found[n, 0], found[n, 1] = one.value, one.error
+        return found
+
+    return of_rows
+
+
+def test_models_that_are_made_in_compiled_code():
+    found = loop(False)(ROWS)
+    for (value, error), (weight, x, width) in zip(found.tolist(), ROWS.tolist(), strict=True):
+        own = fv.log_evidence(fv.Model(two, 1, (weight, x, 0.0, width, width)))
+        assert (value, error) == (own.value, own.error)
+    np.testing.assert_array_equal(loop(True)(ROWS), found)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_starts_of_the_search(dim):
+    known, mean = kernels.inference.modes, np.array([2.0, -5.0])[:dim].copy()
+    factor = np.array([[0.5, 0.0], [0.25, 2.0]])[:dim, :dim].copy()
+    found = np.empty((known.starts_of(dim), dim))
+    kernels.inference.entry_points.mode_starts(mean, factor, found)
+    directions = [np.array(d, float) for d in itertools.product((-1.0, 0.0, 1.0), repeat=dim) if any(d)]
+    wanted = [mean + s * factor @ d for s in (4.0, 16.0, 64.0) for d in directions]
+    wanted += [s * d for s in (1.0, 5.0, 25.0) for d in directions]
+    np.testing.assert_array_equal(found, [*wanted, -mean, mean[::-1]])
+
+
+@pytest.mark.parametrize("name", ["10.0 1.0 on a line", "30.0 -5.0 1.0", "mirrored, far"])
+def test_the_frame_of_several_modes(name):
+    modes = modes_of(model_of(BIMODAL[name]), None)
+    mean, factor = frame_of(modes)
+    means = np.array([mode.mean for mode in modes])
+    cov = np.cov(means.T, bias=True) + np.mean([m.factor @ m.factor.T for m in modes], axis=0)
+    np.testing.assert_allclose(mean, means.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(factor @ factor.T, cov, rtol=1e-12, atol=1e-12)
+    one, itself = frame_of(modes[:1])
+    np.testing.assert_array_equal(one, modes[0].mean)
+    np.testing.assert_array_equal(itself, modes[0].factor)
+
+
+@pytest.mark.parametrize("name", ["10.0 1.0 on a line", "3.0 -3.0 1.0", "disc", "beta inside", "normal"])
+def test_models_whose_calls_are_expensive(name, monkeypatch):
+    """Python searches for their modes itself, in step, and finds the same."""
+    model = model_of(CASES[name])
+    modes, found = modes_of(model, None), fv.log_evidence(model)
+    monkeypatch.setattr(fv.Model, "_calls_are_expensive", True)
+    also = modes_of(model, None)
+    assert len(also) == len(modes)
+    for one, other in zip(modes, also, strict=True):
+        np.testing.assert_allclose(one.mean, other.mean, atol=0.1 * one.factor.max())
+        assert one.log_mass == pytest.approx(other.log_mass, abs=0.05)
+    again = fv.log_evidence(model)
+    assert abs(again.value - found.value) <= again.error + found.error
+    assert (again.error < 1e-10) == (found.error < 1e-10)
