@@ -108,7 +108,7 @@ def _sides(log_joint, problem, centre, scale, panel, sides):
     return FINE
 
 
-# Inlined, for LLVM does so or not by the order of the modules that it links: fifteen searches take 5 µs or 20.
+# Inlined: else LLVM does so or not by the order in which it links modules, and 15 searches take 5 µs or 20.
 
 
 @inlined
