@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
-from ..kernels.inference.evidence import GAUSSIAN, JOINT, KNOWN, confirms, misses
+from ..kernels.inference.evidence import GAUSSIAN, JOINT, KNOWN, confirms, error_of_share, misses
 from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
 from ..kernels.inference.modes import starts_of
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
@@ -59,6 +59,7 @@ _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
 _mass_of_gaps = external("kernels.inference.entry_points.mass_of_gaps")
 
 _starts_of, _confirms, _misses = kernel(starts_of), kernel(confirms), kernel(misses)
+_error_of_share = kernel(error_of_share)
 
 #: Of descents onto mixtures.
 _LEVELS, _BASE, _MOST_WORK = mixture_optima.LEVELS, mixture_optima.BASE, mixture_optima.MOST_WORK
@@ -397,6 +398,6 @@ def log_evidence(model, dim, rtol):
     if _misses(value, log_masses[:modes].max()):
         error = math.inf
     panel = _panel_workspace((latent, dim, BLOCK))
-    unknown = _lost_by_evidence((target, means[0], value, panel))
-    unknown += _mass_of_gaps((target, means[0], factors[0], value, panel))
-    return value, error + unknown, nodes
+    share = _lost_by_evidence((target, means[0], value, panel))
+    share += _mass_of_gaps((target, means[0], factors[0], value, panel))
+    return value, error + _error_of_share(share), nodes

@@ -69,9 +69,9 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
         value = Estimate(value.value, math.inf, value.evaluations, note=note)
     first = modes[0]
-    unknown = evidence_error(model, first.mean, value.value)
-    unknown += mass_of_gaps(model, first.mean, first.factor, value.value)
-    return widened(value, unknown), mean, factor
+    share = evidence_error(model, first.mean, value.value)
+    share += mass_of_gaps(model, first.mean, first.factor, value.value)
+    return widened(value, known.error_of_share(share)), mean, factor
 
 
 def _check_dimension(model: Model, what: str) -> None:

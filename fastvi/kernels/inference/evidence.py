@@ -81,6 +81,11 @@ def misses(value, log_mass):
     return value < log_mass - LESS_THAN_A_MODE
 
 
+def error_of_share(share):
+    """The error of a log evidence of which such a share may be none. Plain, for Python calls it as well."""
+    return -math.log1p(-share) if share < 1.0 else math.inf
+
+
 class Workspace(NamedTuple):
     """Scratch space for integrals over R <= 2 latent dimensions."""
 

@@ -108,10 +108,7 @@ def _sides(log_joint, problem, centre, scale, panel, sides):
     return FINE
 
 
-# Inlined: else LLVM does so or not by the order in which it links modules, and 15 searches take 5 µs or 20.
-
-
-@inlined
+@inlined  # else LLVM does so or not by the order in which it links modules, and 15 searches take 5 µs or 20
 def calibrate(log_joint, problem, centre, value, scale, panel, sides):
     """Find steps over which the second difference is near DROP; (status, evaluations)."""
     used = 0
