@@ -25,6 +25,7 @@ from .inference import gaps, quadrature_fits, saturation
 from .inference.reports import REPORT_SIZE, read_report
 from .models.supports import INTERVAL, LOWER, REAL, UPPER
 from .numerics.error_free import difference
+from .numerics.matrices import is_factor
 from .optimizers.newton import FULL
 from .statuses import BAD_ARGUMENT, FINE, INVALID, NO_MEMORY, RAISED, ZERO
 
@@ -160,22 +161,13 @@ def _element_order(p, q, alpha):
 # Gaussians and their mixtures.
 
 
-@inlined
-def _is_factor(chol):
-    """Whether the diagonal of a Cholesky factor is positive and finite."""
-    for i in range(chol.shape[0]):
-        if not 0.0 < chol[i, i] < math.inf:
-            return False
-    return True
-
-
 def gaussian_kl(mean_p, chol_p, mean_q, chol_q, dim, out):
     """KL(p ‖ q) of two Gaussians, given by their means and lower Cholesky factors (row-major)."""
     out[0] = math.nan
     if dim < 1:
         return BAD_ARGUMENT
     factor_p, factor_q = carray(chol_p, (dim, dim)), carray(chol_q, (dim, dim))
-    if not (_is_factor(factor_p) and _is_factor(factor_q)):
+    if not (is_factor(factor_p) and is_factor(factor_q)):
         return INVALID
     space = np.empty(2 * dim)
     value = gaussians.gaussian_kl(carray(mean_p, dim), factor_p, carray(mean_q, dim), factor_q, space)
@@ -188,7 +180,7 @@ def gaussian_logpdf(z, mean, chol, dim, out):
     if dim < 1:
         return BAD_ARGUMENT
     factor = carray(chol, (dim, dim))
-    if not _is_factor(factor):
+    if not is_factor(factor):
         return INVALID
     value = gaussians.gaussian_logpdf(carray(z, dim), carray(mean, dim), factor, np.empty(dim))
     return _conclude(value, out)

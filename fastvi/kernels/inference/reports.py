@@ -75,10 +75,15 @@ def amended(report, more, status):
 
 
 @inlined
+def is_fault(report):
+    """Whether its status says that the log joint was not finite or raised an exception."""
+    return RAISED <= report.status <= ZERO
+
+
+@inlined
 def has_elbo(report):
     """Whether it is that of a fit with an ELBO."""
-    is_fault = RAISED <= report.status <= ZERO
-    return report.elbo > -math.inf and report.status != UNBOUNDED and not is_fault
+    return report.elbo > -math.inf and report.status != UNBOUNDED and not is_fault(report)
 
 
 @inlined

@@ -20,7 +20,7 @@ from ..families import low_rank
 from ..models.evaluation import Problem, evaluate_or_zero
 from ..models.kinds import INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 from ..models.supports import CLOSE, is_real
-from ..statuses import CONVERGED, RAISED, SATURATED, ZERO
+from ..statuses import CONVERGED, SATURATED
 from . import quadrature_fits, reports
 
 #: A q with its mean so many deviations inside has no mass beyond.
@@ -279,7 +279,7 @@ def doubt(log_joint, problem, mean, chol, rtol, space, report):
     problem, space = named(Problem, borrow(problem)), named(quadrature_fits.Workspace, borrow(space))
     mean, chol, report = borrow((mean, chol, report))
     found = reports.read_report(report)
-    if not abs(found.elbo) < math.inf or RAISED <= found.status <= ZERO or is_real(problem.kinds):
+    if not abs(found.elbo) < math.inf or reports.is_fault(found) or is_real(problem.kinds):
         return int(found.status)
     unknown = lost(log_joint, problem, mean, chol, space.lattice.panel)
     return int(reports.write_report(_with_lost(found, unknown, rtol), report))

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..compiler import adder, formula, kernel
+from ..compiler import adder, formula, inlined, kernel
 
 #: Most sweeps of Jacobi rotations: a dozen are usual.
 MOST_SWEEPS = 30
@@ -138,6 +138,15 @@ def cholesky(matrix, out):
     for i in range(n):
         for j in range(i + 1, n):
             out[i, j] = 0.0
+    return True
+
+
+@inlined
+def is_factor(chol):
+    """Whether the diagonal of a Cholesky factor is positive and finite."""
+    for i in range(chol.shape[0]):
+        if not 0.0 < chol[i, i] < math.inf:
+            return False
     return True
 
 

@@ -23,7 +23,7 @@ from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep
 from ..em.m_step import maximise
 from ..numerics.elementary import log
-from ..numerics.matrices import add_up, clear_vector, copy_matrix, copy_vector, dot, solve_upper
+from ..numerics.matrices import add_up, clear_vector, copy_matrix, copy_vector, dot, is_factor, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED, UNRESOLVED
 from . import trust_region
@@ -588,20 +588,11 @@ def _take_em_step(space):
     _copy_mixture((weights, means, factors), rough)
     _mixture_at(space.point, space)
     for k in range(weights.size):
-        if not _is_regular(rough[2][k]):
+        if not is_factor(rough[2][k]):
             copy_vector(means[k], rough[1][k])
             copy_matrix(factors[k], rough[2][k])
-            if not _is_regular(factors[k]):
+            if not is_factor(factors[k]):
                 return False
-    return True
-
-
-@kernel
-def _is_regular(factor):
-    """Whether the diagonal of a factor is positive and finite."""
-    for i in range(factor.shape[0]):
-        if not 0.0 < factor[i, i] < math.inf:
-            return False
     return True
 
 
