@@ -628,7 +628,7 @@ _CALLED = {
     "inference.entry_points": (
         "averages conditional curvature densities densities_or_zero doubt doubt_bounds doubt_truncated "
         "draws_workspace elbo_quadrature elbo_truncated evidence evidence_workspace fit_draws fit_quadrature "
-        "fit_truncated fit_workspace laplace laplace_workspace limits lost_at_bounds to_latent to_support "
+        "fit_truncated fit_workspace laplace laplace_workspace lost_at_bounds to_latent to_support "
         "truncated_moments truncated_workspace"
     ),
     "projections.mixture_projections": "i_projections m_projection",

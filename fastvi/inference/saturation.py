@@ -6,25 +6,13 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
-from ..distributions.support import Support
 from .kernel_calls import panel_space, workspace
 from .model import Model, target_of
-
-
-@lru_cache(maxsize=32)
-def limits_of(support: Support) -> tuple[tuple[float, float], ...]:
-    """The least and largest value of each latent coordinate from which z keeps digits; infinite for none."""
-    found = np.empty((support.kinds.size, 2))
-    kernels.inference.entry_points.limits(support.kinds, support.bounds, found)
-    return tuple((least, most) for least, most in found.tolist())
 
 
 def elbo_error(model: Model, mean: Array, factor: Array) -> float:

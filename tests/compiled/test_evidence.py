@@ -14,6 +14,7 @@ from fastvi import kernels
 from fastvi.inference.gaps import mass_of_gaps
 from fastvi.inference.modes import frame_of, modes_of
 from fastvi.inference.saturation import evidence_error
+from helpers.posteriors import limits_of
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
@@ -320,8 +321,7 @@ def test_what_is_lost_near_bounds_is_in_the_error(name):
 def lost_by_lines(model, mean):
     """The same in numpy."""
     known, total, latent = kernels.inference.saturation, 0.0, mean.size
-    limits = np.empty((latent, 2))
-    kernels.inference.entry_points.limits(model._support.kinds, model._support.bounds, limits)
+    limits = limits_of(model._support)
 
     def log_density(x, i):
         points = np.tile(mean, (len(x), 1))
@@ -332,7 +332,7 @@ def lost_by_lines(model, mean):
         return np.where(np.isfinite(logs), logs + jacobian, -math.inf)
 
     for i, side in itertools.product(range(latent), range(2)):
-        end, inside = limits[i, side], 1.0 - 2.0 * side
+        end, inside = limits[i][side], 1.0 - 2.0 * side
         if not math.isfinite(end):
             continue
         at_end, further_in = log_density(np.array([end, end + known.STEP * inside]), i)

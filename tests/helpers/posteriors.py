@@ -5,6 +5,8 @@ import math
 import numba
 import numpy as np
 
+from fastvi.kernels.inference import saturation
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -148,3 +150,9 @@ def scattered(dim, count, distance, seed):
     means *= distance / np.linalg.norm(means, axis=1)[:, None]
     weights = rng.dirichlet(np.full(count, 3.0))
     return weights, means + rng.standard_normal(dim), np.exp(rng.uniform(-0.5, 0.5, count))
+
+
+def limits_of(support):
+    """The least and largest value of each latent coordinate from which z keeps digits."""
+    kinds, bounds = support.kinds.tolist(), support.bounds.tolist()
+    return [saturation.limits(kind, low, high) for kind, (low, high) in zip(kinds, bounds, strict=True)]

@@ -8,7 +8,8 @@ from scipy import special, stats
 
 import fastvi as fv
 from fastvi.distributions.gaussian import LowRank
-from fastvi.inference.saturation import elbo_error, evidence_error, limits_of
+from fastvi.inference.saturation import elbo_error, evidence_error
+from helpers.posteriors import limits_of
 
 
 def log_beta(z, a, b):

@@ -169,13 +169,6 @@ def lost_at_bounds(target, mean, factor, space):
 
 
 @exported
-def limits(kinds, bounds, out):
-    """Write the least and largest value of each latent coordinate from which z keeps digits, (R, 2)."""
-    for i in range(kinds.size):
-        out[i, 0], out[i, 1] = saturation.limits(kinds[i], bounds[i, 0], bounds[i, 1])
-
-
-@exported
 def doubt_truncated(target, rows, purpose, interval, means, factors, space, results):
     """The same under Gaussians truncated to an interval, mu and sigma."""
     target, space = named(Target, borrow(target)), named(truncated_fits.Workspace, borrow(space))

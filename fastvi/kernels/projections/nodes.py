@@ -264,10 +264,8 @@ def _standardise(points, shares, square):
 
 
 @kernel
-def least_deviation(chol):
+def _least_deviation(chol):
     """The standard deviation of a component along the short axis of its ellipse."""
-    if chol.shape[0] == 1:
-        return chol[0, 0]
     x, y = chol[0, 0] * chol[0, 0], chol[1, 0] * chol[1, 0] + chol[1, 1] * chol[1, 1]
     largest = 0.5 * (x + y) + math.hypot(0.5 * (x - y), chol[0, 0] * chol[1, 0])
     found = chol[0, 0] * chol[1, 1] / math.sqrt(largest)
@@ -354,7 +352,7 @@ def _group_components(p, nodes):
     groups, size, least = 0, 0, math.inf
     bounds[0] = 0
     for k in range(components):
-        deviations[k] = least_deviation(p[2][k]) if dim == 2 else 1.0
+        deviations[k] = _least_deviation(p[2][k]) if dim == 2 else 1.0
         least = min(least, deviations[k])
     while size < components:
         begin, following, unit = size, math.inf, math.inf
