@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
-from ..kernels.inference.evidence import GAUSSIAN, JOINT, KNOWN, confirms, error_of_share, misses
+from ..kernels.inference.evidence import error_of_share
 from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
 from ..kernels.inference.modes import starts_of
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
@@ -51,15 +51,13 @@ _doubt_bounds = external("kernels.inference.entry_points.doubt_bounds")
 _laplace_workspace = external("kernels.inference.entry_points.laplace_workspace")
 _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
-_evidence = external("kernels.inference.entry_points.evidence")
+_log_evidence = external("kernels.inference.entry_points.log_evidence")
 _panel_workspace = external("kernels.inference.entry_points.panel_workspace")
 _find_modes = external("kernels.inference.entry_points.find_modes")
-_frame = external("kernels.inference.entry_points.frame")
 _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
 _mass_of_gaps = external("kernels.inference.entry_points.mass_of_gaps")
 
-_starts_of, _confirms, _misses = kernel(starts_of), kernel(confirms), kernel(misses)
-_error_of_share = kernel(error_of_share)
+_starts_of, _error_of_share = kernel(starts_of), kernel(error_of_share)
 
 #: Of descents onto mixtures.
 _LEVELS, _BASE, _MOST_WORK = mixture_optima.LEVELS, mixture_optima.BASE, mixture_optima.MOST_WORK
@@ -361,20 +359,9 @@ def elbo(model, dim, q, outside, rtol):
     return value, error, nodes, grad_mean, grad_factor
 
 
-@kernel
-def _integral(target, mean, factor, rtol, space):
-    """(Whether the log joint is at fault nowhere, log evidence, its error, nodes) on a lattice."""
-    latent = mean.size
-    no_q = GAUSSIAN, np.zeros(latent), np.eye(latent), np.zeros(2), 0.0
-    status, value, error, nodes = _evidence((target, mean, factor, rtol, no_q, JOINT, 0.0, space))
-    if status == statuses.FINE and (error == math.inf or math.isnan(value)):  # the posterior is improper
-        value = error = math.inf
-    return status == statuses.FINE, value, error, nodes
-
-
 @exported
 def log_evidence(model, dim, rtol):
-    """(log evidence, its error, nodes of its lattice), as in `inference.evidence`."""
+    """(log evidence, its error, evaluations), as in `inference.evidence`."""
     log_joint, table, kinds, bounds, _ = model
     latent, starts = kinds.size, _starts_of(kinds.size)
     target = log_joint, 0, np.empty(0), table, kinds, bounds
@@ -386,17 +373,10 @@ def log_evidence(model, dim, rtol):
     found = means, factors, log_masses
     modes = _find_modes((target, found, np.empty((starts, latent)), laplace_space))
     mean, factor, space = np.empty(latent), np.empty((latent, latent)), _evidence_workspace((latent, dim))
-    _frame((means[:modes], factors[:modes], mean, factor))
-    fine, value, error, nodes = _integral(target, mean, factor, rtol, space)
-    if fine and modes > 1 and error < KNOWN:
-        # A frame around several modes is coarse: where that of the first finds the same, it finds it better.
-        fine, other, other_error, count = _integral(target, means[0], factors[0], rtol, space)
-        if _confirms(value, error, other, other_error):
-            value, error, nodes = other, other_error, count
-    if not fine:
+    found = means[:modes], factors[:modes], log_masses[:modes]
+    status, value, error, nodes = _log_evidence((target, found, rtol, mean, factor, space))
+    if status != statuses.FINE:
         return math.nan, math.inf, nodes
-    if _misses(value, log_masses[:modes].max()):
-        error = math.inf
     panel = _panel_workspace((latent, dim, BLOCK))
     share = _lost_by_evidence((target, means[0], value, panel))
     share += _mass_of_gaps((target, means[0], factors[0], value, panel))

@@ -20,12 +20,15 @@ from .faults import error_of
 from .gaps import mass_of_gaps
 from .kernel_calls import QUADRATURE_DIM, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
-from .modes import frame_of, modes_of
+from .modes import modes_of
 from .saturation import elbo_error, evidence_error
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
 _WIDE = 20.0
+
+_IMPROPER = "the joint does not fall off towards the ends of the axes: the posterior is improper"
+_NOWHERE = "the log joint is -inf wherever it was evaluated"
 
 
 def _integral(
@@ -44,34 +47,36 @@ def _integral(
     note = model._note if integrand == kernels.inference.evidence.JOINT else ""
     if error == math.inf or value != value:
         error = math.inf
-        note = "the joint does not fall off towards the ends of the axes: the posterior is improper"
+        note = _IMPROPER
         if integrand == kernels.inference.evidence.JOINT:
             value = math.inf
     elif value == -math.inf:
-        note = "the log joint is -inf wherever it was evaluated"
+        note = _NOWHERE
     return Estimate(value, error, nodes, "quadrature", note=note)
 
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
     """The log evidence, and the coordinates in which it is integrated, those of Laplace's approximations."""
     modes = modes_of(model, start)
-    mean, factor = frame_of(modes)
-    r, known = mean.size, kernels.inference.evidence
-    no_q = known.GAUSSIAN, np.zeros(r), np.eye(r), np.zeros(2), 0.0
-    value = _integral(model, mean, factor, rtol, no_q, known.JOINT, 0.0)
-    if len(modes) > 1 and value.error < known.KNOWN:
-        # A frame around several modes is coarse: where that of the first finds the same, it finds it better.
-        first = modes[0]
-        other = _integral(model, first.mean, first.factor, rtol, no_q, known.JOINT, 0.0)
-        if known.confirms(value.value, value.error, other.value, other.error):
-            value, mean, factor = other, first.mean, first.factor
-    if known.misses(value.value, max(mode.log_mass for mode in modes)):
+    first, space = modes[0], workspace("evidence", modes[0].mean.size, model.dim)
+    found = tuple(np.array(parts) for parts in zip(*modes, strict=True))
+    mean, factor = np.empty_like(first.mean), np.empty_like(first.factor)
+    status, value, error, nodes = kernels.inference.entry_points.log_evidence(
+        target_of(model), found, rtol, mean, factor, space
+    )
+    if status:
+        raise error_of(model, status, fault_point("evidence", space))
+    note = model._note
+    if value == math.inf:
+        note = _IMPROPER
+    elif error == math.inf:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
-        value = Estimate(value.value, math.inf, value.evaluations, note=note)
-    first = modes[0]
-    share = evidence_error(model, first.mean, value.value)
-    share += mass_of_gaps(model, first.mean, first.factor, value.value)
-    return widened(value, known.error_of_share(share)), mean, factor
+    elif value == -math.inf:
+        note = _NOWHERE
+    share = evidence_error(model, first.mean, value)
+    share += mass_of_gaps(model, first.mean, first.factor, value)
+    estimate = Estimate(value, error, nodes, "quadrature", note=note)
+    return widened(estimate, kernels.inference.evidence.error_of_share(share)), mean, factor
 
 
 def _check_dimension(model: Model, what: str) -> None:

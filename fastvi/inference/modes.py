@@ -94,12 +94,3 @@ def _is_same(one: Mode, two: Mode) -> bool:
     same = kernels.inference.modes.SAME
     near = (np.abs(np.linalg.solve(m.factor, gap)).max() <= same for m in (one, two))
     return any(near)
-
-
-def frame_of(modes: list[Mode]) -> tuple[Array, Array]:
-    """(mean, Cholesky factor) of the mixture of Laplace's approximations with equal weights."""
-    r = modes[0].mean.size
-    mean, factor = np.empty(r), np.empty((r, r))
-    means, factors = np.array([mode.mean for mode in modes]), np.array([mode.factor for mode in modes])
-    kernels.inference.entry_points.frame(means, factors, mean, factor)
-    return mean, factor

@@ -24,6 +24,7 @@ from . import (
     gaps,
     gradients,
     modes,
+    partition,
     quadrature_fits,
     reports,
     saturation,
@@ -460,12 +461,17 @@ def evidence_workspace(latent, dim):
 
 @exported
 def evidence(target, mean, factor, rtol, q, integrand, total, space):
-    """(status, value, error, evaluations) of the log evidence, or of q's divergence from the posterior."""
+    """(status, value, error, evaluations) of the log of the integral of the joint, or of q's divergence."""
     target, space = named(Target, borrow(target)), named(evidence_.Workspace, borrow(space))
     q = named(evidence_.Density, borrow(q))
-    return evidence_.integrate(
-        target.log_joint, _problem(target, 0), mean, factor, rtol, q, integrand, total, space
+    all_mass = np.full(1, np.inf)
+    no_modes = modes.Modes(mean.reshape((1, -1)), factor.reshape((1, *factor.shape)), all_mass)
+    whole = evidence_.Part(no_modes, evidence_.WHOLE, evidence_.NONE)
+    first = evidence_.Lattice(evidence_.STEP, 0.0, evidence_.REACH)
+    status, value, error, nodes, _ = evidence_.integrate(
+        target.log_joint, _problem(target, 0), mean, factor, first, rtol, q, integrand, total, whole, space
     )
+    return status, value, error, nodes
 
 
 @exported
@@ -484,9 +490,11 @@ def find_modes(target, found, starts, space):
 
 
 @exported
-def frame(means, factors, mean, factor):
-    """Write the mean and the factor that cover some modes."""
-    modes.frame(means, factors, mean, factor)
+def log_evidence(target, found, rtol, mean, factor, space):
+    """(status, value, error, evaluations) of the log evidence by the modes found; writes a frame."""
+    target, space = named(Target, borrow(target)), named(evidence_.Workspace, borrow(space))
+    found, mean, factor = named(modes.Modes, borrow(found)), borrow(mean), borrow(factor)
+    return partition.of_modes(target.log_joint, _problem(target, 0), found, rtol, mean, factor, space)
 
 
 @exported

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import Vector
+from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, evaluate, point_out
 from ..models.supports import at_a_bound, is_real
+from ..numerics.error_free import add_compensated
 from ..numerics.matrices import half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 from .expectations import SHIFT, lattice_error, steps_within
+from .modes import Modes
 
 #: The range of abs(t) at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
@@ -55,30 +57,18 @@ OUTSIDE, CHANGE = 0.01, 0.5
 #: value of 0 has the rounding of terms of this size.
 ROUNDING, WALK, TERMS = 8.8e-16, 5e-17, 8.0
 
-#: Error of an integral that is good enough to confirm another one.
-KNOWN = 1e-3
-
-#: An integral that is so many nats below Laplace's approximation of a part of it has missed that part.
-LESS_THAN_A_MODE = 3.0
+#: See `rounding_of_nodes`: a third of the bound, for dozens of roundings partly cancel. (Of normal densities
+#: a tenth of it was seen.)
+OF_NODES = 0.3e-16
 
 #: The integrand: the joint; q log(q / p) - q + p; q log(q / p), for a p that may lie far outside of q.
 JOINT, KL, KL_OF_Q = 0, 1, 2
 
+#: See `Part`.
+WHOLE, NONE = -1, -1.0
+
 #: Densities of q: Gaussian in latent coordinates; truncated Gaussian in the model's own.
 GAUSSIAN, TRUNCATED = 0, 1
-
-
-def confirms(value, error, other, other_error):
-    """Whether another integral has found the same as one, and finds it better.
-
-    Plain, for Python calls it as well.
-    """
-    return other_error < error and abs(other - value) <= other_error + error
-
-
-def misses(value, log_mass):
-    """Whether a log evidence lacks a mode of this mass. Plain, for Python calls it as well."""
-    return value < log_mass - LESS_THAN_A_MODE
 
 
 def error_of_share(share):
@@ -92,7 +82,11 @@ class Workspace(NamedTuple):
     panel: Panel
     weights: Vector  #: (BLOCK,) logarithms
     places: Vector  #: (BLOCK,) the largest abs(t)
+    shared: Vector  #: (BLOCK,) 1 for nodes of the lattice with twice the step, else 0
     row: Vector  #: (2,)
+    mode: Vector  #: (R,)
+    mean: Vector  #: (R,) of a frame
+    factor: Matrix  #: (R, R)
 
 
 class Density(NamedTuple):
@@ -103,6 +97,14 @@ class Density(NamedTuple):
     factor: Any  #: (R, R) or (1, 1) sigma
     interval: Any  #: (2,) of a truncated one
     log_mass: Any  #: in the interval
+
+
+class Part(NamedTuple):
+    """A part of p, which is divided among its modes by the densities of Laplace's approximations."""
+
+    found: Modes
+    which: Any  #: the mode; WHOLE for p itself
+    near: Any  #: abs(t) up to which nodes of other parts are apart: there these should be Gaussian; else NONE
 
 
 class Lattice(NamedTuple):
@@ -116,7 +118,16 @@ class Lattice(NamedTuple):
 @kernel
 def workspace(latent, dim):
     """Scratch space for `latent` <= 2 dimensions of a model of `dim` coordinates."""
-    return Workspace(evaluation.workspace(latent, dim), np.empty(BLOCK), np.empty(BLOCK), np.empty(2))
+    return Workspace(
+        evaluation.workspace(latent, dim),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(2),
+        np.empty(latent),
+        np.empty(latent),
+        np.empty((latent, latent)),
+    )
 
 
 @kernel
@@ -138,6 +149,7 @@ def _fill(start, count, columns, rows, lattice, mean, factor, space):
             nodes[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
         space.weights[n] = weight
         space.places[n] = max(abs(t), abs(u))
+        space.shared[n] = 1.0 if i % 2 == 0 and j % 2 == 0 else 0.0
 
 
 @kernel
@@ -160,14 +172,53 @@ def _log_density(q, n, panel, row):
     return -0.5 * (square + dim * LOG_2PI) - half_log_det(factor)
 
 
-@inlined
-def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
-    """On one lattice, log of the integral of the joint, or the divergence of q from p = joint / exp(total).
+class Sums(NamedTuple):
+    """What one lattice says of an integral."""
 
-    Returned: (status, value, inner shell, outer shell, edge, nodes). The shells are the terms with max(|t|)
-    between reach - 1 and reach - 1/2, and above, the edge those where a coordinate of the model is at a bound
-    of its support up to a few roundings; of the joint as shares of the sum.
-    """
+    status: Any
+    value: Any  #: log of the integral of the joint, or the divergence of q from p = joint / exp(total)
+    halved: Any  #: what halving the step to this one has changed of it
+    #: Terms with max(|t|) between reach - 1 and reach - 1/2, and above, and those where a coordinate of the
+    #: model is at a bound of its support up to a few roundings; of the joint as shares of the sum.
+    inner: Any
+    outer: Any
+    edge: Any
+    near: (
+        Any  #: what other parts have up to `Part.near` beyond Laplace's approximation, as a share of the sum
+    )
+    nodes: Any
+
+
+@inlined
+def _nothing(status, value, nodes):
+    """Of a lattice that has a fault, or no finite sum."""
+    return Sums(status, value, math.inf, 0.0, 0.0, 0.0, 0.0, nodes)
+
+
+@kernel
+def log_share(found, which, point, row):
+    """(Log of a mode's share of the density at a point, log of the density) of Laplace's approximations."""
+    own, top, total = -math.inf, -math.inf, 0.0
+    for n in range(found.log_masses.size):
+        if found.log_masses[n] == -math.inf:
+            continue
+        value = found.log_masses[n] - half_log_det(found.factors[n])
+        for i in range(row.size):
+            row[i] = point[i] - found.means[n, i]
+        solve_lower(found.factors[n], row)
+        for i in range(row.size):
+            value -= 0.5 * row[i] * row[i]
+        if value > top:
+            total, top = total * math.exp(top - value), value
+        total += math.exp(value - top)
+        own = value if n == which else own
+    density = top + math.log(total)
+    return own - density, density - 0.5 * row.size * LOG_2PI
+
+
+@inlined
+def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space):
+    """The `Sums` of one lattice."""
     dim = mean.size
     reach = lattice.reach
     columns = steps_within(reach, lattice.step)
@@ -175,20 +226,21 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
     volume = half_log_det(factor)
-    top, s, one, two, edge = -math.inf, 0.0, 0.0, 0.0, 0.0
+    top, s, lost, coarse, one, two, edge = -math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    near_top, near = -math.inf, 0.0
     real = is_real(problem.kinds)
     for low in range(0, nodes, BLOCK):
         n = min(BLOCK, nodes - low)
         _fill(low, n, columns, rows, lattice, mean, factor, space)
         if evaluate(log_joint, problem, n, panel) != FINE:
-            return RAISED, math.nan, 0.0, 0.0, 0.0, nodes
+            return _nothing(RAISED, math.nan, nodes)
         for k in range(n):
             f = panel.log_joint[k] + panel.log_jacobian[k]
             if f != f and panel.log_joint[k] == panel.log_joint[k]:
                 f = -math.inf  # the log joint falls, and the log-Jacobian overflowed
             if not f < math.inf:
                 point_out(problem, k, panel)
-                return (INFINITE if f == math.inf else NOT_A_NUMBER), math.nan, 0.0, 0.0, 0.0, nodes
+                return _nothing(INFINITE if f == math.inf else NOT_A_NUMBER, math.nan, nodes)
             weight = space.weights[k] + volume
             if integrand != JOINT:
                 g = _log_density(q, k, panel, space.row)
@@ -196,7 +248,7 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
                 # Log joints that are logarithms of sums underflow far out, where the ELBO has no node.
                 if a > FAR and f == -math.inf:
                     point_out(problem, k, panel)
-                    return FINE, math.inf, 0.0, 0.0, 0.0, nodes
+                    return _nothing(FINE, math.inf, nodes)
                 term = a * (g - f + total) if a > 0.0 and f > -math.inf else 0.0
                 if integrand == KL:
                     term += b - a
@@ -204,66 +256,106 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, space):
                 value = f + weight
                 if value > top:
                     shrink = math.exp(top - value)
-                    s, one, two, edge, top = s * shrink, one * shrink, two * shrink, edge * shrink, value
+                    s, lost, coarse = s * shrink, lost * shrink, coarse * shrink
+                    one, two, edge, top = one * shrink, two * shrink, edge * shrink, value
                 term = math.exp(value - top) if value > -math.inf else 0.0
-            s += term
+                if part.which != WHOLE:
+                    share, density = log_share(part.found, part.which, panel.latent[k], space.mode)
+                    if space.places[k] <= part.near:
+                        high = max(f, density) + weight
+                        if high > near_top:
+                            near, near_top = near * math.exp(near_top - high), high
+                        off = math.exp(f + weight - near_top) - math.exp(density + weight - near_top)
+                        near -= abs(off) * math.expm1(share)
+                    term *= math.exp(share)
+            # Else a tail of millions of nodes rounds away term by term: 1e-12 of t distributions.
+            s, lost = add_compensated(s, lost, term)
+            coarse += term * space.shared[k]
             if not real and at_a_bound(problem.kinds, problem.bounds, panel.z[k]):
                 edge += abs(term)
             if space.places[k] > reach - 0.5:
                 two += abs(term)
             elif space.places[k] > reach - 1.0:
                 one += abs(term)
+    s += lost
+    coarse *= 2.0**dim
     if integrand != JOINT:
-        return FINE, s, one, two, edge, nodes
+        return Sums(FINE, s, abs(s - coarse), one, two, edge, 0.0, nodes)
+    near *= math.exp(near_top - top) if near > 0.0 else 0.0
     if s == 0.0:
-        return FINE, -math.inf, 0.0, 0.0, 0.0, nodes
-    return FINE, top + math.log(s), one / s, two / s, edge / s, nodes
+        return _nothing(FINE, -math.inf if near == 0.0 else math.nan, nodes)
+    halved = abs(math.log(coarse / s)) if coarse > 0.0 and part.which == WHOLE else abs(1.0 - coarse / s)
+    return Sums(FINE, top + math.log(s), halved, one / s, two / s, edge / s, near / s, nodes)
 
 
-@inlined
-def integrate(log_joint, problem, mean, factor, rtol, q, integrand, total, space):
-    """(status, value, error, nodes) of the log of the integral of the joint, or of q's divergence from p.
+@kernel
+def rounding_of_nodes(part, value, row):
+    """What the integral of modes may be off by where nodes round, as a share of it.
 
-    `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with.
-
-    The reach grows until the outer shells are negligible; where they do not shrink, the error is infinite.
-    The step halves until two sums agree, and a lattice that is shifted confirms the last. `rtol` is relative
-    to 1 + abs(value).
+    Of a normal density f on a line, around m, the sum of abs(f' dz) is at most 2^-53 abs(m) 2 f(m).
     """
-    reach, step = REACH, STEP
-    nodes, value, change, last = 0, math.nan, math.inf, math.inf
-    widening, outside, shift, off = True, math.inf, 0.0, math.inf
+    found, total = part.found, 0.0
+    for n in range(found.log_masses.size):
+        if part.which != WHOLE and part.which != n:
+            continue
+        share = math.exp(min(found.log_masses[n] - value, 0.0)) if part.which == WHOLE else 1.0
+        mean, factor = found.means[n], found.factors[n]
+        for i in range(row.size):
+            row[i] = abs(mean[i])
+            for j in range(i):
+                row[i] += abs(factor[i, j]) * row[j]
+            row[i] /= factor[i, i]
+            total += share * row[i]
+    return OF_NODES * total
+
+
+@kernel
+def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total, part, space):
+    """The log of the integral of the joint, or q's divergence from p: (status, value, error, nodes, lattice).
+
+    `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with; `lattice` is the
+    last one. Of a part of the joint, `total` is the log of what other parts have, and the error is relative
+    to the larger of the two.
+
+    `first` is the lattice to start with. The reach grows until the outer shells are negligible; where they do
+    not shrink, the error is infinite. The step halves until two sums agree, and a lattice that is shifted
+    confirms the last. `rtol` is relative to 1 + abs(value).
+    """
+    step, reach, is_part = first.step, first.reach, part.which != WHOLE
+    nodes, value, scale, unit = 0, math.nan, math.nan, math.nan
+    change, last, off, outside = math.inf, math.inf, math.inf, math.inf
+    widening, shift = True, 0.0
     for _ in range(MOST_ROUNDS):
         lattice = Lattice(step, shift, reach)
-        status, new, one, two, edge, n = _sum(
-            log_joint, problem, mean, factor, lattice, q, integrand, total, space
-        )
-        nodes += n
-        if status != FINE:
-            return status, math.nan, math.inf, nodes
+        new = _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space)
+        nodes += new.nodes
+        if new.status != FINE:
+            return new.status, math.nan, math.inf, nodes, lattice
         if shift > 0.0:
-            off = abs(new - value)
+            off = abs(unit - math.exp(new.value - scale)) if is_part else abs(new.value - value)
             break
-        if new == math.inf or new == -math.inf:
-            return FINE, new, 0.0, nodes
-        scale = 1.0 + abs(new)
-        ratio = two / one if one > 0.0 else (1.0 if two > 0.0 else 0.0)
-        outside = two * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
-        if widening:
-            value = new
-            if outside <= OUTSIDE * rtol * scale:
-                widening = False
-                step *= 0.5
-                continue
-            if reach >= LARGEST_REACH or n > MOST_NODES:
-                return FINE, value, outside + EDGE * edge, nodes
+        value = new.value
+        if not abs(value) < math.inf:
+            return FINE, value, 0.0 if value == value else math.inf, nodes, lattice
+        scale = max(value, total) if is_part else value
+        unit = math.exp(value - scale)
+        allowed = rtol * (1.0 + abs(scale))
+        outer, inner = unit * new.outer, unit * new.inner
+        ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
+        outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
+        if widening and outside > OUTSIDE * allowed:
+            if reach >= LARGEST_REACH or new.nodes > MOST_NODES:
+                return FINE, value, outside + EDGE * new.edge, nodes, lattice
             reach = min(reach + max(1.0, GROWTH * reach), LARGEST_REACH)
             continue
-        last, change = change, abs(new - value)
-        value = new
-        if change <= CHANGE * rtol * scale or n * 2.0**mean.size > MOST_NODES:
+        widening = False
+        last, change = change, unit * new.halved
+        if change <= CHANGE * allowed or new.nodes * 2.0**mean.size > MOST_NODES:
             shift = SHIFT
         else:
             step *= 0.5
-    rounding = (ROUNDING + WALK * math.sqrt(n)) * (TERMS + abs(value) + abs(total))
-    return FINE, value, lattice_error(change, last, off) + outside + EDGE * edge + rounding, nodes
+    largest = abs(scale) + (0.0 if is_part else abs(total))
+    rounding = (ROUNDING + WALK * math.sqrt(new.nodes)) * (TERMS + largest)
+    rounding += unit * rounding_of_nodes(part, value, space.row[: mean.size])
+    error = lattice_error(change, last, off) + outside + unit * (EDGE * new.edge + new.near) + rounding
+    return FINE, value, error, nodes, lattice

@@ -1,0 +1,281 @@
+"""The log evidence of a posterior whose modes are found, by quadrature over one or two whole axes.
+
+Modes may lie far apart and be of any widths. Each has a part of the joint, and a lattice of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import inlined, kernel
+from ..numerics.matrices import copy_matrix, copy_vector, half_log_det, solve_lower
+from ..statuses import FINE
+from .evidence import (
+    GAUSSIAN,
+    JOINT,
+    LARGEST_REACH,
+    MOST_ROUNDS,
+    NONE,
+    REACH,
+    STEP,
+    WHOLE,
+    Density,
+    Lattice,
+    Part,
+    integrate,
+    rounding_of_nodes,
+)
+from .modes import Modes, frame
+
+#: On a line, parts of the joint are enough where their error is this share of what is allowed.
+CLOSE = 0.01
+
+#: Of parts of the joint, the rest has a mass that is so many nats below that of the largest mode: of a
+#: Gaussian mode it gets 1e-13.
+REST = 30.0
+
+#: The step of its first lattice: modes that no search found are seen by it, as by the lattice of all.
+STEP_OF_REST = 0.0625
+
+#: A lattice that misses no more of a mode is halved until it misses nothing.
+NEAR_ENOUGH = 1e-9
+
+#: A mode may have so many times the mass of Laplace's approximation: a Cauchy density has 1.8 times, one in
+#: the plane 3 times.
+MOST_MASS = 4.0
+
+
+@kernel
+def _place(mean, factor, mode, out):
+    """Write the coordinates of a mode in a frame; the largest abs(t), infinite beyond floats."""
+    reach = 0.0
+    for i in range(mode.size):
+        out[i] = mode[i] - mean[i]
+    solve_lower(factor, out)
+    for i in range(mode.size):
+        reach = max(reach, math.asinh(abs(out[i]))) if out[i] == out[i] else math.inf
+    return reach
+
+
+@kernel
+def coarseness(frame_factor, place, step, factor):
+    """The share of a Gaussian that the trapezoid rule may miss, or count too much, for its nodes lie apart.
+
+    By Poisson's formula: where nodes are B k + c, for integers k, and the factor of the Gaussian is F, each
+    vector k of integers adds exp(-2 pi^2 |k' B^-1 F|^2); up to six are shortest. `place` is the centre in
+    the frame's coordinates: there B = L diag(step cosh t).
+    """
+    dim = factor.shape[0]
+    # The rows of B^-1 F.
+    a = factor[0, 0] / (frame_factor[0, 0] * step * math.hypot(1.0, place[0]))
+    if dim == 1:
+        return min(6.0 * math.exp(-2.0 * math.pi**2 * a * a), 1.0)
+    scale = frame_factor[1, 1] * step * math.hypot(1.0, place[1])
+    b = (factor[1, 0] - frame_factor[1, 0] * factor[0, 0] / frame_factor[0, 0]) / scale
+    c = factor[1, 1] / scale
+    # Gauss's reduction of (a, 0) and (b, c).
+    x, y, u, v = a, 0.0, b, c
+    for _ in range(MOST_ROUNDS):
+        if x * x + y * y > u * u + v * v:
+            x, y, u, v = u, v, x, y
+        square = x * x + y * y
+        times = math.floor((x * u + y * v) / square + 0.5) if square > 0.0 else 0.0
+        if not abs(times) > 0.0:
+            break
+        u, v = u - times * x, v - times * y
+    return min(6.0 * math.exp(-2.0 * math.pi**2 * min(x * x + y * y, u * u + v * v)), 1.0)
+
+
+@kernel
+def _unresolved(found, mean, factor, lattice, value, place):
+    """The mass of modes that a lattice may have missed, relative to what it has found."""
+    missed = 0.0
+    for n in range(found.log_masses.size):
+        reach = _place(mean, factor, found.means[n], place)
+        share = coarseness(factor, place, lattice.step, found.factors[n]) if reach <= lattice.reach else 1.0
+        if share > 0.0:
+            missed += share * math.exp(found.log_masses[n] - value)
+    return MOST_MASS * missed
+
+
+@kernel
+def _reach_of(found, mean, factor, place):
+    """The reach to start with, beyond all modes: the shells must be of tails that go on."""
+    farthest = 0.0
+    for n in range(found.log_masses.size):
+        farthest = max(farthest, _place(mean, factor, found.means[n], place))
+    return min(farthest + REACH, LARGEST_REACH)
+
+
+@kernel
+def _near(parts, which, place, column):
+    """How far from a mode nodes of other parts are apart, as abs(t) in its own frame; NONE: near enough."""
+    dim, radius = place.size, 0.0
+    for n in range(parts.log_masses.size):
+        if n == which:
+            continue
+        _place(parts.means[n], parts.factors[n], parts.means[which], place)
+        if coarseness(parts.factors[n], place, STEP, parts.factors[which]) <= NEAR_ENOUGH:
+            continue
+        apart = 0.0
+        for j in range(dim):
+            for i in range(dim):
+                column[i] = parts.factors[n][i, j] * STEP * math.hypot(1.0, place[j])
+            solve_lower(parts.factors[which], column)
+            for i in range(dim):
+                apart += 0.5 * abs(column[i])
+        radius = max(radius, apart) if apart == apart else math.inf
+    return math.asinh(radius) if radius > 0.0 else NONE
+
+
+@kernel
+def with_rest(found, mean, factor):
+    """The modes with mass, and the rest: one that is wider than all, around a frame of all."""
+    count, kept = found.log_masses.size, 0
+    parts = Modes(np.empty((count + 1, mean.size)), np.empty((count + 1, *factor.shape)), np.empty(count + 1))
+    largest = -math.inf
+    for n in range(count):
+        if found.log_masses[n] > -math.inf:
+            copy_vector(found.means[n], parts.means[kept])
+            copy_matrix(found.factors[n], parts.factors[kept])
+            parts.log_masses[kept] = found.log_masses[n]
+            largest = max(largest, found.log_masses[n])
+            kept += 1
+    copy_vector(mean, parts.means[kept])
+    # The covariance of the frame is at least that of a mode divided by their number: this one, four times it.
+    parts.factors[kept] = 2.0 * math.sqrt(count) * factor
+    parts.log_masses[kept] = largest - REST
+    kept += 1
+    return Modes(parts.means[:kept], parts.factors[:kept], parts.log_masses[:kept])
+
+
+@kernel
+def reach_of_part(parts, which, place, column):
+    """abs(t) within which a mode's density is above that of the rest, in the mode's own frame.
+
+    There abs(x)^2 <= 2 h + (abs(P) + a abs(x))^2, for the rise h of the one density over the other, and the
+    mode's place P and size a in the frame of the rest.
+    """
+    last = parts.log_masses.size - 1
+    mean, factor, wide = parts.means[which], parts.factors[which], parts.factors[last]
+    rise = parts.log_masses[which] - half_log_det(factor) - parts.log_masses[last] + half_log_det(wide)
+    _place(parts.means[last], wide, mean, place)
+    distance, size = 0.0, 0.0
+    for j in range(place.size):
+        distance += place[j] ** 2
+        for i in range(place.size):
+            column[i] = factor[i, j]
+        solve_lower(wide, column)
+        for i in range(place.size):
+            size += column[i] ** 2
+    rest = 1.0 - size
+    if not rest > 0.0:
+        return math.inf
+    root = math.sqrt(max(distance * size + rest * (2.0 * rise + distance), 0.0))
+    return math.asinh((math.sqrt(distance * size) + root) / rest)
+
+
+@kernel
+def _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space):
+    """(status, log evidence, error, nodes), each part in the frame of its own, the rest in that of all."""
+    last, row = parts.log_masses.size - 1, space.row[: mean.size]
+    value, slack, nodes = -math.inf, 0.0, 0
+    for k in range(last + 1):
+        step, reach, near = STEP, REACH, NONE
+        if k < last:
+            copy_vector(parts.means[k], space.mean)
+            copy_matrix(parts.factors[k], space.factor)
+            near = _near(parts, k, space.mode, row)
+            reach = max(reach, near, reach_of_part(parts, k, space.mode, row))
+        else:
+            copy_vector(mean, space.mean)
+            copy_matrix(factor, space.factor)
+            step = STEP_OF_REST
+        if not reach <= LARGEST_REACH:
+            return FINE, value, math.inf, nodes
+        status, one, error, more, _ = integrate(
+            log_joint,
+            problem,
+            space.mean,
+            space.factor,
+            Lattice(step, 0.0, reach),
+            rtol,
+            q,
+            JOINT,
+            value,
+            Part(parts, k, near),
+            space,
+        )
+        nodes += more
+        if status != FINE or not error < math.inf:
+            return status, value, math.inf, nodes
+        if one > -math.inf:
+            top, low = max(value, one), min(value, one)
+            both = top + math.log1p(math.exp(low - top))
+            slack = slack * math.exp(value - both) + error * math.exp(top - both)
+            value = both
+    return FINE, value, math.log1p(slack) if value > -math.inf else math.inf, nodes
+
+
+@inlined
+def of_modes(log_joint, problem, found, rtol, mean, factor, space):
+    """(status, log evidence, error, nodes) of a model whose modes are found; writes a frame of all.
+
+    Several modes divide the joint among them and a rest, and each part is integrated in its own frame. What
+    nodes of the other parts may miss near a mode is in the error, as where the tails of a narrow mode are not
+    Gaussian. Where the error is too large, the whole is integrated: in the frame of all modes, in that of the
+    narrowest, around which nodes are dense, and in that of the first; each reaches as far as the other modes.
+    The error has what such a lattice may miss of the modes, and how far two results differ where that is more
+    than their errors allow. It is infinite where more may be missed than was found. For an improper posterior
+    the value is infinite too.
+    """
+    count, narrowest = found.log_masses.size, 0
+    for n in range(1, count):
+        if half_log_det(found.factors[n]) < half_log_det(found.factors[narrowest]):
+            narrowest = n
+    frame(found.means, found.factors, mean, factor)
+    q = Density(GAUSSIAN, mean, factor, space.row, 0.0)  # of which the joint needs none
+    value, error, nodes, apart = -math.inf, math.inf, 0, 0.0
+    if count > 1:
+        parts = with_rest(found, mean, factor)
+        status, value, error, nodes = _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space)
+        if status != FINE:
+            return status, math.nan, math.inf, nodes
+        enough = rtol * (1.0 + abs(value))
+        if mean.size == 1:
+            # More digits cost little, but none that the roundings of nodes do not have.
+            rounding = rounding_of_nodes(Part(found, WHOLE, NONE), value, space.row[:1])
+            enough = min(enough, CLOSE * enough + 2.0 * rounding)
+        if error <= enough < math.inf:
+            return status, value, error, nodes
+    whole = Part(found, WHOLE, NONE)
+    for k in range(1 if count == 1 else (2 if narrowest == 0 else 3)):
+        if k == 0:
+            copy_vector(mean, space.mean)
+            copy_matrix(factor, space.factor)
+        else:
+            mode = narrowest if k == 1 else 0
+            copy_vector(found.means[mode], space.mean)
+            copy_matrix(found.factors[mode], space.factor)
+        first = Lattice(STEP, 0.0, _reach_of(found, space.mean, space.factor, space.mode))
+        status, new, new_error, more, lattice = integrate(
+            log_joint, problem, space.mean, space.factor, first, rtol, q, JOINT, 0.0, whole, space
+        )
+        nodes += more
+        if status != FINE:
+            return status, math.nan, math.inf, nodes
+        if new_error == math.inf or new != new:
+            if k == 0:
+                return FINE, math.inf, math.inf, nodes
+            continue
+        missed = _unresolved(found, space.mean, space.factor, lattice, new, space.mode)
+        new_error = new_error + math.log1p(missed) if missed <= 1.0 else math.inf
+        if abs(new - value) > error + new_error:
+            apart = max(apart, abs(new - value))
+        if new_error < error or (error == math.inf and not new < value):
+            value, error = new, new_error
+        if error <= rtol * (1.0 + abs(value)) < math.inf:
+            break
+    return FINE, value, error + apart, nodes
