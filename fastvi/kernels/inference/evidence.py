@@ -46,8 +46,8 @@ EDGE = 2.0
 #: q's mass at a node below which a joint of zero is ignored there.
 FAR = 1e-13
 
-#: Nodes beyond which nothing is refined: 20 ms.
-MOST_NODES = 2_000_000
+#: Nodes beyond which nothing is refined: 20 ms; of a part, for which there is another way.
+MOST_NODES, MOST_OF_PART = 2_000_000, 100_000
 
 #: The range is wide enough, and the step small enough, where what is outside, and what a halving changes, are
 #: these shares of the error that is allowed.
@@ -324,7 +324,7 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     step, reach, is_part = first.step, first.reach, part.which != WHOLE
     nodes, value, scale, unit = 0, math.nan, math.nan, math.nan
     change, last, off, outside = math.inf, math.inf, math.inf, math.inf
-    widening, shift = True, 0.0
+    widening, shift, most = True, 0.0, MOST_OF_PART if is_part else MOST_NODES
     for _ in range(MOST_ROUNDS):
         lattice = Lattice(step, shift, reach)
         new = _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space)
@@ -340,17 +340,19 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
         scale = max(value, total) if is_part else value
         unit = math.exp(value - scale)
         allowed = rtol * (1.0 + abs(scale))
+        if unit * new.near > allowed:
+            return FINE, value, math.inf, nodes, lattice
         outer, inner = unit * new.outer, unit * new.inner
         ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
         outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
         if widening and outside > OUTSIDE * allowed:
-            if reach >= LARGEST_REACH or new.nodes > MOST_NODES:
+            if reach >= LARGEST_REACH or new.nodes > most:
                 return FINE, value, outside + EDGE * new.edge, nodes, lattice
             reach = min(reach + max(1.0, GROWTH * reach), LARGEST_REACH)
             continue
         widening = False
         last, change = change, unit * new.halved
-        if change <= CHANGE * allowed or new.nodes * 2.0**mean.size > MOST_NODES:
+        if change <= CHANGE * allowed or new.nodes * 2.0**mean.size > most:
             shift = SHIFT
         else:
             step *= 0.5

@@ -32,6 +32,9 @@ from .modes import Modes, frame
 #: On a line, parts of the joint are enough where their error is this share of what is allowed.
 CLOSE = 0.01
 
+#: In the plane, frames around one mode are tried where the error is above this, relative to 1 + abs(value).
+ROUGH = 1e-4
+
 #: Of parts of the joint, the rest has a mass that is so many nats below that of the largest mode: of a
 #: Gaussian mode it gets 1e-13.
 REST = 30.0
@@ -276,6 +279,8 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             apart = max(apart, abs(new - value))
         if new_error < error or (error == math.inf and not new < value):
             value, error = new, new_error
-        if error <= rtol * (1.0 + abs(value)) < math.inf:
+        # A frame around one mode takes up to a second in the plane.
+        enough = max(rtol, ROUGH if mean.size > 1 else 0.0) * (1.0 + abs(value))
+        if error <= enough < math.inf:
             break
     return FINE, value, error + apart, nodes
