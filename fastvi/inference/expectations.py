@@ -382,7 +382,7 @@ def expectation_by_pairs(
     """`expectation_by_draws` for many dimensions, by fewer draws than a block of the radial rule has.
 
     Averages over pairs mean ± L e of the log joint less a quadratic whose mean is known, which takes the
-    better part of its variance: 90 % of the deviation in a logistic regression of 300 dimensions. The
+    better part of its variance: 97 % of the deviation in a logistic regression of 200 dimensions. The
     quadratic is that of `curvature`, the root of a covariance, or q's own; which of the two, fixed draws
     tell. Each group has 24 pairs, doubled until the error is not above `enough`, or where it shows a fit to
     be overfitted.
@@ -410,7 +410,12 @@ def expectation_by_pairs(
 
 
 def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) -> tuple[Quadratic, int]:
-    """(the quadratic that is nearest to the log joint on some fixed draws, evaluations)."""
+    """(the quadratic that is nearest to the log joint on some fixed draws, evaluations).
+
+    At an optimum of the ELBO the mean second derivatives H of the log joint have tr(H Σ) = -D, in every
+    family that scales. `curvature` is from a mode, and scaled to that it leaves less: a third of the
+    deviation, the median of logistic, Poisson and Bradley-Terry regressions of 80 to 300 dimensions.
+    """
     dim = mean.size
     own = Quadratic(np.ones(dim))
     if curvature is None:
@@ -418,7 +423,7 @@ def _control(model: Model, mean: Array, factor: Array, curvature: Array | None) 
     root = Gaussian._from_factor(mean, factor)._spread(np.eye(dim)).T
     with np.errstate(all="ignore"):
         solved: Any = np.linalg.solve(curvature, root)
-    other = Quadratic(solved)
+        other = Quadratic(solved * math.sqrt(dim / (solved * solved).sum()))
     half = half_of_pairs(np.random.default_rng((_SEED, dim)), _GROUP_PAIRS // 2, dim)
     status, values, _ = _averaged(model, mean, factor, np.stack([half, -half]))
     if status or not np.isfinite(other.root).all():

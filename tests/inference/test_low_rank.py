@@ -345,9 +345,11 @@ def test_laplace_by_gradients_in_any_unit(scale):
     np.testing.assert_allclose(found.factor, scale * np.eye(5), atol=1e-3 * scale)
 
 
-def test_pairs_beside_a_quadratic_are_exact_for_quadratics():
+@pytest.mark.parametrize("wider", [1.0, 0.5, 3.0])
+def test_pairs_beside_a_quadratic_are_exact_for_quadratics(wider):
+    """Also where the curvature is known up to a factor, as that at a mode beside the average under q."""
     cov = structured(8, 2)
-    model, root = structured_model(cov), np.linalg.cholesky(cov)
+    model, root = structured_model(cov), wider * np.linalg.cholesky(cov)
     scale = 1.0 / np.sqrt(np.diag(np.linalg.inv(cov)))
     found = expectations.expectation_by_pairs(model, np.zeros(8), np.diag(scale), -math.inf, 0, 0.1, root)
     assert found.value == pytest.approx(-4.0, abs=1e-10)
