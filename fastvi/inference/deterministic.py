@@ -200,6 +200,9 @@ class _FixedDraws:
         self.curvature = workspace_member("draws", self.space, "curvature")
         self.curvature[:] = 0
         self.start = self.first = mean.copy(), root, scale
+        #: Whether the last fit ended at `point` in these coordinates and on these draws: then the next one goes
+        #: on from the value and the gradient there. (Of differences to one side the gradient is taken anew.)
+        self.known = False
         self.restart()
         self.mean, self.factor = np.empty(r), np.empty((height, r))
         self.traces: list[Array] = []
@@ -229,10 +232,12 @@ class _FixedDraws:
         trace = np.empty(TRACE)
         if len(self.draws) != 2 * pairs:
             make = fixed_draws if self.model.latent_dim <= DRAWS_DIM else fixed_draws.__wrapped__
-            self.draws = writable(make(0, pairs, self.model.latent_dim))
+            self.draws, self.known = writable(make(0, pairs, self.model.latent_dim)), False
         draws, q = self.draws, (self.mean, self.factor)
         limits = tolerance, most_steps
+        self.curvature[kernels.inference.draws_fits.RESUME] = self.known
         report = fit_on_draws(self.model, self.code, draws, self.start, limits, q, self.space, trace)
+        self.known = bool(self.model._slopes_address)
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
@@ -259,6 +264,7 @@ class _FixedDraws:
             return False
         stretched = ratio * root if len(root) == 1 else ratio[:, None] * root
         self.start = self.mean.copy(), self.factor.copy() if correlated else stretched, scale
+        self.known = False
         self.point[: 2 * scale.size if self.columns is not None else None] = 0.0
         return True
 
@@ -327,7 +333,7 @@ class _FixedDraws:
         self.point[:] = 0.0
         if self.columns is not None:
             self.point[2 * self.columns.shape[1] :] = self.columns.ravel()
-        self.start = self.first
+        self.start, self.known = self.first, False
 
     def keep_curvature(self) -> None:
         """The next fit begins with the pairs of L-BFGS that this one ends with."""

@@ -11,11 +11,12 @@ import pytest
 import fastvi as fv
 from fastvi import kernels
 from fastvi.distributions.gaussian import Gaussian
-from fastvi.inference import expectations
+from fastvi.inference import deterministic, expectations, racing
 from fastvi.inference.kernel_calls import fit_on_draws, workspace, workspace_member
 from fastvi.inference.starts import laplace_from
 from fastvi.kernels.families import low_rank
 from fastvi.kernels.families.table import DIAGONAL
+from fastvi.kernels.statuses import STEPS_EXHAUSTED
 
 
 @numba.njit
@@ -392,3 +393,31 @@ def test_moments_of_positive_coordinates_in_many_dimensions():
     np.testing.assert_allclose(thin.mean, full.mean, rtol=1e-12)
     np.testing.assert_allclose(thin._deviations, np.sqrt(np.diag(full.cov)), rtol=1e-12)
     assert thin.gaussian._dense is None
+
+
+def test_a_fit_to_a_finer_tolerance_goes_on_from_the_last_value():
+    """It does not take the value and the gradient at its start again, and its result is the same."""
+    model = regression(5, 60)
+    found = []
+    for known in (True, False):
+        fits = deterministic._FixedDraws(model, "diag", racing.choose_start(model, None, "diag"), 100)
+        rough = fits.climb(20, 1e-2)
+        before = fits.evaluations
+        assert fits.climb(20, 1e-2).evaluations == 0
+        assert fits.evaluations == before
+        fits.known = known
+        fine = fits.climb(20, 1e-8)
+        assert fine.elbo >= rough.elbo
+        found.append((int(fine.evaluations), fine.steps, fits.mean.tobytes(), fits.factor.tobytes()))
+    (fewer, *same), (more, *other) = found
+    assert same == other
+    assert fewer == more - 40
+
+
+def test_most_steps_are_kept_by_a_fit_that_goes_on():
+    model = regression(5, 60)
+    fits = deterministic._FixedDraws(model, "full", racing.choose_start(model, None, "full"), 2)
+    assert fits.climb(20, 1e-12).status == STEPS_EXHAUSTED
+    fits.max_steps = 1
+    report = fits.climb(20, 1e-12)
+    assert (report.status, report.steps, report.evaluations) == (STEPS_EXHAUSTED, 1, 0)

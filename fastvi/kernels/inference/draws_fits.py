@@ -23,7 +23,7 @@ from ..families import low_rank, operations
 from ..families.table import MEAN as MEAN
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, Problem, evaluate, evaluate_or_zero, fault
-from ..numerics.matrices import add_scaled, clear_matrix, clear_vector, copy_vector, half_log_det
+from ..numerics.matrices import add_scaled, clear_matrix, clear_vector, copy_vector, dot, half_log_det
 from ..optimizers.lbfgs import DECREASE, MEMORY, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, FINE, STEPS_EXHAUSTED, STUCK, UNBOUNDED
 from .gradients import gradients_at, sides_for
@@ -237,11 +237,9 @@ def _place(mean, factor, form, draws, low, count, points, row):
                 points[s, i] = mean[i] + row[i] * draws[low + s, i]
         return
     for s in range(count):
+        e = draws[low + s]
         for i in range(dim):
-            z = mean[i]
-            for j in range(i + 1):
-                z += factor[i, j] * draws[low + s, j]
-            points[s, i] = z
+            points[s, i] = mean[i] + dot(factor[i, : i + 1], e[: i + 1])
 
 
 @inlined
@@ -338,7 +336,8 @@ def fit_draws(log_joint, log_joint_grad, problem, family, draws, coordinates, co
     space : Workspace
         Its `point` is the start, all zeros for (base, root) itself, and then the end of the fit.
         ``curvature[BEGIN] = curvature[KNOWN]`` keeps the memory of L-BFGS for another fit of the same problem
-        on other draws, and ``curvature[RESUME] = 1`` the value and the gradient for more steps on the same.
+        on other draws, and ``curvature[RESUME] = 1`` the value and the gradient for more steps on the same,
+        without an evaluation where the gradient is small enough.
 
     Returns
     -------
@@ -406,9 +405,14 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     copy_vector(point, trial)
     if resumed:
         value, steps, first, norm = space.value[0], 1, False, dual_length(gradient, metric)
-        used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
-        add_scaled(t, direction, trial)
-    while True:
+        if trace.size > 0:
+            trace[0] = -value
+        if norm <= control.tolerance:
+            status = CONVERGED
+        else:
+            used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
+            add_scaled(t, direction, trial)
+    while status == STEPS_EXHAUSTED and steps < control.most_steps:
         unpack(family, trial, coordinates, mean, factor)
         fault_, new, more = objective(
             log_joint, log_joint_grad, problem, draws, mean, factor, form, scale, sides, space
