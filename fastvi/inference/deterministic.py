@@ -200,8 +200,8 @@ class _FixedDraws:
         self.curvature = workspace_member("draws", self.space, "curvature")
         self.curvature[:] = 0
         self.start = self.first = mean.copy(), root, scale
-        #: Whether the last fit ended at `point` in these coordinates and on these draws: then the next one goes
-        #: on from the value and the gradient there. (Of differences to one side the gradient is taken anew.)
+        #: Whether the last fit ended at `point` in these coordinates and on these draws: then the next one
+        #: goes on from value and gradient there. (A gradient by differences to one side is taken anew.)
         self.known = False
         self.restart()
         self.mean, self.factor = np.empty(r), np.empty((height, r))
