@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -56,6 +58,16 @@ def jobs() -> list[Job]:
     return list(signatures.jobs(exported_kernels(), divergences, kernels.c_functions.FUNCTIONS))
 
 
+def _pool() -> ProcessPoolExecutor:
+    """Processes that compile, on all cores.
+
+    They collect garbage less often: numba makes so many objects that it takes 10% of the time otherwise.
+    """
+    return ProcessPoolExecutor(
+        _cores(), get_context("spawn"), initializer=gc.set_threshold, initargs=(10_000, 10, 10)
+    )
+
+
 def types_of(job: Job) -> tuple[Any, ...]:
     """The types of the arguments of a kernel that is no C function."""
 
@@ -88,20 +100,36 @@ def compile_jobs(group: list[Job]) -> list[tuple[float, dict[tuple[str, str], An
     return [compile_job(job) for job in group]
 
 
-#: The rooms whose kernels the operations of compiled code call; of the others, those of inference.
-_ROOMS = {"gaussian_kl": "quadrature", "mixture_kl": "quadrature"}
-_ROOMS |= {"i_projection": "projections", "m_projection": "projections"}
+#: What one process compiles together, by rooms of kernels: they share most of what they call, which is typed
+#: and lowered once in a process.
+_TOGETHER = {"inference": "inference", "projections": "projections", "quadrature": "projections", "em": "em"}
+
+#: Operations of compiled code whose kernels are of inference; those of the others are of projections.
+_OF_INFERENCE = ("elbo", "fit", "fit_from", "log_evidence")
+
+#: The forms of the kernel of a divergence.
+_FORMS = re.compile(r"_?(?:log_)?(.+?)(?:_rows|_partial|_finish|_element)?")
+
+
+def _together(job: Job) -> str:
+    """A name of the jobs that one process compiles together with this one."""
+    room, _, rest = job.name.partition(".")
+    name = rest.rpartition(".")[2]
+    if room == "compiled":
+        return "inference" if name in _OF_INFERENCE else "projections"
+    if job.name == "c_functions.fit_1d":
+        return "inference"
+    forms = _FORMS.fullmatch(name)
+    if room in ("c_functions", "discrete") and forms and forms[1] in kernels.discrete.divergences.KERNELS:
+        return forms[1]
+    return _TOGETHER.get(room, f"{job.name} {job.arguments}")
 
 
 def _groups(chosen: list[Job]) -> list[list[Job]]:
     """What one process compiles together, longest first: operations with the kernels that they call."""
     groups: dict[str, list[Job]] = {}
     for job in chosen:
-        room, _, rest = job.name.partition(".")
-        if room == "compiled" or rest == "fit_1d":
-            room = _ROOMS.get(rest.rpartition(".")[2], "inference")
-        together = room in ("inference", "projections", "quadrature")
-        groups.setdefault(room if together else f"{job.name} {job.arguments}", []).append(job)
+        groups.setdefault(_together(job), []).append(job)
     # An operation comes after the kernels that it calls, which it would compile.
     ordered = [sorted(group, key=lambda job: job.name.startswith("compiled.")) for group in groups.values()]
     return sorted(ordered, reverse=True, key=lambda group: sum(job.seconds for job in group))
@@ -139,7 +167,7 @@ def compile_into_cache(
     done, total = 0.0, sum(sizes.values())
     with (
         _environment({caching.QUIET: "1"}),
-        ProcessPoolExecutor(_cores(), get_context("spawn")) as pool,
+        _pool() as pool,
     ):
         running = {pool.submit(task): task for task in sorted(sizes, reverse=True, key=sizes.__getitem__)}
         for future in as_completed(running):
@@ -187,7 +215,7 @@ def build(
     path = directory / f"{level}.fvk"
     with (
         _compiling_for(level),
-        ProcessPoolExecutor(_cores(), get_context("spawn")) as pool,
+        _pool() as pool,
     ):
         running = {pool.submit(compile_jobs, group): group for group in groups}
         for future in as_completed(running):
