@@ -44,6 +44,14 @@ def borrow(value):
     return value
 
 
+def borrow_to_read(array):
+    """`borrow`, for a kernel that does not write to the array.
+
+    A read-only array is another type to numba, for which all that the kernel calls would be compiled anew.
+    """
+    return array
+
+
 def _borrowed(context, builder, kind, value):
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
@@ -64,6 +72,19 @@ def _borrow(typing_context, value):
         return _borrowed(context, builder, value, arguments[0])
 
     return value(value), generate
+
+
+@intrinsic
+def _borrow_to_read(typing_context, array):
+    def generate(context, builder, signature, arguments):
+        return _borrowed(context, builder, array, arguments[0])
+
+    return array.copy(readonly=False)(array), generate
+
+
+@overloaded(borrow_to_read)
+def _overload_borrow_to_read(array):
+    return lambda array: _borrow_to_read(array)
 
 
 @overloaded(borrow)

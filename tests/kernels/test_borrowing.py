@@ -9,7 +9,18 @@ import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
-from fastvi.kernels.borrowing import IntegerMatrix, Integers, Matrix, Vector, borrow, member, named, packed
+from fastvi.kernels.borrowing import (
+    IntegerMatrix,
+    Integers,
+    Matrix,
+    Vector,
+    borrow,
+    borrow_to_read,
+    member,
+    named,
+    packed,
+)
+from fastvi.kernels.compiler import kernel
 from helpers.forms import compiled_only, plain
 
 
@@ -112,3 +123,21 @@ def test_one_member_of_packed_words():
     ]:
         found = member(Nested, words, path)
         assert (found.shape, found.dtype, found.ctypes.data) == (array.shape, array.dtype, array.ctypes.data)
+
+
+@compiled_only
+def test_read_only_arrays_are_no_type_of_their_own():
+    @kernel
+    def first(x):
+        return x[0]
+
+    @njit
+    def first_of(x):
+        return first(borrow_to_read(x))
+
+    x = np.array([3.0, 4.0])
+    assert first_of(x) == 3.0
+    x.flags.writeable = False
+    assert first_of(x) == 3.0
+    assert (len(first_of.signatures), len(first.overloads)) == (2, 1)
+    assert borrow_to_read(x) is x

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from ..borrowing import borrow
+from ..borrowing import borrow_to_read
 from ..compiler import Lazily, exported, specialise
 from . import short_rows
 from .divergences import KERNELS, kl_grad
@@ -15,7 +15,7 @@ from .divergences import KERNELS, kl_grad
 
 def _rows(p, q, ip, iq, theta, mass, out):
     """Template (`whole`, `many`): out[k] = whole(p[ip[k]], q[iq[k]])."""
-    p, q = borrow(p), borrow(q)
+    p, q = borrow_to_read(p), borrow_to_read(q)
     found = many(p, q, ip, iq, theta, mass, out)  # noqa: F821
     for k in range(out.size):
         if not found or math.isnan(out[k]):

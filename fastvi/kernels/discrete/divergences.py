@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import borrow
+from ..borrowing import borrow_to_read
 from ..compiler import Lazily, exported, formula, kernel, specialise
 from ..numerics.elementary import log_ratio
 from . import chunks, closed_forms, large_sums, logarithmic, scaled, short_rows, terms
@@ -125,7 +125,7 @@ def _careful(p, q, masses, theta, mass):
 
 def _divergence(p, q, theta, mass):
     """Template (`short`, `any_masses`, `quick`, `careful`, `finish`): all on one thread."""
-    p, q = borrow(p), borrow(q)
+    p, q = borrow_to_read(p), borrow_to_read(q)
     masses_first = not any_masses and mass == NORMALIZE and p.size > SHORT  # noqa: F821
     masses = masses_of(p, q) if masses_first else no_masses()
     if p.size <= SHORT:
@@ -141,6 +141,7 @@ def _divergence(p, q, theta, mass):
 
 def _partial(p, q, theta, first, last, parts):
     """Template (`chunk`): the sums of chunks `first` to `last` - 1, each into its row of `parts`."""
+    p, q = borrow_to_read(p), borrow_to_read(q)
     for i in range(first, last):
         low = i * CHUNK
         parts[i] = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
@@ -148,6 +149,7 @@ def _partial(p, q, theta, first, last, parts):
 
 def _finish(p, q, parts, theta, mass):
     """Template (`promising`, `concluded`, `careful`, `finish`): the result from the sums of all chunks."""
+    p, q = borrow_to_read(p), borrow_to_read(q)
     # As on one thread, so that the result has the same bits.
     if promising(p, sum_of_parts(parts[:1]), theta, mass):  # noqa: F821
         value = concluded(p, sum_of_parts(parts), theta, mass)  # noqa: F821

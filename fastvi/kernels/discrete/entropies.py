@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import types
 
-from ..borrowing import borrow
+from ..borrowing import borrow_to_read
 from ..compiler import adder, exported, formula, kernel, overloaded, specialise
 from ..numerics.elementary import log, scaled_exp
 from ..numerics.error_free import add_compensated
@@ -246,7 +246,7 @@ _short_cross_entropy = short_rows.assemble_one("cross_entropy")
 @exported
 def cross_entropy(p, q, theta, mass):
     """-sum p log q."""
-    p, q = borrow(p), borrow(q)
+    p, q = borrow_to_read(p), borrow_to_read(q)
     if p.size <= SHORT:
         value = _short_cross_entropy(p, q, theta, mass)
         if value == value:

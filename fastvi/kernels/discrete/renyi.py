@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import types
 
-from ..borrowing import borrow
+from ..borrowing import borrow_to_read
 from ..compiler import adder, exported, formula, inlined, kernel, overloaded, specialise
 from ..numerics.elementary import LN2, exp, log, log_ratio
 from ..numerics.error_free import add_compensated
@@ -396,7 +396,7 @@ _quick_log_renyi = specialise(
 @exported
 def renyi(p, q, theta, mass):
     """log(sum p**a q**(1-a)) / (a - 1) for a = theta[0] from 0 to inf; KL for a = 1."""
-    p, q, alpha = borrow(p), borrow(q), theta[0]
+    p, q, alpha = borrow_to_read(p), borrow_to_read(q), theta[0]
     if p.size <= SHORT:
         value = _short_renyi(p, q, theta, mass)
         if value == value:
@@ -528,7 +528,7 @@ _quick_log_overlap = specialise(
 @exported
 def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
-    p, q = borrow(p), borrow(q)
+    p, q = borrow_to_read(p), borrow_to_read(q)
     if p.size <= SHORT:
         value = _short_bhattacharyya(p, q, theta, mass)
         if value == value:
