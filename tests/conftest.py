@@ -6,6 +6,7 @@ their time. So a process that compiles a kernel holds a lock on it, and the next
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import tempfile
 from pathlib import Path
@@ -42,6 +43,14 @@ def _compile_alone(self, signature):
 
 if fcntl is not None:
     Dispatcher.compile = _compile_alone
+
+# What numba makes to compile sets the collector to work, and that went through all tests again and again: 16%
+# of the time in which four examples of kernels are compiled.
+gc.set_threshold(10_000, 10, 10)
+
+
+def pytest_collection_finish():
+    gc.freeze()
 
 
 @pytest.fixture
