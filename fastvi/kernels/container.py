@@ -185,7 +185,7 @@ def write(path: Path, level: str, entries: Mapping[tuple[str, str], Any]) -> Non
     """Make the container of a level, of values by the name and the signature of a kernel."""
     index, blobs, start = {}, [], 0
     for key, value in entries.items():
-        blob = zlib.compress(pickle.dumps(value, protocol=4), 9)
+        blob = zlib.compress(pickle.dumps(value, protocol=4))
         index[key] = start, len(blob), digest(blob)
         blobs.append(blob)
         start += len(blob)
