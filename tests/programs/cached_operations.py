@@ -67,7 +67,7 @@ def main():
         fv.kernels.inference.entry_points.fit_quadrature,
         fv.kernels.inference.entry_points.elbo_quadrature,
         fv.kernels.inference.entry_points.laplace,
-        fv.kernels.inference.entry_points.evidence,
+        fv.kernels.inference.entry_points.log_evidence,
     ):
         assert len(kernel.signatures) == 1, kernel
 
