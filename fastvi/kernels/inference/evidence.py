@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import Matrix, Vector
+from ..borrowing import Vector
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
@@ -85,8 +85,6 @@ class Workspace(NamedTuple):
     shared: Vector  #: (BLOCK,) 1 for nodes of the lattice with twice the step, else 0
     row: Vector  #: (2,)
     mode: Vector  #: (R,)
-    mean: Vector  #: (R,) of a frame
-    factor: Matrix  #: (R, R)
 
 
 class Density(NamedTuple):
@@ -125,8 +123,6 @@ def workspace(latent, dim):
         np.empty(BLOCK),
         np.empty(2),
         np.empty(latent),
-        np.empty(latent),
-        np.empty((latent, latent)),
     )
 
 

@@ -104,16 +104,15 @@ def _at_mode(log_joint, problem, mean, factor, panel):
 
 
 @kernel
-def _is_near(mean, factor, other, gap):
-    """Whether another mean is within `SAME` deviations of a mode."""
+def distance(mean, factor, point, out):
+    """Write the coordinates of a point in a frame; the largest of their sizes, infinite beyond floats."""
     largest = 0.0
-    for i in range(gap.size):
-        gap[i] = other[i] - mean[i]
-    solve_lower(factor, gap)
-    for i in range(gap.size):
-        # A NaN makes it so too, and is near to nothing.
-        largest = max(largest, abs(gap[i])) if gap[i] == gap[i] else math.nan
-    return largest <= SAME
+    for i in range(out.size):
+        out[i] = point[i] - mean[i]
+    solve_lower(factor, out)
+    for i in range(out.size):
+        largest = max(largest, abs(out[i])) if out[i] == out[i] else math.inf
+    return largest
 
 
 @kernel
@@ -121,9 +120,9 @@ def _is_known(found, count, gap):
     """Whether the mode in row `count` is one of those before it."""
     means, factors = found.means, found.factors
     for n in range(count):
-        if _is_near(means[n], factors[n], means[count], gap):
+        if distance(means[n], factors[n], means[count], gap) <= SAME:
             return True
-        if _is_near(means[count], factors[count], means[n], gap):
+        if distance(means[count], factors[count], means[n], gap) <= SAME:
             return True
     return False
 

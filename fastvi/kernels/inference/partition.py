@@ -27,7 +27,7 @@ from .evidence import (
     integrate,
     rounding_of_nodes,
 )
-from .modes import Modes, frame
+from .modes import Modes, distance, frame
 
 #: On a line, parts of the joint are enough where their error is this share of what is allowed.
 CLOSE = 0.01
@@ -48,18 +48,6 @@ NEAR_ENOUGH = 1e-9
 #: A mode may have so many times the mass of Laplace's approximation: a Cauchy density has 1.8 times, one in
 #: the plane 3 times.
 MOST_MASS = 4.0
-
-
-@kernel
-def _place(mean, factor, mode, out):
-    """Write the coordinates of a mode in a frame; the largest abs(t), infinite beyond floats."""
-    reach = 0.0
-    for i in range(mode.size):
-        out[i] = mode[i] - mean[i]
-    solve_lower(factor, out)
-    for i in range(mode.size):
-        reach = max(reach, math.asinh(abs(out[i]))) if out[i] == out[i] else math.inf
-    return reach
 
 
 @kernel
@@ -96,7 +84,7 @@ def _unresolved(found, mean, factor, lattice, value, place):
     """The mass of modes that a lattice may have missed, relative to what it has found."""
     missed = 0.0
     for n in range(found.log_masses.size):
-        reach = _place(mean, factor, found.means[n], place)
+        reach = math.asinh(distance(mean, factor, found.means[n], place))
         share = coarseness(factor, place, lattice.step, found.factors[n]) if reach <= lattice.reach else 1.0
         if share > 0.0:
             missed += share * math.exp(found.log_masses[n] - value)
@@ -108,8 +96,8 @@ def _reach_of(found, mean, factor, place):
     """The reach to start with, beyond all modes: the shells must be of tails that go on."""
     farthest = 0.0
     for n in range(found.log_masses.size):
-        farthest = max(farthest, _place(mean, factor, found.means[n], place))
-    return min(farthest + REACH, LARGEST_REACH)
+        farthest = max(farthest, distance(mean, factor, found.means[n], place))
+    return min(math.asinh(farthest) + REACH, LARGEST_REACH)
 
 
 @kernel
@@ -119,7 +107,7 @@ def _near(parts, which, place, column):
     for n in range(parts.log_masses.size):
         if n == which:
             continue
-        _place(parts.means[n], parts.factors[n], parts.means[which], place)
+        distance(parts.means[n], parts.factors[n], parts.means[which], place)
         if coarseness(parts.factors[n], place, STEP, parts.factors[which]) <= NEAR_ENOUGH:
             continue
         apart = 0.0
@@ -164,10 +152,10 @@ def reach_of_part(parts, which, place, column):
     last = parts.log_masses.size - 1
     mean, factor, wide = parts.means[which], parts.factors[which], parts.factors[last]
     rise = parts.log_masses[which] - half_log_det(factor) - parts.log_masses[last] + half_log_det(wide)
-    _place(parts.means[last], wide, mean, place)
-    distance, size = 0.0, 0.0
+    distance(parts.means[last], wide, mean, place)
+    square, size = 0.0, 0.0
     for j in range(place.size):
-        distance += place[j] ** 2
+        square += place[j] ** 2
         for i in range(place.size):
             column[i] = factor[i, j]
         solve_lower(wide, column)
@@ -176,8 +164,8 @@ def reach_of_part(parts, which, place, column):
     rest = 1.0 - size
     if not rest > 0.0:
         return math.inf
-    root = math.sqrt(max(distance * size + rest * (2.0 * rise + distance), 0.0))
-    return math.asinh((math.sqrt(distance * size) + root) / rest)
+    root = math.sqrt(max(square * size + rest * (2.0 * rise + square), 0.0))
+    return math.asinh((math.sqrt(square * size) + root) / rest)
 
 
 @kernel
@@ -186,30 +174,18 @@ def _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space):
     last, row = parts.log_masses.size - 1, space.row[: mean.size]
     value, slack, nodes = -math.inf, 0.0, 0
     for k in range(last + 1):
-        step, reach, near = STEP, REACH, NONE
+        own, wide, near = parts.means[k], parts.factors[k], NONE
+        first = Lattice(STEP, 0.0, REACH)
         if k < last:
-            copy_vector(parts.means[k], space.mean)
-            copy_matrix(parts.factors[k], space.factor)
             near = _near(parts, k, space.mode, row)
-            reach = max(reach, near, reach_of_part(parts, k, space.mode, row))
+            first = Lattice(STEP, 0.0, max(REACH, near, reach_of_part(parts, k, space.mode, row)))
         else:
-            copy_vector(mean, space.mean)
-            copy_matrix(factor, space.factor)
-            step = STEP_OF_REST
-        if not reach <= LARGEST_REACH:
+            own, wide, first = mean, factor, Lattice(STEP_OF_REST, 0.0, REACH)
+        if not first.reach <= LARGEST_REACH:
             return FINE, value, math.inf, nodes
+        part = Part(parts, k, near)
         status, one, error, more, _ = integrate(
-            log_joint,
-            problem,
-            space.mean,
-            space.factor,
-            Lattice(step, 0.0, reach),
-            rtol,
-            q,
-            JOINT,
-            value,
-            Part(parts, k, near),
-            space,
+            log_joint, problem, own, wide, first, rtol, q, JOINT, value, part, space
         )
         nodes += more
         if status != FINE or not error < math.inf:
@@ -240,6 +216,7 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             narrowest = n
     frame(found.means, found.factors, mean, factor)
     q = Density(GAUSSIAN, mean, factor, space.row, 0.0)  # of which the joint needs none
+    whole = Part(found, WHOLE, NONE)
     value, error, nodes, apart = -math.inf, math.inf, 0, 0.0
     if count > 1:
         parts = with_rest(found, mean, factor)
@@ -249,22 +226,18 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
         enough = rtol * (1.0 + abs(value))
         if mean.size == 1:
             # More digits cost little, but none that the roundings of nodes do not have.
-            rounding = rounding_of_nodes(Part(found, WHOLE, NONE), value, space.row[:1])
+            rounding = rounding_of_nodes(whole, value, space.row[:1])
             enough = min(enough, CLOSE * enough + 2.0 * rounding)
         if error <= enough < math.inf:
             return status, value, error, nodes
-    whole = Part(found, WHOLE, NONE)
     for k in range(1 if count == 1 else (2 if narrowest == 0 else 3)):
-        if k == 0:
-            copy_vector(mean, space.mean)
-            copy_matrix(factor, space.factor)
-        else:
+        centre, shape = mean, factor
+        if k > 0:
             mode = narrowest if k == 1 else 0
-            copy_vector(found.means[mode], space.mean)
-            copy_matrix(found.factors[mode], space.factor)
-        first = Lattice(STEP, 0.0, _reach_of(found, space.mean, space.factor, space.mode))
+            centre, shape = found.means[mode], found.factors[mode]
+        first = Lattice(STEP, 0.0, _reach_of(found, centre, shape, space.mode))
         status, new, new_error, more, lattice = integrate(
-            log_joint, problem, space.mean, space.factor, first, rtol, q, JOINT, 0.0, whole, space
+            log_joint, problem, centre, shape, first, rtol, q, JOINT, 0.0, whole, space
         )
         nodes += more
         if status != FINE:
@@ -273,7 +246,7 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             if k == 0:
                 return FINE, math.inf, math.inf, nodes
             continue
-        missed = _unresolved(found, space.mean, space.factor, lattice, new, space.mode)
+        missed = _unresolved(found, centre, shape, lattice, new, space.mode)
         new_error = new_error + math.log1p(missed) if missed <= 1.0 else math.inf
         if abs(new - value) > error + new_error:
             apart = max(apart, abs(new - value))
