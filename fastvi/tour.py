@@ -627,9 +627,10 @@ _CALLED = {
     "families.operations": "start",
     "inference.entry_points": (
         "averages conditional curvature densities densities_or_zero doubt doubt_bounds doubt_truncated "
-        "draws_workspace elbo_quadrature elbo_truncated evidence evidence_workspace fit_draws fit_quadrature "
-        "fit_truncated fit_workspace laplace laplace_workspace lost_at_bounds to_latent to_support "
-        "truncated_moments truncated_workspace"
+        "draws_workspace elbo_quadrature elbo_truncated evidence evidence_workspace find_modes fit_draws "
+        "fit_quadrature fit_truncated fit_workspace laplace laplace_workspace log_evidence lost_at_bounds "
+        "lost_by_evidence mass_of_gaps panel_workspace to_latent to_support truncated_moments "
+        "truncated_workspace"
     ),
     "projections.mixture_projections": "i_projections m_projection",
     "projections.optimum": "workspace",
