@@ -56,7 +56,7 @@ def _integral(
 
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
-    """The log evidence, and the coordinates in which it is integrated, those of Laplace's approximations."""
+    """The log evidence, and the mean and the factor of Laplace's approximations to all modes."""
     modes = modes_of(model, start)
     first, space = modes[0], workspace("evidence", modes[0].mean.size, model.dim)
     found = tuple(np.array(parts) for parts in zip(*modes, strict=True))
