@@ -28,6 +28,10 @@ _TARGET = types.Tuple((types.int64, _TABLE, *(kind for _, kind in SUPPORT), type
 
 _WORD = ir.IntType(64)
 
+#: Blocks of the C function: calls of the log joint; what follows on one that raised, and on one that did not;
+#: the end.
+_STAGES = "rows", "raised", "fine", "end"
+
 
 @cache
 def _tabulate(log_joint: Any, dim: int) -> Any:
@@ -78,15 +82,39 @@ def _c_function(context: Any, module: Any, tabulate: Any, data: Any) -> Any:
     kind = ir.FunctionType(_WORD, [numbers, _WORD, _WORD, numbers, _WORD, words, numbers])
     function = ir.Function(module, kind, module.get_unique_name("fastvi.log_joint"))
     function.linkage = "private"
-    nodes, count, _, _, _, table, out = function.args
-    builder = ir.IRBuilder(function.append_basic_block())
+    nodes, count, dim, _, _, table, out = function.args
+    first = function.append_basic_block()
+    builder = ir.IRBuilder(first)
     kept = builder.load(builder.bitcast(table, context.get_value_type(data).as_pointer()))
     context.active_code_library.add_linking_library(tabulate.library)
     inner, native = context.declare_function(module, tabulate.fndesc), tabulate.fndesc
-    arguments = [nodes, count, kept, out]
+    # Where it raises among many points nothing says: then they are taken one by one. There is one call of it
+    # for both, for it is inlined.
+    zero, one = ir.Constant(_WORD, 0), ir.Constant(_WORD, 1)
+    rows, raised, fine, end = (function.append_basic_block(name) for name in _STAGES)
+    builder.branch(rows)
+    builder.position_at_end(rows)
+    start, number = builder.phi(_WORD), builder.phi(_WORD)
+    arguments = [builder.gep(nodes, [builder.mul(start, dim)]), number, kept, builder.gep(out, [start])]
     status, _ = context.call_conv.call_function(builder, inner, native.restype, native.argtypes, arguments)
-    # Where it raised nothing says; results in compiled code do not tell.
-    builder.ret(builder.select(status.is_error, ir.Constant(_WORD, 1), ir.Constant(_WORD, 0)))
+    after = builder.add(start, one)
+    is_whole = builder.icmp_signed("==", number, count)
+    builder.cbranch(status.is_error, raised, fine)
+    builder.position_at_end(raised)
+    is_one = builder.icmp_signed("==", number, one)
+    with builder.if_then(is_one):
+        builder.ret(after)
+    retry = builder.block
+    builder.branch(rows)
+    builder.position_at_end(fine)
+    is_last = builder.or_(is_whole, builder.icmp_signed("==", after, count))
+    builder.cbranch(is_last, end, rows)
+    for phi, begin, again, next_one in ((start, zero, zero, after), (number, count, one, one)):
+        phi.add_incoming(begin, first)
+        phi.add_incoming(again, retry)
+        phi.add_incoming(next_one, fine)
+    builder.position_at_end(end)
+    builder.ret(zero)
     return function
 
 

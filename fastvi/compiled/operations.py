@@ -17,6 +17,7 @@ from ..kernels.inference.evidence import error_of_share
 from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
 from ..kernels.inference.modes import starts_of
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
+from ..kernels.inference.survey import count_of
 from ..kernels.models.evaluation import BLOCK
 from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
 from ..kernels.projections import mixture_optima
@@ -57,7 +58,7 @@ _find_modes = external("kernels.inference.entry_points.find_modes")
 _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
 _mass_of_gaps = external("kernels.inference.entry_points.mass_of_gaps")
 
-_starts_of, _error_of_share = kernel(starts_of), kernel(error_of_share)
+_starts_of, _count_of, _error_of_share = kernel(starts_of), kernel(count_of), kernel(error_of_share)
 
 #: Of descents onto mixtures.
 _LEVELS, _BASE, _MOST_WORK = mixture_optima.LEVELS, mixture_optima.BASE, mixture_optima.MOST_WORK
@@ -371,7 +372,8 @@ def log_evidence(model, dim, rtol):
     if fault != statuses.FINE:
         return math.nan, math.inf, used
     found = means, factors, log_masses
-    modes = _find_modes((target, found, np.empty((starts, latent)), laplace_space))
+    heights = np.empty(_count_of(latent))
+    modes = _find_modes((target, found, np.empty((starts, latent)), heights, laplace_space))
     mean, factor, space = np.empty(latent), np.empty((latent, latent)), _evidence_workspace((latent, dim))
     found = means[:modes], factors[:modes], log_masses[:modes]
     status, value, error, nodes = _log_evidence((target, found, rtol, mean, factor, space))
@@ -379,5 +381,5 @@ def log_evidence(model, dim, rtol):
         return math.nan, math.inf, nodes
     panel = _panel_workspace((latent, dim, BLOCK))
     share = _lost_by_evidence((target, means[0], value, panel))
-    share += _mass_of_gaps((target, means[0], factors[0], value, panel))
+    share += _mass_of_gaps((target, means[0], factors[0], heights, value, panel))
     return value, error + _error_of_share(share), nodes

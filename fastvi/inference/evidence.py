@@ -57,7 +57,7 @@ def _integral(
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
     """The log evidence, and the mean and the factor of Laplace's approximations to all modes."""
-    modes = modes_of(model, start)
+    modes, heights = modes_of(model, start)
     first, space = modes[0], workspace("evidence", modes[0].mean.size, model.dim)
     found = tuple(np.array(parts) for parts in zip(*modes, strict=True))
     mean, factor = np.empty_like(first.mean), np.empty_like(first.factor)
@@ -74,7 +74,7 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     elif value == -math.inf:
         note = _NOWHERE
     share = evidence_error(model, first.mean, value)
-    share += mass_of_gaps(model, first.mean, first.factor, value)
+    share += mass_of_gaps(model, first.mean, first.factor, heights, value)
     estimate = Estimate(value, error, nodes, "quadrature", note=note)
     return widened(estimate, kernels.inference.evidence.error_of_share(share)), mean, factor
 
@@ -118,14 +118,21 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     Notes
     -----
     The trapezoid rule in t, where ζ = m + L sinh t are the latent coordinates and (m, L) is Laplace's
-    approximation, or the mean and the factor of several with equal weights: modes are searched from `start`,
-    from points 4, 16 and 64 deviations from the mode found there, from points around the origin of the latent
-    coordinates, and from the mode's mirror images. A mode that none of these lead to is missed if the joint
-    is zero, to rounding, on the way to it. In compiled code the result is the same; there is no `start`.
+    approximation. Several modes divide the joint among them by the densities of their approximations, and
+    each part has a lattice of its own; where the tails of a narrow one are not Gaussian, one lattice in the
+    mean and the factor of all takes its place, or one around the narrowest or the first.
 
-    The error has the mass that gaps of zero density may take, by 4,000 points around the first mode, and what
-    is lost where floats do not tell z from a bound of its support. Where a mode that was found is too narrow
-    beside another one, the error is inf.
+    Modes are searched from `start`, from points 4, 16 and 64 deviations from the mode found there, from
+    points around the origin of the latent coordinates, and from the mode's mirror images; then from those of
+    6,000 points on the line, and 8,000 in the plane, up to 64 deviations from the first mode, where the joint
+    is higher than the modes found so far say. A mode that none of these lead to is missed, and no error shows
+    it: the joint is zero then, to rounding, on the way to it, and the mode lies between those points. Of
+    mixtures on [-6, 6] with widths from 0.01 to 2 that were 2 of 1,000, with widths from 0.0003 one in eight.
+
+    The error has the mass that gaps of zero density may take, by such points within eight deviations of the
+    first mode (three in the plane), and what is lost where floats do not tell z from a bound of its support.
+    Where a mode that was found is too narrow beside another one, the error is inf. In compiled code the
+    result is the same; there is no `start`.
 
     References
     ----------

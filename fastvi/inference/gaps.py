@@ -146,15 +146,18 @@ def _count(dim: int, purpose: int) -> int:
 
 @lru_cache(maxsize=8)
 def gap_steps(dim: int, count: int) -> Array:
-    """`kernels.inference.gaps.steps_between`, made once."""
-    found: Array = kernels.inference.gaps.steps_between(dim, count)
+    """`kernels.inference.survey.steps_between`, made once."""
+    found: Array = kernels.inference.survey.steps_between(dim, count)
     return found
 
 
-def mass_of_gaps(model: Model, mean: Array, factor: Array, log_total: float) -> float:
-    """The share of mass that gaps of zero density around a mode may take, by the densities beside them."""
+def mass_of_gaps(model: Model, mean: Array, factor: Array, heights: Array, log_total: float) -> float:
+    """The share of mass that gaps of zero density around a mode may take, by the densities beside them.
+
+    `heights` are the log densities at the points around the mode, as `modes_of` hands them back.
+    """
     run, panel = kernels.inference.entry_points, panel_space(model)
-    found: float = run.mass_of_gaps(target_of(model), mean, factor, log_total, panel)
+    found: float = run.mass_of_gaps(target_of(model), mean, factor, heights, log_total, panel)
     model._raise_pending()
     return found
 

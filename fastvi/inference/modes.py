@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from .kernel_calls import log_densities, workspace
+from .kernel_calls import densities_or_zero, log_densities, workspace
 from .lockstep import together
 from .model import Model, target_of
 from .starts import Laplace, laplace_from, laplace_start
@@ -54,26 +54,40 @@ def mode_at(model: Model, found: Laplace) -> Mode | None:
     return Mode(mean, factor, float(top + log_volume))
 
 
-def modes_of(model: Model, start: Any) -> list[Mode]:
-    """The modes that are found, that from `start` first, in up to two latent dimensions."""
+def modes_of(model: Model, start: Any) -> tuple[list[Mode], Array]:
+    """The modes that are found, that from `start` first, in up to two latent dimensions.
+
+    And the log densities at the points of `kernels.inference.survey` around the first.
+    """
     mean, factor = laplace_start(model, start)
     run, r, known = kernels.inference.entry_points, mean.size, kernels.inference.modes
-    starts = np.empty((known.starts_of(r), r))
+    survey = kernels.inference.survey
+    starts, heights = np.empty((known.starts_of(r), r)), np.empty(survey.count_of(r))
     if not (model._calls_are_expensive or model._calls_python):
         means, log_masses = np.empty((len(starts) + 1, r)), np.empty(len(starts) + 1)
         factors = np.empty((len(starts) + 1, r, r))
         means[0], factors[0] = mean, factor
         space = workspace("laplace", r, model.dim)
-        count = run.find_modes(target_of(model), (means, factors, log_masses), starts, space)
+        count = run.find_modes(target_of(model), (means, factors, log_masses), starts, heights, space)
         model._raise_pending()
-        return [Mode(means[k], factors[k], float(log_masses[k])) for k in range(count)]
+        return [Mode(means[k], factors[k], float(log_masses[k])) for k in range(count)], heights
     again = mode_from(model, mean)
     found = [Mode(mean, factor, -math.inf if again is None else again.log_mass)]
     run.mode_starts(mean, factor, starts)
     for mode in modes_from(model, [x for x in starts if np.isfinite(x).all()]):
         add_mode(mode, found)
+    points = mean + (survey.LINE[:, None] if r == 1 else survey.PLANE.T) @ factor.T
+    heights = densities_or_zero(model, points)
+    tried: list[int] = []
+    while len(tried) < known.MOST_TRIES:
+        rows = tuple(np.array(parts) for parts in zip(*found, strict=True))
+        n = run.unexplained(rows, heights, np.array(tried, np.int64))
+        if n < 0:
+            break
+        tried.append(n)
+        add_mode(mode_from(model, points[n]), found)
     top = max(mode.log_mass for mode in found)
-    return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - known.NEGLIGIBLE]
+    return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - known.NEGLIGIBLE], heights
 
 
 def modes_from(model: Model, starts: Sequence[Array]) -> Iterator[Mode | None]:

@@ -37,6 +37,20 @@ def two(z, weight, x, y, first, second):
 
 
 @njit
+def normals(z, weights, places, widths):
+    """A mixture of normals, each with one width."""
+    top, total = -math.inf, 0.0
+    for k in range(weights.size):
+        value = math.log(weights[k])
+        for i in range(z.size):
+            value -= 0.5 * ((z[i] - places[k, i]) / widths[k]) ** 2 + math.log(widths[k]) + HALF_LOG_2PI
+        if value > top:
+            top, total = value, total * math.exp(top - value)
+        total += math.exp(value - top)
+    return top + math.log(total)
+
+
+@njit
 def mirrored(z, x, y, width):
     """Normals around (x, y) and (y, x)."""
     a = -0.5 * (((z[0] - x) / width) ** 2 + ((z[1] - y) / width) ** 2)
@@ -116,6 +130,14 @@ def raising(z, least):
 
 
 @njit
+def raising_between(z, low, high):
+    """A standard normal that raises in a slab, between all nodes."""
+    if low < z[0] < high:
+        raise ValueError("in the slab")
+    return -0.5 * (z * z).sum() - z.size * HALF_LOG_2PI
+
+
+@njit
 def logistic(z, x):
     total = 0.0
     for i in range(z.size):
@@ -183,6 +205,21 @@ NARROW = {
 NARROW["two narrow ones in 1"] = Case(two, 1, "real", (0.5, 10.0, 3.0, 1e-3, 1e-3), 0.0)
 NARROW["two narrow ones in 2"] = Case(two, 2, "real", (0.5, 10.0, 3.0, 1e-3, 1e-3), 0.0)
 
+
+def mixed(weight, place, other, width, other_width):
+    data = np.array([weight, 1.0 - weight]), np.array([place, other]), np.array([width, other_width])
+    return Case(normals, len(place), "real", data, 0.0)
+
+
+#: No search leads to the second mode from afar: the joint is that of the first, to rounding.
+BETWEEN = {
+    "2.3 away": mixed(0.1, [0.0], [2.3], 1.0, 1e-3),
+    "10 away": mixed(0.8, [-4.03], [1.75], 0.545, 0.011),
+    "20 away": mixed(0.45, [0.5], [-5.85], 0.32, 0.0107),
+    "1.4 away in the plane": mixed(0.5, [0.0, 0.0], [1.0, -1.0], 1.0, 0.03),
+    "40 away in the plane": mixed(0.931, [1.63, 1.4], [2.73, -2.67], 0.107, 0.02867),
+}
+
 GAPS = {
     **{f"slab {low}": slab(1, 0, low, 0.02) for low in (-1.5, -0.338, 0.0103, 1.4)},
     **{f"thin slab {low}": slab(1, 0, low, 0.006) for low in (-2.21, 0.177, 1.45)},
@@ -218,6 +255,7 @@ SMOOTH = {
     "power": Case(reciprocal, 1, "real", (1.0,), math.log(math.pi)),
     "raises far out": Case(raising, 1, "real", (60.0,), 0.0),
     "raises far out in the plane": Case(raising, 2, "real", (60.0,), 0.0),
+    "raises in the disc": Case(raising_between, 2, "real", (2.5003, 2.5007), 0.0),
 }
 
 IMPROPER = {
@@ -226,7 +264,7 @@ IMPROPER = {
     "slow power": Case(reciprocal, 1, "real", (0.5,), math.inf),
 }
 
-CASES = {**BIMODAL, **NARROW, **GAPS, **BOUNDED, **SMOOTH, **IMPROPER}
+CASES = {**BIMODAL, **NARROW, **BETWEEN, **GAPS, **BOUNDED, **SMOOTH, **IMPROPER}
 
 
 @njit
@@ -241,7 +279,7 @@ def model_of(case):
 
 def first_of(model):
     """The first mode of a model."""
-    return modes_of(model, None)[0]
+    return modes_of(model, None)[0][0]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -262,7 +300,7 @@ def test_compiled_code_says_what_python_says(name):
 def test_both_modes_are_found(name):
     """The first search may end on a saddle between them, which has no mass."""
     model = model_of(BIMODAL[name])
-    assert sum(mode.log_mass > -3.0 for mode in modes_of(model, None)) == 2
+    assert sum(mode.log_mass > -3.0 for mode in modes_of(model, None)[0]) == 2
     value, error, evaluations = run(model)
     assert abs(value) <= error < 1e-12
     assert evaluations < 100_000  # on one lattice for both up to 1,400,000
@@ -273,6 +311,55 @@ def test_a_mode_that_is_narrow_beside_another(name):
     """Of 0.1 N(4, 1) + 0.9 N(-4, 0.001^2) the log evidence was -2.30 with an error of 2e-14."""
     value, error, _ = run(model_of(NARROW[name]))
     assert abs(value) <= error < 1e-10
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_mode_that_points_find_and_no_search(name):
+    """Of 0.1 N(0, 1) + 0.9 N(2.3, 0.001^2) the log evidence was -2.30 with an error of 2e-14."""
+    model = model_of(BETWEEN[name])
+    assert len(modes_of(model, None)[0]) == 2
+    value, error, _ = run(model)
+    assert abs(value) <= error < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_points_that_the_modes_do_not_explain(seed):
+    """Against densities in scipy: the highest that is not near one that was tried."""
+    rng, dim, known = np.random.default_rng(seed), 1 + seed % 2, kernels.inference.modes
+    found, survey = random_modes(rng, 3, dim), kernels.inference.survey
+    steps = survey.LINE[:, None] if dim == 1 else survey.PLANE.T
+    points = found.means[0] + steps @ found.factors[0].T
+    logs = np.array(
+        [
+            log_mass + stats.multivariate_normal(mean, factor @ factor.T).logpdf(points)
+            for mean, factor, log_mass in zip(*found, strict=True)
+        ]
+    )
+    heights = logs.max(axis=0) + rng.normal(0.0, 2.0, len(points))
+    tops = [
+        log_mass - np.log(factor.diagonal()).sum() - dim * HALF_LOG_2PI
+        for _, factor, log_mass in zip(*found, strict=True)
+    ]
+    new = heights > logs.max(axis=0) + (known.RISE if dim == 1 else known.RISE_IN_PLANE)
+    new &= heights > max(tops) - known.NEGLIGIBLE
+    new[[0, -1]] = False
+    if dim == 1:
+        new[1:-1] &= (heights[:-2] < heights[1:-1]) & (heights[1:-1] >= heights[2:])
+    tried = []
+    for _ in range(4):
+        one = kernels.inference.entry_points.unexplained(found, heights, np.array(tried, np.int64))
+        assert one == np.flatnonzero(new)[heights[new].argmax()]
+        tried.append(one)
+        near = np.arange(len(points)) == one
+        if dim == 2:
+            near |= np.linalg.norm(steps - steps[one], axis=1) < known.APART * np.linalg.norm(steps, axis=1)
+        new &= ~near
+
+
+def test_nothing_is_left_to_explain():
+    found = kernels.inference.modes.Modes(np.zeros((1, 1)), np.ones((1, 1, 1)), np.zeros(1))
+    heights = -0.5 * kernels.inference.survey.LINE**2 - HALF_LOG_2PI
+    assert kernels.inference.entry_points.unexplained(found, heights, np.empty(0, np.int64)) == -1
 
 
 @njit
@@ -290,6 +377,62 @@ def test_tails_of_narrow_modes():
     found = fv.log_evidence(fv.Model(students, 1, data), data[1][:1])
     assert found.evaluations > 1e6
     assert abs(found.value) <= found.error < 1e-12
+
+
+@njit
+def logistic_and_t(z, weight, place, width, other, other_width):
+    """A logistic distribution, and t with three degrees of freedom."""
+    x, y = abs(z[0] - place) / width, (z[0] - other) / other_width
+    a = math.log(weight) - x - 2.0 * math.log1p(math.exp(-x)) - math.log(width)
+    b = math.log(1.0 - weight) - 2.0 * math.log1p(y * y / 3.0) - math.log(other_width)
+    b += math.log(2.0 / (math.pi * math.sqrt(3.0)))
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [(0.87052, -4.42594, 0.91175, -0.645402, 0.0140951), (0.248223, -0.95521, 1.7001927, 4.743587, 0.0135)],
+)
+def test_tails_that_begin_beyond_the_lattice(data):
+    """The outer shells are of the logistic tail: -1.8e-11 with an error of 9e-14."""
+    found = fv.log_evidence(fv.Model(logistic_and_t, 1, data))
+    assert abs(found.value) <= found.error < 1e-11
+
+
+@njit
+def beyond(log_joint, problem, mean, factor, reach, part, space):
+    return kernels.inference.evidence._beyond(log_joint, problem, mean, factor, reach, part, space)
+
+
+@njit
+def student_in_the_plane(z, width):
+    return -2.5 * math.log1p((z[0] ** 2 + z[1] ** 2) / (3.0 * width * width)) - 2.0 * math.log(width)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_mass_beyond_a_reach(dim):
+    """Of t with three degrees of freedom, against scipy."""
+    known, width = kernels.inference.evidence, 0.3
+    none = kernels.inference.modes.Modes(np.zeros((1, dim)), np.ones((1, dim, dim)), np.zeros(1))
+    part, space = known.Part(none, known.WHOLE, known.NONE), known.workspace(dim, dim)
+    bounds = np.zeros(dim, np.int64), np.zeros((dim, 2))
+    mean, factor = np.linspace(1.0, 2.0, dim), np.diag(np.linspace(1.0, 2.0, dim))
+    for reach in (3.0, 4.5, 8.0):
+        size = factor.diagonal() * math.sinh(reach)
+        if dim == 1:
+            data, t = (np.ones(1), np.zeros(1), np.array([width])), stats.t(3, scale=width)
+            problem = kernels.models.evaluation.Problem(data, *bounds)
+            log_mass, _ = beyond(students, problem, mean, factor, reach, part, space)
+            exact = t.sf(size[0] - mean[0]) + t.sf(size[0] + mean[0])
+            assert math.exp(log_mass) == pytest.approx(exact, rel=0.05)
+            continue
+        problem = kernels.models.evaluation.Problem((width,), *bounds)
+        log_mass, _ = beyond(student_in_the_plane, problem, mean, factor, reach, part, space)
+        # Far out the density is a power, of which the mass around a rectangle is an integral over angles.
+        angles = 2.0 * math.pi * (np.arange(100_000) + 0.5) / 100_000
+        edge = np.minimum(size[0] / abs(np.cos(angles)), size[1] / abs(np.sin(angles)))
+        exact = (3.0**2.5 * width**3 / (3.0 * edge**3)).mean() * 2.0 * math.pi
+        assert 0.7 * exact < math.exp(log_mass) < 1.5 * exact
 
 
 def test_tails_beyond_modes_that_are_far_from_each_other():
@@ -465,26 +608,26 @@ def test_what_a_lattice_may_miss_of_a_gaussian(seed):
 
 def mass_by_points(model, mode, log_total):
     """`mass_of_gaps` in numpy."""
-    known, (mean, factor, _) = kernels.inference.gaps, mode
+    known, (mean, factor, _) = kernels.inference.survey, mode
 
     def log_density(steps):
         logs = model._tabulate(np.ascontiguousarray(mean + steps @ factor.T))[0]
         return np.where(np.isfinite(logs), logs, -math.inf)
 
     if mean.size == 1:
-        steps = known.steps_between(1, 4001)
+        steps = known.LINE[:, None]
         logs = log_density(steps)
         at = np.flatnonzero(logs > -math.inf)
         beside = np.diff(at) > 1
         widths = factor[0, 0] * (steps[at[1:], 0] - steps[at[:-1], 0])
         heights = np.exp(np.maximum(logs[at[1:]], logs[at[:-1]]) - log_total)
         return (widths * heights)[beside].sum()
-    steps = known.steps_between(2, 4000)
+    steps = known.PLANE[:, : known.IN_DISC].T
     steps = steps[log_density(steps) == -math.inf]
     outward = steps + 0.5 * steps / np.linalg.norm(steps, axis=1)[:, None]
     logs = log_density(outward)
     rise = 0.5 * (outward**2 - steps**2).sum(axis=1)
-    area = math.pi * known.REACH_IN_PLANE**2 / 4000 * factor.diagonal().prod()
+    area = math.pi * known.REACH_IN_PLANE**2 / known.IN_DISC * factor.diagonal().prod()
     count = np.count_nonzero(logs > -math.inf)
     return np.exp(logs + rise - log_total).sum() * area * (1.0 + 2.0 / math.sqrt(count)) if count else 0.0
 
@@ -493,8 +636,8 @@ def mass_by_points(model, mode, log_total):
 def test_gaps_are_in_the_error(name):
     """The error was 1e-14 where no node of the lattice is in a gap."""
     model = model_of(GAPS[name])
-    first, (value, error, _) = first_of(model), run(model)
-    mass = mass_of_gaps(model, first.mean, first.factor, value)
+    ((first, *_), heights), (value, error, _) = modes_of(model, None), run(model)
+    mass = mass_of_gaps(model, first.mean, first.factor, heights, value)
     assert mass == pytest.approx(mass_by_points(model, first, value), rel=1e-9)
     assert error >= -math.log1p(-mass)
     assert error > 1e-6
@@ -504,8 +647,8 @@ def test_gaps_are_in_the_error(name):
 @pytest.mark.parametrize("name", [*BIMODAL, *SMOOTH])
 def test_no_gaps(name):
     model = model_of(CASES[name])
-    first = first_of(model)
-    assert mass_of_gaps(model, first.mean, first.factor, 0.0) == 0.0
+    (first, *_), heights = modes_of(model, None)
+    assert mass_of_gaps(model, first.mean, first.factor, heights, 0.0) == 0.0
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -595,7 +738,7 @@ def test_starts_of_the_search(dim):
 
 @pytest.mark.parametrize("name", ["10.0 1.0 on a line", "30.0 -5.0 1.0", "mirrored, far"])
 def test_the_frame_of_several_modes(name):
-    modes = modes_of(model_of(BIMODAL[name]), None)
+    modes, _ = modes_of(model_of(BIMODAL[name]), None)
     means, factors = np.array([m.mean for m in modes]), np.array([m.factor for m in modes])
     mean, factor = np.empty_like(means[0]), np.empty_like(factors[0])
     kernels.inference.modes.frame(means, factors, mean, factor)
@@ -611,9 +754,10 @@ def test_the_frame_of_several_modes(name):
 def test_models_whose_calls_are_expensive(name, monkeypatch):
     """Python searches for their modes itself, in step, and finds the same."""
     model = model_of(CASES[name])
-    modes, found = modes_of(model, None), fv.log_evidence(model)
+    (modes, heights), found = modes_of(model, None), fv.log_evidence(model)
     monkeypatch.setattr(fv.Model, "_calls_are_expensive", True)
-    also = modes_of(model, None)
+    also, others = modes_of(model, None)
+    np.testing.assert_allclose(others, heights, rtol=0.02)  # the modes are those of two searches
     assert len(also) == len(modes)
     for one, other in zip(modes, also, strict=True):
         np.testing.assert_allclose(one.mean, other.mean, atol=0.1 * one.factor.max())

@@ -481,12 +481,23 @@ def mode_starts(mean, factor, out):
 
 
 @exported
-def find_modes(target, found, starts, space):
-    """Write the modes of a model, of which the first row has a first approximation; how many they are."""
+def find_modes(target, found, starts, heights, space):
+    """Write the modes of a model, of which the first row has a first approximation; how many they are.
+
+    And the log densities at points around the first.
+    """
     target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
-    found, starts = named(modes.Modes, borrow(found)), borrow(starts)
-    scale = np.empty(starts.shape[1])
-    return modes.find(target.log_joint, _problem(target, 0), found, starts, scale, space.panel, space.laplace)
+    found, starts, heights = named(modes.Modes, borrow(found)), borrow(starts), borrow(heights)
+    scale, problem = np.empty(starts.shape[1]), _problem(target, 0)
+    return modes.find(target.log_joint, problem, found, starts, heights, scale, space.panel, space.laplace)
+
+
+@exported
+def unexplained(found, heights, tried):
+    """The point around the first mode to start one more search from, or -1."""
+    found, heights, tried = named(modes.Modes, borrow(found)), borrow(heights), borrow(tried)
+    gap = np.empty(found.means.shape[1])
+    return modes.unexplained(found, found.log_masses.size, heights, tried, tried.size, gap)
 
 
 @exported
@@ -505,11 +516,11 @@ def lost_by_evidence(target, mean, value, panel):
 
 
 @exported
-def mass_of_gaps(target, mean, factor, log_total, panel):
+def mass_of_gaps(target, mean, factor, heights, log_total, panel):
     """The share of mass that gaps of zero density around a mode may take."""
     target, panel = named(Target, borrow(target)), named(Panel, borrow(panel))
-    mean, factor = borrow((mean, factor))
-    return gaps.mass(target.log_joint, _problem(target, 0), mean, factor, log_total, panel)
+    mean, factor, heights = borrow((mean, factor, heights))
+    return gaps.mass(target.log_joint, _problem(target, 0), mean, factor, heights, log_total, panel)
 
 
 @exported

@@ -16,7 +16,7 @@ from ..borrowing import Vector
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
-from ..models.evaluation import BLOCK, Panel, evaluate, point_out
+from ..models.evaluation import BLOCK, Panel, evaluate, evaluate_or_zero, point_out
 from ..models.supports import at_a_bound, is_real
 from ..numerics.error_free import add_compensated
 from ..numerics.matrices import half_log_det, solve_lower
@@ -285,6 +285,74 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
 
 
 @kernel
+def _coarse(i, inner, reach):
+    """(t, the way to the next node out) of node i of a coarse axis.
+
+    Nodes are 1 apart within a reach, and `GROWTH` t from there on.
+    """
+    t, way = float(abs(i)), 1.0
+    if t > inner:
+        t = reach * (1.0 + GROWTH) ** (t - inner - 1.0)
+        way = GROWTH * t
+    return (t if i > 0 else -t), way
+
+
+@kernel
+def _on_the_way(way, here, next_out):
+    """The integral of an exponential function over the way to the next node, as a multiple of that here."""
+    drop = here - next_out
+    return -way * math.expm1(-drop) / drop if 0.0 < drop < math.inf else way
+
+
+@inlined
+def _beyond(log_joint, problem, mean, factor, reach, part, space):
+    """(The log of the mass beyond a reach, by few nodes; their number).
+
+    The outer shells do not tell where a tail begins that is hidden by a thinner one: of 0.9 logistic + 0.1 t,
+    70 times narrower and with three degrees of freedom, they miss 1e-11. Tails are exponential in t between
+    nodes, as are powers.
+    """
+    dim, panel, top, total = mean.size, space.panel, -math.inf, 0.0
+    inner = math.ceil(reach) - 1.0
+    side = int(inner + math.floor(math.log(LARGEST_REACH / reach) / math.log1p(GROWTH)) + 1.0)
+    across = 2 * side + 1
+    count = across**dim
+    terms, volume = np.empty(count), half_log_det(factor)
+    for low in range(0, count, BLOCK):
+        rows = min(BLOCK, count - low)
+        for n in range(rows):
+            t, _ = _coarse((low + n) % across - side, inner, reach)
+            u, _ = (0.0, 0.0) if dim == 1 else _coarse((low + n) // across - side, inner, reach)
+            x, y = math.sinh(t), math.sinh(u)
+            panel.latent[n, 0] = mean[0] + factor[0, 0] * x
+            if dim > 1:
+                panel.latent[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
+            space.weights[n] = math.log(math.cosh(t) * math.cosh(u)) + volume
+        evaluate_or_zero(log_joint, problem, rows, panel)
+        for n in range(rows):
+            terms[low + n] = panel.values[n] + space.weights[n]
+            if part.which != WHOLE:
+                terms[low + n] += log_share(part.found, part.which, panel.latent[n], space.mode)[0]
+            top = max(top, terms[low + n])
+    for n in range(count):
+        if terms[n] == -math.inf:
+            continue
+        mass, is_beyond, stride = math.exp(terms[n] - top), False, 1
+        for _ in range(dim):
+            i = n // stride % across - side
+            t, way = _coarse(i, inner, reach)
+            if abs(t) >= reach:
+                is_beyond = True
+                outward = stride if i > 0 else -stride
+                way = _on_the_way(way, terms[n], terms[n + outward]) if abs(i) < side else way
+            mass *= way
+            stride *= across
+        if is_beyond:
+            total += mass
+    return top + math.log(total) if total > 0.0 else -math.inf, count
+
+
+@kernel
 def rounding_of_nodes(part, value, row):
     """What the integral of modes may be off by where nodes round, as a share of it.
 
@@ -320,7 +388,7 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     step, reach, is_part = first.step, first.reach, part.which != WHOLE
     nodes, value, scale, unit = 0, math.nan, math.nan, math.nan
     change, last, off, outside = math.inf, math.inf, math.inf, math.inf
-    widening, shift, most = True, 0.0, MOST_OF_PART if is_part else MOST_NODES
+    widening, shift, log_hidden, most = True, 0.0, -math.inf, MOST_OF_PART if is_part else MOST_NODES
     for _ in range(MOST_ROUNDS):
         lattice = Lattice(step, shift, reach)
         new = _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space)
@@ -341,6 +409,9 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
         outer, inner = unit * new.outer, unit * new.inner
         ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
         outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
+        if widening and outside <= OUTSIDE * allowed and integrand == JOINT:
+            log_hidden, more = _beyond(log_joint, problem, mean, factor, reach, part, space)
+            outside, nodes = max(outside, math.exp(log_hidden - scale)), nodes + more
         if widening and outside > OUTSIDE * allowed:
             if reach >= LARGEST_REACH or new.nodes > most:
                 return FINE, value, outside + EDGE * new.edge, nodes, lattice
@@ -355,5 +426,7 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     largest = abs(scale) + (0.0 if is_part else abs(total))
     rounding = (ROUNDING + WALK * math.sqrt(new.nodes)) * (TERMS + largest)
     rounding += unit * rounding_of_nodes(part, value, space.row[: mean.size])
+    # The sum to which tails were compared may have been far off, for the first lattices are coarse.
+    outside = max(outside, math.exp(log_hidden - scale))
     error = lattice_error(change, last, off) + outside + unit * (EDGE * new.edge + new.near) + rounding
     return FINE, value, error, nodes, lattice

@@ -14,54 +14,38 @@ import math
 import numpy as np
 
 from ..borrowing import borrow, named
-from ..compiler import adder, formula, inlined, kernel
+from ..compiler import adder, inlined, kernel
 from ..models.calling import tabulate
 from ..models.evaluation import BLOCK, Problem, evaluate, evaluate_or_zero, fault, status_of
 from ..statuses import FINE, RAISED, UNRESOLVED
 from . import quadrature_fits, reports, truncated_fits
-
-#: Points on a line are within so many of q's deviations from its mean: where its density is above exp(-32) of
-#: the largest.
-REACH = 8.0
-
-#: Points in the plane are within so many deviations: they would be too far apart, and the nodes of the
-#: lattice see gaps that reach far.
-REACH_IN_PLANE = 3.0
+from .survey import (
+    IN_DISC,
+    LINE,
+    PLANE,
+    REACH,
+    REACH_IN_PLANE,
+    place_in_plane,
+    place_on_line,
+    steps_between,
+)
 
 #: What points are for, an ELBO or that of a fit, and how many those are, on a line and in the plane. Where an
 #: evaluation may take long a fit has few: its lattices have 132 nodes, and 2780.
 OF_ELBO, OF_FIT, OF_LONG_FIT = 0, 1, 2
 COUNTS = np.array([[1601, 801, 161], [4000, 1600, 400]])
 
-#: Points at which the density must not be zero for a log evidence, on a line: gaps may lie between nodes. In
-#: the plane they are those of an ELBO. How much farther out in the plane, in deviations, there is density
-#: beside a gap.
-_LINE_POINTS, _BESIDE = 4001, 0.5
+#: How much farther out in the plane, in deviations, there is density beside a gap, for a log evidence.
+_BESIDE = 0.5
 
 #: A data set with an array of so many entries has a long fit.
 MANY = 10_000
 
-#: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
-#: of x³ = x + 1. (M. Roberts, The Unreasonable Effectiveness of Quasirandom Sequences, 2018.)
-_STEPS_IN_SQUARE = 0.7548776662466927, 0.5698402909980532
-
-
-def steps_between(dim, count):
-    """Points (count, dim) under a standard Gaussian; in the plane each has the same area of the disc."""
-    if dim == 1:
-        return np.linspace(-REACH, REACH, count)[:, None]
-    share, turns = np.outer(_STEPS_IN_SQUARE, np.arange(count) + 0.5) % 1.0
-    angles, lengths = 2.0 * math.pi * turns, REACH_IN_PLANE * np.sqrt(share)
-    return np.ascontiguousarray((lengths * [np.cos(angles), np.sin(angles)]).T)
-
-
-#: The points: on a line for each purpose; in the plane the few are the first of the many.
+#: The points on a line for each purpose; in the plane the few are the first of the many.
 _LINES = tuple(steps_between(1, count)[:, 0].copy() for count in COUNTS[0].tolist())
-_PLANE = np.ascontiguousarray(steps_between(2, int(COUNTS[1].max())).T)
-_LONG_LINE = steps_between(1, _LINE_POINTS)[:, 0].copy()
 
-#: The area of the disc for each of the points in the plane, under a standard Gaussian.
-_AREA = math.pi * REACH_IN_PLANE**2 / _PLANE.shape[1]
+#: The area of the disc for each of the points in it, under a standard Gaussian.
+_AREA = math.pi * REACH_IN_PLANE**2 / IN_DISC
 
 #: Beyond the lattice, up to where the density of q is a float: distances in q's deviations, and points on as
 #: many rays.
@@ -80,29 +64,6 @@ BEYOND_LINE, BEYOND_PLANE = map(_beyond, _RAYS)
 #: What the log joint must not exceed there, see `outgrows`: about the inverse of the density of q. Then its
 #: term of the mean is larger than one nat.
 LIMITS_LINE, LIMITS_PLANE = (np.repeat(np.exp(0.5 * _DISTANCES**2), rays) for rays in _RAYS)
-
-
-@formula
-def _place_1(x, mean, a, points):
-    for n in range(x.size):
-        points[n, 0] = mean + a * x[n]
-
-
-@formula
-def _place_2(x, y, mean, other, a, b, c, points):
-    for n in range(x.size):
-        points[n, 0] = mean + a * x[n]
-        points[n, 1] = other + (b * x[n] + c * y[n])
-
-
-# A loop that reads the mean and the factor from memory is not vectorised: they are handed over as numbers.
-
-
-@inlined
-def _place_in_plane(steps, low, end, mean, factor, points):
-    """Write mean + factor e for some steps e of the plane."""
-    x, y = steps[0, low:end], steps[1, low:end]
-    _place_2(x, y, mean[0], mean[1], factor[0, 0], factor[1, 0], factor[1, 1], points)
 
 
 @kernel
@@ -139,9 +100,9 @@ def _look_between(log_joint, problem, mean, factor, purpose, panel):
     for low in range(0, count, BLOCK):
         end = min(low + BLOCK, count)
         if mean.size == 1:
-            _place_1(line[low:end], mean[0], factor[0, 0], panel.latent)
+            place_on_line(line[low:end], mean[0], factor[0, 0], panel.latent)
         else:
-            _place_in_plane(_PLANE, low, end, mean, factor, panel.latent)
+            place_in_plane(PLANE, low, end, mean, factor, panel.latent)
         if evaluate(log_joint, problem, end - low, panel) != FINE:
             return RAISED
         if not _are_finite(panel.log_joint[: end - low]):
@@ -154,10 +115,10 @@ def _look_beyond(log_joint, problem, mean, factor, panel):
     """(UNRESOLVED where the log joint outgrows q, or FINE; points)."""
     if mean.size == 1:
         limits = LIMITS_LINE
-        _place_1(BEYOND_LINE[0], mean[0], factor[0, 0], panel.latent)
+        place_on_line(BEYOND_LINE[0], mean[0], factor[0, 0], panel.latent)
     else:
         limits = LIMITS_PLANE
-        _place_in_plane(BEYOND_PLANE, 0, limits.size, mean, factor, panel.latent)
+        place_in_plane(BEYOND_PLANE, 0, limits.size, mean, factor, panel.latent)
     evaluate_or_zero(log_joint, problem, limits.size, panel)
     for n in range(limits.size):
         if _outgrows(panel.values[n], limits[n]):
@@ -301,61 +262,55 @@ def doubt_truncated(log_joint, data, low, high, start, purpose, space, report):
     return int(reports.write_report(reports.doubted(found, used, status), report))
 
 
-@inlined
-def _mass_on_line(log_joint, problem, mean, factor, log_total, panel):
+@kernel
+def _mass_on_line(heights, factor, log_total):
     """By the densities at both ends of each gap, and its width."""
-    rows, total = panel.latent.shape[0], 0.0
-    place, height, beside = 0.0, -math.inf, False  # of the last point with a density; whether a gap is next
-    for low in range(0, _LINE_POINTS, rows):
-        count = min(rows, _LINE_POINTS - low)
-        _place_1(_LONG_LINE[low : low + count], mean[0], factor[0, 0], panel.latent)
-        evaluate_or_zero(log_joint, problem, count, panel)
-        first = count - 1 if not beside and _are_finite(panel.values[:count]) else 0
-        for n in range(first, count):
-            value = panel.values[n]
-            if value == -math.inf:
-                beside = height > -math.inf
-                continue
-            if beside:
-                total += math.exp(max(height, value) - log_total) * (panel.latent[n, 0] - place)
-            place, height, beside = panel.latent[n, 0], value, False
+    total, last = 0.0, -1  # the last point with a density
+    for n in range(heights.size):
+        if heights[n] == -math.inf:
+            continue
+        if 0 <= last < n - 1:
+            width = factor[0, 0] * (LINE[n] - LINE[last])
+            total += math.exp(max(heights[last], heights[n]) - log_total) * width
+        last = n
     return total
 
 
 @inlined
-def _mass_in_plane(log_joint, problem, mean, factor, log_total, panel):
+def _mass_in_plane(log_joint, problem, mean, factor, heights, log_total, panel):
     """By points of which each has the same area: those without density and, farther out, with some.
 
     A region without density that does not end is none of these, for the lattice sees it.
     """
-    # The second half of the rows keeps values: whether there was density.
-    rows, count, total = panel.latent.shape[0] // 2, 0, 0.0
-    for low in range(0, _PLANE.shape[1], rows):
-        n = min(rows, _PLANE.shape[1] - low)
-        _place_in_plane(_PLANE, low, low + n, mean, factor, panel.latent)
-        evaluate_or_zero(log_joint, problem, n, panel)
-        if _are_finite(panel.values[:n]):
+    rows, count, total = panel.latent.shape[0], 0, 0.0
+    for low in range(0, IN_DISC, rows):
+        end, zeros = min(low + rows, IN_DISC), 0
+        for n in range(low, end):
+            if heights[n] == -math.inf:
+                x, y = PLANE[0, n], PLANE[1, n]
+                share = 1.0 + _BESIDE / math.hypot(x, y)
+                panel.latent[zeros, 0] = mean[0] + factor[0, 0] * (share * x)
+                panel.latent[zeros, 1] = mean[1] + (factor[1, 0] * (share * x) + factor[1, 1] * (share * y))
+                zeros += 1
+        if zeros == 0:
             continue
-        for k in range(n):
-            panel.values[rows + k] = panel.values[k]
-            x, y = _PLANE[0, low + k], _PLANE[1, low + k]
-            share = 1.0 + _BESIDE / math.hypot(x, y)
-            panel.latent[k, 0] = mean[0] + factor[0, 0] * (share * x)
-            panel.latent[k, 1] = mean[1] + (factor[1, 0] * (share * x) + factor[1, 1] * (share * y))
-        evaluate_or_zero(log_joint, problem, n, panel)
-        for k in range(n):
-            if panel.values[rows + k] == -math.inf and panel.values[k] > -math.inf:
-                # Towards the mode the density is larger, by as much as Laplace's approximation says.
-                rise = _BESIDE * (math.hypot(_PLANE[0, low + k], _PLANE[1, low + k]) + 0.5 * _BESIDE)
-                total += math.exp(panel.values[k] + rise - log_total)
-                count += 1
+        evaluate_or_zero(log_joint, problem, zeros, panel)
+        zeros = 0
+        for n in range(low, end):
+            if heights[n] == -math.inf:
+                if panel.values[zeros] > -math.inf:
+                    # Towards the mode the density is larger, by as much as Laplace's approximation says.
+                    rise = _BESIDE * (math.hypot(PLANE[0, n], PLANE[1, n]) + 0.5 * _BESIDE)
+                    total += math.exp(panel.values[zeros] + rise - log_total)
+                    count += 1
+                zeros += 1
     if count == 0:
         return 0.0
     return total * _AREA * factor[0, 0] * factor[1, 1] * (1.0 + 2.0 / math.sqrt(count))
 
 
 @inlined
-def mass(log_joint, problem, mean, factor, log_total, panel):
+def mass(log_joint, problem, mean, factor, heights, log_total, panel):
     """The share of the mass exp(log_total) that gaps around a mode may take, by the densities beside them.
 
     Parameters
@@ -364,11 +319,13 @@ def mass(log_joint, problem, mean, factor, log_total, panel):
         See `models.calling`, and a `Problem`.
     mean, factor : ndarray (R,), (R, R)
         Laplace's approximation at the mode, in one or two latent dimensions.
+    heights : ndarray
+        The log densities that `survey.take` wrote there.
     log_total : float
     panel : Panel
     """
-    if not abs(log_total) < math.inf:
+    if not abs(log_total) < math.inf or _are_finite(heights):
         return 0.0
     if mean.size == 1:
-        return _mass_on_line(log_joint, problem, mean, factor, log_total, panel)
-    return _mass_in_plane(log_joint, problem, mean, factor, log_total, panel)
+        return _mass_on_line(heights, factor, log_total)
+    return _mass_in_plane(log_joint, problem, mean, factor, heights, log_total, panel)

@@ -1,8 +1,9 @@
 """Where the mass of a posterior is: its modes, and a frame that covers them, in up to two latent dimensions.
 
-Searches start around the first mode, around the origin, and at the mode's mirror images. In the frame
-`fastvi.log_evidence` integrates, from Python and in compiled code. Where calls of a model are expensive,
-Python searches from the same points in step, see `fastvi.inference.lockstep`.
+Searches start around the first mode, around the origin, and at the mode's mirror images; then from points
+around it where the joint is higher than the modes found say. In the frame `fastvi.log_evidence` integrates,
+from Python and in compiled code. Where calls of a model are expensive, Python searches from the same points
+in step, see `fastvi.inference.lockstep`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..densities.gaussians import LOG_2PI
 from ..models.evaluation import evaluate, fault
 from ..numerics.matrices import cholesky, copy_matrix, copy_vector, fill_vector, half_log_det, solve_lower
 from ..statuses import FINE
+from . import survey
 from .laplace import laplace
 
 #: Distances of further starts, in deviations of the first mode from there, and from the origin.
@@ -31,6 +33,14 @@ SAME = 0.5
 
 #: Modes whose mass is below exp(-this) of the largest are left out.
 NEGLIGIBLE = 40.0
+
+#: A search starts where the log density is so much above that of the modes found, in nats: on a line at local
+#: maxima, in the plane anywhere, for there a point has no neighbours, and the tails of one mode may be heavy.
+RISE, RISE_IN_PLANE = 0.05, 3.0
+
+#: Such searches at most. In the plane, points that are nearer to the start of one than this share of their
+#: distance from the first mode start none.
+MOST_TRIES, APART = 8, 0.1
 
 
 class Modes(NamedTuple):
@@ -142,9 +152,70 @@ def _without_negligible(found, count):
     return kept
 
 
+@kernel
+def _is_near(latent, one, other):
+    """Whether two points around the first mode are so near that no search starts from both."""
+    if latent == 1:
+        return one == other
+    x, y = survey.PLANE[0, one], survey.PLANE[1, one]
+    return math.hypot(x - survey.PLANE[0, other], y - survey.PLANE[1, other]) < APART * math.hypot(x, y)
+
+
+@kernel
+def unexplained(found, count, heights, tried, tries, gap):
+    """The highest point whose log density is above that of the modes found, to start a search from; -1: none.
+
+    Parameters
+    ----------
+    found : Modes
+        The points are around the first, see `survey`.
+    count : int
+    heights : ndarray
+        The log densities there.
+    tried : ndarray
+        Points that searches have started from, as many as `tries`.
+    gap : ndarray (R,)
+        Overwritten.
+    """
+    latent, best, top, highest = gap.size, -1, -math.inf, -math.inf
+    for k in range(count):
+        highest = max(highest, found.log_masses[k] - half_log_det(found.factors[k]))
+    point, rise, log_unit = np.empty(latent), RISE if latent == 1 else RISE_IN_PLANE, 0.5 * latent * LOG_2PI
+    for n in range(1, heights.size - 1):
+        is_new = heights[n] > top and heights[n] + log_unit > highest - NEGLIGIBLE
+        if latent == 1:
+            is_new = is_new and heights[n - 1] < heights[n] >= heights[n + 1]
+        if not is_new:
+            continue
+        survey.place(n, n + 1, found.means[0], found.factors[0], point.reshape((1, latent)))
+        for k in range(count):
+            distance(found.means[k], found.factors[k], point, gap)
+            explained = found.log_masses[k] - half_log_det(found.factors[k])
+            for i in range(latent):
+                explained -= 0.5 * gap[i] * gap[i]
+            is_new = is_new and heights[n] + log_unit > explained + rise
+        for t in range(tries):
+            is_new = is_new and not _is_near(latent, n, tried[t])
+        if is_new:
+            best, top = n, heights[n]
+    return best
+
+
 @inlined
-def find(log_joint, problem, found, starts, scale, panel, space):
+def _search(log_joint, problem, mean, factor, scale, panel, space):
+    """(Whether there is a mode that is found from `mean`; the log of its mass). Writes it."""
+    fill_vector(1.0, scale)
+    status, _ = laplace(log_joint, problem, mean, scale, factor, panel, space)
+    if status != FINE:
+        return False, -math.inf
+    return _at_mode(log_joint, problem, mean, factor, panel)
+
+
+@inlined
+def find(log_joint, problem, found, starts, heights, scale, panel, space):
     """Write the modes that are found, of which the first row has a first approximation; how many they are.
+
+    In `heights` are then the log densities of `survey.take` around the first approximation.
 
     Parameters
     ----------
@@ -153,27 +224,37 @@ def find(log_joint, problem, found, starts, scale, panel, space):
     found : Modes
     starts : ndarray (starts_of(R), R)
         Overwritten, as is `scale` (R,).
+    heights : ndarray (survey.count_of(R),)
     panel, space
         A `Panel`, and scratch space of `laplace`.
     """
     means, factors, log_masses = found.means, found.factors, found.log_masses
     write_starts(means[0], factors[0], starts)
-    count = 0
     # The first search goes on from the first approximation, and says what mass it has.
-    for n in range(-1, starts.shape[0]):
-        row, usable = max(count, 1), True
+    copy_vector(means[0], means[1])
+    _, log_masses[0] = _search(log_joint, problem, means[1], factors[1], scale, panel, space)
+    count, tries, tried = 1, 0, np.empty(MOST_TRIES, np.int64)
+    for n in range(starts.shape[0]):
+        usable = True
         for i in range(scale.size):
-            means[row, i] = means[0, i] if n < 0 else starts[n, i]
-            usable = usable and abs(means[row, i]) < math.inf
-        is_mode, log_mass = False, -math.inf
-        if usable or n < 0:
-            fill_vector(1.0, scale)
-            status, _ = laplace(log_joint, problem, means[row], scale, factors[row], panel, space)
-            if status == FINE:
-                is_mode, log_mass = _at_mode(log_joint, problem, means[row], factors[row], panel)
+            means[count, i] = starts[n, i]
+            usable = usable and abs(starts[n, i]) < math.inf
+        if not usable:
+            continue
+        is_mode, log_mass = _search(log_joint, problem, means[count], factors[count], scale, panel, space)
+        if is_mode and not _is_known(found, count, scale):
+            log_masses[count] = log_mass
+            count += 1
+    survey.take(log_joint, problem, means[0], factors[0], panel, heights)
+    while tries < MOST_TRIES and count < log_masses.size:
+        n = unexplained(found, count, heights, tried, tries, scale)
         if n < 0:
-            log_masses[0], count = log_mass, 1
-        elif is_mode and not _is_known(found, count, scale):
+            break
+        tried[tries] = n
+        tries += 1
+        survey.place(n, n + 1, means[0], factors[0], means[count : count + 1])
+        is_mode, log_mass = _search(log_joint, problem, means[count], factors[count], scale, panel, space)
+        if is_mode and not _is_known(found, count, scale):
             log_masses[count] = log_mass
             count += 1
     return _without_negligible(found, count)

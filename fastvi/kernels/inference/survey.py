@@ -1,0 +1,115 @@
+"""Points under a Gaussian, between the nodes of lattices, at which a log joint is looked at.
+
+Under the q of a fit they show gaps of zero density (see `gaps`), and around a mode other modes as well: those
+that no search found (see `modes`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..compiler import formula, inlined
+from ..models.evaluation import evaluate_or_zero
+
+#: Points on a line are within so many deviations of the mean: where a density is above exp(-32) of the
+#: largest.
+REACH = 8.0
+
+#: Points in the plane are within so many deviations: they would be too far apart, and the nodes of a lattice
+#: see gaps that reach far.
+REACH_IN_PLANE = 3.0
+
+#: Points around a mode, on a line and in the plane, within these distances.
+_ON_LINE, IN_DISC = 4001, 4000
+
+#: Farther ones, up to so many deviations: on a line each is farther out than the one before by this share; in
+#: the plane there are as many as in the disc.
+_FAR, _SHARE = 64.0, 0.002
+
+#: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
+#: of x³ = x + 1. (M. Roberts, The Unreasonable Effectiveness of Quasirandom Sequences, 2018.)
+_STEPS_IN_SQUARE = 0.7548776662466927, 0.5698402909980532
+
+
+def _in_square(count):
+    """Points (2, count) of a square of which the sides are 1."""
+    return np.outer(_STEPS_IN_SQUARE, np.arange(count) + 0.5) % 1.0
+
+
+def _at(lengths, turns):
+    return lengths * [np.cos(2.0 * math.pi * turns), np.sin(2.0 * math.pi * turns)]
+
+
+def steps_between(dim, count):
+    """Points (count, dim) under a standard Gaussian; in the plane each has the same area of the disc."""
+    if dim == 1:
+        return np.linspace(-REACH, REACH, count)[:, None]
+    share, turns = _in_square(count)
+    return np.ascontiguousarray(_at(REACH_IN_PLANE * np.sqrt(share), turns).T)
+
+
+def _line():
+    far = REACH * np.exp(np.arange(_SHARE, math.log(_FAR / REACH), _SHARE))
+    return np.concatenate([-far[::-1], steps_between(1, _ON_LINE)[:, 0], far])
+
+
+def _plane():
+    share, turns = _in_square(IN_DISC)
+    far = _at(REACH_IN_PLANE * (_FAR / REACH_IN_PLANE) ** share, turns)
+    return np.concatenate([steps_between(2, IN_DISC).T, far], axis=1)
+
+
+#: The points around a mode, in deviations; fewer in the disc are the first of those.
+LINE, PLANE = _line(), _plane()
+
+
+def count_of(latent):
+    """How many points `take` looks at. Plain, for Python calls it as well."""
+    return LINE.size if latent == 1 else PLANE.shape[1]
+
+
+# A loop that reads the mean and the factor from memory is not vectorised: they are handed over as numbers.
+
+
+@formula
+def place_on_line(x, mean, a, points):
+    """Write mean + a x for some steps x of a line."""
+    for n in range(x.size):
+        points[n, 0] = mean + a * x[n]
+
+
+@formula
+def _place_in_plane(x, y, mean, other, a, b, c, points):
+    for n in range(x.size):
+        points[n, 0] = mean + a * x[n]
+        points[n, 1] = other + (b * x[n] + c * y[n])
+
+
+@inlined
+def place_in_plane(steps, low, end, mean, factor, points):
+    """Write mean + factor e for some steps e of the plane."""
+    x, y = steps[0, low:end], steps[1, low:end]
+    _place_in_plane(x, y, mean[0], mean[1], factor[0, 0], factor[1, 0], factor[1, 1], points)
+
+
+@inlined
+def place(low, end, mean, factor, points):
+    """Write the points low to end - 1 around a mode."""
+    if mean.size == 1:
+        place_on_line(LINE[low:end], mean[0], factor[0, 0], points)
+    else:
+        place_in_plane(PLANE, low, end, mean, factor, points)
+
+
+@inlined
+def take(log_joint, problem, mean, factor, panel, heights):
+    """Write log joint + log-Jacobian at all points around a mode, -inf where there is none."""
+    rows = panel.latent.shape[0]
+    for low in range(0, heights.size, rows):
+        end = min(low + rows, heights.size)
+        place(low, end, mean, factor, panel.latent)
+        evaluate_or_zero(log_joint, problem, end - low, panel)
+        for n in range(low, end):
+            heights[n] = panel.values[n - low]
