@@ -43,6 +43,14 @@ class LowRank(NamedTuple):
         twice = 2.0 * np.eye(len(columns)) + columns @ columns.T
         return scale * np.sqrt(1.0 + ((twice @ columns) * columns).sum(axis=0))  # type: ignore[no-any-return]
 
+    def conditional_deviations(self) -> Array:
+        """Those of each coordinate given the others, of the precision (I + V V')⁻² in units of s."""
+        scale, columns = self.factor[0], self.factor[1:]
+        square = columns @ columns.T
+        answer = np.linalg.solve(np.eye(len(columns)) + square, columns)
+        left = 1.0 + ((square @ answer - 2.0 * columns) * answer).sum(axis=0)
+        return scale / np.sqrt(np.maximum(left, np.finfo(float).eps))  # type: ignore[no-any-return]
+
     def half_log_det(self) -> float:
         """Half the logarithm of the covariance's determinant."""
         scale, columns = self.factor[0], self.factor[1:]

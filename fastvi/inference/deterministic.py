@@ -11,7 +11,7 @@ import numpy as np
 from .. import kernels
 from ..common import statuses
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian
+from ..distributions.gaussian import Gaussian, LowRank
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
 from ..kernels.statuses import (
@@ -48,7 +48,7 @@ from .kernel_calls import (
     workspace,
     workspace_member,
 )
-from .low_rank import low_rank_start, wide_start
+from .low_rank import low_rank_start, packed, wide_start
 from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
 from .racing import Start, choose_start, elbo_over
@@ -184,17 +184,17 @@ class _FixedDraws:
     """Fits by L-BFGS on fixed draws, one after another, each from the q of the last."""
 
     def __init__(
-        self, model: Model, family: str, start: Start, max_steps: int, columns: Array | None = None
+        self, model: Model, family: str, start: Start, max_steps: int, thin: Array | None = None
     ) -> None:
-        """`columns` are those of V to begin with, for a q of low rank."""
+        """`thin` is the factor (1 + R, D) to begin with, for a q of low rank."""
         r = model.latent_dim
         mean, root, scale, self.evaluations, self.best, *_ = start
-        self.model, self.family, self.max_steps, self.columns = model, family, max_steps, columns
-        height = r if columns is None else 1 + len(columns)
-        if columns is None:
+        self.model, self.family, self.max_steps, self.thin = model, family, max_steps, thin
+        height = r if thin is None else len(thin)
+        if thin is None:
             self.code, scale = CODES[family], start_scale(scale, family)
         else:
-            self.code = kernels.families.low_rank.FIRST + len(columns)
+            self.code = kernels.families.low_rank.FIRST + height - 1
         self.space = workspace("draws", self.code, r, model.dim)
         self.point = workspace_member("draws", self.space, "point")
         self.curvature = workspace_member("draws", self.space, "curvature")
@@ -255,8 +255,8 @@ class _FixedDraws:
             return False
         _, root, unit = self.start
         correlated = self.family in CORRELATED
-        if self.columns is not None:
-            scale = self.factor[0].copy()
+        if self.thin is not None:
+            scale = LowRank(self.factor).conditional_deviations()
         else:
             scale = conditional_deviations(self.factor) if correlated else np.diag(self.factor).copy()
         ratio = scale / unit
@@ -265,7 +265,7 @@ class _FixedDraws:
         stretched = ratio * root if len(root) == 1 else ratio[:, None] * root
         self.start = self.mean.copy(), self.factor.copy() if correlated else stretched, scale
         self.known = False
-        self.point[: 2 * scale.size if self.columns is not None else None] = 0.0
+        self._put(self.factor)
         return True
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -276,7 +276,7 @@ class _FixedDraws:
         """
         if not np.isfinite(self.factor).all():
             return False
-        if self.columns is not None:
+        if self.thin is not None:
             return self._widens_without_end()
         axes, widths, _ = np.linalg.svd(self.factor)
         axes = axes[:, widths > _WIDE]
@@ -330,10 +330,12 @@ class _FixedDraws:
 
     def restart(self) -> None:
         """Go back to the start."""
-        self.point[:] = 0.0
-        if self.columns is not None:
-            self.point[2 * self.columns.shape[1] :] = self.columns.ravel()
         self.start, self.known = self.first, False
+        self._put(self.thin)
+
+    def _put(self, thin: Array | None) -> None:
+        """Let the next fit begin at the coordinates' origin, with this factor where q is of low rank."""
+        self.point[:] = 0.0 if self.thin is None else packed(thin, *self.start[1:])
 
     def keep_curvature(self) -> None:
         """The next fit begins with the pairs of L-BFGS that this one ends with."""
@@ -429,14 +431,16 @@ def _draws_fit(
 ) -> LatentFit:
     """The fit from a start, on fixed draws, whose number is doubled until fresh draws confirm the ELBO."""
     r = model.latent_dim
-    columns = None
+    thin = None
     if family == LOW_RANK:
-        begin, columns = low_rank_start(choose_start(model, start, "full"), rank)
+        begin = choose_start(model, start, "full")
+        thin = low_rank_start(begin, rank)
     elif r > DRAWS_DIM:
-        begin, columns = wide_start(model, start), np.empty((0, r))
+        begin = wide_start(model, start)
+        thin = begin.scale[None]
     else:
         begin = choose_start(model, start, family)
-    fits = _FixedDraws(model, family, begin, max_steps, columns)
+    fits = _FixedDraws(model, family, begin, max_steps, thin)
     pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
     # Where calls are expensive, more draws in each save some; differences of as many take several calls.
     expensive = model._calls_are_expensive and bool(model._slopes_address)

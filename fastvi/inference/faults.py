@@ -93,8 +93,9 @@ def start_error(model: Model, code: int, start: Any, fault: tuple[int, Array]) -
         r = model.latent_dim
         rank = code - kernels.families.low_rank.FIRST
         mean, factor = np.empty(r), np.empty((r if rank < 0 else 1 + rank, r))
-        origin = np.zeros_like(workspace_member("draws", workspace("draws", code, r, model.dim), "point"))
-        kernels.inference.entry_points.unpack(code, origin, start, mean, factor)
+        space = workspace("draws", code, r, model.dim)
+        origin = np.zeros_like(workspace_member("draws", space, "point"))
+        kernels.inference.entry_points.unpack(code, origin, start, space, mean, factor)
         wrong = wrong_gradient(model, mean, factor)
         if wrong is not None:
             fault = WRONG_GRADIENT, wrong

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..common.values import Array
 from .expectations import fixed_draws
 from .faults import error_of
@@ -36,8 +37,8 @@ _PAIRS, _WIDTHS, _DIRECTIONS, _STEP = 8, (1.0, 0.3, 0.1, 0.03, 0.01, 0.001), 32,
 _CURVATURES = 0.1, 1e6
 
 
-def low_rank_start(start: Start, rank: int | None) -> tuple[Start, Array]:
-    """(the start with other deviations, the columns of V (R, D)) that are closest to a Gaussian start.
+def low_rank_start(start: Start, rank: int | None) -> Array:
+    """The factor (1 + R, D) of the q that is closest to a Gaussian start.
 
     With conditional deviations for s, each direction in which the start is wider, c times in the variance,
     adds (1 / c - 1 + log c) / 2 nats to the ELBO if q follows: where no rank is given, R is the number of
@@ -50,38 +51,59 @@ def low_rank_start(start: Start, rank: int | None) -> tuple[Start, Array]:
     if rank is None:
         gains = 0.5 * (1.0 / variances - 1.0 + np.log(variances))
         rank = min(max(int((gains > _WORTH).sum()), 1), _MOST, dim - 2)
-    sizes = np.sqrt(np.sqrt(variances[:rank]) - 1.0)
-    columns = np.maximum(sizes, _LEAST_COLUMN)[:, None] * axes[:rank]
-    inverse = np.linalg.inv(whitened)
-    scale, columns = _closest(inverse.T @ inverse, columns)
-    return start._replace(scale=start.scale * scale), np.ascontiguousarray(columns)
+    factor = _closest(whitened, np.sqrt(variances[:rank] - 1.0)[:, None] * axes[:rank])
+    factor[0] *= start.scale
+    return factor
 
 
-def _closest(precision: Array, columns: Array) -> tuple[Array, Array]:
-    """(s, the columns of V) that minimise KL(N(0, S (I + V V')² S) ‖ N(0, precision⁻¹)), by L-BFGS."""
+def _closest(root: Array, columns: Array) -> Array:
+    """The factor for which KL(N(0, S² + U U') ‖ N(0, root root')) is least, by L-BFGS from columns of U.
+
+    In the parameters of the fit, see `kernels.families.low_rank`, in units of their metric.
+    """
     from scipy.optimize import minimize
 
     rank, dim = columns.shape
-    diagonal, unit = precision.diagonal(), np.eye(rank)
+    inverse, unit = np.linalg.inv(root), np.eye(rank)
+    diagonal = (inverse * inverse).sum(axis=0)
+
+    def parts(x: Array) -> tuple[Array, Array, Array]:
+        s = np.hypot(np.exp(math.sqrt(0.5) * x[:dim]), kernels.families.low_rank.LEAST)
+        b = x[dim:].reshape(rank, dim)
+        return s, b, b @ root.T / s
 
     def divergence(x: Array) -> tuple[float, Array]:
-        s, v = np.exp(x[:dim]), x[dim:].reshape(rank, dim)
-        g = s * ((s * v) @ precision)
-        q, inner = v @ g.T, unit + v @ v.T
-        twice = inner + unit
-        value = 0.5 * (s * s) @ diagonal + 0.5 * (q * twice).sum() - x[:dim].sum()
-        slope = twice @ g + q @ v - 2.0 * np.linalg.solve(inner, v)
-        in_logs = s * s * diagonal + (v * (twice @ g)).sum(axis=0) - 1.0
-        return value - np.linalg.slogdet(inner)[1], np.concatenate([in_logs, slope.ravel()])
+        s, b, t = parts(x)
+        inner = unit + t @ t.T
+        answer = np.linalg.solve(inner, t)
+        value = 0.5 * ((s * s) @ diagonal + (b * b).sum() - np.linalg.slogdet(inner)[1]) - np.log(s).sum()
+        share = 1.0 - (kernels.families.low_rank.LEAST / s) ** 2
+        in_logs = math.sqrt(0.5) * share * (s * s * diagonal - 1.0 + (t * answer).sum(axis=0))
+        return value, np.append(in_logs, b - (answer / s) @ root)
 
-    begin = np.concatenate([np.zeros(dim), columns.ravel()])
+    begin = np.append(np.zeros(dim), columns @ inverse.T)
     found = minimize(
         divergence, begin, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, "gtol": _TOLERANCE}
     )
-    x = found.x if np.isfinite(found.x).all() else begin
-    # V V' is the same for V times a rotation: the columns are made orthogonal, as their metric wants it.
-    _, sizes, axes = np.linalg.svd(x[dim:].reshape(rank, dim), full_matrices=False)
-    return np.exp(x[:dim]), np.maximum(sizes, _LEAST_COLUMN)[:, None] * axes
+    s, _, t = parts(found.x if np.isfinite(found.x).all() else begin)
+    _, sizes, axes = np.linalg.svd(t, full_matrices=False)
+    sizes = np.sqrt(np.sqrt(1.0 + sizes * sizes) - 1.0)
+    return np.vstack([s, np.maximum(sizes, _LEAST_COLUMN)[:, None] * axes])
+
+
+def packed(factor: Array, root: Array, scale: Array) -> Array:
+    """The parameters of this factor, in these coordinates, of a q with its mean at their origin.
+
+    See `kernels.families.low_rank`; the columns are orthogonal.
+    """
+    from scipy.linalg import solve_triangular
+
+    s, v = factor[0], factor[1:]
+    least = kernels.families.low_rank.LEAST if len(v) else 0.0
+    squares = np.maximum((s / scale) ** 2 - least**2, (0.1 * least) ** 2)
+    spread = s * v * np.sqrt(2.0 + (v * v).sum(axis=1))[:, None]
+    columns = spread / root if len(root) == 1 else solve_triangular(root, spread.T, lower=True).T
+    return np.concatenate([np.zeros(s.size), 0.5 * np.log(squares), columns.ravel()])
 
 
 def wide_start(model: Model, start: Any) -> Start:

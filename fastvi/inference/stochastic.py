@@ -83,7 +83,7 @@ def fit_sgd(
     if not (status or lost) and done > early_steps:
         point = np.ascontiguousarray((total - early_total) / (done - early_steps))
     mean, factor = np.empty(r), np.empty((r, r))
-    kernels.inference.entry_points.unpack(code, point, (base, root, scale), mean, factor)
+    kernels.inference.entry_points.unpack(code, point, (base, root, scale), space, mean, factor)
     q = q_of(model, mean, factor)
     try:
         bound = elbo_estimate(model, q, _ELBO_RTOL)

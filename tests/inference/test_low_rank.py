@@ -10,9 +10,10 @@ import pytest
 
 import fastvi as fv
 from fastvi import kernels
-from fastvi.distributions.gaussian import Gaussian
+from fastvi.distributions.gaussian import Gaussian, LowRank
 from fastvi.inference import deterministic, expectations, racing
-from fastvi.inference.kernel_calls import fit_on_draws, workspace, workspace_member
+from fastvi.inference.kernel_calls import conditional_deviations, fit_on_draws, workspace, workspace_member
+from fastvi.inference.low_rank import low_rank_start, packed
 from fastvi.inference.starts import laplace_from
 from fastvi.kernels.families import low_rank
 from fastvi.kernels.families.table import DIAGONAL
@@ -128,27 +129,57 @@ def test_the_factor_of_low_rank(rank):
     np.testing.assert_allclose(out, mean + root @ e, rtol=1e-13)
 
 
-@pytest.mark.parametrize("rank", [0, 1, 3])
-def test_gradients_by_the_parameters(rank):
-    """Of -g' (S (I + V V') e) less the entropy, by central differences of the formula."""
-    dim = 5
+def parameters(rank, diagonal, dim=5):
+    """(point, root, scale) of some q; of one deviation there is nearly nothing beside the columns."""
     rng = np.random.default_rng(2)
-    family, scale = low_rank.FIRST + rank, rng.uniform(0.5, 2.0, dim)
-    count = low_rank.parameters(family, dim)
-    assert count == dim * (2 + rank)
-    point, e, g = 0.5 * rng.standard_normal(count), rng.standard_normal(dim), rng.standard_normal(dim)
-    factor = np.empty((1 + rank, dim))
+    root = np.tril(rng.standard_normal((dim, dim))) + 2.0 * np.eye(dim)
+    point = 0.8 * rng.standard_normal(low_rank.parameters(low_rank.FIRST + rank, dim))
+    assert point.size == dim * (2 + rank)
+    point[dim] = -9.0 if rank else -1.0
+    return point, np.diag(root)[None].copy() if diagonal else root, rng.uniform(0.5, 2.0, dim)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_the_covariance_of_the_parameters(rank, diagonal):
+    """diag(s²) + U U', whose columns are the root times those of b, and the parameters of its factor."""
+    point, root, scale = parameters(rank, diagonal)
+    dim, axes, factor = scale.size, np.empty((rank, rank)), np.empty((1 + rank, scale.size))
+    low_rank.unpack(point, root, scale, axes, factor)
+    columns = point[2 * dim :].reshape(rank, dim) @ (np.diag(root[0]) if diagonal else root).T
+    cov = np.diag(factor[0] ** 2) + columns.T @ columns
+    np.testing.assert_allclose(dense(factor) @ dense(factor).T, cov, rtol=1e-12, atol=1e-12)
+    least = low_rank.LEAST if rank else 0.0
+    np.testing.assert_allclose(factor[0], scale * np.hypot(np.exp(point[dim : 2 * dim]), least), rtol=1e-14)
+    products = factor[1:] @ factor[1:].T
+    assert abs(products - np.diag(np.diag(products))).max(initial=0.0) < 1e-10
+    conditional = 1.0 / np.sqrt(np.diag(np.linalg.inv(cov)))
+    np.testing.assert_allclose(LowRank(factor).conditional_deviations(), conditional, rtol=1e-6)
+    again = np.empty_like(factor)
+    low_rank.unpack(packed(factor, root, scale), root, scale, axes, again)
+    np.testing.assert_allclose(dense(again) @ dense(again).T, cov, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_gradients_by_the_parameters(rank, diagonal):
+    """Of -g' (S (I + V V') e) less the entropy, by central differences of the formula."""
+    point, root, scale = parameters(rank, diagonal)
+    dim, count, rng = scale.size, point.size, np.random.default_rng(3)
+    e, g = rng.standard_normal(dim), rng.standard_normal(dim)
+    axes, factor = np.empty((rank, rank)), np.empty((1 + rank, dim))
 
     def value(x):
-        low_rank.unpack(x, scale, factor)
-        root = dense(factor)
-        return -g @ root @ e - np.linalg.slogdet(root)[1]
+        low_rank.unpack(x, root, scale, axes, factor)
+        spread = dense(factor)
+        return -g @ spread @ e - np.linalg.slogdet(spread)[1]
 
-    low_rank.unpack(point, scale, factor)
-    gram, by_factor, gradient = np.zeros((rank, rank)), np.zeros((1 + rank, dim)), np.zeros(count)
+    value(point)
+    by_factor, gradient = np.zeros((1 + rank, dim)), np.zeros(count)
     low_rank.add_gradient(factor, e, g, np.empty(dim), np.empty(dim), by_factor)
-    low_rank.half_log_det_of(factor, gram)
-    low_rank.pack_gradient(factor, by_factor, gram, np.empty(rank), gradient)
+    low_rank.pack_gradient(
+        factor, by_factor, root, scale, axes, np.empty((rank, rank)), np.empty(rank), gradient
+    )
     for i in range(dim, count):
         step = np.zeros(count)
         step[i] = 1e-6
@@ -232,6 +263,47 @@ def test_a_low_rank_lies_between_diagonal_and_full():
     assert diag < one < three < full
     again = fv.fit(model, ("lowrank", 1), start=fv.fit(model, "full").q)
     assert fv.elbo(model, again.q).value == pytest.approx(one, abs=0.005)
+
+
+def correlated_rows(n=300, dim=8):
+    """Regressors that go together, not centred, and an intercept."""
+    rng = np.random.default_rng(11)
+    x = 3.0 + rng.standard_normal((n, 1)) + 0.3 * rng.standard_normal((n, dim))
+    x[:, 0] = 1.0
+    return x
+
+
+def test_the_start_of_low_rank_is_the_closest():
+    """No better one is near, where deviations beside the columns go to zero."""
+    x = correlated_rows()
+    root = np.linalg.cholesky(np.linalg.inv(x.T @ x))
+    start = racing.Start(np.zeros(8), root, conditional_deviations(root), 0)
+    for rank in (1, 2, 6):
+        factor = low_rank_start(start, rank)
+        precision, rng = x.T @ x, np.random.default_rng(rank)
+
+        def divergence(s, columns, precision=precision):
+            cov = np.diag(s * s) + columns.T @ columns
+            return 0.5 * ((precision * cov).sum() - np.linalg.slogdet(cov)[1])
+
+        s, v = factor[0], factor[1:]
+        columns = s * v * np.sqrt(2.0 + (v * v).sum(axis=1))[:, None]
+        least = divergence(s, columns)
+        for _ in range(100):
+            moved = columns + 0.1 * rng.standard_normal(columns.shape) @ root.T
+            stretch = np.exp(0.1 * rng.standard_normal(8))
+            assert divergence(stretch * s, moved) > least - 1e-6
+            assert divergence(s, columns + 0.01 * (moved - columns)) > least - 1e-6
+
+
+@pytest.mark.parametrize("family", ["diag", "lowrank", ("lowrank", 1)])
+def test_regressors_that_go_together_take_few_evaluations(family):
+    x = correlated_rows()
+    y = (np.random.default_rng(12).random(300) < 0.5).astype(float)
+    model = fv.Model(logistic, 8, (x, y), log_joint_grad=logistic_gradient)
+    f, full = fv.fit(model, family), fv.fit(model)
+    assert f.converged
+    assert f.evaluations <= (1.5 if family == "diag" else 2.0) * full.evaluations
 
 
 def test_positive_coordinates():

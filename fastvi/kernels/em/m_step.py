@@ -211,7 +211,7 @@ def _floored_in_units(cov, floor, before, factor, scratch):
     if floor == 0.0:
         return False, triangular and _is_regular(factor)
     # The columns of the factor, rotated to be orthogonal: then they are the principal axes.
-    orthogonalise(rows)
+    orthogonalise(rows, rows[:, :0])
     acted = False
     for a in range(dim):
         square = dot(rows[a], rows[a])

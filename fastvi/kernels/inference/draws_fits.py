@@ -101,7 +101,8 @@ class Workspace(NamedTuple):
     factor_gradient: Matrix  #: (D, D) the same, lower triangle; or as in `families.low_rank`, like the next
     mean: Vector  #: (D,)
     factor: Matrix  #: (D, D)
-    gram: Matrix  #: (R, R), and
+    axes: Matrix  #: (R, R) of V at the last `unpack`, and
+    gram: Matrix  #: (R, R),
     column: Vector  #: (R,), for rank R
     row: Vector  #: (D,)
     along: Vector  #: (D,) the diagonal of the factor's gradient
@@ -163,6 +164,7 @@ def workspace(family, latent, dim):
         np.empty(latent),
         np.empty((height, latent)),
         np.empty((ranks, ranks)),
+        np.empty((ranks, ranks)),
         np.empty(ranks),
         np.empty(latent),
         np.empty(latent),
@@ -186,7 +188,7 @@ def form_of(family):
 
 
 @kernel
-def unpack(family, point, coordinates, mean, factor):
+def unpack(family, point, coordinates, space, mean, factor):
     """Write mean and factor of the q that has these parameters."""
     base, root, scale = coordinates.base, coordinates.root, coordinates.scale
     dim = base.size
@@ -198,16 +200,16 @@ def unpack(family, point, coordinates, mean, factor):
             for j in range(i + 1):
                 mean[i] += root[i, j] * point[j]
     if family >= low_rank.FIRST:
-        low_rank.unpack(point, scale, factor)
+        low_rank.unpack(point, root, scale, space.axes, factor)
     else:
         operations.unpack(family, point, root, scale, factor)
 
 
 @kernel
-def pack_gradient(family, point, root, factor, space, gradient):
+def pack_gradient(family, point, coordinates, factor, space, gradient):
     """Write the gradient in the parameters, from those in mean and factor that `objective` wrote."""
     mean_gradient, factor_gradient = space.mean_gradient, space.factor_gradient
-    dim = mean_gradient.size
+    root, scale, dim = coordinates.root, coordinates.scale, mean_gradient.size
     if root.shape[0] != dim:
         for j in range(dim):
             gradient[j] = root[0, j] * mean_gradient[j]
@@ -216,7 +218,9 @@ def pack_gradient(family, point, root, factor, space, gradient):
         for i in range(dim):
             add_scaled(mean_gradient[i], root[i, : i + 1], gradient[: i + 1])
     if family >= low_rank.FIRST:
-        low_rank.pack_gradient(factor, factor_gradient, space.gram, space.column, gradient)
+        low_rank.pack_gradient(
+            factor, factor_gradient, root, scale, space.axes, space.gram, space.column, gradient
+        )
     else:
         operations.pack_gradient(family, point, root, factor, factor_gradient, gradient)
 
@@ -309,11 +313,11 @@ def objective(log_joint, log_joint_grad, problem, draws, mean, factor, form, sca
 
 
 @kernel
-def _set_metric(family, point, dim, metric):
+def _set_metric(family, dim, metric):
     for i in range(metric.size):
         metric[i] = 1.0
     if family >= low_rank.FIRST:
-        low_rank.metric(point, dim, metric)
+        low_rank.metric(dim, metric)
     else:
         operations.metric(family, dim, metric)
 
@@ -409,7 +413,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
     point, gradient = space.point[:count], space.gradient[:count]
     trial, trial_gradient = space.trial[:count], space.trial_gradient[:count]
     direction, metric = space.direction[:count], space.metric[:count]
-    _set_metric(family, point, dim, metric)
+    _set_metric(family, dim, metric)
     form = form_of(family)
     sides = sides_for(control.tolerance, root, scale)
     used, newest = space.curvature[BEGIN], space.curvature[NEWEST]
@@ -429,7 +433,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
             add_scaled(t, direction, trial)
     while status == STEPS_EXHAUSTED and steps < control.most_steps:
-        unpack(family, trial, coordinates, mean, factor)
+        unpack(family, trial, coordinates, space, mean, factor)
         fault_, new, more = objective(
             log_joint, log_joint_grad, problem, draws, mean, factor, form, scale, sides, space
         )
@@ -450,7 +454,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
                     break
                 used, tries = 0, 0  # forget, and go along the gradient
         else:
-            pack_gradient(family, trial, root, factor, space, trial_gradient)
+            pack_gradient(family, trial, coordinates, factor, space, trial_gradient)
             if not first:
                 promised = abs(t * expected)
                 used, newest = remember(point, gradient, trial, trial_gradient, promised, used, newest, space)
@@ -476,7 +480,7 @@ def maximise(log_joint, log_joint_grad, problem, family, draws, coordinates, con
             used, expected, t = find_direction(gradient, norm, used, newest, space, direction)
         for i in range(count):
             trial[i] = point[i] + t * direction[i]
-    unpack(family, point, coordinates, mean, factor)
+    unpack(family, point, coordinates, space, mean, factor)
     space.curvature[KNOWN], space.curvature[NEWEST], space.value[0] = used, newest, value
     return Report(
         elbo=-value,

@@ -281,9 +281,10 @@ def sgd_steps(target, family, noise, first_step, rate, coordinates, iterates, sp
 
 
 @exported
-def unpack(family, point, coordinates, mean, factor):
+def unpack(family, point, coordinates, space, mean, factor):
     """Write mean and factor of the q that has these parameters, see `draws`."""
-    draws_fits.unpack(family, point, named(draws_fits.Coordinates, borrow(coordinates)), mean, factor)
+    coordinates = named(draws_fits.Coordinates, borrow(coordinates))
+    draws_fits.unpack(family, point, coordinates, named(draws_fits.Workspace, borrow(space)), mean, factor)
 
 
 @exported

@@ -54,7 +54,7 @@ def sgd_steps(
     form = form_of(family)
     sides = sides_for(0.0, root, scale)
     for k in range(steps):
-        unpack(family, point, coordinates, mean, factor)
+        unpack(family, point, coordinates, space, mean, factor)
         status, value, more = objective(
             log_joint, log_joint_grad, problem, noise[k], mean, factor, form, scale, sides, space
         )
@@ -63,7 +63,7 @@ def sgd_steps(
             return status, math.nan, used
         total -= value
         _stick(form == DIAGONAL_ONLY, noise[k], factor, space)
-        pack_gradient(family, point, root, factor, space, gradient)
+        pack_gradient(family, point, coordinates, factor, space, gradient)
         # The path derivatives stand for the gradient of the entropy.
         operations.leave_out_entropy(family, dim, gradient)
         adam_step(point, gradient, iterates.first, iterates.second, first_step + k, rate)

@@ -235,17 +235,24 @@ def diagonalise(matrix, vectors, dim, tolerance, most_sweeps, descending):
 
 
 @kernel
-def orthogonalise(rows):
-    """Rotate the rows of a square matrix, two at a time, until they are orthogonal.
+def _rotate(x, y, c, s):
+    """Rotate in the plane of two vectors."""
+    for k in range(x.size):
+        a, b = x[k], y[k]
+        x[k], y[k] = c * a + s * b, c * b - s * a
+
+
+@kernel
+def orthogonalise(rows, turned):
+    """Rotate the rows of a matrix, two at a time, until they are orthogonal, and those of `turned` with them.
 
     The lengths of the rows are its singular values then. Those of a matrix whose rows are of very different
     lengths come out to a relative accuracy: J. Demmel, K. Veselić, Jacobi's Method is More Accurate than QR,
-    SIAM J. Matrix Anal. Appl. 13 (1992).
+    SIAM J. Matrix Anal. Appl. 13 (1992). `turned` may have no columns.
     """
-    dim = rows.shape[0]
     for _ in range(MOST_SWEEPS):
         rotated = False
-        for i in range(dim):
+        for i in range(rows.shape[0]):
             for j in range(i):
                 one, two, both = dot(rows[i], rows[i]), dot(rows[j], rows[j]), dot(rows[i], rows[j])
                 if abs(both) <= ORTHOGONAL * math.sqrt(one) * math.sqrt(two):
@@ -253,9 +260,8 @@ def orthogonalise(rows):
                 rotated = True
                 angle = 0.5 * math.atan2(2.0 * both, one - two)
                 c, s = math.cos(angle), math.sin(angle)
-                for k in range(dim):
-                    x, y = rows[i, k], rows[j, k]
-                    rows[i, k], rows[j, k] = c * x + s * y, c * y - s * x
+                _rotate(rows[i], rows[j], c, s)
+                _rotate(turned[i], turned[j], c, s)
         if not rotated:
             return
 
