@@ -335,7 +335,7 @@ class _FixedDraws:
 
     def _put(self, thin: Array | None) -> None:
         """Let the next fit begin at the coordinates' origin, with this factor where q is of low rank."""
-        self.point[:] = 0.0 if self.thin is None else packed(thin, *self.start[1:])
+        self.point[:] = 0.0 if thin is None or self.thin is None else packed(thin, *self.start[1:])
 
     def keep_curvature(self) -> None:
         """The next fit begins with the pairs of L-BFGS that this one ends with."""

@@ -69,7 +69,7 @@ def fit(
         Gaussians in latent coordinates (the model's own where its support is the real line) with any
         covariance, a diagonal one, a multiple of the identity, or that of the start; or a Gaussian truncated
         to the support (dimension 1). "lowrank" stands for covariances diag(s²) + U U', where U has as many
-        columns as the number says, or one for each direction that adds 0.05 nats to the ELBO of the start's
+        columns as the number says, or one for each direction that adds 0.01 nats to the ELBO of the start's
         Gaussian, at most 16; from three latent dimensions on: "lowrank" or ("lowrank", int). ("mixture", int)
         stands for at most so many Gaussians in latent coordinates, see Notes.
     start : array_like (D,), Gaussian, TransformedGaussian or TruncatedGaussian, optional

@@ -21,7 +21,7 @@ from ..distributions.student import StudentT
 from ..distributions.variational import TransformedGaussian, TransformedMixture, TruncatedGaussian
 from ..kernels.families.table import HELD, MEAN
 from ..kernels.statuses import CONVERGED, FINE, NOT_A_NUMBER
-from .expectations import latent_gaussian
+from .expectations import fixed_draws, latent_gaussian
 from .faults import error_of
 from .kernel_calls import (
     DRAWS_DIM,
@@ -79,6 +79,13 @@ _PARTS, _MANY_DIM, _FEW_PARTS = (1.0, 0.3, 0.1), 64, (1.0, 0.3)
 #: second derivatives in units of which these are right; the units that are tried together, as multiples of a
 #: guess, and the one after values that are not finite.
 _ASIDE, _LEAST_BEND, _MOST_BEND, _UNITS, _INWARD = 0.2, 0.05, 25.0, 10.0 ** -np.arange(-1.0, 5.0), 0.1
+
+#: Mean second derivatives: pairs of draws for each dimension of so many, at least one, and the step of the
+#: differences in deviations.
+_CURVATURE_PAIRS, _CURVATURE_STEP = 40, 1e-3
+
+#: How far from a point a search begins, in deviations.
+_NUDGE = 1e-6
 
 #: From points farther away than this, in deviations for each root of a dimension, the unit of an ascent grows
 #: with the distance.
@@ -147,6 +154,17 @@ def crossings(parts: list[Gaussian], rng: np.random.Generator) -> Iterator[Array
 def is_near(point: Array, part: Gaussian) -> bool:
     """Whether a point is within a deviation of the mean of a Gaussian on each of its axes."""
     return bool(np.abs(np.linalg.solve(part._factor, point - part._mean)).max() < 1.0)
+
+
+def nudged(point: Array, guess: float = 1.0) -> Array:
+    """A point beside one, by a small share of deviations.
+
+    At 0 each row of a logistic regression that is written with abs or max has a kink, where gradients are
+    those of one side: in six dimensions Newton's method and L-BFGS ended there, and the race from other
+    points took 2,100 evaluations in place of 60.
+    """
+    shift: Array = point + _NUDGE * guess * np.cos(np.arange(1.0, point.size + 1.0))
+    return shift
 
 
 def check_start(family: str, factor: Array | None) -> None:
@@ -235,7 +253,7 @@ class _Search:
     def laplace(self, point: Array, guess: float) -> Laplace | None:
         """Laplace's approximation near a point; None where the log joint fails so near that there is none."""
         with np.errstate(all="ignore"):
-            place = self.bent(point, np.full(point.size, guess))
+            place = self.bent(nudged(point, guess), np.full(point.size, guess))
             if place is None:
                 return None
             place, root, definite = self.climb(place)
@@ -448,6 +466,28 @@ def _place_of(mean: Array, value: float, slopes: Array, lengths: Array, unit: Ar
     ratio = np.minimum(np.maximum(1.0 / np.sqrt(bends), 1.0 / known.MOST_CHANGE), known.MOST_CHANGE)
     place = _Place(mean, value, unit * ratio, gradient * ratio, precision * ratio * ratio[:, None])
     return place, bool(bends.min() >= known.LEAST_CURVATURE and bends.max() <= known.MOST_CURVATURE)
+
+
+@np.errstate(all="ignore")
+def mean_curvature(model: Model, mean: Array, factor: Array) -> tuple[Array | None, int]:
+    """(A root of the inverse of minus the mean second derivatives under a Gaussian, evaluations).
+
+    These are those of minus its ELBO by the mean, so it is the unit in which a fit finds the mean in few
+    steps, of any family; at the optimum of a full covariance it is q's own factor. By differences of
+    gradients at some fixed draws; None where they are not definite.
+    """
+    q, dim = Gaussian._from_factor(mean, factor), mean.size
+    pairs = max(_CURVATURE_PAIRS // dim, 1)
+    middle, unit = mean + q._spread(fixed_draws(4, pairs, dim)), q._deviations
+    points = middle[:, None] + np.concatenate([np.zeros((1, dim)), _CURVATURE_STEP * np.diag(unit)])
+    status, _, slopes = slopes_at(model, points.reshape(-1, dim))
+    used = len(middle) * (dim + 1)
+    if status or not np.isfinite(slopes).all():
+        return None, used
+    slopes = slopes.reshape(points.shape) * unit
+    precision = (slopes[:, :1] - slopes[:, 1:]).mean(axis=0) / _CURVATURE_STEP
+    root, definite = _root_of_inverse(0.5 * (precision + precision.T))
+    return (unit[:, None] * root if definite else None), used
 
 
 @np.errstate(all="ignore")

@@ -193,6 +193,65 @@ def test_a_friendly_posterior_is_not_raced_for(monkeypatch):
     assert fv.fit(model).elbo == expected.elbo
 
 
+def kinked_regression(z, rows, y):
+    """As `regression`, by max and abs: at z = 0 their derivatives are those of one side in each row."""
+    r = 0.0
+    for j in range(z.size):
+        r -= 0.5 * (z[j] / 3.0) ** 2
+    for i in range(y.size):
+        m = 0.0
+        for j in range(z.size):
+            m += rows[i, j] * z[j]
+        r += y[i] * m - max(m, 0.0) - math.log1p(math.exp(-abs(m)))
+    return r
+
+
+def test_kinks_at_zero_are_no_mode():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(60, 5))
+    y = (rng.random(60) < 1 / (1 + np.exp(-rows @ rng.normal(size=5)))).astype(float)
+    smooth = starts.laplace_from(fv.Model(regression, 5, (rows, y, 3.0)), np.zeros(5))
+    kinked = starts.laplace_from(fv.Model(kinked_regression, 5, (rows, y)), np.zeros(5))
+    np.testing.assert_allclose(kinked.mean, smooth.mean, atol=1e-6)
+    np.testing.assert_allclose(kinked.factor, smooth.factor, atol=1e-6)
+
+
+def test_the_mean_curvature_of_a_quadratic():
+    factor = np.tril(np.random.default_rng(3).normal(size=(4, 4))) + 2.0 * np.eye(4)
+
+    def log_joint(z, precision):
+        return -0.5 * np.dot(z, precision @ z)
+
+    model = fv.Model(log_joint, 4, (np.linalg.inv(factor @ factor.T),), log_joint_grad="forward")
+    root, used = starts.mean_curvature(model, np.ones(4), np.diag([0.1, 1.0, 2.0, 5.0]))
+    np.testing.assert_allclose(root @ root.T, factor @ factor.T, rtol=1e-6)
+    assert used == 20 * 5
+    root, _ = starts.mean_curvature(fv.Model(two_modes, 4, (6.0, 0.0)), np.zeros(4), np.eye(4))
+    assert root is None
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_a_race_ends_in_units_of_the_curvature(family):
+    """The gradient's change along each of their axes is that along the others: a fit takes few steps."""
+    model = schools_model()
+    start = racing.choose_start(model, None, family)
+    factor = start.root if family == "full" else np.diag(start.scale)
+    root, _ = starts.mean_curvature(model, start.mean, factor)
+    bends = np.linalg.solve(root, start.root)
+    assert np.linalg.cond(bends) < 3.0
+    f = fv.fit(model, family)
+    assert f.converged
+    assert len(f.trace) < 60
+
+
+@pytest.mark.parametrize("off", [1e3, math.inf, math.nan])
+def test_no_other_search_is_made_for_a_hopeless_mode(off, monkeypatch):
+    model = schools_model()
+    monkeypatch.setattr(racing._Race, "off_gaussian", lambda race, laplace: off)
+    monkeypatch.setattr(racing, "_arrives", None)
+    assert racing.choose_start(model, None, "diag").best > -40.0
+
+
 def raises_outside(z, radius):
     r = 0.0
     for i in range(z.size):

@@ -20,7 +20,6 @@ from ..compiler import kernel
 from ..numerics.matrices import (
     add_scaled,
     cholesky,
-    clear_vector,
     dot,
     fill_vector,
     half_log_det,
