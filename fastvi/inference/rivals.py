@@ -50,6 +50,7 @@ class Rival(NamedTuple):
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
     """The mode from which a fit may reach a higher ELBO, after a fit with so many evaluations."""
     used, best, highest, top = 0, None, elbo - _LOWER, elbo + _MORE + 2.0 * error
+    own = None  # the mode that q is around
     left, single = _SHARE * spent, _SINGLE if model._calls_python else 1
     seen: list[Gaussian] = []  # modes to which ascents have led
     # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
@@ -79,7 +80,12 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
         value, _, _ = elbo_over(model, found.mean, factor, writable(fixed_draws(2, _PAIRS, q.dim)))
         used += 2 * _PAIRS
         left -= 2 * _PAIRS
-        if value > highest:
+        if value > highest and own is None:
+            own = laplace(model, q._mean)
+            used += own.evaluations
+            left -= own.evaluations
+        # Beside a diagonal q of a regression of 41 dimensions its mode was 1.7 deviations from its mean.
+        if value > highest and (own is None or own.status or not is_near(own.mean, there)):
             best, highest = Gaussian._from_factor(found.mean, factor), value
     return Rival(best, used)
 

@@ -243,15 +243,17 @@ def test_what_a_diagnosis_found_counts():
     assert response_of(fit.model, "diag", fit.q, True, lambda: found).trusted
 
 
-@pytest.mark.parametrize(("dim", "most"), [(6, 1700), (60, 7400)])
+@pytest.mark.parametrize(("dim", "most"), [(6, 1700), (60, 4500)])
 def test_what_it_costs(dim, most):
-    """64 (R + 1) gradients, 128 values for the gain, 500 or 1,000 weights, and a search without diagnosis."""
+    """64 (R + 1) gradients, of many coordinates 16 (R + 1), 128 or 96 values for the gain, 500 or 1,000
+    weights, and a search without diagnosis.
+    """
     _, precision = correlated(dim)
     fit = fv.fit(fv.Model(gaussian, dim, (np.zeros(dim), precision), log_joint_grad=gaussian_grad), "diag")
     response = fit.linear_response()
     assert fit._diagnosis is None
     assert response.trusted
-    assert response.evaluations <= most
+    assert response.evaluations <= most, response.evaluations
 
 
 def test_no_covariance_where_there_is_no_minimum():

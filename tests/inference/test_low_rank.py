@@ -11,7 +11,7 @@ import pytest
 import fastvi as fv
 from fastvi import kernels
 from fastvi.distributions.gaussian import Gaussian, LowRank
-from fastvi.inference import deterministic, expectations, racing
+from fastvi.inference import deterministic, expectations, racing, rivals
 from fastvi.inference.kernel_calls import conditional_deviations, fit_on_draws, workspace, workspace_member
 from fastvi.inference.low_rank import low_rank_start, packed
 from fastvi.inference.starts import laplace_from
@@ -306,6 +306,21 @@ def test_regressors_that_go_together_take_few_evaluations(family):
     assert f.evaluations <= (1.5 if family == "diag" else 2.0) * full.evaluations
 
 
+def test_forty_coordinates_that_go_together_have_as_many_pairs_of_draws():
+    """On fewer, second moments are not the identity: the ELBO over 32 pairs is too high by a nat."""
+    cov = np.linalg.inv(0.1 * np.eye(40) + 0.9)
+    model, scale = structured_model(cov), 1.0 / np.sqrt(np.diag(np.linalg.inv(cov)))
+    f = fv.fit(model, "diag")
+    assert f.converged
+    np.testing.assert_allclose(f.q._deviations, scale, rtol=1e-6)
+    assert f.evaluations <= 1.5 * fv.fit(model).evaluations
+    start = racing.choose_start(model, None, "diag")
+    assert deterministic._mislead(start, "diag", 32)
+    assert not deterministic._mislead(start, "diag", 40)
+    start = racing.choose_start(structured_model(np.eye(40)), None, "diag")
+    assert not deterministic._mislead(start, "diag", 32)
+
+
 def test_positive_coordinates():
     """log z is a Gaussian of rank one."""
     cov = structured(3, 1, seed=4) / 20.0
@@ -385,6 +400,25 @@ def test_a_fit_in_a_hundred_dimensions_takes_few_evaluations():
     f = fv.fit(regression(100, 300), "diag")
     assert f.converged
     assert f.evaluations <= 2500
+
+
+def test_the_mode_of_q_is_no_rival():
+    """Of the deviation of the noise it is 1.7 deviations away, where half as many regressors go together."""
+
+    def log_joint(z, x, y):
+        r = -0.5 * z[-1] ** 2 - y.size * math.log(z[-1])
+        for i in range(y.size):
+            m = 0.0
+            for j in range(x.shape[1]):
+                m += x[i, j] * z[j]
+            r -= 0.5 * ((y[i] - m) / z[-1]) ** 2
+        return r
+
+    x = correlated_rows(60, 30)
+    y = np.random.default_rng(13).standard_normal(60)
+    f = fv.fit(fv.Model(log_joint, 31, (x, y), [*["real"] * 30, "positive"]), "diag")
+    q = f.q.gaussian
+    assert rivals.rival_of(f.model, "diag", q, f.elbo.value, f.elbo.error, 1e5).start is None
 
 
 def test_where_laplace_is_nearly_exact_few_draws_are_enough():
