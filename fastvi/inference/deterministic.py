@@ -355,7 +355,7 @@ def _first_pairs(family: str, dim: int, draws: int | None) -> int:
 
 def _optimism(dim: int) -> float:
     """The optimism of fixed draws that fresh ones are to show, in nats."""
-    least = kernels.inference.draws_fits.OPTIMISM
+    least: float = kernels.inference.draws_fits.OPTIMISM
     return least if dim <= _BLOCKS_DIM else max(least, ENOUGH_EACH * math.sqrt(dim) / _ENOUGH)
 
 
