@@ -207,13 +207,16 @@ def kinked_regression(z, rows, y):
 
 
 def test_kinks_at_zero_are_no_mode():
+    """Of an intercept and positive predictors all gradients there are on the same side."""
     rng = np.random.default_rng(1)
-    rows = rng.normal(size=(60, 5))
+    rows = np.abs(rng.normal(size=(60, 5)))
+    rows[:, 0] = 1.0
     y = (rng.random(60) < 1 / (1 + np.exp(-rows @ rng.normal(size=5)))).astype(float)
     smooth = starts.laplace_from(fv.Model(regression, 5, (rows, y, 3.0)), np.zeros(5))
     kinked = starts.laplace_from(fv.Model(kinked_regression, 5, (rows, y)), np.zeros(5))
     np.testing.assert_allclose(kinked.mean, smooth.mean, atol=1e-6)
     np.testing.assert_allclose(kinked.factor, smooth.factor, atol=1e-6)
+    assert kinked.evaluations == smooth.evaluations
 
 
 def test_the_mean_curvature_of_a_quadratic():
