@@ -151,12 +151,10 @@ class Frame:
         used = p.weights > 0.0
         self.weights, self.logs = p.weights[used], p._log_weights[used]
         self.means, self.factors = p._means[used], p._factors[used]
-        self.mean = np.array(p.mean)
-        try:
-            self.factor = np.linalg.cholesky(p.cov)
-        except np.linalg.LinAlgError:
-            self.factor = np.diag(np.sqrt(np.diag(p.cov)))
-        kernels.em.standardization.standardize_mixture(self.mean, self.factor, self.means, self.factors)
+        room, (cov, self.factor) = kernels.em.standardization, np.empty((2, p.dim, p.dim))
+        self.mean = np.empty(p.dim)
+        room.write_frame(self.triple, self.mean, cov, self.factor)
+        room.standardize_mixture(self.mean, self.factor, self.means, self.factors)
 
     @property
     def triple(self) -> Triple:

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import fastvi as fv
+from fastvi.distributions.ascent import Parts
 from fastvi.projections import onto_mixtures, reduction
 from helpers.mixtures import random_mixture
 
@@ -272,13 +273,28 @@ def test_components_too_narrow_to_be_merged_are_chosen():
     np.testing.assert_allclose(found.q.weights, [4.0 / 7.0, 3.0 / 7.0], rtol=1e-6)
 
 
+def test_a_component_that_all_but_vanishes_does_not_run_off():
+    """One of the ends on coarse nodes has a weight of 6e-9; from there it left the range of floats."""
+    rng = np.random.default_rng((2, 38))
+    rng.integers(3, 9), rng.integers(2, 5)
+    weights = np.maximum(rng.dirichlet(np.full(5, rng.choice([0.5, 3.0]))), 1e-3)
+    roots = rng.standard_normal((5, 2, 2))
+    covs = roots @ roots.swapaxes(1, 2) + 0.3 * np.eye(2)
+    means = rng.choice([1.0, 3.0, 8.0]) * rng.standard_normal((5, 2))
+    found = fv.i_projection(fv.GaussianMixture(weights / weights.sum(), means, covs), ("mixture", 3))
+    assert found.converged
+    for optimum in found.optima:
+        assert optimum.kl < 1.0
+        assert optimum.error < 1e-6
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_components_far_from_a_block_are_left_out(dim, monkeypatch):
     """The value and gradient are those of nodes in any order, also with many components far away."""
     rng = np.random.default_rng(dim)
     p = fv.GaussianMixture(np.full(9, 1 / 9), 30.0 * rng.standard_normal((9, dim)), [np.eye(dim)] * 9)
     descents = onto_mixtures.Descents(reduction.Frame(p), 4, 1e-8)
-    parts = descents.partition(np.random.default_rng(0))
+    *_, parts = map(Parts, *descents.starts())
     tiled, slope = descents.gradient(parts, 0)
     nodes, weights = descents.nodes(0)
     order = rng.permutation(weights.size)

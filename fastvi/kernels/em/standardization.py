@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 
+from ..borrowing import borrow
 from ..compiler import adder, exported, formula, kernel
-from ..numerics.matrices import clear_matrix, dot, solve_lower
+from ..densities.mixtures import mixture_moments
+from ..numerics.matrices import cholesky, clear_matrix, dot, solve_lower
 
 #: A column whose residual on the columns before it is below this part of its deviation is linearly dependent
 #: on them: rounding leaves 1e-16.
@@ -162,3 +164,19 @@ def standardize_mixture(mean, factor, means, factors):
         solve_lower(factor, means[k])
         for j in range(dim):
             solve_lower(factor, factors[k, :, j])
+
+
+@exported
+def write_frame(p, mean, cov, factor):
+    """Write the moments of a mixture, and the factor of the covariance: coordinates with moments 0 and I.
+
+    False where the covariance is singular to rounding: then the factor has the deviations alone.
+    """
+    log_weights, means, factors = borrow(p)
+    mixture_moments(log_weights, means, factors, mean, cov)
+    if cholesky(cov, factor):
+        return True
+    clear_matrix(factor)
+    for i in range(mean.size):
+        factor[i, i] = math.sqrt(cov[i, i])
+    return False

@@ -45,6 +45,12 @@ LEAST_LACK = 1e-12
 #: A descent ends where so many times what it promises to gain does not bring it below a bound.
 PROMISES = 10.0
 
+#: Descents to a component of less weight are left out: it spreads or shrinks without end.
+VANISHED = 1e-9
+
+#: Optima are the same where means differ by less in deviations, weights by less, logarithms of deviations.
+SAME = 0.02
+
 
 class Mixture(NamedTuple):
     """A mixture."""
@@ -246,7 +252,7 @@ def _value(p, nodes, shares, x, gradient, space):
     value = -minus_divergence(
         p, space.moved, nodes, shares, space.divergence, slopes.logs, slopes.means, slopes.factors
     )
-    if not value < math.inf or not _write_gradient(x, gradient, space) < math.inf:
+    if not abs(value) < math.inf or not _write_gradient(x, gradient, space) < math.inf:
         return math.inf
     return value
 
@@ -438,6 +444,127 @@ def lower(p, q, nodes, shares, basis, most, share, far, space):
         is_far = value - PROMISES * lack > far and far > 0.0
         if lack <= tolerance_of(value, share) or stuck or taken >= most or is_far:
             return value, lack, evaluations, stuck
+
+
+@kernel
+def _is_same_component(one, i, two, j):
+    """Whether the components have the same weight, mean and factor, in deviations of the first."""
+    (logs, means, factors), (other_logs, other_means, other_factors) = one, two
+    if not abs(math.exp(logs[i]) - math.exp(other_logs[j])) < SAME:
+        return False
+    for a in range(means.shape[1]):
+        square = 0.0
+        for b in range(a + 1):
+            square += factors[i, a, b] * factors[i, a, b]
+        most = SAME * math.sqrt(square)
+        if not abs(means[i, a] - other_means[j, a]) < most:
+            return False
+        for b in range(a + 1):
+            if not abs(factors[i, a, b] - other_factors[j, a, b]) < most:
+                return False
+    return True
+
+
+@exported
+def are_same(one, two, taken):
+    """Whether two mixtures have the same components, in any order, about.
+
+    Parameters
+    ----------
+    one, two : tuple
+        Log weights, means and factors, of as many components.
+    taken : (k,)
+        Scratch space.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> one = np.log([0.4, 0.6]), np.array([[-1.0], [1.0]]), np.ones((2, 1, 1))
+    >>> two = tuple(np.ascontiguousarray(part[::-1]) for part in one)
+    >>> kernels.projections.mixture_descents.are_same(one, two, np.empty(2))
+    True
+    """
+    one, two, taken = borrow(one), borrow(two), borrow(taken)
+    clear_vector(taken)
+    for i in range(taken.size):
+        found = False
+        for j in range(taken.size):
+            if not found and taken[j] == 0.0 and _is_same_component(one, i, two, j):
+                taken[j], found = 1.0, True
+        if not found:
+            return False
+    return True
+
+
+@exported
+def follow(p, qs, values, nodes, shares, basis, most, share, far, space):
+    """Descents from several mixtures, which become the different ends, the best first.
+
+    Parameters
+    ----------
+    p, nodes, shares, basis, most, share, space
+        As in `descend`.
+    qs : tuple
+        Log weights, means and factors of n mixtures: (n, k), (n, k, D), (n, k, D, D).
+    values : (n,)
+        Are written: the divergences at the ends.
+    far : float
+        A descent ends early too where it does not come below the best so far, times this; inf: never.
+
+    Returns
+    -------
+    count, evaluations
+        How many ends there are: those where no component has vanished, or the best one if that is so in all;
+        none that is not finite. No ends, where another thread has set `control`. And evaluations of the
+        divergence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastvi import kernels
+    >>> p = np.log([0.3, 0.3, 0.4]), np.array([[-1.0], [1.0], [9.0]]), np.ones((3, 1, 1))
+    >>> qs = np.log([[0.5, 0.5]] * 2), np.array([[[0.0], [8.0]], [[10.0], [0.0]]]), np.ones((2, 2, 1, 1))
+    >>> nodes, shares = kernels.projections.mixture_optima.lattice(1, 0.2, 6.0)
+    >>> descents, values, basis = kernels.projections.mixture_descents, np.empty(2), np.empty((0, 0))
+    >>> space = descents.workspace(3, 2, 1)
+    >>> count, _ = descents.follow(p, qs, values, nodes, shares, basis, 99, 1e-9, np.inf, space)
+    >>> count, round(values[0], 7), np.exp(qs[0][0]).round(3)
+    (1, 0.0063638, array([0.598, 0.402]))
+    """
+    p, (logs, means, factors), space = borrow(p), borrow(qs), named(Workspace, borrow(space))
+    space.control[0] = 0
+    count, whole, evaluations, bound = 0, 0, 0, math.inf
+    for s in range(values.size):
+        q = logs[s], means[s], factors[s]
+        value, _, more, _ = lower(p, q, nodes, shares, basis, most, share, bound, space)
+        evaluations += more
+        if space.control[0] != 0:
+            return 0, evaluations
+        known = not value < math.inf
+        for i in range(count):
+            known = known or are_same(q, (logs[i], means[i], factors[i]), space.unit)
+        if known:
+            continue
+        vanished = math.exp(logs[s].min()) < VANISHED
+        place, first = (count, whole) if vanished else (whole, 0)
+        while place > first and value < values[place - 1]:
+            place -= 1
+        copy_mixture(q, space.moved)
+        for i in range(count, place, -1):
+            copy_mixture((logs[i - 1], means[i - 1], factors[i - 1]), (logs[i], means[i], factors[i]))
+            values[i] = values[i - 1]
+        copy_mixture(space.moved, (logs[place], means[place], factors[place]))
+        values[place] = value
+        count += 1
+        whole += 0 if vanished else 1
+        if far < math.inf and whole > 0:
+            bound = far * values[0]
+    return (whole if whole > 0 else min(count, 1)), evaluations
 
 
 @kernel

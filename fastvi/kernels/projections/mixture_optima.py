@@ -54,6 +54,17 @@ SADDLES, AWAY = 3, 0.3
 #: share of `rtol` that one on the last levels may.
 BASE, BASE_SHARE, SHARE = 1, 1e-6, 0.1
 
+#: How many optima are followed on this level, and how many to the end.
+FOLLOWED, OPTIMA = 10, 4
+
+#: Densities of an evaluation on this level above which optima that are far above the best are not refined:
+#: each would take seconds.
+LONG = 500_000
+
+#: How far above the best, as a ratio of divergences, that is: descents on finer nodes lowered none of 27
+#: optima by more than a twelfth. And the tolerance of these divergences.
+FAR, FAR_RTOL = 1.15, 1e-3
+
 #: Nodes of a lattice that are neighbours in all directions follow one another, so many along each axis: a
 #: block of the kernels skips components that are far from it. At most 128, its length.
 SIDES = (128, 11, 5)
@@ -204,12 +215,13 @@ def _curvature(p, q, nodes, shares, space):
 
 
 @kernel
-def _leave_saddle(p, q, nodes, shares, axis, most, space):
+def _leave_saddle(p, q, nodes, shares, axis, value, most, space):
     """Descend from both sides of a saddle along an axis; the lower end becomes q: (its value, what it lacks).
 
-    And the evaluations.
+    And the evaluations. q stays where neither is lower: next to a component that has all but vanished both
+    may run off without end.
     """
-    value, lack, evaluations = math.inf, math.inf, 0
+    lack, evaluations = math.inf, 0
     copy_mixture(q, space.one)
     for sign in (-AWAY, AWAY):
         copy_mixture(space.one, space.two)
@@ -223,6 +235,19 @@ def _leave_saddle(p, q, nodes, shares, axis, most, space):
         if found < value:
             value, lack = found, lacking
             copy_mixture(space.two, q)
+    return value, lack, evaluations
+
+
+@kernel
+def _lower_to_finite(p, q, nodes, shares, basis, most, share, space):
+    """`lower`; q stays where it is if the descent runs off to where the divergence is not finite.
+
+    Along the coordinates of a component that has all but vanished it may, in units of their deviations.
+    """
+    copy_mixture(q, space.one)
+    value, lack, evaluations, _ = lower(p, q, nodes, shares, basis, most, share, math.inf, space.descent)
+    if not value < math.inf:
+        copy_mixture(space.one, q)
     return value, lack, evaluations
 
 
@@ -271,8 +296,9 @@ def polish(p, q, levels, most, rtol, space):
     -------
     value, norm, status, evaluations
         The divergence on the last nodes, and the length of its gradient. Status 0: what a finer level changes
-        is below the tolerance; 1: the steps were used up; 3: a saddle; 5: there is no finer level. And
-        evaluations of log p and log q.
+        is below the tolerance; 1: the steps were used up; 3: a saddle, or a descent that runs off to where
+        nothing is finite, where q stays as it was before that; 5: there is no finer level. And evaluations of
+        log p and log q.
 
     Examples
     --------
@@ -294,8 +320,10 @@ def polish(p, q, levels, most, rtol, space):
     space.descent.control[0] = 0
     nodes, shares = _level(flat, all_shares, ends, 0, dim)
     basis, lowest, status, evaluations = space.plain, 1.0, OVERFITTED, 0
-    value, lack, more, _ = lower(p, q, nodes, shares, basis, most, BASE_SHARE, math.inf, space.descent)
+    value, lack, more = _lower_to_finite(p, q, nodes, shares, basis, most, BASE_SHARE, space)
     evaluations += more * shares.size
+    if not value < math.inf:
+        return value, math.nan, NOT_A_MINIMUM, evaluations * count
     if space.matrix.size > 0:
         for _ in range(SADDLES):
             least = _curvature(p, q, nodes, shares, space)
@@ -305,8 +333,10 @@ def polish(p, q, levels, most, rtol, space):
             lowest = space.matrix[least, least]
             if lowest > 0.0:
                 break
-            value, lack, more = _leave_saddle(p, q, nodes, shares, least, most, space)
+            value, lack, more = _leave_saddle(p, q, nodes, shares, least, value, most, space)
             evaluations += more * shares.size
+            if not lack < math.inf:
+                break
         _write_basis(space)
         basis = space.basis
     clear_vector(space.point)
@@ -314,8 +344,10 @@ def polish(p, q, levels, most, rtol, space):
         nodes, shares = _level(flat, all_shares, ends, level, dim)
         slope_at(p, q, nodes, shares, space.point, space.slope, space.descent)
         promised = _promised(basis, space.slope)
-        value, lack, more, _ = lower(p, q, nodes, shares, basis, most, SHARE * rtol, math.inf, space.descent)
+        value, lack, more = _lower_to_finite(p, q, nodes, shares, basis, most, SHARE * rtol, space)
         evaluations += (more + 1) * shares.size
+        if not value < math.inf:
+            return value, math.nan, NOT_A_MINIMUM, evaluations * count
         if promised <= tolerance_of(value, rtol):
             status = CONVERGED
             break

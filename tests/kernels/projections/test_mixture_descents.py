@@ -186,3 +186,94 @@ def test_users_compiled_code_has_the_same_bits():
     assert from_compiled_code(tuple(p), tuple(two), nodes, shares) == found
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def several(p, count, number):
+    """Mixtures to start from, the last twice."""
+    dim = p[1].shape[1]
+    found = [parts_of(random_mixture(20 + s, dim, count)) for s in range(number)]
+    return tuple(np.stack(part) for part in zip(*found, found[-1], strict=True))
+
+
+def follow(p, qs, nodes, shares, most, share, far, space):
+    ends, values = tuple(np.array(part) for part in qs), np.empty(len(qs[0]))
+    arguments = tuple(p), ends, values, nodes, shares, PLAIN, most, share, far, space
+    count, evaluations = mixture_descents.follow(*arguments)
+    return [Parts(*(part[s] for part in ends)) for s in range(count)], values[:count].tolist(), evaluations
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ends_of_several_descents_are_those_of_each(case):
+    p, _, nodes, shares, space, _ = problem(*case)
+    qs, expected, total = several(p, case[2], 5), [], 0
+    for start in map(Parts, *qs):
+        q = Parts(*map(np.array, start))
+        value, _, more, _ = mixture_descents.descend(
+            tuple(p), tuple(q), nodes, shares, PLAIN, 50, 1e-4, math.inf, space
+        )
+        total += more
+        if not any(mixture_descents.are_same(tuple(q), tuple(e), np.empty(case[2])) for _, e in expected):
+            expected.append((value, q))
+    expected.sort(key=lambda end: end[0])
+    ends, values, evaluations = follow(p, qs, nodes, shares, 50, 1e-4, math.inf, space)
+    assert values == [value for value, _ in expected]
+    assert evaluations == total
+    assert len(ends) <= 5  # one start is there twice
+    for one, (_, two) in zip(ends, expected, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_of_several_descents_those_that_are_far_from_the_best_end_early():
+    """The first goes on to the end; of the second 50 steps are made."""
+    p, q, nodes, shares, space, _ = problem(2, 5, 3, 400)
+    qs = tuple(np.stack([part, part]) for part in q)
+    for part in qs:
+        part[1] = part[1][::-1]
+    *_, every = follow(p, qs, nodes, shares, 300, 0.0, math.inf, space)
+    best, value, one = follow(p, tuple(part[:1] for part in qs), nodes, shares, 300, 0.0, math.inf, space)
+    ends, values, evaluations = follow(p, qs, nodes, shares, 300, 0.0, 1e-3, space)
+    assert one + 50 < evaluations < every
+    assert values[0] <= value[0]
+    np.testing.assert_array_equal(ends[0].means, best[0].means)
+    assert follow(p, qs, nodes, shares, 300, 0.0, 1e3, space)[2] == every
+
+
+def test_ends_with_a_component_that_vanished_are_left_out():
+    p, _, nodes, shares, space, _ = problem(1, 3, 2)
+    logs, means, factors = (np.array(part) for part in several(p, 2, 2))
+    good = follow(p, (logs, means, factors), nodes, shares, 0, 0.0, math.inf, space)
+    assert len(good[0]) == 2
+    # The best of all, but for a component of next to no weight: q is p's own, nearly.
+    logs[0] = [math.log1p(-1e-12), math.log(1e-12)]
+    means[0, 0], factors[0, 0] = 0.0, 1.0
+    ends, values, _ = follow(p, (logs, means, factors), nodes, shares, 0, 0.0, math.inf, space)
+    assert len(ends) == 1
+    np.testing.assert_array_equal(ends[0].means, means[1])
+    only = logs[:1], means[:1], factors[:1]
+    ends, values, _ = follow(p, only, nodes, shares, 0, 0.0, math.inf, space)
+    assert len(ends) == len(values) == 1
+    logs[0] = math.nan
+    assert follow(p, only, nodes, shares, 0, 0.0, math.inf, space)[0] == []
+
+
+def test_the_same_mixture_in_another_order_is_the_same():
+    q = parts_of(random_mixture(6, 2, 4))
+    taken, order = np.empty(4), [2, 0, 3, 1]
+
+    def is_same(logs, means, factors):
+        other = tuple(np.ascontiguousarray(part[order]) for part in (logs, means, factors))
+        return mixture_descents.are_same(tuple(q), other, taken)
+
+    assert is_same(*q)
+    near, far = 0.5 * mixture_descents.SAME, 2.0 * mixture_descents.SAME
+    deviation = np.sqrt((q.factors**2).sum(axis=2))
+    for step, expected in ((near, True), (far, False)):
+        change = np.zeros((4, 2))
+        change[1, 1] = step * deviation[1, 1]
+        assert is_same(q.logs, q.means + change, q.factors) == expected
+        assert is_same(q.logs, q.means, q.factors + change[:, :, None] * [1.0, 0.0]) == expected
+        weights = q.weights + step * np.array([1.0, 0.0, -1.0, 0.0])
+        assert is_same(np.log(weights), q.means, q.factors) == expected
+    twice = Parts(*(part[[0, 0, 1, 2]] for part in q))
+    assert not mixture_descents.are_same(tuple(twice), tuple(q), taken)  # each has a partner of its own
