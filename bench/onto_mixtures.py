@@ -61,11 +61,13 @@ def random_start(rng: np.random.Generator, frame: Frame, count: int) -> Parts:
 def lowest(p: fv.GaussianMixture, count: int, rng: np.random.Generator) -> float:
     """The least KL(q ‖ p) of descents from random starts, by `kl_estimate`."""
     descents = Descents(Frame(p), count, 1e-8)
-    ends = [descents.descend(random_start(rng, descents.frame, count), 1, 60, 1e-3) for _ in range(STARTS)]
-    parts, _ = max(ends, key=lambda end: end[1].value)
-    parts, found = descents.descend(parts, 2, 300, 1e-7)
-    if not found.value > -math.inf:
+    many = [random_start(rng, descents.frame, count) for _ in range(STARTS)]
+    starts = Parts(*map(np.stack, zip(*many, strict=True)))
+    ends, values = descents.follow(starts, 1, 60, 1e-3)
+    if not len(values):
         return math.inf
+    best, _ = descents.follow(Parts(*(part[:1] for part in ends)), 2, 300, 1e-7)
+    parts = Parts(*(part[0] for part in best))
     q = descents.frame.mixture((parts.weights, parts.means, parts.factors))
     return fv.kl_estimate(q, p, rtol=1e-8).value
 
