@@ -13,15 +13,18 @@ import numpy as np
 from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
 from ..kernels.families import operations as families
+from ..kernels.families.table import FULL
 from ..kernels.inference.evidence import error_of_share
 from ..kernels.inference.gaps import OF_ELBO, OF_FIT, OF_LONG_FIT
 from ..kernels.inference.modes import starts_of
 from ..kernels.inference.reports import REPORT_SIZE, elbo_alone, read_report, write_report
 from ..kernels.inference.survey import count_of
 from ..kernels.models.evaluation import BLOCK
-from ..kernels.numerics.matrices import cholesky, copy_matrix, copy_vector, fill_matrix, fill_vector
-from ..kernels.projections import mixture_optima
+from ..kernels.numerics.matrices import copy_matrix, copy_vector, dot, fill_matrix, fill_vector
+from ..kernels.projections import mixture_optima, mixture_starts
 from ..kernels.projections.optimum import Report as Optimum
+from ..kernels.projections.optimum import read as read_optimum
+from ..kernels.projections.optimum import write as write_optimum
 from ..kernels.projections.reductions import EXACT
 from .external import external
 
@@ -29,7 +32,7 @@ _gaussian_kl = external("kernels.densities.gaussians.gaussian_kl")
 _kl_workspace = external("kernels.quadrature.mixture_kl.workspace")
 _mixture_kl = external("kernels.quadrature.mixture_kl.mixture_kl")
 _m_projection = external("kernels.projections.mixture_projections.m_projection")
-_mixture_moments = external("kernels.densities.mixtures.mixture_moments")
+_write_frame = external("kernels.em.standardization.write_frame")
 _standardize_mixture = external("kernels.em.standardization.standardize_mixture")
 _unstandardize_mixture = external("kernels.em.standardization.unstandardize_mixture")
 _runnalls_workspace = external("kernels.projections.reductions.workspace")
@@ -40,7 +43,12 @@ _projection_workspace = external("kernels.projections.optimum.workspace")
 _i_projections = external("kernels.projections.mixture_projections.i_projections")
 _lattice = external("kernels.projections.mixture_optima.lattice")
 _descent_workspace = external("kernels.projections.mixture_descents.workspace")
-_descend = external("kernels.projections.mixture_descents.descend")
+_follow = external("kernels.projections.mixture_descents.follow")
+_gradient_at = external("kernels.projections.mixture_descents.gradient_at")
+_are_same = external("kernels.projections.mixture_descents.are_same")
+_start_workspace = external("kernels.projections.mixture_starts.workspace")
+_starts = external("kernels.projections.mixture_starts.starts")
+_i_projection = external("compiled.operations.i_projection")
 _optima_workspace = external("kernels.projections.mixture_optima.workspace")
 _polish = external("kernels.projections.mixture_optima.polish")
 _fit_workspace = external("kernels.inference.entry_points.fit_workspace")
@@ -68,11 +76,15 @@ _MOST_STEPS, _BASE_SHARE, _SHARE = (
     mixture_optima.BASE_SHARE,
     mixture_optima.SHARE,
 )
+_FOLLOWED, _OPTIMA = mixture_optima.FOLLOWED, mixture_optima.OPTIMA
+_LONG, _FAR, _FAR_RTOL = mixture_optima.LONG, mixture_optima.FAR, mixture_optima.FAR_RTOL
+_ROUGH, _MOST_STARTS = mixture_starts.ROUGH, mixture_starts.MOST
+_FEW_COMPONENTS, _CANDIDATE_RTOL = mixture_starts.FEW_COMPONENTS, mixture_starts.CANDIDATE_RTOL
 
 #: The least tolerance of a divergence, relative and in nats.
 _LEAST_RTOL, _LEAST_LACK = 1e-14, 1e-12
 
-#: Numbers of the report of an optimum.
+#: Numbers of the report of an optimum. Of those onto mixtures no evaluations are counted.
 _OPTIMUM_SIZE = len(Optimum._fields)
 
 
@@ -133,20 +145,34 @@ def i_projection(mixture, family, rtol):
 
 @kernel
 def _used(mixture):
-    """A copy of a mixture without components of no weight."""
+    """A copy of a mixture without components of no weight; those that are NaN stay."""
     log_weights, means, factors = mixture
     count, dim = 0, means.shape[1]
     for k in range(log_weights.size):
-        count += log_weights[k] > -math.inf
+        count += log_weights[k] != -math.inf
     logs, locations, scales = np.empty(count), np.empty((count, dim)), np.empty((count, dim, dim))
     at = 0
     for k in range(log_weights.size):
-        if log_weights[k] > -math.inf:
+        if log_weights[k] != -math.inf:
             logs[at] = log_weights[k]
             copy_vector(means[k], locations[at])
             copy_matrix(factors[k], scales[at])
             at += 1
     return logs, locations, scales
+
+
+@kernel
+def _is_finite(mixture):
+    return math.isfinite(mixture[0].sum() + mixture[1].sum() + mixture[2].sum())
+
+
+@kernel
+def _frame(mixture):
+    """(mean, factor, whether there is one) of coordinates in which a mixture has moments 0 and I."""
+    dim = mixture[1].shape[1]
+    mean, cov, factor = np.empty(dim), np.empty((dim, dim)), np.empty((dim, dim))
+    good = _write_frame((mixture, mean, cov, factor))
+    return mean, factor, good
 
 
 @exported
@@ -159,12 +185,12 @@ def reduce_mixture(mixture, count, refined, tol, most):
     dim = mixture[1].shape[1]
     logs, means, factors = _used(mixture)
     if logs.size <= count and count > 0:
-        return logs, means, factors, statuses.CONVERGED, 0
+        good = _is_finite((logs, means, factors))
+        return logs, means, factors, statuses.CONVERGED if good else statuses.STEPS_EXHAUSTED, 0
     size = max(count, 1)
     q = np.empty(size), np.empty((size, dim)), np.empty((size, dim, dim))
-    mean, cov, factor = np.empty(dim), np.empty((dim, dim)), np.zeros((dim, dim))
-    _mixture_moments((logs, means, factors, mean, cov))
-    good, status, sweeps = count > 0 and cholesky(cov, factor), statuses.STEPS_EXHAUSTED, 0
+    mean, factor, good = _frame((logs, means, factors))
+    good, status, sweeps = count > 0 and good, statuses.STEPS_EXHAUSTED, 0
     if good:
         _standardize_mixture((mean, factor, means, factors))
         p = logs, means, factors
@@ -210,45 +236,215 @@ def _in_order(q):
     return logs, means, factors
 
 
-@exported
-def i_projection_onto_mixtures(mixture, count, start, rtol):
-    """(log weights, means, factors, KL(q ‖ p), its error, gradient norm, status) of the optimum near a start.
+@kernel
+def _new_mixtures(many, count, dim):
+    """Room for mixtures: NaN."""
+    logs, means = np.full((many, count), math.nan), np.full((many, count, dim), math.nan)
+    return logs, means, np.full((many, count, dim, dim), math.nan)
 
-    The start has so many components; q is p itself, where this has no more. In up to three dimensions; NaN
-    where there is none.
+
+@kernel
+def _no_optimum(count, dim):
+    """What there is where there is no optimum, as `i_projection_onto_mixtures` has them."""
+    logs, means, factors = _new_mixtures(1, max(count, 1), dim)
+    report = Optimum(math.nan, math.inf, math.nan, 0.0, float(statuses.NOT_FINITE))
+    reports = np.empty((1, _OPTIMUM_SIZE))
+    write_optimum(report, reports[0])
+    return 1, logs, means, factors, reports
+
+
+@kernel
+def _itself(p):
+    """A mixture as its own optimum."""
+    count, dim = p[1].shape
+    logs, means, factors = (
+        p[0].reshape((1, count)),
+        p[1].reshape((1, count, dim)),
+        p[2].reshape((1, count, dim, dim)),
+    )
+    reports = np.zeros((1, _OPTIMUM_SIZE))
+    reports[0, 4] = statuses.CONVERGED
+    return 1, logs, means, factors, reports
+
+
+@kernel
+def _copy_to(row, mixture, report, found, reports):
+    """Write a mixture and its report to a row."""
+    copy_vector(mixture[0], found[0][row])
+    copy_matrix(mixture[1], found[1][row])
+    for k in range(mixture[0].size):
+        copy_matrix(mixture[2][k], found[2][row, k])
+    write_optimum(report, reports[row])
+
+
+@kernel
+def _in_coordinates(q, frame):
+    """A copy of a mixture of the frame in the coordinates of p, the heaviest component first."""
+    copy = _in_order(q)
+    _unstandardize_mixture((frame[0], frame[1], copy[1], copy[2]))
+    return copy
+
+
+@kernel
+def _divergence(q, p, rtol):
+    """(KL(q ‖ p), its error), NaN where it is not resolved."""
+    space = _kl_workspace((q[0].size, p[0].size, q[1].shape[1]))
+    value, error, _, resolved = _mixture_kl((q, p, max(rtol, _LEAST_RTOL), space))
+    return (max(value, 0.0), error) if resolved else (math.nan, math.inf)
+
+
+@kernel
+def _refined(p, whole, frame, ends, rtol):
+    """(count, log weights, means, factors, reports) of the optima near mixtures of the frame, best first.
+
+    As `projections.onto_mixtures._optima`, which has more to say where the divergence is not resolved.
     """
-    p, q = _used(mixture), _used(start)
-    components, dim = p[1].shape
-    mean, cov, factor = np.empty(dim), np.empty((dim, dim)), np.zeros((dim, dim))
-    _mixture_moments((p[0], p[1], p[2], mean, cov))
-    good = 0 < count == q[0].size and q[1].shape[1] == dim <= 3
-    if not (good and cholesky(cov, factor) and math.isfinite(q[2].sum())):
-        fill_vector(math.nan, q[0])
-        fill_matrix(math.nan, q[1])
-        return q[0], q[1], q[2], math.nan, math.inf, math.nan, statuses.NOT_FINITE
-    if components <= count:
-        return p[0], p[1], p[2], 0.0, 0.0, 0.0, statuses.CONVERGED
-    whole = p[0], p[1].copy(), p[2].copy()
-    _standardize_mixture((mean, factor, p[1], p[2]))
-    _standardize_mixture((mean, factor, q[1], q[2]))
+    (many, count, dim), components = ends[1].shape, p[0].size
+    if many == 0:
+        return _no_optimum(count, dim)
+    work = count * (count + components)
+    levels = _levels(dim, work)
+    far, long = math.inf, levels[2][1] * work > _LONG
+    found, reports = _new_mixtures(many, count, dim), np.full((many, _OPTIMUM_SIZE), math.nan)
+    taken, space = np.empty(count), _optima_workspace((components, count, dim))
+    number, polished = 0, 0
+    for s in range(many):
+        q = ends[0][s], ends[1][s], ends[2][s]
+        if long and far < math.inf:
+            value, error = _divergence(_in_coordinates(q, frame), whole, _FAR_RTOL)
+            if min(value - error, _slope_on(p, q, _BASE)[0]) > far:
+                norm = _slope_on(p, q, _BASE + 1)[1]
+                report = Optimum(value, error, norm, 0.0, float(statuses.NOT_REFINED))
+                number = _insert(number, _in_coordinates(q, frame), report, found, reports)
+                continue
+        _, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
+        same = False
+        for i in range(polished):
+            same = same or _are_same((q, (ends[0][i], ends[1][i], ends[2][i]), taken))
+        if same:
+            continue
+        for k in range(count):
+            ends[0][polished, k] = q[0][k]
+            copy_vector(q[1][k], ends[1][polished, k])
+            copy_matrix(q[2][k], ends[2][polished, k])
+        polished += 1
+        value, error = _divergence(_in_coordinates(q, frame), whole, _SHARE * rtol)
+        far = min(far, _FAR * value) if value < math.inf else far
+        exact = status == statuses.CONVERGED or status == statuses.OVERFITTED
+        if exact and not error <= max(rtol * value, _LEAST_LACK):
+            status = statuses.UNRESOLVED
+        report = Optimum(value, error, norm, 0.0, float(status))
+        number = _insert(number, _in_coordinates(q, frame), report, found, reports)
+    kept = min(number, 1)
+    for i in range(1, number):
+        if reports[i, 4] != statuses.NOT_A_MINIMUM:
+            row = found[0][i], found[1][i], found[2][i]
+            _copy_to(kept, row, read_optimum(reports[i]), found, reports)
+            kept += 1
+    return kept, found[0], found[1], found[2], reports
+
+
+@kernel
+def _insert(number, q, report, found, reports):
+    """Insert an optimum by its divergence, NaN last: their number."""
+    i = number
+    while i > 0 and not math.isnan(report.kl) and not reports[i - 1, 0] <= report.kl:
+        row = found[0][i - 1], found[1][i - 1], found[2][i - 1]
+        _copy_to(i, row, read_optimum(reports[i - 1]), found, reports)
+        i -= 1
+    _copy_to(i, q, report, found, reports)
+    return number + 1
+
+
+@kernel
+def _slope_on(p, q, level):
+    """(KL(q ‖ p), the length of its gradient) on the nodes of a level."""
+    (count, dim), components = q[1].shape, p[0].size
+    nodes, shares = _lattice((dim, _LEVELS[dim - 1, level, 0], _LEVELS[dim - 1, level, 1]))
+    size = count * (1 + dim + dim * (dim + 1) // 2)
+    origin, slope = np.zeros(size), np.full(size, math.nan)
     space = _descent_workspace((components, count, dim))
+    value = _gradient_at((p, q, nodes, shares, origin, slope, space))
+    return value, math.sqrt(dot(slope, slope))
+
+
+@kernel
+def _followed(p, starts):
+    """The mixtures of a frame where descents on coarse nodes end that are followed to the end, best first."""
+    (_, count, dim), components = starts[1].shape, p[0].size
+    space = _descent_workspace((components, count, dim))
+    ends = starts
     for level in range(_BASE + 1):
         nodes, shares = _lattice((dim, _LEVELS[dim - 1, level, 0], _LEVELS[dim - 1, level, 1]))
-        steps, share = (_FIRST_STEPS, _FIRST_SHARE) if level < _BASE else (_MOST_STEPS, _BASE_SHARE)
-        _descend((p, q, nodes, shares, np.empty((0, 0)), steps, share, math.inf, space))
-    levels = _levels(dim, count * (count + components))
-    space = _optima_workspace((components, count, dim))
-    _, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
-    _unstandardize_mixture((mean, factor, q[1], q[2]))
-    q = _in_order(q)
-    wanted = max(_SHARE * rtol, _LEAST_RTOL)
-    value, error, _, resolved = _mixture_kl((q, whole, wanted, _kl_workspace((count, components, dim))))
-    if not resolved:
-        value, error = math.nan, math.inf
-    exact = status == statuses.CONVERGED or status == statuses.OVERFITTED
-    if exact and not error <= max(rtol * value, _LEAST_LACK):
-        status = statuses.UNRESOLVED
-    return q[0], q[1], q[2], max(value, 0.0), error, norm, status
+        first = level < _BASE
+        steps, share = (_FIRST_STEPS, _FIRST_SHARE) if first else (_MOST_STEPS, _BASE_SHARE)
+        long = not first and shares.size * count * (count + components) > _LONG
+        far, values = _FAR if long else math.inf, np.empty(ends[0].shape[0])
+        number, _ = _follow((p, ends, values, nodes, shares, np.empty((0, 0)), steps, share, far, space))
+        number = min(number, _FOLLOWED if first else _OPTIMA)
+        ends = ends[0][:number], ends[1][:number], ends[2][:number]
+    return ends
+
+
+@kernel
+def _found_starts(p, count):
+    """Mixtures of the frame from which descents start."""
+    components, dim = p[1].shape
+    alone = np.empty((0, dim)), np.empty((0, dim, dim))
+    if components <= _FEW_COMPONENTS:
+        number, means, factors, _ = _i_projection((p, FULL, _CANDIDATE_RTOL))
+        if math.isfinite(means[0, 0]):
+            alone = means[:number], factors[:number]
+    nodes, shares = _lattice((dim, _ROUGH[dim - 1, 0], _ROUGH[dim - 1, 1]))
+    starts, space = (
+        _new_mixtures(_MOST_STARTS, count, dim),
+        _start_workspace((components, count, dim, shares.size)),
+    )
+    number = _starts((p, alone, nodes, shares, starts, space, _runnalls_workspace((components, dim))))
+    return starts[0][:number], starts[1][:number], starts[2][:number]
+
+
+@exported
+def i_projection_onto_mixtures(mixture, count, rtol):
+    """(number, log weights, means, factors, reports) of the optima, best first: (N, k), ..., (N, 5).
+
+    In up to three dimensions; at least one, which is NaN where there is none. It is p itself, where this has
+    no more components.
+    """
+    p = _used(mixture)
+    components, dim = p[1].shape
+    if not (count > 0 and dim <= 3 and _is_finite(p)):
+        return _no_optimum(count, dim)
+    if components <= count:
+        return _itself(p)
+    if count == 1:
+        number, means, factors, reports = _i_projection((p, FULL, rtol))
+        most = means.shape[0]
+        means, factors = means.reshape((most, 1, dim)), factors.reshape((most, 1, dim, dim))
+        return number, np.zeros((most, 1)), means, factors, reports
+    whole = p[0], p[1].copy(), p[2].copy()
+    mean, factor, _ = _frame(p)
+    _standardize_mixture((mean, factor, p[1], p[2]))
+    return _refined(p, whole, (mean, factor), _followed(p, _found_starts(p, count)), rtol)
+
+
+@exported
+def i_projection_onto_mixtures_from(mixture, count, start, rtol):
+    """`i_projection_onto_mixtures`, near a start, which has so many components."""
+    p, q = _used(mixture), _used(start)
+    components, dim = p[1].shape
+    good = 0 < count == q[0].size and q[1].shape[1] == dim <= 3
+    if not (good and _is_finite(p) and _is_finite(q)):
+        return _no_optimum(count, dim)
+    if components <= count:
+        return _itself(p)
+    whole = p[0], p[1].copy(), p[2].copy()
+    mean, factor, _ = _frame(p)
+    _standardize_mixture((mean, factor, p[1], p[2]))
+    _standardize_mixture((mean, factor, q[1], q[2]))
+    logs, means = q[0].reshape((1, count)), q[1].reshape((1, count, dim))
+    starts = logs, means, q[2].reshape((1, count, dim, dim))
+    return _refined(p, whole, (mean, factor), _followed(p, starts), rtol)
 
 
 @kernel

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
+from numba.extending import register_jitable
 
 from .. import kernels
 from ..distributions.gaussian import Gaussian
@@ -30,7 +31,12 @@ class Optimum(NamedTuple):
 
 
 class CompiledProjection(NamedTuple):
-    """`Projection` in compiled code; `optima` is a list, best first."""
+    """`Projection` in compiled code; `optima` is a list, best first.
+
+    Onto mixtures, q is a GaussianMixture, searched for as in Python, or near one start of the caller's,
+    starts=(q,); one whose divergence is not resolved comes last, with NaN. All is NaN in more than three
+    dimensions.
+    """
 
     q: Gaussian
     kl: float
@@ -103,25 +109,37 @@ def _m_projection(p, family="full"):
     return compiled
 
 
-def _near_start(starts):
-    """The I-projection onto mixtures of k near a start."""
+@register_jitable
+def _listed(number, logs, means, factors, reports):
+    """Mixtures and their reports, best first, as a `CompiledProjection`."""
+    optima = []
+    for i in range(number):
+        known, q = kernels.projections.optimum.read(reports[i]), make_mixture((logs[i], means[i], factors[i]))
+        optima.append(Optimum(q, known.kl, known.error, known.gradient_norm, known.status == 0.0))
+    best = optima[0]
+    return CompiledProjection(best.q, best.kl, best.error, best.gradient_norm, best.converged, optima)
+
+
+def _onto_mixtures(starts):
+    """The I-projection onto mixtures of k, near a start if there is one."""
+    if is_none(starts):
+        project = external("compiled.operations.i_projection_onto_mixtures")
+
+        def all_optima(p, family="full", starts=None, rtol=1e-8):
+            return _listed(*project((as_mixture(p), family[1], float(rtol))))
+
+        return all_optima
     if not isinstance(starts, types.BaseTuple) or starts.types != (MIXTURE,):
         raise TypingError(
-            "fastvi.i_projection onto mixtures in compiled code needs starts=(q,), one GaussianMixture with "
-            f"k components, as fastvi.reduce_mixture(p, k) has it, not {starts}: it does not search for them"
+            "fastvi.i_projection onto mixtures in compiled code takes starts=(q,), one GaussianMixture with "
+            f"k components, or none, not {starts}"
         )
-    project = external("compiled.operations.i_projection_onto_mixtures")
+    project_from = external("compiled.operations.i_projection_onto_mixtures_from")
 
-    def compiled(p, family="full", starts=None, rtol=1e-8):
-        logs, means, factors, kl, error, norm, status = project(
-            (as_mixture(p), family[1], as_mixture(starts[0]), float(rtol))
-        )
-        optimum = Optimum(make_mixture((logs, means, factors)), kl, error, norm, status == 0)
-        return CompiledProjection(
-            optimum.q, optimum.kl, optimum.error, optimum.gradient_norm, optimum.converged, [optimum]
-        )
+    def near_start(p, family="full", starts=None, rtol=1e-8):
+        return _listed(*project_from((as_mixture(p), family[1], as_mixture(starts[0]), float(rtol))))
 
-    return compiled
+    return near_start
 
 
 @overloaded(projections.i_projection, prefer_literal=True)
@@ -131,7 +149,7 @@ def _i_projection(p, family="full", starts=None, rtol=1e-8):
             f"fastvi.i_projection in compiled code takes a Gaussian or a GaussianMixture, not {p}"
         )
     if _is_of_mixtures("i_projection", family):
-        return _near_start(starts)
+        return _onto_mixtures(starts)
     if not is_none(starts):
         raise TypingError(
             "fastvi.i_projection in compiled code chooses its starts itself; for one from a start of yours "

@@ -182,6 +182,11 @@ def test_reductions_are_those_of_python():
             np.testing.assert_allclose(one.covs, two.covs, rtol=1e-9, atol=1e-9)
         assert both_reductions(p, 7)[0].weights.size == 6  # one has no weight
     assert both_reductions(p, 1)[1]
+    nan, *_ = of_mixtures(np.array([0.3, 0.6]), P.means, P.covs, np.zeros(2))
+    for k in (1, 2):
+        nothing, converged, *_ = both_reductions(nan, k)
+        assert np.isnan(nothing.weights).all()
+        assert not converged
     p = fv.GaussianMixture([0.5 - 1e-17, 0.5, 1e-17], [0.0, 3.0, 40.0], np.ones(3))
     assert (both_reductions(p, 2)[1:3], both_reductions(p, 2)[4]) == ((True, 0), True)  # exact to rounding
     nothing, converged, *_ = both_reductions(p, 0)
@@ -244,6 +249,55 @@ def test_i_projections_onto_mixtures_near_a_start_are_those_of_python():
         np.testing.assert_allclose(exact.q.means, means[:4])
 
 
+@njit
+def onto(p, k):
+    return fv.i_projection(p, ("mixture", k))
+
+
+def test_i_projections_onto_mixtures_search_as_python_does():
+    """The same kernels in the same frame: the gradients at all optima have the same bits."""
+    rng = np.random.default_rng(8)
+    for dim, components, k in ((1, 5, 2), (1, 30, 4), (2, 6, 3), (2, 4, 1), (3, 4, 2), (2, 3, 3), (1, 1, 2)):
+        means = rng.choice([1.0, 4.0]) * rng.normal(size=(components + 1, dim))
+        weights = np.append(rng.dirichlet(np.ones(components)), 0.0)
+        p = fv.GaussianMixture(weights, means, [np.eye(dim)] * (components + 1))
+        found, own = onto(p, k), fv.i_projection(p, ("mixture", k))
+        assert found.kl == pytest.approx(own.kl, rel=1e-12, abs=1e-15)
+        assert found.converged
+        assert (found.q, found.kl, found.error) == found.optima[0][:3]
+        assert len(found.optima) == len(own.optima)
+        for one, two in zip(found.optima, own.optima, strict=True):
+            assert (one.gradient_norm, one.converged) == (two.gradient_norm, two.converged)
+            assert one.kl == pytest.approx(two.kl, rel=1e-12, abs=1e-15)
+            assert one.error == pytest.approx(two.error, rel=0.1, abs=1e-13)
+            if components > k:
+                for part in ("weights", "means", "covs"):
+                    np.testing.assert_allclose(
+                        getattr(one.q, part), getattr(two.q, part), rtol=1e-9, atol=1e-9
+                    )
+        assert [optimum.kl for optimum in found.optima] == sorted(optimum.kl for optimum in found.optima)
+    assert onto(fv.Gaussian(1.0, 2.0), 2).q.means == [[1.0]]
+
+
+def test_i_projections_onto_mixtures_whose_merges_are_singular_are_those_of_python():
+    means = 1e9 * np.array([[1.0, 1.3], [-1.0, -1.3], [2.1, 2.73], [0.0, 0.0]])
+    p = fv.GaussianMixture([0.4, 0.3, 0.2, 0.1], means, [1e-2 * np.eye(2)] * 4)
+    found, own = onto(p, 2), fv.i_projection(p, ("mixture", 2))
+    assert found.kl == pytest.approx(-math.log(0.7), rel=1e-9)
+    assert found.gradient_norm == own.gradient_norm
+
+
+def test_i_projections_onto_mixtures_whose_divergence_is_not_resolved_come_last():
+    """A needle of p lies under one optimum, and none under the other, which is the worse one."""
+    p = fv.GaussianMixture([0.5, 0.1, 0.4], [0.0, 0.3, 30.0], [1.0, 1e-12, 1.0])
+    found = onto(p, 2)
+    values = [optimum.kl for optimum in found.optima]
+    known = [value for value in values if not math.isnan(value)]
+    assert values[: len(known)] == sorted(known)
+    for optimum in found.optima:
+        assert not (math.isnan(optimum.kl) and optimum.converged)
+
+
 def test_i_projections_onto_mixtures_of_what_they_do_not_take_are_not_a_number():
     line = fv.GaussianMixture([0.5, 0.3, 0.2], [0.0, 3.0, 6.0], [1.0, 1.0, 1.0])
     two, flat = fv.reduce_mixture(line, 2).mixture, fv.GaussianMixture([0.5, 0.5], np.eye(2), [np.eye(2)] * 2)
@@ -260,6 +314,13 @@ def test_i_projections_onto_mixtures_of_what_they_do_not_take_are_not_a_number()
         assert math.isnan(found.kl)
         assert np.isnan(found.q.weights).all()
         assert np.isnan(found.q.means).all()
+    nan, *_ = of_mixtures(np.array([0.3, 0.6]), P.means, P.covs, np.zeros(2))
+    for p, k in ((line, 0), (line, -1), (many, 2), (nan, 1), (nan, 2)):
+        found = onto(p, k)
+        assert not found.converged
+        assert math.isnan(found.kl)
+        assert np.isnan(found.q.weights).all()
+        assert found.q.means.shape == (max(k, 1), p.means.shape[1])
     # One of p's components is too narrow for the lattices, and for the quadrature of the divergence.
     narrow = fv.GaussianMixture([0.5, 0.3, 0.2], [0.0, 0.1, 3.0], [1.0, 1e-10, 1.0])
     assert not near_start(narrow, 2, fv.reduce_mixture(narrow, 2).mixture).converged
@@ -475,9 +536,9 @@ def test_what_an_operation_allocates_is_freed():
             r'fastvi\.m_projection: family must be \("mixture", k\)',
         ),
         (
-            lambda p: fv.i_projection(p, ("mixture", 2)),
+            lambda p: fv.i_projection(p, ("mixture", 2), (p, p)),
             (P,),
-            r"fastvi\.i_projection onto mixtures .* needs starts=\(q,\)",
+            r"fastvi\.i_projection onto mixtures .* takes starts=\(q,\)",
         ),
         (lambda m, c: fv.Gaussian(m, c), (np.ones(2), np.ones(2)), r"fastvi\.Gaussian .*\(D,\) and \(D, D\)"),
         (lambda w: fv.GaussianMixture(w, w, w), (np.ones(2),), r"fastvi\.GaussianMixture .*\(K,\), \(K, D\)"),
