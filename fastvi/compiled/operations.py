@@ -306,18 +306,19 @@ def _refined(p, whole, frame, ends, rtol):
     levels = _levels(dim, work)
     far, long = math.inf, levels[2][1] * work > _LONG
     found, reports = _new_mixtures(many, count, dim), np.full((many, _OPTIMUM_SIZE), math.nan)
-    taken, space = np.empty(count), _optima_workspace((components, count, dim))
+    taken, keys = np.empty(count), np.empty(many)
+    space = _optima_workspace((components, count, dim))
     number, polished = 0, 0
     for s in range(many):
         q = ends[0][s], ends[1][s], ends[2][s]
         if long and far < math.inf:
             value, error = _divergence(_in_coordinates(q, frame), whole, _FAR_RTOL)
             if min(value - error, _slope_on(p, q, _BASE)[0]) > far:
-                norm = _slope_on(p, q, _BASE + 1)[1]
+                on_nodes, norm = _slope_on(p, q, _BASE + 1)
                 report = Optimum(value, error, norm, 0.0, float(statuses.NOT_REFINED))
-                number = _insert(number, _in_coordinates(q, frame), report, found, reports)
+                number = _insert(number, _in_coordinates(q, frame), report, on_nodes, found, reports, keys)
                 continue
-        _, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
+        on_nodes, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
         same = False
         for i in range(polished):
             same = same or _are_same((q, (ends[0][i], ends[1][i], ends[2][i]), taken))
@@ -334,7 +335,7 @@ def _refined(p, whole, frame, ends, rtol):
         if exact and not error <= max(rtol * value, _LEAST_LACK):
             status = statuses.UNRESOLVED
         report = Optimum(value, error, norm, 0.0, float(status))
-        number = _insert(number, _in_coordinates(q, frame), report, found, reports)
+        number = _insert(number, _in_coordinates(q, frame), report, on_nodes, found, reports, keys)
     kept = min(number, 1)
     for i in range(1, number):
         if reports[i, 4] != statuses.NOT_A_MINIMUM:
@@ -345,14 +346,20 @@ def _refined(p, whole, frame, ends, rtol):
 
 
 @kernel
-def _insert(number, q, report, found, reports):
-    """Insert an optimum by its divergence, NaN last: their number."""
-    i = number
-    while i > 0 and not math.isnan(report.kl) and not reports[i - 1, 0] <= report.kl:
+def _insert(number, q, report, on_nodes, found, reports, keys):
+    """Insert an optimum by its divergence, or where this is not resolved by that on nodes: their number.
+
+    Such a one may be the best, and then it is not known which is.
+    """
+    key = on_nodes if math.isnan(report.kl) else report.kl
+    key, i = key if key < math.inf else math.inf, number
+    while i > 0 and key < keys[i - 1]:
         row = found[0][i - 1], found[1][i - 1], found[2][i - 1]
         _copy_to(i, row, read_optimum(reports[i - 1]), found, reports)
+        keys[i] = keys[i - 1]
         i -= 1
     _copy_to(i, q, report, found, reports)
+    keys[i] = key
     return number + 1
 
 
