@@ -533,7 +533,7 @@ def follow(p, qs, values, nodes, shares, basis, most, share, far, space):
     >>> descents, values, basis = kernels.projections.mixture_descents, np.empty(2), np.empty((0, 0))
     >>> space = descents.workspace(3, 2, 1)
     >>> count, _ = descents.follow(p, qs, values, nodes, shares, basis, 99, 1e-9, np.inf, space)
-    >>> count, round(values[0], 7), np.exp(qs[0][0]).round(3)
+    >>> count, round(float(values[0]), 7), np.exp(qs[0][0]).round(3)
     (1, 0.0063638, array([0.598, 0.402]))
     """
     p, (logs, means, factors), space = borrow(p), borrow(qs), named(Workspace, borrow(space))
