@@ -76,6 +76,12 @@ _SHIFTED_WEIGHTS[44:] = 0.0
 #: and the shifted lattice agrees as well.
 EXPONENTIAL = 0.02
 
+#: Then the shifted lattice is off by about what the next halving will change, the square of this change over
+#: the last. Where it is by so many times that, and by so many roundings, a kink or a jump is beside what
+#: converges exponentially, or two changes are small by chance. (Without this five of 750 sums of kinks, jumps
+#: and waves in the plane were off by 1.1 to 13 times their error, with it one by 2.4 times.)
+FAITHFUL, ROUNDINGS = 10.0, 8.0
+
 #: The error, as a multiple of the distance between the last lattice and the shifted one where convergence is
 #: exponential; and of the largest difference where it is not, and this share of the change before the last.
 OF_SHIFT, OF_LARGEST, OF_LAST = 2.0, 4.0, 0.25
@@ -403,6 +409,14 @@ def lattice_error(change, last, shift):
     return OF_LARGEST * max(change, OF_LAST * last, shift)
 
 
+@kernel
+def _error(change, last, shift, rounding):
+    """`lattice_error`; convergence is exponential only where the shifted lattice is as near as it says."""
+    if last < math.inf and shift > max(FAITHFUL * change * change / last, ROUNDINGS * rounding):
+        return OF_LARGEST * max(change, OF_LAST * last, shift)
+    return lattice_error(change, last, shift)
+
+
 @inlined
 def tail(space, level):
     """The integral outside of the ball, by the geometric series that goes on from the last two shells."""
@@ -509,11 +523,12 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
             if status != FINE:
                 return status, math.inf, math.inf, nodes, level, False
             shift = abs(other - moments[0])
-            if lattice_error(change, last, shift) <= tolerance:
+            rounding = ROUNDING * (TERMS + abs(moments[0]) + abs(own))
+            if _error(change, last, shift, rounding) <= tolerance:
                 break
     rounding = ROUNDING * (TERMS + abs(moments[0]) + abs(own))
     error, gradient_error = (
-        lattice_error(change, last, shift) + outside + rounding,
+        _error(change, last, shift, rounding) + outside + rounding,
         halving_error(gradient_change, last_gradient_change) + GRADIENT_OUTSIDE * outside,
     )
     return (
