@@ -386,7 +386,7 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     confirms the last. `rtol` is relative to 1 + abs(value).
     """
     step, reach, is_part = first.step, first.reach, part.which != WHOLE
-    nodes, value, scale, unit = 0, math.nan, math.nan, math.nan
+    nodes, value, scale, unit, unit_of_p = 0, math.nan, math.nan, math.nan, math.nan
     change, last, off, outside = math.inf, math.inf, math.inf, math.inf
     widening, shift, log_hidden, most = True, 0.0, -math.inf, MOST_OF_PART if is_part else MOST_NODES
     for _ in range(MOST_ROUNDS):
@@ -409,9 +409,10 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
         outer, inner = unit * new.outer, unit * new.inner
         ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
         outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
-        if widening and outside <= OUTSIDE * allowed and integrand == JOINT:
+        unit_of_p = total if integrand == KL else scale
+        if widening and outside <= OUTSIDE * allowed and integrand != KL_OF_Q:
             log_hidden, more = _beyond(log_joint, problem, mean, factor, reach, part, space)
-            outside, nodes = max(outside, math.exp(log_hidden - scale)), nodes + more
+            outside, nodes = max(outside, math.exp(log_hidden - unit_of_p)), nodes + more
         if widening and outside > OUTSIDE * allowed:
             if reach >= LARGEST_REACH or new.nodes > most:
                 return FINE, value, outside + EDGE * new.edge, nodes, lattice
@@ -427,6 +428,6 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     rounding = (ROUNDING + WALK * math.sqrt(new.nodes)) * (TERMS + largest)
     rounding += unit * rounding_of_nodes(part, value, space.row[: mean.size])
     # The sum to which tails were compared may have been far off, for the first lattices are coarse.
-    outside = max(outside, math.exp(log_hidden - scale))
+    outside = max(outside, math.exp(log_hidden - unit_of_p))
     error = lattice_error(change, last, off) + outside + unit * (EDGE * new.edge + new.near) + rounding
     return FINE, value, error, nodes, lattice
