@@ -164,7 +164,7 @@ def test_another_thread_ends_a_descent():
         found = pool.submit(mixture_descents.descend, *arguments)
         while not found.running():
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(1.0)
         borrowing.member(mixture_descents.Workspace, space, "control")[0] = 1
         value, lack, evaluations, stuck = found.result(10.0)
     assert stuck
