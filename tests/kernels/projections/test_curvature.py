@@ -5,7 +5,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.kernels.borrowing import named
-from fastvi.kernels.projections import nodes, refinements, trust_region
+from fastvi.kernels.projections import curvature, nodes, refinements, trust_region
 from helpers.mixtures import arrays, random_mixture
 
 
@@ -56,6 +56,28 @@ def test_second_derivatives_at_another_point_are_relative_to_it():
     assert not space.point.any()
     np.testing.assert_allclose(gradient, gradient_at(space.point, columns, space), atol=1e-12)
     np.testing.assert_allclose(found, np.tril(differences(columns, space)), atol=1e-7 * np.abs(found).max())
+
+
+def far_apart(dim):
+    """A mixture of narrow components that lie apart, and one of three of them, each a little off."""
+    means = np.zeros((6, dim))
+    means[:, 0] = [-30.0, -29.0, 0.0, 1.0, 30.0, 31.0]
+    p = fv.GaussianMixture(np.full(6, 1.0 / 6.0), means, [np.eye(dim)] * 6)
+    q = fv.GaussianMixture([0.3, 0.3, 0.4], means[::2] + 0.4, [1.3 * np.eye(dim)] * 3)
+    return p, q
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_second_derivatives_where_components_share_next_to_nothing(dim):
+    """What is left out of them is negligible, and what is kept of the responsibilities is not subnormal."""
+    space, columns = laid_out(*far_apart(dim))
+    space.curvature.scores[:] = np.nan
+    wanted = differences(columns, space)
+    gradient_at(space.point, columns, space)
+    refinements._turn(columns, space)
+    np.testing.assert_allclose(np.tril(space.curvature.matrix), np.tril(wanted), atol=1e-7)
+    shares = space.curvature.scores[:: space.curvature.own.shape[0]]
+    assert not ((shares > 0.0) & (shares < curvature.LEAST_SHARE)).any()
 
 
 class Quadratic:
