@@ -181,7 +181,7 @@ def write_curvature(columns, weights, means, factors, gradient, sweeps, square, 
             rows, out = scores[k * size : (k + 1) * size], matrix[k * size : (k + 1) * size]
             share, rest = rows[0, :count], own[0, :count]
             _write_shares(roots, scales, sweeps.shares[k, :count], share, rest)
-            if dot(share, roots) <= NEGLIGIBLE:
+            if dot(share, roots) <= NEGLIGIBLE:  # its other rows are not written, and not read either
                 clear_vector(share)
                 continue
             _write_scores(columns, first, count, means[k], sweeps.inverses[k], rows, own)
