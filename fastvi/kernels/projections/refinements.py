@@ -251,22 +251,23 @@ def _evaluate(columns, point, gradient, space):
 
 
 @kernel
-def _evaluate_parts(columns, space):
-    """The same at `point`, and the part of each group of nodes, and how that differs from the one before.
+def _write_parts(columns, space):
+    """Write the part of each group of nodes in E_p[log q] at `point`, and what that changes of it.
 
-    The parts are summed in a pass of their own: a sweep for each of 50 groups takes four times as long.
+    The parts are summed in a pass of their own, without moments: a sweep for each of 50 groups takes four
+    times as long.
     """
-    value = _evaluate(columns, space.point, space.gradient, space)
     clear_vector(space.nodes.errors)
-    _add_parts(columns, 1.0, space.means, space)
+    _mixture_at(space.point, space)
+    _add_parts(columns, 1.0, (space.weights, space.means, space.factors), space)
     _compare_parts(space.nodes)
-    return value
 
 
 @kernel
-def _add_parts(columns, sign, means, space):
-    """Add the part of each group of nodes in E_p[log q] to the errors, times the sign; after `prepare`."""
-    sweeps, nodes = space.sweeps, space.nodes
+def _add_parts(columns, sign, mixture, space):
+    """Add the part of each group of nodes in E_p[log q] to the errors, times the sign."""
+    sweeps, nodes, (weights, means, factors) = space.sweeps, space.nodes, mixture
+    prepare(weights, means, factors, sweeps)
     group, size = 0, columns.shape[1]
     for first in range(0, size, BLOCK):
         count = min(BLOCK, size - first)
@@ -517,18 +518,12 @@ def _has_collapsed(p, space):
 
 @kernel
 def _gain(columns, merged, space):
-    """How far E_p[log q] at `point` is above that of the merges; with the parts of groups of nodes.
-
-    The last sweep is that at `point`.
-    """
-    weights, means, factors = merged
-    sweeps, nodes = space.sweeps, space.nodes
-    clear_vector(nodes.errors)
-    prepare(weights, means, factors, sweeps)
-    _add_parts(columns, -1.0, means, space)
-    _evaluate(columns, space.point, space.gradient, space)
-    _add_parts(columns, 1.0, space.means, space)
-    return _compare_parts(nodes)
+    """How far E_p[log q] at `point` is above that of the merges; with the parts of groups of nodes."""
+    clear_vector(space.nodes.errors)
+    _add_parts(columns, -1.0, merged, space)
+    _mixture_at(space.point, space)
+    _add_parts(columns, 1.0, (space.weights, space.means, space.factors), space)
+    return _compare_parts(space.nodes)
 
 
 @kernel
@@ -537,14 +532,15 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
 
     A q can fit the nodes instead of p: the shifted nodes show it. What these change of the gain under each
     group may cancel by chance, so that the root of the sum of squares is the least that is taken for the
-    change. Returned are (status, sweeps, gain, error).
+    change. Returned are (status, sweeps, gain, error, the last nodes).
     """
     components, nodes, frequencies = p[0].size, space.nodes, space.sweeps.frequencies
     changes, least = nodes.errors[: nodes.groups[0]], within / nodes.groups[0]
     q = space.weights, space.means, space.factors
     while True:
         gain = _gain(columns, merged, space)
-        other = _gain(lay_out(p, 1, frequencies, nodes), merged, space)
+        shifted = lay_out(p, 1, frequencies, nodes)
+        other = _gain(shifted, merged, space)
         change = max(abs(gain - other), math.sqrt(dot(changes, changes)))
         gain, error = 0.5 * (gain + other), SURE * change
         excess = mark_unresolved(p, q, least, nodes)
@@ -553,7 +549,8 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
         if not settled and sweeps < most:
             level, more = refine_where(AT_FAULT * change / nodes.groups[0], level, components, nodes)
         if not more:
-            return status if resolved or status != CONVERGED else UNRESOLVED, sweeps, gain, error
+            status = status if resolved or status != CONVERGED else UNRESOLVED
+            return status, sweeps, gain, error, shifted
         columns = lay_out(p, 0, frequencies, nodes)
         while more and excess > within:
             clear_vector(changes)
@@ -570,19 +567,21 @@ def _check(p, merged, columns, status, sweeps, within, level, most, space):
             )
             sweeps += taken
             if status == OUT_OF_RANGE:
-                return OUT_OF_RANGE, sweeps, 0.0, math.inf
+                return OUT_OF_RANGE, sweeps, 0.0, math.inf, columns
             if status == SINGULAR:
                 _refer_to((space.rough_weights, space.rough_means, space.rough_factors), space)
 
 
 @kernel
-def _take_em_step(space):
-    """Write what EM makes of the last sweep as `rough`; whether its covariances are regular.
+def _take_em_step(columns, space):
+    """Write what EM makes of `point` as `rough`; whether its covariances are regular.
 
     A component of 1e-16 is moved anywhere by rounding: it stays where the point has it.
     """
     weights, means, factors = space.weights, space.means, space.factors
     rough = space.rough_weights, space.rough_means, space.rough_factors
+    if not abs(_evaluate(columns, space.point, space.gradient, space)) < math.inf:
+        return False
     if not maximise(1.0, weights, means, factors, 0.0, space.floored, space.sweeps)[1]:
         return False
     _copy_mixture((weights, means, factors), rough)
@@ -644,7 +643,8 @@ def refine(p, q, tol, most, space):
     value, log_p, change, is_first = math.nan, 0.0, math.inf, True
     while True:
         columns = lay_out(p, 0, frequencies, nodes)
-        value = _evaluate_parts(columns, space)
+        value = _evaluate(columns, space.point, space.gradient, space)
+        _write_parts(columns, space)
         sweeps += 1
         if not is_first:
             change = total_error(level, math.inf, nodes)
@@ -694,19 +694,21 @@ def refine(p, q, tol, most, space):
         if sweeps + 2 > most:
             status = STEPS_EXHAUSTED
             break
-        _evaluate_parts(columns, space)
+        _write_parts(columns, space)
         sweeps += 1
         next_level(level, components, nodes)
         level, is_first = level + 1, False
     gain, error = math.nan, NEXT_ERROR * change
     if dim <= LATTICE_DIM:
-        status, sweeps, gain, error = _check(p, q, columns, status, sweeps, within, level, most, space)
+        status, sweeps, gain, error, columns = _check(
+            p, q, columns, status, sweeps, within, level, most, space
+        )
     elif status != SINGULAR:
         gain = _gain(columns, q, space)
     same = within + 10.0 * ROUNDING * (1.0 + abs(value))
     if not (gain > error or (status == CONVERGED and abs(gain) <= same and error <= same)):
         return status, sweeps, math.nan, error
-    if not _take_em_step(space):
+    if not _take_em_step(columns, space):
         return status, sweeps, math.nan, error
     _copy_mixture(rough, q)
     return status, sweeps, gain, error

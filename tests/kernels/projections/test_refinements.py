@@ -23,7 +23,8 @@ def swept(p, q):
     assert (status, sweeps) == (1, 1)
     space = named(refinements.Workspace, words)
     columns = nodes.lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
-    refinements._evaluate_parts(columns, space)
+    refinements._evaluate(columns, space.point, space.gradient, space)
+    refinements._write_parts(columns, space)
     return space, columns, space.sweeps.frequencies[: columns.shape[1]]
 
 
