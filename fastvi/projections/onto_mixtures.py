@@ -29,6 +29,7 @@ from ..kernels.projections import mixture_starts as starting
 from ..kernels.statuses import (
     CONVERGED,
     NOT_A_MINIMUM,
+    NOT_FINITE,
     NOT_REFINED,
     OVERFITTED,
     UNRESOLVED,
@@ -263,7 +264,10 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
         begin = Parts(*map(np.stack, zip(*(descents.frame.parts(mixture) for mixture in given), strict=True)))
     found = []
     with np.errstate(all="ignore"):  # steps that go too far are halved
-        optima = list(_optima(descents, p, descents.ends(begin), rtol))
+        ends = descents.ends(begin)
+        if not len(ends.logs):  # all descents ran off
+            ends = Parts(*(part[:1] for part in begin))
+        optima = list(_optima(descents, p, ends, rtol))
     for optimum, q, estimate in optima:
         status, wanted = optimum.status, max(rtol * estimate.value, _LEAST_LACK)
         if p.dim <= QUADRATURE_DIM and status in (CONVERGED, OVERFITTED) and estimate.error > wanted:
@@ -276,8 +280,12 @@ def optima_of_mixtures(p: GaussianMixture, count: int, starts: Any, rtol: float)
 def _optima(
     descents: Descents, p: GaussianMixture, ends: Parts, rtol: float
 ) -> Iterator[tuple[_Optimum, GaussianMixture, Estimate]]:
-    """The optima near the ends of descents, as mixtures in the coordinates of p, and their divergences."""
+    """The optima near the ends of descents, as mixtures in the coordinates of p, and their divergences.
+
+    A component without weight may run off on finer nodes: such an end is left out, unless there is no other.
+    """
     optima: list[_Optimum] = []
+    lost: Parts | None = None
     far = math.inf
     taken = np.empty(descents.count)
     for parts in map(Parts, *ends):
@@ -289,6 +297,9 @@ def _optima(
                 yield descents.unrefined(parts), q, rough
                 continue
         optimum = descents.polished(parts)
+        if not optimum.value < math.inf:
+            lost = parts if lost is None else lost
+            continue
         same = descents.room.are_same
         if any(same(tuple(optimum.parts), tuple(other.parts), taken) for other in optima):
             continue
@@ -297,6 +308,9 @@ def _optima(
         estimate = kl_estimate(q, p, rtol=max(_SHARE * rtol, LEAST_RTOL))
         far = min(far, _FAR * estimate.value)
         yield optimum, q, estimate
+    if lost is not None and not optima:
+        q = descents.mixture(lost)
+        yield _Optimum(lost, math.inf, math.nan, NOT_FINITE), q, kl_estimate(q, p, rtol=_FAR_RTOL)
 
 
 def _as_mixtures(found: Projection) -> Projection:

@@ -303,3 +303,34 @@ def test_components_far_from_a_block_are_left_out(dim, monkeypatch):
     plain, other = descents.gradient(parts, 0)
     assert tiled == pytest.approx(plain, rel=1e-12)
     np.testing.assert_allclose(slope, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_component_that_runs_off_on_finer_nodes():
+    """Its covariance had the deviations 1e76 and 0: "Singular matrix"."""
+    rng = np.random.default_rng((8, 4))
+    dim, components = int(rng.integers(1, 4)), int(rng.integers(3, 8))
+    a = 0.5 * rng.normal(size=(components, dim, dim))
+    weights, means = rng.dirichlet(np.ones(components)), rng.normal(0.0, 2.5, (components, dim))
+    p = fv.GaussianMixture(weights, means, a @ a.swapaxes(1, 2) + 0.1 * np.eye(dim))
+    found = fv.i_projection(p, ("mixture", 3))
+    assert found.converged
+    assert found.kl == pytest.approx(0.008564469, abs=1e-9)
+    assert all(np.isfinite(one.q.covs).all() and one.kl < math.inf for one in found.optima)
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_ends_that_are_lost(all_of_them, monkeypatch):
+    """A status of its own, where no other is left; the mixture is that before it ran off."""
+    polished, first = onto_mixtures.Descents.polished, []
+
+    def lost(self, parts):
+        optimum = polished(self, parts)
+        first.append(parts)
+        return optimum._replace(value=math.inf) if all_of_them or len(first) > 1 else optimum
+
+    monkeypatch.setattr(onto_mixtures.Descents, "polished", lost)
+    found = fv.i_projection(UNEQUAL, TWO)
+    assert len(found.optima) == 1
+    assert found.converged == (not all_of_them)
+    assert ("no finite value" in found.status) == all_of_them
+    assert math.isfinite(found.kl)
