@@ -349,10 +349,12 @@ def _refined(p, whole, frame, ends, rtol):
 def _insert(number, q, report, on_nodes, found, reports, keys):
     """Insert an optimum by its divergence, or where this is not resolved by that on nodes: their number.
 
-    Such a one may be the best, and then it is not known which is.
+    Such a one may be the best, and then it is not known which is; not one that is no minimum.
     """
-    key = on_nodes if math.isnan(report.kl) else report.kl
-    key, i = key if key < math.inf else math.inf, number
+    key, i = report.kl, number
+    if math.isnan(key):
+        key = on_nodes if report.status != statuses.NOT_A_MINIMUM else math.inf
+    key = key if key < math.inf else math.inf
     while i > 0 and key < keys[i - 1]:
         row = found[0][i - 1], found[1][i - 1], found[2][i - 1]
         _copy_to(i, row, read_optimum(reports[i - 1]), found, reports)

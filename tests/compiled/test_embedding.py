@@ -287,6 +287,20 @@ def test_i_projections_onto_mixtures_whose_merges_are_singular_are_those_of_pyth
     assert found.gradient_norm == own.gradient_norm
 
 
+@pytest.mark.parametrize("seed", [7, 38])
+def test_i_projections_onto_mixtures_of_which_a_component_runs_off(seed):
+    """It has deviations of 1e75, so that the divergence is not resolved, and is no minimum."""
+    rng = np.random.default_rng((8, seed))
+    dim, components = int(rng.integers(1, 4)), 3
+    a = 0.5 * rng.normal(size=(components, dim, dim))
+    weights, means = rng.dirichlet(np.ones(components)), rng.normal(0.0, 2.5, (components, dim))
+    p = fv.GaussianMixture(weights, means, a @ a.swapaxes(1, 2) + 0.1 * np.eye(dim))
+    found, own = onto(p, 2), fv.i_projection(p, ("mixture", 2))
+    assert own.converged
+    assert found.converged
+    assert found.kl == pytest.approx(own.kl, rel=1e-9)
+
+
 def test_i_projections_onto_mixtures_that_may_be_the_best_come_first():
     """Three of the components are so narrow that the divergence of some optima is not resolved."""
     rng = np.random.default_rng((2, 3, 1))
