@@ -129,8 +129,8 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     it: the joint is zero then, to rounding, on the way to it, and the mode lies between those points. Of
     mixtures on [-6, 6] with widths from 0.01 to 2 that were 2 of 1,000, with widths from 0.0003 one in eight.
 
-    The error has the mass that gaps of zero density may take, by such points within eight deviations of the
-    first mode (three in the plane), and what is lost where floats do not tell z from a bound of its support.
+    The error has the mass that gaps of zero density may take, by the same points (in the plane those within
+    three deviations), and what is lost where floats do not tell z from a bound of its support.
     Where a mode that was found is too narrow beside another one, the error is inf. In compiled code the
     result is the same; there is no `start`.
 
