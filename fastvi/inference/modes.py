@@ -28,9 +28,12 @@ class Mode(NamedTuple):
     log_mass: float
 
 
-def mode_from(model: Model, start: Array) -> Mode | None:
-    """The mode that is found from a point; None where the log joint is at fault on the way."""
-    return mode_at(model, laplace_from(model, start))
+def mode_from(model: Model, start: Array, guess: float = 1.0) -> Mode | None:
+    """The mode that is found from a point; None where the log joint is at fault on the way.
+
+    `guess` is a first one of its deviations.
+    """
+    return mode_at(model, laplace_from(model, start, guess))
 
 
 def mode_at(model: Model, found: Laplace) -> Mode | None:
@@ -85,7 +88,7 @@ def modes_of(model: Model, start: Any) -> tuple[list[Mode], Array]:
         if n < 0:
             break
         tried.append(n)
-        add_mode(mode_from(model, points[n]), found)
+        add_mode(mode_from(model, points[n], survey.spacing(n, factor)), found)
     top = max(mode.log_mass for mode in found)
     return [m for k, m in enumerate(found) if k == 0 or m.log_mass > top - known.NEGLIGIBLE], heights
 
@@ -107,4 +110,4 @@ def _is_same(one: Mode, two: Mode) -> bool:
     gap = one.mean - two.mean
     same = kernels.inference.modes.SAME
     near = (np.abs(np.linalg.solve(m.factor, gap)).max() <= same for m in (one, two))
-    return any(near)
+    return all(near)

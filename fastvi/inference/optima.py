@@ -323,9 +323,13 @@ class _Search:
                 apart.append((mean, factor))
         if len(apart) < 2:
             return
-        means, covs = np.array([m for m, _ in apart]), np.array([f @ f.T for _, f in apart])
+        means, factors = (np.array(parts) for parts in zip(*apart, strict=True))
+        with np.errstate(over="ignore", invalid="ignore"):
+            covs = np.einsum("kil,kjl->kij", factors, factors)
         heights = densities_or_zero(self.model, means)
-        masses = heights + np.array([np.log(np.diag(f)).sum() for _, f in apart])
+        masses = heights + np.log(np.einsum("kii->ki", factors)).sum(axis=1)
+        if not (np.isfinite(covs).all() and np.isfinite(masses.max())):
+            return  # a factor that grew without bound, or no density
         for power in (1.0, 0.5):
             weights = np.exp(power * (masses - masses.max()))
             weights /= weights.sum()

@@ -216,6 +216,8 @@ BETWEEN = {
     "2.3 away": mixed(0.1, [0.0], [2.3], 1.0, 1e-3),
     "10 away": mixed(0.8, [-4.03], [1.75], 0.545, 0.011),
     "20 away": mixed(0.45, [0.5], [-5.85], 0.32, 0.0107),
+    "within the other": mixed(0.4, [0.0], [0.3], 1.0, 0.002),
+    "within the other in the plane": mixed(0.4, [0.0, 0.0], [0.2, -0.3], 1.0, 0.03),
     "1.4 away in the plane": mixed(0.5, [0.0, 0.0], [1.0, -1.0], 1.0, 0.03),
     "40 away in the plane": mixed(0.931, [1.63, 1.4], [2.73, -2.67], 0.107, 0.02867),
 }
@@ -377,6 +379,22 @@ def test_tails_of_narrow_modes():
     found = fv.log_evidence(fv.Model(students, 1, data), data[1][:1])
     assert found.evaluations > 1e6
     assert abs(found.value) <= found.error < 1e-12
+
+
+@njit
+def student_and_normal(z, weight, place, width, other, other_width):
+    """A t distribution with three degrees of freedom, and a normal one."""
+    x, y = (z[0] - place) / width, (z[0] - other) / other_width
+    a = math.log(weight) - 2.0 * math.log1p(x * x / 3.0) - math.log(width)
+    a += math.log(2.0 / (math.pi * math.sqrt(3.0)))
+    b = math.log(1.0 - weight) - 0.5 * y * y - HALF_LOG_2PI - math.log(other_width)
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
+def test_a_mode_that_is_130_deviations_away():
+    """The tails of the other one hide it: the log evidence was -4.8 with an error of 5e-12."""
+    value, error, _ = run(fv.Model(student_and_normal, 1, (0.00818, 2.99, 0.05356, -3.92, 0.01809)))
+    assert abs(value) <= error < 1e-10
 
 
 @njit

@@ -22,7 +22,7 @@ from ..numerics.error_free import add_compensated
 from ..numerics.matrices import half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 from .expectations import SHIFT, lattice_error, steps_within
-from .modes import Modes
+from .modes import Modes, log_density
 
 #: The range of abs(t) at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
@@ -126,24 +126,25 @@ def workspace(latent, dim):
     )
 
 
+@inlined
+def _lay(n, t, u, mean, factor, volume, space):
+    """Write node n, where the sinh of the coordinates are t and u, and the logarithm of its weight."""
+    node, x = space.panel.latent[n], math.sinh(t)
+    node[0] = mean[0] + factor[0, 0] * x
+    space.weights[n] = volume + math.log(math.cosh(t))
+    if mean.size > 1:
+        node[1] = mean[1] + factor[1, 0] * x + factor[1, 1] * math.sinh(u)
+        space.weights[n] += math.log(math.cosh(u))
+
+
 @kernel
-def _fill(start, count, columns, rows, lattice, mean, factor, space):
+def _fill(start, count, columns, rows, lattice, mean, factor, volume, space):
     """Write the nodes of a lattice from number `start` on, and the logarithms of weights."""
     step, shift = lattice.step, lattice.shift
-    nodes = space.panel.latent
     for n in range(count):
         i, j = (start + n) % (2 * columns + 1) - columns, (start + n) // (2 * columns + 1) - rows
         t, u = (i + shift) * step, (j + shift) * step
-        x = math.sinh(t)
-        weight = math.log(math.cosh(t) * step)
-        if mean.size == 1:
-            nodes[n, 0] = mean[0] + factor[0, 0] * x
-        else:
-            y = math.sinh(u)
-            weight += math.log(math.cosh(u) * step)
-            nodes[n, 0] = mean[0] + factor[0, 0] * x
-            nodes[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
-        space.weights[n] = weight
+        _lay(n, t, u, mean, factor, volume, space)
         space.places[n] = max(abs(t), abs(u))
         space.shared[n] = 1.0 if i % 2 == 0 and j % 2 == 0 else 0.0
 
@@ -198,12 +199,7 @@ def log_share(found, which, point, row):
     for n in range(found.log_masses.size):
         if found.log_masses[n] == -math.inf:
             continue
-        value = found.log_masses[n] - half_log_det(found.factors[n])
-        for i in range(row.size):
-            row[i] = point[i] - found.means[n, i]
-        solve_lower(found.factors[n], row)
-        for i in range(row.size):
-            value -= 0.5 * row[i] * row[i]
+        value = log_density(found, n, point, row)
         if value > top:
             total, top = total * math.exp(top - value), value
         total += math.exp(value - top)
@@ -221,13 +217,13 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
     rows = columns if dim > 1 else 0
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
-    volume = half_log_det(factor)
+    volume = half_log_det(factor) + dim * math.log(lattice.step)
     top, s, lost, coarse, one, two, edge = -math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     near_top, near = -math.inf, 0.0
     real = is_real(problem.kinds)
     for low in range(0, nodes, BLOCK):
         n = min(BLOCK, nodes - low)
-        _fill(low, n, columns, rows, lattice, mean, factor, space)
+        _fill(low, n, columns, rows, lattice, mean, factor, volume, space)
         if evaluate(log_joint, problem, n, panel) != FINE:
             return _nothing(RAISED, math.nan, nodes)
         for k in range(n):
@@ -237,7 +233,7 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
             if not f < math.inf:
                 point_out(problem, k, panel)
                 return _nothing(INFINITE if f == math.inf else NOT_A_NUMBER, math.nan, nodes)
-            weight = space.weights[k] + volume
+            weight = space.weights[k]
             if integrand != JOINT:
                 g = _log_density(q, k, panel, space.row)
                 a, b = math.exp(g + weight), math.exp(f - total + weight)
@@ -323,11 +319,7 @@ def _beyond(log_joint, problem, mean, factor, reach, part, space):
         for n in range(rows):
             t, _ = _coarse((low + n) % across - side, inner, reach)
             u, _ = (0.0, 0.0) if dim == 1 else _coarse((low + n) // across - side, inner, reach)
-            x, y = math.sinh(t), math.sinh(u)
-            panel.latent[n, 0] = mean[0] + factor[0, 0] * x
-            if dim > 1:
-                panel.latent[n, 1] = mean[1] + factor[1, 0] * x + factor[1, 1] * y
-            space.weights[n] = math.log(math.cosh(t) * math.cosh(u)) + volume
+            _lay(n, t, u, mean, factor, volume, space)
         evaluate_or_zero(log_joint, problem, rows, panel)
         for n in range(rows):
             terms[low + n] = panel.values[n] + space.weights[n]
@@ -429,5 +421,5 @@ def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total
     rounding += unit * rounding_of_nodes(part, value, space.row[: mean.size])
     # The sum to which tails were compared may have been far off, for the first lattices are coarse.
     outside = max(outside, math.exp(log_hidden - unit_of_p))
-    error = lattice_error(change, last, off) + outside + unit * (EDGE * new.edge + new.near) + rounding
-    return FINE, value, error, nodes, lattice
+    rest = rounding + outside + unit * (EDGE * new.edge + new.near)
+    return FINE, value, lattice_error(change, last, off, rest) + rest, nodes, lattice

@@ -28,7 +28,8 @@ FROM_THE_MODE, FROM_THE_ORIGIN = np.array([4.0, 16.0, 64.0]), np.array([1.0, 5.0
 #: axis, slopes are at most `LEVEL`, and second derivatives -1 within `ROUND`.
 STEP, LEVEL, ROUND = 0.1, 0.1, 0.5
 
-#: Modes nearer than this to another, in its deviations, are the same.
+#: Modes that are nearer to each other than this, in the deviations of either, are the same. (A narrow one may
+#: lie within a wide one.)
 SAME = 0.5
 
 #: Modes whose mass is below exp(-this) of the largest are left out.
@@ -126,13 +127,22 @@ def distance(mean, factor, point, out):
 
 
 @kernel
+def log_density(found, n, point, row):
+    """Log density at a point of Laplace's approximation at mode n, but for the powers of 2 pi."""
+    value = found.log_masses[n] - half_log_det(found.factors[n])
+    distance(found.means[n], found.factors[n], point, row)
+    for i in range(row.size):
+        value -= 0.5 * row[i] * row[i]
+    return value
+
+
+@kernel
 def _is_known(found, count, gap):
     """Whether the mode in row `count` is one of those before it."""
     means, factors = found.means, found.factors
     for n in range(count):
-        if distance(means[n], factors[n], means[count], gap) <= SAME:
-            return True
-        if distance(means[count], factors[count], means[n], gap) <= SAME:
+        apart = distance(means[n], factors[n], means[count], gap)
+        if max(apart, distance(means[count], factors[count], means[n], gap)) <= SAME:
             return True
     return False
 
@@ -189,11 +199,7 @@ def unexplained(found, count, heights, tried, tries, gap):
             continue
         survey.place(n, n + 1, found.means[0], found.factors[0], point.reshape((1, latent)))
         for k in range(count):
-            distance(found.means[k], found.factors[k], point, gap)
-            explained = found.log_masses[k] - half_log_det(found.factors[k])
-            for i in range(latent):
-                explained -= 0.5 * gap[i] * gap[i]
-            is_new = is_new and heights[n] + log_unit > explained + rise
+            is_new = is_new and heights[n] + log_unit > log_density(found, k, point, gap) + rise
         for t in range(tries):
             is_new = is_new and not _is_near(latent, n, tried[t])
         if is_new:
@@ -203,12 +209,27 @@ def unexplained(found, count, heights, tried, tries, gap):
 
 @inlined
 def _search(log_joint, problem, mean, factor, scale, panel, space):
-    """(Whether there is a mode that is found from `mean`; the log of its mass). Writes it."""
-    fill_vector(1.0, scale)
+    """(Whether there is a mode that is found from `mean`; the log of its mass). Writes it.
+
+    `scale` has first guesses of the deviations.
+    """
     status, _ = laplace(log_joint, problem, mean, scale, factor, panel, space)
     if status != FINE:
         return False, -math.inf
     return _at_mode(log_joint, problem, mean, factor, panel)
+
+
+@inlined
+def _keep_new(log_joint, problem, found, count, guess, scale, panel, space):
+    """Search from the mean in row `count`, and keep a new mode there; how many modes there are then.
+
+    `guess` is a first one of its deviations. One that is much too large takes a narrow mode beside another
+    one for as wide as that.
+    """
+    fill_vector(guess, scale)
+    mean, factor = found.means[count], found.factors[count]
+    is_mode, found.log_masses[count] = _search(log_joint, problem, mean, factor, scale, panel, space)
+    return count + 1 if is_mode and not _is_known(found, count, scale) else count
 
 
 @inlined
@@ -232,6 +253,7 @@ def find(log_joint, problem, found, starts, heights, scale, panel, space):
     write_starts(means[0], factors[0], starts)
     # The first search goes on from the first approximation, and says what mass it has.
     copy_vector(means[0], means[1])
+    fill_vector(1.0, scale)
     _, log_masses[0] = _search(log_joint, problem, means[1], factors[1], scale, panel, space)
     count, tries, tried = 1, 0, np.empty(MOST_TRIES, np.int64)
     for n in range(starts.shape[0]):
@@ -241,10 +263,7 @@ def find(log_joint, problem, found, starts, heights, scale, panel, space):
             usable = usable and abs(starts[n, i]) < math.inf
         if not usable:
             continue
-        is_mode, log_mass = _search(log_joint, problem, means[count], factors[count], scale, panel, space)
-        if is_mode and not _is_known(found, count, scale):
-            log_masses[count] = log_mass
-            count += 1
+        count = _keep_new(log_joint, problem, found, count, 1.0, scale, panel, space)
     survey.take(log_joint, problem, means[0], factors[0], panel, heights)
     while tries < MOST_TRIES and count < log_masses.size:
         n = unexplained(found, count, heights, tried, tries, scale)
@@ -253,10 +272,8 @@ def find(log_joint, problem, found, starts, heights, scale, panel, space):
         tried[tries] = n
         tries += 1
         survey.place(n, n + 1, means[0], factors[0], means[count : count + 1])
-        is_mode, log_mass = _search(log_joint, problem, means[count], factors[count], scale, panel, space)
-        if is_mode and not _is_known(found, count, scale):
-            log_masses[count] = log_mass
-            count += 1
+        guess = survey.spacing(n, factors[0])
+        count = _keep_new(log_joint, problem, found, count, guess, scale, panel, space)
     return _without_negligible(found, count)
 
 

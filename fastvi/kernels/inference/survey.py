@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..compiler import formula, inlined
+from ..compiler import formula, inlined, kernel
 from ..models.evaluation import evaluate_or_zero
 
 #: Points on a line are within so many deviations of the mean: where a density is above exp(-32) of the
@@ -24,9 +24,13 @@ REACH_IN_PLANE = 3.0
 #: Points around a mode, on a line and in the plane, within these distances.
 _ON_LINE, IN_DISC = 4001, 4000
 
-#: Farther ones, up to so many deviations: on a line each is farther out than the one before by this share; in
-#: the plane there are as many as in the disc.
+#: Farther ones, up to so many deviations: on a line each is farther out than the one before by this share,
+#: and by the next share up to the last distance; in the plane there are as many as in the disc.
 _FAR, _SHARE = 64.0, 0.002
+_FARTHEST, _LARGE_SHARE = 4096.0, 0.01
+
+#: How far points of the plane are from the next: in the disc, and farther out as a share of their distance.
+_APART = 0.058
 
 #: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
 #: of x³ = x + 1. (M. Roberts, The Unreasonable Effectiveness of Quasirandom Sequences, 2018.)
@@ -52,7 +56,9 @@ def steps_between(dim, count):
 
 def _line():
     far = REACH * np.exp(np.arange(_SHARE, math.log(_FAR / REACH), _SHARE))
-    return np.concatenate([-far[::-1], steps_between(1, _ON_LINE)[:, 0], far])
+    farther = _FAR * np.exp(np.arange(0.0, math.log(_FARTHEST / _FAR), _LARGE_SHARE))
+    out = np.concatenate([far, farther])
+    return np.concatenate([-out[::-1], steps_between(1, _ON_LINE)[:, 0], out])
 
 
 def _plane():
@@ -101,6 +107,15 @@ def place(low, end, mean, factor, points):
         place_on_line(LINE[low:end], mean[0], factor[0, 0], points)
     else:
         place_in_plane(PLANE, low, end, mean, factor, points)
+
+
+@kernel
+def spacing(n, factor):
+    """How far from point n others are, in the coordinate in which that is least."""
+    if factor.shape[0] == 1:
+        return 0.5 * (LINE[n + 1] - LINE[n - 1]) * factor[0, 0]
+    apart = _APART * (1.0 if n < IN_DISC else math.hypot(PLANE[0, n], PLANE[1, n]))
+    return apart * min(factor[0, 0], factor[1, 1])
 
 
 @inlined

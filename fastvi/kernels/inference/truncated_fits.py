@@ -183,7 +183,7 @@ def elbo(log_joint, data, mu, sigma, low, high, rtol, space, sums):
         else:
             level += 1
     rounding = ROUNDING * (TERMS + sums[8] / sums[0])
-    return FINE, value, lattice_error(change, last, abs(new - value)) + rounding, nodes
+    return FINE, value, lattice_error(change, last, abs(new - value), rounding) + rounding, nodes
 
 
 @inlined
