@@ -183,10 +183,13 @@ def integer(name: str, value: Any, least: int) -> int:
 
 
 def _is_no_number(value: Any) -> bool:
-    """Whether `int` and `float` take a value that is no number: a bool, a text, an array with one entry."""
+    """Whether `int` and `float` take a value that is no real number, or fail in their own way.
+
+    A bool, a text, a complex number of NumPy, an array with one entry, one that is masked.
+    """
     if isinstance(value, np.ndarray):
-        return value.ndim > 0 or value.dtype.kind == "b"
-    return isinstance(value, bool | np.bool_ | str | bytes)
+        return value.ndim > 0 or value.dtype.kind in "bc" or isinstance(value, np.ma.MaskedArray)
+    return isinstance(value, bool | np.bool_ | str | bytes | np.complexfloating)
 
 
 def generator(name: str, value: Any) -> np.random.Generator:
@@ -306,7 +309,7 @@ def _explain_row(
         k = _first(bad)
         if k is not None:
             wanted = "log-probabilities must be below +inf" if log else "must be finite and >= 0"
-            hint = "" if log else _clipped(name, float(row[k]), float(np.nanmax(row)))
+            hint = "" if log else _clipped(name, float(row[k]), float(np.fmax.reduce(row)))
             raise ValueError(f"{index(k)} is {row[k]!s}: {wanted}{hint}")
         values = row.astype(np.float64)
         total = float(np.exp(values).sum() if log else values.sum())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from .improper import is_improper
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .lockstep import together
 from .model import Model
-from .modes import Mode, add_mode, mode_from, modes_from
+from .modes import Mode, add_mode, mode_from
 from .starts import ascent_in_units, crossings, is_near, points_around
 
 #: Divergences in nats up to which q is close, and above which it is not to be trusted.
@@ -59,6 +60,11 @@ _RELIABLE = 0.7
 
 #: Starts of the search for other modes that are N(0, I) in latent coordinates.
 _DISPERSED = 2
+
+#: Where there is another mode, searches start around all of them: so many at a time, at these distances in
+#: their deviations, until none is new, or so often. (Three coordinates with two modes each, in directions of
+#: their own in 13 dimensions, have eight modes, of which eight starts found three.)
+_MORE_STARTS, _DISTANCES, _MOST_ROUNDS = 12, (3.0, 8.0), 6
 
 #: Points on each ray from q's mean, in its deviations. One that is so many nats above the median at its
 #: distance may be drawn to another mode: 12 random starts miss one in 5 dimensions that 15 of 500 rays see.
@@ -168,12 +174,22 @@ def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list
     found = [
         Mode(part._mean, part._factor, elbo + math.log(max(share, _LEAST_SHARE))) for part, share in parts
     ]
-    modes = modes_from(model, [*(part.mean for part in gaussians), *starts])
+    modes = _modes_from(model, gaussians[0], [*(part.mean for part in gaussians), *starts])
     for mode in itertools.islice(modes, len(gaussians)):
         add_mode(mode, found)
     known, in_vain = len(found), 0
     for mode in modes:
         add_mode(mode, found)
+    for _ in range(_MOST_ROUNDS):
+        before, starts = len(found), []
+        for k in range(_MORE_STARTS if before > known else 0):
+            mode = found[int(rng.integers(before))]
+            away = _DISTANCES[k % len(_DISTANCES)] * rng.standard_normal(r)
+            starts.append(mode.mean + mode.factor @ away)
+        for mode in _modes_from(model, gaussians[0], starts):
+            add_mode(mode, found)
+        if len(found) == before:
+            break
     around = Gaussian(q.mean, q.cov) if isinstance(q, GaussianMixture) else gaussians[0]
     points, values = _outstanding(model, around, rng.standard_normal((draws // _RADII.size, r)))
     expected = np.max([_log_density_of(mode, points) for mode in found], axis=0)
@@ -188,6 +204,19 @@ def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list
             break
     shells = _shells(model, around, rng.standard_normal((_SHELL_RAYS, r)), elbo)
     return sorted(found[known:], key=lambda mode: -mode.log_mass)[:_MOST_MODES], shells
+
+
+def _modes_from(model: Model, q: Gaussian, starts: Sequence[Array]) -> Iterator[Mode | None]:
+    """The modes that are found from points; after an ascent where Newton's method alone ends at none."""
+
+    def search(start: Array) -> Mode | None:
+        found = mode_from(model, start)
+        if found is None:
+            path = ascent_in_units(model, q, start, _ASCENT_TOLERANCE)
+            found = mode_from(model, path.end) if path.arrived else None
+        return found
+
+    return together(model, [partial(search, start) for start in starts])
 
 
 def is_alone(model: Model, q: Gaussian) -> tuple[bool, int]:
