@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import tempfile
 from pathlib import Path
+
+# NumPy and SciPy load OpenBLAS. Its threads, one for each core, wait for each other in loops: differences of
+# a Hessian take 21 s of CPU instead of 2.5.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numba
 import numpy as np
