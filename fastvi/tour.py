@@ -623,7 +623,7 @@ _CALLED = {
     "em.e_step": "workspace",
     "em.iterations": "fit",
     "em.seeding": "cluster mixture_of_clusters",
-    "em.standardization": "standardize standardize_mixture unstandardize_mixture",
+    "em.standardization": "standardize standardize_mixture unstandardize_mixture write_frame",
     "families.operations": "start",
     "inference.entry_points": (
         "averages conditional curvature densities densities_or_zero doubt doubt_bounds doubt_truncated "
