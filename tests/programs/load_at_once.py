@@ -10,8 +10,8 @@ import threading
 
 import fastvi as fv
 
-# Rows of tables: a single distribution would be a call of the kernel of one pair. The kernels of the other two
-# are small.
+# Rows of tables: a single distribution would be a call of the kernel of one pair. The other two have small
+# kernels.
 p, q = [[0.1, 0.2, 0.7]], [[0.25, 0.25, 0.5]]
 CALLS = {
     "kl": lambda: float(fv.kl(p, q)[0]),
