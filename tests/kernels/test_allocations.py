@@ -183,6 +183,9 @@ def test_the_kernels_are_right():
     status, mu, sigma = (lambda f, a: f(1, *a))(*cases()["truncated"])
     assert status == 0
     np.testing.assert_allclose([mu, sigma], [4.0, 1.0], atol=1e-6)
+    # In Python a kernel is that of the container, or from the disk.
+    (function, given), (_, same) = cases()["em"], cases()["em"]
+    assert function(1, *given) == function.py_func(1, *same)
     status, mean, sd = (lambda f, a: f(1, *a))(*cases()["draws"])
     assert status == 0
     np.testing.assert_allclose([mean, sd], [4.0, 1.0], atol=1e-3)

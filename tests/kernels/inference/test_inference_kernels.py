@@ -24,7 +24,7 @@ from fastvi.kernels.models.evaluation import Problem
 from fastvi.kernels.optimizers import newton
 from fastvi.kernels.quadrature import moments as moments_
 from fastvi.kernels.statuses import CONVERGED, SATURATED, STUCK, ZERO
-from helpers.forms import plain
+from helpers.forms import all_plain, plain
 
 
 @numba.njit
@@ -35,6 +35,10 @@ def log_joint(z, x):
         s -= 0.5 * z[i] ** 2 + 0.5 * (x - z[i]) ** 2
     return s
 
+
+#: By names of this module, which `all_plain` follows.
+workspace, fit_quadrature, doubt = quadrature_fits.workspace, quadrature_fits.fit_quadrature, gaps.doubt
+FULL = newton.FULL
 
 REAL_KINDS, NO_BOUNDS = np.zeros(2, np.int64), np.zeros((2, 2))
 
@@ -208,11 +212,9 @@ def fit_and_doubt(dim, low, width, purpose, report):
     """(the status of a fit, and that after the look for gaps; the place of one) at the lowest layer."""
     mean, chol, trace = np.zeros(dim), np.eye(dim), np.empty(0)
     problem = (low, width), REAL_KINDS[:dim], NO_BOUNDS[:dim]
-    space = quadrature_fits.workspace(dim, dim)
-    fitted = quadrature_fits.fit_quadrature(
-        beside_slab, problem, newton.FULL, mean, chol, 1e-8, 50, space, trace, report
-    )
-    found = gaps.doubt(beside_slab, problem, mean, chol, purpose, space, report)
+    space = workspace(dim, dim)
+    fitted = fit_quadrature(beside_slab, problem, FULL, mean, chol, 1e-8, 50, space, trace, report)
+    found = doubt(beside_slab, problem, mean, chol, purpose, space, report)
     return fitted, found, space.lattice.panel.where[0]
 
 
@@ -280,7 +282,7 @@ def test_what_is_lost_near_a_bound_leaves_other_fits_alone():
         assert more or report[1] == 0.25
 
 
-@pytest.mark.parametrize("function", [fit_and_doubt, plain(fit_and_doubt)])
+@pytest.mark.parametrize("function", [fit_and_doubt, all_plain(fit_and_doubt)])
 @np.errstate(invalid="ignore")  # plain, 0 * inf warns
 def test_a_users_fit_is_doubted_by_a_call_of_its_own(function):
     report = np.zeros(8)
