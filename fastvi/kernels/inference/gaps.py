@@ -166,19 +166,17 @@ def doubt(log_joint, problem, mean, chol, purpose, space, report):
     >>> import numpy as np
     >>> from numba import njit
     >>> from fastvi import kernels
-    >>> fits, gaps, FULL = kernels.fits, kernels.gaps, kernels.newton.FULL
+    >>> fits, gaps = kernels.fits, kernels.gaps
     >>> @njit
     ... def log_joint(z, low):                                               # zero from low to low + 0.05
     ...     return -math.inf if low < z[0] < low + 0.05 else -0.5 * z[0] ** 2
     >>> @njit
-    ... def statuses(low):
-    ...     mean, chol, trace, report = np.zeros(1), np.eye(1), np.empty(0), np.empty(8)
+    ... def status(low):
+    ...     mean, chol, report = np.zeros(1), np.eye(1), np.zeros(8)         # of a fit that has converged
     ...     problem = (low,), np.zeros(1, np.int64), np.zeros((1, 2))
-    ...     space = fits.workspace(1, 1)
-    ...     fitted = fits.fit_quadrature(log_joint, problem, FULL, mean, chol, 1e-8, 50, space, trace, report)
-    ...     return fitted, gaps.doubt(log_joint, problem, mean, chol, gaps.OF_FIT, space, report)
-    >>> statuses(0.3), statuses(50.0)
-    ((0, 14), (0, 0))
+    ...     return gaps.doubt(log_joint, problem, mean, chol, gaps.OF_FIT, fits.workspace(1, 1), report)
+    >>> status(0.3), status(50.0)
+    (14, 0)
     """
     problem, space = named(Problem, borrow(problem)), named(quadrature_fits.Workspace, borrow(space))
     mean, chol, report = borrow((mean, chol, report))

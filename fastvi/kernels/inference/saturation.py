@@ -262,19 +262,17 @@ def doubt(log_joint, problem, mean, chol, rtol, space, report):
     >>> import numpy as np
     >>> from numba import njit
     >>> from fastvi import kernels
-    >>> fits, saturation, FULL = kernels.fits, kernels.saturation, kernels.newton.FULL
+    >>> fits, saturation = kernels.fits, kernels.saturation
     >>> @njit
     ... def log_joint(z, b):                                               # Beta(2, b)
     ...     return math.log(z[0]) + (b - 1.0) * math.log1p(-z[0])
     >>> @njit
-    ... def statuses(b):
-    ...     mean, chol, trace, report = np.zeros(1), np.eye(1), np.empty(0), np.empty(8)
-    ...     problem = (b,), np.full(1, 3), np.array([[0.0, 1.0]])
-    ...     space = fits.workspace(1, 1)
-    ...     fitted = fits.fit_quadrature(log_joint, problem, FULL, mean, chol, 1e-8, 50, space, trace, report)
-    ...     return fitted, saturation.doubt(log_joint, problem, mean, chol, 1e-8, space, report)
-    >>> statuses(2.0), statuses(0.1)
-    ((0, 0), (0, 17))
+    ... def status(logit):
+    ...     mean, chol, report = np.full(1, logit), np.eye(1), np.zeros(8)   # of a fit that has converged
+    ...     problem = (0.1,), np.full(1, 3), np.array([[0.0, 1.0]])
+    ...     return saturation.doubt(log_joint, problem, mean, chol, 1e-8, fits.workspace(1, 1), report)
+    >>> status(0.0), status(32.0)
+    (0, 17)
     """
     problem, space = named(Problem, borrow(problem)), named(quadrature_fits.Workspace, borrow(space))
     mean, chol, report = borrow((mean, chol, report))
