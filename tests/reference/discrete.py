@@ -45,6 +45,11 @@ def renyi_entropy(p, alpha):
         return entropy(p)
     if a == mp.inf:
         return -mp.log(max(p))
+    if a > 1000:
+        # Relative to the largest entry, by logarithms: mpmath multiplies x**a together where a is an integer.
+        top = max(p)
+        total = mp.fsum(mp.exp(a * mp.log(x / top)) for x in p if x > 0)
+        return (a * mp.log(top) + mp.log(total)) / (1 - a)
     return mp.log(mp.fsum(x**a for x in p if x > 0)) / (1 - a)
 
 
