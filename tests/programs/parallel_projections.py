@@ -14,6 +14,13 @@ COMPONENTS, DIM = 3, 2
 i_projection = external("kernels.projections.mixture_projections.i_projection")
 
 
+@njit
+def copy(source, target):
+    """In a loop, as an assignment takes 2.6 s to compile: numba has text for shapes that differ."""
+    for i in range(source.size):
+        target.flat[i] = source.flat[i]
+
+
 @njit(parallel=True)
 def in_chunks(log_weights, means, chols, found, reports, chunks):
     n = len(means)
@@ -21,11 +28,11 @@ def in_chunks(log_weights, means, chols, found, reports, chunks):
         space = projections.workspace(COMPONENTS, DIM)
         mean, chol = np.empty(DIM), np.empty((DIM, DIM))
         for i in range(c * n // chunks, (c + 1) * n // chunks):
-            mean[:] = means[i, 0]
-            chol[:] = chols[i, 0]
+            copy(means[i, 0], mean)
+            copy(chols[i, 0], chol)
             i_projection((log_weights[i], means[i], chols[i], 0, mean, chol, 1e-8, space, reports[i]))
-            found[i, :DIM] = mean
-            found[i, DIM:] = chol.copy().reshape(DIM * DIM)
+            copy(mean, found[i, :DIM])
+            copy(chol, found[i, DIM:])
 
 
 @njit(parallel=True)
