@@ -201,13 +201,15 @@ def build(
     directory: Path,
     level: str = container.HOST,
     progress: Callable[[float], None] = lambda share: None,
-    only: str = "*",
+    only: Collection[str] = ("*",),
 ) -> Path:
     """Make the container of a level in a directory, and return its path.
 
-    `progress` is called with the share that is done; `only` is a pattern of "name arguments" of kernels.
+    `progress` is called with the share that is done; `only` has patterns of "name arguments" of kernels.
     """
-    chosen = [job for job in jobs() if fnmatch.fnmatch(f"{job.name} {job.arguments}", only)]
+    chosen = [
+        job for job in jobs() if any(fnmatch.fnmatch(f"{job.name} {job.arguments}", one) for one in only)
+    ]
     container.source_digest()  # of what is compiled, whatever is edited meanwhile
     groups = _groups(chosen)
     total, done = sum(job.seconds for job in chosen), 0.0

@@ -283,8 +283,8 @@ def test_each_level_gives_what_the_compiler_gives(level, expected, tmp_path, mon
     # A process takes as long to start as a kernel to compile.
     monkeypatch.setattr(building, "_cores", lambda: 1)
     compiled = tmp_path / "compiled"
-    # all_pairs._kl_rows, all_pairs.kl_grad_rows and gaussians.gaussian_kl
-    path = building.build(compiled / "fastvi-prebuilt", level, only="d*[nr]s.[_kg][kla][lu_][_gs]*[sl] f8*")
+    some = ["*all_pairs._kl_rows f8*", "*all_pairs.kl_grad_rows f8*", "*gaussians.gaussian_kl f8*"]
+    path = building.build(compiled / "fastvi-prebuilt", level, only=some)
     assert path.name == f"{level}.fvk"
     loaded = json.loads(run_program("load_at_once", "compiled", NUMBA_CACHE_DIR=compiled))
     assert loaded.pop("hits") == 2

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import njit, prange
 
 import fastvi as fv
 from fastvi.kernels import em, statuses
@@ -58,23 +58,28 @@ def test_in_a_users_threads():
             np.testing.assert_allclose(fit.mixture.means, means[i][order], rtol=1e-12)
 
 
-def test_a_users_function_has_the_bits_of_python():
-    """Its fits are in `test_allocations`: with them it takes 16 s more to compile, and a `prange` 34 s."""
-    compiled = njit(start_two)
+def test_in_a_users_parallel_loop():
+    """Starts alone: with the fits, which are in `test_allocations`, it takes 16 s more to compile."""
+    compiled = njit(inline="always")(start_two)
 
-    @njit
-    def start(x, uniforms, means):
-        _, mean, factor, weights, factors, _ = compiled(x, uniforms, means)
-        em.unstandardize_mixture(mean, factor, means, factors)
-        return mean, factor, weights, factors
+    @njit(parallel=True)
+    def starts(data, uniforms, logs, means):
+        for i in prange(len(data)):
+            _, mean, factor, weights, factors, _ = compiled(data[i], uniforms[i], means[i])
+            em.unstandardize_mixture(mean, factor, means[i], factors)
+            for k in range(2):
+                logs[i, k] = np.log(weights[k] * factors[k, 0, 0])
 
-    x, _ = clouds(11, 120, 2, 2)
-    found, expected = np.empty((2, 2, 2))
-    result = start(x, np.linspace(0.1, 0.9, 4), found)
-    _, *others, _ = start_two(x, np.linspace(0.1, 0.9, 4), expected)
-    em.unstandardize_mixture(others[0], others[1], expected, others[3])
-    for one, other in zip((found, *result), (expected, *others), strict=True):
-        np.testing.assert_array_equal(one, other)
+    data = np.stack([clouds([11, i], 120, 2, 2)[0] for i in range(4)])
+    uniforms = np.random.default_rng(3).random((4, 4))
+    logs, means = np.empty((4, 2)), np.empty((4, 2, 2))
+    starts(data, uniforms, logs, means)
+    for i in range(4):
+        expected = np.empty((2, 2))
+        _, mean, factor, weights, factors, _ = start_two(data[i], uniforms[i], expected)
+        em.unstandardize_mixture(mean, factor, expected, factors)
+        np.testing.assert_array_equal(means[i], expected)
+        np.testing.assert_allclose(logs[i], np.log(weights * factors[:, 0, 0]), rtol=1e-14)
 
 
 def test_a_sweep_takes_any_number_of_points():
