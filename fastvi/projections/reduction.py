@@ -202,9 +202,7 @@ def run(refine: Callable[[], Any], entries: float, most: int, stop: Callable[[],
     """What a refinement returns; where so many entries in each sweep may take long, Ctrl-C stops it."""
     if entries * min(most, _USUAL_SWEEPS) * _NANOSECONDS < threads.SHORT:
         return refine()
-    ended: list[Any] = []
-    threads.run_interruptibly(lambda _: ended.append(refine()), 1, 1, stop)
-    return ended[0]
+    return threads.patiently(refine, stop)
 
 
 def _refine_kl(frame: Frame, q: Triple, tol: float, most: int) -> tuple[Triple, int, int, bool]:

@@ -5,6 +5,7 @@ import gc
 import math
 import signal
 import threading
+import time
 import weakref
 
 import numba
@@ -48,6 +49,49 @@ def test_a_wait_ends_at_an_interrupt(interrupts):
     assert ended.wait(60.0)
     # The next call uses a new helper thread.
     assert threads.patiently(lambda: 5) == 5
+
+
+def test_an_interrupt_stops_a_task(interrupts):
+    begun, stopped = threading.Event(), threading.Event()
+
+    def task():
+        begun.set()
+        stopped.wait(60.0)
+
+    def interrupt():
+        begun.wait(60.0)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        threads.patiently(task, stopped.set)
+    assert begun.is_set()
+    assert stopped.is_set()
+    assert threads.patiently(lambda: 5) == 5
+
+
+def test_an_interrupt_ends_a_reduction(interrupts):
+    means = np.random.default_rng(0).normal(size=(200, 8))
+    p = fv.GaussianMixture(np.full(200, 0.005), means, np.array([0.3 * np.eye(8)] * 200))
+    fv.reduce_mixture(p, 100, max_iterations=1)  # compiles, and starts the thread
+    thread = threads._helper._thread
+
+    def interrupt():
+        time.sleep(0.3)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        fv.reduce_mixture(p, 100, tol=1e-300, max_iterations=10**7)
+    thread.join(20.0)
+    assert not thread.is_alive()
+
+
+def test_one_worker_is_the_helper_thread():
+    found = []
+    threads.run_interruptibly(lambda i: found.append((i, threading.current_thread())), 3, 1, lambda: None)
+    helper = threads.patiently(threading.current_thread)
+    assert found == [(i, helper) for i in range(3)]
 
 
 def test_a_task_has_the_settings_of_its_caller():
