@@ -34,7 +34,7 @@ from fastvi.kernels.discrete import (
 from fastvi.kernels.discrete.registry import BY_TERM
 from fastvi.kernels.em import e_step, moments
 from fastvi.kernels.inference import expectations
-from fastvi.kernels.projections import grid_projections
+from fastvi.kernels.projections import curvature, grid_projections
 from fastvi.kernels.quadrature import contours, lattice_rows
 from fastvi.kernels.quadrature import moments as moments_
 
@@ -130,6 +130,8 @@ HOT = {
     "projection, kl of a node": (moments_._weigh_from_gaussian, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
     "projection, moments of a row": (lattice_rows._row_sums, (_ROW, _ROW, _ROW)),
     "projection, moments": (moments_.weighted_powers, (_ROW, _ROW, _ROW)),
+    "reduction, second derivatives in 1-D": (curvature._sums_1, (_ROW, _ROW, _ROW)),
+    "reduction, second derivatives in 2-D": (curvature._sums_2, (_ROW, _ROW, _ROW, _ROW)),
     "elbo, moments in 1-D": (expectations._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (expectations._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
     "elbo, tails": (expectations._shells, (_ROW, _ROW, _X, _X)),

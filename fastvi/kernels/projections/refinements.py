@@ -139,14 +139,15 @@ def workspace(components, count, dim):
     """Scratch space to refine a mixture of `count` components for one of `components`."""
     each = 1 + dim + dim * (dim + 1) // 2
     size = count * each
-    is_newton = dim <= LATTICE_DIM and size <= MOST_NEWTON[dim - 1 if dim <= LATTICE_DIM else 0]
+    lattice_dim = min(dim, LATTICE_DIM)
+    is_newton = dim <= LATTICE_DIM and size <= MOST_NEWTON[lattice_dim - 1]
     known, curved = (size, count) if is_newton else (0, 0)
     return packed(
         Workspace(
             nodes=nodes_for(components, dim),
             sweeps=workspace_for(count, dim, most_nodes(dim, components)),
             floored=np.empty((2, count), np.int64),
-            curvature=workspace_for_curvature(curved, each),
+            curvature=workspace_for_curvature(curved, lattice_dim),
             factor=np.empty((known, known)),
             solution=np.empty(known),
             weights=np.empty(count),

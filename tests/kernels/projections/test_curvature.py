@@ -66,7 +66,8 @@ def test_second_derivatives_where_components_share_little(dim):
     p = fv.GaussianMixture(np.full(6, 1.0 / 6.0), means, [np.eye(dim)] * 6)
     q = fv.GaussianMixture([0.3, 0.3, 0.4], means[:3] + 0.4, [1.3 * np.eye(dim)] * 3)
     space, columns = laid_out(p, q)
-    space.curvature.scores[:] = np.nan
+    space.curvature.units[:] = np.nan
+    space.curvature.shares[:] = np.nan
     wanted = differences(columns, space)
     gradient_at(space.point, columns, space)
     refinements._turn(columns, space)
