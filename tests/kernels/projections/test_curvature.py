@@ -74,6 +74,30 @@ def test_second_derivatives_where_components_share_little(dim):
     np.testing.assert_allclose(np.tril(space.curvature.matrix), np.tril(wanted), atol=1e-7)
 
 
+@pytest.mark.parametrize("dim", [1, 2])
+def test_second_derivatives_of_a_needle_do_not_depend_on_the_order_of_components(dim):
+    """Those of two components are sums in the coordinates of one: of the wide one, and of the needle."""
+    p = random_mixture(3, dim, 3)
+    q = fv.GaussianMixture(
+        [0.7, 0.3], np.array([[0.3], [-0.2]]) * np.ones(dim), [np.eye(dim), 1e-6 * np.eye(dim)]
+    )
+    found = []
+    for order in ([0, 1], [1, 0]):
+        turned = fv.GaussianMixture(q.weights[order], q.means[order], q.covs[order])
+        space, _ = laid_out(p, turned)
+        # Nodes that both components share.
+        columns = np.full(dim, -0.2)[:, None] + 2e-3 * np.random.default_rng(0).normal(size=(dim, 600))
+        space.sweeps.frequencies[:600] = 1.0 / 600.0
+        gradient_at(space.point, columns, space)
+        refinements._turn(columns, space)
+        lower = np.tril(space.curvature.matrix)
+        whole = lower + np.tril(lower, -1).T
+        size = len(whole) // 2
+        found.append(whole if order[0] == 0 else np.roll(whole, (size, size), (0, 1)))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-10 * np.abs(found[0]).max())
+    assert np.abs(found[0][size:, :size]).max() > 1e-3
+
+
 def test_shares_of_a_node_are_not_so_small_that_products_are_subnormal():
     share, rest = np.empty((2, 4))
     curvature._write_shares(
