@@ -24,7 +24,6 @@ def test_numbers_become_those_of_python(value):
     [True, np.True_, np.array(True), "7", b"7", None, [7], np.array([7]), 7j, np.complex128(7), np.ma.masked],
     ids=repr,
 )
-@pytest.mark.filterwarnings("error")
 def test_what_is_no_number(value):
     with says(TypeError, "n must be an integer, not", repr(value)):
         integer("n", value, 0)

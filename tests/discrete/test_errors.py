@@ -46,6 +46,12 @@ def test_bad_entry(name, value, shown, mass, dtype):
 
 
 @every
+def test_no_entry_is_a_number(name):
+    with says(ValueError, "p[0] is nan", "must be finite and >= 0"):
+        evaluate(name, np.full(3, math.nan), GOOD)
+
+
+@every
 def test_negative_integers(name):
     with says(ValueError, "p[0] is -3", ">= 0"):
         evaluate(name, [-3, 4, 5], [1, 2, 3], mass="normalize")
