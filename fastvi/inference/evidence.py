@@ -28,6 +28,7 @@ from .saturation import elbo_error, evidence_error
 _WIDE = 20.0
 
 _IMPROPER = "the joint does not fall off towards the ends of the axes: the posterior is improper"
+_TOO_HEAVY = "the tails are too heavy for the lattice, or curved: the log evidence is not known"
 _NOWHERE = "the log joint is -inf wherever it was evaluated"
 
 
@@ -69,6 +70,8 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     note = model._note
     if value == math.inf:
         note = _IMPROPER
+    elif value != value:
+        note = _TOO_HEAVY
     elif error == math.inf:
         note = "a mode is too narrow beside another one for the lattice: the log evidence is not known"
     elif value == -math.inf:

@@ -10,8 +10,12 @@ import math
 import numpy as np
 
 from ..compiler import inlined, kernel
+from ..models.evaluation import evaluate_or_zero
+from ..models.kinds import REAL
+from ..models.supports import is_real
 from ..numerics.matrices import copy_matrix, copy_vector, half_log_det, solve_lower
 from ..statuses import FINE
+from .confirmation import FAR, MARGIN, UNIT_FALL
 from .evidence import (
     GAUSSIAN,
     JOINT,
@@ -44,6 +48,10 @@ STEP_OF_REST = 0.0625
 
 #: A lattice that misses no more of a mode is halved until it misses nothing.
 NEAR_ENOUGH = 1e-9
+
+#: Where latent coordinates are logarithms of z, so far out these are not cut off, and that of an improper
+#: posterior falls by no more between the two. (Farther out z is constant, and each density seems to rise.)
+OF_FLOATS, LEAST_FALL = (340.0, 680.0), 0.01
 
 #: A mode may have so many times the mass of Laplace's approximation: a Cauchy density has 1.8 times, one in
 #: the plane 3 times.
@@ -199,6 +207,29 @@ def _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space):
 
 
 @inlined
+def _is_slow_somewhere(log_joint, problem, mean, factor, panel):
+    """Whether the joint falls off too slowly along a coordinate, as where a posterior is improper.
+
+    Where z is bounded, latent coordinates are logarithms, and end where floats do.
+    """
+    for i in range(mean.size):
+        is_log = problem.kinds[i] != REAL
+        for n in range(4):
+            far, side = n // 2, 1.0 - 2.0 * (n % 2)
+            copy_vector(mean, panel.latent[n])
+            if is_log:
+                panel.latent[n, i] = side * OF_FLOATS[far]
+            else:
+                panel.latent[n, i] += side * FAR[far] * factor[i, i]
+        evaluate_or_zero(log_joint, problem, 4, panel)
+        for n in range(2):
+            fall = panel.values[n] - panel.values[2 + n]
+            if fall <= (LEAST_FALL if is_log else UNIT_FALL + MARGIN):
+                return True
+    return False
+
+
+@inlined
 def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     """(status, log evidence, error, nodes) of a model whose modes are found; writes a frame of all.
 
@@ -208,7 +239,7 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     narrowest, around which nodes are dense, and in that of the first; each reaches as far as the other modes.
     The error has what such a lattice may miss of the modes, and how far two results differ where that is more
     than their errors allow. It is infinite where more may be missed than was found. For an improper posterior
-    the value is infinite too.
+    the value is infinite too; it is NaN where tails are only too heavy for a lattice.
     """
     count, narrowest = found.log_masses.size, 0
     for n in range(1, count):
@@ -244,7 +275,11 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             return status, math.nan, math.inf, nodes
         if new_error == math.inf or new != new:
             if k == 0:
-                return FINE, math.inf, math.inf, nodes
+                endless = is_real(problem.kinds)
+                endless = endless or _is_slow_somewhere(
+                    log_joint, problem, found.means[0], found.factors[0], space.panel
+                )
+                return FINE, math.inf if endless else math.nan, math.inf, nodes
             continue
         missed = _unresolved(found, centre, shape, lattice, new, space.mode)
         new_error = new_error + math.log1p(missed) if missed <= 1.0 else math.inf

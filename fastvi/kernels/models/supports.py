@@ -25,8 +25,9 @@ from ..compiler import kernel
 from ..numerics.elementary import exp
 from .kinds import CORRELATION, INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 
-#: exp of this is still finite.
-LARGEST_EXPONENT = 709.0
+#: exp of this is still finite, and so are its products with numbers up to 1e8: log(k z) - k z is NaN where
+#: k z is not.
+LARGEST_EXPONENT = 690.0
 
 #: The numbers next to 0 and 1, between them.
 LEAST, BELOW_ONE = 5e-324, 1.0 - 2.0**-53
