@@ -6,24 +6,18 @@ A fit may converge beside it, in a mode or where 1 / |z| is highest, and none of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from ..kernels.models.kinds import REAL
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
 from .model import Model
 
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.
 _SCALES = (1e3, 1e6, 1e9, 1e12, 1e25, 1e50, 1e75, 1e100)
-
-#: Where latent coordinates are logarithms of z they are cut off near the largest float, and a few distances
-#: tell.
-_LAST, _FEW_SCALES = 680.0, np.array([1.0, 3.0, 9.0, 27.0]) / 27.0
 
 #: Deviation of these Gaussians, as a share of their distance, and their pairs of draws.
 _WIDTH, _PAIRS = 0.2, 48
@@ -51,8 +45,8 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
         gaussians.append((np.zeros(dim), deviations))
     noise = writable(fixed_draws(1, max(_PAIRS, dim), dim))
     for step, widening in gaussians:
-        before, scales = -math.inf, _scales(model, mean, step, deviations)
-        for scale in scales:
+        before = -math.inf
+        for scale in _SCALES:
             spread = np.where(widening > 0.0, scale * widening, deviations)
             values = densities_or_zero(model, mean + scale * step + noise * spread)
             used += len(noise)
@@ -61,21 +55,8 @@ def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
                 break
             before = value
         else:
-            if scales:
-                return True, used
+            return True, used
     return False, used
-
-
-def _scales(model: Model, mean: Array, step: Array, deviations: Array) -> Sequence[float]:
-    """The distances of the Gaussians, from q's mean in some direction; or around it, where `step` is 0."""
-    logs = (model._support.kinds != REAL) & ((step != 0.0) | (not step.any()))
-    if not logs.any():
-        return _SCALES
-    room = (_LAST - np.abs(mean[logs])).min()
-    away = np.abs(step[logs]) if step.any() else 2.0 * deviations[logs]
-    farthest = float(room / away.max())
-    found: list[float] = (farthest * _FEW_SCALES).tolist()
-    return found if farthest > 0.0 else ()
 
 
 def has_light_tails(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:

@@ -76,6 +76,48 @@ def test_gamma_and_dirichlet():
     bounds_the_truth(fv.log_evidence(fv.Model(dirichlet, 3, (1.0,), support="simplex")), 0.0)
 
 
+def inverse_gamma(z, a, scale):
+    return a * math.log(scale) - math.lgamma(a) - (a + 1.0) * math.log(z[0]) - scale / z[0]
+
+
+def normal_gamma(z, a, rate, k):
+    """z[0] is normal with the precision k z[1], which has a Gamma density."""
+    total = a * math.log(rate) - math.lgamma(a) + (a - 1.0) * math.log(z[1]) - rate * z[1]
+    return total + 0.5 * math.log(k * z[1] / (2.0 * math.pi)) - 0.5 * k * z[1] * z[0] ** 2
+
+
+@pytest.mark.parametrize("shape", [0.02, 0.06, 0.3, 2.0])
+def test_tails_that_end_where_floats_do(shape):
+    """Where z was constant, beyond the largest float, the density seemed to rise, and to be improper."""
+    model = fv.Model(inverse_gamma, 1, (shape, 13.0), support="positive")
+    e = fv.log_evidence(model)
+    assert e.value != math.inf
+    if e.value == e.value:
+        bounds_the_truth(e, 0.0)
+    else:
+        assert e.error == math.inf
+        assert "not known" in e.note
+    assert "improper" not in fv.fit(model).diagnose().verdict
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.999, 0.0])
+def test_powers_of_a_positive_z_that_have_no_end(power):
+    """A bump on what has as much mass in each distance of log z, or more."""
+
+    def log_joint(z, a):
+        return a * math.log(z[0]) + math.log(1.0 + 5.0 * math.exp(-0.5 * math.log(z[0]) ** 2))
+
+    e = fv.log_evidence(fv.Model(log_joint, 1, (power,), support="positive"))
+    assert (e.value, e.error) == (math.inf, math.inf)
+    assert "improper" in e.note
+
+
+@pytest.mark.parametrize("data", [(2.33, 0.593, 2.29), (1.28, 7.43, 2.9), (3.0, 1.0, 1e6)])
+def test_a_precision_whose_products_overflow(data):
+    """log(k z) - k z was NaN at the largest z."""
+    bounds_the_truth(fv.log_evidence(fv.Model(normal_gamma, 2, data, support=["real", "positive"])), 0.0)
+
+
 @pytest.mark.parametrize(
     "support", ["positive", ("lower", 3.0), ("upper", -2.0), ("interval", 1.0, 2.0), "simplex"]
 )

@@ -64,6 +64,9 @@ OF_NODES = 0.3e-16
 #: The integrand: the joint; q log(q / p) - q + p; q log(q / p), for a p that may lie far outside of q.
 JOINT, KL, KL_OF_Q = 0, 1, 2
 
+#: A log density in place of one that overflows: of an improper posterior.
+OVERFLOWED = 1e300
+
 #: See `Part`.
 WHOLE, NONE = -1, -1.0
 
@@ -230,6 +233,8 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
             f = panel.log_joint[k] + panel.log_jacobian[k]
             if f != f and panel.log_joint[k] == panel.log_joint[k]:
                 f = -math.inf  # the log joint falls, and the log-Jacobian overflowed
+            if f == math.inf and panel.log_joint[k] < math.inf:
+                f = OVERFLOWED  # the log-Jacobian alone
             if not f < math.inf:
                 point_out(problem, k, panel)
                 return _nothing(INFINITE if f == math.inf else NOT_A_NUMBER, math.nan, nodes)

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ..compiler import inlined, kernel
-from ..models.evaluation import evaluate_or_zero
+from ..models.evaluation import FARTHEST, evaluate_or_zero
 from ..models.kinds import REAL
 from ..models.supports import is_real
 from ..numerics.matrices import copy_matrix, copy_vector, half_log_det, solve_lower
@@ -49,9 +49,9 @@ STEP_OF_REST = 0.0625
 #: A lattice that misses no more of a mode is halved until it misses nothing.
 NEAR_ENOUGH = 1e-9
 
-#: Where latent coordinates are logarithms of z, so far out these are not cut off, and that of an improper
-#: posterior falls by no more between the two. (Farther out z is constant, and each density seems to rise.)
-OF_FLOATS, LEAST_FALL = (340.0, 680.0), 0.01
+#: Where latent coordinates are logarithms, the joint of an improper posterior falls by no more between half
+#: the way to where these are cut off and there. (Farther out z is constant, and each density seems to rise.)
+LEAST_FALL = 0.01
 
 #: A mode may have so many times the mass of Laplace's approximation: a Cauchy density has 1.8 times, one in
 #: the plane 3 times.
@@ -218,7 +218,7 @@ def _is_slow_somewhere(log_joint, problem, mean, factor, panel):
             far, side = n // 2, 1.0 - 2.0 * (n % 2)
             copy_vector(mean, panel.latent[n])
             if is_log:
-                panel.latent[n, i] = side * OF_FLOATS[far]
+                panel.latent[n, i] = side * 0.5 * (1 + far) * FARTHEST
             else:
                 panel.latent[n, i] += side * FAR[far] * factor[i, i]
         evaluate_or_zero(log_joint, problem, 4, panel)
