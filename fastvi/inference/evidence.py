@@ -108,7 +108,8 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     Returns
     -------
     Estimate
-        In nats. For an improper posterior the value and the error are inf, and `note` says so.
+        In nats. For an improper posterior the value and the error are inf; where tails are too heavy for the
+        lattice, or along a curve, the value is NaN and the error inf. `note` says so.
 
     Raises
     ------
@@ -234,8 +235,9 @@ def decompose(model: Model, q: Variational, *, rtol: float = 1e-10) -> Decomposi
     if bound.value == -math.inf:
         return Decomposition(evidence, bound, Estimate(math.inf, 0.0, 0, "closed form", note=bound.note))
     if not evidence.error < math.inf:
+        unknown = math.nan if math.isnan(evidence.value) else math.inf
         return Decomposition(
-            evidence, bound, Estimate(math.inf, math.inf, 0, "quadrature", note=evidence.note)
+            evidence, bound, Estimate(unknown, math.inf, 0, "quadrature", note=evidence.note)
         )
     if gaussian is None:
         if model._support.is_real:

@@ -97,7 +97,9 @@ def test_tails_that_end_where_floats_do(shape):
     else:
         assert e.error == math.inf
         assert "not known" in e.note
-    assert "improper" not in fv.fit(model).diagnose().verdict
+    fit = fv.fit(model)
+    assert "improper" not in fit.diagnose().verdict
+    assert fv.decompose(model, fit.q).kl.value != math.inf
 
 
 @pytest.mark.parametrize("power", [-1.0, -0.999, 0.0])
