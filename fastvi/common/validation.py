@@ -309,7 +309,7 @@ def _explain_row(
         k = _first(bad)
         if k is not None:
             wanted = "log-probabilities must be below +inf" if log else "must be finite and >= 0"
-            hint = "" if log else _clipped(name, float(row[k]), float(np.fmax.reduce(row)))
+            hint = "" if log else _clipped(name, float(row[k]), float(np.fmax.reduce(row, axis=None)))
             raise ValueError(f"{index(k)} is {row[k]!s}: {wanted}{hint}")
         values = row.astype(np.float64)
         total = float(np.exp(values).sum() if log else values.sum())
