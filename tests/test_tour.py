@@ -12,7 +12,6 @@ import pytest
 import fastvi as fv
 from fastvi import building
 from fastvi import tour as tours
-from fastvi.examples import clutter
 from fastvi.kernels import caching
 
 
@@ -47,10 +46,7 @@ def test_tour_fits_old_faithful_projects_and_draws_it(tmp_path, capsys):
     assert three.count("±") == 4  # the M-projection, and three optima
 
 
-def test_tour_filters_among_clutter(tmp_path, capsys, monkeypatch):
-    """A third of the tracks."""
-    monkeypatch.setattr(clutter.simulate, "__defaults__", (0, 4, 30, range))
-    monkeypatch.setattr(clutter.world, "__defaults__", (4, 30))
+def test_tour_filters_among_clutter(tmp_path, capsys):
     tours.clutter(tours.Tour(tmp_path))
     said = capsys.readouterr().out
     lines = [line for line in said.splitlines() if "error" in line]
