@@ -768,7 +768,9 @@ def test_the_frame_of_several_modes(name):
     np.testing.assert_array_equal(factor, factors[0])
 
 
-@pytest.mark.parametrize("name", ["10.0 1.0 on a line", "3.0 -3.0 1.0", "disc", "beta inside", "normal"])
+@pytest.mark.parametrize(
+    "name", [*BETWEEN, "10.0 1.0 on a line", "3.0 -3.0 1.0", "disc", "beta inside", "normal"]
+)
 def test_models_whose_calls_are_expensive(name, monkeypatch):
     """Python searches for their modes itself, in step, and finds the same."""
     model = model_of(CASES[name])

@@ -67,6 +67,7 @@ def is_top(top, after, before):
 
 
 _is_top = kernel(is_top)
+_spacing = kernel(survey.spacing)
 
 
 @kernel
@@ -272,7 +273,7 @@ def find(log_joint, problem, found, starts, heights, scale, panel, space):
         tried[tries] = n
         tries += 1
         survey.place(n, n + 1, means[0], factors[0], means[count : count + 1])
-        guess = survey.spacing(n, factors[0])
+        guess = _spacing(n, factors[0])
         count = _keep_new(log_joint, problem, found, count, guess, scale, panel, space)
     return _without_negligible(found, count)
 

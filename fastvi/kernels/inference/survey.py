@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..compiler import formula, inlined, kernel
+from ..compiler import formula, inlined
 from ..models.evaluation import evaluate_or_zero
 
 #: Points on a line are within so many deviations of the mean: where a density is above exp(-32) of the
@@ -109,9 +109,8 @@ def place(low, end, mean, factor, points):
         place_in_plane(PLANE, low, end, mean, factor, points)
 
 
-@kernel
 def spacing(n, factor):
-    """How far from point n others are, in the coordinate in which that is least."""
+    """How far from point n others are, in the coordinate where that is least. Plain: Python calls it too."""
     if factor.shape[0] == 1:
         return 0.5 * (LINE[n + 1] - LINE[n - 1]) * factor[0, 0]
     apart = _APART * (1.0 if n < IN_DISC else math.hypot(PLANE[0, n], PLANE[1, n]))
