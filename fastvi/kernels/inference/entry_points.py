@@ -16,7 +16,7 @@ from ..compiler import exported, inlined
 from ..densities import truncated
 from ..models import evaluation, supports
 from ..models.evaluation import Panel, Problem
-from ..numerics.matrices import copy_vector
+from ..numerics.matrices import copy_vector, fill_vector
 from ..statuses import FINE, RAISED, UNCONFIRMED, ZERO
 from . import (
     confirmation,
@@ -468,9 +468,20 @@ def evidence(target, mean, factor, rtol, q, integrand, total, space):
     all_mass = np.full(1, np.inf)
     no_modes = modes.Modes(mean.reshape((1, -1)), factor.reshape((1, *factor.shape)), all_mass)
     whole = evidence_.Part(no_modes, evidence_.WHOLE, evidence_.NONE)
-    first = evidence_.Lattice(evidence_.STEP, 0.0, evidence_.REACH)
+    fill_vector(evidence_.REACH, space.reach)
     status, value, error, nodes, _ = evidence_.integrate(
-        target.log_joint, _problem(target, 0), mean, factor, first, rtol, q, integrand, total, whole, space
+        target.log_joint,
+        _problem(target, 0),
+        mean,
+        factor,
+        evidence_.STEP,
+        evidence_.MOST_NODES,
+        rtol,
+        q,
+        integrand,
+        total,
+        whole,
+        space,
     )
     return status, value, error, nodes
 

@@ -12,27 +12,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..borrowing import Vector
+from ..borrowing import Matrix, Vector
 from ..compiler import inlined, kernel
 from ..densities.gaussians import LOG_2PI
 from ..models import evaluation
 from ..models.evaluation import BLOCK, Panel, evaluate, evaluate_or_zero, point_out
 from ..models.supports import at_a_bound, is_real
 from ..numerics.error_free import add_compensated
-from ..numerics.matrices import half_log_det, solve_lower
+from ..numerics.matrices import fill_vector, half_log_det, solve_lower
 from ..statuses import FINE, INFINITE, NOT_A_NUMBER, RAISED
 from .expectations import SHIFT, lattice_error, steps_within
 from .modes import Modes, log_density
 
-#: The range of abs(t) at first and at most: sinh(3) = 10, sinh(60) = 6e25.
+#: The range of abs(t) on an axis at first and at most: sinh(3) = 10, sinh(60) = 6e25.
 REACH = 3.0
 LARGEST_REACH = 60.0
+
+#: Beyond this range tails are powers. In the plane these may lie along a curve, on which nodes are rare: the
+#: mass of the outer part, a growth of the range, must then be negligible. (Of a normal density with a gamma
+#: precision the outer shells were empty at t = 15, and 6e-11 beyond.)
+POWERS = 6.0
 
 #: The range grows by this share, and at least by 1.
 GROWTH = 0.25
 
 #: The first step. It is halved until two sums agree.
 STEP = 0.25
+
+#: How far a lattice is shifted on the second axis, in shifts of the first. Far out it is a lattice in log xi:
+#: where tails are powers, equal shifts only scale it, and two sums were off by 3.8e-6 that differed by 1e-13.
+OTHER_SHIFT = 0.5
 
 #: Lattices that are tried at most.
 MOST_ROUNDS = 80
@@ -46,8 +55,9 @@ EDGE = 2.0
 #: q's mass at a node below which a joint of zero is ignored there.
 FAR = 1e-13
 
-#: Nodes beyond which nothing is refined: 20 ms; of a part, for which there is another way.
-MOST_NODES, MOST_OF_PART = 2_000_000, 100_000
+#: Nodes beyond which nothing is refined: 20 ms; of a part, for which there is another way; of a lattice that
+#: only confirms another.
+MOST_NODES, MOST_OF_PART, MOST_OF_CHECK = 2_000_000, 100_000, 300_000
 
 #: The range is wide enough, and the step small enough, where what is outside, and what a halving changes, are
 #: these shares of the error that is allowed.
@@ -84,10 +94,13 @@ class Workspace(NamedTuple):
 
     panel: Panel
     weights: Vector  #: (BLOCK,) logarithms
-    places: Vector  #: (BLOCK,) the largest abs(t)
+    places: Matrix  #: (BLOCK, R) abs(t)
     shared: Vector  #: (BLOCK,) 1 for nodes of the lattice with twice the step, else 0
     row: Vector  #: (2,)
     mode: Vector  #: (R,)
+    reach: Vector  #: (R,) of the lattice on each axis
+    shells: Matrix  #: (R, 3), see `_sum`
+    beyond: Vector  #: (R,) logs of masses, see `_beyond`
 
 
 class Density(NamedTuple):
@@ -109,11 +122,11 @@ class Part(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """Nodes of the trapezoid rule: t = (i + shift) step on each axis, with abs(t) up to a reach."""
+    """Nodes of the trapezoid rule: t = (i + shift) step on each axis, with abs(t) up to its reach."""
 
     step: Any
     shift: Any
-    reach: Any
+    reach: Any  #: (R,)
 
 
 @kernel
@@ -122,9 +135,12 @@ def workspace(latent, dim):
     return Workspace(
         evaluation.workspace(latent, dim),
         np.empty(BLOCK),
-        np.empty(BLOCK),
+        np.empty((BLOCK, latent)),
         np.empty(BLOCK),
         np.empty(2),
+        np.empty(latent),
+        np.empty(latent),
+        np.empty((latent, 3)),
         np.empty(latent),
     )
 
@@ -146,9 +162,11 @@ def _fill(start, count, columns, rows, lattice, mean, factor, volume, space):
     step, shift = lattice.step, lattice.shift
     for n in range(count):
         i, j = (start + n) % (2 * columns + 1) - columns, (start + n) // (2 * columns + 1) - rows
-        t, u = (i + shift) * step, (j + shift) * step
+        t, u = (i + shift) * step, (j + OTHER_SHIFT * shift) * step
         _lay(n, t, u, mean, factor, volume, space)
-        space.places[n] = max(abs(t), abs(u))
+        space.places[n, 0] = abs(t)
+        if mean.size > 1:
+            space.places[n, 1] = abs(u)
         space.shared[n] = 1.0 if i % 2 == 0 and j % 2 == 0 else 0.0
 
 
@@ -178,21 +196,17 @@ class Sums(NamedTuple):
     status: Any
     value: Any  #: log of the integral of the joint, or the divergence of q from p = joint / exp(total)
     halved: Any  #: what halving the step to this one has changed of it
-    #: Terms with max(|t|) between reach - 1 and reach - 1/2, and above, and those where a coordinate of the
-    #: model is at a bound of its support up to a few roundings; of the joint as shares of the sum.
-    inner: Any
-    outer: Any
+    #: Terms where a coordinate of the model is at a bound of its support up to a few roundings, and what
+    #: other parts have up to `Part.near` beyond Laplace's approximation; of the joint as shares of the sum.
     edge: Any
-    near: (
-        Any  #: what other parts have up to `Part.near` beyond Laplace's approximation, as a share of the sum
-    )
+    near: Any
     nodes: Any
 
 
 @inlined
 def _nothing(status, value, nodes):
     """Of a lattice that has a fault, or no finite sum."""
-    return Sums(status, value, math.inf, 0.0, 0.0, 0.0, 0.0, nodes)
+    return Sums(status, value, math.inf, 0.0, 0.0, nodes)
 
 
 @kernel
@@ -213,15 +227,20 @@ def log_share(found, which, point, row):
 
 @inlined
 def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space):
-    """The `Sums` of one lattice."""
-    dim = mean.size
-    reach = lattice.reach
-    columns = steps_within(reach, lattice.step)
-    rows = columns if dim > 1 else 0
+    """The `Sums` of one lattice; writes the sizes of terms in the outer shells of each axis.
+
+    These are where abs(t) is between reach - 1 and reach - 1/2, above, and in the last growth of the reach;
+    of the joint as shares of the sum.
+    """
+    dim, reach, shells = mean.size, lattice.reach, space.shells
+    for i in range(dim):
+        fill_vector(0.0, shells[i])
+    columns = steps_within(reach[0], lattice.step)
+    rows = steps_within(reach[1], lattice.step) if dim > 1 else 0
     nodes = (2 * columns + 1) * (2 * rows + 1)
     panel = space.panel
     volume = half_log_det(factor) + dim * math.log(lattice.step)
-    top, s, lost, coarse, one, two, edge = -math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    top, s, lost, coarse, edge = -math.inf, 0.0, 0.0, 0.0, 0.0
     near_top, near = -math.inf, 0.0
     real = is_real(problem.kinds)
     for low in range(0, nodes, BLOCK):
@@ -253,12 +272,15 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
                 value = f + weight
                 if value > top:
                     shrink = math.exp(top - value)
-                    s, lost, coarse = s * shrink, lost * shrink, coarse * shrink
-                    one, two, edge, top = one * shrink, two * shrink, edge * shrink, value
+                    s, lost, coarse, edge = s * shrink, lost * shrink, coarse * shrink, edge * shrink
+                    top = value
+                    for i in range(dim):
+                        for j in range(3):
+                            shells[i, j] *= shrink
                 term = math.exp(value - top) if value > -math.inf else 0.0
                 if part.which != WHOLE:
                     share, density = log_share(part.found, part.which, panel.latent[k], space.mode)
-                    if space.places[k] <= part.near:
+                    if max(space.places[k, 0], space.places[k, dim - 1]) <= part.near:
                         high = max(f, density) + weight
                         if high > near_top:
                             near, near_top = near * math.exp(near_top - high), high
@@ -270,28 +292,79 @@ def _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, s
             coarse += term * space.shared[k]
             if not real and at_a_bound(problem.kinds, problem.bounds, panel.z[k]):
                 edge += abs(term)
-            if space.places[k] > reach - 0.5:
-                two += abs(term)
-            elif space.places[k] > reach - 1.0:
-                one += abs(term)
+            for i in range(dim):
+                t = space.places[k, i]
+                if t > reach[i] - 0.5:
+                    shells[i, 1] += abs(term)
+                elif t > reach[i] - 1.0:
+                    shells[i, 0] += abs(term)
+                if t * (1.0 + GROWTH) > reach[i]:
+                    shells[i, 2] += abs(term)
     s += lost
     coarse *= 2.0**dim
     if integrand != JOINT:
-        return Sums(FINE, s, abs(s - coarse), one, two, edge, 0.0, nodes)
+        return Sums(FINE, s, abs(s - coarse), edge, 0.0, nodes)
     near *= math.exp(near_top - top) if near > 0.0 else 0.0
     if s == 0.0:
         return _nothing(FINE, -math.inf if near == 0.0 else math.nan, nodes)
     halved = abs(math.log(coarse / s)) if coarse > 0.0 and part.which == WHOLE else abs(1.0 - coarse / s)
-    return Sums(FINE, top + math.log(s), halved, one / s, two / s, edge / s, near / s, nodes)
+    for i in range(dim):
+        for j in range(3):
+            shells[i, j] /= s
+    return Sums(FINE, top + math.log(s), halved, edge / s, near / s, nodes)
 
 
 @kernel
-def _coarse(i, inner, reach):
-    """(t, the way to the next node out) of node i of a coarse axis.
+def has_powers_in_the_plane(reach):
+    """Whether tails in the plane are powers, by the reach of each axis that they take."""
+    return reach.size > 1 and max(reach[0], reach[1]) > POWERS
 
-    Nodes are 1 apart within a reach, and `GROWTH` t from there on.
-    """
-    t, way = float(abs(i)), 1.0
+
+@inlined
+def _outside(space, axis, unit):
+    """What is beyond the reach of an axis, by the geometric series that goes on from the outer shells."""
+    shells, reach = space.shells[axis], space.reach[axis]
+    inner, outer = unit * shells[0], unit * shells[1]
+    ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
+    outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
+    is_hidden = has_powers_in_the_plane(space.reach) and POWERS < reach < LARGEST_REACH
+    return max(outside, unit * shells[2]) if is_hidden else outside
+
+
+@inlined
+def _outside_of_all(space, unit, dim):
+    """What is beyond the reach of one axis or more, by the outer shells; `unit` is that of these."""
+    outside = 0.0
+    for i in range(dim):
+        outside += _outside(space, i, unit)
+    return outside
+
+
+@inlined
+def _hidden(space, log_unit, dim):
+    """What is beyond the reach of one axis or more, by the few nodes there."""
+    hidden = 0.0
+    for i in range(dim):
+        hidden += math.exp(space.beyond[i] - log_unit)
+    return hidden
+
+
+@inlined
+def _inner(reach):
+    """The last node of a coarse axis that is not beyond a reach. Nodes are 1 apart up to there."""
+    return math.ceil(reach) - 1.0
+
+
+@kernel
+def _side(reach):
+    """How many nodes a coarse axis has on each side."""
+    return int(_inner(reach) + math.floor(math.log(LARGEST_REACH / reach) / math.log1p(GROWTH)) + 1.0)
+
+
+@kernel
+def _coarse(i, reach):
+    """(t, the way to the next node out) of node i of a coarse axis: beyond a reach this is `GROWTH` t."""
+    t, way, inner = float(abs(i)), 1.0, _inner(reach)
     if t > inner:
         t = reach * (1.0 + GROWTH) ** (t - inner - 1.0)
         way = GROWTH * t
@@ -307,23 +380,24 @@ def _on_the_way(way, here, next_out):
 
 @inlined
 def _beyond(log_joint, problem, mean, factor, reach, part, space):
-    """(The log of the mass beyond a reach, by few nodes; their number).
+    """Write the log of the mass beyond the reach of each axis, by few nodes: `space.beyond`. How many.
+
+    In the plane it may be half of that.
 
     The outer shells do not tell where a tail begins that is hidden by a thinner one: of 0.9 logistic + 0.1 t,
     70 times narrower and with three degrees of freedom, they miss 1e-11. Tails are exponential in t between
     nodes, as are powers.
     """
-    dim, panel, top, total = mean.size, space.panel, -math.inf, 0.0
-    inner = math.ceil(reach) - 1.0
-    side = int(inner + math.floor(math.log(LARGEST_REACH / reach) / math.log1p(GROWTH)) + 1.0)
-    across = 2 * side + 1
-    count = across**dim
+    dim, panel, top = mean.size, space.panel, -math.inf
+    side = (_side(reach[0]), _side(reach[1]) if dim > 1 else 0)
+    across = (2 * side[0] + 1, 2 * side[1] + 1)
+    count = across[0] * across[1]
     terms, volume = np.empty(count), half_log_det(factor)
     for low in range(0, count, BLOCK):
         rows = min(BLOCK, count - low)
         for n in range(rows):
-            t, _ = _coarse((low + n) % across - side, inner, reach)
-            u, _ = (0.0, 0.0) if dim == 1 else _coarse((low + n) // across - side, inner, reach)
+            t, _ = _coarse((low + n) % across[0] - side[0], reach[0])
+            u, _ = (0.0, 0.0) if dim == 1 else _coarse((low + n) // across[0] - side[1], reach[1])
             _lay(n, t, u, mean, factor, volume, space)
         evaluate_or_zero(log_joint, problem, rows, panel)
         for n in range(rows):
@@ -331,22 +405,25 @@ def _beyond(log_joint, problem, mean, factor, reach, part, space):
             if part.which != WHOLE:
                 terms[low + n] += log_share(part.found, part.which, panel.latent[n], space.mode)[0]
             top = max(top, terms[low + n])
+    fill_vector(0.0, space.beyond)
     for n in range(count):
         if terms[n] == -math.inf:
             continue
-        mass, is_beyond, stride = math.exp(terms[n] - top), False, 1
-        for _ in range(dim):
-            i = n // stride % across - side
-            t, way = _coarse(i, inner, reach)
-            if abs(t) >= reach:
-                is_beyond = True
-                outward = stride if i > 0 else -stride
-                way = _on_the_way(way, terms[n], terms[n + outward]) if abs(i) < side else way
+        mass, stride = math.exp(terms[n] - top), 1
+        for i in range(dim):
+            place = n // stride % across[i] - side[i]
+            t, way = _coarse(place, reach[i])
+            space.mode[i] = abs(t)
+            if abs(t) >= reach[i] and abs(place) < side[i]:
+                way = _on_the_way(way, terms[n], terms[n + (stride if place > 0 else -stride)])
             mass *= way
-            stride *= across
-        if is_beyond:
-            total += mass
-    return top + math.log(total) if total > 0.0 else -math.inf, count
+            stride *= across[i]
+        for i in range(dim):
+            if space.mode[i] >= reach[i]:
+                space.beyond[i] += mass
+    for i in range(dim):
+        space.beyond[i] = top + math.log(space.beyond[i]) if space.beyond[i] > 0.0 else -math.inf
+    return count
 
 
 @kernel
@@ -371,60 +448,64 @@ def rounding_of_nodes(part, value, row):
 
 
 @kernel
-def integrate(log_joint, problem, mean, factor, first, rtol, q, integrand, total, part, space):
-    """The log of the integral of the joint, or q's divergence from p: (status, value, error, nodes, lattice).
+def integrate(log_joint, problem, mean, factor, step, most, rtol, q, integrand, total, part, space):
+    """The log of the integral of the joint, or q's divergence from p: (status, value, error, nodes, step).
 
-    `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with; `lattice` is the
-    last one. Of a part of the joint, `total` is the log of what other parts have, and the error is relative
-    to the larger of the two.
+    `integrand` is JOINT, KL or KL_OF_Q, `total` the log evidence that p is normalised with. Of a part of the
+    joint, `total` is the log of what other parts have, and the error is relative to the larger of the two.
 
-    `first` is the lattice to start with. The reach grows until the outer shells are negligible; where they do
-    not shrink, the error is infinite. The step halves until two sums agree, and a lattice that is shifted
-    confirms the last. `rtol` is relative to 1 + abs(value).
+    The lattice starts with a step and with the reach in the workspace, and ends with those that are returned
+    and there. The reach of an axis grows until its outer shells are negligible; where they do not shrink, the
+    error is infinite. The step halves until two sums agree, and a lattice that is shifted confirms the last.
+    Nothing is refined beyond `most` nodes. `rtol` is relative to 1 + abs(value).
     """
-    step, reach, is_part = first.step, first.reach, part.which != WHOLE
+    dim, reach, is_part = mean.size, space.reach, part.which != WHOLE
     nodes, value, scale, unit, unit_of_p = 0, math.nan, math.nan, math.nan, math.nan
     change, last, off, outside = math.inf, math.inf, math.inf, math.inf
-    widening, shift, log_hidden, most = True, 0.0, -math.inf, MOST_OF_PART if is_part else MOST_NODES
+    is_new, shift = True, 0.0
+    fill_vector(-math.inf, space.beyond)
     for _ in range(MOST_ROUNDS):
         lattice = Lattice(step, shift, reach)
         new = _sum(log_joint, problem, mean, factor, lattice, q, integrand, total, part, space)
         nodes += new.nodes
         if new.status != FINE:
-            return new.status, math.nan, math.inf, nodes, lattice
+            return new.status, math.nan, math.inf, nodes, step
         if shift > 0.0:
             off = abs(unit - math.exp(new.value - scale)) if is_part else abs(new.value - value)
             break
         value = new.value
         if not abs(value) < math.inf:
-            return FINE, value, 0.0 if value == value else math.inf, nodes, lattice
+            return FINE, value, 0.0 if value == value else math.inf, nodes, step
         scale = max(value, total) if is_part else value
         unit = math.exp(value - scale)
         allowed = rtol * (1.0 + abs(scale))
         if unit * new.near > allowed:
-            return FINE, value, math.inf, nodes, lattice
-        outer, inner = unit * new.outer, unit * new.inner
-        ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
-        outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
+            return FINE, value, math.inf, nodes, step
         unit_of_p = total if integrand == KL else scale
-        if widening and outside <= OUTSIDE * allowed and integrand != KL_OF_Q:
-            log_hidden, more = _beyond(log_joint, problem, mean, factor, reach, part, space)
-            outside, nodes = max(outside, math.exp(log_hidden - unit_of_p)), nodes + more
-        if widening and outside > OUTSIDE * allowed:
-            if reach >= LARGEST_REACH or new.nodes > most:
-                return FINE, value, outside + EDGE * new.edge, nodes, lattice
-            reach = min(reach + max(1.0, GROWTH * reach), LARGEST_REACH)
+        outside = _outside_of_all(space, unit, dim)
+        if is_new and outside <= OUTSIDE * allowed and integrand != KL_OF_Q:
+            nodes += _beyond(log_joint, problem, mean, factor, reach, part, space)
+            is_new = False
+        can_grow = False
+        for i in range(dim):
+            beyond = max(_outside(space, i, unit), math.exp(space.beyond[i] - unit_of_p))
+            if beyond > OUTSIDE * allowed / dim and reach[i] < LARGEST_REACH and new.nodes <= most:
+                reach[i] = min(reach[i] + max(1.0, GROWTH * reach[i]), LARGEST_REACH)
+                can_grow = True
+        if can_grow:
+            fill_vector(-math.inf, space.beyond)
+            is_new = True
             continue
-        widening = False
+        outside = max(outside, _hidden(space, unit_of_p, dim))
+        if outside == math.inf:
+            return FINE, value, outside, nodes, step
         last, change = change, unit * new.halved
-        if change <= CHANGE * allowed or new.nodes * 2.0**mean.size > most:
+        if change <= CHANGE * max(allowed, outside) or new.nodes * 2.0**dim > most:
             shift = SHIFT
         else:
             step *= 0.5
     largest = abs(scale) + (0.0 if is_part else abs(total))
     rounding = (ROUNDING + WALK * math.sqrt(new.nodes)) * (TERMS + largest)
     rounding += unit * rounding_of_nodes(part, value, space.row[: mean.size])
-    # The sum to which tails were compared may have been far off, for the first lattices are coarse.
-    outside = max(outside, math.exp(log_hidden - unit_of_p))
     rest = rounding + outside + unit * (EDGE * new.edge + new.near)
-    return FINE, value, lattice_error(change, last, off, rest) + rest, nodes, lattice
+    return FINE, value, lattice_error(change, last, off, rest) + rest, nodes, step

@@ -13,21 +13,24 @@ from ..compiler import inlined, kernel
 from ..models.evaluation import FARTHEST, evaluate_or_zero
 from ..models.kinds import REAL
 from ..models.supports import is_real
-from ..numerics.matrices import copy_matrix, copy_vector, half_log_det, solve_lower
+from ..numerics.matrices import copy_matrix, copy_vector, fill_vector, half_log_det, solve_lower
 from ..statuses import FINE
 from .confirmation import FAR, MARGIN, UNIT_FALL
 from .evidence import (
     GAUSSIAN,
     JOINT,
     LARGEST_REACH,
+    MOST_NODES,
+    MOST_OF_CHECK,
+    MOST_OF_PART,
     MOST_ROUNDS,
     NONE,
     REACH,
     STEP,
     WHOLE,
     Density,
-    Lattice,
     Part,
+    has_powers_in_the_plane,
     integrate,
     rounding_of_nodes,
 )
@@ -56,6 +59,13 @@ LEAST_FALL = 0.01
 #: A mode may have so many times the mass of Laplace's approximation: a Cauchy density has 1.8 times, one in
 #: the plane 3 times.
 MOST_MASS = 4.0
+
+#: Frames of the whole: of all modes; the other of all, without a correlation or with it; of the narrowest
+#: mode; of the first.
+FRAMES, OTHER, NARROWEST, FIRST = 4, 1, 2, 3
+
+#: The first frame of all has no correlation where this is smaller.
+CORRELATED = 0.1
 
 
 @kernel
@@ -88,24 +98,29 @@ def coarseness(frame_factor, place, step, factor):
 
 
 @kernel
-def _unresolved(found, mean, factor, lattice, value, place):
+def _unresolved(found, mean, factor, step, reach, value, place):
     """The mass of modes that a lattice may have missed, relative to what it has found."""
     missed = 0.0
     for n in range(found.log_masses.size):
-        reach = math.asinh(distance(mean, factor, found.means[n], place))
-        share = coarseness(factor, place, lattice.step, found.factors[n]) if reach <= lattice.reach else 1.0
+        distance(mean, factor, found.means[n], place)
+        is_within = True
+        for i in range(place.size):
+            is_within = is_within and math.asinh(abs(place[i])) <= reach[i]
+        share = coarseness(factor, place, step, found.factors[n]) if is_within else 1.0
         if share > 0.0:
             missed += share * math.exp(found.log_masses[n] - value)
     return MOST_MASS * missed
 
 
 @kernel
-def _reach_of(found, mean, factor, place):
-    """The reach to start with, beyond all modes: the shells must be of tails that go on."""
-    farthest = 0.0
+def _start_beyond(found, mean, factor, place, reach):
+    """Write the reach of each axis to start with, beyond all modes: shells must be of tails that go on."""
+    fill_vector(REACH, reach)
     for n in range(found.log_masses.size):
-        farthest = max(farthest, distance(mean, factor, found.means[n], place))
-    return min(math.asinh(farthest) + REACH, LARGEST_REACH)
+        distance(mean, factor, found.means[n], place)
+        for i in range(place.size):
+            farthest = abs(place[i]) if place[i] == place[i] else math.inf
+            reach[i] = min(max(reach[i], math.asinh(farthest) + REACH), LARGEST_REACH)
 
 
 @kernel
@@ -178,32 +193,36 @@ def reach_of_part(parts, which, place, column):
 
 @kernel
 def _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space):
-    """(status, log evidence, error, nodes), each part in the frame of its own, the rest in that of all."""
+    """(status, log evidence, error, nodes), each part in the frame of its own, the rest in that of all.
+
+    And whether the tails of a part are powers, in the plane.
+    """
     last, row = parts.log_masses.size - 1, space.row[: mean.size]
-    value, slack, nodes = -math.inf, 0.0, 0
+    value, slack, nodes, has_powers = -math.inf, 0.0, 0, False
     for k in range(last + 1):
-        own, wide, near = parts.means[k], parts.factors[k], NONE
-        first = Lattice(STEP, 0.0, REACH)
+        own, wide, near, step, reach = parts.means[k], parts.factors[k], NONE, STEP, REACH
         if k < last:
             near = _near(parts, k, space.mode, row)
-            first = Lattice(STEP, 0.0, max(REACH, near, reach_of_part(parts, k, space.mode, row)))
+            reach = max(REACH, near, reach_of_part(parts, k, space.mode, row))
         else:
-            own, wide, first = mean, factor, Lattice(STEP_OF_REST, 0.0, REACH)
-        if not first.reach <= LARGEST_REACH:
-            return FINE, value, math.inf, nodes
+            own, wide, step = mean, factor, STEP_OF_REST
+        if not reach <= LARGEST_REACH:
+            return FINE, value, math.inf, nodes, has_powers
+        fill_vector(reach, space.reach)
         part = Part(parts, k, near)
         status, one, error, more, _ = integrate(
-            log_joint, problem, own, wide, first, rtol, q, JOINT, value, part, space
+            log_joint, problem, own, wide, step, MOST_OF_PART, rtol, q, JOINT, value, part, space
         )
         nodes += more
         if status != FINE or not error < math.inf:
-            return status, value, math.inf, nodes
+            return status, value, math.inf, nodes, has_powers
+        has_powers = has_powers or has_powers_in_the_plane(space.reach)
         if one > -math.inf:
             top, low = max(value, one), min(value, one)
             both = top + math.log1p(math.exp(low - top))
             slack = slack * math.exp(value - both) + error * math.exp(top - both)
             value = both
-    return FINE, value, math.log1p(slack) if value > -math.inf else math.inf, nodes
+    return FINE, value, math.log1p(slack) if value > -math.inf else math.inf, nodes, has_powers
 
 
 @inlined
@@ -229,6 +248,19 @@ def _is_slow_somewhere(log_joint, problem, mean, factor, panel):
     return False
 
 
+@kernel
+def _write_upright(factor, out):
+    """Write the factor of a frame along the axes, with conditional deviations; size of the correlation."""
+    if out.shape[0] == 1:
+        out[0, 0] = factor[0, 0]
+        return 0.0
+    deviation = math.hypot(factor[1, 0], factor[1, 1])
+    out[0, 0] = factor[0, 0] * factor[1, 1] / deviation
+    out[0, 1] = out[1, 0] = 0.0
+    out[1, 1] = factor[1, 1]
+    return abs(factor[1, 0]) / deviation
+
+
 @inlined
 def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     """(status, log evidence, error, nodes) of a model whose modes are found; writes a frame of all.
@@ -237,6 +269,9 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     nodes of the other parts may miss near a mode is in the error, as where the tails of a narrow mode are not
     Gaussian. Where the error is too large, the whole is integrated: in the frame of all modes, in that of the
     narrowest, around which nodes are dense, and in that of the first; each reaches as far as the other modes.
+    Where tails in the plane are powers, it is integrated in two frames of all modes, with their correlation
+    and without: far out along one axis, even a small correlation moves nodes by many deviations of the other.
+
     The error has what such a lattice may miss of the modes, and how far two results differ where that is more
     than their errors allow. It is infinite where more may be missed than was found. For an improper posterior
     the value is infinite too; it is NaN where tails are only too heavy for a lattice.
@@ -248,10 +283,13 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     frame(found.means, found.factors, mean, factor)
     q = Density(GAUSSIAN, mean, factor, space.row, 0.0)  # of which the joint needs none
     whole = Part(found, WHOLE, NONE)
-    value, error, nodes, apart = -math.inf, math.inf, 0, 0.0
+    value, error, enough, nodes, apart = -math.inf, math.inf, 0.0, 0, 0.0
+    has_powers = False
     if count > 1:
         parts = with_rest(found, mean, factor)
-        status, value, error, nodes = _by_parts(log_joint, problem, parts, mean, factor, rtol, q, space)
+        status, value, error, nodes, has_powers = _by_parts(
+            log_joint, problem, parts, mean, factor, rtol, q, space
+        )
         if status != FINE:
             return status, math.nan, math.inf, nodes
         enough = rtol * (1.0 + abs(value))
@@ -259,29 +297,33 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             # More digits cost little, but none that the roundings of nodes do not have.
             rounding = rounding_of_nodes(whole, value, space.row[:1])
             enough = min(enough, CLOSE * enough + 2.0 * rounding)
-        if error <= enough < math.inf:
+        if error <= enough < math.inf and not has_powers:
             return status, value, error, nodes
-    for k in range(1 if count == 1 else (2 if narrowest == 0 else 3)):
-        centre, shape = mean, factor
-        if k > 0:
-            mode = narrowest if k == 1 else 0
+    is_known, upright = False, np.empty(factor.shape)
+    is_upright = _write_upright(factor, upright) < CORRELATED
+    for k in range(FRAMES):
+        centre, shape, most = mean, upright if is_upright else factor, MOST_NODES
+        if k == OTHER:
+            if not (has_powers or has_powers_in_the_plane(space.reach)):
+                continue
+            shape = factor if is_upright else upright
+            most = MOST_OF_CHECK if error <= enough < math.inf else MOST_NODES
+        elif k > OTHER:
+            if not is_known or error <= enough < math.inf or (k == FIRST and narrowest == 0) or count == 1:
+                break
+            mode = narrowest if k == NARROWEST else 0
             centre, shape = found.means[mode], found.factors[mode]
-        first = Lattice(STEP, 0.0, _reach_of(found, centre, shape, space.mode))
-        status, new, new_error, more, lattice = integrate(
-            log_joint, problem, centre, shape, first, rtol, q, JOINT, 0.0, whole, space
+        _start_beyond(found, centre, shape, space.mode, space.reach)
+        status, new, new_error, more, step = integrate(
+            log_joint, problem, centre, shape, STEP, most, rtol, q, JOINT, 0.0, whole, space
         )
         nodes += more
         if status != FINE:
             return status, math.nan, math.inf, nodes
         if new_error == math.inf or new != new:
-            if k == 0:
-                endless = is_real(problem.kinds)
-                endless = endless or _is_slow_somewhere(
-                    log_joint, problem, found.means[0], found.factors[0], space.panel
-                )
-                return FINE, math.inf if endless else math.nan, math.inf, nodes
             continue
-        missed = _unresolved(found, centre, shape, lattice, new, space.mode)
+        is_known = True
+        missed = _unresolved(found, centre, shape, step, space.reach, new, space.mode)
         new_error = new_error + math.log1p(missed) if missed <= 1.0 else math.inf
         if abs(new - value) > error + new_error:
             apart = max(apart, abs(new - value))
@@ -289,6 +331,8 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
             value, error = new, new_error
         # A frame around one mode takes up to a second in the plane.
         enough = max(rtol, ROUGH if mean.size > 1 else 0.0) * (1.0 + abs(value))
-        if error <= enough < math.inf:
-            break
-    return FINE, value, error + apart, nodes
+    if is_known:
+        return FINE, value, error + apart, nodes
+    endless = is_real(problem.kinds)
+    endless = endless or _is_slow_somewhere(log_joint, problem, found.means[0], found.factors[0], space.panel)
+    return FINE, math.inf if endless else math.nan, math.inf, nodes
