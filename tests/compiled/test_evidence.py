@@ -216,10 +216,12 @@ BETWEEN = {
     "2.3 away": mixed(0.1, [0.0], [2.3], 1.0, 1e-3),
     "10 away": mixed(0.8, [-4.03], [1.75], 0.545, 0.011),
     "20 away": mixed(0.45, [0.5], [-5.85], 0.32, 0.0107),
+    "600 away": mixed(0.291, [-0.24], [-4.4], 0.00674, 0.00064),
     "within the other": mixed(0.4, [0.0], [0.3], 1.0, 0.002),
     "within the other in the plane": mixed(0.4, [0.0, 0.0], [0.2, -0.3], 1.0, 0.03),
     "1.4 away in the plane": mixed(0.5, [0.0, 0.0], [1.0, -1.0], 1.0, 0.03),
     "40 away in the plane": mixed(0.931, [1.63, 1.4], [2.73, -2.67], 0.107, 0.02867),
+    "80 away in the plane": mixed(0.763, [-3.89, -0.23], [1.66, 2.43], 0.07731, 0.01093),
 }
 
 GAPS = {
@@ -324,6 +326,21 @@ def test_a_mode_that_points_find_and_no_search(name):
     assert abs(value) <= error < 1e-10
 
 
+def peaks_of_rings(steps, heights):
+    """Which points are higher than those beside them in their ring and in the next ones."""
+    groups = itertools.groupby(np.arange(len(steps)), lambda n: np.linalg.norm(steps[n]).round(6))
+    rings, peaks = [np.array([*ring]) for _, ring in groups], np.zeros(len(steps), bool)
+    turns = [np.arctan2(steps[ring, 1], steps[ring, 0]) / (2.0 * np.pi) % 1.0 for ring in rings]
+    for own, ring in enumerate(rings):
+        for k, n in enumerate(ring):
+            beside = [ring[k - 1], ring[(k + 1) % ring.size]]
+            for i in {max(own - 1, 0), min(own + 1, len(rings) - 1)} - {own}:
+                after = (turns[i] - turns[own][k] - 1e-9) % 1.0
+                beside += [rings[i][after.argmin()], rings[i][after.argmax()]]
+            peaks[n] = heights[n] > heights[beside].max()
+    return peaks
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_points_that_the_modes_do_not_explain(seed):
     """Against densities in scipy: the highest that is not near one that was tried."""
@@ -343,10 +360,12 @@ def test_points_that_the_modes_do_not_explain(seed):
         for _, factor, log_mass in zip(*found, strict=True)
     ]
     new = heights > logs.max(axis=0) + (known.RISE if dim == 1 else known.RISE_IN_PLANE)
-    new &= heights > max(tops) - known.NEGLIGIBLE
     new[[0, -1]] = False
     if dim == 1:
         new[1:-1] &= (heights[:-2] < heights[1:-1]) & (heights[1:-1] >= heights[2:])
+    else:
+        new[: survey.IN_DISC] &= heights[: survey.IN_DISC] > max(tops) - known.NEGLIGIBLE
+        new[survey.IN_DISC :] &= peaks_of_rings(steps[survey.IN_DISC :], heights[survey.IN_DISC :])
     tried = []
     for _ in range(4):
         one = kernels.inference.entry_points.unexplained(found, heights, np.array(tried, np.int64))

@@ -32,11 +32,11 @@ STEP, LEVEL, ROUND = 0.1, 0.1, 0.5
 #: lie within a wide one.)
 SAME = 0.5
 
-#: Modes whose mass is below exp(-this) of the largest are left out.
+#: Modes whose mass is below exp(-this) of the largest are left out, as are points of the disc by height.
 NEGLIGIBLE = 40.0
 
-#: A search starts where the log density is so much above that of the modes found, in nats: on a line at local
-#: maxima, in the plane anywhere, for there a point has no neighbours, and the tails of one mode may be heavy.
+#: A search starts where the log density is so much above that of the modes found, in nats: at local maxima,
+#: and anywhere in the disc, for there a point has no neighbours, and the tails of one mode may be heavy.
 RISE, RISE_IN_PLANE = 0.05, 3.0
 
 #: Such searches at most. In the plane, points that are nearer to the start of one than this share of their
@@ -193,9 +193,14 @@ def unexplained(found, count, heights, tried, tries, gap):
         highest = max(highest, found.log_masses[k] - half_log_det(found.factors[k]))
     point, rise, log_unit = np.empty(latent), RISE if latent == 1 else RISE_IN_PLANE, 0.5 * latent * LOG_2PI
     for n in range(1, heights.size - 1):
-        is_new = heights[n] > top and heights[n] + log_unit > highest - NEGLIGIBLE
+        if not heights[n] > top:
+            continue
         if latent == 1:
-            is_new = is_new and heights[n - 1] < heights[n] >= heights[n + 1]
+            is_new = heights[n - 1] < heights[n] >= heights[n + 1]
+        elif n < survey.IN_DISC:
+            is_new = heights[n] + log_unit > highest - NEGLIGIBLE
+        else:
+            is_new = survey.is_peak(n, heights)
         if not is_new:
             continue
         survey.place(n, n + 1, found.means[0], found.factors[0], point.reshape((1, latent)))

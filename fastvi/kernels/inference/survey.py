@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..compiler import formula, inlined
+from ..compiler import formula, inlined, kernel
 from ..models.evaluation import evaluate_or_zero
 
 #: Points on a line are within so many deviations of the mean: where a density is above exp(-32) of the
@@ -24,12 +24,12 @@ REACH_IN_PLANE = 3.0
 #: Points around a mode, on a line and in the plane, within these distances.
 _ON_LINE, IN_DISC = 4001, 4000
 
-#: Farther ones, up to so many deviations: on a line each is farther out than the one before by this share,
-#: and by the next share up to the last distance; in the plane there are as many as in the disc.
-_FAR, _SHARE = 64.0, 0.002
-_FARTHEST, _LARGE_SHARE = 4096.0, 0.01
+#: Farther ones, up to so many deviations, and from there to the last distance: on a line each is farther out
+#: than the one before by this share, in the plane rings are, of so many points.
+_FAR, _SHARE, _SHARE_OF_RING, _IN_RING = 64.0, 0.002, 0.07, 90
+_FARTHEST, _LARGE_SHARE, _LARGE_SHARE_OF_RING, _IN_LARGE_RING = 4096.0, 0.01, 0.14, 45
 
-#: How far points of the plane are from the next: in the disc, and farther out as a share of their distance.
+#: How far points of the disc are from the next.
 _APART = 0.058
 
 #: Shares of the square that a point of the plane is ahead of the one before: powers of 1 / 1.3247, the root
@@ -54,17 +54,29 @@ def steps_between(dim, count):
     return np.ascontiguousarray(_at(REACH_IN_PLANE * np.sqrt(share), turns).T)
 
 
+def _up_to(low, high, share):
+    """Distances from `low` to `high`, each farther out than the one before by a share."""
+    return low * np.exp(np.arange(0.0, math.log(high / low), share))
+
+
 def _line():
-    far = REACH * np.exp(np.arange(_SHARE, math.log(_FAR / REACH), _SHARE))
-    farther = _FAR * np.exp(np.arange(0.0, math.log(_FARTHEST / _FAR), _LARGE_SHARE))
-    out = np.concatenate([far, farther])
+    out = np.concatenate([_up_to(REACH, _FAR, _SHARE)[1:], _up_to(_FAR, _FARTHEST, _LARGE_SHARE)])
     return np.concatenate([-out[::-1], steps_between(1, _ON_LINE)[:, 0], out])
 
 
+#: Rings in the plane: their distances; how many points each has; how far the first of these is ahead, as a
+#: share of the way to the next, for rings are staggered; its number; and the ring of each point.
+_RINGS = _up_to(REACH_IN_PLANE, _FAR, _SHARE_OF_RING)[1:], _up_to(_FAR, _FARTHEST, _LARGE_SHARE_OF_RING)
+_COUNTS = np.repeat([_IN_RING, _IN_LARGE_RING], [part.size for part in _RINGS])
+_AHEAD = 0.5 * (np.arange(_COUNTS.size) % 2)
+_FIRST = IN_DISC + np.cumsum(_COUNTS) - _COUNTS
+_RING = np.repeat(np.arange(_COUNTS.size), _COUNTS)
+
+
 def _plane():
-    share, turns = _in_square(IN_DISC)
-    far = _at(REACH_IN_PLANE * (_FAR / REACH_IN_PLANE) ** share, turns)
-    return np.concatenate([steps_between(2, IN_DISC).T, far], axis=1)
+    turns = [(np.arange(n) + ahead) / n for n, ahead in zip(_COUNTS, _AHEAD, strict=True)]
+    rings = _at(np.concatenate(_RINGS)[_RING], np.concatenate(turns))
+    return np.concatenate([steps_between(2, IN_DISC).T, rings], axis=1)
 
 
 #: The points around a mode, in deviations; fewer in the disc are the first of those.
@@ -113,8 +125,29 @@ def spacing(n, factor):
     """How far from point n others are, in the coordinate where that is least. Plain: Python calls it too."""
     if factor.shape[0] == 1:
         return 0.5 * (LINE[n + 1] - LINE[n - 1]) * factor[0, 0]
-    apart = _APART * (1.0 if n < IN_DISC else math.hypot(PLANE[0, n], PLANE[1, n]))
+    apart = _APART
+    if n >= IN_DISC:
+        apart = 2.0 * math.pi / _COUNTS[_RING[n - IN_DISC]] * math.hypot(PLANE[0, n], PLANE[1, n])
     return apart * min(factor[0, 0], factor[1, 1])
+
+
+@kernel
+def is_peak(n, heights):
+    """Whether point n of a ring has the largest log density of those around it, by `take` in the plane."""
+    own = _RING[n - IN_DISC]
+    turn = (n - _FIRST[own] + _AHEAD[own]) / _COUNTS[own]
+    for ring in range(max(own - 1, 0), min(own + 2, _COUNTS.size)):
+        before, after = n - _FIRST[own] - 1, n - _FIRST[own] + 1
+        if ring != own:
+            before = math.floor(turn * _COUNTS[ring] - _AHEAD[ring])
+            after = before + 1
+        one, other = (
+            heights[_FIRST[ring] + before % _COUNTS[ring]],
+            heights[_FIRST[ring] + after % _COUNTS[ring]],
+        )
+        if not one < heights[n] >= other:
+            return False
+    return True
 
 
 @inlined
