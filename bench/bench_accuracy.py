@@ -10,9 +10,12 @@ import numpy as np
 
 from fastvi.kernels.discrete import registry
 
+from . import sizes
 from .bench_arrays import ALPHA, CALLS, NAMES
 
-REGIMES = ("dirichlet 0.01", "dirichlet 1", "dirichlet 100", "close 1e-2", "close 1e-5", "close 1e-9", "wide")
+REGIMES = sizes(
+    "dirichlet 0.01", "dirichlet 1", "dirichlet 100", "close 1e-2", "close 1e-5", "close 1e-9", "wide"
+)
 DTYPES = ("float64", "float32")
 ROWS, N = 3, 200
 
