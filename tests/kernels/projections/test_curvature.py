@@ -6,20 +6,25 @@ import pytest
 import fastvi as fv
 from fastvi.kernels.borrowing import named
 from fastvi.kernels.projections import curvature, nodes, refinements, trust_region
+from helpers.forms import all_plain
 from helpers.mixtures import arrays, random_mixture
+
+# Plain: they take 19 s to compile. `refine` is the compiled kernel of all of them.
+first_level, lay_out = map(all_plain, (nodes.first_level, nodes.lay_out))
+refer_to, evaluate, turn = map(all_plain, (refinements._refer_to, refinements._evaluate, refinements._turn))
 
 
 def laid_out(p, q):
     """(space, nodes of the first level) with coordinates measured from q."""
     space = named(refinements.Workspace, refinements.workspace(p.weights.size, q.weights.size, p.dim))
-    refinements._refer_to((q.weights, q.means, np.linalg.cholesky(q.covs)), space)
-    nodes.first_level(arrays(p), space.nodes)
-    return space, nodes.lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    refer_to((q.weights, q.means, np.linalg.cholesky(q.covs)), space)
+    first_level(arrays(p), space.nodes)
+    return space, lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
 
 
 def gradient_at(point, columns, space):
     found = np.empty(point.size)
-    refinements._evaluate(columns, np.ascontiguousarray(point), found, space)
+    evaluate(columns, np.ascontiguousarray(point), found, space)
     return found
 
 
@@ -39,10 +44,27 @@ def test_second_derivatives_are_those_of_the_gradient(dim, components):
     space, columns = laid_out(random_mixture(seed, dim, 3), random_mixture(seed + 9, dim, components))
     wanted = differences(columns, space)
     gradient_at(space.point, columns, space)
-    refinements._turn(columns, space)
+    turn(columns, space)
     np.testing.assert_allclose(
         np.tril(space.curvature.matrix), np.tril(wanted), atol=1e-7 * max(1.0, np.abs(wanted).max())
     )
+
+
+@pytest.mark.parametrize(("dim", "components"), [(1, 2), (1, 5), (2, 2), (2, 3)])
+def test_those_of_the_compiled_kernel_are_the_same(dim, components):
+    """`refine` leaves those of its last step, at the point from which coordinates are measured."""
+    p, q = random_mixture(0, dim, 6), random_mixture(1, dim, components)
+    words = refinements.workspace(p.weights.size, components, dim)
+    parts = np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
+    assert refinements.refine(arrays(p), parts, 1e-12, 4, words)[:2] == (1, 4)
+    space = named(refinements.Workspace, words)
+    found = np.tril(space.curvature.matrix)
+    columns = lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    space.point[:] = 0.0
+    gradient_at(space.point, columns, space)
+    turn(columns, space)
+    np.testing.assert_allclose(np.tril(space.curvature.matrix), found, atol=1e-12 * np.abs(found).max())
+    assert np.abs(np.tril(found, -1)).max() > 1e-3
 
 
 def test_second_derivatives_at_another_point_are_relative_to_it():
@@ -51,7 +73,7 @@ def test_second_derivatives_at_another_point_are_relative_to_it():
     space, columns = laid_out(p, q)
     space.point[:] = 0.1 * np.random.default_rng(0).normal(size=space.point.size)
     gradient_at(space.point, columns, space)
-    refinements._turn(columns, space)
+    turn(columns, space)
     found, gradient = np.tril(space.curvature.matrix), space.gradient.copy()
     assert not space.point.any()
     np.testing.assert_allclose(gradient, gradient_at(space.point, columns, space), atol=1e-12)
@@ -70,7 +92,7 @@ def test_second_derivatives_where_components_share_little(dim):
     space.curvature.shares[:] = np.nan
     wanted = differences(columns, space)
     gradient_at(space.point, columns, space)
-    refinements._turn(columns, space)
+    turn(columns, space)
     np.testing.assert_allclose(np.tril(space.curvature.matrix), np.tril(wanted), atol=1e-7)
 
 
@@ -89,7 +111,7 @@ def test_second_derivatives_of_a_needle_do_not_depend_on_the_order_of_components
         columns = np.full(dim, -0.2)[:, None] + 2e-3 * np.random.default_rng(0).normal(size=(dim, 600))
         space.sweeps.frequencies[:600] = 1.0 / 600.0
         gradient_at(space.point, columns, space)
-        refinements._turn(columns, space)
+        turn(columns, space)
         lower = np.tril(space.curvature.matrix)
         whole = lower + np.tril(lower, -1).T
         size = len(whole) // 2

@@ -9,7 +9,12 @@ import pytest
 import fastvi as fv
 from fastvi.kernels.borrowing import named
 from fastvi.kernels.projections import nodes, refinements
+from helpers.forms import all_plain
 from helpers.mixtures import arrays, random_mixture
+
+# Plain: one sweep, which takes 17 s to compile. `refine` is the compiled kernel of all of them.
+lay_out, mean_log_density = map(all_plain, (nodes.lay_out, nodes.mean_log_density))
+evaluate, write_parts = map(all_plain, (refinements._evaluate, refinements._write_parts))
 
 
 def parts(q):
@@ -22,9 +27,9 @@ def swept(p, q):
     status, sweeps, *_ = refinements.refine(arrays(p), parts(q), 1e-8, 1, words)
     assert (status, sweeps) == (1, 1)
     space = named(refinements.Workspace, words)
-    columns = nodes.lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
-    refinements._evaluate(columns, space.point, space.gradient, space)
-    refinements._write_parts(columns, space)
+    columns = lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    evaluate(columns, space.point, space.gradient, space)
+    write_parts(columns, space)
     return space, columns, space.sweeps.frequencies[: columns.shape[1]]
 
 
@@ -70,7 +75,7 @@ def test_components_that_overlap_share_a_lattice(seed):
 @pytest.mark.parametrize("p", [random_mixture(0, 1, 3), random_mixture(0, 3, 4), overlapping(1, 40)], ids=str)
 def test_the_mean_log_density_is_that_on_the_nodes(p):
     space, columns, weights = swept(p, random_mixture(1, p.dim, 2))
-    found = nodes.mean_log_density(arrays(p), columns, weights, space.nodes)
+    found = mean_log_density(arrays(p), columns, weights, space.nodes)
     assert found == pytest.approx(weights @ p.logpdf(columns.T), rel=1e-3 if p.dim == 2 else 1e-12)
 
 
@@ -147,7 +152,7 @@ def test_shifted_nodes_lie_between_the_others(dim):
     space, columns, frequencies = swept(p, random_mixture(1, dim, 2))
     assert dim == 1 or space.nodes.groups[0] == 1
     plain, weights = columns.copy(), frequencies.copy()
-    shifted = nodes.lay_out(arrays(p), 1, space.sweeps.frequencies, space.nodes)
+    shifted = lay_out(arrays(p), 1, space.sweeps.frequencies, space.nodes)
     masses = space.sweeps.frequencies[: shifted.shape[1]]
     np.testing.assert_allclose(shifted @ masses, plain @ weights, atol=1e-12)
     np.testing.assert_allclose((shifted * masses) @ shifted.T, (plain * weights) @ plain.T, rtol=1e-12)
