@@ -17,6 +17,7 @@ from fastvi.inference.kernel_calls import workspace
 from fastvi.inference.model import target_of
 from fastvi.inference.modes import modes_of
 from fastvi.inference.saturation import evidence_error
+from helpers.forms import all_plain
 from helpers.posteriors import limits_of
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
@@ -635,9 +636,11 @@ def test_parts_end_within_their_lattices(seed):
     found = random_modes(rng, 3, dim)
     mean, factor = np.empty(dim), np.empty((dim, dim))
     kernels.inference.modes.frame(found.means, found.factors, mean, factor)
-    parts = known.with_rest(found, mean, factor)
+    # Plain, as they take five seconds to compile.
+    parts = all_plain(known.with_rest)(found, mean, factor)
+    reach_of_part = all_plain(known.reach_of_part)
     for n in range(3):
-        reach = known.reach_of_part(parts, n, np.empty(dim), np.empty(dim))
+        reach = reach_of_part(parts, n, np.empty(dim), np.empty(dim))
         directions = rng.normal(size=(100, dim))
         directions /= np.linalg.norm(directions, axis=1)[:, None]
         steps = np.linspace(0.0, 1.5 * np.sinh(reach), 100)[:, None, None] * directions

@@ -7,6 +7,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.kernels.projections import nodes, resolution
+from helpers.forms import all_plain
 from helpers.mixtures import arrays, log_normal, random_mixture, with_needles
 
 
@@ -54,19 +55,21 @@ def test_nodes_that_are_too_coarse_are_marked():
     """Under the wide component, not under the needle and not where q is as wide as p."""
     p = fv.GaussianMixture([0.5, 0.5], [[0.0], [0.3]], [[[1.0]], [[1e-6]]])
     space = nodes.nodes_for(2, 1)
-    level = nodes.first_level(arrays(p), space)
+    # Plain, as they take four seconds to compile; `refine` is the compiled kernel of both.
+    first_level, mark_unresolved = map(all_plain, (nodes.first_level, resolution.mark_unresolved))
+    level = first_level(arrays(p), space)
     space.errors[:] = 0.0
     wide = p.weights, p.means, np.ones((2, 1, 1))
-    assert resolution.mark_unresolved(arrays(p), wide, 1e-8, space) < 1e-8
+    assert mark_unresolved(arrays(p), wide, 1e-8, space) < 1e-8
     assert not space.errors.any()
     fine = p.weights, p.means, np.linalg.cholesky(p.covs)
-    coarse = resolution.mark_unresolved(arrays(p), fine, 1e-8, space)
+    coarse = mark_unresolved(arrays(p), fine, 1e-8, space)
     assert coarse > 1e-6
     np.testing.assert_array_equal(space.errors, [math.inf, 0.0])
     while level + 1 < nodes.LEVELS[0]:
         level += 1
         space.levels[0] += 1
-    assert resolution.mark_unresolved(arrays(p), fine, 1e-8, space) < 1e-3 * coarse
+    assert mark_unresolved(arrays(p), fine, 1e-8, space) < 1e-3 * coarse
 
 
 @pytest.mark.parametrize("seed", [4, 14, 104])
