@@ -13,7 +13,6 @@ import fastvi as fv
 from fastvi.distributions.ascent import Elbo, Objective, Parts, climb, scores_of
 from fastvi.kernels import borrowing
 from fastvi.kernels.projections import mixture_descents
-from helpers.forms import all_plain
 from helpers.mixtures import random_mixture
 
 CASES = [(1, 5, 2), (2, 3, 4), (4, 6, 3)]
@@ -25,13 +24,10 @@ def move(q, x, space):
     return mixture_descents.move(q, x, borrowing.named(mixture_descents.Workspace, borrowing.borrow(space)))
 
 
-#: Plain: it takes 8 s to compile. `polish` is the compiled kernel that calls it.
-plain_hessian = all_plain(mixture_descents.hessian)
-
-
+@njit
 def hessian(p, q, nodes, shares, out, space):
-    space = borrowing.named(mixture_descents.Workspace, space)
-    return plain_hessian(p, q, nodes, shares, 1e-4, out, space)
+    space = borrowing.named(mixture_descents.Workspace, borrowing.borrow(space))
+    return mixture_descents.hessian(p, q, nodes, shares, 1e-4, out, space)
 
 
 def parts_of(mixture):
