@@ -18,7 +18,7 @@ from . import far_logarithms, terms
 from .far_logarithms import log_mass
 from .masses import ANY, UNIT
 from .normalized import LIFT, PART, UNLIFT, has_digits, is_unit, sensitivity
-from .terms import SMALL_ORDER, alpha_near, exchanged
+from .terms import exchanged
 
 #: Largest |r| for which a term is a series in r, or made of exp(r) - 1.
 _NEAR = 0.3
@@ -31,6 +31,15 @@ _NEARLY_EQUAL = 1e-5
 
 #: Orders up to this multiply an error of the masses, 6e-15, to less than 1e-13.
 _SMALL_ORDER = 8.0
+
+#: Largest coefficient of the series in `_alpha_near`, so that its product with an entry is finite.
+_MOST_COEFFICIENT = 1e300
+
+#: Largest |log(p / q)| times the order for which `alpha_log_term` takes the series.
+_SERIES_RANGE = 0.25
+
+#: An order nearer to 1 is as 1 for entries > 0: |log(p / q)| is at most 1500.
+_AS_ONE = 1e-18
 
 #: Entries below this are zero: a term has no use for their logarithm.
 _LEAST = 2.0**-1021
@@ -293,6 +302,36 @@ def chi2_log_term(x, y, d, r, log_p, lost, theta):
 
 
 @formula
+def _alpha_near(q, x, a):
+    """`terms.alpha_term` near p = q, where |x| a < `_SERIES_RANGE`, x = log(p / q): nothing cancels."""
+    # q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j. The coefficients do not depend on the entry.
+    # They stay finite: an infinite one times x**2 = 0 would be NaN.
+    c3 = 1.0 + a
+    c4 = min(1.0 + a * c3, _MOST_COEFFICIENT)
+    c5 = min(1.0 + a * c4, _MOST_COEFFICIENT)
+    c6 = min(1.0 + a * c5, _MOST_COEFFICIENT)
+    c7 = min(1.0 + a * c6, _MOST_COEFFICIENT)
+    c8 = min(1.0 + a * c7, _MOST_COEFFICIENT)
+    c9 = min(1.0 + a * c8, _MOST_COEFFICIENT)
+    c10 = min(1.0 + a * c9, _MOST_COEFFICIENT)
+    c11 = min(1.0 + a * c10, _MOST_COEFFICIENT)
+    c12 = min(1.0 + a * c11, _MOST_COEFFICIENT)
+    c13 = min(1.0 + a * c12, _MOST_COEFFICIENT)
+    s = c13 * (1.0 / 6227020800.0)
+    s = s * x + c12 * (1.0 / 479001600.0)
+    s = s * x + c11 * (1.0 / 39916800.0)
+    s = s * x + c10 * (1.0 / 3628800.0)
+    s = s * x + c9 * (1.0 / 362880.0)
+    s = s * x + c8 * (1.0 / 40320.0)
+    s = s * x + c7 * (1.0 / 5040.0)
+    s = s * x + c6 * (1.0 / 720.0)
+    s = s * x + c5 * (1.0 / 120.0)
+    s = s * x + c4 * (1.0 / 24.0)
+    s = s * x + c3 * (1.0 / 6.0)
+    return q * (x * x) * (s * x + 0.5)
+
+
+@formula
 def alpha_log_term(x, y, d, r, log_p, lost, theta):
     """`terms.alpha_term`."""
     swap, a, beta = exchanged(theta)
@@ -301,17 +340,17 @@ def alpha_log_term(x, y, d, r, log_p, lost, theta):
     log_q, lost_q = two_sum(log_p, -r)
     log = log_q if swap else log_p
     rest = lost_q + (lost[1] - (1.0 + beta) * lost[0]) if swap else lost[1] + beta * lost[0]
-    near = alpha_near(q, s, a)
+    near = _alpha_near(q, s, a)
     exponent, more = two_product(beta, s)
     # p (exp(beta r) - 1) / beta
     little = p * expm1_small(exponent if abs(exponent) < _NEAR else 0.0)
     power = lifted_exp(log, exponent, rest + more) if abs(s) < math.inf else (math.inf if s > 0.0 else 0.0)
-    limit = abs(beta) < SMALL_ORDER
+    limit = abs(beta) < _AS_ONE
     grown = (little if abs(exponent) < _NEAR else power - p) / (1.0 if limit else beta)
     grown = p * s if limit & (abs(s) < math.inf) else grown
     grown = (-p / beta if beta < 0.0 else math.inf) if s == math.inf else grown
     grown = 0.0 if s == -math.inf else grown
-    value = near if abs(s) * a < 0.25 else (grown - d) / a
+    value = near if abs(s) * a < _SERIES_RANGE else (grown - d) / a
     return 0.0 if (d == 0.0) & (r == 0.0) else value
 
 

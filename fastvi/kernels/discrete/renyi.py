@@ -44,7 +44,7 @@ from .normalized import (
 )
 from .registry import NO_THETA
 from .short_rows import SHORT
-from .terms import alpha_from_ratio, hellinger_term
+from .terms import alpha_term, hellinger_term
 from .wide import is_wide, make_wide, same, wide_entry
 
 #: Orders above this are computed as the order inf, from which they differ by at most |log p_i| / alpha.
@@ -79,7 +79,7 @@ _ZERO32, _ONE32 = np.float32(0.0), np.float32(1.0)
 
 @formula
 def _alpha_term(x, y, d, r, log_p, lost, theta):
-    return alpha_from_ratio(x, y, d, r, theta)
+    return alpha_term(x, y, d, theta)
 
 
 def _alpha_sums(p, q, normalization, theta):

@@ -12,10 +12,16 @@ from __future__ import annotations
 import math
 
 from ..compiler import formula
-from ..numerics.elementary import LN2, atanh_tail, exponent_step, log_ratio, times_expm1
+from ..numerics.elementary import LN2, atanh_tail, expm1_parts, exponent_step, log_ratio
 
 #: Largest |log(p / q)| for which terms are computed from the difference d, without cancellation.
 _NEAR = 0.3
+
+#: Largest exponent of `expm1_parts`; beyond it the term is infinite.
+_OVERFLOW = 1400.0
+
+#: Below this, beta log(p / q) is small: |log(p / q)| is at most 1500.
+_LEAST_BETA = 1e-5
 
 
 @formula
@@ -70,8 +76,28 @@ def chi2_term(p, q, d, theta):
 @formula
 def alpha_term(p, q, d, theta):
     """(p**a q**(1-a) - a p + (a - 1) q) / (a (a - 1)) for a = theta[0]; KL for a = 1 and a = 0."""
-    x = math.inf if q == 0.0 else log_ratio(p, q, d)
-    return alpha_from_ratio(p, q, d, -math.inf if p == 0.0 else x, theta)
+    swap, a, beta = exchanged(theta)
+    p, q, d = (q, p, -d) if swap else (p, q, d)
+    # a times the term is p (exp(y) - 1) / beta - d, y = beta x, x = log(p / q). Near y = 0 that cancels, and
+    # `kl_term` and p x y (exp(y) - 1 - y) / y**2 take its place. One polynomial serves both.
+    b, k = exponent_step(p, q)
+    pb = d if k == 0.0 else p - b
+    s = pb / (p + b)
+    w = s * s
+    tail = atanh_tail(w)
+    r, far = 2.0 * s, k * (LN2 * 2.0**-52)
+    x = far + (r + r * w * tail)
+    kl = (pb * s) * (1.0 + (s + w) * tail) + (p * far + (q - b))
+    y = beta * x
+    small, rest, grown = expm1_parts(p, y)
+    # Where beta is so small that it has no inverse, no y is large.
+    inverse = 1.0 / beta if abs(beta) > _LEAST_BETA else 0.0
+    value = kl + (p * x) * (y * rest) if small else grown * inverse - d
+    value = math.inf if y > _OVERFLOW else value
+    without_q = math.inf if beta >= 0.0 else p * a / -beta
+    value = without_q if q == 0.0 else value
+    value = q if p == 0.0 else value
+    return 0.0 if d == 0.0 else value * (1.0 / a)
 
 
 @formula
@@ -109,49 +135,6 @@ def alpha_infinite(p_alone, q_alone, theta):
     return (p_alone & (theta[0] >= 1.0)) | (q_alone & (theta[0] <= 0.0))
 
 
-#: Largest coefficient of the series in `alpha_near`, so that its product with an entry is finite.
-_MOST_COEFFICIENT = 1e300
-
-#: Largest |log(p / q)| times the order for which `alpha_from_ratio` takes the series.
-_SERIES_RANGE = 0.25
-
-#: Below this an order is as 0 (and 1 minus it as 1) for entries > 0: |log(p / q)| is at most 1500.
-SMALL_ORDER = 1e-18
-
-#: Largest exponent of `times_expm1`; beyond it the term is infinite.
-_OVERFLOW = 1400.0
-
-
-@formula
-def alpha_near(q, x, a):
-    """`alpha_term` near p = q, where |x| a < `_SERIES_RANGE`, x = log(p / q): nothing cancels."""
-    # q (x**2 / 2! + c_3 x**3 / 3! + ...), c_(j+1) = 1 + a c_j. The coefficients do not depend on the entry.
-    # They stay finite: an infinite one times x**2 = 0 would be NaN.
-    c3 = 1.0 + a
-    c4 = min(1.0 + a * c3, _MOST_COEFFICIENT)
-    c5 = min(1.0 + a * c4, _MOST_COEFFICIENT)
-    c6 = min(1.0 + a * c5, _MOST_COEFFICIENT)
-    c7 = min(1.0 + a * c6, _MOST_COEFFICIENT)
-    c8 = min(1.0 + a * c7, _MOST_COEFFICIENT)
-    c9 = min(1.0 + a * c8, _MOST_COEFFICIENT)
-    c10 = min(1.0 + a * c9, _MOST_COEFFICIENT)
-    c11 = min(1.0 + a * c10, _MOST_COEFFICIENT)
-    c12 = min(1.0 + a * c11, _MOST_COEFFICIENT)
-    c13 = min(1.0 + a * c12, _MOST_COEFFICIENT)
-    s = c13 * (1.0 / 6227020800.0)
-    s = s * x + c12 * (1.0 / 479001600.0)
-    s = s * x + c11 * (1.0 / 39916800.0)
-    s = s * x + c10 * (1.0 / 3628800.0)
-    s = s * x + c9 * (1.0 / 362880.0)
-    s = s * x + c8 * (1.0 / 40320.0)
-    s = s * x + c7 * (1.0 / 5040.0)
-    s = s * x + c6 * (1.0 / 720.0)
-    s = s * x + c5 * (1.0 / 120.0)
-    s = s * x + c4 * (1.0 / 24.0)
-    s = s * x + c3 * (1.0 / 6.0)
-    return q * (x * x) * (s * x + 0.5)
-
-
 @formula
 def exchanged(theta):
     """(whether p and q are exchanged, the order then, beta): the order is at least 1/2.
@@ -161,22 +144,3 @@ def exchanged(theta):
     """
     swap = theta[0] < 0.5
     return swap, 1.0 - theta[0] if swap else theta[0], -theta[0] if swap else theta[0] - 1.0
-
-
-@formula
-def alpha_from_ratio(p, q, d, x, theta):
-    """`alpha_term` from x = log(p / q), which is inf where q = 0 < p and -inf where p = 0."""
-    swap, a, beta = exchanged(theta)
-    p, q = (q, p) if swap else (p, q)
-    d, x = (-d, -x) if swap else (d, x)
-    near = alpha_near(q, x, a)
-    # Elsewhere: (p (exp(beta x) - 1) / beta - p + q) / a.
-    y = beta * x
-    limit = abs(beta) < SMALL_ORDER
-    grown = p * x if limit else times_expm1(p, y) / (1.0 if limit else beta)
-    far = math.inf if y > _OVERFLOW else (grown - d) / a
-    value = near if abs(x) * a < _SERIES_RANGE else far
-    without_q = math.inf if beta >= 0.0 else p / -beta
-    value = without_q if x == math.inf else value
-    value = q / a if p == 0.0 else value
-    return 0.0 if d == 0.0 else value

@@ -98,25 +98,27 @@ def _overload_exponent_step(p, q):
 
 
 def power_of_two(k):
-    """2**k for an integral float k in [-1022, 1023]; meaningless for any other k."""
-    return math.ldexp(1.0, int(k)) if -1023 < k < 1024 else 0.0
+    """2**k for an integral float k in [-1022, 1023], [-126, 127] in float32; meaningless for any other k."""
+    real, most = (np.float64, 1023) if isinstance(k, float) else (np.float32, 127)
+    return real(math.ldexp(1.0, int(k)) if -most < k <= most else 0.0)
 
 
 @intrinsic
 def _power_of_two(typing_context, k):
     def generate(context, builder, signature, arguments):
         # The low bits of (k + 1023) + 2**52 are k + 1023; shifted by 52 they are the exponent.
-        integer, real = ir.IntType(64), ir.DoubleType()
-        shifted = builder.fadd(arguments[0], ir.Constant(real, 2.0**52 + 1023))
-        bits = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, 52))
+        real, integer = context.get_value_type(k), ir.IntType(_WIDTH[k])
+        fraction, bias = _FRACTION[k], (1 << (_WIDTH[k] - _FRACTION[k] - 2)) - 1
+        shifted = builder.fadd(arguments[0], ir.Constant(real, 2.0**fraction + bias))
+        bits = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, fraction))
         return builder.bitcast(bits, real)
 
-    return types.float64(types.float64), generate
+    return k(k), generate
 
 
 @overloaded(power_of_two)
 def _overload_power_of_two(k):
-    return lambda k: _power_of_two(k)
+    return (lambda k: _power_of_two(k)) if k in _FRACTION else None
 
 
 @formula
@@ -181,8 +183,8 @@ def _exp_reduced(x):
 
 
 @formula
-def _expm1_reduced(r):
-    """exp(r) - 1 for |r| <= 0.35: r + r**2 / 2 + ... + r**14 / 14!, truncation below 1e-19."""
+def _expm1_tail(r):
+    """(exp(r) - 1 - r) / r**2 for |r| <= 0.35: 1 / 2 + r / 6 + ... + r**12 / 14!, truncation below 1e-19."""
     s = 1.0 / 87178291200.0
     s = s * r + 1.0 / 6227020800.0
     s = s * r + 1.0 / 479001600.0
@@ -195,8 +197,13 @@ def _expm1_reduced(r):
     s = s * r + 1.0 / 120.0
     s = s * r + 1.0 / 24.0
     s = s * r + 1.0 / 6.0
-    s = s * r + 0.5
-    return r + r * r * s
+    return s * r + 0.5
+
+
+@formula
+def _expm1_reduced(r):
+    """exp(r) - 1 for |r| <= 0.35."""
+    return r + r * r * _expm1_tail(r)
 
 
 @formula
@@ -290,14 +297,22 @@ def decay(x):
 
 
 @formula
-def times_expm1(p, x):
-    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; inf where it does not fit."""
+def expm1_parts(p, x):
+    """Of p (e**x - 1): whether |x| <= ln(2) / 2, (e**x - 1 - x) / x**2 if so, and `times_expm1`."""
     k, r = _exp_reduced(-760.0 if x < -760.0 else x)
+    tail = _expm1_tail(r)
     one, f = _two_powers(k)
     e = p * one
     whole = e * f
     # Without a fused operation, the first product may be -inf where the second is inf.
-    return math.inf if whole == math.inf else (e * _expm1_reduced(r)) * f + (whole - p)
+    grown = math.inf if whole == math.inf else (e * (r + r * r * tail)) * f + (whole - p)
+    return k == 0.0, tail, grown
+
+
+@formula
+def times_expm1(p, x):
+    """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; inf where it does not fit."""
+    return expm1_parts(p, x)[2]
 
 
 @formula

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastvi.kernels.discrete import all_pairs, divergences
+from fastvi.kernels.discrete import all_pairs, divergences, terms
 from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
 from fastvi.kernels.discrete.normalized import CHUNK
 from fastvi.kernels.discrete.registry import METRICS
@@ -37,6 +37,26 @@ def test_against_the_reference(name, dtype, tolerance, n):
     value = divergences.KERNELS[name].whole(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q)) <= tolerance
     assert isinstance(value, float), "float32 is summed in float64"
+
+
+@pytest.mark.parametrize(
+    "alpha", [-300.0, -0.2, 1e-300, 0.3, 0.5, 1.0 - 1e-9, 1.0, 1.0 + 1e-5, 1.7, 2.5, 1e6]
+)
+def test_one_term_of_an_order(alpha):
+    """Where nothing cancels, where the exponential is small and where not, and on both sides in between."""
+    rng = np.random.default_rng(9)
+    beta = max(alpha, 1.0 - alpha) - 1.0
+    between = math.log(2.0) / 2.0 / abs(beta) if beta != 0.0 else 1.0
+    sizes = [*10.0 ** rng.uniform(-12.0, 2.0, 60), between * (1.0 - 1e-9), between * (1.0 + 1e-9), between]
+    for x in (size * sign for size in sizes if size < 200.0 for sign in (1.0, -1.0)):
+        p, q = math.exp(x), 1.0
+        value = terms.alpha_term(p, q, p - q, (alpha, 0.0))
+        expected = reference.exact("alpha_divergence", np.array([p]), np.array([q]), alpha=alpha, mass="any")
+        # The error of an exponent is that of its last digit.
+        bound = 1e-14 + 3e-16 * abs(x) * (1.0 + abs(beta))
+        assert (value == math.inf and expected > 1e300) or (
+            reference.relative_error(value, expected) <= bound
+        ), (p, value, float(expected))
 
 
 @every

@@ -132,6 +132,29 @@ def test_times_expm1():
                 assert value == np.inf, (p, x)
 
 
+def test_expm1_parts():
+    for x in (1e-12, -0.3, 0.346, -0.346, 0.347, -0.347, 5.0):
+        small, tail, grown = elementary.expm1_parts(3.0, x)
+        assert small == (abs(x) <= math.log(2.0) / 2.0)
+        assert grown == elementary.times_expm1(3.0, x)
+        with mp.workdps(50):
+            expected = (mp.expm1(mpf(x)) - mpf(x)) / mpf(x) ** 2
+        assert not small or abs(tail - expected) <= 2 * ULP * expected
+
+
+@pytest.mark.parametrize(("real", "least", "most"), [(np.float64, -1022, 1023), (np.float32, -126, 127)])
+def test_power_of_two(real, least, most):
+    @njit
+    def compiled(x):
+        return elementary.power_of_two(x)
+
+    for k in (least, -1, 0, 3, most):
+        assert compiled(real(k)) == 2.0**k
+        value = elementary.power_of_two(real(k))
+        assert type(value) is real
+        assert value == 2.0**k
+
+
 def test_cos_sin():
     rng = np.random.default_rng(5)
     near = [(k / 2 + d) * math.pi for k in range(-9, 10) for d in (-1e-9, 0.0, 1e-9)]
