@@ -268,6 +268,43 @@ def test_largest_ratio_of_float32(top):
     )
 
 
+def test_largest_ratio_of_large_float32():
+    """Entries that overflow when they are lifted, beside others whose products with the ratio do."""
+    q = np.full(5000, 1e33, np.float32)
+    p = q.copy()
+    p[10], p[4900] = 3.0 * q[10], 5.0 * q[4900]
+    expected = reference.exact("renyi", p, q, alpha=math.inf, mass="normalize")
+    assert reference.relative_error(fv.renyi(p, q, math.inf, mass="normalize"), expected) <= 1e-6
+
+
+#: Functions whose sums in float32 lanes are of all terms, however few make up the sum.
+LANES32 = [
+    ("total_variation", {}),
+    ("chi2", {}),
+    *(("alpha_divergence", {"alpha": alpha}) for alpha in (-1.7, 1.5, 2.5, 3.0)),
+    *(("renyi", {"alpha": alpha}) for alpha in (1.5, 2.5, math.inf)),
+]
+
+
+@pytest.mark.parametrize(("name", "keywords"), LANES32)
+def test_equal_terms_of_float32_far_and_near(name, keywords):
+    """All of a kind round the same way, and orders multiply it: against the same numbers in float64."""
+    rng = np.random.default_rng(136)
+    for i in range(400):
+        n = rng.integers(64, 1300)
+        low = rng.integers(1, n)
+        p, q = rng.random((2, 2)).astype(np.float32)
+        if i % 2:
+            q = (p * np.exp(rng.normal(size=2) * 10.0 ** rng.uniform(-4.0, 1.0))).astype(np.float32)
+        p, q = (np.repeat(a, (low, n - low)) for a in (p, q))
+        for mass in ("normalize", "any")[: 1 + (name != "renyi")]:
+            value, expected = (
+                getattr(fv, name)(*(a.astype(dtype) for a in (p, q)), mass=mass, **keywords)
+                for dtype in (np.float32, np.float64)
+            )
+            assert abs(value - expected) <= 8e-7 * expected, (p[0], p[-1], q[0], q[-1], low, n, mass)
+
+
 def logs(p, q):
     with np.errstate(divide="ignore"):
         return np.log(p), np.log(q)

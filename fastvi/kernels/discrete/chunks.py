@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from ..compiler import adder, formula, inlined, kernel, overloaded, specialise
-from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio
+from ..numerics.elementary import LN2, atanh_tail, decay, exponent_step, log_ratio, power_of_two
 from ..numerics.error_free import add_compensated
 from .normalized import PART
 from .terms import js_term
@@ -47,6 +47,15 @@ _LEAST_REMAINDER = 1.0 / 32.0
 #: Largest exponent of a power in `_alpha_sums`, whose relative error is 4e-16 of its exponent, and order.
 _MOST_EXPONENT = 128.0
 _MOST_ORDER = 16.0
+
+#: The same in float32, and of its opposite: powers are far from where they overflow and underflow.
+_MOST_EXPONENT32 = np.float32(100.0)
+
+#: How far sums of powers in float32 are from those of equal distributions, over the sum of their orders.
+_FAR32 = 0.5
+
+#: 2 / ln 2, and 1.5 * 2**23: adding and subtracting it rounds to the nearest integer.
+_TWO_OVER_LN2, _ROUNDER32 = np.float32(2.0 / LN2), np.float32(1.5 * 2.0**23)
 
 #: Orders up to this multiply what equal addends lose in a chunk, 7e-15, to less than 3e-14. With those above,
 #: entries are summed by blocks of so many.
@@ -127,17 +136,17 @@ def _is_of_many(a, squares):
 
 
 def _blocks(p, q, theta):
-    """Template (`narrow`): the sums of a float32 chunk, by blocks."""
+    """Template (`narrow`, `size`): the sums of a float32 chunk, by blocks."""
     a, change, mass, other = 0.0, 0.0, 0.0, 0.0
-    for low in range(0, p.size, BLOCK32):
+    for low in range(0, p.size, size):  # noqa: F821
         # The last entries make a block with those before.
-        high = low + BLOCK32 if p.size - low >= BLOCK32 + _SHORT32 else p.size
+        high = low + size if p.size - low >= size + _SHORT32 else p.size  # noqa: F821
         sums = narrow(p[low:high], q[low:high], theta)  # noqa: F821
         a += sums.terms
         change += sums.change
         mass += sums.mass_p
         other += sums.mass_q
-        if high == p.size:
+        if high == p.size or math.isnan(a):
             break
     return Sums(a, change, mass, other)
 
@@ -156,6 +165,10 @@ def _by_parts(part):
     return specialise(_parts, f"{part.__name__}_parts", part=part)
 
 
+def _by_blocks(narrow, size=BLOCK32):
+    return specialise(_blocks, f"{narrow.__name__}_blocks", narrow=narrow, size=size)
+
+
 def _by_dtype(wide, narrow):
     """The loop `wide` for float64, and for float32 `narrow`, then `wide` where that does not hold."""
 
@@ -163,15 +176,13 @@ def _by_dtype(wide, narrow):
         # In plain Python a sum has one lane, and 256 additions in float32 would lose 1e-6.
         return wide(p, q, theta)
 
-    blocks = specialise(_blocks, f"{narrow.__name__}_blocks", narrow=narrow)
-
     @overloaded(loop)
     def _chosen(p, q, theta):
         if p.dtype == types.float64:
             return lambda p, q, theta: wide(p, q, theta)
 
         def first_narrow(p, q, theta):
-            sums = blocks(p, q, theta)
+            sums = narrow(p, q, theta)
             return wide(p, q, theta) if math.isnan(sums.terms) else sums
 
         return first_narrow
@@ -323,7 +334,7 @@ def _weighted_js_sums(p, q, theta):
     return _sums((not bad) & (a > _LEAST64), a, change, mass, other)
 
 
-_js_sums = _by_dtype(_js_sums64, _js_sums32)
+_js_sums = _by_dtype(_js_sums64, _by_blocks(_js_sums32))
 
 
 @kernel
@@ -417,7 +428,7 @@ def overlap_chunk(p, q, theta):
     return _sums(not bad, overlap, other - mass, mass, other)
 
 
-hellinger_chunk = _by_dtype(_by_parts(_hellinger_sums64), _hellinger_sums32)
+hellinger_chunk = _by_dtype(_by_parts(_hellinger_sums64), _by_blocks(_hellinger_sums32))
 
 
 @adder
@@ -434,21 +445,46 @@ def _total_variation_sums64(p, q, theta):
     return _sums((not bad) & (a > _LEAST64), 0.5 * a, change, mass, other)
 
 
+@formula
+def sum_of_four(a, b, c, d):
+    """a + b + c + d, added in pairs also in a loop whose order is free."""
+    return (a + b) + (c + d)
+
+
+@inlined
+def quarters(p):
+    """Four parts of one length; up to three entries are left."""
+    n = p.size // 4
+    return p[:n], p[n : 2 * n], p[2 * n : 3 * n], p[3 * n : 4 * n]
+
+
 @adder
 def _total_variation_sums32(p, q, theta):
+    # Four entries at a time, so that blocks may be long: the end of one takes as long as a hundred entries.
+    # All takes 0.14 ns an entry instead of 0.19.
+    p0, p1, p2, p3 = quarters(p)
+    q0, q1, q2, q3 = quarters(q)
     a, change, mass, other, bad = _ZERO32, _ZERO32, _ZERO32, _ZERO32, p.size < _SHORT32
-    for i in range(p.size):
+    for i in range(p0.size):
+        x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
+        y0, y1, y2, y3 = q0[i], q1[i], q2[i], q3[i]
+        d0, d1, d2, d3 = y0 - x0, y1 - x1, y2 - x2, y3 - x3
+        bad |= min(min(min(x0, x1), min(x2, x3)), min(min(y0, y1), min(y2, y3))) < _ZERO32
+        a += sum_of_four(abs(d0), abs(d1), abs(d2), abs(d3))
+        change += sum_of_four(d0, d1, d2, d3)
+        mass += sum_of_four(x0, x1, x2, x3)
+        other += sum_of_four(y0, y1, y2, y3)
+    for i in range(4 * p0.size, p.size):
         x, y = p[i], q[i]
-        bad |= (x < _ZERO32) | (y < _ZERO32)
-        d = y - x
-        a += abs(d)
-        change += d
+        bad |= min(x, y) < _ZERO32
+        a += abs(y - x)
+        change += y - x
         mass += x
         other += y
     return _sums((not bad) & (a > _LEAST32 * mass), _HALF32 * a, change, mass, other)
 
 
-total_variation_chunk = _by_dtype(_total_variation_sums64, _total_variation_sums32)
+total_variation_chunk = _by_dtype(_total_variation_sums64, _by_blocks(_total_variation_sums32, 4 * BLOCK32))
 
 
 @formula
@@ -458,10 +494,7 @@ def _square_over(d, y):
 
 
 @adder
-def _chi2_sums(p, q, theta):
-    """The sums of `chi2_term`."""
-    # Also for float32: squares of equal differences all round the same way, and blocks short enough for them
-    # take longer (1.05 ns an entry) than float64 (0.75).
+def _chi2_sums64(p, q, theta):
     a, change, mass, other, bad = 0.0, 0.0, 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
@@ -474,9 +507,39 @@ def _chi2_sums(p, q, theta):
     return _sums((not bad) & (_LEAST64 < a < math.inf), a, change, mass, other)
 
 
-chi2_chunk = _by_parts(_chi2_sums)
-kl_chunk = _by_dtype(_by_parts(_kl_sums64), _kl_sums32)
-jeffreys_chunk = _by_dtype(_jeffreys_sums64, _jeffreys_sums32)
+@adder
+def _masses32(p, q):
+    """The masses of a float32 block. Of equal entries nothing is rounded: results multiply such errors."""
+    p0, p1, p2, p3 = quarters(p)
+    q0, q1, q2, q3 = quarters(q)
+    mass, other = 0.0, 0.0
+    for i in range(p0.size):
+        mass += np.float64(sum_of_four(p0[i], p1[i], p2[i], p3[i]))
+        other += np.float64(sum_of_four(q0[i], q1[i], q2[i], q3[i]))
+    for i in range(4 * p0.size, p.size):
+        mass += np.float64(p[i])
+        other += np.float64(q[i])
+    return mass, other
+
+
+@adder
+def _chi2_sums32(p, q, theta):
+    # No term has an error above 3e-7: a few make a sum as well as many.
+    a, change, bad = _ZERO32, _ZERO32, p.size < _SHORT32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        bad |= (x < _ZERO32) | (y < (TINY32 if x > _ZERO32 else _ZERO32))
+        d = y - x
+        a += _square_over(d, y + NOTHING32)
+        change += d
+    mass, other = _masses32(p, q)
+    held = (not bad) & (a > max(_LEAST32 * mass, _LEAST_SUM32)) & (a < math.inf)
+    return _sums(held, a, change, mass, other)
+
+
+chi2_chunk = _by_dtype(_by_parts(_chi2_sums64), _by_blocks(_chi2_sums32))
+kl_chunk = _by_dtype(_by_parts(_kl_sums64), _by_blocks(_kl_sums32))
+jeffreys_chunk = _by_dtype(_jeffreys_sums64, _by_blocks(_jeffreys_sums32))
 
 
 @formula
@@ -508,13 +571,99 @@ def _alpha_sums(p, q, theta):
 
 
 @kernel
-def alpha_chunk(p, q, theta):
-    """The sums of p**a q**(1-a), a = theta[0]."""
-    if not 0.0 < abs(theta[0]) <= _MOST_ORDER or theta[0] == 1.0:
-        return Sums(math.nan, 0.0, 0.0, 0.0)
+def _alpha_parts(p, q, theta):
     size = PART if abs(theta[0]) <= SMALL_ORDER else _BLOCK
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, size):
         sums = _alpha_sums(p[low : low + size], q[low : low + size], theta)
         total, lost = add_sums(total, lost, sums)
     return rounded_sums(total, lost)
+
+
+@formula
+def _exp2_32(r):
+    """2**r in float32 for |r| <= 1/2: minimax polynomial of degree 6, an error of 2e-9."""
+    s = np.float32(0.000153456697297)
+    s = s * r + np.float32(0.00134000630975)
+    s = s * r + np.float32(0.00961849049613)
+    s = s * r + np.float32(0.0555032845145)
+    s = s * r + np.float32(0.240226468669)
+    s = s * r + np.float32(0.693147205887)
+    return s * r + _ONE32
+
+
+@formula
+def _power32(p, q, beta, high, low):
+    """`_power` in float32, with the binary logarithm; beta = 2**23 (high + low).
+
+    `high` has so few bits that its product with an exponent is exact, and so is the difference of that from
+    the nearest integer: the error of the logarithm's fraction, 5e-8, is all that beta multiplies.
+    """
+    b, k = exponent_step(p, q)
+    s = (p - b) / (p + b)
+    w = s * s
+    r = s * _TWO_OVER_LN2
+    whole = k * high
+    rest = k * low + beta * (r + (r * w) * _atanh_tail32(w))
+    y = whole + rest
+    n = (y + _ROUNDER32) - _ROUNDER32
+    return (p * _exp2_32((whole - n) + rest)) * power_of_two(n), y
+
+
+@adder
+def _alpha_sums32(p, q, theta):
+    exact = theta[0] - 1.0
+    few = np.float64(round(exact * 2.0**8)) * 2.0**-8
+    beta, high, low = np.float32(exact), np.float32(few * 2.0**-23), np.float32((exact - few) * 2.0**-23)
+    power, bad = _ZERO32, _ZERO32
+    for i in range(p.size):
+        x, y = p[i], q[i]
+        z, exponent = _power32(x + NOTHING32, y + NOTHING32, beta, high, low)
+        least = min(x, y)
+        both = (least >= TINY32) & (exponent <= _MOST_EXPONENT32)
+        # What may not be positive beside a zero.
+        alone = x if exact >= 0.0 else (y if exact <= -1.0 else _ZERO32)
+        bad += _ZERO32 if both | ((least == _ZERO32) & (alone == _ZERO32)) else _ONE32
+        power += z if both & (exponent >= -_MOST_EXPONENT32) else _ZERO32
+    mass, other = _masses32(p, q)
+    held = (bad == _ZERO32) & (p.size >= _SHORT32) & (power > max(_LEAST32 * mass, _LEAST_SUM32))
+    return _sums(held & (power < math.inf), power, other - mass, mass, other)
+
+
+_alpha_blocks32 = _by_blocks(_alpha_sums32)
+
+
+@kernel
+def _is_far32(sums, theta):
+    """Whether p and q are so far apart that errors of 5e-7 in the powers do not matter.
+
+    The divergence of all entries is as far from that of equal ones as those of all chunks are.
+    """
+    alpha, beta = theta[0], theta[0] - 1.0
+    equal = sums.mass_p * decay(beta * math.log(sums.mass_p / sums.mass_q))
+    return abs(sums.terms - equal) > _FAR32 * (abs(alpha) + abs(beta)) * equal
+
+
+@kernel
+def _alpha_far32(p, q, theta):
+    """The sums in float32; NaN where they have not the digits."""
+    if max(abs(theta[0]), abs(theta[0] - 1.0)) > SMALL_ORDER:
+        return Sums(math.nan, 0.0, 0.0, 0.0)
+    # The first block often tells whether all is in vain.
+    size = BLOCK32 if p.size >= 2 * BLOCK32 else p.size
+    a = _alpha_blocks32(p[:size], q[:size], theta)
+    if size < p.size and _is_far32(a, theta):
+        b = _alpha_blocks32(p[size:], q[size:], theta)
+        a = Sums(a.terms + b.terms, a.change + b.change, a.mass_p + b.mass_p, a.mass_q + b.mass_q)
+    return Sums(a.terms if _is_far32(a, theta) else math.nan, a.change, a.mass_p, a.mass_q)
+
+
+_alpha_by_dtype = _by_dtype(_alpha_parts, _alpha_far32)
+
+
+@kernel
+def alpha_chunk(p, q, theta):
+    """The sums of p**a q**(1-a), a = theta[0]."""
+    if not 0.0 < abs(theta[0]) <= _MOST_ORDER or theta[0] == 1.0:
+        return Sums(math.nan, 0.0, 0.0, 0.0)
+    return _alpha_by_dtype(p, q, theta)

@@ -16,7 +16,7 @@ from ..compiler import adder, exported, formula, inlined, kernel, overloaded, sp
 from ..numerics.elementary import LN2, exp, log, log_ratio
 from ..numerics.error_free import add_compensated
 from . import closed_forms, far_logarithms, scaled, short_rows
-from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk
+from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, quarters, sum_of_four
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
 from .far_logarithms import larger, renyi_powers, top_of
 from .logarithmic import (
@@ -72,9 +72,12 @@ _LEAST_LOG32 = 0.7
 #: Least logarithm of a sum of powers in which roundings of exponents do no harm: their parts are up to 750.
 _LEAST_FAR = 5.0
 
-#: Ratios of products below this have not the digits of float32.
-_TINY32 = np.float32(2.0**-126)
-_ZERO32, _ONE32 = np.float32(0.0), np.float32(1.0)
+#: Factor of float32 entries that makes subnormals normal numbers.
+_LIFT32 = np.float32(2.0**24)
+
+#: Sums of such entries and products below this are far from overflow.
+_LARGE32 = np.float32(2.0**120)
+_ZERO32 = np.float32(0.0)
 
 
 @formula
@@ -213,43 +216,50 @@ def _ratio_sums64(p, q, top):
         a += x
         b += y
         beyond += (min(x, y) < 0.0) | (not x * LIFT <= y * lifted)
-    return a, b, beyond
+    return a, b, beyond > 0
+
+
+@formula
+def _excess32(x, y, factor):
+    """Positive where x / y is above `factor` over `_LIFT32`, or the rounding of the product hides it."""
+    # The difference of x, which is made no subnormal, and of a product that is rounded with it.
+    return x * _LIFT32 - y * factor
 
 
 @adder
 def _ratio_sums32(p, q, top):
-    # Rounding makes an entry count that should not, never one that should: 0.23 ns an entry, 0.36 in float64.
-    # The counts are floats: integers are 64 bits wide, of which a register holds half as many.
-    a, b, beyond, factor = _ZERO32, _ZERO32, _ZERO32, np.float32(top * (1.0 - 4e-7))
-    for i in range(p.size):
-        x, y = p[i], q[i]
-        a += x
-        b += y
-        most = max(y * factor - _TINY32, _ZERO32)
-        beyond += _ONE32 if (min(x, y) < _ZERO32) | (not x <= most) else _ZERO32
-    return np.float64(a), np.float64(b), beyond
-
-
-@adder
-def _ratio_blocks32(p, q, top):
-    mass_p, mass_q, beyond = 0.0, 0.0, 0.0
-    for low in range(0, p.size, PART):
-        a, b, c = _ratio_sums32(p[low : low + PART], q[low : low + PART], top)
-        mass_p += a
-        mass_q += b
-        beyond += c
-    return mass_p, mass_q, beyond
+    # Rounding makes an entry count that should not, never one that should. Four entries at a time have one
+    # comparison: 0.13 ns an entry, 0.18 with one for each, 0.28 in float64.
+    p0, p1, p2, p3 = quarters(p)
+    q0, q1, q2, q3 = quarters(q)
+    a, b, beyond, factor = _ZERO32, _ZERO32, False, np.float32(top * (1.0 - 4e-7) * 2.0**24)
+    for i in range(p0.size):
+        x0, x1, x2, x3 = p0[i], p1[i], p2[i], p3[i]
+        y0, y1, y2, y3 = q0[i], q1[i], q2[i], q3[i]
+        a += sum_of_four(x0, x1, x2, x3)
+        b += sum_of_four(y0, y1, y2, y3)
+        least = min(min(min(x0, x1), min(x2, x3)), min(min(y0, y1), min(y2, y3)))
+        z0, z1 = _excess32(x0, y0, factor), _excess32(x1, y1, factor)
+        z2, z3 = _excess32(x2, y2, factor), _excess32(x3, y3, factor)
+        beyond |= (least < _ZERO32) | (max(max(z0, z1), max(z2, z3)) > _ZERO32)
+    for i in range(4 * p0.size, p.size):
+        a += p[i]
+        b += q[i]
+        beyond |= (min(p[i], q[i]) < _ZERO32) | (_excess32(p[i], q[i], factor) > _ZERO32)
+    # Else a difference may be inf - inf.
+    finite = (a * _LIFT32 < _LARGE32) & (b * factor < _LARGE32)
+    return np.float64(a), np.float64(b), beyond | (not finite)
 
 
 def _ratio_sums(p, q, top):
-    """(Mass of p, mass of q, number of entries that are negative or where not p / q <= top)."""
+    """(Mass of p, mass of q, whether an entry is negative or p / q above top; if NaN, so is a mass)."""
     return _ratio_sums64(p, q, top)
 
 
 @overloaded(_ratio_sums)
 def _ratio_sums_by_type(p, q, top):
     if p.dtype == types.float32:
-        return lambda p, q, top: _ratio_blocks32(p, q, top)
+        return lambda p, q, top: _ratio_sums32(p, q, top)
     return lambda p, q, top: _ratio_sums64(p, q, top)
 
 
@@ -277,7 +287,7 @@ def _masses_and_largest_ratio(p, q):
         mass_p, lost_p = add_compensated(mass_p, lost_p, a)
         mass_q, lost_q = add_compensated(mass_q, lost_q, b)
         # Most chunks have no larger ratio than those before, and that is seen without a division.
-        if beyond > 0:
+        if beyond:
             top = _largest_ratio(x, y, top)
         if not top < math.inf:
             break
