@@ -99,7 +99,7 @@ def _overload_exponent_step(p, q):
 
 def power_of_two(k):
     """2**k for an integral float k in [-1022, 1023], [-126, 127] in float32; meaningless for any other k."""
-    real, most = (np.float64, 1023) if isinstance(k, float) else (np.float32, 127)
+    real, most = (float, 1023) if isinstance(k, float) else (np.float32, 127)
     return real(math.ldexp(1.0, int(k)) if -most < k <= most else 0.0)
 
 
