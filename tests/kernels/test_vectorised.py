@@ -39,16 +39,9 @@ def bits():
     return found
 
 
-#: Loops that LLVM vectorises from 512 bits only: Rényi's sum where no faster one has the digits.
-FROM_512_BITS = ("renyi",)
-
-
 @pytest.mark.parametrize("name", instructions.HOT)
 def test_hot_loops_compute_on_whole_registers(name, bits):
     loop = instructions.hot_loop(*instructions.HOT[name])
-    if bits < 512 and name in FROM_512_BITS:
-        assert not loop.vectorised, f"take {name} off the list: {loop}"
-        return
     assert loop.vectorised, loop
     assert loop.bits >= bits
 
