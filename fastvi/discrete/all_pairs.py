@@ -579,10 +579,11 @@ def _few_pairs(
     values = None if tables is None else quick_values(name, theta, tables, code, False)
     if tables is None or values is None:
         return None
+    if not half:
+        return values.reshape(tables.shape)
     result = np.empty(tables.shape)
     result[tables.rows_p, tables.rows_q] = values
-    if half:
-        result[tables.rows_q, tables.rows_p] = values
+    result[tables.rows_q, tables.rows_p] = values
     return result
 
 

@@ -57,7 +57,7 @@ class Tables(NamedTuple):
 
 def _rows(array: NDArray[Any], width: int) -> NDArray[Any]:
     rows = array.view() if array.ndim == 2 else array.reshape(-1, width)
-    rows.flags.writeable = False
+    rows.setflags(write=False)
     return rows
 
 
@@ -108,7 +108,7 @@ def plain_tables(p: Any, q: Any, axis: Any, most: int) -> Tables | None:
         return None
     rows_p = rows_q = np.arange(larger.size // width)
     if p.shape != q.shape:
-        single = np.zeros_like(rows_p)
+        single = np.zeros(rows_p.size, np.intp)
         rows_p, rows_q = (single, rows_q) if larger is q else (rows_p, single)
     shape = shape[:-1]
     kept = (1, *shape) if columns else (*shape, 1)
@@ -129,9 +129,11 @@ def plain_product(p: Any, q: Any, half: bool, most: int) -> Tables | None:
     if both is None:
         return None
     if half:
-        rows_p, rows_q = np.triu_indices(n)
+        # `np.triu_indices` takes 10 µs for ten rows, this 2; `np.repeat` and `np.tile` 3.4, `np.divmod` 1.
+        rows = np.arange(n)
+        rows_p, rows_q = (rows[:, np.newaxis] <= rows).nonzero()
     else:
-        rows_p, rows_q = np.repeat(np.arange(n), m), np.tile(np.arange(m), n)
+        rows_p, rows_q = np.divmod(np.arange(n * m), m)
     return Tables(_rows(both[0], width), _rows(both[1], width), rows_p, rows_q, (n, m), (n, m))
 
 

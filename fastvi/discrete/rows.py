@@ -143,8 +143,7 @@ def quick_values(
 ) -> NDArray[np.float64] | None:
     """The results for some pairs of rows, or None where one is invalid."""
     values = np.empty(tables.rows_p.size)
-    _loop_of(name, log)(*tables[:4], theta, code, values)
-    return None if np.isnan(values).any() else values
+    return values if _loop_of(name, log)(*tables[:4], theta, code, values) else None
 
 
 def divergence(

@@ -14,12 +14,14 @@ from .divergences import KERNELS, kl_grad
 
 
 def _rows(p, q, ip, iq, theta, mass, out):
-    """Template (`whole`, `many`): out[k] = whole(p[ip[k]], q[iq[k]])."""
+    """Template (`whole`, `many`): out[k] = whole(p[ip[k]], q[iq[k]]); returns whether no result is NaN."""
     p, q = borrow_to_read(p), borrow_to_read(q)
-    found = many(p, q, ip, iq, theta, mass, out)  # noqa: F821
+    found, held = many(p, q, ip, iq, theta, mass, out), True  # noqa: F821
     for k in range(out.size):
         if not found or math.isnan(out[k]):
             out[k] = whole(p[ip[k]], q[iq[k]], theta, mass)  # noqa: F821
+            held &= out[k] == out[k]
+    return held
 
 
 def _each(prefix, kind):
