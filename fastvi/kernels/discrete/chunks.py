@@ -551,8 +551,8 @@ def _power(p, q, beta):
 
 @adder
 def _alpha_sums(p, q, theta):
-    # From the sum of p**a q**(1-a), without the series near p = q and the selects of `alpha_term`: 1.9 ns an
-    # entry instead of 4.2.
+    # From the sum of p**a q**(1-a), with fewer operations than `alpha_term`: 1.9 ns an entry, where `scaled`
+    # takes 3.4 with its masses.
     beta = theta[0] - 1.0
     # A count: a flag takes 1.15 times as long.
     power, mass, other, bad = 0.0, 0.0, 0.0, 0
