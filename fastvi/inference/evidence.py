@@ -28,7 +28,10 @@ from .saturation import elbo_error, evidence_error
 _WIDE = 20.0
 
 _IMPROPER = "the joint does not fall off towards the ends of the axes: the posterior is improper"
-_TOO_HEAVY = "the tails are too heavy for the lattice, or curved: the log evidence is not known"
+_TOO_HEAVY = (
+    "the tails are too heavy for the lattice, or curved, or a mode is where floats end: "
+    "the log evidence is not known"
+)
 _NOWHERE = "the log joint is -inf wherever it was evaluated"
 
 
@@ -109,7 +112,8 @@ def log_evidence(model: Model, start: Any = None, *, rtol: float = 1e-10) -> Est
     -------
     Estimate
         In nats. For an improper posterior the value and the error are inf; where tails are too heavy for the
-        lattice, or along a curve, the value is NaN and the error inf. `note` says so.
+        lattice, or along a curve, or a mode is where floats end, the value is NaN and the error inf. `note`
+        says so.
 
     Raises
     ------

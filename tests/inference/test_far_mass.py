@@ -114,6 +114,17 @@ def test_powers_of_a_positive_z_that_have_no_end(power):
     assert "improper" in e.note
 
 
+def test_a_mode_where_floats_end():
+    """One observation whose mean and deviation have no priors: 701 with an error of 2,800 nats."""
+
+    def log_joint(z, y):
+        return -2.0 * math.log(z[1]) - 0.5 * ((y - z[0]) / z[1]) ** 2
+
+    e = fv.log_evidence(fv.Model(log_joint, 2, (0.0,), support=["real", "positive"]))
+    assert e.error == math.inf
+    assert "not known" in e.note or "improper" in e.note
+
+
 @pytest.mark.parametrize("data", [(2.33, 0.593, 2.29), (1.28, 7.43, 2.9), (3.0, 1.0, 1e6)])
 def test_a_precision_whose_products_overflow(data):
     """log(k z) - k z was NaN at the largest z."""

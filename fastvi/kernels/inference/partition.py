@@ -249,6 +249,24 @@ def _is_slow_somewhere(log_joint, problem, mean, factor, panel):
 
 
 @kernel
+def _ends_with_floats(kinds, means):
+    """Whether a mode lies where logarithms of bounded coordinates are cut off: the joint may rise beyond."""
+    for n in range(means.shape[0]):
+        for i in range(means.shape[1]):
+            if kinds[i] != REAL and abs(means[n, i]) > FARTHEST:
+                return True
+    return False
+
+
+@inlined
+def _unknown(log_joint, problem, found, panel, nodes):
+    """(status, log evidence, error, nodes) where no lattice has a sum: infinite for an improper posterior."""
+    endless = is_real(problem.kinds)
+    endless = endless or _is_slow_somewhere(log_joint, problem, found.means[0], found.factors[0], panel)
+    return FINE, math.inf if endless else math.nan, math.inf, nodes
+
+
+@kernel
 def _write_upright(factor, out):
     """Write the factor of a frame along the axes, with conditional deviations; size of the correlation."""
     if out.shape[0] == 1:
@@ -274,9 +292,12 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
 
     The error has what such a lattice may miss of the modes, and how far two results differ where that is more
     than their errors allow. It is infinite where more may be missed than was found. For an improper posterior
-    the value is infinite too; it is NaN where tails are only too heavy for a lattice.
+    the value is infinite too; it is NaN where tails are only too heavy for a lattice, or floats end at a
+    mode.
     """
     count, narrowest = found.log_masses.size, 0
+    if _ends_with_floats(problem.kinds, found.means):
+        return _unknown(log_joint, problem, found, space.panel, 0)
     for n in range(1, count):
         if half_log_det(found.factors[n]) < half_log_det(found.factors[narrowest]):
             narrowest = n
@@ -333,6 +354,4 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
         enough = max(rtol, ROUGH if mean.size > 1 else 0.0) * (1.0 + abs(value))
     if is_known:
         return FINE, value, error + apart, nodes
-    endless = is_real(problem.kinds)
-    endless = endless or _is_slow_somewhere(log_joint, problem, found.means[0], found.factors[0], space.panel)
-    return FINE, math.inf if endless else math.nan, math.inf, nodes
+    return _unknown(log_joint, problem, found, space.panel, nodes)
