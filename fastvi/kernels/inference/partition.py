@@ -249,11 +249,12 @@ def _is_slow_somewhere(log_joint, problem, mean, factor, panel):
 
 
 @kernel
-def _ends_with_floats(kinds, means):
-    """Whether a mode lies where logarithms of bounded coordinates are cut off: the joint may rise beyond."""
-    for n in range(means.shape[0]):
-        for i in range(means.shape[1]):
-            if kinds[i] != REAL and abs(means[n, i]) > FARTHEST:
+def _ends_with_floats(kinds, found):
+    """Whether a mode has no finite deviation, or lies where logarithms of bounded coordinates are cut off."""
+    for n in range(found.log_masses.size):
+        for i in range(found.means.shape[1]):
+            mean, deviation = abs(found.means[n, i]), found.factors[n, i, i]
+            if not mean + deviation < math.inf or (kinds[i] != REAL and mean > FARTHEST):
                 return True
     return False
 
@@ -296,7 +297,7 @@ def of_modes(log_joint, problem, found, rtol, mean, factor, space):
     mode.
     """
     count, narrowest = found.log_masses.size, 0
-    if _ends_with_floats(problem.kinds, found.means):
+    if _ends_with_floats(problem.kinds, found):
         return _unknown(log_joint, problem, found, space.panel, 0)
     for n in range(1, count):
         if half_log_det(found.factors[n]) < half_log_det(found.factors[narrowest]):
