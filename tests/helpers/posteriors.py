@@ -156,3 +156,10 @@ def limits_of(support):
     """The least and largest value of each latent coordinate from which z keeps digits."""
     kinds, bounds = support.kinds.tolist(), support.bounds.tolist()
     return [saturation.limits(kind, low, high) for kind, (low, high) in zip(kinds, bounds, strict=True)]
+
+
+@numba.njit
+def normal_gamma(z, a, rate, k, mean):
+    """z[0] is normal around a mean with the precision k z[1], which has a Gamma density."""
+    total = a * math.log(rate) - math.lgamma(a) + (a - 1.0) * math.log(z[1]) - rate * z[1]
+    return total + 0.5 * math.log(k * z[1] / (2.0 * math.pi)) - 0.5 * k * z[1] * (z[0] - mean) ** 2
