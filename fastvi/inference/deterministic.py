@@ -36,12 +36,13 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
-from .improper import is_improper
+from .improper import SHARE_OF_FIT, is_improper
 from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
     QUADRATURE_DIM,
     conditional_deviations,
+    densities_or_zero,
     fault_point,
     fit_on_draws,
     start_scale,
@@ -51,7 +52,7 @@ from .kernel_calls import (
 from .low_rank import low_rank_start, packed, wide_start
 from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
-from .racing import Start, choose_start, elbo_over
+from .racing import Start, choose_start
 from .results import Fit, fit_of_report, q_of
 from .rivals import rival_of
 from .saturation import with_its_error
@@ -289,7 +290,7 @@ class _FixedDraws:
             mean = self.mean + axes @ (axes.T @ self.mean) * (far * stretch - 1.0)
             factor = self.factor + axes @ (axes.T @ self.factor) * (stretch - 1.0)
             lower = np.linalg.qr(factor.T)[1].T
-            return elbo_over(self.model, mean, lower * np.sign(np.diag(lower)), noise)[0]
+            return self.elbo_within_floats(mean, lower * np.sign(np.diag(lower)), noise)
 
         least = _STEADY * axes.shape[1]
         for far in _FARTHER:
@@ -309,13 +310,18 @@ class _FixedDraws:
             mean, factor = self.mean.copy(), self.factor.copy()
             mean[wide] *= far * stretch
             factor[0, wide] *= stretch
-            return elbo_over(self.model, mean, factor, noise)[0]
+            return self.elbo_within_floats(mean, factor, noise)
 
         for far in _FARTHER:
             pairs = itertools.pairwise(grown(far, stretch) for stretch in _STRETCHES)
             if all(after > before + least > -math.inf for before, after in pairs):
                 return True
         return False
+
+    def elbo_within_floats(self, mean: Array, factor: Array, noise: Array) -> float:
+        """The ELBO over draws, -inf where one of them is so far out that its coordinates are no floats."""
+        q = Gaussian._from_factor(mean, factor)
+        return float(densities_or_zero(self.model, mean + q._spread(noise)).mean()) + q.entropy()
 
     def expectation(self, promised: float, rng: Any) -> DrawsExpectation:
         """That of the log joint under q, from fresh draws."""
@@ -539,7 +545,7 @@ def _draws_fit(
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
     if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
-        improper, used = is_improper(model, fits.mean, fits.factor)
+        improper, used = is_improper(model, fits.mean, fits.factor, SHARE_OF_FIT * fits.evaluations)
         fits.evaluations += used
         status = UNBOUNDED if improper else status
     where = fault_point("draws", fits.space)

@@ -1,4 +1,4 @@
-"""Posteriors whose mass has no end: the log joint falls off too slowly along a coordinate, or not at all.
+"""Posteriors whose mass has no end: the log joint falls off too slowly, or not at all, somewhere far out.
 
 A fit may converge beside it, in a mode or where 1 / |z| is highest, and none of its draws is there.
 """
@@ -14,25 +14,38 @@ from .. import kernels
 from ..common.values import Array
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
+from .marginals import has_level_marginal
 from .model import Model
 
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.
 _SCALES = (1e3, 1e6, 1e9, 1e12, 1e25, 1e50, 1e75, 1e100)
 
+#: Evaluations for marginal densities, as a share of those of a fit.
+SHARE_OF_FIT = 0.15
+
 #: Deviation of these Gaussians, as a share of their distance, and their pairs of draws.
 _WIDTH, _PAIRS = 0.2, 48
 
 
-def is_improper(model: Model, mean: Array, factor: Array) -> tuple[bool, int]:
+def is_improper(model: Model, mean: Array, factor: Array, most: float) -> tuple[bool, int]:
+    """(whether the posterior has mass without end far from q, evaluations, not many above `most`)."""
+    if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
+        return False, 0
+    deviations = _deviations(factor)
+    improper, used = _has_level_elbos(model, mean, deviations)
+    if improper:
+        return True, used
+    improper, more = has_level_marginal(model, mean, deviations, most - used)
+    return improper, used + more
+
+
+def _has_level_elbos(model: Model, mean: Array, deviations: Array) -> tuple[bool, int]:
     """(whether Gaussians far out have ELBOs that distance does not lower, evaluations).
 
     If those at all of infinitely many distances are above some number, the evidence is infinite. They are on
     one side along a coordinate, or around q in all directions.
     """
-    dim = mean.size
-    if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
-        return False, 0
-    deviations, tails = _deviations(factor), kernels.inference.confirmation
+    dim, tails = mean.size, kernels.inference.confirmation
     falls, used = _falls(model, mean, deviations)
     slow = [k for k, fall in enumerate(falls) if tails.is_slow(fall, 1)]
     around = all(tails.is_slow(fall, dim) for fall in falls)

@@ -335,7 +335,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
     if is_known and r <= kernels.inference.laplace.DENSE and not improper:
         assert isinstance(latent, Latent)
         around = _parts_of(latent)[0][0]
-        improper, _ = is_improper(model, around._mean, around._factor)
+        improper, _ = is_improper(model, around._mean, around._factor, draws)
     if improper:
         kl, close, far = Estimate(math.inf, 0.0, 0), False, True
     elif exact is not None:

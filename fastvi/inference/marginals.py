@@ -1,0 +1,217 @@
+"""Laplace's log marginal density of one coordinate, far from q: is there mass without end along a curve?
+
+With the prior 1 / tau of the deviation of groups a hierarchy is improper by a logarithm: the marginal density
+of log tau does not fall where tau goes to zero and the groups draw together. No straight line shows it: with
+the groups held at their places the joint falls off as it should.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ..common.values import Array
+from .kernel_calls import densities_or_zero, slopes_at
+from .model import Model
+
+#: Distances from q's mean, in a unit of at least 1, as the coordinate is a logarithm: a density is asymptotic
+#: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
+_DISTANCES, _UNIT = np.array([8.0, 11.0, 14.0, 24.0, 48.0, 96.0, 192.0, 384.0]), 1.0 / 3.0
+
+#: A density that falls by more nats from one distance to the next is that of a finite mass. One that is not
+#: known as far as `_FAR` may fall beyond, unless it changes by less over the last step.
+_LEVEL, _FLAT, _FAR = 0.02, 1e-3, 24.0
+
+#: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
+#: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
+#: falls over equal distances may differ, as a share and in nats. Of rates the exponent is 1, of scales 2.
+#: Only coordinates are looked at on whose two sides the joint differs by a factor.
+_PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 100.0
+
+#: Newton steps to the mode of the others, and the length of those where the precision is not definite.
+_STEPS, _LONGEST = 12, 3.0
+
+#: Second derivatives in a unit that is near to the deviations; those by which a step changes the unit.
+_LEAST_BEND, _MOST_BEND, _FLATTEST, _STEEPEST = 0.05, 25.0, 1e-4, 1e12
+
+#: Differences of gradients and of values, in conditional deviations: so wide that rounding is small in them.
+_STEP, _ASIDE = 0.1, 0.3
+
+#: Squares of the step that is left, in deviations: by gradients, in which ridges are rounded, and by values.
+_NEAR, _NEAR_ON_RIDGES, _AT = 1e-4, 1.0, 1e-6
+
+#: Eigenvalues of a precision with a diagonal of ones, below which their direction is a ridge: the length of
+#: one is rounded, and is found by values, which change it by so much, in so many rounds.
+_RIDGE, _LEAST, _LONGER, _ROUNDS = 1e-6, 1e-11, 1e6, 8
+
+#: How far rounding of the coordinates may turn the end of a ridge away, in deviations. How far the second
+#: derivative in one more direction may be from that of the precision.
+_ASKEW, _UNEVEN = 1e-2, 0.2
+
+
+def has_level_marginal(model: Model, mean: Array, deviations: Array, most: float) -> tuple[bool, int]:
+    """(whether the log marginal density of a coordinate does not fall far from q, evaluations).
+
+    False says nothing: coordinates are left out where all would take more evaluations than `most`, or where
+    the mode of the others is not found or is lost in rounding.
+    """
+    if mean.size < 2:
+        return False, 0
+    units = np.maximum(_UNIT * deviations, 1.0)
+    with np.errstate(all="ignore"):
+        logarithms, used = _logarithms(model, mean, units)
+        for k, side in product(logarithms, (1.0, -1.0)):
+            if used >= most:
+                break
+            marginal = _Marginal(model, mean, deviations, k)
+            is_level = _is_level(marginal.along(mean[k] + side * units[k] * _DISTANCES))
+            used += marginal.evaluations
+            if is_level:
+                return True, used
+    return False, used
+
+
+def _is_level(values: Iterator[float]) -> bool:
+    """Whether a log density at `_DISTANCES`, as far as it is known, does not fall."""
+    reached, before, change = 0.0, math.nan, math.nan
+    for distance, value in zip(_DISTANCES.tolist(), values, strict=False):
+        reached, before, change = distance, value, value - before
+        if change < -_LEVEL:
+            return False
+    return reached >= _FAR or abs(change) <= _FLAT
+
+
+def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[int], int]:
+    """(Coordinates that seem to be logarithms, first those on which most depends, evaluations)."""
+    first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[0]
+    sizes = np.abs(densities_or_zero(model, mean + first)).reshape(2, -1)
+    uneven = np.flatnonzero(sizes.max(axis=0) > _UNLIKE * sizes.min(axis=0))
+    moves = np.zeros((2, _PROBES.size, uneven.size, mean.size))  # ahead and behind
+    moves[..., range(uneven.size), uneven] = np.outer(_PROBES, units[uneven])
+    moves[1] *= -1.0
+    values = densities_or_zero(model, mean + moves.reshape(-1, mean.size)).reshape(moves.shape[:3])
+    near, far = values[:, 0] - values[:, 1], values[:, 1] - values[:, 2]
+    is_power = np.isfinite(far) & (np.abs(far - near) <= _SHARE * np.abs(near) + _NATS)
+    exponents = np.log(far / near) / (_PROBES[1] - _PROBES[0])
+    exponents = np.where(near > 0.0, np.where(np.isfinite(far), exponents, _SCALE), 0.0)[::-1]
+    # Scales first: groups may be logarithms of rates, and there are many.
+    found = [
+        (-round(exponents[side, n]), -abs(far[side, n]), int(uneven[n]))
+        for side, n in zip(*np.nonzero(is_power & (exponents > _RATE)), strict=True)
+    ]
+    return [k for _, _, k in sorted(found)], len(first) + values.size
+
+
+class _Marginal:
+    """Laplace's log marginal density of coordinate k, and how many evaluations it took."""
+
+    def __init__(self, model: Model, mean: Array, deviations: Array, k: int) -> None:
+        self.model, self.k, self.evaluations = model, k, 0
+        self.others = np.delete(np.arange(mean.size), k)
+        self.mean, self.unit = mean[self.others], deviations[self.others]
+
+    def along(self, places: Array) -> Iterator[float]:
+        """The density at each, from the mode of the others at the one before, as long as one is found."""
+        for place in places.tolist():
+            value = self.at(place)
+            if value is None:
+                return
+            yield value
+
+    def at(self, place: float) -> float | None:
+        """The density where the coordinate is held, by Newton's method for the others."""
+        mean, unit, step, highest = self.mean, self.unit, None, -math.inf
+        for _ in range(_STEPS):
+            value, gradient, precision = self.bends(place, mean, unit)
+            is_lower = value < highest - _AT * (1.0 + abs(highest))
+            if is_lower or not np.isfinite(precision).all():
+                if step is None:
+                    unit = 0.1 * unit  # the log joint fails so near
+                else:
+                    mean, step = mean - 0.75 * step, 0.25 * step
+                continue
+            highest, diagonal = value, precision.diagonal()
+            ratio = 1.0 / np.sqrt(np.clip(np.abs(diagonal), _FLATTEST, _STEEPEST))
+            unit = unit * ratio
+            eigenvalues, axes = np.linalg.eigh(precision * ratio * ratio[:, None])
+            lengths = 1.0 / np.sqrt(np.maximum(np.abs(eigenvalues), _LEAST))
+            axes = unit[:, None] * axes * lengths
+            along = (gradient * ratio / unit) @ axes
+            is_definite, is_ridge = eigenvalues[0] > -_RIDGE, eigenvalues < _RIDGE
+            is_near = diagonal.min() > _LEAST_BEND and diagonal.max() < _MOST_BEND
+            left = along * along
+            if is_near and is_definite and left[~is_ridge].sum() < _NEAR and left.sum() < _NEAR_ON_RIDGES:
+                self.mean, self.unit = mean, unit
+                size = float(np.log(unit).sum() + np.log(lengths).sum())
+                return self.laplace(place, axes, np.flatnonzero(is_ridge), size)
+            if not is_definite:
+                along *= _LONGEST / max(_LONGEST, float(np.linalg.norm(along)))
+            step = axes @ along
+            mean = mean + step
+        return None
+
+    def bends(self, place: float, mean: Array, unit: Array) -> tuple[float, Array, Array]:
+        """(value, gradient, minus the second derivatives) of the log joint, in a unit; NaN where it fails."""
+        points = self.points(place, mean + _STEP * np.concatenate([np.zeros((1, mean.size)), np.diag(unit)]))
+        units = np.ones(points.shape[1])
+        units[self.others] = unit
+        status, values, slopes = slopes_at(self.model, points, units)
+        self.evaluations += len(points) * (1 if self.model._slopes_address else 2 * points.shape[1] + 1)
+        slopes = slopes[:, self.others] * unit
+        precision = (slopes[0] - slopes[1:]) / _STEP
+        if status:
+            precision[:] = math.nan
+        return float(values[0]), slopes[0], 0.5 * (precision + precision.T)
+
+    def laplace(self, place: float, axes: Array, ridges: Any, size: float) -> float | None:
+        """Laplace's approximation by values along axes (dim, axes), which are near to deviations.
+
+        `size` is the logarithm of their volume. Along ridges gradients are rounded: in eight schools where
+        log tau is -12 one is 1e5 times as long as the deviations, and their lengths come from values alone.
+        """
+        mean, unit = self.mean, self.unit
+        rows, columns = (ridges[part] for part in np.triu_indices(ridges.size, 1))
+        for _ in range(_ROUNDS):
+            aside = _ASIDE * axes.T
+            signs = np.where(np.arange(mean.size) % 2, 1.0, -1.0) / math.sqrt(mean.size)
+            across = signs @ aside
+            moves = np.concatenate(
+                [np.zeros((1, mean.size)), aside, -aside, [across, -across], aside[rows] + aside[columns]]
+            )
+            values = densities_or_zero(self.model, self.points(place, mean + moves))
+            self.evaluations += len(values)
+            value, values = values[0], values[1:]
+            up, down, (ahead, behind), both = np.split(values, [mean.size, 2 * mean.size, 2 * mean.size + 2])
+            bends = (2.0 * value - up - down) / _ASIDE**2
+            if not np.isfinite(value):
+                return None
+            if not ((bends > _LEAST_BEND) & (bends < _MOST_BEND)).all():
+                ratio = 1.0 / np.sqrt(np.clip(np.nan_to_num(bends, posinf=_STEEPEST), 1.0 / _LONGER, _LONGER))
+                axes, size = axes * ratio, size + float(np.log(ratio).sum())
+                continue
+            precision = np.diag(bends)
+            mixed = (up[rows] + up[columns] - value - both) / _ASIDE**2
+            precision[rows, columns] = precision[columns, rows] = mixed
+            try:
+                root = np.linalg.cholesky(precision)
+            except np.linalg.LinAlgError:
+                return None
+            step = np.linalg.solve(root, (up - down) / (2.0 * _ASIDE))
+            if step @ step < _AT:
+                askew = (np.spacing(np.abs(mean)) / unit).max() / _STEP * (np.abs(axes) / unit[:, None]).max()
+                uneven = (2.0 * value - ahead - behind) / _ASIDE**2 - signs @ precision @ signs
+                is_known = askew < _ASKEW and abs(uneven) < _UNEVEN
+                density = value + 0.5 * step @ step + size - np.log(root.diagonal()).sum()
+                return float(density) if is_known else None
+            mean = mean + axes @ np.linalg.solve(root.T, step)
+        return None
+
+    def points(self, place: float, others: Array) -> Array:
+        """All coordinates of points where this one is held."""
+        points = np.empty((len(others), self.others.size + 1))
+        points[:, self.k], points[:, self.others] = place, others
+        return points

@@ -1,0 +1,184 @@
+"""Posteriors that are improper along a curve, and what tells them: Laplace's log marginal densities."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+
+import fastvi as fv
+from fastvi.inference.improper import is_improper
+from fastvi.inference.marginals import _Marginal
+
+SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+@numba.njit
+def groups(z, y, s, power, rate):
+    """Groups, their mean with a flat prior, their deviation with the prior tau^power exp(-rate / tau^2)."""
+    mean, tau = z[y.size], z[y.size + 1]
+    total = power * math.log(tau) - rate / tau**2
+    for j in range(y.size):
+        total -= 0.5 * ((z[j] - mean) / tau) ** 2 + math.log(tau) + 0.5 * ((y[j] - z[j]) / s[j]) ** 2
+    return total
+
+
+@numba.njit
+def standard_groups(z, y, s, power, rate):
+    """The same by standard normal effects."""
+    mean, tau = z[y.size], z[y.size + 1]
+    total = power * math.log(tau) - rate / tau**2
+    for j in range(y.size):
+        total -= 0.5 * z[j] ** 2 + 0.5 * ((y[j] - mean - tau * z[j]) / s[j]) ** 2
+    return total
+
+
+@numba.njit
+def regression(z, x, y, power):
+    """Coefficients with flat priors, and the logarithm of the deviation of the noise, on the real line."""
+    total = (1.0 + power - y.size) * z[-1]
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - x[i] @ z[:-1]) / math.exp(z[-1])) ** 2
+    return total
+
+
+@numba.njit
+def nested(z, y, group, power):
+    """Groups of several observations, whose deviation has the prior 1 / sigma."""
+    count = z.size - 3
+    mean, tau, sigma = z[count], z[count + 1], z[count + 2]
+    total = power * math.log(tau) - (1.0 + y.size) * math.log(sigma)
+    for j in range(count):
+        total -= 0.5 * ((z[j] - mean) / tau) ** 2 + math.log(tau)
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - z[group[i]]) / sigma) ** 2
+    return total
+
+
+def model_of_groups(log_joint, y, s, power, rate=0.0):
+    support = ["real"] * (y.size + 1) + ["positive"]
+    return fv.Model(log_joint, y.size + 2, (y, s, power, rate), support=support)
+
+
+def density_of_log_tau(t, y, s, power):
+    """The exact log marginal density of log tau, but for a constant."""
+    weights = 1.0 / (s**2 + math.exp(2.0 * t))
+    mean = weights @ y / weights.sum()
+    value = (1.0 + power) * t + np.log(s).sum() + 0.5 * np.log(weights).sum() - 0.5 * math.log(weights.sum())
+    return value - 0.5 * weights @ (y - mean) ** 2
+
+
+@pytest.mark.parametrize("log_joint", [groups, standard_groups])
+@pytest.mark.parametrize("seed", range(4))
+def test_marginal_densities_are_exact_or_none(log_joint, seed):
+    """Given log tau the groups are Gaussian, and Laplace's approximation exact. Beyond e^14 it is rounded."""
+    rng = np.random.default_rng(seed)
+    count, scale = int(rng.integers(2, 12)), 10.0 ** rng.uniform(-4.0, 5.0)
+    y, s = scale * rng.standard_normal(count), scale * np.exp(0.5 * rng.standard_normal(count))
+    model, middle = model_of_groups(log_joint, y, s, -0.7), math.log(scale)
+    unit = np.full(count + 2, 1.0 if log_joint is standard_groups else scale)
+    known = 0
+    for side in (1.0, -1.0):
+        marginal = _Marginal(model, np.append(np.zeros(count + 1), middle), unit, count + 1)
+        for distance in (1.0, 4.0, 8.0, 11.0, 14.0, 18.0, 24.0, 36.0):
+            t = middle + side * distance
+            value = marginal.at(t)
+            if value is not None:
+                assert value == pytest.approx(density_of_log_tau(t, y, s, -0.7), abs=5e-3)
+                known += 1
+    assert known >= 8
+
+
+def test_no_marginal_density_where_the_others_have_no_mode():
+    """A log joint that rises without end in the others, one that fails, and one that is lost in rounding."""
+
+    @numba.njit
+    def without_mode(z, case):
+        if case == 0:
+            return 0.5 * z[1] ** 2 - 0.5 * z[0] ** 2
+        return -math.exp(-z[0]) - z[1] ** 2 if z[0] < 5.0 else math.nan
+
+    for case in (0, 1):
+        model = fv.Model(without_mode, 2, (case,))
+        marginal = _Marginal(model, np.zeros(2), np.ones(2), 0)
+        assert marginal.at(8.0) is None
+    marginal = _Marginal(model_of_groups(groups, SCHOOLS, ERRORS, 0.0), np.zeros(10), np.full(10, 5.0), 9)
+    assert marginal.at(-40.0) is None
+
+
+def linear(count, size, power, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((size, count))
+    return fv.Model(regression, count + 1, (x, x.sum(axis=1) + rng.standard_normal(size), power))
+
+
+def in_groups(count, each, power, y=None):
+    group = np.arange(count * each) % count
+    rng = np.random.default_rng(0)
+    drawn = 3.0 * rng.standard_normal(count)[group] + rng.standard_normal(count * each)
+    support = ["real"] * (count + 1) + ["positive"] * 2
+    data = drawn if y is None else np.array(y), group, power
+    return fv.Model(nested, count + 3, data, support=support)
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: model_of_groups(groups, SCHOOLS, ERRORS, -1.0),
+        lambda: model_of_groups(groups, SCHOOLS[:2], ERRORS[:2], 0.0),
+        lambda: model_of_groups(standard_groups, SCHOOLS[:2], ERRORS[:2], 0.0),
+        lambda: model_of_groups(standard_groups, 1e4 * SCHOOLS[:2], 1e3 * ERRORS[:2], 0.0),
+        lambda: linear(3, 4, 0.0),
+        lambda: linear(4, 4, -1.0),
+        lambda: in_groups(5, 3, -1.0),
+        lambda: in_groups(2, 4, 0.0),
+    ],
+)
+def test_improper_by_a_logarithm(model, family):
+    """Each was called converged, and usable or undecided."""
+    found = fv.fit(model(), family)
+    assert "improper" in found.status
+    assert not found.converged
+    assert found.diagnose().verdict == "the posterior is improper: no q is close to it"
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: model_of_groups(groups, SCHOOLS, ERRORS, 0.0),
+        lambda: model_of_groups(groups, SCHOOLS, ERRORS, -0.95),
+        lambda: model_of_groups(groups, SCHOOLS[:3], ERRORS[:3], 0.0),
+        lambda: model_of_groups(standard_groups, SCHOOLS[:3], ERRORS[:3], 0.0),
+        lambda: model_of_groups(standard_groups, SCHOOLS[:2], ERRORS[:2], -0.05),
+        # inverse gammas as vague as they come, whose log density is level over twelve units
+        lambda: model_of_groups(groups, 100.0 * SCHOOLS, ERRORS, -1.002, 0.001),
+        lambda: model_of_groups(standard_groups, 100.0 * SCHOOLS, ERRORS, -1.002, 0.001),
+        lambda: linear(3, 5, 0.0),
+        lambda: linear(4, 5, -1.0),
+        lambda: in_groups(5, 3, -0.95),
+        lambda: in_groups(3, 4, 0.0),
+    ],
+)
+def test_proper_neighbours(model, family):
+    found = fv.fit(model(), family)
+    assert "improper" not in found.status
+    assert "improper" not in found.diagnose().verdict
+
+
+def test_they_take_no_more_evaluations_than_allowed():
+    """But for those of one coordinate on one side."""
+    model = model_of_groups(groups, SCHOOLS, ERRORS, 0.0)
+    mean = np.array([*SCHOOLS, 8.0, 2.0])
+    none, one, all_ = (is_improper(model, mean, np.eye(10), most)[1] for most in (0, 150, 1e9))
+    assert none <= 100 < one < all_
+
+
+def test_q_that_comes_back_from_far_out():
+    """On its way q had a deviation of e^110. Moved on to where tau is no float, it gained: "improper"."""
+    y = [-1557.0, -2780.0, 3969.0, 4028.0, -1888.0, -1147.0, -1157.0, -519.0, 39.0, 832.0]
+    y += [-4624.0, -955.0, 1851.0, 1073.0, -3055.0]
+    found = fv.fit(in_groups(3, 5, 0.0, y))
+    assert "improper" not in found.status
