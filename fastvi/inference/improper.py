@@ -28,7 +28,10 @@ _WIDTH, _PAIRS = 0.2, 48
 
 
 def is_improper(model: Model, mean: Array, factor: Array, most: float) -> tuple[bool, int]:
-    """(whether the posterior has mass without end far from q, evaluations, not many above `most`)."""
+    """(whether the posterior has mass without end far from q, evaluations).
+
+    Along curves as well where these may be more than 0, and then not many above `most`.
+    """
     if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
         return False, 0
     deviations = _deviations(factor)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..common.values import Array
 from .kernel_calls import densities_or_zero, slopes_at
 from .model import Model
@@ -29,7 +30,7 @@ _LEVEL, _FLAT, _FAR = 0.02, 1e-3, 24.0
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
 #: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
 #: falls over equal distances may differ, as a share and in nats. Of rates the exponent is 1, of scales 2.
-#: Only coordinates are looked at on whose two sides the joint differs by a factor.
+#: Of coordinates on the real line only those are looked at on whose two sides the joint differs by a factor.
 _PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 100.0
 
 #: Newton steps to the mode of the others, and the length of those where the precision is not definite.
@@ -59,7 +60,7 @@ def has_level_marginal(model: Model, mean: Array, deviations: Array, most: float
     False says nothing: coordinates are left out where all would take more evaluations than `most`, or where
     the mode of the others is not found or is lost in rounding.
     """
-    if mean.size < 2:
+    if mean.size < 2 or most <= 0:
         return False, 0
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
@@ -89,21 +90,25 @@ def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[int], int
     """(Coordinates that seem to be logarithms, first those on which most depends, evaluations)."""
     first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[0]
     sizes = np.abs(densities_or_zero(model, mean + first)).reshape(2, -1)
-    uneven = np.flatnonzero(sizes.max(axis=0) > _UNLIKE * sizes.min(axis=0))
-    moves = np.zeros((2, _PROBES.size, uneven.size, mean.size))  # ahead and behind
-    moves[..., range(uneven.size), uneven] = np.outer(_PROBES, units[uneven])
+    is_bounded = model._support.kinds != kernels.models.kinds.REAL
+    chosen = np.flatnonzero(is_bounded | (sizes.max(axis=0) > _UNLIKE * sizes.min(axis=0)))
+    moves = np.zeros((2, _PROBES.size, chosen.size, mean.size))  # ahead and behind
+    moves[..., range(chosen.size), chosen] = np.outer(_PROBES, units[chosen])
     moves[1] *= -1.0
     values = densities_or_zero(model, mean + moves.reshape(-1, mean.size)).reshape(moves.shape[:3])
     near, far = values[:, 0] - values[:, 1], values[:, 1] - values[:, 2]
     is_power = np.isfinite(far) & (np.abs(far - near) <= _SHARE * np.abs(near) + _NATS)
     exponents = np.log(far / near) / (_PROBES[1] - _PROBES[0])
-    exponents = np.where(near > 0.0, np.where(np.isfinite(far), exponents, _SCALE), 0.0)[::-1]
+    exponents = np.where(
+        near > 0.0, np.where(np.isfinite(far), np.clip(exponents, 0.0, _SCALE), _SCALE), 0.0
+    )[::-1]
+    is_level = is_bounded[chosen] & (np.abs(near) <= _LEVEL) & (np.abs(far) <= _LEVEL)
     # Scales first: groups may be logarithms of rates, and there are many.
     found = [
-        (-round(exponents[side, n]), -abs(far[side, n]), int(uneven[n]))
-        for side, n in zip(*np.nonzero(is_power & (exponents > _RATE)), strict=True)
+        (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
+        for side, n in zip(*np.nonzero(is_level | (is_power & (exponents > _RATE))), strict=True)
     ]
-    return [k for _, _, k in sorted(found)], len(first) + values.size
+    return list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
 
 
 class _Marginal:

@@ -8,20 +8,28 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
 from .kernel_calls import panel_space, workspace
 from .model import Model, target_of
 
+#: Kinds of coordinates that are exponentials on one side of a bound.
+_WITHOUT_END = (kernels.models.kinds.LOWER, kernels.models.kinds.UPPER, kernels.models.kinds.ORDERED)
+
 
 def elbo_error(model: Model, mean: Array, factor: Array) -> float:
     """What the ELBO of a Gaussian may be off by for that: E_q of the difference to the line.
 
-    The factor is a Cholesky factor, or one of `kernels.families.low_rank`.
+    The factor is a Cholesky factor, or one of `kernels.families.low_rank`. Nothing is known where z has no
+    bound and no float is large enough: it stays where it is, and the Jacobian does not.
     """
     if model._support.is_real:
         return 0.0
+    if (mean[np.isin(model._support.kinds, _WITHOUT_END)] > kernels.models.evaluation.FARTHEST).any():
+        return math.inf
     space = workspace("laplace", mean.size, model.dim)
     found: float = kernels.inference.entry_points.lost_at_bounds(target_of(model), mean, factor, space)
     model._raise_pending()

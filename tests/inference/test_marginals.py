@@ -56,6 +56,16 @@ def nested(z, y, group, power):
     return total
 
 
+@numba.njit
+def decay(z, x, y):
+    """An amplitude, a rate and the deviation of the noise, each with the prior 1 / z, and an offset."""
+    amplitude, rate, offset, noise = z
+    total = -math.log(amplitude) - math.log(rate) - (1.0 + y.size) * math.log(noise)
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - offset - amplitude * math.exp(-rate * x[i])) / noise) ** 2
+    return total
+
+
 def model_of_groups(log_joint, y, s, power, rate=0.0):
     support = ["real"] * (y.size + 1) + ["positive"]
     return fv.Model(log_joint, y.size + 2, (y, s, power, rate), support=support)
@@ -113,6 +123,13 @@ def linear(count, size, power, seed=0):
     return fv.Model(regression, count + 1, (x, x.sum(axis=1) + rng.standard_normal(size), power))
 
 
+def decaying():
+    """As soon as nothing is left at the second time a higher rate changes nothing."""
+    rng, x = np.random.default_rng(0), np.linspace(0.0, 4.0, 30)
+    y = 1.0 + 3.0 * np.exp(-x) + 0.1 * rng.standard_normal(30)
+    return fv.Model(decay, 4, (x, y), support=["positive", "positive", "real", "positive"])
+
+
 def in_groups(count, each, power, y=None):
     group = np.arange(count * each) % count
     rng = np.random.default_rng(0)
@@ -134,6 +151,7 @@ def in_groups(count, each, power, y=None):
         lambda: linear(4, 4, -1.0),
         lambda: in_groups(5, 3, -1.0),
         lambda: in_groups(2, 4, 0.0),
+        decaying,
     ],
 )
 def test_improper_by_a_logarithm(model, family):

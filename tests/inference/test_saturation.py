@@ -108,3 +108,11 @@ def test_mass_below_the_least_float():
     value = special.gammaln(0.0126) - 0.0126 * math.log(6.0)
     assert 8e-5 <= evidence_error(model, np.array([-6.0]), value) <= 1e-3
     assert evidence_error(model.with_data((1.5, 6.0)), np.array([-1.0]), 0.0) < 1e-12
+
+
+def test_nothing_is_known_where_no_float_is_large_enough():
+    """A fit that had moved to log z = 2e14 had the ELBO 2.3e14, with an error of 7e7."""
+    model = fv.Model(log_gammas, 3, (2.0, 1.0), support=("lower", 1.0))
+    assert elbo_error(model, np.full(3, 599.0), 1e-3 * np.eye(3)) < math.inf
+    assert elbo_error(model, np.full(3, -700.0), 1e-3 * np.eye(3)) < math.inf
+    assert elbo_error(model, np.array([0.0, 2e14, 0.0]), np.eye(3)) == math.inf
