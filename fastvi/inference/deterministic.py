@@ -36,7 +36,7 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
-from .improper import SHARE_OF_FIT, is_improper
+from .improper import SHARE_OF_FIT, status_of_tails
 from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
@@ -545,9 +545,8 @@ def _draws_fit(
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
     if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
-        improper, used = is_improper(model, fits.mean, fits.factor, SHARE_OF_FIT * fits.evaluations)
+        status, used = status_of_tails(model, fits.mean, fits.factor, SHARE_OF_FIT * fits.evaluations)
         fits.evaluations += used
-        status = UNBOUNDED if improper else status
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where

@@ -12,9 +12,10 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
+from ..kernels.statuses import FINE, UNBOUNDED
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
-from .marginals import has_level_marginal
+from .marginals import status_of_marginals
 from .model import Model
 
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.
@@ -27,19 +28,20 @@ SHARE_OF_FIT = 0.15
 _WIDTH, _PAIRS = 0.2, 48
 
 
-def is_improper(model: Model, mean: Array, factor: Array, most: float) -> tuple[bool, int]:
-    """(whether the posterior has mass without end far from q, evaluations).
+def status_of_tails(model: Model, mean: Array, factor: Array, most: float) -> tuple[int, int]:
+    """(UNBOUNDED where the posterior has mass without end far from q, evaluations).
 
-    Along curves as well where these may be more than 0, and then not many above `most`.
+    Along curves as well where these may be more than 0, and then not many above `most`. UNCONFIRMED where it
+    has another peak there, or no end, and FINE where nothing was found.
     """
     if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
-        return False, 0
+        return FINE, 0
     deviations = _deviations(factor)
     improper, used = _has_level_elbos(model, mean, deviations)
     if improper:
-        return True, used
-    improper, more = has_level_marginal(model, mean, deviations, most - used)
-    return improper, used + more
+        return UNBOUNDED, used
+    status, more = status_of_marginals(model, mean, deviations, most - used)
+    return status, used + more
 
 
 def _has_level_elbos(model: Model, mean: Array, deviations: Array) -> tuple[bool, int]:

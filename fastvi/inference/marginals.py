@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
+from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
 from .kernel_calls import densities_or_zero, slopes_at
 from .model import Model
 
@@ -24,8 +25,9 @@ from .model import Model
 _DISTANCES, _UNIT = np.array([8.0, 11.0, 14.0, 24.0, 48.0, 96.0, 192.0, 384.0]), 1.0 / 3.0
 
 #: A density that falls by more nats from one distance to the next is that of a finite mass. One that is not
-#: known as far as `_FAR` may fall beyond, unless it changes by less over the last step.
-_LEVEL, _FLAT, _FAR = 0.02, 1e-3, 24.0
+#: known as far as `_FAR` may fall beyond, unless it changes by less over the last step; one that rises there
+#: by more has another peak, or no end.
+_LEVEL, _FLAT, _RISE, _FAR = 0.02, 1e-3, 0.3, 24.0
 
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
 #: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
@@ -54,14 +56,15 @@ _RIDGE, _LEAST, _LONGER, _ROUNDS = 1e-6, 1e-11, 1e6, 8
 _ASKEW, _UNEVEN = 1e-2, 0.2
 
 
-def has_level_marginal(model: Model, mean: Array, deviations: Array, most: float) -> tuple[bool, int]:
-    """(whether the log marginal density of a coordinate does not fall far from q, evaluations).
+def status_of_marginals(model: Model, mean: Array, deviations: Array, most: float) -> tuple[int, int]:
+    """(UNBOUNDED, or UNCONFIRMED, where a log marginal density is level, or rises, far from q; evaluations).
 
-    False says nothing: coordinates are left out where all would take more evaluations than `most`, or where
+    FINE says nothing: coordinates are left out where all would take more evaluations than `most`, or where
     the mode of the others is not found or is lost in rounding.
     """
     if mean.size < 2 or most <= 0:
-        return False, 0
+        return FINE, 0
+    found = FINE
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
         logarithms, used = _logarithms(model, mean, units)
@@ -69,21 +72,27 @@ def has_level_marginal(model: Model, mean: Array, deviations: Array, most: float
             if used >= most:
                 break
             marginal = _Marginal(model, mean, deviations, k)
-            is_level = _is_level(marginal.along(mean[k] + side * units[k] * _DISTANCES))
+            status = _status(marginal.along(mean[k] + side * units[k] * _DISTANCES))
             used += marginal.evaluations
-            if is_level:
-                return True, used
-    return False, used
+            if status == UNBOUNDED:
+                return UNBOUNDED, used
+            found = status or found
+    return found, used
 
 
-def _is_level(values: Iterator[float]) -> bool:
-    """Whether a log density at `_DISTANCES`, as far as it is known, does not fall."""
+def _status(values: Iterator[float]) -> int:
+    """What follows from a log density at `_DISTANCES`, as far as it is known."""
+    status: int = FINE
     reached, before, change = 0.0, math.nan, math.nan
     for distance, value in zip(_DISTANCES.tolist(), values, strict=False):
         reached, before, change = distance, value, value - before
         if change < -_LEVEL:
-            return False
-    return reached >= _FAR or abs(change) <= _FLAT
+            return status
+    if reached >= _FAR or abs(change) <= _FLAT:
+        status = UNBOUNDED
+    elif change >= _RISE:
+        status = UNCONFIRMED
+    return status
 
 
 def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[int], int]:

@@ -34,7 +34,7 @@ from ..kernels.statuses import (
 )
 from .evidence import log_evidence
 from .expectations import fixed_draws, writable
-from .improper import has_light_tails, is_improper
+from .improper import has_light_tails, status_of_tails
 from .kernel_calls import densities_or_zero, lattice_space, restricted
 from .lockstep import together
 from .model import Model, target_of
@@ -170,7 +170,7 @@ def or_improper(model: Model, fit: LatentFit) -> LatentFit:
     """A fit that no kernel has confirmed, with the status UNBOUNDED where the posterior is improper."""
     status, used, improper = fit.report.status, 0, False
     if status == CONVERGED:
-        improper, used = is_improper(model, fit.mean, fit.factor, 0)
+        status, used = status_of_tails(model, fit.mean, fit.factor, 0)
     elif status in _INCOMPLETE:
         light, used = has_light_tails(model, fit.mean, fit.factor)
         if not light:

@@ -22,9 +22,10 @@ from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
+from ..kernels.statuses import FINE, UNBOUNDED
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
-from .improper import is_improper
+from .improper import status_of_tails
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .lockstep import together
 from .model import Model
@@ -332,10 +333,12 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
     latent = latent_of(q)
     is_known = isinstance(latent, Latent)
     searched = exact is None and is_known and r <= kernels.inference.laplace.DENSE
+    tails = FINE
     if is_known and r <= kernels.inference.laplace.DENSE and not improper:
         assert isinstance(latent, Latent)
         around = _parts_of(latent)[0][0]
-        improper, _ = is_improper(model, around._mean, around._factor, draws)
+        tails, _ = status_of_tails(model, around._mean, around._factor, draws)
+        improper = tails == UNBOUNDED
     if improper:
         kl, close, far = Estimate(math.inf, 0.0, 0), False, True
     elif exact is not None:
@@ -357,7 +360,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
                         place = others[largest_part].mean
                         mode = model._support.to_model(place[None])[0][0]
         far = kl.value - 2.0 * kl.error > FAR
-        close = kl.value <= CLOSE and share >= _EFFECTIVE and largest <= _LARGEST and searched
+        close = kl.value <= CLOSE and share >= _EFFECTIVE and largest <= _LARGEST and searched and not tails
     # A log joint that is not finite where q has mass makes the ELBO -inf, also where quadrature sees nothing.
     far = bool(far or logs is None)
     size = f"{kl.value:.2g}" if kl.value >= _TINY else f"below {_TINY:g}"
@@ -379,7 +382,9 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
         verdict = f"q fits the posterior where q has mass ({about}); other modes were not searched for"
     else:
         verdict = f"usable: q differs visibly from the posterior ({about})"
-        if exact is None and share < _TOO_FEW:
+        if exact is None and tails:
+            verdict = "undecided: the density has another peak, or no end, far from q"
+        elif exact is None and share < _TOO_FEW:
             verdict = "undecided: the importance weights are too unequal to tell how near q is"
     return Diagnosis(
         verdict=verdict,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference.improper import is_improper
+from fastvi.inference.improper import status_of_tails
 from fastvi.inference.marginals import _Marginal
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -186,11 +186,21 @@ def test_proper_neighbours(model, family):
     assert "improper" not in found.diagnose().verdict
 
 
+@pytest.mark.parametrize(("power", "family"), [(-1.3, "diag"), (-1.3, "full"), (-2.0, "full")])
+def test_marginal_densities_that_rise_where_rounding_ends_them(power, family):
+    """Whether they fall again beyond is not known: no status is "converged", and q is not called close."""
+    found = fv.fit(model_of_groups(groups, SCHOOLS, ERRORS, power), family)
+    assert not found.converged
+    diagnosis = found.diagnose()
+    assert not diagnosis.close
+    assert "usable" not in diagnosis.verdict
+
+
 def test_they_take_no_more_evaluations_than_allowed():
     """But for those of one coordinate on one side."""
     model = model_of_groups(groups, SCHOOLS, ERRORS, 0.0)
     mean = np.array([*SCHOOLS, 8.0, 2.0])
-    none, one, all_ = (is_improper(model, mean, np.eye(10), most)[1] for most in (0, 150, 1e9))
+    none, one, all_ = (status_of_tails(model, mean, np.eye(10), most)[1] for most in (0, 150, 1e9))
     assert none <= 100 < one < all_
 
 
