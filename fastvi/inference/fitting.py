@@ -166,8 +166,9 @@ def fit(
     ----------
     Quadrature: M. Opper, C. Archambeau, Neural Computation 21 (2009). Fixed draws: R. Giordano, M. Ingram, T.
     Broderick, Black Box Variational Inference with a Deterministic Objective, JMLR 25 (2024), section 2.
-    Starts: L. Zhang et al., Pathfinder, JMLR 23 (2022). Marginal densities: L. Tierney, J. B. Kadane, Accurate
-    Approximations for Posterior Moments and Marginal Densities, JASA 81 (1986), section 4.
+    Starts: L. Zhang et al., Pathfinder, JMLR 23 (2022).
+    Marginal densities: L. Tierney, J. B. Kadane, Accurate Approximations for Posterior Moments and Marginal
+    Densities, JASA 81 (1986), section 4.
     Mixtures: T. S. Jaakkola, M. I. Jordan, Improving the Mean Field Approximation via the Use of Mixture
     Distributions, in Learning in Graphical Models (1998); S. Gershman, M. Hoffman, D. Blei, Nonparametric
     Variational Inference, ICML 2012. One at a time: A. C. Miller, N. J. Foti, R. P. Adams, Variational

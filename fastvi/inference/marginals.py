@@ -24,9 +24,9 @@ from .model import Model
 #: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
 _DISTANCES, _UNIT = np.array([8.0, 11.0, 14.0, 24.0, 48.0, 96.0, 192.0, 384.0]), 1.0 / 3.0
 
-#: A density that falls by more nats from one distance to the next is that of a finite mass. One that is not
-#: known as far as `_FAR` may fall beyond, unless it changes by less over the last step; one that rises there
-#: by more has another peak, or no end.
+#: A density that falls by more nats from one distance to the next is that of a finite mass; from `_FAR` on by
+#: more than `_FLAT`. One that is not known as far may fall beyond, unless it is as flat over the last step;
+#: one that rises there has another peak, or no end.
 _LEVEL, _FLAT, _RISE, _FAR = 0.02, 1e-3, 0.3, 24.0
 
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
@@ -86,7 +86,7 @@ def _status(values: Iterator[float]) -> int:
     reached, before, change = 0.0, math.nan, math.nan
     for distance, value in zip(_DISTANCES.tolist(), values, strict=False):
         reached, before, change = distance, value, value - before
-        if change < -_LEVEL:
+        if change < (-_LEVEL if distance < _FAR else -_FLAT):
             return status
     if reached >= _FAR or abs(change) <= _FLAT:
         status = UNBOUNDED
