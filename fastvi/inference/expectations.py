@@ -93,8 +93,9 @@ _SEED = 20240229
 _SIGNIFICANT = 3.0
 
 #: A standard error above this, in nats, is made by a few draws far out in a tail that the fixed draws did not
-#: see (a lognormal q of Gamma(0.1): 5 to 10 nats were missed), and so many of it count.
-_VAGUE, _SIGNIFICANT_IF_VAGUE = 0.3, 0.5
+#: see (a lognormal q of Gamma(0.1): 5 to 10 nats were missed), and so many of it count, or so many nats: for
+#: the deviation of three groups fixed draws promised 11, and fresh ones found -4e5 with an error of 2e7.
+_VAGUE, _SIGNIFICANT_IF_VAGUE, _MISSED = 0.3, 0.5, 1.0
 
 #: A fit on fixed draws is accurate enough where it lacks less than this share of the ELBO's standard error.
 SHARE_OF_ERROR = 0.01
@@ -443,8 +444,8 @@ def standard_error(found: Sequence[float], value: float) -> float:
 
 def overfitted(promised: float, value: float, error: float) -> bool:
     """Whether fresh draws find significantly less than a fit on fixed draws has `promised`."""
-    significant = _SIGNIFICANT if error <= _VAGUE else _SIGNIFICANT_IF_VAGUE
-    return bool(promised - value > max(significant * error, kernels.inference.draws_fits.OPTIMISM))
+    significant = _SIGNIFICANT * error if error <= _VAGUE else min(_SIGNIFICANT_IF_VAGUE * error, _MISSED)
+    return bool(promised - value > max(significant, kernels.inference.draws_fits.OPTIMISM))
 
 
 def latent_mixture(model: Model, q: GaussianMixture | TransformedMixture) -> GaussianMixture:

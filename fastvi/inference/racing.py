@@ -77,7 +77,7 @@ _OFF = 0.1
 #: Where the best runner's ELBO is so many nats per dimension below zero, the data may be in other units than
 #: the paths start from: of 160 fits of groups with numbers of 1e4 without units 68 found no q. Single
 #: coordinates are moved by these lengths, so often, as long as each move gains so many nats per dimension.
-_VERY_LOW, _MOVES, _MUCH = -100.0, 8, 10.0
+_VERY_LOW, _MOVES, _MUCH = -40.0, 8, 10.0
 _LENGTHS = 2.0 ** np.arange(-2, 21)
 
 #: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.

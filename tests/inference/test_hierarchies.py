@@ -122,3 +122,21 @@ def test_a_fit_is_as_good_as_the_best_and_its_error_true(log_joint, data, suppor
     assert best - truth <= found.elbo.error + 0.02
     assert truth <= best + 1e-3
     assert found.evaluations < most
+
+
+@numba.njit
+def three_groups(z, y, s):
+    """Standard normal effects, their mean, and their deviation, which the data hardly know."""
+    total = -0.9 * math.log(z[4])
+    for j in range(3):
+        total -= 0.5 * z[j] ** 2 + 0.5 * ((y[j] - z[3] - z[4] * z[j]) / s[j]) ** 2
+    return total
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_a_tail_with_an_error_far_above_the_elbo(family):
+    """E[tau^2] under a wide q of log tau: -45 with an error of 113, and -4e5 with 2e7, were converged."""
+    data = np.array([2094.0, 1317.0, 774.0]), np.array([1172.0, 251.0, 418.0])
+    found = fv.fit(fv.Model(three_groups, 5, data, support=["real"] * 4 + ["positive"]), family)
+    assert 9.0 < found.elbo.value < 11.0
+    assert found.elbo.error < 2.0
