@@ -17,6 +17,7 @@ from ..common.values import Triple
 from ..distributions.ascent import Parts
 from ..distributions.bounds import kl_bounds
 from ..distributions.gaussian import Gaussian
+from ..distributions.grid import Grid2D
 from ..distributions.integrals import Estimate
 from ..distributions.kl_and_entropy import kl_estimate
 from ..distributions.mixture import GaussianMixture
@@ -284,7 +285,7 @@ def reduce_mixture(
     Raises
     ------
     TypeError
-        Another kind of p, a k that is not an integer.
+        Another kind of p, as a grid, of which `m_projection` makes mixtures; a k that is not an integer.
     ValueError
         A k below 1, an unknown method, a `tol` that is not positive and finite; a merged covariance that is
         singular to rounding.
@@ -320,6 +321,11 @@ def reduce_mixture(
     >>> round(r.bound_before, 6), r.kl < r.kl_before < r.bound_before
     (0.207944, True)
     """
+    if isinstance(p, Grid2D):
+        raise TypeError(
+            "p must be a Gaussian or a GaussianMixture; of a grid, mixtures are "
+            'm_projection(grid, family=("mixture", k))'
+        )
     if not isinstance(p, Gaussian | GaussianMixture):
         raise TypeError(f"p must be a Gaussian or a GaussianMixture, not {type(p).__name__}")
     name = choice("method", method, METHODS)

@@ -378,10 +378,14 @@ def test_a_refinement_that_finds_nothing_is_not_taken(monkeypatch):
     assert (found.status, found.converged) == (reduction._NOT_IMPROVED, False)
 
 
+GRID = fv.Grid2D(range(9), range(9), np.zeros((9, 9)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ((np.eye(2), 1), TypeError, "p must be a Gaussian or a GaussianMixture, not ndarray"),
+        ((GRID, 2), TypeError, 'of a grid, mixtures are m_projection(grid, family=("mixture", k))'),
         ((fv.Gaussian(0, 1), 0), ValueError, "k must be"),
         ((fv.Gaussian(0, 1), 1.5), TypeError, "k must be"),
         ((fv.Gaussian(0, 1), 1, "salmond"), ValueError, "method must be"),
