@@ -12,6 +12,7 @@ import numpy as np
 
 from ..kernels import statuses
 from ..kernels.compiler import exported, kernel
+from ..kernels.densities.bounds import ROUNDS
 from ..kernels.families import operations as families
 from ..kernels.families.table import FULL
 from ..kernels.inference.evidence import error_of_share
@@ -31,6 +32,9 @@ from .external import external
 _gaussian_kl = external("kernels.densities.gaussians.gaussian_kl")
 _kl_workspace = external("kernels.quadrature.mixture_kl.workspace")
 _mixture_kl = external("kernels.quadrature.mixture_kl.mixture_kl")
+_kl_bounds = external("kernels.densities.bounds.kl_bounds")
+_all_kl = external("kernels.densities.bounds.all_kl")
+_matched_bound = external("kernels.densities.bounds.matched_bound")
 _m_projection = external("kernels.projections.mixture_projections.m_projection")
 _write_frame = external("kernels.em.standardization.write_frame")
 _standardize_mixture = external("kernels.em.standardization.standardize_mixture")
@@ -287,17 +291,36 @@ def _in_coordinates(q, frame):
 
 @kernel
 def _divergence(q, p, rtol):
-    """(KL(q ‖ p), its error), NaN where it is not resolved."""
+    """(KL(q ‖ p), its error); between the bounds where it is not resolved, as `kl_estimate` has it."""
     space = _kl_workspace((q[0].size, p[0].size, q[1].shape[1]))
     value, error, _, resolved = _mixture_kl((q, p, max(rtol, _LEAST_RTOL), space))
-    return (max(value, 0.0), error) if resolved else (math.nan, math.inf)
+    if resolved and error < math.inf:
+        return max(value, 0.0), error
+    lower, upper = _bounds(q, p)
+    # As Python's min and max do it for a value that is NaN.
+    inside = lower if lower > value else value
+    inside = upper if upper < inside else inside
+    return inside, max(upper - inside, inside - lower)
+
+
+@kernel
+def _bounds(p, q):
+    """The bounds of KL(p ‖ q) that `distributions.bounds.kl_bounds` gives."""
+    (m, dim), n = p[1].shape, q[0].size
+    space, costs = np.empty(2 * dim), np.empty((m, n))
+    lower, upper = _kl_bounds((p, q, np.empty(2 * max(m, n)), np.empty((dim, dim)), space))
+    _all_kl((p, q, costs, space))
+    matched = _matched_bound((p, q, np.empty((m, n)), np.empty((m, n)), costs, ROUNDS))
+    least = matched if matched < upper else upper
+    return lower, least if least > lower else lower
 
 
 @kernel
 def _refined(p, whole, frame, ends, rtol):
     """(count, log weights, means, factors, reports) of the optima near mixtures of the frame, best first.
 
-    As `projections.onto_mixtures._optima`, which has more to say where the divergence is not resolved.
+    As `projections.onto_mixtures._optima`: an end of which a component runs off on finer nodes is left out,
+    unless there is no other.
     """
     (many, count, dim), components = ends[1].shape, p[0].size
     if many == 0:
@@ -308,7 +331,7 @@ def _refined(p, whole, frame, ends, rtol):
     found, reports = _new_mixtures(many, count, dim), np.full((many, _OPTIMUM_SIZE), math.nan)
     taken, keys = np.empty(count), np.empty(many)
     space = _optima_workspace((components, count, dim))
-    number, polished = 0, 0
+    number, polished, lost = 0, 0, False
     for s in range(many):
         q = ends[0][s], ends[1][s], ends[2][s]
         if long and far < math.inf:
@@ -318,7 +341,15 @@ def _refined(p, whole, frame, ends, rtol):
                 report = Optimum(value, error, norm, 0.0, float(statuses.NOT_REFINED))
                 number = _insert(number, _in_coordinates(q, frame), report, on_nodes, found, reports, keys)
                 continue
+        rough = _in_coordinates(q, frame)
         on_nodes, norm, status, _ = _polish((p, q, levels, _MOST_STEPS, rtol, space))
+        if not on_nodes < math.inf:
+            if number == 0 and not lost:
+                value, error = _divergence(rough, whole, _FAR_RTOL)
+                report = Optimum(value, error, math.nan, 0.0, float(statuses.NOT_FINITE))
+                _copy_to(0, rough, report, found, reports)
+            lost = True
+            continue
         same = False
         for i in range(polished):
             same = same or _are_same((q, (ends[0][i], ends[1][i], ends[2][i]), taken))
@@ -336,7 +367,7 @@ def _refined(p, whole, frame, ends, rtol):
             status = statuses.UNRESOLVED
         report = Optimum(value, error, norm, 0.0, float(status))
         number = _insert(number, _in_coordinates(q, frame), report, on_nodes, found, reports, keys)
-    kept = min(number, 1)
+    kept = 1
     for i in range(1, number):
         if reports[i, 4] != statuses.NOT_A_MINIMUM:
             row = found[0][i], found[1][i], found[2][i]

@@ -34,8 +34,8 @@ class CompiledProjection(NamedTuple):
     """`Projection` in compiled code; `optima` is a list, best first.
 
     Onto mixtures, q is a GaussianMixture, searched for as in Python, or near one start of the caller's,
-    starts=(q,). One whose divergence is not resolved has NaN, and its place by the nodes of its descent. All
-    is NaN in more than three dimensions.
+    starts=(q,). A divergence that is not resolved lies between the bounds, with their distances as its error,
+    as in Python. All is NaN in more than three dimensions.
     """
 
     q: Gaussian

@@ -15,9 +15,6 @@ from .gaussian import Gaussian
 from .integrals import Bounds, entropy_bounds
 from .mixture import GaussianMixture
 
-#: Rounds of Hershey and Olsen's matching of components.
-_ROUNDS = 20
-
 
 def _checked_mixture(name: str, p: Any) -> Any:
     if not isinstance(p, Gaussian | GaussianMixture):
@@ -115,6 +112,6 @@ def kl_bounds(p: Gaussian | GaussianMixture, q: Gaussian | GaussianMixture) -> B
     costs = np.empty((m, n))
     kernels.densities.bounds.all_kl(one, two, costs, space)
     matched = kernels.densities.bounds.matched_bound(
-        one, two, np.empty((m, n)), np.empty((m, n)), costs, _ROUNDS
+        one, two, np.empty((m, n)), np.empty((m, n)), costs, kernels.densities.bounds.ROUNDS
     )
     return Bounds(lower, max(lower, min(upper, matched)))

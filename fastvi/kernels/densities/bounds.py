@@ -15,6 +15,9 @@ from .mixtures import Mixture
 #: Largest error of the mass of phi in `matched_bound`: below it the bound is that of a distribution.
 MASS_ERROR = 1e-9
 
+#: Rounds of Hershey and Olsen's matching of components.
+ROUNDS = 20
+
 
 @kernel
 def _add_log(top, total, value):
