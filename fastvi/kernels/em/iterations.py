@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 
-from ..compiler import adder, exported, formula, inlined, kernel, specialise
-from ..numerics.elementary import log
+from ..compiler import exported, formula, inlined, kernel, specialise
 from ..numerics.matrices import add_up, clear_matrix, copy_matrix, dot
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
 from .e_step import (
@@ -26,6 +25,8 @@ from .e_step import (
     in_units,
     is_diagonal,
     prepare,
+    weighted_log_likelihood,
+    write_terms,
 )
 from .gaps import sweep_with_gaps
 from .m_step import AT_FLOOR, FLOOR_STEPS, floored_start, has_prior, is_steep, log_prior, maximise
@@ -64,14 +65,6 @@ def _mass_with_gaps(points, space):
     return _mass(points[0], space)
 
 
-@adder
-def _weighted_log_likelihood(top, total, frequencies):
-    s = 0.0
-    for n in range(frequencies.size):
-        s += frequencies[n] * (top[n] + log(total[n]))
-    return s
-
-
 @formula
 def _weigh(frequencies, total):
     """total = frequencies / total."""
@@ -103,7 +96,12 @@ def sweep_part(columns, begin, end, weights, means, space):
             top[n], total[n] = 0.0, 1.0
         if frequencies.size > 0:
             given = frequencies[first : first + count]
-            log_likelihood += _weighted_log_likelihood(top, total, given)
+            if space.terms.size > 0:
+                terms = space.terms[first : first + count]
+                write_terms(top, total, given, terms)
+                log_likelihood += add_up(terms)
+            else:
+                log_likelihood += weighted_log_likelihood(top, total, given)
             _weigh(given, total)
         else:
             log_likelihood += block_log_likelihood(top, total, space.products)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, IntegerMatrix, Integers, Matrix, Vector
-from ..compiler import adder, exported, inlined, kernel
-from ..em.e_step import BLOCK, block_shares, prepare, workspace_for
+from ..compiler import adder, exported, formula, inlined, kernel
+from ..em.e_step import BLOCK, block_shares, prepare, weighted_log_likelihood, workspace_for
 from ..em.seeding import GOLDEN
 from ..numerics.elementary import log
 from ..numerics.matrices import (
@@ -24,6 +24,7 @@ from ..numerics.matrices import (
     cholesky,
     clear_matrix,
     clear_vector,
+    dot,
 )
 
 #: Steps and radii of lattices, in standard deviations, on the line and in the plane. In the plane the density
@@ -115,6 +116,7 @@ class Nodes(NamedTuple):
     values: Vector  #: (K,): its part of E_p[log q]
     errors: Vector  #: (K,): what the last level changed of it
     moves: Integers  #: (K,): 1 where the next level is needed
+    overlaps: Vector  #: (K,): of each component with one of q, for `resolution`
     cells: Vector  #: (CELLS,) or (0,): masses in the box around a shared lattice, the last coordinate first
     square: Matrix  #: (D, D)
     other: Matrix  #: (D, D)
@@ -208,6 +210,7 @@ def nodes_for(components, dim):
         values=np.empty(components),
         errors=np.empty(components),
         moves=np.empty(components, np.int64),
+        overlaps=np.empty(components),
         cells=np.empty(cells),
         square=np.empty((dim, dim)),
         other=np.empty((dim, dim)),
@@ -533,30 +536,43 @@ def _lay_shared(p, group, level, shifted, begin, weights, nodes):
     return at
 
 
+@formula
+def _terms_2(x, y, mean, w):
+    d0, d1 = x - mean[0], y - mean[1]
+    return w * d0 * d0, w * d0 * d1, w * d1 * d1
+
+
+@adder
+def _moments_2(x, y, mean, weights):
+    """The second moments about a mean."""
+    s00, s10, s11 = 0.0, 0.0, 0.0
+    for n in range(x.size):
+        t00, t10, t11 = _terms_2(x[n], y[n], mean, weights[n])
+        s00 += t00
+        s10 += t10
+        s11 += t11
+    return s00, s10, s11
+
+
 @kernel
 def _match_moments(p, members, x, y, weights, wanted, found):
     """Scale the weights and move the nodes, so that mass, mean and covariance are those of the components."""
     log_weights, means, chols = p
-    total, mean0, mean1, mass, m0, m1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    total, mean0, mean1 = 0.0, 0.0, 0.0
     for k in members:
         w = math.exp(log_weights[k])
         total, mean0, mean1 = total + w, mean0 + w * means[k, 0], mean1 + w * means[k, 1]
-    for n in range(x.size):
-        mass, m0, m1 = mass + weights[n], m0 + weights[n] * x[n], m1 + weights[n] * y[n]
-    mean0, mean1, m0, m1 = mean0 / total, mean1 / total, m0 / mass, m1 / mass
+    mass = add_up(weights)
+    mean0, mean1, m0, m1 = mean0 / total, mean1 / total, dot(weights, x) / mass, dot(weights, y) / mass
     clear_matrix(wanted)
-    clear_matrix(found)
     for k in members:
         w, a, b, c = math.exp(log_weights[k]) / total, chols[k, 0, 0], chols[k, 1, 0], chols[k, 1, 1]
         d0, d1 = means[k, 0] - mean0, means[k, 1] - mean1
         wanted[0, 0] += w * (a * a + d0 * d0)
         wanted[1, 0] += w * (a * b + d0 * d1)
         wanted[1, 1] += w * (b * b + c * c + d1 * d1)
-    for n in range(x.size):
-        w, d0, d1 = weights[n] / mass, x[n] - m0, y[n] - m1
-        found[0, 0] += w * d0 * d0
-        found[1, 0] += w * d0 * d1
-        found[1, 1] += w * d1 * d1
+    sums = _moments_2(x, y, (m0, m1), weights)
+    found[0, 0], found[1, 0], found[1, 1] = sums[0] / mass, sums[1] / mass, sums[2] / mass
     cholesky(wanted, wanted)
     cholesky(found, found)
     a, c = wanted[0, 0] / found[0, 0], wanted[1, 1] / found[1, 1]
@@ -603,8 +619,7 @@ def mean_log_density(p, columns, weights, nodes):
             for first in range(begin, end, BLOCK):
                 count = min(BLOCK, end - first)
                 block_shares(columns, first, count, p[1], space)
-                for n in range(count):
-                    total += weights[first + n] * (space.top[n] + math.log(space.sums[n]))
+                total += weighted_log_likelihood(space.top, space.sums, weights[first : first + count])
             begin = end
     return total
 

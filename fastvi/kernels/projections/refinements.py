@@ -17,12 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..borrowing import Cube, IntegerMatrix, Matrix, Vector, borrow, named, packed
-from ..compiler import exported, formula, inlined, kernel
-from ..em.e_step import BLOCK, STOP, block_shares, prepare, workspace_for
+from ..compiler import exported, inlined, kernel
+from ..em.e_step import BLOCK, STOP, block_shares, prepare, workspace_for, write_terms
 from ..em.e_step import Workspace as Sweeps
 from ..em.iterations import sweep
 from ..em.m_step import maximise
-from ..numerics.elementary import log
 from ..numerics.matrices import add_up, clear_vector, copy_matrix, copy_vector, dot, is_factor, solve_upper
 from ..optimizers.lbfgs import DECREASE, dual_length, find_direction, remember, shrink
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED, UNRESOLVED
@@ -253,35 +252,41 @@ def _evaluate(columns, point, gradient, space):
 
 @kernel
 def _write_parts(columns, space):
-    """Write the part of each group of nodes in E_p[log q] at `point`, and what that changes of it.
-
-    The parts are summed in a pass of their own, without moments: a sweep for each of 50 groups takes four
-    times as long.
-    """
-    clear_vector(space.nodes.errors)
+    """Write the part of each group of nodes in E_p[log q] at `point`, and what that changes of it."""
     _mixture_at(space.point, space)
-    _add_parts(columns, 1.0, (space.weights, space.means, space.factors), space)
+    _write_terms(columns, (space.weights, space.means, space.factors), space)
+    _write_swept_parts(space)
+
+
+@kernel
+def _write_swept_parts(space):
+    """`_write_parts` after a sweep at `point`."""
+    clear_vector(space.nodes.errors)
+    _add_parts(1.0, space)
     _compare_parts(space.nodes)
 
 
 @kernel
-def _add_parts(columns, sign, mixture, space):
-    """Add the part of each group of nodes in E_p[log q] to the errors, times the sign."""
-    sweeps, nodes, (weights, means, factors) = space.sweeps, space.nodes, mixture
+def _write_terms(columns, mixture, space):
+    """Write the terms of a sweep without its moments."""
+    sweeps, (weights, means, factors), size = space.sweeps, mixture, columns.shape[1]
     prepare(weights, means, factors, sweeps)
-    group, size = 0, columns.shape[1]
     for first in range(0, size, BLOCK):
-        count = min(BLOCK, size - first)
-        block_shares(columns, first, count, means, sweeps)
-        terms = sweeps.row[:count]
-        _write_terms(sweeps.top, sweeps.sums, sweeps.frequencies[first : first + count], terms)
-        begin = 0
-        while begin < count:
-            end = min(nodes.ends[group] - first, count)
-            nodes.errors[group] += sign * add_up(terms[begin:end])
-            begin = end
-            if first + end == nodes.ends[group]:
-                group += 1
+        end = min(first + BLOCK, size)
+        block_shares(columns, first, end - first, means, sweeps)
+        write_terms(sweeps.top, sweeps.sums, sweeps.frequencies[first:end], sweeps.terms[first:end])
+
+
+@kernel
+def _add_parts(sign, space):
+    """Add the parts of groups of nodes to the errors, times the sign.
+
+    A sweep for each of 50 groups would take four times as long.
+    """
+    nodes, begin = space.nodes, 0
+    for g in range(nodes.groups[0]):
+        nodes.errors[g] += sign * add_up(space.sweeps.terms[begin : nodes.ends[g]])
+        begin = nodes.ends[g]
 
 
 @kernel
@@ -294,13 +299,6 @@ def _compare_parts(nodes):
         nodes.values[g] = part
         total += part
     return total
-
-
-@formula
-def _write_terms(top, sums, frequencies, out):
-    """The weighted log densities of nodes."""
-    for n in range(out.size):
-        out[n] = frequencies[n] * (top[n] + log(sums[n]))
 
 
 @kernel
@@ -521,9 +519,11 @@ def _has_collapsed(p, space):
 def _gain(columns, merged, space):
     """How far E_p[log q] at `point` is above that of the merges; with the parts of groups of nodes."""
     clear_vector(space.nodes.errors)
-    _add_parts(columns, -1.0, merged, space)
+    _write_terms(columns, merged, space)
+    _add_parts(-1.0, space)
     _mixture_at(space.point, space)
-    _add_parts(columns, 1.0, (space.weights, space.means, space.factors), space)
+    _write_terms(columns, (space.weights, space.means, space.factors), space)
+    _add_parts(1.0, space)
     return _compare_parts(space.nodes)
 
 
@@ -645,7 +645,7 @@ def refine(p, q, tol, most, space):
     while True:
         columns = lay_out(p, 0, frequencies, nodes)
         value = _evaluate(columns, space.point, space.gradient, space)
-        _write_parts(columns, space)
+        _write_swept_parts(space)
         sweeps += 1
         if not is_first:
             change = total_error(level, math.inf, nodes)

@@ -32,18 +32,20 @@ def mark_unresolved(p, q, least, nodes):
     exceeds the least are marked.
     """
     weights, dim = q[0], q[1].shape[1]
-    costs, excess = nodes.values, 0.0
+    costs, overlaps, excess = nodes.values, nodes.overlaps, 0.0
     clear_vector(costs)
     for j in range(weights.size):
         mass = 0.0
         for k in range(p[0].size):
-            mass += _overlap(p, k, q, j, nodes.square)
+            overlaps[k] = _overlap(p, k, q, j, nodes.square)
+            mass += overlaps[k]
         own = min(1.0, weights[j] / mass) if mass > 0.0 else 0.0
         for g in range(nodes.groups[0]):
             step, unit = STEPS[dim - 1][nodes.levels[g]], nodes.units[g]
             for k in nodes.members[nodes.bounds[g] : nodes.bounds[g + 1]]:
-                part = own * _overlap(p, k, q, j, nodes.square)
+                part = own * overlaps[k]
                 if part * part > NEGLIGIBLE * least * weights[j]:
+                    _overlap(p, k, q, j, nodes.square)
                     if unit > 0.0:
                         _to_units(unit, p[2][k], nodes.square)
                     costs[g] += part * part * _variance(step, nodes.square) / weights[j]

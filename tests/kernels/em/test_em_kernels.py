@@ -9,6 +9,7 @@ from numba import njit, prange
 import fastvi as fv
 from fastvi.kernels import em, statuses
 from fastvi.kernels.em import e_step, iterations, seeding, standardization
+from helpers.forms import all_plain
 from helpers.mixtures import clouds
 
 
@@ -96,6 +97,41 @@ def test_a_sweep_takes_any_number_of_points():
         iterations.fit(columns, *mixture, 1e-3, 0.0, 1, trace, floored, e_step.workspace(3, 2))
         assert trace[0] == pytest.approx(p.logpdf(x).sum(), rel=1e-13)
         assert mixture[0].sum() == pytest.approx(1.0, rel=1e-14)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize("far", [0.0, 50.0])
+def test_shares_are_relative_to_one_number_unless_a_point_is_far(dim, far):
+    """Relative to that number, the shares of a point at 50 deviations would all be the least there are."""
+    rng, count = np.random.default_rng(dim), 40
+    weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, dim))
+    factors = np.stack(
+        [np.tril(0.2 * rng.normal(size=(dim, dim)), -1) + (1.0 + k) * np.eye(dim) for k in range(3)]
+    )
+    x = rng.standard_normal((count, dim))
+    x[7] += 3.0 * far
+    space = e_step.workspace(3, dim)
+    all_plain(e_step.prepare)(weights, means, factors, space)
+    all_plain(e_step.block_shares)(np.ascontiguousarray(x.T), 0, count, means, space)
+    top, sums, shares = space.top[:count], space.sums[:count], space.shares[:, :count]
+    p = fv.GaussianMixture(weights, means, factors @ factors.swapaxes(1, 2))
+    logs = np.array([np.log(w) + one.logpdf(x) for w, one in zip(weights, p.components, strict=True)])
+    np.testing.assert_allclose(top + np.log(sums), p.logpdf(x), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(shares / sums, np.exp(logs - p.logpdf(x)), rtol=1e-11, atol=1e-100)
+    assert (np.ptp(top) == 0.0) == (far == 0.0)
+
+
+@pytest.mark.parametrize("size", [32, 96, 160, 480, 512])
+def test_the_log_likelihood_of_a_block_is_that_of_the_least_and_the_largest_sums(size):
+    for sums in (
+        np.full(size, e_step.LEAST_SUM),
+        np.full(size, 1.0 / e_step.LEAST_SUM),
+        np.arange(1.0, size + 1.0),
+    ):
+        total, products = sums.copy(), e_step.workspace(3, 1).products
+        found = all_plain(e_step.block_log_likelihood)(np.full(size, 2.0), total, products)
+        assert found == pytest.approx(2.0 * size + np.log(sums).sum(), rel=1e-13)
+        np.testing.assert_allclose(total, 1.0 / sums, rtol=1e-15)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 6])
