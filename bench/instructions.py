@@ -49,7 +49,8 @@ _SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
 _SHIFTS = numba.typeof(far_logarithms.Shifts(*(0.0,) * 4))
 _PLANE = types.UniTuple(_X, 10)
-_FOUR = types.UniTuple(_X, 4)
+_TWO, _THREE, _FOUR = types.UniTuple(_X, 2), types.UniTuple(_X, 3), types.UniTuple(_X, 4)
+_EIGHT, _EIGHT_ROWS, _FOUR_ROWS = types.UniTuple(_X, 8), types.UniTuple(_ROW, 8), types.UniTuple(_ROW, 4)
 _SIX = types.UniTuple(_X, 6)
 
 
@@ -128,7 +129,7 @@ HOT = {
     "mixture, one component": (mixtures._one, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, two components": (mixtures._two, (_PLANE, _PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
     "mixture, one more": (mixtures._another, (_PLANE, types.boolean, _ROW, _ROW, _ROW, _ROW)),
-    "projection, contour": (contours._sums, (_ROW, _ROW, _ROW, _X, types.UniTuple(_X, 2), _SIX)),
+    "projection, contour": (contours._sums, (_ROW, _ROW, _ROW, _X, _TWO, _SIX)),
     "projection, kl of a node": (moments_._weigh_from_gaussian, (_ROW, _ROW, _ROW, _X, _X, _ROW, _ROW)),
     "projection, moments of a row": (lattice_rows._row_sums, (_ROW, _ROW, _ROW)),
     "projection, moments": (moments_.weighted_powers, (_ROW, _ROW, _ROW)),
@@ -137,18 +138,24 @@ HOT = {
     "elbo, moments in 1-D": (expectations._sums_1, (_ROW, _ROW, _ROW, _X, _ROW, _ROW, _X, _X)),
     "elbo, kl of a node": (expectations._weigh, (_ROW, _ROW, _X, _ROW, _ROW, _ROW)),
     "elbo, tails": (expectations._shells, (_ROW, _ROW, _X, _X)),
-    "em, densities in 1-D": (e_step._values_1, (_ROW, _ROW, _TABLE, _X, _ROW)),
-    "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
-    "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, _ROW, _TABLE, _X, _ROW)),
-    "em, diagonal densities": (e_step._scaled_squares, (*(_ROW,) * 4, _FOUR, _FOUR, _ROW)),
+    "em, densities in 1-D": (e_step._values_1, (_ROW, _X, _X, _X, _ROW)),
+    "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, _X, _TWO, _THREE, _ROW)),
+    "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, _X, _THREE, _SIX, _ROW)),
+    "em, diagonal densities": (e_step._eight_scaled_squares, (_EIGHT_ROWS, _EIGHT, _EIGHT, _ROW)),
+    "em, diagonal densities in 4-D": (e_step._four_scaled_squares, (_FOUR_ROWS, _FOUR, _FOUR, _ROW)),
     "em, a factor times points": (e_step._add_four, (*(_ROW,) * 4, *(_X,) * 4, _ROW)),
     "em, shares of two": (e_step._share_two, (_ROW, _ROW, _ROW, _ROW)),
     "em, shares": (e_step.share, (_ROW, _ROW, _ROW)),
+    "em, shares of one number": (e_step._shares, (_ROW, _X, _ROW)),
+    "em, shares in 1-D": (e_step._shares_1, (_ROW, _X, _X, _X, _ROW, _ROW)),
+    "em, shares in 2-D": (e_step._shares_2, (_ROW, _ROW, _X, _TWO, _THREE, _ROW, _ROW)),
+    "em, shares in 3-D": (e_step._shares_3, (_ROW, _ROW, _ROW, _X, _THREE, _SIX, _ROW, _ROW)),
     "em, evidence": (e_step._sum_of_logs, (_ROW,)),
     "em, moments in 1-D": (moments._moments_1, (_ROW, _X, _ROW, _ROW)),
     "em, moments in 2-D": (moments._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
     "em, moments in 3-D": (moments._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
-    "em, diagonal moments": (moments._four_squares, (*(_ROW,) * 4, _FOUR, _ROW)),
+    "em, diagonal moments": (moments._eight_squares, (_EIGHT_ROWS, _EIGHT, _ROW)),
+    "em, diagonal moments in 4-D": (moments._four_squares, (_FOUR_ROWS, _FOUR, _ROW)),
     "em, moments of tied covariances": (moments._four_differences, (*(_ROW,) * 4, _FOUR, _ROW)),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from ..borrowing import borrow
 from ..compiler import exported, formula, inlined, kernel, specialise
 from ..numerics.matrices import add_up, clear_matrix, copy_matrix, dot
 from ..statuses import CONVERGED, OUT_OF_RANGE, SINGULAR, STEPS_EXHAUSTED
@@ -292,6 +293,8 @@ def _fit(columns, weights, means, factors, floor, tol, most, trace, floored, spa
     >>> status, means.round(6).ravel()
     (0, array([-1.,  1.]))
     """
+    columns, weights, means = borrow(columns), borrow(weights), borrow(means)
+    factors, space = borrow(factors), borrow(space)
     mass = _mass(columns, space)
     _measure(columns, space)
     if most > 0 and not _raise_start(factors, floor, floored, space):

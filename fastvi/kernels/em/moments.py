@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.matrices import copy_vector, dot
-from .e_step import multiply_row, subtract
+from .e_step import eight, eight_rows, four, four_rows, multiply_row, subtract
 
 #: Which of the sums of r d d' are added in four or more dimensions.
 ALL, DIAGONAL_ONLY, NONE = 0, 1, 2
@@ -130,15 +130,16 @@ def _squares(x, m, r):
 
 
 @adder
-def _four_squares(w, x, y, z, mean, r):
+def _four_squares(x, mean, r):
     """`_squares` of four coordinates."""
+    a, b, c, d = x
     m0, m1, m2, m3 = mean
     s0, s1, s2, s3, t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for n in range(x.size):
-        rd0, rdd0 = _terms(w[n], m0, r[n])
-        rd1, rdd1 = _terms(x[n], m1, r[n])
-        rd2, rdd2 = _terms(y[n], m2, r[n])
-        rd3, rdd3 = _terms(z[n], m3, r[n])
+    for n in range(r.size):
+        rd0, rdd0 = _terms(a[n], m0, r[n])
+        rd1, rdd1 = _terms(b[n], m1, r[n])
+        rd2, rdd2 = _terms(c[n], m2, r[n])
+        rd3, rdd3 = _terms(d[n], m3, r[n])
         s0 += rd0
         s1 += rd1
         s2 += rd2
@@ -148,6 +149,41 @@ def _four_squares(w, x, y, z, mean, r):
         t2 += rdd2
         t3 += rdd3
     return (s0, s1, s2, s3), (t0, t1, t2, t3)
+
+
+@adder
+def _eight_squares(x, mean, r):
+    """`_squares` of eight coordinates."""
+    a, b, c, d, e, f, g, h = x
+    m0, m1, m2, m3, m4, m5, m6, m7 = mean
+    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    t0, t1, t2, t3, t4, t5, t6, t7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(r.size):
+        rd0, rdd0 = _terms(a[n], m0, r[n])
+        rd1, rdd1 = _terms(b[n], m1, r[n])
+        rd2, rdd2 = _terms(c[n], m2, r[n])
+        rd3, rdd3 = _terms(d[n], m3, r[n])
+        rd4, rdd4 = _terms(e[n], m4, r[n])
+        rd5, rdd5 = _terms(f[n], m5, r[n])
+        rd6, rdd6 = _terms(g[n], m6, r[n])
+        rd7, rdd7 = _terms(h[n], m7, r[n])
+        s0 += rd0
+        s1 += rd1
+        s2 += rd2
+        s3 += rd3
+        s4 += rd4
+        s5 += rd5
+        s6 += rd6
+        s7 += rd7
+        t0 += rdd0
+        t1 += rdd1
+        t2 += rdd2
+        t3 += rdd3
+        t4 += rdd4
+        t5 += rdd5
+        t6 += rdd6
+        t7 += rdd7
+    return (s0, s1, s2, s3, s4, s5, s6, s7), (t0, t1, t2, t3, t4, t5, t6, t7)
 
 
 @formula
@@ -189,28 +225,31 @@ def _add_differences_of_block(columns, first, mean, shares, inverse_total, out):
         out[1 + i] += _squares(columns[i, first:last], mean[i], shares)[0]
 
 
+@inlined
+def _add_squares(i, dim, sums, squares, out):
+    """Add those of some coordinates, from i on."""
+    for j in range(len(sums)):
+        out[1 + i + j] += sums[j]
+        out[dim + (i + j + 1) * (i + j + 2) // 2] += squares[j]
+
+
 @kernel
 def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
     """Diagonal covariances: the sums of r, r d and r d**2."""
-    dim, last = mean.size, first + shares.size
+    dim, last, i = mean.size, first + shares.size, 0
     out[0] += scale(shares, inverse_total)
-    whole = dim - dim % 4
-    for i in range(0, whole, 4):
-        sums, squares = _four_squares(
-            columns[i, first:last],
-            columns[i + 1, first:last],
-            columns[i + 2, first:last],
-            columns[i + 3, first:last],
-            (mean[i], mean[i + 1], mean[i + 2], mean[i + 3]),
-            shares,
-        )
-        for j in range(4):
-            out[1 + i + j] += sums[j]
-            out[dim + (i + j + 1) * (i + j + 2) // 2] += squares[j]
-    for i in range(whole, dim):
+    while i + 8 <= dim:
+        sums, squares = _eight_squares(eight_rows(columns, i, first, last), eight(mean, i), shares)
+        _add_squares(i, dim, sums, squares, out)
+        i += 8
+    if i + 4 <= dim:
+        four_sums, four_squares = _four_squares(four_rows(columns, i, first, last), four(mean, i), shares)
+        _add_squares(i, dim, four_sums, four_squares, out)
+        i += 4
+    while i < dim:
         s, t = _squares(columns[i, first:last], mean[i], shares)
-        out[1 + i] += s
-        out[dim + (i + 1) * (i + 2) // 2] += t
+        _add_squares(i, dim, (s,), (t,), out)
+        i += 1
 
 
 @kernel
