@@ -151,20 +151,22 @@ def _mean_and_variance(
     `counts` are the weights, or (0,).
     """
     moments = kernels.em.standardization.moments_of
-    mean, variance, largest = moments(values, counts)
+    mean, variance = moments(values, counts)
     if variance == 0.0 and (values == values[0]).all():
         if common:
             return (mean, 0.0), None
         raise ValueError(f"{name} is constant ({values[0]!s}): its variance is 0, and there is no likelihood")
     if not 0.0 < variance < math.inf:
         raise ValueError(f"{name} is out of range: its variance is not a normal number; rescale it")
-    if largest <= _usual(1) * variance:
+    # NumPy's extremes are vectorised, those of a kernel are not: 18 µs for 100,000 values, not 100.
+    reach = max(float(values.max()) - mean, mean - float(values.min()))
+    if reach * reach <= _usual(1) * variance:
         return (mean, variance), None
     far = _outliers(((values - mean) / math.sqrt(variance))[:, None], counts if counts.size else None)
     if far is None:
         return (mean, variance), None
     inner = moments(values[~far], counts[~far] if counts.size else counts)
-    return (inner[:2], far) if inner[1] > 0.0 else ((mean, variance), None)
+    return (inner, far) if inner[1] > 0.0 else ((mean, variance), None)
 
 
 def _name(x: Array, column: int) -> str:

@@ -62,9 +62,8 @@ def _add_shifted(sums, x, first, weight):
 
 
 @formula
-def _add_square(sums, x, mean, weight):
-    square = (x - mean) * (x - mean)
-    return sums[0] + weight * square, square if square > sums[1] else sums[1]
+def _square(x, mean):
+    return (x - mean) * (x - mean)
 
 
 @adder
@@ -82,28 +81,27 @@ def _shifted_sums(values, counts):
 
 @adder
 def _squares(values, counts, mean):
-    """The sum of the weighted squared differences from the mean, and the largest of these squares."""
-    sums = 0.0, 0.0
+    """The sum of the weighted squared differences from the mean."""
+    s = 0.0
     if counts.size > 0:
         for n in range(values.size):
-            sums = _add_square(sums, values[n], mean, counts[n])
+            s += counts[n] * _square(values[n], mean)
     else:
         for n in range(values.size):
-            sums = _add_square(sums, values[n], mean, 1.0)
-    return sums
+            s += _square(values[n], mean)
+    return s
 
 
 @exported
 def moments_of(values, counts):
-    """(mean, variance, largest squared difference from the mean) of numbers.
+    """(mean, variance) of numbers.
 
     `counts` are their weights, or (0,): each counts once. Of equal numbers the variance is 0, and only then
     or where it underflows.
     """
     mass, shifted = _shifted_sums(values, counts)
     mean = values[0] + shifted / mass
-    square, largest = _squares(values, counts, mean)
-    return mean, square / mass, largest
+    return mean, _squares(values, counts, mean) / mass
 
 
 @exported
