@@ -99,6 +99,30 @@ def test_a_sweep_takes_any_number_of_points():
         assert mixture[0].sum() == pytest.approx(1.0, rel=1e-14)
 
 
+@pytest.mark.parametrize("dim", [4, 7, 8, 13, 21])
+def test_steps_with_diagonal_covariances_take_any_number_of_coordinates(dim):
+    """They are taken by eight, by four, and one by one."""
+    rng = np.random.default_rng(dim)
+    weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, dim))
+    variances = rng.uniform(0.5, 2.0, (3, dim))
+    x = rng.standard_normal((70, dim))
+    p = fv.GaussianMixture(weights, means, variances[:, :, None] * np.eye(dim))
+    logs = np.array([np.log(w) + one.logpdf(x) for w, one in zip(weights, p.components, strict=True)])
+    shares = np.exp(logs - p.logpdf(x))
+    sums = shares.sum(axis=1)
+    centres = shares @ x / sums[:, None]
+    spreads = np.einsum("kn,kni->ki", shares, (x - centres[:, None]) ** 2) / sums[:, None]
+    factors, space = np.sqrt(variances)[:, :, None] * np.eye(dim), e_step.workspace(3, dim)
+    space.control[e_step.KIND] = e_step.DIAGONAL
+    trace, floored = np.empty(2), np.zeros((2, 3), np.int64)
+    columns = np.ascontiguousarray(x.T)
+    iterations.fit(columns, weights, means, factors, 1e-9, 0.0, 1, trace, floored, space)
+    assert trace[0] == pytest.approx(p.logpdf(x).sum(), rel=1e-13)
+    np.testing.assert_allclose(weights, sums / 70.0, rtol=1e-12)
+    np.testing.assert_allclose(means, centres, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(factors, np.sqrt(spreads)[:, :, None] * np.eye(dim), rtol=1e-11)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
 @pytest.mark.parametrize("far", [0.0, 50.0])
 def test_shares_are_relative_to_one_number_unless_a_point_is_far(dim, far):
