@@ -327,7 +327,7 @@ def _outside(space, axis, unit):
     inner, outer = unit * shells[0], unit * shells[1]
     ratio = outer / inner if inner > 0.0 else (1.0 if outer > 0.0 else 0.0)
     outside = outer * ratio / (1.0 - ratio) if ratio < MOST_RATIO else math.inf
-    is_hidden = has_powers_in_the_plane(space.reach) and POWERS < reach < LARGEST_REACH
+    is_hidden = space.reach.size > 1 and POWERS < reach < LARGEST_REACH
     return max(outside, unit * shells[2]) if is_hidden else outside
 
 
@@ -486,13 +486,13 @@ def integrate(log_joint, problem, mean, factor, step, most, rtol, q, integrand, 
         if is_new and outside <= OUTSIDE * allowed and integrand != KL_OF_Q:
             nodes += _beyond(log_joint, problem, mean, factor, reach, part, space)
             is_new = False
-        can_grow = False
+        has_grown = False
         for i in range(dim):
             beyond = max(_outside(space, i, unit), math.exp(space.beyond[i] - unit_of_p))
             if beyond > OUTSIDE * allowed / dim and reach[i] < LARGEST_REACH and new.nodes <= most:
                 reach[i] = min(reach[i] + max(1.0, GROWTH * reach[i]), LARGEST_REACH)
-                can_grow = True
-        if can_grow:
+                has_grown = True
+        if has_grown:
             fill_vector(-math.inf, space.beyond)
             is_new = True
             continue

@@ -141,10 +141,8 @@ def is_peak(n, heights):
         if ring != own:
             before = math.floor(turn * _COUNTS[ring] - _AHEAD[ring])
             after = before + 1
-        one, other = (
-            heights[_FIRST[ring] + before % _COUNTS[ring]],
-            heights[_FIRST[ring] + after % _COUNTS[ring]],
-        )
+        one = heights[_FIRST[ring] + before % _COUNTS[ring]]
+        other = heights[_FIRST[ring] + after % _COUNTS[ring]]
         if not one < heights[n] >= other:
             return False
     return True
