@@ -1,8 +1,8 @@
-"""Sums that are large: alpha-divergences with large exponents, and sums that overflow when they are lifted.
+"""Sums that are large: alpha-divergences of large orders, and sums that overflow when they are lifted.
 
-The relative error of a power is the absolute error of its exponent: 1.5e-13 for an exponent of 700 in one
-float. So p (p / q)**beta is computed with an exponent in two floats. Used by `divergences` where a sum is
-above one, which may have such exponents.
+A power p (p / q)**beta multiplies the errors of the logarithm by beta, and of the normalised entries: 4e-16
+each. So for a large beta the logarithm is computed in two floats. Used by `divergences` where a sum is above
+one.
 
 ``large_<term>(p, q, normalization, theta, a)`` is the sum in place of a, ``low_<term>(p, q, normalization,
 theta)`` the sum times `LOW`.
@@ -23,7 +23,10 @@ from .terms import alpha_term, exchanged
 #: Factor of sums that overflow when they are lifted.
 LOW = 2.0**-128
 
-#: Exponents up to this have an error of 4e-14 in one float.
+#: Powers up to this have an error of 1e-14 in one float.
+_SMALL_POWER = 16.0
+
+#: Entries whose powers have exponents up to this are not so small that a factor makes them subnormal.
 _SMALL = 100.0
 
 #: Part of the sum that all terms may be whose errors, 3e-13 of each, do no harm: a term in two floats takes
@@ -136,7 +139,7 @@ def _alpha_sum(p, q, normalization, theta, factor):
 @kernel
 def large_alpha(p, q, normalization, theta, a):
     """Of `alpha_term`."""
-    return _alpha_sum(p, q, normalization, theta, 1.0)
+    return _alpha_sum(p, q, normalization, theta, 1.0) if exchanged(theta)[2] > _SMALL_POWER else a
 
 
 @kernel

@@ -166,7 +166,7 @@ def _correct_linear(sums, theta):
 def _scaled(p, q, masses, theta):
     """Template (`all_sums`, `correct`, `alike`, `most`): the lifted sum.
 
-    NaN where another way is needed, inf where that is because the sum is large.
+    NaN where another way is needed, inf where that is because the sum is above `most`.
     """
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
@@ -199,7 +199,7 @@ def summed(row_term):
     return getattr(terms, f"{row_term}_term"), _ALIKE
 
 
-def assemble(name, row_term):
+def assemble(name, row_term, most=math.inf):
     """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum, inf or NaN."""
     term, alike = summed(row_term)
     quick = _hellinger_term if row_term == "hellinger" else term
@@ -209,6 +209,5 @@ def assemble(name, row_term):
         all_sums=make_sums(f"{name}_scaled", quick, entry),
         correct=make_correction(name, term),
         alike=alike,
-        # Sums of large powers need more digits: see `large_sums`.
-        most=LIFT if row_term == "alpha" else math.inf,
+        most=most,
     )

@@ -17,7 +17,7 @@ from ..numerics.error_free import fma
 from . import terms
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
 from .masses import ANY
-from .normalized import has_digits, moderate
+from .normalized import TINY, has_digits, moderate
 from .registry import ROWS
 
 #: Rows longer than this are left to the loops over their entries.
@@ -44,11 +44,11 @@ def _lay_out(p, rows, columns):
 
 
 @inlined
-def _add_masses(x, y, mass_p, mass_q, least):
+def _add_masses(x, y, mass_p, mass_q):
     """Add the entries of a column; NaN where an entry is negative, no number or tiny."""
     for k in range(x.size):
         u, v = x[k], y[k]
-        held = ((u >= least) | (u == 0.0)) & ((v >= least) | (v == 0.0))
+        held = ((u >= TINY) | (u == 0.0)) & ((v >= TINY) | (v == 0.0))
         mass_p[k] += u if held else math.nan
         mass_q[k] += v
 
@@ -129,13 +129,13 @@ def _cross_term(u, v, d, theta):
 
 
 def _short(p, q, theta, mass):
-    """Template (`holds`, `term`, `smooth`, `least`, `most`, `conclude`): the result for a few entries."""
+    """Template (`holds`, `term`, `smooth`, `conclude`): the result for a few entries."""
     if not holds(theta, mass):  # noqa: F821
         return math.nan
     mass_p, mass_q, bad = 0.0, 0.0, False
     for i in range(p.size):
         x, y = np.float64(p[i]), np.float64(q[i])
-        bad |= not ((x >= least) | (x == 0.0)) & ((y >= least) | (y == 0.0))  # noqa: F821
+        bad |= not ((x >= TINY) | (x == 0.0)) & ((y >= TINY) | (y == 0.0))
         mass_p += x
         mass_q += y
     if bad or not moderate(p, mass_p, mass_q, mass):
@@ -149,11 +149,11 @@ def _short(p, q, theta, mass):
         a += term(x * s, v, d, theta)  # noqa: F821
         excess += d
     small = mass == ANY or has_digits(a, excess, theta, smooth, 1.0)  # noqa: F821
-    return conclude(a, theta) if small and LEAST_SUM < a < most else math.nan  # noqa: F821
+    return conclude(a, theta) if small and LEAST_SUM < a < math.inf else math.nan  # noqa: F821
 
 
 def _short_rows(p, q, ip, iq, theta, mass, out):
-    """Template (`holds`, `replace`, `smooth`, `least`, `most`, `conclude`): out[k] of each pair, or NaN.
+    """Template (`holds`, `replace`, `smooth`, `conclude`): out[k] of each pair, or NaN.
 
     Each lane computes what `_short` does, in the same order. The value is False where nothing is written.
     """
@@ -170,7 +170,7 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
         _lay_out(q, iq[first : first + size], y)
         work[2 * n :] = 0.0
         for j in range(n):
-            _add_masses(x[j], y[j], s, t, least)  # noqa: F821
+            _add_masses(x[j], y[j], s, t)
         _invert(p, s, t, mass)
         for j in range(n):
             replace(x[j], y[j], s, t, theta)  # noqa: F821
@@ -179,7 +179,7 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
         for k in range(size):
             a = total[k]
             good = mass == ANY or has_digits(a, excess[k], theta, smooth, 1.0)  # noqa: F821
-            good = good & (s[k] == s[k]) & (a > LEAST_SUM) & (a < most)  # noqa: F821
+            good = good & (s[k] == s[k]) & (a > LEAST_SUM) & (a < math.inf)
             out[first + k] = conclude(a, theta) if good else math.nan  # noqa: F821
     return True
 
@@ -196,12 +196,8 @@ def _bindings(name):
     if not row.term and name not in _OTHERS:
         return None
     term, conclude = _OTHERS.get(name, (row.term, _root if row.root else _itself))
-    # In between no exponent is above 200, with an error of 6e-14 in one float.
-    least, most = (1e-50, 1e30) if term == "alpha" else (2.0**-900, math.inf)
     shared = {
         "smooth": row.normalise != "linear",
-        "least": least,
-        "most": most,
         "conclude": conclude,
         "holds": {"renyi": _other_orders, "cross_entropy": _of_distributions}.get(name, _always),
     }

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 
 from ..compiler import formula
-from ..numerics.elementary import LN2, atanh_tail, expm1_parts, exponent_step, log_ratio
+from ..numerics.elementary import LN2, atanh_tail, expm1_parts, exponent_step, log_ratio, power_reduced
 
 #: Largest |log(p / q)| for which terms are computed from the difference d, without cancellation.
 _NEAR = 0.3
 
-#: Largest exponent of `expm1_parts`; beyond it the term is infinite.
-_OVERFLOW = 1400.0
+#: Largest power of two of `expm1_parts`; beyond it the term is infinite.
+_OVERFLOW = 2019.0
 
 #: Below this, beta log(p / q) is small: |log(p / q)| is at most 1500.
 _LEAST_BETA = 1e-5
@@ -86,14 +86,14 @@ def alpha_term(p, q, d, theta):
     w = s * s
     tail = atanh_tail(w)
     r, far = 2.0 * s, k * (LN2 * 2.0**-52)
-    x = far + (r + r * w * tail)
+    low = r + r * w * tail
     kl = (pb * s) * (1.0 + (s + w) * tail) + (p * far + (q - b))
-    y = beta * x
-    small, rest, grown = expm1_parts(p, y)
+    n, y = power_reduced(beta, k, low)
+    small, rest, grown = expm1_parts(p, n, y)
     # Where beta is so small that it has no inverse, no y is large.
     inverse = 1.0 / beta if abs(beta) > _LEAST_BETA else 0.0
-    value = kl + (p * x) * (y * rest) if small else grown * inverse - d
-    value = math.inf if y > _OVERFLOW else value
+    value = kl + (p * (far + low)) * (y * rest) if small else grown * inverse - d
+    value = math.inf if n > _OVERFLOW else value
     without_q = math.inf if beta >= 0.0 else p * a / -beta
     value = without_q if q == 0.0 else value
     value = q if p == 0.0 else value

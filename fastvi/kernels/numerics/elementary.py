@@ -11,6 +11,7 @@ arithmetic to int64, which would halve the lanes of float32.
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 from llvmlite import ir
@@ -21,6 +22,8 @@ from ..compiler import formula, kernel, overloaded
 from .error_free import fma, two_product, two_sum
 
 LN2 = math.log(2.0)
+
+_LARGEST = sys.float_info.max
 
 # ln 2 = LN2_HIGH + LN2_LOW, with 20 trailing zeros in the first: k * LN2_HIGH is exact for |k| < 2**20.
 LN2_HIGH = 6.931471803691238e-01
@@ -297,9 +300,28 @@ def decay(x):
 
 
 @formula
-def expm1_parts(p, x):
-    """Of p (e**x - 1): whether |x| <= ln(2) / 2, (e**x - 1 - x) / x**2 if so, and `times_expm1`."""
-    k, r = _exp_reduced(-760.0 if x < -760.0 else x)
+def power_reduced(beta, k, low):
+    """(n, r) with beta (k 2**-52 ln 2 + low) = n ln 2 + r, |r| <= 0.35: of a product that is not rounded.
+
+    A rounded exponent of 700 would leave 6e-14 of its power. k is one of `exponent_step`. Below -1097, n is
+    that and r -0.5.
+    """
+    # No infinite factor of what is 0.
+    fraction = low * min(beta * (1.0 / LN2), _LARGEST)
+    whole = beta * 2.0**-52
+    z = fma(whole, k, fraction)
+    n = (z + ROUNDER) - ROUNDER
+    n = n if n > -1097.0 else -1097.0
+    r = (fma(whole, k, -n) + fraction) * LN2
+    return n, (r if r > -0.5 else -0.5)
+
+
+@formula
+def expm1_parts(p, k, r):
+    """Of p (e**x - 1), x = k ln 2 + r: whether |x| <= ln(2) / 2, (e**x - 1 - x) / x**2 if so, and the whole.
+
+    |r| <= 0.35 or, for k = -1097, r = -0.5. The whole is inf where it does not fit, and holds up to x = 1400.
+    """
     tail = _expm1_tail(r)
     one, f = _two_powers(k)
     e = p * one
@@ -312,7 +334,8 @@ def expm1_parts(p, x):
 @formula
 def times_expm1(p, x):
     """p (e**x - 1) with full relative accuracy near x = 0, for x <= 1400; inf where it does not fit."""
-    return expm1_parts(p, x)[2]
+    k, r = _exp_reduced(-760.0 if x < -760.0 else x)
+    return expm1_parts(p, k, r)[2]
 
 
 @formula

@@ -134,12 +134,28 @@ def test_times_expm1():
 
 def test_expm1_parts():
     for x in (1e-12, -0.3, 0.346, -0.346, 0.347, -0.347, 5.0):
-        small, tail, grown = elementary.expm1_parts(3.0, x)
+        small, tail, grown = elementary.expm1_parts(3.0, *elementary._exp_reduced(x))
         assert small == (abs(x) <= math.log(2.0) / 2.0)
         assert grown == elementary.times_expm1(3.0, x)
         with mp.workdps(50):
             expected = (mp.expm1(mpf(x)) - mpf(x)) / mpf(x) ** 2
         assert not small or abs(tail - expected) <= 2 * ULP * expected
+
+
+def test_powers_have_exponents_that_are_not_rounded():
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        k, low = float(rng.integers(-1000, 1000)), float(rng.uniform(-0.4, 0.4))
+        beta = float(rng.random())
+        with mp.workdps(50):
+            expected = 3 * mp.expm1(mpf(beta) * (mpf(k) * mp.log(2) + mpf(low)))
+        value = elementary.expm1_parts(3.0, *elementary.power_reduced(beta, k * 2.0**52, low))[2]
+        assert abs(value - expected) <= 4 * ULP * abs(expected)
+    for beta in (10.0, 1e6, 1.7e308):  # far below, and where products overflow
+        for low in (-0.3, 0.0, 0.3):
+            n, r = elementary.power_reduced(beta, -1000.0 * 2.0**52, low)
+            assert (n, r) == (-1097.0, -0.5)
+            assert elementary.expm1_parts(3.0, n, r)[2] == -3.0
 
 
 @pytest.mark.parametrize(("real", "least", "most"), [(float, -1022, 1023), (np.float32, -126, 127)])
