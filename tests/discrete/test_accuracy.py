@@ -662,6 +662,32 @@ def test_large_powers_of_entries_near_the_least_float(power, top, least):
         assert_right(("alpha_divergence", {"alpha": order}), one, other, mass="normalize")
 
 
+@pytest.mark.parametrize("alpha", [5e-324, 1e-310, 1e-300, 1e-150, 1e-10])
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_shares_that_are_no_floats_over_tiny_orders(repeats, alpha):
+    """What p lacks is q over the order, which is a float: of 1.6e-432, 1.6e-132."""
+    function = "alpha_divergence", {"alpha": alpha}
+    for top in (1e20, 1e120, 1e170, 2e266):
+        p, q = np.array([0.0, top, 1e-298]), np.array([3e-253, 2.0 * top, 1e-298])
+        p, q = np.repeat(p, repeats), np.repeat(q, repeats)
+        assert_right(function, p, q, mass="normalize")
+    for least in (-700.0, -760.0, -1000.0, -1400.0):
+        p, q = np.array([0.0, -1.0, -math.inf]), np.array([0.0, -1.0, least])
+        p, q = np.repeat(p, repeats), np.repeat(q, repeats)
+        assert_right(function, p, q, log=True, mass="normalize")
+        for scale in (-650.0, 0.0, 300.0, 650.0):
+            assert_right(function, p + scale, q + scale, log=True, mass="any")
+
+
+@over([("chi2", {}), ("alpha_divergence", {"alpha": 2}), ("alpha_divergence", {"alpha": -1.5})])
+@pytest.mark.parametrize("least", [-1100.0, -1300.0, -1650.0])
+def test_powers_that_are_larger_than_all_entries_that_differ(least, function):
+    """Raised with the entries, which are e**-1600 beside the largest, they would overflow."""
+    p, q = np.array([600.0, -1000.0, -1001.0]), np.array([600.0, least, -1001.5])
+    assert_right(function, p, q, log=True, mass="any")
+    assert_right(function, q, p, log=True, mass="any")
+
+
 @over(ALL)
 def test_entries_that_underflow_over_their_masses(function):
     """q over its mass is 1e-380 in one place."""

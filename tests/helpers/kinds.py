@@ -260,6 +260,40 @@ def _log_float32(rng):
     return Case("log, float32", case.p.astype(F32), case.q.astype(F32), log=True)
 
 
+def _log_measures(rng):
+    """Of any mass that is a float; they may differ far below their largest entry only."""
+    n = _lengths(rng)
+    p = 10.0 ** rng.uniform(0.0, 3.0) * rng.normal(size=n)
+    q = p + 10.0 ** rng.uniform(-9, 3) * rng.normal(size=n) * (rng.random(n) < rng.choice([0.3, 1.0]))
+    top = max(p.max(), q.max()) - rng.uniform(-600.0, 600.0)
+    p, q = p - top, q - top
+    if rng.random() < 0.3:
+        p[0] = q[0] = max(p.max(), q.max())
+    return Case("log, measures", p, q, "any", True)
+
+
+def _log_alone(rng):
+    """Distributions that differ in entries that one of them lacks, or in little more."""
+    n = int(rng.integers(1, 10))
+    p = -(10.0 ** rng.uniform(0.0, 3.3, size=n))
+    q, k = p.copy(), rng.integers(n)
+    p[rng.random(n) < 0.4] = -np.inf
+    q[rng.random(n) < rng.choice([0.0, 0.0, 0.4])] = -np.inf
+    p[k], q[k] = 0.0, rng.choice([0.0, 1e-9, rng.normal()])
+    return Case("log, alone", p, q, str(rng.choice(["normalize", "any"])), True)
+
+
+def _alone(rng):
+    """The same, of entries that may underflow over their masses."""
+    n = int(rng.integers(1, 10))
+    p = 10.0 ** rng.uniform(-323.0, -10.0, size=n)
+    q, k = p.copy(), rng.integers(n)
+    p[rng.random(n) < 0.4] = 0.0
+    q[rng.random(n) < rng.choice([0.0, 0.0, 0.4])] = 0.0
+    p[k], q[k] = 10.0 ** rng.uniform(0.0, 286.0, size=2) if rng.random() < 0.7 else (1.0, 1.5)
+    return Case("alone", p, q)
+
+
 KINDS = {
     function.__name__.strip("_"): function
     for function in (
@@ -286,5 +320,8 @@ KINDS = {
         _log_far,
         _log_with_zeros,
         _log_float32,
+        _log_measures,
+        _log_alone,
+        _alone,
     )
 }

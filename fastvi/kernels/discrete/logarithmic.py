@@ -12,7 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import adder, exported, formula, inlined, kernel, specialise
-from ..numerics.elementary import LN2, exp, expm1_small, log_quotient, scaled_exp
+from ..numerics.elementary import (
+    LN2,
+    LN2_HIGH,
+    LN2_LOW,
+    exp,
+    expm1_small,
+    exponent_step,
+    log_quotient,
+    scaled_exp,
+)
 from ..numerics.error_free import add_compensated, two_product, two_sum
 from . import far_logarithms, terms
 from .far_logarithms import log_mass
@@ -79,8 +88,8 @@ def _log_probability(u, top, rest):
 def log_entry(p, q, normalization):
     """What a term is made of, of entries that are normalised.
 
-    LIFT times p, q and p - q; log(p / q), which is 0 where both are 0; log p; and what the roundings of these
-    two have lost: for an exponent of 700, 1e-13 of its power.
+    LIFT times p, q and p - q; log(p / q), which is 0 where both are 0; log p, or log q where p = 0; and what
+    the roundings of these two have lost: for an exponent of 700, 1e-13 of its power.
     """
     n = normalization
     u, v = np.float64(p), np.float64(q)
@@ -95,7 +104,9 @@ def log_entry(p, q, normalization):
     r = r if abs(s) < math.inf else (0.0 if u == v else s)
     near = abs(r) < _NEAR
     small = expm1_small(r if near else 0.0)
-    return x, y, (y * small if near else x - y), r, log_p, (lost_r, lost_p)
+    alone = r == -math.inf
+    lost = lost_r, (lost_q if alone else lost_p)
+    return x, y, (y * small if near else x - y), r, (log_q if alone else log_p), lost
 
 
 @inlined
@@ -332,6 +343,16 @@ def _alpha_near(q, x, a):
 
 
 @formula
+def _over_order(log_p, lost, order):
+    """LIFT times p / order, for 0 < order <= 1/2, which may be a float where p is none."""
+    small = order < 2.0**-1000
+    scaled, k = exponent_step(1.0, order * 2.0**54 if small else order)
+    k = k * 2.0**-52 + (54.0 if small else 0.0)
+    high, low = two_sum(k * LN2_HIGH, k * LN2_LOW)
+    return lifted_exp(log_p, high, lost + low) / scaled
+
+
+@formula
 def alpha_log_term(x, y, d, r, log_p, lost, theta):
     """`terms.alpha_term`."""
     swap, a, beta = exchanged(theta)
@@ -348,7 +369,7 @@ def alpha_log_term(x, y, d, r, log_p, lost, theta):
     limit = abs(beta) < _AS_ONE
     grown = (little if abs(exponent) < _NEAR else power - p) / (1.0 if limit else beta)
     grown = p * s if limit & (abs(s) < math.inf) else grown
-    grown = (-p / beta if beta < 0.0 else math.inf) if s == math.inf else grown
+    grown = (_over_order(log_p, lost[1], -beta) if beta < 0.0 else math.inf) if s == math.inf else grown
     grown = 0.0 if s == -math.inf else grown
     value = near if abs(s) * a < _SERIES_RANGE else (grown - d) / a
     return 0.0 if (d == 0.0) & (r == 0.0) else value
@@ -437,13 +458,18 @@ def _log_divergence(p, q, theta, mass):
         largest = _largest_different(p, q, normalization)
         if largest == -math.inf:
             return 0.0
-        change = largest - _RAISED
-        raised = shifted_normalization(normalization, change)
-        a, lost, quarter = 0.0, 0.0, math.exp(0.25 * change)
-        for i in range(p.size):
-            if log_entry(p[i], q[i], normalization)[3] != 0.0:
-                part, _ = log_sums(p[i : i + 1], q[i : i + 1], raised, theta)  # noqa: F821
-                a, lost = add_compensated(a, lost, part)
+        change, lost = 0.0, 0.0
+        for attempt in range(3):
+            # The terms may be larger than the entries: powers, or parts of an order that is tiny.
+            change = largest - _RAISED if attempt == 0 else (attempt - 3) * _RAISED
+            raised, a, lost = shifted_normalization(normalization, change), 0.0, 0.0
+            for i in range(p.size):
+                if log_entry(p[i], q[i], normalization)[3] != 0.0:
+                    part, _ = log_sums(p[i : i + 1], q[i : i + 1], raised, theta)  # noqa: F821
+                    a, lost = add_compensated(a, lost, part)
+            if a < math.inf:
+                break
+        quarter = math.exp(0.25 * change)
         # In this order no product leaves the floats if the result does not.
         value = finish(a + lost, UNLIFT) * finish(quarter, half) * finish(quarter, half)  # noqa: F821
         return value * finish(quarter, 1.0) * finish(quarter, 1.0)  # noqa: F821

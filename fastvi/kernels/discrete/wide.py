@@ -112,17 +112,27 @@ def _flushed(x):
     return x if x >= _NORMAL else 0.0
 
 
+@inlined
+def _log_part(p, log_mass, rest, log_factor):
+    """The logarithm of p over its mass, times the factor, and what its rounding has lost."""
+    if not p > 0.0:
+        return -math.inf, 0.0
+    s, lost = _less(*log_of(p, 1.0), log_mass, rest)
+    log_p, more = two_sum(s, log_factor)
+    return log_p, lost + more
+
+
 @formula
 def wide_entry(p, q, normalization):
     """What `logarithmic.log_entry` gives, of entries of two measures."""
     w = normalization
     x, y, d = entry(p, q, w.entries)
     u, v = np.float64(p), np.float64(q)
-    log_p, lost_p, r, lost_r = -math.inf, 0.0, 0.0, 0.0
-    if u > 0.0:
-        s, lost = _less(*log_of(u, 1.0), w.log_mass, w.log_mass_rest)
-        log_p, more = two_sum(s, w.log_factor)
-        lost_p = lost + more
+    log_p, lost_p = _log_part(u, w.log_mass, w.log_mass_rest, w.log_factor)
+    log_q, lost_q = _log_part(
+        v, *_less(w.log_mass, w.log_mass_rest, w.log_ratio, w.log_ratio_rest), w.log_factor
+    )
+    r, lost_r = 0.0, 0.0
     if u > 0.0 and v > 0.0:
         if x >= _NORMAL and y >= _NORMAL:
             r = log_ratio(x, y, d)
@@ -133,10 +143,9 @@ def wide_entry(p, q, normalization):
     x, y, d = x * w.factor, y * w.factor, d * w.factor
     if not (x >= _NORMAL * w.factor and y >= _NORMAL * w.factor):
         x = _flushed(lifted_exp(log_p, 0.0, lost_p)) if u > 0.0 else 0.0
-        log_q, lost_q = _less(*log_of(v, 1.0), w.log_mass, w.log_mass_rest) if v > 0.0 else (-math.inf, 0.0)
-        y = _flushed(lifted_exp(log_q + w.log_factor, w.log_ratio, lost_q)) if v > 0.0 else 0.0
+        y = _flushed(lifted_exp(log_q, 0.0, lost_q)) if v > 0.0 else 0.0
         d = y * math.expm1(r) if abs(r) < 1.0 else x - y
-    return x, y, d, r, log_p, (lost_r, lost_p)
+    return (x, y, d, r, log_p, (lost_r, lost_p)) if u > 0.0 else (x, y, d, r, log_q, (lost_r, lost_q))
 
 
 def _wide_sums(p, q, normalization, theta):
