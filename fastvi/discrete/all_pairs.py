@@ -25,7 +25,7 @@ from ..kernels.discrete.registry import METRICS, Row, default_theta, kernel_of
 from .docstrings import documented
 from .labelled import is_dask, matched_rows, pairs_of_dask
 from .missing import is_masked, nan_policy_of, pairs_around
-from .quick import plain_product
+from .quick import of_lists, plain_product
 from .rows import divergence, quick_values
 from .sparse import is_sparse
 from .sparse_pairs import sparse_pairs
@@ -574,6 +574,7 @@ def _few_pairs(
     row: Row, name: str, theta: tuple[float, float], code: int, P: Any, Q: Any
 ) -> NDArray[np.float64] | None:
     """The result for two small tables; None for others, and where a row is invalid."""
+    P, Q = of_lists(P, Q)
     half = row.symmetric and Q is P
     tables = plain_product(P, Q, half, _FEW)
     values = None if tables is None else quick_values(name, theta, tables, code, False)

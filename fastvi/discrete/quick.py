@@ -23,7 +23,7 @@ _SHORT = 4096
 _LONG = 1 << 20
 
 #: The types of the first entry of a list that is taken for a list of numbers.
-_NUMBERS = frozenset({float, int})
+_NUMBERS = frozenset({float, int, np.float64})
 
 
 def is_plain(p: Any, q: Any) -> bool:
@@ -156,17 +156,32 @@ def _copied(array: NDArray[Any], slot: int) -> NDArray[np.float64]:
     return copy
 
 
+def _of_list(value: Any) -> Any:
+    """A short list of numbers, or of lists of numbers, as an array; anything else as it is."""
+    kind = type(value)
+    if not ((kind is list or kind is tuple) and value):
+        return value
+    first, size = value[0], len(value)
+    if (type(first) is list or type(first) is tuple) and first:
+        first, size = first[0], size * len(first)
+    if size > _SHORT or type(first) not in _NUMBERS:
+        return value
+    try:
+        array = np.array(value)
+    except ValueError:
+        return value
+    return array if array.dtype is _FLOAT64 or array.dtype.kind in "iub" else value
+
+
+def of_lists(p: Any, q: Any) -> tuple[Any, Any]:
+    """Both arguments, as `_of_list` has them."""
+    a = _of_list(p)
+    return a, (a if q is p else _of_list(q))
+
+
 def _plain(value: Any, slot: int) -> NDArray[Any] | None:
     """`value` as a 1-D array that the kernels take; None for what is longer or of another form."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        if not 0 < len(value) <= _SHORT or type(value[0]) not in _NUMBERS:
-            return None
-        try:
-            value = np.array(value)
-        except ValueError:
-            return None
-    elif kind is not ndarray:
+    if type(value) is not ndarray:
         return None
     array: NDArray[Any] = value
     if array.ndim != 1 or not 0 < array.size <= _LONG:

@@ -18,7 +18,7 @@ from ..kernels.discrete.registry import NO_THETA, ROWS, kernel_of
 from .labelled import unlabelled
 from .missing import leave_out, nan_policy_of, near_one, raise_for_refused
 from .pairing import Pairing, pair_up, shaped
-from .quick import Tables, is_plain, plain_pair, plain_tables
+from .quick import Tables, is_plain, of_lists, plain_pair, plain_tables
 from .sparse import is_sparse, open_pair, sparse_values
 
 Result = Any  #: a float for 1-D input, an array otherwise
@@ -167,6 +167,8 @@ def divergence(
     kernel = name if theta is NO_THETA and not row.kernel else kernel_of(row, theta)
     if nan_policy != "raise":
         nan_policy_of(nan_policy)
+    if dim is None and not (type(p) is np.ndarray is type(q)):
+        p, q = of_lists(p, q)
     if type(p) is np.ndarray is type(q) and max(p.ndim, q.ndim) > 1 and dim is None:
         tables = plain_tables(p, q, axis, threads.WORTHWHILE)
         values = None if tables is None else quick_values(kernel, theta, tables, code, bool(log))

@@ -276,9 +276,34 @@ def test_mixed_dtypes_promote(name):
 
 
 @every
-def test_nested_lists(name):
+def test_nested_lists(name, monkeypatch):
     p, q = random(16, 3, 7)
-    assert np.array_equal(evaluate(name, p.tolist(), q.tolist()), evaluate(name, p, q))
+    # These are made arrays without sorting out shapes, which takes five times as long.
+    monkeypatch.setattr("fastvi.discrete.rows.pair_up", None)
+    rows = p.tolist()
+    assert np.array_equal(evaluate(name, rows, q.tolist()), evaluate(name, p, q))
+    assert np.array_equal(evaluate(name, tuple(map(tuple, p)), q), evaluate(name, p, q))
+    assert np.array_equal(evaluate(name, p, q.tolist()), evaluate(name, p, q))
+    assert np.array_equal(evaluate(name, rows, q[0].tolist()), evaluate(name, p, q[0]))
+    assert np.array_equal(evaluate(name, rows, rows), evaluate(name, p, p))
+    counts = [[1, 2, 3], [4, 5, 6]]
+    as_arrays = evaluate(name, np.array(counts), np.array(counts[::-1]), mass="normalize")
+    assert np.array_equal(evaluate(name, counts, counts[::-1], mass="normalize"), as_arrays)
+    if ROWS[name].arrays == 2:
+        monkeypatch.setattr("fastvi.discrete.all_pairs._rows", None)
+        monkeypatch.setattr("fastvi.discrete.all_pairs._FEW", 1000)
+        keywords = {"alpha": 1.7} if ROWS[name].orders else {}
+        assert np.array_equal(
+            fv.pairwise(rows, q.tolist(), name, **keywords), fv.pairwise(p, q, name, **keywords)
+        )
+        assert np.array_equal(
+            fv.pairwise(rows, None, name, **keywords), fv.pairwise(p, None, name, **keywords)
+        )
+
+
+def test_ragged_lists():
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        fv.kl([[0.5, 0.5], [1.0]], [0.5, 0.5])
 
 
 def strided(x):
