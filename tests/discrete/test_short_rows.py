@@ -24,8 +24,10 @@ def tables(rng, rows, n):
 
 
 @pytest.mark.parametrize("mass", ["normalize", "any", "unit"])
-@pytest.mark.parametrize("name", EVERY)
-def test_many_rows_are_as_each(name, mass):
+@pytest.mark.parametrize(
+    ("name", "keywords"), [*((name, {}) for name in EVERY), ("renyi", {"alpha": np.inf})]
+)
+def test_many_rows_are_as_each(name, keywords, mass):
     if mass == "any" and not ROWS[name].measures:
         pytest.skip("of distributions")
     rng = np.random.default_rng(7)
@@ -33,8 +35,8 @@ def test_many_rows_are_as_each(name, mass):
         p, q = tables(rng, 2 * LANES + 5, n)
         if mass == "unit":
             p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
-        many = evaluate(name, p, q, axis=1, mass=mass)
-        each = [evaluate(name, *pair, mass=mass) for pair in zip(p, q, strict=True)]
+        many = evaluate(name, p, q, axis=1, mass=mass, **keywords)
+        each = [evaluate(name, *pair, mass=mass, **keywords) for pair in zip(p, q, strict=True)]
         np.testing.assert_allclose(many, each, rtol=2e-14, atol=0.0)
 
 

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ..compiler import formula, inlined, kernel, specialise
+from ..numerics.elementary import log
 from ..numerics.error_free import fma
 from . import terms
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
@@ -34,6 +35,9 @@ _LEAST_ENTROPY = 0.02
 
 #: Sums below this are left to careful sums.
 LEAST_SUM = 1e-200
+
+#: Ratios below this as well: their rounding leaves less than 14 digits of the logarithm.
+LEAST_RATIO = 1.05
 
 
 @inlined
@@ -184,6 +188,53 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
     return True
 
 
+# The order inf: the logarithm of the largest ratio.
+
+
+@inlined
+def _raise_tops(x, y, tops):
+    """The largest p / q so far, with that of a column; inf where q = 0."""
+    for k in range(x.size):
+        ratio = x[k] / y[k] if x[k] > 0.0 else 0.0
+        tops[k] = ratio if ratio > tops[k] else tops[k]
+
+
+@inlined
+def _logs_of_tops(p, mass_p, mass_q, tops, mass, out):
+    for k in range(out.size):
+        a, b = mass_p[k], mass_q[k]
+        ratio = tops[k] * (b / a)
+        good = moderate(p, a, b, mass) & (ratio > LEAST_RATIO) & (ratio < math.inf)
+        value = log(ratio if good else 1.0)
+        out[k] = value if good else math.nan
+
+
+@kernel
+def _ratio_rows(p, q, ip, iq, theta, mass, out):
+    """`_short_rows` for the Rényi divergence of order inf."""
+    n = p.shape[1]
+    work = np.empty((2 * n + 3, LANES))
+    for first in range(0, out.size, LANES):
+        size = min(LANES, out.size - first)
+        x, y = work[:n, :size], work[n : 2 * n, :size]
+        mass_p, mass_q, tops = work[2 * n, :size], work[2 * n + 1, :size], work[2 * n + 2, :size]
+        _lay_out(p, ip[first : first + size], x)
+        _lay_out(q, iq[first : first + size], y)
+        work[2 * n :] = 0.0
+        for j in range(n):
+            _add_masses(x[j], y[j], mass_p, mass_q)
+            _raise_tops(x[j], y[j], tops)
+        _logs_of_tops(p, mass_p, mass_q, tops, mass, out[first : first + size])
+    return True
+
+
+def _renyi_rows(p, q, ip, iq, theta, mass, out):
+    """Template (`others`): `_short_rows` for the Rényi divergence."""
+    if theta[0] == math.inf and p.shape[1] <= SHORT and out.size >= FEW:
+        return _ratio_rows(p, q, ip, iq, theta, mass, out)
+    return others(p, q, ip, iq, theta, mass, out)  # noqa: F821
+
+
 @kernel
 def none(p, q, ip, iq, theta, mass, out):
     """For kernels without such a loop."""
@@ -216,7 +267,8 @@ def assemble_many(name):
     if found is None:
         return none
     replace = specialise(_replace, f"_replace_{name}", inlined, term=found[0])
-    return specialise(_short_rows, f"_short_{name}_rows", replace=replace, **found[1])
+    rows = specialise(_short_rows, f"_short_{name}_rows", replace=replace, **found[1])
+    return specialise(_renyi_rows, "_short_renyi_all_rows", others=rows) if name == "renyi" else rows
 
 
 #: Terms and conclusions of rows that have kernels of their own.
