@@ -662,6 +662,24 @@ def test_large_powers_of_entries_near_the_least_float(power, top, least):
         assert_right(("alpha_divergence", {"alpha": order}), one, other, mass="normalize")
 
 
+@over([("total_variation", {}), ("hellinger", {}), ("bhattacharyya", {})])
+@pytest.mark.parametrize("scale", [1e-30, 3e-9, 7.0, 1e22])
+def test_other_masses_in_float32(scale, function):
+    """Many entries, also equal ones, which all round the same way; zeros; an entry that is negative."""
+    rng = np.random.default_rng(203)
+    p, q = rng.random((2, 3000))
+    q[rng.random(3000) < 0.2] = 0.0
+    counts = [[0.3, 1.0, 0.1], [0.7, 0.2, 0.3]]
+    for a, b in ((p, q), np.repeat(counts, [1000, 1500, 700], axis=1)):
+        a, b = (3.0 * a).astype(np.float32), (scale * b).astype(np.float32)
+        assert_right(function, a, b, 1e-6, mass="normalize")
+        assert_right(function, b, a, 1e-6, mass="normalize")
+        for one, other in ((-a, b), (a, -b)):
+            one[:-1], other[:-1] = abs(one[:-1]), abs(other[:-1])
+            with pytest.raises(ValueError, match="must be finite and >= 0"):
+                call(function, one, other, mass="normalize")
+
+
 @pytest.mark.parametrize("alpha", [5e-324, 1e-310, 1e-300, 1e-150, 1e-10])
 @pytest.mark.parametrize("repeats", [1, 20])
 def test_shares_that_are_no_floats_over_tiny_orders(repeats, alpha):

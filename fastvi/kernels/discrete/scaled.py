@@ -10,12 +10,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
-from ..compiler import adder, formula, kernel, specialise
+from ..compiler import adder, formula, kernel, overloaded, specialise
 from ..numerics.error_free import add_compensated, fma
 from . import terms
+from .chunks import SCALED32
 from .masses import NORMALIZE
-from .normalized import LIFT, PART, UNLIFT, moderate, sensitivity
+from .normalized import CHUNK, LIFT, PART, UNLIFT, moderate, sensitivity
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
@@ -28,6 +30,10 @@ _LEAST_SIZE, _MOST_EXCESS = 1e-18 * LIFT, 0.9
 #: It is the relative error of a sum of distributions that are not near each other; a `change` of their
 #: differences alone makes it larger.
 _KNOWN = 5e-14
+
+#: Where products with the ratio of the masses are far from the ends of float32, and the share of the mass
+#: from which sums in float32 have its digits.
+_LEAST32, _MOST32, _LEAST_SHARE32 = 1e-15, 1e15, 0.05
 
 #: Part of a sum that its rest may be of what is wrong with the masses.
 _MOST_BESIDE = 1.0 / 16.0
@@ -163,13 +169,56 @@ def _correct_linear(sums, theta):
     return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
+@kernel
+def _no_narrow(p, q, masses):
+    """For float64, and for terms without a loop in float32."""
+    return math.nan
+
+
+def _narrow32(p, q, masses):
+    """Template (`blocks`): the lifted sum of float32 entries, or NaN; q is scaled to the mass of p."""
+    ratio = masses.p / masses.q
+    if not (min(ratio, masses.p) > _LEAST32 and max(ratio, masses.p) < _MOST32):
+        return math.nan
+    high = np.float64(np.float32(ratio))
+    total = 0.0
+    for low in range(0, p.size, CHUNK):
+        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        part = blocks(u, v, (high, ratio - high)).terms  # noqa: F821
+        if math.isnan(part) or (low == 0 and part == 0.0):
+            return math.nan
+        total += part
+    return LIFT * (total / masses.p) if total > _LEAST_SHARE32 * masses.p else math.nan
+
+
+def _narrow_of(name, row_term):
+    """The kernel (p, q, masses) -> the lifted sum by a loop in float32, or NaN."""
+    if row_term not in SCALED32:
+        return _no_narrow
+    narrow = specialise(_narrow32, f"_{name}_narrow", blocks=SCALED32[row_term])
+
+    def chosen(p, q, masses):
+        return math.nan
+
+    @overloaded(chosen)
+    def _by_type(p, q, masses):
+        if p.dtype == types.float32:
+            return lambda p, q, masses: narrow(p, q, masses)
+        return lambda p, q, masses: math.nan
+
+    return chosen
+
+
 def _scaled(p, q, masses, theta):
-    """Template (`all_sums`, `correct`, `alike`, `most`): the lifted sum.
+    """Template (`narrow`, `all_sums`, `correct`, `alike`, `most`): the lifted sum.
 
     NaN where another way is needed, inf where that is because the sum is above `most`.
     """
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
+    a = narrow(p, q, masses)  # noqa: F821
+    if a == a:
+        return a
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
     least = alike * min(1.0, PART / p.size)  # noqa: F821
     for i in range(2):
@@ -206,6 +255,7 @@ def assemble(name, row_term, most=math.inf):
     return specialise(
         _scaled,
         f"_{name}_scaled",
+        narrow=_narrow_of(name, row_term),
         all_sums=make_sums(f"{name}_scaled", quick, entry),
         correct=make_correction(name, term),
         alike=alike,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
@@ -45,8 +46,9 @@ def fma(x, y, z):
     if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
         return x * y + z
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    real = np.float32 if isinstance(x, np.float32) else float
     try:
-        return float(exact) if exact else float(x * y + z)
+        return real(float(exact)) if exact else real(x * y + z)
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
 
@@ -56,7 +58,8 @@ def _fma(typing_context, x, y, z):
     def generate(context, builder, signature, arguments):
         return builder.fma(*arguments)
 
-    return types.float64(types.float64, types.float64, types.float64), generate
+    real = types.float32 if x == y == z == types.float32 else types.float64
+    return real(real, real, real), generate
 
 
 @overloaded(fma)
