@@ -101,8 +101,9 @@ def compile_jobs(group: list[Job]) -> list[tuple[float, dict[tuple[str, str], An
 
 
 #: What one process compiles together, by rooms of kernels: they share most of what they call, which is typed
-#: and lowered once in a process.
+#: and lowered once in a process. And a module whose kernels an operation of projections calls.
 _TOGETHER = {"inference": "inference", "projections": "projections", "quadrature": "projections", "em": "em"}
+_OF_PROJECTIONS = "densities.bounds"
 
 #: Operations of compiled code whose kernels are of inference; those of the others are of projections.
 _OF_INFERENCE = ("elbo", "fit", "fit_from", "log_evidence")
@@ -119,6 +120,8 @@ def _together(job: Job) -> str:
         return "inference" if name in _OF_INFERENCE else "projections"
     if job.name == "c_functions.fit_1d":
         return "inference"
+    if job.name.startswith(_OF_PROJECTIONS):
+        return "projections"
     forms = _FORMS.fullmatch(name)
     if room in ("c_functions", "discrete") and forms and forms[1] in kernels.discrete.divergences.KERNELS:
         return forms[1]
