@@ -189,9 +189,9 @@ class _Marginal:
         """
         mean, unit = self.mean, self.unit
         rows, columns = (ridges[part] for part in np.triu_indices(ridges.size, 1))
+        signs = np.where(np.arange(mean.size) % 2, 1.0, -1.0) / math.sqrt(mean.size)
         for _ in range(_ROUNDS):
             aside = _ASIDE * axes.T
-            signs = np.where(np.arange(mean.size) % 2, 1.0, -1.0) / math.sqrt(mean.size)
             across = signs @ aside
             moves = np.concatenate(
                 [np.zeros((1, mean.size)), aside, -aside, [across, -across], aside[rows] + aside[columns]]
@@ -199,12 +199,12 @@ class _Marginal:
             values = densities_or_zero(self.model, self.points(place, mean + moves))
             self.evaluations += len(values)
             value, values = values[0], values[1:]
+            if value == -math.inf:
+                return None
             up, down, (ahead, behind), both = np.split(values, [mean.size, 2 * mean.size, 2 * mean.size + 2])
             bends = (2.0 * value - up - down) / _ASIDE**2
-            if not np.isfinite(value):
-                return None
             if not ((bends > _LEAST_BEND) & (bends < _MOST_BEND)).all():
-                ratio = 1.0 / np.sqrt(np.clip(np.nan_to_num(bends, posinf=_STEEPEST), 1.0 / _LONGER, _LONGER))
+                ratio = 1.0 / np.sqrt(np.clip(bends, 1.0 / _LONGER, _LONGER))
                 axes, size = axes * ratio, size + float(np.log(ratio).sum())
                 continue
             precision = np.diag(bends)

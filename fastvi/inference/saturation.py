@@ -28,7 +28,8 @@ def elbo_error(model: Model, mean: Array, factor: Array) -> float:
     """
     if model._support.is_real:
         return 0.0
-    if (mean[np.isin(model._support.kinds, _WITHOUT_END)] > kernels.models.evaluation.FARTHEST).any():
+    is_far = mean > kernels.models.evaluation.FARTHEST
+    if is_far.any() and np.isin(model._support.kinds[is_far], _WITHOUT_END).any():
         return math.inf
     space = workspace("laplace", mean.size, model.dim)
     found: float = kernels.inference.entry_points.lost_at_bounds(target_of(model), mean, factor, space)
