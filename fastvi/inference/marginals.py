@@ -22,12 +22,16 @@ from .model import Model
 
 #: Distances from q's mean, in a unit of at least 1, as the coordinate is a logarithm: a density is asymptotic
 #: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
-_DISTANCES, _UNIT = np.array([8.0, 11.0, 14.0, 24.0, 48.0, 96.0, 192.0, 384.0]), 1.0 / 3.0
+_DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0), 1 / 3
 
-#: A density that falls by more nats from one distance to the next is that of a finite mass; from `_FAR` on by
-#: more than `_FLAT`. One that is not known as far may fall beyond, unless it is as flat over the last step;
-#: one that rises there has another peak, or no end.
-_LEVEL, _FLAT, _RISE, _FAR = 0.02, 1e-3, 0.3, 24.0
+#: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
+_ON_THE_WAY = (0.0, 1.0, 2.0, 4.0)
+
+#: A density that falls by more nats from one distance to the next is that of a finite mass, unless its slope
+#: is less than `_SLOWER` times that before: it may become level. From `_FAR` on by more than `_FLAT`. One not
+#: known as far may fall beyond, unless it is as flat over the last step, or over all; one that rises there
+#: has another peak, or no end. On the way it rises with one slope, to a share.
+_LEVEL, _FLAT, _RISE, _FAR, _SLOWER, _STRAIGHT = 0.02, 1e-3, 0.3, 24.0, 0.5, 0.02
 
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
 #: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
@@ -35,8 +39,15 @@ _LEVEL, _FLAT, _RISE, _FAR = 0.02, 1e-3, 0.3, 24.0
 #: Of coordinates on the real line only those are looked at on whose two sides the joint differs by a factor.
 _PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 100.0
 
-#: Newton steps to the mode of the others, and the length of those where the precision is not definite.
-_STEPS, _LONGEST = 12, 3.0
+#: The logarithm of the least float: no coordinate is followed farther.
+_END = 744.0
+
+#: Evaluations for sides on which the joint is level by itself, if there are more than those allowed.
+_LEAST_MOST = 300
+
+#: Newton steps to the mode of the others, and the length of the first where the precision is not definite:
+#: far from it deviations are short, and each next may be longer.
+_STEPS, _LONGEST, _LENGTHENED = 12, 3.0, 4.0
 
 #: Second derivatives in a unit that is near to the deviations; those by which a step changes the unit.
 _LEAST_BEND, _MOST_BEND, _FLATTEST, _STEEPEST = 0.05, 25.0, 1e-4, 1e12
@@ -53,7 +64,7 @@ _RIDGE, _LEAST, _LONGER, _ROUNDS = 1e-6, 1e-11, 1e6, 8
 
 #: How far rounding of the coordinates may turn the end of a ridge away, in deviations. How far the second
 #: derivative in one more direction may be from that of the precision.
-_ASKEW, _UNEVEN = 1e-2, 0.2
+_ASKEW, _UNEVEN = 5e-2, 0.2
 
 
 def status_of_marginals(model: Model, mean: Array, deviations: Array, most: float) -> tuple[int, int]:
@@ -67,57 +78,98 @@ def status_of_marginals(model: Model, mean: Array, deviations: Array, most: floa
     found = FINE
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
-        logarithms, used = _logarithms(model, mean, units)
-        for k, side in product(logarithms, (1.0, -1.0)):
-            if used >= most:
-                break
+        level, logarithms, used = _logarithms(model, mean, units)
+        sides = level + [(k, side) for k, side in product(logarithms, (1.0, -1.0)) if (k, side) not in level]
+        left = [(_on_one_side, k, side) for k, side in sides]
+        for look, k, side in left:
+            if used >= (max(most, _LEAST_MOST) if (k, side) in level else most):
+                continue
             marginal = _Marginal(model, mean, deviations, k)
-            status = _status(marginal.along(mean[k] + side * units[k] * _DISTANCES))
+            status = look(marginal, mean[k], side * units[k])
             used += marginal.evaluations
             if status == UNBOUNDED:
                 return UNBOUNDED, used
+            if status is None:  # after all others, as it takes more
+                left.append((_step_by_step, k, side))
             found = status or found
     return found, used
 
 
-def _status(values: Iterator[float]) -> int:
-    """What follows from a log density at `_DISTANCES`, as far as it is known."""
-    status: int = FINE
-    reached, before, change = 0.0, math.nan, math.nan
-    for distance, value in zip(_DISTANCES.tolist(), values, strict=False):
-        reached, before, change = distance, value, value - before
-        if change < (-_LEVEL if distance < _FAR else -_FLAT):
-            return status
-    if reached >= _FAR or abs(change) <= _FLAT:
-        status = UNBOUNDED
-    elif change >= _RISE:
-        status = UNCONFIRMED
+def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
+    """As `_on_one_side`, with modes on the way, from which the next follow."""
+    status: int | None = FINE
+    near = list(marginal.along(start + unit * np.array(_ON_THE_WAY)))
+    if len(near) < 3:
+        return status
+    before, slope = (np.diff(near) / np.diff(_ON_THE_WAY[: len(near)]))[-2:].tolist()
+    if slope < min(_SLOWER * before, -_RISE):  # it falls, and not less and less
+        return status
+    place = start + unit * _ON_THE_WAY[len(near) - 1]
+    status = _on_one_side(marginal, start, unit) if len(near) == len(_ON_THE_WAY) else None
+    if status is None:
+        is_straight = min(before, slope) >= _RISE and abs(slope - before) <= _STRAIGHT * slope
+        may_exceed = is_straight and near[-1] + slope * _to_the_end(place, unit) > near[0]
+        status = UNCONFIRMED if may_exceed else FINE
     return status
 
 
-def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[int], int]:
-    """(Coordinates that seem to be logarithms, first those on which most depends, evaluations)."""
+def _on_one_side(marginal: _Marginal, start: float, unit: float) -> int | None:
+    """What follows from a log marginal density on one side of `start`, as far as it is known, or None."""
+    status: int = FINE
+    places = start + unit * np.array(_DISTANCES)
+    first = marginal.at(places[0])
+    if first is None:
+        return None
+    last, slope, fall, reached = first, -math.inf, math.nan, 0
+    for k, value in enumerate(marginal.along(places[1:]), 1):
+        before, slope = slope, (value - last) / (_DISTANCES[k] - _DISTANCES[reached])
+        last, fall, reached = value, last - value, k
+        if fall > (_LEVEL if _DISTANCES[k] < _FAR else _FLAT) and not slope > _SLOWER * before:
+            return status
+    if not reached:
+        return status
+    if min(abs(fall), abs(last - first)) <= _FLAT or (_DISTANCES[reached] >= _FAR and fall <= _FLAT):
+        status = UNBOUNDED
+    elif fall <= -_RISE:
+        density = marginal.at_first(start)
+        if density is None or last + slope * _to_the_end(float(places[reached]), unit) > density:
+            status = UNCONFIRMED
+    return status
+
+
+def _to_the_end(place: float, unit: float) -> float:
+    """The distance from a coordinate to where floats end, in units."""
+    return (_END - abs(place)) / abs(unit)
+
+
+def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int, float]], list[int], int]:
+    """(Sides on which the joint is level, coordinates that seem to be logarithms, evaluations).
+
+    First those coordinates on which most depends.
+    """
     first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[0]
     sizes = np.abs(densities_or_zero(model, mean + first)).reshape(2, -1)
     is_bounded = model._support.kinds != kernels.models.kinds.REAL
     chosen = np.flatnonzero(is_bounded | (sizes.max(axis=0) > _UNLIKE * sizes.min(axis=0)))
+    is_bounded = is_bounded[chosen]
     moves = np.zeros((2, _PROBES.size, chosen.size, mean.size))  # ahead and behind
     moves[..., range(chosen.size), chosen] = np.outer(_PROBES, units[chosen])
     moves[1] *= -1.0
     values = densities_or_zero(model, mean + moves.reshape(-1, mean.size)).reshape(moves.shape[:3])
     near, far = values[:, 0] - values[:, 1], values[:, 1] - values[:, 2]
+    is_level = is_bounded & (np.abs(near) <= _LEVEL) & (np.abs(far) <= _LEVEL)
     is_power = np.isfinite(far) & (np.abs(far - near) <= _SHARE * np.abs(near) + _NATS)
-    exponents = np.log(far / near) / (_PROBES[1] - _PROBES[0])
-    exponents = np.where(
-        near > 0.0, np.where(np.isfinite(far), np.clip(exponents, 0.0, _SCALE), _SCALE), 0.0
-    )[::-1]
-    is_level = is_bounded[chosen] & (np.abs(near) <= _LEVEL) & (np.abs(far) <= _LEVEL)
+    # By the exponent on the other side: 2 of scales, 1 of rates, and 0 where both sides fall by powers.
+    exponents = np.nan_to_num(np.log(np.maximum(far, 0.0) / near), nan=math.inf) / (_PROBES[1] - _PROBES[0])
+    exponents = np.where(near > 0.0, np.clip(exponents, 0.0, _SCALE), 0.0)[::-1]
+    is_twice = is_bounded & is_power.all(axis=0) & (near > 0.0)
     # Scales first: groups may be logarithms of rates, and there are many.
     found = [
         (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
-        for side, n in zip(*np.nonzero(is_level | (is_power & (exponents > _RATE))), strict=True)
+        for side, n in zip(*np.nonzero(is_level | is_twice | (is_power & (exponents > _RATE))), strict=True)
     ]
-    return list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
+    level = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(is_level), strict=True)]
+    return level, list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
 
 
 class _Marginal:
@@ -126,7 +178,8 @@ class _Marginal:
     def __init__(self, model: Model, mean: Array, deviations: Array, k: int) -> None:
         self.model, self.k, self.evaluations = model, k, 0
         self.others = np.delete(np.arange(mean.size), k)
-        self.mean, self.unit = mean[self.others], deviations[self.others]
+        self.mean, self.unit = self.first = mean[self.others], deviations[self.others]
+        self.modes: list[tuple[float, Array]] = []  # (place, mode of the others) of the last two
 
     def along(self, places: Array) -> Iterator[float]:
         """The density at each, from the mode of the others at the one before, as long as one is found."""
@@ -138,7 +191,8 @@ class _Marginal:
 
     def at(self, place: float) -> float | None:
         """The density where the coordinate is held, by Newton's method for the others."""
-        mean, unit, step, highest = self.mean, self.unit, None, -math.inf
+        mean, unit, step, highest = self.start(place), self.unit, None, -math.inf
+        longest = _LONGEST
         for _ in range(_STEPS):
             value, gradient, precision = self.bends(place, mean, unit)
             is_lower = value < highest - _AT * (1.0 + abs(highest))
@@ -146,7 +200,7 @@ class _Marginal:
                 if step is None:
                     unit = 0.1 * unit  # the log joint fails so near
                 else:
-                    mean, step = mean - 0.75 * step, 0.25 * step
+                    mean, step, longest = mean - 0.75 * step, 0.25 * step, 0.25 * longest
                 continue
             highest, diagonal = value, precision.diagonal()
             ratio = 1.0 / np.sqrt(np.clip(np.abs(diagonal), _FLATTEST, _STEEPEST))
@@ -159,14 +213,30 @@ class _Marginal:
             is_near = diagonal.min() > _LEAST_BEND and diagonal.max() < _MOST_BEND
             left = along * along
             if is_near and is_definite and left[~is_ridge].sum() < _NEAR and left.sum() < _NEAR_ON_RIDGES:
-                self.mean, self.unit = mean, unit
+                self.mean, self.unit, self.modes = mean, unit, [*self.modes[-1:], (place, mean)]
                 size = float(np.log(unit).sum() + np.log(lengths).sum())
                 return self.laplace(place, axes, np.flatnonzero(is_ridge), size)
             if not is_definite:
-                along *= _LONGEST / max(_LONGEST, float(np.linalg.norm(along)))
+                along *= longest / max(longest, float(np.linalg.norm(along)))
+                longest *= _LENGTHENED
             step = axes @ along
             mean = mean + step
         return None
+
+    def at_first(self, place: float) -> float | None:
+        """The density at a place near q, of which the first mean and unit were."""
+        (self.mean, self.unit), self.modes = self.first, []
+        return self.at(place)
+
+    def start(self, place: float) -> Array:
+        """A start: the last mode, or where it would be at `place` on a line, if the log joint is higher."""
+        if len(self.modes) < 2:
+            return self.mean
+        (first, mode), (second, last) = self.modes
+        ahead = last + (place - second) / (second - first) * (last - mode)
+        self.evaluations += 2
+        here, there = densities_or_zero(self.model, self.points(place, np.stack([last, ahead])))
+        return ahead if there > here else last
 
     def bends(self, place: float, mean: Array, unit: Array) -> tuple[float, Array, Array]:
         """(value, gradient, minus the second derivatives) of the log joint, in a unit; NaN where it fails."""

@@ -66,6 +66,38 @@ def decay(z, x, y):
     return total
 
 
+@numba.njit
+def with_t_noise(z, x, y, power):
+    """A regression whose noise has a t distribution with 4 degrees of freedom, and its scale."""
+    scale = z[z.size - 1]
+    total = (power - y.size) * math.log(scale)
+    for i in range(y.size):
+        total -= 2.5 * math.log1p(((y[i] - x[i] @ z[:-1]) / scale) ** 2 / 4.0)
+    return total
+
+
+@numba.njit
+def saturating(z, x, y, power):
+    """A Michaelis-Menten curve, whose constants and noise have the prior z^power exp(-(1 + power) z)."""
+    highest, half, noise = z
+    total = -y.size * math.log(noise)
+    for k in range(3):
+        total += power * math.log(z[k]) - (1.0 + power) * z[k]
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - highest * x[i] / (half + x[i])) / noise) ** 2
+    return total
+
+
+@numba.njit
+def counts_in_groups(z, y, power):
+    """Counts whose log rates are groups with a proper mean."""
+    mean, tau = z[y.size], z[y.size + 1]
+    total = power * math.log(tau) - 0.5 * (mean / 10.0) ** 2
+    for j in range(y.size):
+        total += y[j] * z[j] - math.exp(z[j]) - 0.5 * ((z[j] - mean) / tau) ** 2 - math.log(tau)
+    return total
+
+
 def model_of_groups(log_joint, y, s, power, rate=0.0):
     support = ["real"] * (y.size + 1) + ["positive"]
     return fv.Model(log_joint, y.size + 2, (y, s, power, rate), support=support)
@@ -130,6 +162,25 @@ def decaying():
     return fv.Model(decay, 4, (x, y), support=["positive", "positive", "real", "positive"])
 
 
+def robust(count, size, power):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((size, count))
+    data = x, x.sum(axis=1) + rng.standard_t(4, size), power
+    return fv.Model(with_t_noise, count + 1, data, support=["real"] * count + ["positive"])
+
+
+def curve(power, seed=1):
+    rng = np.random.default_rng(seed)
+    x = np.exp(rng.standard_normal(40))
+    y = 2.0 * x / (1.0 + x) + 0.1 * rng.standard_normal(40)
+    return fv.Model(saturating, 3, (x, y, power), support="positive")
+
+
+def counts(power):
+    y = np.array([823.0, 27.0, 0.0, 24.0])
+    return fv.Model(counts_in_groups, 6, (y, power), support=["real"] * 5 + ["positive"])
+
+
 def in_groups(count, each, power, y=None):
     group = np.arange(count * each) % count
     rng = np.random.default_rng(0)
@@ -151,6 +202,12 @@ def in_groups(count, each, power, y=None):
         lambda: linear(4, 4, -1.0),
         lambda: in_groups(5, 3, -1.0),
         lambda: in_groups(2, 4, 0.0),
+        # where groups draw together the log density is 2,000 and 23,000 below that of q
+        lambda: model_of_groups(groups, 30.0 * SCHOOLS, ERRORS, -1.0),
+        lambda: model_of_groups(groups, 100.0 * SCHOOLS, ERRORS, -1.0),
+        lambda: counts(-1.0),
+        lambda: robust(3, 4, 0.0),
+        lambda: curve(-1.0),
         decaying,
     ],
 )
@@ -178,6 +235,10 @@ def test_improper_by_a_logarithm(model, family):
         lambda: linear(4, 5, -1.0),
         lambda: in_groups(5, 3, -0.95),
         lambda: in_groups(3, 4, 0.0),
+        lambda: model_of_groups(groups, 100.0 * SCHOOLS, ERRORS, -0.95),
+        lambda: counts(-0.95),
+        lambda: robust(3, 5, 0.0),
+        lambda: curve(-0.9),
     ],
 )
 def test_proper_neighbours(model, family):
@@ -186,7 +247,9 @@ def test_proper_neighbours(model, family):
     assert "improper" not in found.diagnose().verdict
 
 
-@pytest.mark.parametrize(("power", "family"), [(-1.3, "diag"), (-1.3, "full"), (-2.0, "full")])
+@pytest.mark.parametrize(
+    ("power", "family"), [(-1.3, "diag"), (-1.3, "full"), (-2.0, "diag"), (-2.0, "full")]
+)
 def test_marginal_densities_that_rise_where_rounding_ends_them(power, family):
     """Whether they fall again beyond is not known: no status is "converged", and q is not called close."""
     found = fv.fit(model_of_groups(groups, SCHOOLS, ERRORS, power), family)
@@ -194,6 +257,12 @@ def test_marginal_densities_that_rise_where_rounding_ends_them(power, family):
     diagnosis = found.diagnose()
     assert not diagnosis.close
     assert "usable" not in diagnosis.verdict
+
+
+def test_those_that_rise_where_no_float_is_high_enough():
+    """An inverse gamma has its peak at 1 where the errors are 1e8: it rises from 23,000 nats below q on."""
+    found = fv.fit(model_of_groups(groups, 1e9 * SCHOOLS, 1e7 * ERRORS, -3.0, 1.0))
+    assert found.converged
 
 
 def test_they_take_no_more_evaluations_than_allowed():
