@@ -54,7 +54,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
 from .racing import Start, choose_start
 from .results import Fit, fit_of_report, q_of
-from .rivals import rival_of
+from .rivals import along_ridges, rival_of
 from .saturation import with_its_error
 from .starts import check_start, start_of
 
@@ -83,6 +83,9 @@ _ROUGH, _ROUGH_DIM = 3e-3, 10
 
 #: The search for rivals costs a share of the fit, or of so many evaluations and for each dimension.
 _SPENT, _SPENT_EACH = 200, 64
+
+#: How a fit may end on a ridge, short of the optimum.
+_ON_RIDGES = CONVERGED, STEPS_EXHAUSTED, STUCK
 
 #: Fits from rivals, each of which has a higher ELBO than the one before.
 _RIVALS = 3
@@ -423,16 +426,24 @@ def draws_fit(
     rng: Any = 0,
     rank: int | None = None,
 ) -> LatentFit:
-    """The fit of a Gaussian on fixed draws; without a start the best of it and some from other modes."""
+    """The fit of a Gaussian on fixed draws, or a better one from farther along a ridge.
+
+    Without a start the best of it and some from other modes.
+    """
     found = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
-    if start is not None or found.report.status != CONVERGED or not dense or model._calls_are_expensive:
+    if found.report.status not in _ON_RIDGES or not dense or model._calls_are_expensive:
         return found
+    is_local = start is not None
     spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
     for _ in range(_RIVALS):
         report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
-        rival, more = rival_of(model, family, q, report.elbo, report.error, max(report.evaluations, spent))
+        rival, more = along_ridges(model, q, family)
         used += more
+        if rival is None and not is_local and report.status == CONVERGED:
+            most = max(report.evaluations, spent)
+            rival, more = rival_of(model, family, q, report.elbo, report.error, most)
+            used += more
         if rival is None:
             break
         start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
