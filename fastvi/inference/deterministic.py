@@ -21,6 +21,7 @@ from ..kernels.statuses import (
     STEPS_EXHAUSTED,
     STUCK,
     UNBOUNDED,
+    UNCONFIRMED,
     WRONG_GRADIENT,
 )
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
@@ -36,7 +37,7 @@ from .expectations import (
     writable,
 )
 from .faults import start_error
-from .improper import SHARE_OF_FIT, status_of_tails
+from .improper import SHARE_OF_FIT, tails_of
 from .jumps import unseen_gradient
 from .kernel_calls import (
     DRAWS_DIM,
@@ -83,6 +84,10 @@ _ROUGH, _ROUGH_DIM = 3e-3, 10
 
 #: The search for rivals costs a share of the fit, or of so many evaluations and for each dimension.
 _SPENT, _SPENT_EACH = 200, 64
+
+#: Nats by which the ELBO from farther along a rise of the density must be higher: with the prior tau**-2 it
+#: is level as far as rounding lets q go, and is not known to end there.
+_ON_A_RISE = 0.5
 
 #: How a fit may end on a ridge, short of the optimum.
 _ON_RIDGES = CONVERGED, STEPS_EXHAUSTED, STUCK
@@ -432,15 +437,17 @@ def draws_fit(
     """
     found = _draws_fit(model, family, start, rtol, max_steps, draws, rng, rank)
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
-    if found.report.status not in _ON_RIDGES or not dense or model._calls_are_expensive:
+    if not dense or model._calls_are_expensive:
         return found
     is_local = start is not None
     spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
     for _ in range(_RIVALS):
         report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
-        rival, more = along_ridges(model, q, family)
-        used += more
-        if rival is None and not is_local and report.status == CONVERGED:
+        rival = None if is_local else found.rival
+        if rival is None and report.status in _ON_RIDGES and not found.whitened:
+            rival, more = along_ridges(model, q, family)
+            used += more
+        if rival is None and report.status == CONVERGED and not is_local:
             most = max(report.evaluations, spent)
             rival, more = rival_of(model, family, q, report.elbo, report.error, most)
             used += more
@@ -452,7 +459,7 @@ def draws_fit(
         except ValueError:  # the log joint fails near that mode
             break
         used += int(other.report.evaluations)
-        if not other.report.elbo > report.elbo:
+        if not other.report.elbo > report.elbo + (_ON_A_RISE if report.status == UNCONFIRMED else 0.0):
             break
         found = other
     return found._replace(report=found.report._replace(evaluations=used))
@@ -555,9 +562,13 @@ def _draws_fit(
         fits.evaluations += used
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
-    if status == CONVERGED and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
-        status, used = status_of_tails(model, fits.mean, fits.factor, SHARE_OF_FIT * fits.evaluations)
-        fits.evaluations += used
+    rival = None
+    if status in (CONVERGED, OVERFITTED) and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
+        tails = tails_of(model, fits.mean, fits.factor, SHARE_OF_FIT * fits.evaluations)
+        fits.evaluations += tails.evaluations
+        rival = tails.rival
+        if status == CONVERGED or tails.status == UNBOUNDED:
+            status = tails.status or status
     where = fault_point("draws", fits.space)
     if expectation.status:
         value, error, where = report.elbo, math.inf, expectation.where
@@ -572,4 +583,4 @@ def _draws_fit(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size
     )
     report = with_its_error(model, fits.mean, fits.factor, report, rtol)
-    return LatentFit(fits.mean, fits.factor, report, trace, where)
+    return LatentFit(fits.mean, fits.factor, report, trace, where, rival, begin.whitened)

@@ -15,7 +15,7 @@ from ..common.values import Array
 from ..kernels.statuses import FINE, UNBOUNDED
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero
-from .marginals import status_of_marginals
+from .marginals import Tails, tails_along_curves
 from .model import Model
 
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.
@@ -28,20 +28,19 @@ SHARE_OF_FIT = 0.15
 _WIDTH, _PAIRS = 0.2, 48
 
 
-def status_of_tails(model: Model, mean: Array, factor: Array, most: float) -> tuple[int, int]:
-    """(UNBOUNDED where the posterior has mass without end far from q, evaluations).
+def tails_of(model: Model, mean: Array, factor: Array, most: float) -> Tails:
+    """UNBOUNDED where the posterior has mass without end far from q, and what its density does there.
 
-    Along curves as well where these may be more than 0, and then not many above `most`. UNCONFIRMED where it
-    has another peak there, or no end, and FINE where nothing was found.
+    Along curves as well where these may be more than 0 evaluations, and then not many above `most`.
+    UNCONFIRMED where it has another peak there, or no end, and FINE where nothing was found.
     """
     if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
-        return FINE, 0
-    deviations = _deviations(factor)
-    improper, used = _has_level_elbos(model, mean, deviations)
+        return Tails(FINE, 0)
+    improper, used = _has_level_elbos(model, mean, _deviations(factor))
     if improper:
-        return UNBOUNDED, used
-    status, more = status_of_marginals(model, mean, deviations, most - used)
-    return status, used + more
+        return Tails(UNBOUNDED, used)
+    found = tails_along_curves(model, mean, factor, most - used)
+    return found._replace(evaluations=used + found.evaluations)
 
 
 def _has_level_elbos(model: Model, mean: Array, deviations: Array) -> tuple[bool, int]:

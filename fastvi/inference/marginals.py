@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
-from typing import Any
+from itertools import chain, product
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import kernels
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
 from .kernel_calls import densities_or_zero, slopes_at
 from .model import Model
@@ -23,6 +24,10 @@ from .model import Model
 #: Distances from q's mean, in a unit of at least 1, as the coordinate is a logarithm: a density is asymptotic
 #: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
 _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0), 1 / 3
+
+#: A distance at which other peaks are looked for, and the nats by which the density there is higher. The
+#: deviation of a Gaussian from which a fit may start is that of q, up to this.
+_BEFORE, _HIGHER, _WIDEST = 4.0, 2.0, 1.0
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
 _ON_THE_WAY = (0.0, 1.0, 2.0, 4.0)
@@ -45,9 +50,10 @@ _END = 744.0
 #: Evaluations for sides on which the joint is level by itself, if there are more than those allowed.
 _LEAST_MOST = 300
 
-#: Newton steps to the mode of the others, and the length of the first where the precision is not definite:
-#: far from it deviations are short, and each next may be longer.
-_STEPS, _LONGEST, _LENGTHENED = 12, 3.0, 4.0
+#: Newton steps to the first mode of the others, and from one to the next, or to the first on the way. The
+#: length of the first step where the precision is not definite: far from the mode deviations are short, and
+#: each next may be longer.
+_STEPS, _MORE_STEPS, _LONGEST, _LENGTHENED = 8, 16, 3.0, 4.0
 
 #: Second derivatives in a unit that is near to the deviations; those by which a step changes the unit.
 _LEAST_BEND, _MOST_BEND, _FLATTEST, _STEEPEST = 0.05, 25.0, 1e-4, 1e12
@@ -67,37 +73,53 @@ _RIDGE, _LEAST, _LONGER, _ROUNDS = 1e-6, 1e-11, 1e6, 8
 _ASKEW, _UNEVEN = 5e-2, 0.2
 
 
-def status_of_marginals(model: Model, mean: Array, deviations: Array, most: float) -> tuple[int, int]:
-    """(UNBOUNDED, or UNCONFIRMED, where a log marginal density is level, or rises, far from q; evaluations).
+class Tails(NamedTuple):
+    """What is far from q."""
+
+    status: int  #: FINE, or what the posterior is known to be, or may be
+    evaluations: int
+    rival: Gaussian | None = None  #: where the density is so high that another fit should start there
+
+
+def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) -> Tails:
+    """UNBOUNDED, or UNCONFIRMED, where a log marginal density is level, or rises, far from q.
 
     FINE says nothing: coordinates are left out where all would take more evaluations than `most`, or where
     the mode of the others is not found or is lost in rounding.
     """
     if mean.size < 2 or most <= 0:
-        return FINE, 0
-    found = FINE
+        return Tails(FINE, 0)
+    found: int = FINE
+    rival, most_gained = None, _HIGHER
+    deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
         level, logarithms, used = _logarithms(model, mean, units)
         sides = level + [(k, side) for k, side in product(logarithms, (1.0, -1.0)) if (k, side) not in level]
-        left = [(_on_one_side, k, side) for k, side in sides]
-        for look, k, side in left:
+        # Those of which the mode is not found far out, after all others: of some there is none.
+        first = [(_on_one_side, k, side) for k, side in sides]
+        second, third = list[Any](), list[Any]()
+        for look, k, side in chain(first, second, third):
             if used >= (max(most, _LEAST_MOST) if (k, side) in level else most):
                 continue
             marginal = _Marginal(model, mean, deviations, k)
             status = look(marginal, mean[k], side * units[k])
-            used += marginal.evaluations
-            if status == UNBOUNDED:
-                return UNBOUNDED, used
-            if status is None:  # after all others, as it takes more
-                left.append((_step_by_step, k, side))
+            if status is None:
+                (second if marginal.modes else third).append((_step_by_step, k, side))
             found = status or found
-    return found, used
+            if status == UNBOUNDED:
+                return Tails(UNBOUNDED, used + marginal.evaluations)
+            gained = marginal.gain(mean, factor, most_gained)
+            if gained > most_gained:
+                rival, most_gained = marginal.highest[1], gained
+            used += marginal.evaluations
+    return Tails(found, used, rival)
 
 
 def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
     """As `_on_one_side`, with modes on the way, from which the next follow."""
     status: int | None = FINE
+    marginal.steps = _MORE_STEPS
     near = list(marginal.along(start + unit * np.array(_ON_THE_WAY)))
     if len(near) < 3:
         return status
@@ -117,7 +139,9 @@ def _on_one_side(marginal: _Marginal, start: float, unit: float) -> int | None:
     """What follows from a log marginal density on one side of `start`, as far as it is known, or None."""
     status: int = FINE
     places = start + unit * np.array(_DISTANCES)
-    first = marginal.at(places[0])
+    first = None
+    if marginal.modes or marginal.at(start + unit * _BEFORE) is not None:
+        first = marginal.at(places[0])
     if first is None:
         return None
     last, slope, fall, reached = first, -math.inf, math.nan, 0
@@ -176,10 +200,24 @@ class _Marginal:
     """Laplace's log marginal density of coordinate k, and how many evaluations it took."""
 
     def __init__(self, model: Model, mean: Array, deviations: Array, k: int) -> None:
-        self.model, self.k, self.evaluations = model, k, 0
+        self.model, self.k, self.deviation = model, k, deviations[k]
+        self.steps, self.evaluations = _STEPS, 0
         self.others = np.delete(np.arange(mean.size), k)
         self.mean, self.unit = self.first = mean[self.others], deviations[self.others]
         self.modes: list[tuple[float, Array]] = []  # (place, mode of the others) of the last two
+        self.highest: tuple[float, Gaussian | None] = -math.inf, None  # (density, a q there)
+
+    def gain(self, mean: Array, factor: Array, least: float) -> float:
+        """By how much the highest density that was found is above that at q's mean, if it is by `least`."""
+        highest, _ = self.highest
+        if highest == -math.inf:
+            return highest
+        self.evaluations += 1
+        # That of a q with this factor is not above the density.
+        volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
+        lowest = float(densities_or_zero(self.model, mean[None])[0]) + volume
+        density = self.at_first(mean[self.k]) if highest > lowest + least else None
+        return highest - (lowest if density is None else density)
 
     def along(self, places: Array) -> Iterator[float]:
         """The density at each, from the mode of the others at the one before, as long as one is found."""
@@ -193,7 +231,7 @@ class _Marginal:
         """The density where the coordinate is held, by Newton's method for the others."""
         mean, unit, step, highest = self.start(place), self.unit, None, -math.inf
         longest = _LONGEST
-        for _ in range(_STEPS):
+        for _ in range(self.steps):
             value, gradient, precision = self.bends(place, mean, unit)
             is_lower = value < highest - _AT * (1.0 + abs(highest))
             if is_lower or not np.isfinite(precision).all():
@@ -214,8 +252,14 @@ class _Marginal:
             left = along * along
             if is_near and is_definite and left[~is_ridge].sum() < _NEAR and left.sum() < _NEAR_ON_RIDGES:
                 self.mean, self.unit, self.modes = mean, unit, [*self.modes[-1:], (place, mean)]
+                self.steps = _MORE_STEPS
                 size = float(np.log(unit).sum() + np.log(lengths).sum())
-                return self.laplace(place, axes, np.flatnonzero(is_ridge), size)
+                density = self.laplace(place, axes, np.flatnonzero(is_ridge), size)
+                if density is not None and density > self.highest[0]:
+                    unit = np.insert(unit, self.k, min(self.deviation, _WIDEST))
+                    there = Gaussian._from_factor(self.points(place, mean[None])[0], np.diag(unit))
+                    self.highest = density, there
+                return density
             if not is_definite:
                 along *= longest / max(longest, float(np.linalg.norm(along)))
                 longest *= _LENGTHENED

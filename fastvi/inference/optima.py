@@ -20,6 +20,7 @@ import numpy as np
 from .. import kernels
 from ..common.statuses import is_fault
 from ..common.values import Array
+from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES
 from ..kernels.statuses import (
     CONTRADICTED,
@@ -34,7 +35,7 @@ from ..kernels.statuses import (
 )
 from .evidence import log_evidence
 from .expectations import fixed_draws, writable
-from .improper import has_light_tails, status_of_tails
+from .improper import has_light_tails, tails_of
 from .kernel_calls import densities_or_zero, lattice_space, restricted
 from .lockstep import together
 from .model import Model, target_of
@@ -91,6 +92,10 @@ class LatentFit(NamedTuple):
     report: Any
     trace: Array
     where: Array  #: the point of a fault of the log joint
+    rival: Gaussian | None = None  #: where the density is so high that another fit should start there
+    whitened: bool = (
+        False  #: whether its coordinates had the curvature of a mode that is confirmed: no ridges
+    )
 
     @property
     def leads_on(self) -> bool:
@@ -170,7 +175,7 @@ def or_improper(model: Model, fit: LatentFit) -> LatentFit:
     """A fit that no kernel has confirmed, with the status UNBOUNDED where the posterior is improper."""
     status, used, improper = fit.report.status, 0, False
     if status == CONVERGED:
-        status, used = status_of_tails(model, fit.mean, fit.factor, 0)
+        status, used, _ = tails_of(model, fit.mean, fit.factor, 0)
     elif status in _INCOMPLETE:
         light, used = has_light_tails(model, fit.mean, fit.factor)
         if not light:

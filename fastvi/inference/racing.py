@@ -126,6 +126,7 @@ class Start(NamedTuple):
     best: float = -math.inf  #: an ELBO that q here surely has: three standard errors below that over draws
     #: How far the mean log joint of its draws is from that of a Gaussian, in nats, where that was computed.
     off: float = math.inf
+    whitened: bool = False  #: whether the root has the curvature of the mode: q cannot end on a ridge
 
 
 def choose_start(model: Model, start: Any, family: str) -> Start:
@@ -145,7 +146,8 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     entering: list[Callable[[], list[_Runner]]] = []
     if not laplace.status:
         if agreed and off < _most_off(laplace):
-            return Start(laplace.mean, laplace.factor, laplace.scale, race.evaluations, off=off)
+            place = laplace.mean, laplace.factor, laplace.scale, race.evaluations
+            return Start(*place, off=off, whitened=True)
         own = partial(race.runners_at, [(laplace.mean, laplace.factor)])
         if agreed:
             race.enter(own, partial(race.of_widths, points[:1], _WIDTHS, 1))

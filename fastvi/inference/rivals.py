@@ -106,8 +106,10 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
     a deviation of 1, their common mean lacks 0.5 nats with a gradient of 1e-5. A family with correlations
     begins with the curvature, so with the ridges' lengths.
     """
-    mean, unit = q._mean, np.sqrt((q._factor**2).sum(axis=1))
     with np.errstate(all="ignore"):
+        mean, unit = q._mean, np.sqrt((q._factor**2).sum(axis=1))
+        if not np.isfinite([mean, unit]).all():
+            return Rival(None, 0)
         aside = _STEP * np.diag(unit)
         status, _, slopes = slopes_at(model, mean + np.concatenate([-aside, aside]), unit)
         used = 2 * q.dim * (1 if model._slopes_address else 2 * q.dim + 1)

@@ -22,10 +22,10 @@ from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
 from ..distributions.variational import Latent, TruncatedGaussian, Variational, latent_of
-from ..kernels.statuses import FINE, UNBOUNDED
+from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
 from .diagnostics import importance_ratios, latent_ratios, pareto_shape
 from .evidence import log_evidence
-from .improper import status_of_tails
+from .improper import tails_of
 from .kernel_calls import QUADRATURE_DIM, densities_or_zero, has_model
 from .lockstep import together
 from .model import Model
@@ -337,8 +337,9 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
     if is_known and r <= kernels.inference.laplace.DENSE and not improper:
         assert isinstance(latent, Latent)
         around = _parts_of(latent)[0][0]
-        tails, _ = status_of_tails(model, around._mean, around._factor, draws)
+        tails, _, rival = tails_of(model, around._mean, around._factor, draws)
         improper = tails == UNBOUNDED
+        tails = UNCONFIRMED if rival is not None else tails
     if improper:
         kl, close, far = Estimate(math.inf, 0.0, 0), False, True
     elif exact is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference.improper import status_of_tails
+from fastvi.inference.improper import tails_of
 from fastvi.inference.jumps import unseen_gradient
 from fastvi.inference.rivals import rival_of
 from fastvi.interop.blocks import block_model
@@ -246,7 +246,7 @@ def most_vague(z, degrees):
 @pytest.mark.parametrize("dim", [1, 3, 5])
 def test_heavy_tails_are_proper(log_joint, dim):
     model = fv.Model(log_joint, dim, (0.3,))
-    assert status_of_tails(model, np.zeros(dim), np.eye(dim), 1e9)[0] == FINE
+    assert tails_of(model, np.zeros(dim), np.eye(dim), 1e9)[0] == FINE
 
 
 @numba.njit

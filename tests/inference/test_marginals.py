@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference.improper import status_of_tails
+from fastvi.inference.improper import tails_of
 from fastvi.inference.marginals import _Marginal
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -269,7 +269,7 @@ def test_they_take_no_more_evaluations_than_allowed():
     """But for those of one coordinate on one side."""
     model = model_of_groups(groups, SCHOOLS, ERRORS, 0.0)
     mean = np.array([*SCHOOLS, 8.0, 2.0])
-    none, one, all_ = (status_of_tails(model, mean, np.eye(10), most)[1] for most in (0, 150, 1e9))
+    none, one, all_ = (tails_of(model, mean, np.eye(10), most)[1] for most in (0, 150, 1e9))
     assert none <= 100 < one < all_
 
 
