@@ -30,7 +30,7 @@ _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 1
 _BEFORE, _HIGHER, _WIDEST = 4.0, 2.0, 1.0
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
-_ON_THE_WAY = (0.0, 1.0, 2.0, 4.0)
+_ON_THE_WAY = (0.0, 1.0, 2.0, _BEFORE)
 
 #: A density that falls by more nats from one distance to the next is that of a finite mass, unless its slope
 #: is less than `_SLOWER` times that before: it may become level. From `_FAR` on by more than `_FLAT`. One not
@@ -50,10 +50,13 @@ _END = 744.0
 #: Evaluations for sides on which the joint is level by itself, if there are more than those allowed.
 _LEAST_MOST = 300
 
-#: Newton steps to the first mode of the others, and from one to the next, or to the first on the way. The
-#: length of the first step where the precision is not definite: far from the mode deviations are short, and
-#: each next may be longer.
-_STEPS, _MORE_STEPS, _LONGEST, _LENGTHENED = 8, 16, 3.0, 4.0
+#: Newton steps to the first mode of the others, and from one to the next, or to the first on the way.
+_STEPS, _MORE_STEPS = 10, 16
+
+#: Shares of a Newton step that are tried. Where the precision is not definite one has this length, which far
+#: from the mode may be short.
+_SHARES, _LONGEST = 4.0 ** -np.arange(8), 3.0
+_LONGER_SHARES = np.append(4.0 ** np.arange(4, 0, -1), _SHARES)
 
 #: Second derivatives in a unit that is near to the deviations; those by which a step changes the unit.
 _LEAST_BEND, _MOST_BEND, _FLATTEST, _STEEPEST = 0.05, 25.0, 1e-4, 1e12
@@ -97,7 +100,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         level, logarithms, used = _logarithms(model, mean, units)
         sides = level + [(k, side) for k, side in product(logarithms, (1.0, -1.0)) if (k, side) not in level]
         # Those of which the mode is not found far out, after all others: of some there is none.
-        first = [(_on_one_side, k, side) for k, side in sides]
+        first = [(_far_out if (k, side) in level else _on_one_side, k, side) for k, side in sides]
         second, third = list[Any](), list[Any]()
         for look, k, side in chain(first, second, third):
             if used >= (max(most, _LEAST_MOST) if (k, side) in level else most):
@@ -117,7 +120,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
 
 
 def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
-    """As `_on_one_side`, with modes on the way, from which the next follow."""
+    """As `_far_out`, with modes on the way, from which the next follow."""
     status: int | None = FINE
     marginal.steps = _MORE_STEPS
     near = list(marginal.along(start + unit * np.array(_ON_THE_WAY)))
@@ -127,7 +130,7 @@ def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
     if slope < min(_SLOWER * before, -_RISE):  # it falls, and not less and less
         return status
     place = start + unit * _ON_THE_WAY[len(near) - 1]
-    status = _on_one_side(marginal, start, unit) if len(near) == len(_ON_THE_WAY) else None
+    status = _far_out(marginal, start, unit, near[-1]) if len(near) == len(_ON_THE_WAY) else None
     if status is None:
         is_straight = min(before, slope) >= _RISE and abs(slope - before) <= _STRAIGHT * slope
         may_exceed = is_straight and near[-1] + slope * _to_the_end(place, unit) > near[0]
@@ -136,15 +139,23 @@ def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
 
 
 def _on_one_side(marginal: _Marginal, start: float, unit: float) -> int | None:
-    """What follows from a log marginal density on one side of `start`, as far as it is known, or None."""
+    """As `_far_out`, where the mode is found before."""
+    near = marginal.at(start + unit * _BEFORE)
+    return None if near is None else _far_out(marginal, start, unit, near)
+
+
+def _far_out(marginal: _Marginal, start: float, unit: float, near: float = math.inf) -> int | None:
+    """What follows from a log marginal density on one side of `start`, as far as it is known, or None.
+
+    `near` is that at the distance `_BEFORE`.
+    """
     status: int = FINE
     places = start + unit * np.array(_DISTANCES)
-    first = None
-    if marginal.modes or marginal.at(start + unit * _BEFORE) is not None:
-        first = marginal.at(places[0])
+    first = marginal.at(places[0])
     if first is None:
         return None
-    last, slope, fall, reached = first, -math.inf, math.nan, 0
+    slope = (first - near) / (_DISTANCES[0] - _BEFORE)
+    last, fall, reached = first, math.nan, 0
     for k, value in enumerate(marginal.along(places[1:]), 1):
         before, slope = slope, (value - last) / (_DISTANCES[k] - _DISTANCES[reached])
         last, fall, reached = value, last - value, k
@@ -229,18 +240,13 @@ class _Marginal:
 
     def at(self, place: float) -> float | None:
         """The density where the coordinate is held, by Newton's method for the others."""
-        mean, unit, step, highest = self.start(place), self.unit, None, -math.inf
-        longest = _LONGEST
+        mean, unit = self.start(place), self.unit
         for _ in range(self.steps):
             value, gradient, precision = self.bends(place, mean, unit)
-            is_lower = value < highest - _AT * (1.0 + abs(highest))
-            if is_lower or not np.isfinite(precision).all():
-                if step is None:
-                    unit = 0.1 * unit  # the log joint fails so near
-                else:
-                    mean, step, longest = mean - 0.75 * step, 0.25 * step, 0.25 * longest
+            if not np.isfinite(precision).all():
+                unit = 0.1 * unit  # the log joint fails so near
                 continue
-            highest, diagonal = value, precision.diagonal()
+            diagonal = precision.diagonal()
             ratio = 1.0 / np.sqrt(np.clip(np.abs(diagonal), _FLATTEST, _STEEPEST))
             unit = unit * ratio
             eigenvalues, axes = np.linalg.eigh(precision * ratio * ratio[:, None])
@@ -260,11 +266,18 @@ class _Marginal:
                     there = Gaussian._from_factor(self.points(place, mean[None])[0], np.diag(unit))
                     self.highest = density, there
                 return density
+            shares = _SHARES
             if not is_definite:
-                along *= longest / max(longest, float(np.linalg.norm(along)))
-                longest *= _LENGTHENED
-            step = axes @ along
-            mean = mean + step
+                along *= _LONGEST / max(_LONGEST, float(np.linalg.norm(along)))
+                shares = _LONGER_SHARES
+            means = mean + np.outer(shares, axes @ along)
+            values = densities_or_zero(self.model, self.points(place, means))
+            self.evaluations += len(values)
+            # The longest of those that are as good as the best.
+            best = int(np.argmax(values > values.max() - _AT * (1.0 + abs(value))))
+            if not values[best] > value - _AT * (1.0 + abs(value)):
+                return None
+            mean = means[best]
         return None
 
     def at_first(self, place: float) -> float | None:
