@@ -55,7 +55,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
 from .racing import Start, choose_start
 from .results import Fit, fit_of_report, q_of
-from .rivals import along_ridges, rival_of
+from .rivals import along_axes, along_ridges, rival_of
 from .saturation import with_its_error
 from .starts import check_start, start_of
 
@@ -89,8 +89,11 @@ _SPENT, _SPENT_EACH = 200, 64
 #: is level as far as rounding lets q go, and is not known to end there.
 _ON_A_RISE = 0.5
 
-#: How a fit may end on a ridge, short of the optimum.
-_ON_RIDGES = CONVERGED, STEPS_EXHAUSTED, STUCK
+#: How a fit may end on a ridge or a plateau, short of the optimum.
+_SHORT = CONVERGED, STEPS_EXHAUSTED, STUCK, OVERFITTED
+
+#: Evaluations for moves of single coordinates, eight of each, as a share of those of the fit.
+_OF_AXES = 0.03
 
 #: Fits from rivals, each of which has a higher ELBO than the one before.
 _RIVALS = 3
@@ -443,9 +446,13 @@ def draws_fit(
     spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
     for _ in range(_RIVALS):
         report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
-        rival = None if is_local else found.rival
-        if rival is None and report.status in _ON_RIDGES and not found.whitened:
+        rival, ended = None if is_local else found.rival, report.status in _SHORT
+        if rival is None and ended and not found.whitened:
             rival, more = along_ridges(model, q, family)
+            used += more
+        few = 8 * model.latent_dim <= _OF_AXES * report.evaluations
+        if rival is None and ended and few and not is_local:
+            rival, more = along_axes(model, q)
             used += more
         if rival is None and report.status == CONVERGED and not is_local:
             most = max(report.evaluations, spent)

@@ -45,6 +45,11 @@ _MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
 #: direction is a ridge, and how many are looked at, the flattest first.
 _STEP, _RIDGE, _RIDGES = 0.1, 1e-3, 4
 
+#: Lengths of the moves of single coordinates, nats by which the log joint must be higher there, and how much
+#: narrower q is tried.
+_LENGTHS, _MORE_AT_A_POINT = (4.0, 8.0, 12.0, 16.0, -4.0, -8.0, -12.0, -16.0), 2.0
+_NARROWER = 10.0 ** -np.arange(5.0)
+
 #: Distances along a ridge, in q's deviations, and nats by which the ELBO of a rival is higher.
 _DISTANCES, _HIGHER = np.outer([1.0, -1.0], 10.0 ** np.arange(9.0)).ravel(), 0.02
 
@@ -130,6 +135,29 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
             (before, *_), (after, *_) = (elbo_over(model, mean, f, draws) for f in (q._factor, factor))
             gain, used = gain + after - before, used + 2 * len(draws)
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used)
+
+
+def along_axes(model: Model, q: Gaussian) -> Rival:
+    """A q, perhaps a narrower one, with another value of one coordinate.
+
+    Where the deviation of groups is as small as its prior has it, their standard effects are all but 0, and q
+    is on a plateau; with another deviation the same small effects reach the data.
+    """
+    with np.errstate(all="ignore"):
+        unit = np.maximum(np.sqrt((q._factor**2).sum(axis=1)) / 3.0, 1.0)
+        moves = np.concatenate([length * np.diag(unit) for length in _LENGTHS])
+        values = densities_or_zero(model, np.concatenate([q._mean[None], q._mean + moves]))
+        best, used = int(np.argmax(values[1:])), len(values)
+        if not values[1 + best] > values[0] + _MORE_AT_A_POINT:
+            return Rival(None, used)
+        draws = writable(fixed_draws(2, _PAIRS, q.dim))
+        highest, *_ = elbo_over(model, q._mean, q._factor, draws)
+        found, highest = None, highest + _LOWER
+        for share in _NARROWER:
+            value, *_ = elbo_over(model, q._mean + moves[best], share * q._factor, draws)
+            if value > highest:
+                found, highest = Gaussian._from_factor(q._mean + moves[best], share * q._factor), value
+    return Rival(found, used + (1 + len(_NARROWER)) * len(draws))
 
 
 def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, float, int]:
