@@ -98,7 +98,8 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
         level, logarithms, used = _logarithms(model, mean, units)
-        sides = level + [(k, side) for k, side in product(logarithms, (1.0, -1.0)) if (k, side) not in level]
+        # Scales go to 0 rather than to infinity.
+        sides = level + [(k, side) for side, k in product((-1.0, 1.0), logarithms) if (k, side) not in level]
         # Those of which the mode is not found far out, after all others: of some there is none.
         first = [(_far_out if (k, side) in level else _on_one_side, k, side) for k, side in sides]
         second, third = list[Any](), list[Any]()
@@ -155,15 +156,14 @@ def _far_out(marginal: _Marginal, start: float, unit: float, near: float = math.
     if first is None:
         return None
     slope = (first - near) / (_DISTANCES[0] - _BEFORE)
-    last, fall, reached = first, math.nan, 0
+    last, fall, reached = first, near - first, 0
     for k, value in enumerate(marginal.along(places[1:]), 1):
         before, slope = slope, (value - last) / (_DISTANCES[k] - _DISTANCES[reached])
         last, fall, reached = value, last - value, k
         if fall > (_LEVEL if _DISTANCES[k] < _FAR else _FLAT) and not slope > _SLOWER * before:
             return status
-    if not reached:
-        return status
-    if min(abs(fall), abs(last - first)) <= _FLAT or (_DISTANCES[reached] >= _FAR and fall <= _FLAT):
+    is_level = min(abs(fall), abs(last - first)) <= _FLAT and reached > 0
+    if is_level or (_DISTANCES[reached] >= _FAR and fall <= _FLAT):
         status = UNBOUNDED
     elif fall <= -_RISE:
         density = marginal.at_first(start)
