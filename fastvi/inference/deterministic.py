@@ -469,6 +469,8 @@ def draws_fit(
         if not other.report.elbo > report.elbo + (_ON_A_RISE if report.status == UNCONFIRMED else 0.0):
             break
         found = other
+        if found.report.status == OVERFITTED:  # another one would take as many draws again
+            break
     return found._replace(report=found.report._replace(evaluations=used))
 
 

@@ -25,9 +25,9 @@ from .model import Model
 #: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
 _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0), 1 / 3
 
-#: A distance at which other peaks are looked for, and the nats by which the density there is higher. The
-#: deviation of a Gaussian from which a fit may start is that of q, up to this.
-_BEFORE, _HIGHER, _WIDEST = 4.0, 2.0, 1.0
+#: A distance before, and beyond those at which it falls, where other peaks are looked for; the nats by which
+#: the density there is higher; and the largest deviation of a Gaussian from which a fit then starts.
+_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 16.0), 2.0, 1.0
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
 _ON_THE_WAY = (0.0, 1.0, 2.0, _BEFORE)
@@ -103,16 +103,25 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         # Those of which the mode is not found far out, after all others: of some there is none.
         first = [(_far_out if (k, side) in level else _on_one_side, k, side) for k, side in sides]
         second, third = list[Any](), list[Any]()
+        seen: list[tuple[_Marginal, float]] = []
         for look, k, side in chain(first, second, third):
             if used >= (max(most, _LEAST_MOST) if (k, side) in level else most):
                 continue
             marginal = _Marginal(model, mean, deviations, k)
             status = look(marginal, mean[k], side * units[k])
+            used += marginal.evaluations
+            if status == UNBOUNDED:
+                return Tails(UNBOUNDED, used)
             if status is None:
                 (second if marginal.modes else third).append((_step_by_step, k, side))
+            elif marginal.modes:
+                seen.append((marginal, side * units[k]))
             found = status or found
-            if status == UNBOUNDED:
-                return Tails(UNBOUNDED, used + marginal.evaluations)
+        for marginal, unit in seen:
+            used -= marginal.evaluations
+            if used + marginal.evaluations < most:
+                for place in mean[marginal.k] + unit * np.array(_BEYOND):
+                    marginal.at(place)
             gained = marginal.gain(mean, factor, most_gained)
             if gained > most_gained:
                 rival, most_gained = marginal.highest[1], gained
