@@ -22,6 +22,7 @@ from .kernel_calls import QUADRATURE_DIM, fault_point, has_model, workspace
 from .model import Model, checked_model, target_of
 from .modes import modes_of
 from .saturation import elbo_error, evidence_error
+from .starts import far_start
 
 #: p and q are integrated on q's lattice, unless p is more than 20 times wider than q, or its centre more than
 #: 20 of q's standard deviations away.
@@ -60,7 +61,19 @@ def _integral(
 
 
 def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
-    """The log evidence, and the mean and the factor of Laplace's approximations to all modes."""
+    """The log evidence, and the mean and the factor of Laplace's approximations to all modes.
+
+    Without a start, from far away where the density is much higher, if it is not known from the origin.
+    """
+    found = _evidence_from(model, start, rtol)
+    if start is None and not found[0].error < math.inf and not model._calls_are_expensive:
+        far = far_start(model)
+        return found if far is None else _evidence_from(model, model._support.to_model(far[None])[0][0], rtol)
+    return found
+
+
+def _evidence_from(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, Array]:
+    """The same from a start."""
     modes, heights = modes_of(model, start)
     first, space = modes[0], workspace("evidence", modes[0].mean.size, model.dim)
     found = tuple(np.array(parts) for parts in zip(*modes, strict=True))

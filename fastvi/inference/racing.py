@@ -39,12 +39,14 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model
 from .starts import (
+    MUCH,
     Laplace,
     ascent,
     check_start,
     gaussians_at,
     laplace_from,
     mean_curvature,
+    moved,
     newtons_laplace,
     nudged,
     start_of,
@@ -76,10 +78,8 @@ _OFF = 0.1
 
 #: Where the best runner's ELBO is so many nats per dimension below zero, the data may be in other units than
 #: the paths start from: of 160 fits of groups with numbers of 1e4 59 did not converge. Single coordinates are
-#: moved by these lengths, so often, as long as each move gains so many nats per dimension. Each move takes 92
-#: points for a dimension, in up to so many.
-_VERY_LOW, _MOVES, _MUCH, _MOVED_DIM = -40.0, 8, 10.0, 200
-_LENGTHS = 2.0 ** np.arange(-2, 21)
+#: moved, which takes 92 points for a dimension and each move, in up to so many dimensions.
+_VERY_LOW, _MOVED_DIM = -40.0, 200
 
 #: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.
 _PAIRS, _STEPS, _ROUNDS, _ARRIVED = 6, 8, 6, 0.15
@@ -161,9 +161,9 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
         partial(race.of_widths, points[:1], _WIDTHS, 2),
         partial(race.of_widths, points[1:], _WIDTHS, 1),
     )
-    moved = race.moved(points[0])
-    if moved is not None:
-        race.enter(partial(race.of_path, moved), partial(race.of_widths, [moved], _WIDTHS, 2))
+    far = race.moved(points[0])
+    if far is not None:
+        race.enter(partial(race.of_path, far), partial(race.of_widths, [far], _WIDTHS, 2))
     return race.winner((laplace.status, laplace.where) if laplace.status else race.fault)
 
 
@@ -408,19 +408,9 @@ class _Race:
         # Functions of arrays in Python may warn so far out.
         if best > _VERY_LOW * dim or dim > _MOVED_DIM or self.model._calls_are_expensive:
             return None
-        pair = _draws(5, 1, dim)[:, None]
-        moves = np.concatenate([side * length * np.eye(dim) for length in _LENGTHS for side in (1.0, -1.0)])
-        highest = -math.inf
-        for _ in range(_MOVES):
-            values = (
-                densities_or_zero(self.model, (x + pair + moves).reshape(-1, dim)).reshape(2, -1).mean(axis=0)
-            )
-            self.evaluations += 2 * len(moves)
-            k = int(np.argmax(values))
-            if not values[k] > highest + _MUCH * dim:
-                break
-            highest, x = float(values[k]), x + moves[k]
-        return x if highest > best + _MUCH * dim else None
+        x, highest, used = moved(self.model, x, _draws(5, 1, dim))
+        self.evaluations += used
+        return x if highest > best + MUCH * dim else None
 
     def of_path(self, x: Array) -> list[_Runner]:
         """A runner from the best Gaussian on L-BFGS's path from x to a mode (Zhang et al., JMLR 23, 2022)."""
