@@ -66,6 +66,7 @@ _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
 _log_evidence = external("kernels.inference.entry_points.log_evidence")
 _panel_workspace = external("kernels.inference.entry_points.panel_workspace")
+_far_start = external("kernels.inference.entry_points.far_start")
 _find_modes = external("kernels.inference.entry_points.find_modes")
 _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
 _mass_of_gaps = external("kernels.inference.entry_points.mass_of_gaps")
@@ -604,18 +605,25 @@ def log_evidence(model, dim, rtol):
     target = log_joint, 0, np.empty(0), table, kinds, bounds
     means, log_masses = np.zeros((starts + 1, latent)), np.empty(starts + 1)
     factors, laplace_space = np.empty((starts + 1, latent, latent)), _laplace_workspace((latent, dim))
-    fault, used = _laplace((target, means[0], np.ones(latent), factors[0], laplace_space))
-    if fault != statuses.FINE:
-        return math.nan, math.inf, used
-    found = means, factors, log_masses
-    heights = np.empty(_count_of(latent))
-    modes = _find_modes((target, found, np.empty((starts, latent)), heights, laplace_space))
+    heights, panel = np.empty(_count_of(latent)), _panel_workspace((latent, dim, BLOCK))
     mean, factor, space = np.empty(latent), np.empty((latent, latent)), _evidence_workspace((latent, dim))
-    found = means[:modes], factors[:modes], log_masses[:modes]
-    status, value, error, nodes = _log_evidence((target, found, rtol, mean, factor, space))
-    if status != statuses.FINE:
-        return math.nan, math.inf, nodes
-    panel = _panel_workspace((latent, dim, BLOCK))
-    share = _lost_by_evidence((target, means[0], value, panel))
-    share += _mass_of_gaps((target, means[0], factors[0], heights, value, panel))
-    return value, error + _error_of_share(share), nodes
+    value, error, nodes = math.nan, math.inf, 0
+    for round_ in range(2):
+        if round_ == 1:
+            # From far away where the density is much higher, if it is not known from the origin.
+            fill_vector(0.0, means[0])
+            if error < math.inf or not _far_start((target, means[0], laplace_space)):
+                break
+        fault, nodes = _laplace((target, means[0], np.ones(latent), factors[0], laplace_space))
+        if fault != statuses.FINE:
+            return math.nan, math.inf, nodes
+        found = means, factors, log_masses
+        modes = _find_modes((target, found, np.empty((starts, latent)), heights, laplace_space))
+        found = means[:modes], factors[:modes], log_masses[:modes]
+        status, value, error, nodes = _log_evidence((target, found, rtol, mean, factor, space))
+        if status != statuses.FINE:
+            return math.nan, math.inf, nodes
+        share = _lost_by_evidence((target, means[0], value, panel))
+        share += _mass_of_gaps((target, means[0], factors[0], heights, value, panel))
+        error += _error_of_share(share)
+    return value, error, nodes

@@ -39,14 +39,12 @@ from .kernel_calls import (
 from .lockstep import together
 from .model import Model
 from .starts import (
-    MUCH,
     Laplace,
     ascent,
     check_start,
     gaussians_at,
     laplace_from,
     mean_curvature,
-    moved,
     newtons_laplace,
     nudged,
     start_of,
@@ -78,7 +76,7 @@ _OFF = 0.1
 
 #: Where the best runner's ELBO is so many nats per dimension below zero, the data may be in other units than
 #: the paths start from: of 160 fits of groups with numbers of 1e4 59 did not converge. Single coordinates are
-#: moved, which takes 92 points for a dimension and each move, in up to so many dimensions.
+#: moved then, which takes 92 points for a dimension and each move, in up to so many dimensions.
 _VERY_LOW, _MOVED_DIM = -40.0, 200
 
 #: The race: pairs of draws, steps of a round, rounds, and the gradient at which a runner has arrived.
@@ -161,9 +159,9 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
         partial(race.of_widths, points[:1], _WIDTHS, 2),
         partial(race.of_widths, points[1:], _WIDTHS, 1),
     )
-    far = race.moved(points[0])
-    if far is not None:
-        race.enter(partial(race.of_path, far), partial(race.of_widths, [far], _WIDTHS, 2))
+    moved = race.moved(points[0])
+    if moved is not None:
+        race.enter(partial(race.of_path, moved), partial(race.of_widths, [moved], _WIDTHS, 2))
     return race.winner((laplace.status, laplace.where) if laplace.status else race.fault)
 
 
@@ -408,9 +406,18 @@ class _Race:
         # Functions of arrays in Python may warn so far out.
         if best > _VERY_LOW * dim or dim > _MOVED_DIM or self.model._calls_are_expensive:
             return None
-        x, highest, used = moved(self.model, x, _draws(5, 1, dim))
-        self.evaluations += used
-        return x if highest > best + MUCH * dim else None
+        known, pair = kernels.inference.modes, _draws(5, 1, dim)[:, None]
+        moves = np.concatenate([side * x * np.eye(dim) for x in known.LENGTHS for side in (1.0, -1.0)])
+        highest, much = -math.inf, known.MUCH * dim
+        for _ in range(known.MOVES):
+            points = (x + pair + moves).reshape(-1, dim)
+            values = densities_or_zero(self.model, points).reshape(2, -1).mean(axis=0)
+            self.evaluations += len(points)
+            k = int(np.argmax(values))
+            if not values[k] > highest + much:
+                break
+            highest, x = float(values[k]), x + moves[k]
+        return x if highest > best + much else None
 
     def of_path(self, x: Array) -> list[_Runner]:
         """A runner from the best Gaussian on L-BFGS's path from x to a mode (Zhang et al., JMLR 23, 2022)."""

@@ -84,10 +84,6 @@ _ASIDE, _LEAST_BEND, _MOST_BEND, _UNITS, _INWARD = 0.2, 0.05, 25.0, 10.0 ** -np.
 #: differences in deviations.
 _CURVATURE_PAIRS, _CURVATURE_STEP = 40, 1e-3
 
-#: Single coordinates are moved by these lengths, so often, as long as each move gains so many nats for each
-#: dimension.
-_MOVE_LENGTHS, _MOVES, MUCH = 2.0 ** np.arange(-2, 21), 8, 10.0
-
 #: How far from a point a search begins, in deviations.
 _NUDGE = 1e-6
 
@@ -160,30 +156,12 @@ def is_near(point: Array, part: Gaussian) -> bool:
     return bool(np.abs(np.linalg.solve(part._factor, point - part._mean)).max() < 1.0)
 
 
-def moved(model: Model, x: Array, noise: Array) -> tuple[Array, float, int]:
-    """(A point to which moves of single coordinates lead, the log density there, evaluations).
-
-    Of a row of `noise` around it, the mean of all: where groups are as far apart as in a pair of draws, their
-    deviation does not go to zero.
-    """
-    dim, highest, used = x.size, -math.inf, 0
-    moves = np.concatenate([side * length * np.eye(dim) for length in _MOVE_LENGTHS for side in (1.0, -1.0)])
-    for _ in range(_MOVES):
-        points = (x + noise[:, None] + moves).reshape(-1, dim)
-        values = densities_or_zero(model, points).reshape(len(noise), -1).mean(axis=0)
-        used += len(points)
-        k = int(np.argmax(values))
-        if not values[k] > highest + MUCH * dim:
-            break
-        highest, x = float(values[k]), x + moves[k]
-    return x, highest, used
-
-
 def far_start(model: Model) -> Array | None:
     """A point where the density is much higher than at the origin, to which moves of coordinates lead."""
-    origin = np.zeros((1, model.latent_dim))
-    x, highest, _ = moved(model, origin[0], origin)
-    return x if highest > float(densities_or_zero(model, origin)[0]) + MUCH * x.size else None
+    x, space = np.zeros(model.latent_dim), workspace("laplace", model.latent_dim, model.dim)
+    is_moved = kernels.inference.entry_points.far_start(target_of(model), x, space)
+    model._raise_pending()
+    return x if is_moved else None
 
 
 def nudged(point: Array, guess: float = 1.0) -> Array:

@@ -493,6 +493,27 @@ def mode_starts(mean, factor, out):
 
 
 @exported
+def far_start(target, x, space):
+    """Move single coordinates of a latent point to where the density is much higher; whether any was."""
+    target, space, x = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space)), borrow(x)
+    dim, problem, moved = x.size, _problem(target, 0), False
+    moves = np.zeros((2 * modes.LENGTHS.size * dim + 1, dim))
+    for k in range(modes.LENGTHS.size):
+        for i in range(dim):
+            moves[2 * (k * dim + i), i], moves[2 * (k * dim + i) + 1, i] = modes.LENGTHS[k], -modes.LENGTHS[k]
+    values, unit, here = np.empty(moves.shape[0]), np.ones((1, dim)), moves.shape[0] - 1
+    for _ in range(modes.MOVES):
+        draws_fits.densities_or_zero(target.log_joint, problem, moves, x, unit, space.panel, values)
+        best = np.argmax(values)
+        if not values[best] > values[here] + modes.MUCH * dim:
+            break
+        for i in range(dim):
+            x[i] += moves[best, i]
+        moved = True
+    return moved
+
+
+@exported
 def find_modes(target, found, starts, heights, space):
     """Write the modes of a model, of which the first row has a first approximation; how many they are.
 

@@ -44,6 +44,11 @@ RISE, RISE_IN_PLANE = 0.05, 3.0
 MOST_TRIES, APART = 8, 0.1
 
 
+#: Where the data are in other units than the origin single coordinates are moved by these lengths, so often,
+#: as long as each move gains so many nats for each dimension.
+LENGTHS, MOVES, MUCH = 2.0 ** np.arange(-2, 21), 8, 10.0
+
+
 class Modes(NamedTuple):
     """Laplace's approximations at modes, in latent coordinates; one row more than there are starts."""
 
