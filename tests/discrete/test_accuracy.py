@@ -53,8 +53,6 @@ def truth(function, p, q, **keywords):
 def assert_right(function, p, q, tolerance=1e-13, **keywords):
     value, expected = call(function, p, q, **keywords), truth(function, p, q, **keywords)
     assert type(value) is float
-    if function[0] in ROOTED and not keywords.get("log") and expected**2 < mpf(5e-324) / 2**54:
-        expected = mpf(0)  # the sum of squares is below the floats, even scaled
     assert value >= 0.0 or (keywords.get("mass") == "any" and "entropy" in function[0])
     error = reference.relative_error(value, expected) if value >= 0 else relative_signed(value, expected)
     assert error <= tolerance, f"got {value!r}, expected {mp.nstr(expected, 20)}"
@@ -904,3 +902,26 @@ def test_roots_of_logarithms_that_differ_far_below(function):
     for small, smaller in rng.uniform((1000.0, 1400.0), (1400.0, 2400.0), (60, 2)):
         p, q = np.array([-0.16, -smaller]), np.array([0.0, -small])
         assert_right(function, p, q, 1e-14, log=True, mass="normalize")
+
+
+@over([(name, {}) for name in ROOTED] + [("renyi", {"alpha": math.inf})])
+@pytest.mark.parametrize("small", [(1.5e-323,), (3e-320, 2e-310), (1.4e-257, 5e-252), (0.0, 1e-290, 1e-305)])
+def test_differences_of_entries_that_are_no_normal_numbers(small, function):
+    """The root of a square below the floats, and the largest of differences near 1e-310."""
+    few, near = np.array([*small, 1.0]), np.array([*small, 1.0 + 1e-9])
+    apart = np.array([*np.nextafter(small, 1.0), 1.0])
+    for p, q in ((few, near), (few, apart), (np.append(few, 0.3), np.append(2.0 * apart, 2.0 * 0.3))):
+        for repeats in (1, 30):
+            pair = np.repeat(p, repeats), np.repeat(q, repeats)
+            assert_right(function, *pair, mass="normalize")
+            if function[0] != "renyi":
+                assert_right(function, *pair, mass="any")
+        assert_right(function, p * 2.0**860, q * 2.0**863, mass="normalize")
+
+
+def test_the_largest_of_many_equal_ratios():
+    """That of all entries but one is 1 + 3e-257: differences of entries near 1e-78 are no normal numbers."""
+    p = np.array([0.9, 0.1, 1e-40, 6e-78, 2e-96, 1.9e-302])
+    q = p.copy()
+    q[-1] = 3.1e-257
+    assert_right(("renyi", {"alpha": math.inf}), p, q, mass="normalize")

@@ -7,6 +7,9 @@ from scipy.special import logsumexp
 
 F32 = np.float32
 
+#: What `mass` may be for any masses.
+_BOTH = ["normalize", "any"]
+
 
 class Case(NamedTuple):
     """Two arrays as they are passed; with `repeats`, each entry is meant so many times."""
@@ -85,7 +88,7 @@ def _with_zeros(rng):
     p, q = _zeros(rng, *_two(rng, _lengths(rng)))
     if rng.random() < 0.5:
         p[q == 0.0] = 0.0
-    return Case("zeros", p, q, str(rng.choice(["normalize", "any"])))
+    return Case("zeros", p, q, str(rng.choice(_BOTH)))
 
 
 def _counts(rng):
@@ -106,7 +109,7 @@ def _huge_or_tiny(rng):
     p, q = p / p.max(), q / q.max()
     f = 10.0 ** rng.uniform(-280, 275)
     g = f * 10.0 ** rng.choice([0.0, 1.0, -30.0]) if abs(np.log10(f)) < 240 else f
-    return Case("huge or tiny", p * f, q * g, str(rng.choice(["normalize", "any"])))
+    return Case("huge or tiny", p * f, q * g, str(rng.choice(_BOTH)))
 
 
 def _tiny_entries(rng):
@@ -118,6 +121,24 @@ def _tiny_entries(rng):
         keep = np.arange(p.size) != k
         q[keep] = p[keep]
     return Case("tiny entries", p, q)
+
+
+def _tiny_differences(rng):
+    """The large entries are nearly multiples of each other, and the small ones differ by no normal number."""
+    n = int(rng.integers(2, 20))
+    large, scale = int(rng.integers(1, n)), 2.0 ** rng.choice([0, 0, 150, 660, 930])
+    p = 10.0 ** rng.uniform(-5.0, 0.0, size=n)
+    p[large:] = 10.0 ** rng.uniform(-323.0, rng.choice([-318.0, -300.0, -150.0]), size=n - large)
+    q, way = p.copy(), rng.integers(4)
+    if way == 0:
+        q[0] *= 1.0 + 10.0 ** rng.uniform(-15.9, -0.1)
+    elif way == 1:
+        q[large:] = np.nextafter(q[large:], 1.0)
+    elif way == 2:
+        q[large:] *= np.abs(1.0 + 10.0 ** rng.uniform(-16, 1) * rng.normal(size=n - large))
+    else:
+        p[large:] *= rng.random(n - large) < 0.5
+    return Case("tiny differences", p * scale, q * scale * rng.choice([1.0, 8.0]), str(rng.choice(_BOTH)))
 
 
 def _wide(rng):
@@ -280,7 +301,7 @@ def _log_alone(rng):
     p[rng.random(n) < 0.4] = -np.inf
     q[rng.random(n) < rng.choice([0.0, 0.0, 0.4])] = -np.inf
     p[k], q[k] = 0.0, rng.choice([0.0, 1e-9, rng.normal()])
-    return Case("log, alone", p, q, str(rng.choice(["normalize", "any"])), True)
+    return Case("log, alone", p, q, str(rng.choice(_BOTH)), True)
 
 
 def _alone(rng):
@@ -306,6 +327,7 @@ KINDS = {
         _proportional,
         _huge_or_tiny,
         _tiny_entries,
+        _tiny_differences,
         _wide,
         _float32,
         _wide_float32,

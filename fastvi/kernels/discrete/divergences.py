@@ -53,7 +53,7 @@ from .normalized import (
 )
 from .registry import NO_THETA, ROWS
 from .short_rows import SHORT
-from .wide import is_wide
+from .wide import LEAST_SQUARE, is_wide
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -80,7 +80,7 @@ def _careful(p, q, masses, theta, mass):
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
         return math.inf
     if mass == NORMALIZE and is_wide(p, q, masses):
-        return wide(p, q, masses, theta)  # noqa: F821
+        return wide(p, q, masses, theta, mass)  # noqa: F821
     a = 0.0
     precise = orders and mass != ANY and sensitivity(theta) > SMALL_ORDER  # noqa: F821
     if mass == ANY:
@@ -113,6 +113,8 @@ def _careful(p, q, masses, theta, mass):
             else:
                 normalization = without_excess(p, q, normalization)
         size = p.size
+    if root and a < LEAST_SQUARE:  # noqa: F821
+        return wide(p, q, masses, theta, mass)  # noqa: F821
     if a > LIFT:
         a = large(p, q, normalization, theta, a)  # noqa: F821
     if a < math.inf:
@@ -231,6 +233,7 @@ def _assemble(row):
         infinite=infinite,
         wide=wide_.assemble(name, row, finish),
         orders=bool(row.orders),
+        root=row.root,
         in_one_pass=scaled.assemble(name, row.term),
         all_sums=scaled.make_sums(name, term, entry),
         correct=scaled.make_correction(name, term),

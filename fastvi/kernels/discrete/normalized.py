@@ -225,6 +225,16 @@ def entry(p, q, normalization):
     return x * inverse_p, y * (LIFT / n.mass_q), d * (inverse_p * inverse_base * UNLIFT)
 
 
+@kernel
+def relative_difference(p, q, normalization):
+    """(p - q) / q of two entries > 0 over their masses, also where p - q is no normal number."""
+    n = normalization
+    x, y = np.float64(p) * n.scale_p, np.float64(q) * n.scale_q
+    # The products are multiples of so large a number that their difference has its digits.
+    ratio = (cross_difference(x, n.base_q, y, n.base_p) / y - n.first) - n.second
+    return ratio / n.base_q * (n.mass_q / n.mass_p)
+
+
 @adder
 def _excess(p, q, normalization):
     total = 0.0

@@ -72,6 +72,9 @@ _LEAST_LOG32 = 0.7
 #: Least logarithm of a sum of powers in which roundings of exponents do no harm: their parts are up to 750.
 _LEAST_FAR = 5.0
 
+#: Factor of lifted entries whose differences are compared with each other.
+_RAISED = 2.0**400
+
 #: Factor of float32 entries that makes subnormals normal numbers.
 _LIFT32 = np.float32(2.0**24)
 
@@ -309,9 +312,11 @@ def _largest_difference(p, q, masses):
     """The largest (p - q) / q of normalised entries; NaN where these are too near each other."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    scales, top = scaled.corrected(p, q, scaled.Scales(LIFT / masses.p, LIFT / masses.q, 0.0)), 0.0
-    if math.isnan(scales.change):
+    s = scaled.corrected(p, q, scaled.Scales(LIFT / masses.p, LIFT / masses.q, 0.0))
+    if math.isnan(s.change):
         return math.nan
+    # Differences of entries near 1e-300 are to be normal numbers.
+    scales, top = scaled.Scales(s.p * _RAISED, s.q * _RAISED, s.change * _RAISED), 0.0
     for low in range(0, p.size, CHUNK):
         u, v = p[low : low + CHUNK], q[low : low + CHUNK]
         if _exceeded_by(u, v, scales, top) > 0:
@@ -443,6 +448,9 @@ def renyi(p, q, theta, mass):
             value = _far_renyi(p, q, masses, alpha)
     if 0.0 < value < math.inf:
         return value
+    if alpha > _AS_INFINITE:
+        # All entries count, also those whose differences are no normal numbers.
+        return _renyi_wide(p, q, alpha, make_wide(p, q, masses, 1.0))
     return _renyi_plain(p, q, alpha, exact_normalization(p, q, normalization))
 
 

@@ -1,8 +1,10 @@
-"""Distributions whose entries span more than floats do, so that some underflow when they are normalised.
+"""Entries and differences that underflow when they are normalised, and squares that do beside their roots.
 
 Of (1, 1e-100) and (1e280, 1e-100), the second entry of q over its mass is 1e-380. Terms are made there as for
 log-probabilities (`logarithmic`): of the logarithm of the ratio of two entries, known to twice the digits.
-Entries that do not underflow are those of `normalized`. Used by `divergences` and `renyi`.
+Entries that do not underflow are those of `normalized`, and their differences come from the relative ones:
+of (1, 1e-320) and (1 + 1e-9, 1e-320), the second is 1e-329, and the Hellinger distance is 4e-170. Used by
+`divergences` and `renyi`.
 """
 
 from __future__ import annotations
@@ -13,18 +15,21 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compiler import formula, inlined, kernel, specialise
-from ..numerics.elementary import log_quotient, log_ratio
+from ..numerics.elementary import log_quotient
 from ..numerics.error_free import add_compensated, two_sum
 from . import logarithmic
 from .logarithmic import lifted_exp
+from .masses import ANY
 from .normalized import (
     MOST_OF_TINY,
     UNLIFT,
     Normalization,
+    as_they_are,
     entry,
     exact_normalization,
     make_normalization,
     proportional,
+    relative_difference,
 )
 
 #: Lifted entries from here on have all digits.
@@ -42,7 +47,7 @@ _TINY = 2.0**-960
 
 #: How far sums that overflow are lowered, and squares that may have underflowed are raised: lifted sums below
 #: the third.
-_LOWERED, _RAISED, _LEAST_SQUARE = 2.0**-128, 2.0**940, 2.0**-850
+_LOWERED, _RAISED, LEAST_SQUARE = 2.0**-128, 2.0**940, 2.0**-850
 
 
 class WideNormalization(NamedTuple):
@@ -106,6 +111,14 @@ def make_wide(p, q, masses, factor):
     return WideNormalization(n, *log_mass, *log_ratio, factor, math.log(factor))
 
 
+@kernel
+def _wide_of(p, q, masses, mass, factor):
+    """The normalization that `mass` asks for."""
+    if mass == ANY:
+        return WideNormalization(as_they_are(), 0.0, 0.0, 0.0, 0.0, factor, math.log(factor))
+    return make_wide(p, q, masses, factor)
+
+
 @inlined
 def _flushed(x):
     """A lifted entry, or 0 where digits are missing."""
@@ -132,16 +145,21 @@ def wide_entry(p, q, normalization):
     log_q, lost_q = _log_part(
         v, *_less(w.log_mass, w.log_mass_rest, w.log_ratio, w.log_ratio_rest), w.log_factor
     )
-    r, lost_r = 0.0, 0.0
+    normal = x >= _NORMAL and y >= _NORMAL
+    r, lost_r, change = 0.0, 0.0, math.inf
     if u > 0.0 and v > 0.0:
-        if x >= _NORMAL and y >= _NORMAL:
-            r = log_ratio(x, y, d)
-        if not (x >= _NORMAL and y >= _NORMAL and abs(r) < _CLOSE):
+        if normal:
+            change = relative_difference(u, v, w.entries)
+        if abs(change) < _CLOSE:
+            r = math.log1p(change)
+        else:
             r, lost_r = _less(*log_of(u, v), w.log_ratio, w.log_ratio_rest)
     elif u > 0.0 or v > 0.0:
         r = math.inf if u > 0.0 else -math.inf
     x, y, d = x * w.factor, y * w.factor, d * w.factor
-    if not (x >= _NORMAL * w.factor and y >= _NORMAL * w.factor):
+    if normal:
+        d = y * change if abs(change) < 1.0 else x - y
+    else:
         x = _flushed(lifted_exp(log_p, 0.0, lost_p)) if u > 0.0 else 0.0
         y = _flushed(lifted_exp(log_q, 0.0, lost_q)) if v > 0.0 else 0.0
         d = y * math.expm1(r) if abs(r) < 1.0 else x - y
@@ -153,7 +171,9 @@ def _wide_sums(p, q, normalization, theta):
     total, lost = 0.0, 0.0
     for i in range(p.size):
         x, y, d, r, log_p, rests = wide_entry(p[i], q[i], normalization)
-        total, lost = add_compensated(total, lost, term(x, y, d, r, log_p, rests, theta))  # noqa: F821
+        # Equal entries of measures may overflow where they are raised.
+        if r != 0.0:
+            total, lost = add_compensated(total, lost, term(x, y, d, r, log_p, rests, theta))  # noqa: F821
     return total + lost
 
 
@@ -171,22 +191,31 @@ def same(p, q, masses):
     return True
 
 
-def _wide(p, q, masses, theta):
-    """Template (`sums`, `root`, `finish`): the divergence of distributions that are `is_wide`."""
-    if same(p, q, masses):
+@kernel
+def _differing(p, q):
+    """The number of entries in which p and q differ."""
+    count = 0
+    for i in range(p.size):
+        count += p[i] != q[i]
+    return count
+
+
+def _wide(p, q, masses, theta, mass):
+    """Template (`sums`, `root`, `finish`): the divergence, of wide entries or of a root that is small."""
+    if _differing(p, q) == 0 if mass == ANY else same(p, q, masses):
         return 0.0
-    a = max(sums(p, q, make_wide(p, q, masses, 1.0), theta), 0.0)  # noqa: F821
-    if a < _LEAST_SQUARE and root:  # noqa: F821
-        a = sums(p, q, make_wide(p, q, masses, _RAISED), theta)  # noqa: F821
+    a = max(sums(p, q, _wide_of(p, q, masses, mass, 1.0), theta), 0.0)  # noqa: F821
+    if a < LEAST_SQUARE and root:  # noqa: F821
+        a = sums(p, q, _wide_of(p, q, masses, mass, _RAISED), theta)  # noqa: F821
         return finish(a, UNLIFT) * finish(1.0 / _RAISED, 1.0)  # noqa: F821
     if a < math.inf:
         return finish(a, UNLIFT)  # noqa: F821
-    a = sums(p, q, make_wide(p, q, masses, _LOWERED), theta)  # noqa: F821
+    a = sums(p, q, _wide_of(p, q, masses, mass, _LOWERED), theta)  # noqa: F821
     return finish(a, UNLIFT / _LOWERED)  # noqa: F821
 
 
 def assemble(name, row, finish):
-    """The kernel (p, q, masses, theta) -> the divergence, for a row with a term."""
+    """The kernel (p, q, masses, theta, mass) -> the divergence, for a row with a term."""
     term = logarithmic.log_term(f"{name}_wide", row.term)
     return specialise(
         _wide,
