@@ -75,6 +75,9 @@ _LEAST_FAR = 5.0
 #: Factor of lifted entries whose differences are compared with each other.
 _RAISED = 2.0**400
 
+#: Entries of a chunk in which a larger ratio is searched for at once.
+_PIECE = 128
+
 #: Factor of float32 entries that makes subnormals normal numbers.
 _LIFT32 = np.float32(2.0**24)
 
@@ -289,9 +292,13 @@ def _masses_and_largest_ratio(p, q):
         a, b, beyond = _ratio_sums(x, y, top)
         mass_p, lost_p = add_compensated(mass_p, lost_p, a)
         mass_q, lost_q = add_compensated(mass_q, lost_q, b)
-        # Most chunks have no larger ratio than those before, and that is seen without a division.
+        # Most chunks have no larger ratio than those before, and that is seen without a division; so too of
+        # those that have one, most parts.
         if beyond:
-            top = _largest_ratio(x, y, top)
+            for first in range(0, x.size, _PIECE):
+                u, v = x[first : first + _PIECE], y[first : first + _PIECE]
+                if _ratio_sums(u, v, top)[2]:
+                    top = _largest_ratio(u, v, top)
         if not top < math.inf:
             break
     return mass_p + lost_p, mass_q + lost_q, top
