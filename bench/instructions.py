@@ -86,10 +86,12 @@ HOT = {
     "jeffreys, float32": (chunks._jeffreys_sums32, (_ROW32, _ROW32, _THETA)),
     "hellinger": (chunks._hellinger_sums64, (_ROW, _ROW, _THETA)),
     "hellinger, float32": (chunks._hellinger_sums32, (_ROW32, _ROW32, _THETA)),
-    "hellinger, float32, scaled": (chunks._scaled_hellinger_sums32, (_ROW32, _ROW32, _THETA)),
     "total_variation": (chunks._total_variation_sums64, (_ROW, _ROW, _THETA)),
     "total_variation, float32": (chunks._total_variation_sums32, (_ROW32, _ROW32, _THETA)),
-    "total_variation, float32, scaled": (chunks._scaled_total_variation_sums32, (_ROW32, _ROW32, _THETA)),
+    **{
+        f"{name}, float32, scaled": (sums, (_ROW32, _ROW32, _THETA))
+        for name, sums in chunks.SCALED_SUMS32.items()
+    },
     "chi2": (chunks._chi2_sums64, (_ROW, _ROW, _THETA)),
     "chi2, float32": (chunks._chi2_sums32, (_ROW32, _ROW32, _THETA)),
     "alpha_divergence": (chunks._alpha_sums, (_ROW, _ROW, _THETA)),

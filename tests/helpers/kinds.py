@@ -185,6 +185,23 @@ def _many_float32(rng):
     return Case("many float32", p[first], q[first], repeats=counts)
 
 
+def _masses_float32(rng):
+    """A few values, each so many times, near or apart, of masses that are far apart."""
+    k = int(rng.integers(1, 40))
+    p = np.exp(rng.choice([0.3, 1.0, 3.0]) * rng.normal(size=k))
+    q = np.exp(rng.normal(size=k))
+    if rng.random() < 0.6:
+        q = p * np.exp(10.0 ** rng.uniform(-7, 0.3) * rng.normal(size=k))
+    if rng.random() < 0.3:
+        q[rng.random(k) < 0.3] *= 10.0 ** rng.uniform(-6, 0)
+    if rng.random() < 0.2:
+        p[1:][rng.random(k - 1) < 0.3] = 0.0
+    size = int(10.0 ** rng.uniform(1.8, 4.0))
+    p, q = (a * 10.0 ** rng.uniform(-12, 12) for a in (p, q))
+    repeats = rng.multinomial(size, rng.dirichlet(np.full(k, rng.choice([0.3, 3.0])))) + 1
+    return Case("float32, masses", p.astype(F32), q.astype(F32), repeats=repeats)
+
+
 def _equal_addends(rng):
     k = int(rng.integers(2, 5))
     repeats = rng.integers(1, 15_000, k)
@@ -332,6 +349,7 @@ KINDS = {
         _float32,
         _wide_float32,
         _many_float32,
+        _masses_float32,
         _equal_addends,
         _many_near,
         _many_masses,

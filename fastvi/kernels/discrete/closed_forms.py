@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ..compiler import inlined, kernel, specialise
+import numpy as np
+from numba import types
+
+from ..compiler import inlined, kernel, overloaded, specialise
 from ..numerics.elementary import log_ratio
-from .chunks import Sums, add_sums, rounded_sums
+from .chunks import SCALED32, SHORT32, Sums, add_sums, masses32, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
 from .registry import NO_THETA
@@ -27,6 +30,15 @@ LEAST_POWER = 1e-250
 
 #: Largest exponent whose rounding, 1e-14, does no harm to a power of the ratio of the masses.
 _MOST_EXPONENT = 50.0
+
+#: Where products with the ratio of the masses are far from the ends of float32.
+LEAST32, MOST32 = 1e-15, 1e15
+
+#: Parts of float32 arrays, and the entries of each, that show the ratio of the masses: to 3 % if random.
+_PARTS, _PART = 8, 128
+
+#: Part of the mass from which the sum of the first chunk promises digits.
+_LEAST_FIRST32 = 1e-3
 
 #: Part of its terms that the alpha-divergence must be: equal addends leave 7e-15 of error.
 _LEAST_ALPHA = 0.1
@@ -171,6 +183,70 @@ def quick(p, q, theta, mass):
     return concluded(p, rounded_sums(total, lost), theta, mass)  # noqa: F821
 
 
+@inlined
+def end32(low, size):
+    """The end of a chunk of float32 entries: the last one has no few more, for blocks have no fewer."""
+    return low + CHUNK if size - low >= CHUNK + SHORT32 else size
+
+
+@kernel
+def _ratio32(p, q):
+    """The ratio of the masses as parts from all over the arrays show it."""
+    step, mass_p, mass_q = p.size // _PARTS, 0.0, 0.0
+    size = min(step, _PART)
+    for low in range(0, p.size, max(1, step)):
+        a, b = masses32(p[low : low + size], q[low : low + size])
+        mass_p += a
+        mass_q += b
+    return mass_p / mass_q
+
+
+def _quick32(p, q, theta, mass):
+    """Template (`blocks`, `concluded`): `quick` of float32 entries whose masses differ.
+
+    q is scaled to about the mass of p: the nearer the two are, the more digits the closed form leaves.
+    """
+    if mass != NORMALIZE or p.size < SHORT32:
+        return math.nan
+    ratio = _ratio32(p, q)
+    if not LEAST32 < ratio < MOST32:
+        return math.nan
+    factor = np.float64(np.float32(ratio)), 0.0
+    total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
+    for low in range(0, p.size, CHUNK):
+        high = end32(low, p.size)
+        sums = blocks(p[low:high], q[low:high], factor)  # noqa: F821
+        # The first chunk shows whether the sum is no larger than the term of the two masses.
+        if math.isnan(sums.terms) or (low == 0 and not sums.terms > _LEAST_FIRST32 * sums.mass_p):
+            return math.nan
+        total, lost = add_sums(total, lost, sums)
+        if high == p.size:
+            break
+    return concluded(p, rounded_sums(total, lost), theta, mass)  # noqa: F821
+
+
+@kernel
+def none32(p, q, theta, mass):
+    """For float64, and for a divergence without such a loop."""
+    return math.nan
+
+
+def only32(narrow):
+    """The kernel `narrow` for float32 arrays, and `none32` for others."""
+
+    def chosen(p, q, theta, mass):
+        # In plain Python a sum has one lane, and would lose digits.
+        return math.nan
+
+    @overloaded(chosen)
+    def _by_type(p, q, theta, mass):
+        if p.dtype == types.float32:
+            return lambda p, q, theta, mass: narrow(p, q, theta, mass)
+        return lambda p, q, theta, mass: math.nan
+
+    return chosen
+
+
 class ClosedForm(NamedTuple):
     """The kernels of a fast loop and a closed form."""
 
@@ -178,10 +254,14 @@ class ClosedForm(NamedTuple):
     promising: Any  #: `_first_holds` or `_always`
     concluded: Any  #: `conclude`
     quick: Any
+    quick32: Any  #: where that does not hold
 
 
-def assemble(name, chunk, normalise):
-    """The `ClosedForm` for a fast loop and how its sums are normalised."""
+def assemble(name, chunk, normalise, term=""):
+    """The `ClosedForm` for a fast loop and how its sums are normalised.
+
+    `term` is the name of its term, for a loop in float32.
+    """
     any_masses = normalise not in (normalise_quadratic, normalise_linear)
     promising = (
         specialise(_first_holds, f"_{name}_first_holds", normalise=normalise) if any_masses else _always
@@ -190,4 +270,10 @@ def assemble(name, chunk, normalise):
         "promising": promising,
         "concluded": specialise(conclude, f"_{name}_concluded", normalise=normalise),
     }
-    return ClosedForm(any_masses, quick=specialise(quick, f"_{name}_quick", chunk=chunk, **ends), **ends)
+    quick32 = none32
+    if any_masses and term in SCALED32:
+        narrow = specialise(_quick32, f"_{name}_quick32", blocks=SCALED32[term], concluded=ends["concluded"])
+        quick32 = only32(narrow)
+    return ClosedForm(
+        any_masses, quick=specialise(quick, f"_{name}_quick", chunk=chunk, **ends), quick32=quick32, **ends
+    )

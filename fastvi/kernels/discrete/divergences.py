@@ -126,7 +126,7 @@ def _careful(p, q, masses, theta, mass):
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`short`, `any_masses`, `quick`, `careful`, `finish`): all on one thread."""
+    """Template (`short`, `any_masses`, `quick`, `quick32`, `careful`, `finish`): all on one thread."""
     p, q = borrow_to_read(p), borrow_to_read(q)
     masses_first = not any_masses and mass == NORMALIZE and p.size > SHORT  # noqa: F821
     masses = masses_of(p, q) if masses_first else no_masses()
@@ -136,6 +136,9 @@ def _divergence(p, q, theta, mass):
             return value
     elif not masses_first or masses_alike(p, masses):
         value = quick(p, q, theta, mass)  # noqa: F821
+        if value == value:
+            return finish(value, 1.0)  # noqa: F821
+        value = quick32(p, q, theta, mass)  # noqa: F821
         if value == value:
             return finish(value, 1.0)  # noqa: F821
     return careful(p, q, masses if masses_first else masses_of(p, q), theta, mass)  # noqa: F821
@@ -150,13 +153,16 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`promising`, `concluded`, `careful`, `finish`): the result from the sums of all chunks."""
+    """Template (`promising`, `concluded`, `quick32`, `careful`, `finish`): from the sums of all chunks."""
     p, q = borrow_to_read(p), borrow_to_read(q)
     # As on one thread, so that the result has the same bits.
     if promising(p, sum_of_parts(parts[:1]), theta, mass):  # noqa: F821
         value = concluded(p, sum_of_parts(parts), theta, mass)  # noqa: F821
         if value == value:
             return finish(value, 1.0)  # noqa: F821
+    value = quick32(p, q, theta, mass)  # noqa: F821
+    if value == value:
+        return finish(value, 1.0)  # noqa: F821
     return careful(p, q, masses_of(p, q), theta, mass)  # noqa: F821
 
 
@@ -234,7 +240,7 @@ def _assemble(row):
         wide=wide_.assemble(name, row, finish),
         orders=bool(row.orders),
         root=row.root,
-        in_one_pass=scaled.assemble(name, row.term),
+        in_one_pass=scaled.assemble(name, row.term, narrow=row.normalise in ("quadratic", "linear")),
         all_sums=scaled.make_sums(name, term, entry),
         correct=scaled.make_correction(name, term),
         alike=alike,
@@ -242,7 +248,8 @@ def _assemble(row):
         lowered=lowered,
         finish=finish,
     )
-    ends = {"careful": careful, "finish": finish, **closed_forms.assemble(name, chunk, normalise)._asdict()}
+    closed = closed_forms.assemble(name, chunk, normalise, row.term)
+    ends = {"careful": careful, "finish": finish, **closed._asdict()}
     return Divergence(
         whole=specialise(_divergence, name, exported, short=short_rows.assemble_one(name), **ends),
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),

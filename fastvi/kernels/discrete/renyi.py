@@ -537,9 +537,10 @@ def _normalise_overlap(sums, theta, mass, single):
     return value, value > _LEAST_DISTANCE
 
 
-_quick_hellinger = closed_forms.assemble(
-    "bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger
-).quick
+_hellinger = closed_forms.assemble(
+    "bhattacharyya_hellinger", hellinger_chunk, closed_forms.normalise_hellinger, "hellinger"
+)
+_quick_hellinger, _quick_hellinger32 = _hellinger.quick, _hellinger.quick32
 _quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap).quick
 _quick_log_overlap = specialise(
     far_logarithms.quick,
@@ -561,6 +562,8 @@ def bhattacharyya(p, q, theta, mass):
             return value
     elif p.itemsize == 4:
         value = bhattacharyya_of_hellinger(_quick_hellinger(p, q, NO_THETA, mass))
+        if not value > 0.0:
+            value = bhattacharyya_of_hellinger(_quick_hellinger32(p, q, NO_THETA, mass))
         if value > 0.0:
             return value
     distance = _quick_overlap(p, q, NO_THETA, mass)

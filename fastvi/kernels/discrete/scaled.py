@@ -10,12 +10,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
-from ..compiler import adder, formula, kernel, overloaded, specialise
+from ..compiler import adder, formula, kernel, specialise
 from ..numerics.error_free import add_compensated, fma
 from . import terms
 from .chunks import SCALED32
+from .closed_forms import LEAST32, MOST32, end32, none32, only32
 from .masses import NORMALIZE
 from .normalized import CHUNK, LIFT, PART, UNLIFT, moderate, sensitivity
 
@@ -31,9 +31,9 @@ _LEAST_SIZE, _MOST_EXCESS = 1e-18 * LIFT, 0.9
 #: differences alone makes it larger.
 _KNOWN = 5e-14
 
-#: Where products with the ratio of the masses are far from the ends of float32, and the share of the mass
-#: from which sums in float32 have its digits.
-_LEAST32, _MOST32, _LEAST_SHARE32 = 1e-15, 1e15, 0.05
+#: The share of the mass from which sums in float32 have its digits, and the part of it that the first chunk
+#: is to have.
+_LEAST_SHARE32, _LEAST_FIRST32 = 0.05, 0.25
 
 #: Part of a sum that its rest may be of what is wrong with the masses.
 _MOST_BESIDE = 1.0 / 16.0
@@ -169,44 +169,24 @@ def _correct_linear(sums, theta):
     return sums.terms - beside, good & (abs(beside) <= _MOST_BESIDE * sums.terms)
 
 
-@kernel
-def _no_narrow(p, q, masses):
-    """For float64, and for terms without a loop in float32."""
-    return math.nan
-
-
-def _narrow32(p, q, masses):
+def _narrow32(p, q, theta, masses):
     """Template (`blocks`): the lifted sum of float32 entries, or NaN; q is scaled to the mass of p."""
     ratio = masses.p / masses.q
-    if not (min(ratio, masses.p) > _LEAST32 and max(ratio, masses.p) < _MOST32):
+    # Weights that differ have no such loop.
+    if theta[0] != theta[1] or not (min(ratio, masses.p) > LEAST32 and max(ratio, masses.p) < MOST32):
         return math.nan
-    high = np.float64(np.float32(ratio))
+    high, least = np.float64(np.float32(ratio)), _LEAST_SHARE32 * masses.p
     total = 0.0
     for low in range(0, p.size, CHUNK):
-        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
-        part = blocks(u, v, (high, ratio - high)).terms  # noqa: F821
-        if math.isnan(part) or (low == 0 and part == 0.0):
+        end = end32(low, p.size)
+        part = blocks(p[low:end], q[low:end], (high, ratio - high)).terms  # noqa: F821
+        # The first chunk shows whether the sum may be large enough.
+        if math.isnan(part) or (low == 0 and not part > least * (_LEAST_FIRST32 * end / p.size)):
             return math.nan
         total += part
-    return LIFT * (total / masses.p) if total > _LEAST_SHARE32 * masses.p else math.nan
-
-
-def _narrow_of(name, row_term):
-    """The kernel (p, q, masses) -> the lifted sum by a loop in float32, or NaN."""
-    if row_term not in SCALED32:
-        return _no_narrow
-    narrow = specialise(_narrow32, f"_{name}_narrow", blocks=SCALED32[row_term])
-
-    def chosen(p, q, masses):
-        return math.nan
-
-    @overloaded(chosen)
-    def _by_type(p, q, masses):
-        if p.dtype == types.float32:
-            return lambda p, q, masses: narrow(p, q, masses)
-        return lambda p, q, masses: math.nan
-
-    return chosen
+        if end == p.size:
+            break
+    return LIFT * (total / masses.p) if total > least else math.nan
 
 
 def _scaled(p, q, masses, theta):
@@ -216,7 +196,7 @@ def _scaled(p, q, masses, theta):
     """
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    a = narrow(p, q, masses)  # noqa: F821
+    a = narrow(p, q, theta, masses)  # noqa: F821
     if a == a:
         return a
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
@@ -248,14 +228,20 @@ def summed(row_term):
     return getattr(terms, f"{row_term}_term"), _ALIKE
 
 
-def assemble(name, row_term, most=math.inf):
-    """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum, inf or NaN."""
+def assemble(name, row_term, most=math.inf, narrow=False):
+    """The pass for the term of this name, (p, q, masses, theta) -> the lifted sum, inf or NaN.
+
+    With `narrow`, of float32 entries in float32 where that has the digits.
+    """
+    loop = none32
+    if narrow and row_term in SCALED32:
+        loop = only32(specialise(_narrow32, f"_{name}_narrow", blocks=SCALED32[row_term]))
     term, alike = summed(row_term)
     quick = _hellinger_term if row_term == "hellinger" else term
     return specialise(
         _scaled,
         f"_{name}_scaled",
-        narrow=_narrow_of(name, row_term),
+        narrow=loop,
         all_sums=make_sums(f"{name}_scaled", quick, entry),
         correct=make_correction(name, term),
         alike=alike,
