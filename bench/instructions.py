@@ -70,7 +70,7 @@ def _of_terms() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         loops[f"{row.name}, scaled"] = (in_one_pass, (_ROW, _ROW, _SCALES, _THETA))
         careful = _inner(whole, "careful", "all_sums", "part")
         loops[f"{row.name}, normalised"] = (careful, (_ROW, _ROW, _NORMALIZATION, _THETA))
-        short = _inner(short_rows.assemble_many(row.name), "replace")
+        short = _inner(short_rows.assemble_many(row.name), "lanes", "replace")
         loops[f"{row.name}, short rows"] = (short, (_ROW, _ROW, _ROW, _ROW, _THETA))
     return loops
 

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -53,6 +54,31 @@ def through_table(name, p, q, keywords):
     return getattr(fv, name)(*arrays(name, np.stack([q, p]), q), **keywords)[1]
 
 
+def through_axes(name, p, q, keywords):
+    """Along the first and the last of three axes, which are kept."""
+    k = 2 if p.size % 2 == 0 else 1
+    p, q = (np.stack([a.reshape(k, -1)] * 2, axis=1) for a in (p, q))
+    found = getattr(fv, name)(*arrays(name, p, q), axis=(0, 2), keepdims=True, **keywords)
+    assert found.shape == (1, 2, 1)
+    return found[0, 1, 0]
+
+
+def through_holes(name, p, q, keywords):
+    """With entries that are masked in p, and NaN in q, left out."""
+    nothing = float if p.dtype.kind in "iub" else p.dtype
+    p = np.ma.masked_array(np.insert(p, 1, p[0]), np.arange(p.size + 1) == 1)
+    q = np.insert(q.astype(nothing), 1, math.nan)
+    return getattr(fv, name)(*arrays(name, p, q), nan_policy="omit", **keywords)
+
+
+def through_sparse(name, p, q, keywords):
+    """As the second row of sparse matrices."""
+    p, q = (scipy.sparse.csr_array(np.stack([np.ones_like(a), a])) for a in (p, q))
+    if keywords["mass"] == "unit":
+        p, q = (rows[[1, 1]] for rows in (p, q))
+    return getattr(fv, name)(*arrays(name, p, q), **keywords)[1]
+
+
 def through_pairwise(name, p, q, keywords):
     with mock.patch.object(all_pairs, "_FEW", 0):  # as a large table
         return fv.pairwise(p[None], np.stack([q, q]), name, **keywords)[0, 1]
@@ -66,6 +92,10 @@ def doors(name, case):
     yield "function", lambda keywords: getattr(fv, name)(*arrays(name, p, q), **keywords)
     yield "rows", lambda keywords: through_rows(name, p, q, keywords)
     yield "table", lambda keywords: through_table(name, p, q, keywords)
+    yield "axes", lambda keywords: through_axes(name, p, q, keywords)
+    yield "holes", lambda keywords: through_holes(name, p, q, keywords)
+    if not case.log and p.dtype != np.float16:
+        yield "sparse", lambda keywords: through_sparse(name, p, q, keywords)
     if ROWS[name].arrays == 2 and not case.log:
         yield "pairwise", lambda keywords: through_pairwise(name, p, q, keywords)
 
@@ -105,7 +135,7 @@ def failures(name, kind, seed):
     expected = reference.exact(
         name, *arrays(name, case.p, case.q), mass=case.mass, log=case.log, repeats=case.repeats, **given
     )
-    tolerance = 1e-6 if case.p.dtype == F32 else 1e-13
+    tolerance = 1e-6 if case.p.dtype in (F32, np.float16) else 1e-13
     if case.log and name == "alpha_divergence":
         # The order multiplies the error of the ratio of the masses, a float below the last digit of one.
         tolerance = max(tolerance, 1e-18 * abs(given["alpha"]))

@@ -99,6 +99,44 @@ def _counts(rng):
     return Case("counts", p, q + 1)
 
 
+def _large_counts(rng):
+    """Integers of any type, up to the largest that are floats."""
+    n, kind = _lengths(rng), rng.choice(["i1", "u1", "i2", "i4", "u4", "i8", "u8", "?"])
+    most = min(np.iinfo(kind).max, 2**53) if kind != "?" else 1
+    p = (most * rng.random(n) ** rng.choice([1, 30])).round().astype(kind)
+    q = (most * rng.random(n)).round().astype(kind) if rng.random() < 0.5 else p.copy()
+    k = rng.integers(n, size=3)
+    q[k[0]] = most - q[k[0]]
+    p[k[1]] = q[k[1]] = most
+    p[k[2]] = q[k[2]] = 1
+    return Case("large counts", p, q)
+
+
+def _negative_zeros(rng):
+    p, q = _zeros(rng, *_two(rng, _lengths(rng)))
+    p[(p == 0.0) & (rng.random(p.size) < 0.5)] = -0.0
+    q[(q == 0.0) & (rng.random(p.size) < 0.5)] = -0.0
+    p, q, dtype = p / p.max(), q / q.max(), rng.choice([float, F32])
+    return Case("negative zeros", p.astype(dtype), q.astype(dtype), str(rng.choice(_BOTH)))
+
+
+def _subnormal(rng):
+    """All entries of one array, or both, are below the normal numbers."""
+    n = _lengths(rng)
+    p, q = rng.integers(0, 10 ** int(rng.integers(1, 14)), (2, n)) * 5e-324
+    p[0] = q[0] = 5e-324 * int(rng.integers(1, 1000))
+    if rng.random() < 0.3:
+        q = rng.random(n) + 1e-3
+    return Case("subnormal", p, q)
+
+
+def _float16(rng):
+    p, q = (a / a.max() for a in _two(rng, _lengths(rng)))
+    f = 2.0 ** rng.integers(-10, 15)
+    p, q = (p * f).astype(np.float16), (q * f).astype(np.float16)
+    return Case("float16", p, q)
+
+
 def _proportional(rng):
     p = _weights(rng, _lengths(rng))
     return Case("proportional", p, p * rng.choice([1.0, 2.0, 3.0, 7.0, 1e-5, 1.0 / 3.0]))
@@ -276,6 +314,27 @@ def _log_softmax(rng):
     )
 
 
+def _log_temperature(rng):
+    """Logits over temperatures from hot to cold, of one model or two that are near."""
+    n, dtype = _lengths(rng), rng.choice([float, float, F32])
+    p = rng.normal(size=n)
+    q = rng.normal(size=n) if rng.random() < 0.5 else p + 10.0 ** rng.uniform(-8, -1) * rng.normal(size=n)
+    t, u = 10.0 ** rng.uniform(-3, 2, size=2)
+    p, q = p / t, q / (u if rng.random() < 0.3 else t)
+    if rng.random() < 0.5:
+        p, q = p - logsumexp(p), q - logsumexp(q)
+    return Case("log, temperature", p.astype(dtype), q.astype(dtype), log=True)
+
+
+def _log_offset(rng):
+    """Logarithms beside huge constants, which differ in few digits."""
+    n = _lengths(rng)
+    p = rng.choice([1.0, 30.0]) * rng.normal(size=n)
+    q = p + rng.choice([1e-3, 1.0]) * rng.normal(size=n)
+    p, q = (a + rng.choice([-1.0, 1.0]) * 10.0 ** rng.uniform(3, 15.5) for a in (p, q))
+    return Case("log, offset", p, q, log=True)
+
+
 def _log_far(rng):
     n = int(rng.integers(2, 6))
     p, q = -(10.0 ** rng.uniform(-1, 3.5, size=(2, n)))
@@ -341,6 +400,10 @@ KINDS = {
         _measures,
         _with_zeros,
         _counts,
+        _large_counts,
+        _negative_zeros,
+        _subnormal,
+        _float16,
         _proportional,
         _huge_or_tiny,
         _tiny_entries,
@@ -357,6 +420,8 @@ KINDS = {
         _log_equal,
         _log_unit,
         _log_softmax,
+        _log_temperature,
+        _log_offset,
         _log_far,
         _log_with_zeros,
         _log_float32,

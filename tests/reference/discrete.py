@@ -22,9 +22,11 @@ def _digits(*arrays):
     return 100 + (math.ceil((max(sizes) - min(sizes)) * math.log10(2)) if sizes else 0)
 
 
-def _exact(array, log):
+def _exact(array, log, shifted=False):
+    """The entries; of logarithms, with `shifted` over the largest."""
     values = [mpf(float(x)) for x in np.asarray(array).ravel()]
-    return [mp.exp(x) for x in values] if log else values
+    top = max(values) if shifted else mpf(0)
+    return [mp.exp(x - top) for x in values] if log else values
 
 
 def _xlog(x, ratio):
@@ -164,13 +166,14 @@ def _same_zeros(p, q=()):
 
 def exact(name, *arrays, mass="unit", log=False, repeats=None, **parameters):
     """The value of the divergence `name` for exactly these floats, each `repeats` times."""
+    shifted = mass != "any"
     with mp.workdps(50):
-        digits = _digits(*(_exact(a, log) for a in arrays))
+        digits = _digits(*(_exact(a, log, shifted) for a in arrays))
         if len(arrays) == 2 and "alpha" in parameters:  # sums are divided by orders near 0 and 1
             a = mpf(float(parameters["alpha"]))
             digits += sum(max(0, -int(mp.log10(abs(x)))) for x in (a, a - 1) if x not in (0, mp.inf))
     with mp.workdps(digits):
-        measures = [_exact(a, log) for a in arrays]
+        measures = [_exact(a, log, shifted) for a in arrays]
         if repeats is not None:
             # All sums are homogeneous: n equal entries add what one entry n times as large adds.
             measures = [[int(n) * x for n, x in zip(repeats, m, strict=True)] for m in measures]

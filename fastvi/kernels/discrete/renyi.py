@@ -297,7 +297,7 @@ def _masses_and_largest_ratio(p, q):
         if beyond:
             for first in range(0, x.size, _PIECE):
                 u, v = x[first : first + _PIECE], y[first : first + _PIECE]
-                if _ratio_sums(u, v, top)[2]:
+                if x.size <= _PIECE or _ratio_sums(u, v, top)[2]:
                     top = _largest_ratio(u, v, top)
         if not top < math.inf:
             break

@@ -156,10 +156,10 @@ def _short(p, q, theta, mass):
     return conclude(a, theta) if small and LEAST_SUM < a < math.inf else math.nan  # noqa: F821
 
 
-def _short_rows(p, q, ip, iq, theta, mass, out):
-    """Template (`holds`, `replace`, `smooth`, `conclude`): out[k] of each pair, or NaN.
+def _rows(p, q, ip, iq, theta, mass, out):
+    """Template (`holds`, `lanes`): out[k] of each pair, or NaN, each lane as `_short` computes a pair.
 
-    Each lane computes what `_short` does, in the same order. The value is False where nothing is written.
+    The value is False where nothing is written.
     """
     n = p.shape[1]
     if n > SHORT or out.size < FEW or not holds(theta, mass):  # noqa: F821
@@ -168,24 +168,30 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
     for first in range(0, out.size, LANES):
         size = min(LANES, out.size - first)
         x, y = work[:n, :size], work[n : 2 * n, :size]
-        s, t = work[2 * n, :size], work[2 * n + 1, :size]
-        total, excess = work[2 * n + 2, :size], work[2 * n + 3, :size]
+        mass_p, mass_q = work[2 * n, :size], work[2 * n + 1, :size]
         _lay_out(p, ip[first : first + size], x)
         _lay_out(q, iq[first : first + size], y)
         work[2 * n :] = 0.0
         for j in range(n):
-            _add_masses(x[j], y[j], s, t)
-        _invert(p, s, t, mass)
-        for j in range(n):
-            replace(x[j], y[j], s, t, theta)  # noqa: F821
-            _add(x[j], total)
-            _add(y[j], excess)
-        for k in range(size):
-            a = total[k]
-            good = mass == ANY or has_digits(a, excess[k], theta, smooth, 1.0)  # noqa: F821
-            good = good & (s[k] == s[k]) & (a > LEAST_SUM) & (a < math.inf)
-            out[first + k] = conclude(a, theta) if good else math.nan  # noqa: F821
+            _add_masses(x[j], y[j], mass_p, mass_q)
+        sums = work[2 * n + 2, :size], work[2 * n + 3, :size]
+        lanes(p, x, y, mass_p, mass_q, sums, theta, mass, out[first : first + size])  # noqa: F821
     return True
+
+
+def _sums(p, x, y, mass_p, mass_q, sums, theta, mass, out):
+    """Template (`replace`, `smooth`, `conclude`): the results from columns, in the order of `_short`."""
+    total, excess = sums
+    _invert(p, mass_p, mass_q, mass)
+    for j in range(x.shape[0]):
+        replace(x[j], y[j], mass_p, mass_q, theta)  # noqa: F821
+        _add(x[j], total)
+        _add(y[j], excess)
+    for k in range(out.size):
+        a = total[k]
+        good = mass == ANY or has_digits(a, excess[k], theta, smooth, 1.0)  # noqa: F821
+        good = good & (mass_p[k] == mass_p[k]) & (a > LEAST_SUM) & (a < math.inf)
+        out[k] = conclude(a, theta) if good else math.nan  # noqa: F821
 
 
 # The order inf: the logarithm of the largest ratio.
@@ -193,9 +199,9 @@ def _short_rows(p, q, ip, iq, theta, mass, out):
 
 @inlined
 def _raise_tops(x, y, tops):
-    """The largest p / q so far, with that of a column; inf where q = 0."""
+    """The largest p / q so far, with that of a column; inf where q is 0, or -0."""
     for k in range(x.size):
-        ratio = x[k] / y[k] if x[k] > 0.0 else 0.0
+        ratio = abs(x[k] / y[k]) if x[k] > 0.0 else 0.0
         tops[k] = ratio if ratio > tops[k] else tops[k]
 
 
@@ -209,30 +215,26 @@ def _logs_of_tops(p, mass_p, mass_q, tops, mass, out):
         out[k] = value if good else math.nan
 
 
-@kernel
-def _ratio_rows(p, q, ip, iq, theta, mass, out):
-    """`_short_rows` for the Rényi divergence of order inf."""
-    n = p.shape[1]
-    work = np.empty((2 * n + 3, LANES))
-    for first in range(0, out.size, LANES):
-        size = min(LANES, out.size - first)
-        x, y = work[:n, :size], work[n : 2 * n, :size]
-        mass_p, mass_q, tops = work[2 * n, :size], work[2 * n + 1, :size], work[2 * n + 2, :size]
-        _lay_out(p, ip[first : first + size], x)
-        _lay_out(q, iq[first : first + size], y)
-        work[2 * n :] = 0.0
-        for j in range(n):
-            _add_masses(x[j], y[j], mass_p, mass_q)
-            _raise_tops(x[j], y[j], tops)
-        _logs_of_tops(p, mass_p, mass_q, tops, mass, out[first : first + size])
-    return True
+@inlined
+def _ratios(p, x, y, mass_p, mass_q, sums, theta, mass, out):
+    """`_sums` for the Rényi divergence of order inf."""
+    tops, _ = sums
+    for j in range(x.shape[0]):
+        _raise_tops(x[j], y[j], tops)
+    _logs_of_tops(p, mass_p, mass_q, tops, mass, out)
+
+
+@inlined
+def _order_inf(theta, mass):
+    return theta[0] == math.inf
+
+
+_ratio_rows = specialise(_rows, "_short_ratio_rows", holds=_order_inf, lanes=_ratios)
 
 
 def _renyi_rows(p, q, ip, iq, theta, mass, out):
-    """Template (`others`): `_short_rows` for the Rényi divergence."""
-    if theta[0] == math.inf and p.shape[1] <= SHORT and out.size >= FEW:
-        return _ratio_rows(p, q, ip, iq, theta, mass, out)
-    return others(p, q, ip, iq, theta, mass, out)  # noqa: F821
+    """Template (`others`): `_rows` for the Rényi divergence."""
+    return _ratio_rows(p, q, ip, iq, theta, mass, out) or others(p, q, ip, iq, theta, mass, out)  # noqa: F821
 
 
 @kernel
@@ -262,12 +264,15 @@ def assemble_one(name):
 
 
 def assemble_many(name):
-    """The kernel of many pairs of short rows, `_short_rows`, of a row of the registry."""
+    """The kernel of many pairs of short rows, `_rows`, of a row of the registry."""
     found = _bindings(name)
     if found is None:
         return none
-    replace = specialise(_replace, f"_replace_{name}", inlined, term=found[0])
-    rows = specialise(_short_rows, f"_short_{name}_rows", replace=replace, **found[1])
+    term, shared = found
+    replace = specialise(_replace, f"_replace_{name}", inlined, term=term)
+    holds = shared.pop("holds")
+    lanes = specialise(_sums, f"_short_{name}_sums", inlined, replace=replace, **shared)
+    rows = specialise(_rows, f"_short_{name}_rows", holds=holds, lanes=lanes)
     return specialise(_renyi_rows, "_short_renyi_all_rows", others=rows) if name == "renyi" else rows
 
 
