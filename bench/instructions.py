@@ -51,7 +51,7 @@ _SHIFTS = numba.typeof(far_logarithms.Shifts(*(0.0,) * 4))
 _PLANE = types.UniTuple(_X, 10)
 _TWO, _THREE, _FOUR = types.UniTuple(_X, 2), types.UniTuple(_X, 3), types.UniTuple(_X, 4)
 _EIGHT, _EIGHT_ROWS, _FOUR_ROWS = types.UniTuple(_X, 8), types.UniTuple(_ROW, 8), types.UniTuple(_ROW, 4)
-_SIX = types.UniTuple(_X, 6)
+_SIX, _TEN = types.UniTuple(_X, 6), types.UniTuple(_X, 10)
 
 
 def _inner(function: Any, *names: str) -> Any:
@@ -146,6 +146,13 @@ HOT = {
     "em, densities in 1-D": (e_step._values_1, (_ROW, _X, _X, _X, _ROW)),
     "em, densities in 2-D": (e_step._values_2, (_ROW, _ROW, _X, _TWO, _THREE, _ROW)),
     "em, densities in 3-D": (e_step._values_3, (_ROW, _ROW, _ROW, _X, _THREE, _SIX, _ROW)),
+    "em, densities of four coordinates": (e_step._squares_of_triangle, (_FOUR_ROWS, _FOUR, _TEN, _ROW)),
+    "em, densities of four more": (e_step._squares_of_more, (_FOUR_ROWS, _FOUR, _TEN, _ROW, _ROW)),
+    "em, four coordinates in four others": (
+        e_step._add_products_of_four,
+        (_FOUR_ROWS, _FOUR, types.UniTuple(_FOUR, 4), _ROW),
+    ),
+    "em, densities of another coordinate": (e_step._add_product_of_four, (_FOUR_ROWS, _FOUR, _FOUR, _ROW)),
     "em, diagonal densities": (e_step._eight_scaled_squares, (_EIGHT_ROWS, _EIGHT, _EIGHT, _ROW)),
     "em, diagonal densities in 4-D": (e_step._four_scaled_squares, (_FOUR_ROWS, _FOUR, _FOUR, _ROW)),
     "em, a factor times points": (e_step._add_four, (*(_ROW,) * 4, *(_X,) * 4, _ROW)),
@@ -159,9 +166,15 @@ HOT = {
     "em, moments in 1-D": (moments._moments_1, (_ROW, _X, _ROW, _ROW)),
     "em, moments in 2-D": (moments._moments_2, (_ROW, _ROW, _X, _X, _ROW, _ROW)),
     "em, moments in 3-D": (moments._moments_3, (_ROW, _ROW, _ROW, _X, _X, _X, _ROW, _ROW)),
+    "em, moments of four coordinates": (moments._triangle_of_moments, (_FOUR_ROWS, _FOUR, _ROW)),
+    "em, moments of four and four": (
+        moments._square_of_moments,
+        (_FOUR_ROWS, _FOUR, _FOUR_ROWS, _FOUR, _ROW),
+    ),
+    "em, moments of another coordinate": (moments._weigh_difference, (_ROW, _X, _ROW, _ROW)),
     "em, diagonal moments": (moments._eight_squares, (_EIGHT_ROWS, _EIGHT, _ROW)),
     "em, diagonal moments in 4-D": (moments._four_squares, (_FOUR_ROWS, _FOUR, _ROW)),
-    "em, moments of tied covariances": (moments._four_differences, (*(_ROW,) * 4, _FOUR, _ROW)),
+    "em, moments of tied covariances": (moments._four_differences, (_FOUR_ROWS, _FOUR, _ROW)),
 }
 
 

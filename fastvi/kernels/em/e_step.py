@@ -195,7 +195,7 @@ def _values_3(x, y, z, constant, mean, inverse, out):
         out[n] = _value_3(x[n], y[n], z[n], constant, mean, inverse)
 
 
-# In more dimensions, one coordinate of a block at a time.
+# In more dimensions, some coordinates of a block at a time.
 
 
 @formula
@@ -224,6 +224,13 @@ def _add_two(x, a, y, b, out):
 
 
 @formula
+def _add_difference(x, m, a, out):
+    """out += a (x - m)."""
+    for n in range(out.size):
+        out[n] += a * (x[n] - m)
+
+
+@formula
 def _subtract_square(x, out):
     for n in range(out.size):
         out[n] -= x[n] * x[n]
@@ -238,57 +245,6 @@ def multiply_row(inverse, i, block, row):
         _add_two(block[j, :count], inverse[i, j], block[j + 1, :count], inverse[i, j + 1], row)
     if i % 2:
         _add(block[i - 1, :count], inverse[i, i - 1], row)
-
-
-@kernel
-def _subtract_squares(columns, first, mean, inverse, block, row, out):
-    """out -= |inverse (x - mean)|**2; the differences x - mean are left in `block`."""
-    count = out.size
-    for i in range(mean.size):
-        subtract(columns[i, first : first + count], mean[i], block[i, :count])
-        multiply_row(inverse, i, block, row[:count])
-        _subtract_square(row[:count], out)
-
-
-# Covariances that are diagonal, or tied: then the points are multiplied by the inverse factor first. Eight
-# coordinates at a time, then four, so that the time goes into arithmetic: by fours alone, 30 components in
-# eight dimensions take a tenth longer, one by one twice as long.
-
-
-@formula
-def _scaled_square(x, a, b, out):
-    for n in range(out.size):
-        u = a * x[n] - b
-        out[n] -= u * u
-
-
-@formula
-def _square_of_two(x, y, a, b, c, d):
-    u, v = a * x - c, b * y - d
-    return u * u + v * v
-
-
-@formula
-def _four_scaled_squares(x, scale, place, out):
-    """Subtract those of four coordinates."""
-    x0, x1, x2, x3 = x
-    a0, a1, a2, a3 = scale
-    b0, b1, b2, b3 = place
-    for n in range(out.size):
-        one = _square_of_two(x0[n], x1[n], a0, a1, b0, b1)
-        out[n] -= one + _square_of_two(x2[n], x3[n], a2, a3, b2, b3)
-
-
-@formula
-def _eight_scaled_squares(x, scale, place, out):
-    """Subtract those of eight coordinates."""
-    x0, x1, x2, x3, x4, x5, x6, x7 = x
-    a0, a1, a2, a3, a4, a5, a6, a7 = scale
-    b0, b1, b2, b3, b4, b5, b6, b7 = place
-    for n in range(out.size):
-        one = _square_of_two(x0[n], x1[n], a0, a1, b0, b1) + _square_of_two(x2[n], x3[n], a2, a3, b2, b3)
-        two = _square_of_two(x4[n], x5[n], a4, a5, b4, b5) + _square_of_two(x6[n], x7[n], a6, a7, b6, b7)
-        out[n] -= one + two
 
 
 @inlined
@@ -313,6 +269,136 @@ def eight(x, i):
 def eight_rows(x, i, first, last):
     """Parts of eight rows of a matrix from row i on."""
     return four_rows(x, i, first, last) + four_rows(x, i + 4, first, last)
+
+
+@formula
+def _square_of_triangle(x, n, mean, inverse, rest):
+    """The square of four coordinates of inverse (x - mean); the rest is what others add to these."""
+    (x0, x1, x2, x3), (m0, m1, m2, m3) = x, mean
+    a, b, c, d, e, f, g, h, i, j = inverse
+    d0, d1, d2, d3 = x0[n] - m0, x1[n] - m1, x2[n] - m2, x3[n] - m3
+    r0, r1, r2, r3 = rest
+    s, t = r0 + a * d0, r1 + b * d0 + c * d1
+    u, v = r2 + d * d0 + e * d1 + f * d2, r3 + g * d0 + h * d1 + i * d2 + j * d3
+    return (s * s + t * t) + (u * u + v * v)
+
+
+@formula
+def _squares_of_triangle(x, mean, inverse, out):
+    """Subtract the square of the first four coordinates."""
+    for n in range(out.size):
+        out[n] -= _square_of_triangle(x, n, mean, inverse, (0.0, 0.0, 0.0, 0.0))
+
+
+@formula
+def _squares_of_more(x, mean, inverse, rest, out):
+    """Subtract the square of four coordinates, after others."""
+    for n in range(out.size):
+        r = rest[n], rest[BLOCK + n], rest[2 * BLOCK + n], rest[3 * BLOCK + n]
+        out[n] -= _square_of_triangle(x, n, mean, inverse, r)
+
+
+@formula
+def _product_of_four(x, n, mean, row):
+    (x0, x1, x2, x3), (m0, m1, m2, m3), (a, b, c, d) = x, mean, row
+    return (a * (x0[n] - m0) + b * (x1[n] - m1)) + (c * (x2[n] - m2) + d * (x3[n] - m3))
+
+
+@formula
+def _add_product_of_four(x, mean, row, out):
+    for n in range(out.size):
+        out[n] += _product_of_four(x, n, mean, row)
+
+
+@formula
+def _add_products_of_four(x, mean, rows, out):
+    """Add what four coordinates add to four others, of which a BLOCK each follows the one before.
+
+    Of four arrays LLVM does not see that they are apart, and does not vectorise.
+    """
+    a, b, c, d = rows
+    for n in range(x[0].size):
+        out[n] += _product_of_four(x, n, mean, a)
+        out[BLOCK + n] += _product_of_four(x, n, mean, b)
+        out[2 * BLOCK + n] += _product_of_four(x, n, mean, c)
+        out[3 * BLOCK + n] += _product_of_four(x, n, mean, d)
+
+
+@inlined
+def _triangle(inverse, i):
+    """The ten numbers of a lower triangle on the diagonal."""
+    a, b, c, d = inverse[i], inverse[i + 1], inverse[i + 2], inverse[i + 3]
+    first = (a[i], b[i], b[i + 1], c[i], c[i + 1], c[i + 2])
+    return first + four(d, i)
+
+
+@kernel
+def _subtract_squares(columns, first, mean, inverse, block, row, out):
+    """out -= |inverse (x - mean)|**2, by blocks of four coordinates; `block` and `row` are scratch.
+
+    A number that is loaded is used four times: one coordinate at a time takes twice as long.
+    """
+    dim, count = mean.size, out.size
+    last, whole = first + count, dim - dim % 4
+    for i in range(0, whole, 4):
+        x, m, triangle = four_rows(columns, i, first, last), four(mean, i), _triangle(inverse, i)
+        if i == 0:
+            _squares_of_triangle(x, m, triangle, out)
+        else:
+            rest = block[:4].reshape(4 * BLOCK)
+            for a in range(4):
+                clear_vector(rest[a * BLOCK : a * BLOCK + count])
+            for j in range(0, i, 4):
+                rows = (
+                    four(inverse[i], j),
+                    four(inverse[i + 1], j),
+                    four(inverse[i + 2], j),
+                    four(inverse[i + 3], j),
+                )
+                _add_products_of_four(four_rows(columns, j, first, last), four(mean, j), rows, rest)
+            _squares_of_more(x, m, triangle, rest, out)
+    for i in range(whole, dim):
+        clear_vector(row[:count])
+        for j in range(0, whole, 4):
+            x, m = four_rows(columns, j, first, last), four(mean, j)
+            _add_product_of_four(x, m, four(inverse[i], j), row[:count])
+        for j in range(whole, i + 1):
+            _add_difference(columns[j, first:last], mean[j], inverse[i, j], row[:count])
+        _subtract_square(row[:count], out)
+
+
+# Covariances that are diagonal, or tied: then the points are multiplied by the inverse factor first. Eight
+# coordinates at a time, then four, so that the time goes into arithmetic: by fours alone, 30 components in
+# eight dimensions take a tenth longer, one by one twice as long.
+
+
+@formula
+def _scaled_square(x, a, b, out):
+    for n in range(out.size):
+        u = a * x[n] - b
+        out[n] -= u * u
+
+
+@formula
+def _square_of_four(x, n, scale, place):
+    (x0, x1, x2, x3), (a, b, c, d), (e, f, g, h) = x, scale, place
+    s, t, u, v = a * x0[n] - e, b * x1[n] - f, c * x2[n] - g, d * x3[n] - h
+    return (s * s + t * t) + (u * u + v * v)
+
+
+@formula
+def _four_scaled_squares(x, scale, place, out):
+    """Subtract those of four coordinates."""
+    for n in range(out.size):
+        out[n] -= _square_of_four(x, n, scale, place)
+
+
+@formula
+def _eight_scaled_squares(x, scale, place, out):
+    """Subtract those of eight coordinates."""
+    for n in range(out.size):
+        first = _square_of_four(x[:4], n, scale[:4], place[:4])
+        out[n] -= first + _square_of_four(x[4:], n, scale[4:], place[4:])
 
 
 @kernel

@@ -114,7 +114,7 @@ def sweep_part(columns, begin, end, weights, means, space):
                 inverse = space.inverses[k]
                 add_moments_in_units(points, start, means[k], inverse, block, row, one, total, moments[k])
             else:
-                add_moments(points, start, means[k], which, block, row, one, total, moments[k])
+                add_moments(points, start, means[k], which, row, one, total, moments[k])
     return log_likelihood
 
 

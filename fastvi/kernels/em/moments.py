@@ -101,16 +101,6 @@ def _weigh(x, weights, out):
     return s
 
 
-@adder
-def _two_products(x, y, z):
-    """(x . y, x . z)."""
-    s, t = 0.0, 0.0
-    for n in range(x.size):
-        s += x[n] * y[n]
-        t += x[n] * z[n]
-    return s, t
-
-
 @formula
 def _terms(x, m, r):
     d = x - m
@@ -192,15 +182,15 @@ def _term(x, m, r):
 
 
 @adder
-def _four_differences(w, x, y, z, mean, r):
+def _four_differences(x, mean, r):
     """The sums of r d for four coordinates."""
-    m0, m1, m2, m3 = mean
+    (a, b, c, d), (m0, m1, m2, m3) = x, mean
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-    for n in range(x.size):
-        s0 += _term(w[n], m0, r[n])
-        s1 += _term(x[n], m1, r[n])
-        s2 += _term(y[n], m2, r[n])
-        s3 += _term(z[n], m3, r[n])
+    for n in range(r.size):
+        s0 += _term(a[n], m0, r[n])
+        s1 += _term(b[n], m1, r[n])
+        s2 += _term(c[n], m2, r[n])
+        s3 += _term(d[n], m3, r[n])
     return s0, s1, s2, s3
 
 
@@ -211,14 +201,7 @@ def _add_differences_of_block(columns, first, mean, shares, inverse_total, out):
     out[0] += scale(shares, inverse_total)
     whole = dim - dim % 4
     for i in range(0, whole, 4):
-        sums = _four_differences(
-            columns[i, first:last],
-            columns[i + 1, first:last],
-            columns[i + 2, first:last],
-            columns[i + 3, first:last],
-            (mean[i], mean[i + 1], mean[i + 2], mean[i + 3]),
-            shares,
-        )
+        sums = _four_differences(four_rows(columns, i, first, last), four(mean, i), shares)
         for j in range(4):
             out[1 + i + j] += sums[j]
     for i in range(whole, dim):
@@ -252,21 +235,133 @@ def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
         i += 1
 
 
+@formula
+def _terms_of_triangle(x, n, mean, r):
+    (a, b, c, d), (m0, m1, m2, m3) = x, mean
+    d0, d1, d2, d3 = a[n] - m0, b[n] - m1, c[n] - m2, d[n] - m3
+    r0, r1, r2, r3 = r * d0, r * d1, r * d2, r * d3
+    products = (r0 * d0, r1 * d0, r1 * d1, r2 * d0, r2 * d1, r2 * d2, r3 * d0, r3 * d1, r3 * d2, r3 * d3)
+    return (r0, r1, r2, r3), products
+
+
+@adder
+def _triangle_of_moments(x, mean, r):
+    """The sums of r d of four coordinates, and of r d d'."""
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    s00, s10, s11, s20, s21, s22, s30, s31, s32, s33 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(r.size):
+        (t0, t1, t2, t3), products = _terms_of_triangle(x, n, mean, r[n])
+        t00, t10, t11, t20, t21, t22, t30, t31, t32, t33 = products
+        s0 += t0
+        s1 += t1
+        s2 += t2
+        s3 += t3
+        s00 += t00
+        s10 += t10
+        s11 += t11
+        s20 += t20
+        s21 += t21
+        s22 += t22
+        s30 += t30
+        s31 += t31
+        s32 += t32
+        s33 += t33
+    return (s0, s1, s2, s3), (s00, s10, s11, s20, s21, s22, s30, s31, s32, s33)
+
+
+@formula
+def _differences(x, n, mean):
+    (a, b, c, d), (m0, m1, m2, m3) = x, mean
+    return a[n] - m0, b[n] - m1, c[n] - m2, d[n] - m3
+
+
+@formula
+def _four_products(a, d0, d1, d2, d3):
+    return a * d0, a * d1, a * d2, a * d3
+
+
+@adder
+def _square_of_moments(x, mean, y, other, r):
+    """The sums of r d d' of four coordinates and four others."""
+    s00, s01, s02, s03, s10, s11, s12, s13 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    s20, s21, s22, s23, s30, s31, s32, s33 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for n in range(r.size):
+        a, b, c, d = _differences(x, n, mean)
+        d0, d1, d2, d3 = _differences(y, n, other)
+        a, b, c, d = _four_products(r[n], a, b, c, d)
+        t0, t1, t2, t3 = _four_products(a, d0, d1, d2, d3)
+        s00 += t0
+        s01 += t1
+        s02 += t2
+        s03 += t3
+        t0, t1, t2, t3 = _four_products(b, d0, d1, d2, d3)
+        s10 += t0
+        s11 += t1
+        s12 += t2
+        s13 += t3
+        t0, t1, t2, t3 = _four_products(c, d0, d1, d2, d3)
+        s20 += t0
+        s21 += t1
+        s22 += t2
+        s23 += t3
+        t0, t1, t2, t3 = _four_products(d, d0, d1, d2, d3)
+        s30 += t0
+        s31 += t1
+        s32 += t2
+        s33 += t3
+    return (s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33)
+
+
+@adder
+def _weigh_difference(x, m, r, out):
+    """out = r d; (the sum of r d, the sum of r d**2)."""
+    s, t = 0.0, 0.0
+    for n in range(out.size):
+        rd, rdd = _terms(x[n], m, r[n])
+        out[n] = rd
+        s += rd
+        t += rdd
+    return s, t
+
+
+@inlined
+def _place(i, dim):
+    """Where the row of a coordinate starts among the sums of r d d'."""
+    return 1 + dim + i * (i + 1) // 2
+
+
 @kernel
-def _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out):
-    dim, count = mean.size, shares.size
+def _add_moments_of_block(columns, first, mean, row, shares, inverse_total, out):
+    """By blocks of four coordinates: a number that is loaded is used four times."""
+    dim, last = mean.size, first + shares.size
+    whole, weighted = dim - dim % 4, row[: shares.size]
     out[0] += scale(shares, inverse_total)
-    place = 1 + dim
-    for i in range(dim):
-        subtract(columns[i, first : first + count], mean[i], block[i, :count])
-        out[1 + i] += _weigh(block[i, :count], shares, row[:count])
-        for j in range(0, i, 2):
-            s, t = _two_products(row[:count], block[j, :count], block[j + 1, :count])
-            out[place + j] += s
-            out[place + j + 1] += t
-        if i % 2 == 0:
-            out[place + i] += dot(row[:count], block[i, :count])
-        place += i + 1
+    for i in range(0, whole, 4):
+        x, m = four_rows(columns, i, first, last), four(mean, i)
+        for j in range(0, i, 4):
+            block = _square_of_moments(x, m, four_rows(columns, j, first, last), four(mean, j), shares)
+            for a in range(4):
+                for b in range(4):
+                    out[_place(i + a, dim) + j + b] += block[a][b]
+        sums, products = _triangle_of_moments(x, m, shares)
+        at = 0
+        for a in range(4):
+            out[1 + i + a] += sums[a]
+            for b in range(a + 1):
+                out[_place(i + a, dim) + i + b] += products[at]
+                at += 1
+    for i in range(whole, dim):
+        place = _place(i, dim)
+        s, t = _weigh_difference(columns[i, first:last], mean[i], shares, weighted)
+        out[1 + i] += s
+        out[place + i] += t
+        for j in range(0, whole, 4):
+            x = four_rows(columns, j, first, last)
+            four_sums = _four_differences(x, four(mean, j), weighted)
+            for b in range(4):
+                out[place + j + b] += four_sums[b]
+        for j in range(whole, i):
+            out[place + j] += _squares(columns[j, first:last], mean[j], weighted)[0]
 
 
 @kernel
@@ -288,7 +383,7 @@ def add_moments_in_units(columns, first, mean, inverse, block, row, shares, inve
 
 
 @inlined
-def add_moments(columns, first, mean, which, block, row, shares, inverse_total, out):
+def add_moments(columns, first, mean, which, row, shares, inverse_total, out):
     """Add the sums of a block to `out`: of r, of r d, and of the lower triangle of r d d' by rows."""
     dim, last = mean.size, first + shares.size
     if dim == 1:
@@ -325,4 +420,4 @@ def add_moments(columns, first, mean, which, block, row, shares, inverse_total, 
     elif which == DIAGONAL_ONLY:
         _add_squares_of_block(columns, first, mean, shares, inverse_total, out)
     else:
-        _add_moments_of_block(columns, first, mean, block, row, shares, inverse_total, out)
+        _add_moments_of_block(columns, first, mean, row, shares, inverse_total, out)

@@ -10,7 +10,7 @@ import fastvi as fv
 from fastvi.kernels import em, statuses
 from fastvi.kernels.em import e_step, iterations, seeding, standardization
 from helpers.forms import all_plain
-from helpers.mixtures import clouds
+from helpers.mixtures import clouds, random_cov
 
 
 def start_two(x, uniforms, means):
@@ -99,28 +99,34 @@ def test_a_sweep_takes_any_number_of_points():
         assert mixture[0].sum() == pytest.approx(1.0, rel=1e-14)
 
 
+@pytest.mark.parametrize("kind", [e_step.FULL, e_step.DIAGONAL])
 @pytest.mark.parametrize("dim", [4, 7, 8, 13, 21])
-def test_steps_with_diagonal_covariances_take_any_number_of_coordinates(dim):
+def test_steps_take_any_number_of_coordinates(dim, kind):
     """They are taken by eight, by four, and one by one."""
     rng = np.random.default_rng(dim)
     weights, means = np.array([0.2, 0.3, 0.5]), rng.standard_normal((3, dim))
-    variances = rng.uniform(0.5, 2.0, (3, dim))
     x = rng.standard_normal((70, dim))
-    p = fv.GaussianMixture(weights, means, variances[:, :, None] * np.eye(dim))
+    if kind == e_step.FULL:
+        covs = np.array([random_cov(rng, dim) for _ in range(3)])
+    else:
+        covs = rng.uniform(0.5, 2.0, (3, dim))[:, :, None] * np.eye(dim)
+    p = fv.GaussianMixture(weights, means, covs)
     logs = np.array([np.log(w) + one.logpdf(x) for w, one in zip(weights, p.components, strict=True)])
     shares = np.exp(logs - p.logpdf(x))
     sums = shares.sum(axis=1)
     centres = shares @ x / sums[:, None]
-    spreads = np.einsum("kn,kni->ki", shares, (x - centres[:, None]) ** 2) / sums[:, None]
-    factors, space = np.sqrt(variances)[:, :, None] * np.eye(dim), e_step.workspace(3, dim)
-    space.control[e_step.KIND] = e_step.DIAGONAL
+    moved = x - centres[:, None]
+    spreads = np.einsum("kn,kni,knj->kij", shares, moved, moved) / sums[:, None, None]
+    spreads = spreads if kind == e_step.FULL else spreads * np.eye(dim)
+    factors, space = np.linalg.cholesky(covs), e_step.workspace(3, dim)
+    space.control[e_step.KIND] = kind
     trace, floored = np.empty(2), np.zeros((2, 3), np.int64)
     columns = np.ascontiguousarray(x.T)
     iterations.fit(columns, weights, means, factors, 1e-9, 0.0, 1, trace, floored, space)
     assert trace[0] == pytest.approx(p.logpdf(x).sum(), rel=1e-13)
     np.testing.assert_allclose(weights, sums / 70.0, rtol=1e-12)
     np.testing.assert_allclose(means, centres, rtol=1e-11, atol=1e-13)
-    np.testing.assert_allclose(factors, np.sqrt(spreads)[:, :, None] * np.eye(dim), rtol=1e-11)
+    np.testing.assert_allclose(factors @ factors.swapaxes(1, 2), spreads, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
