@@ -113,6 +113,7 @@ class Nodes(NamedTuple):
     units: Vector  #: (K,): the unit of a shared lattice; 0 for the lattice of one component
     levels: Integers  #: (K,): the level of each group
     ends: Integers  #: (K,): where its nodes end
+    shifted_ends: Integers  #: (K,): where those of its shifted lattice end, behind the nodes of all groups
     values: Vector  #: (K,): its part of E_p[log q]
     errors: Vector  #: (K,): what the last level changed of it
     moves: Integers  #: (K,): 1 where the next level is needed
@@ -191,9 +192,15 @@ def most_nodes(dim, components):
 
 
 @kernel
+def room_for(dim, components):
+    """Room for the most nodes, and of lattices for as many shifted ones."""
+    return most_nodes(dim, components) * (2 if dim <= LATTICE_DIM else 1)
+
+
+@kernel
 def nodes_for(components, dim):
     """Space for the nodes under so many components."""
-    most, cells, rules = most_nodes(dim, components), CELLS if dim == 2 else 0, 0
+    most, cells, rules = room_for(dim, components), CELLS if dim == 2 else 0, 0
     for level in range(MOST_LEVELS):
         rules += _level_size(level, dim, components)
     return Nodes(
@@ -207,6 +214,7 @@ def nodes_for(components, dim):
         units=np.empty(components),
         levels=np.empty(components, np.int64),
         ends=np.empty(components, np.int64),
+        shifted_ends=np.empty(components, np.int64),
         values=np.empty(components),
         errors=np.empty(components),
         moves=np.empty(components, np.int64),
@@ -440,7 +448,7 @@ def _sizes(group, components, nodes):
 @kernel
 def _room(components, nodes):
     """How many nodes there is still room for."""
-    room = nodes.points.size // nodes.rules.shape[1]
+    room = most_nodes(nodes.rules.shape[1], components)
     for g in range(nodes.groups[0]):
         room -= _sizes(g, components, nodes)[0]
     return room
@@ -584,20 +592,48 @@ def _match_moments(p, members, x, y, weights, wanted, found):
 
 
 @kernel
-def lay_out(p, shifted, weights, nodes):
-    """Write all nodes of p, which are returned as (D, count), and their weights; of shifted lattices if 1."""
-    dim, room, count = nodes.rules.shape[1], weights.size, 0
+def _lay(p, shifted, count, weights, ends, nodes):
+    """Write nodes of all groups, of shifted lattices if 1, from this one on; where they end."""
     for g in range(nodes.groups[0]):
         if nodes.units[g] > 0.0:
             count = _lay_shared(p, g, nodes.levels[g], shifted, count, weights, nodes)
         else:
             k = nodes.members[nodes.bounds[g]]
             count = _lay_one(p, k, nodes.levels[g], shifted, count, weights, nodes)
-        nodes.ends[g] = count
+        ends[g] = count
+    return count
+
+
+@kernel
+def _close_rows(count, room, nodes):
+    """All nodes as (D, count), of rows that have room for more."""
+    dim = nodes.rules.shape[1]
     for i in range(1, dim):
         for n in range(count):
             nodes.points[i * count + n] = nodes.points[i * room + n]
     return nodes.points[: dim * count].reshape((dim, count))
+
+
+@kernel
+def lay_out(p, weights, nodes):
+    """Write all nodes of p, which are returned as (D, count), and their weights."""
+    return _close_rows(_lay(p, 0, 0, weights, nodes.ends, nodes), weights.size, nodes)
+
+
+@kernel
+def add_shifted(p, count, weights, nodes):
+    """Write the nodes of shifted lattices behind those of `lay_out`, and give each half its weight.
+
+    Returned are all: in the plane those of lattices that are finer by the root of two, on the line by two.
+    """
+    dim, room = nodes.rules.shape[1], weights.size
+    for i in range(dim - 1, 0, -1):
+        for n in range(count - 1, -1, -1):
+            nodes.points[i * room + n] = nodes.points[i * count + n]
+    end = _lay(p, 1, count, weights, nodes.shifted_ends, nodes)
+    for n in range(end):
+        weights[n] *= 0.5
+    return _close_rows(end, room, nodes)
 
 
 @kernel

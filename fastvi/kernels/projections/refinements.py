@@ -33,14 +33,15 @@ from .nodes import (
     LATTICE_DIM,
     NEXT_ERROR,
     Nodes,
+    add_shifted,
     choose_levels,
     first_level,
     lay_out,
     mean_log_density,
-    most_nodes,
     next_level,
     nodes_for,
     refine_where,
+    room_for,
     total_error,
 )
 from .resolution import mark_unresolved
@@ -144,7 +145,7 @@ def workspace(components, count, dim):
     return packed(
         Workspace(
             nodes=nodes_for(components, dim),
-            sweeps=workspace_for(count, dim, most_nodes(dim, components)),
+            sweeps=workspace_for(count, dim, room_for(dim, components)),
             floored=np.empty((2, count), np.int64),
             curvature=workspace_for_curvature(curved, lattice_dim),
             factor=np.empty((known, known)),
@@ -260,10 +261,15 @@ def _write_parts(columns, space):
 
 @kernel
 def _write_swept_parts(space):
-    """`_write_parts` after a sweep at `point`."""
-    clear_vector(space.nodes.errors)
-    _add_parts(1.0, space)
-    _compare_parts(space.nodes)
+    """`_write_parts` after a sweep at `point`.
+
+    A sweep for each of 50 groups would take four times as long.
+    """
+    nodes, begin = space.nodes, 0
+    for g in range(nodes.groups[0]):
+        part = add_up(space.sweeps.terms[begin : nodes.ends[g]])
+        nodes.errors[g], nodes.values[g] = abs(part - nodes.values[g]), part
+        begin = nodes.ends[g]
 
 
 @kernel
@@ -275,30 +281,6 @@ def _write_terms(columns, mixture, space):
         end = min(first + BLOCK, size)
         block_shares(columns, first, end - first, means, sweeps)
         write_terms(sweeps.top, sweeps.sums, sweeps.frequencies[first:end], sweeps.terms[first:end])
-
-
-@kernel
-def _add_parts(sign, space):
-    """Add the parts of groups of nodes to the errors, times the sign.
-
-    A sweep for each of 50 groups would take four times as long.
-    """
-    nodes, begin = space.nodes, 0
-    for g in range(nodes.groups[0]):
-        nodes.errors[g] += sign * add_up(space.sweeps.terms[begin : nodes.ends[g]])
-        begin = nodes.ends[g]
-
-
-@kernel
-def _compare_parts(nodes):
-    """Write what the errors hold as the values, what that changes as the errors; the sum of the values."""
-    total = 0.0
-    for g in range(nodes.groups[0]):
-        part = nodes.errors[g]
-        nodes.errors[g] = abs(part - nodes.values[g])
-        nodes.values[g] = part
-        total += part
-    return total
 
 
 @kernel
@@ -517,60 +499,101 @@ def _has_collapsed(p, space):
 
 @kernel
 def _gain(columns, merged, space):
-    """How far E_p[log q] at `point` is above that of the merges; with the parts of groups of nodes."""
-    clear_vector(space.nodes.errors)
+    """How far E_p[log q] at `point` is above that of the merges."""
+    terms = space.sweeps.terms[: columns.shape[1]]
     _write_terms(columns, merged, space)
-    _add_parts(-1.0, space)
+    before = add_up(terms)
     _mixture_at(space.point, space)
     _write_terms(columns, (space.weights, space.means, space.factors), space)
-    _add_parts(1.0, space)
-    return _compare_parts(space.nodes)
+    return add_up(terms) - before
 
 
 @kernel
-def _check(p, merged, columns, status, sweeps, within, level, most, space):
-    """Compare the gain with that on shifted nodes, and descend on finer ones where these differ.
+def _add_parts(sign, nodes, terms):
+    """Add the parts of groups on the nodes to the values, and those on the shifted ones to the errors."""
+    begin, shifted = 0, nodes.ends[nodes.groups[0] - 1]
+    for g in range(nodes.groups[0]):
+        nodes.values[g] += sign * 2.0 * add_up(terms[begin : nodes.ends[g]])
+        nodes.errors[g] += sign * 2.0 * add_up(terms[shifted : nodes.shifted_ends[g]])
+        begin, shifted = nodes.ends[g], nodes.shifted_ends[g]
 
-    A q can fit the nodes instead of p: the shifted nodes show it. What these change of the gain under each
-    group may cancel by chance, so that the root of the sum of squares is the least that is taken for the
-    change. Returned are (status, sweeps, gain, error, the last nodes).
+
+@kernel
+def _compare(columns, merged, space):
+    """(The value at `point`, how far it is below that of the merges, what shifted nodes change of that).
+
+    `columns` are those of `add_shifted`. What these change under each group may cancel by chance, so that the
+    root of the sum of squares is the least that is taken for the change; the errors are those of the groups.
+    """
+    nodes, terms = space.nodes, space.sweeps.terms
+    changes = nodes.errors[: nodes.groups[0]]
+    clear_vector(nodes.values)
+    clear_vector(nodes.errors)
+    _write_terms(columns, merged, space)
+    _add_parts(-1.0, nodes, terms)
+    value = _evaluate(columns, space.point, space.gradient, space)
+    _add_parts(1.0, nodes, terms)
+    gain, other = 0.0, 0.0
+    for g in range(changes.size):
+        gain, other = gain + nodes.values[g], other + changes[g]
+        changes[g] = abs(nodes.values[g] - changes[g])
+    return value, 0.5 * (gain + other), max(abs(gain - other), math.sqrt(dot(changes, changes)))
+
+
+@kernel
+def _check(p, merged, columns, status, sweeps, used, newest, within, level, most, space):
+    """Descend on the nodes and shifted ones together, and on finer ones where these differ.
+
+    A q can fit the nodes instead of p: the shifted nodes show it. Returned are (status, sweeps, gain, error,
+    the last nodes).
     """
     components, nodes, frequencies = p[0].size, space.nodes, space.sweeps.frequencies
     changes, least = nodes.errors[: nodes.groups[0]], within / nodes.groups[0]
     q = space.weights, space.means, space.factors
+    rough = space.rough_weights, space.rough_means, space.rough_factors
     while True:
-        gain = _gain(columns, merged, space)
-        shifted = lay_out(p, 1, frequencies, nodes)
-        other = _gain(shifted, merged, space)
-        change = max(abs(gain - other), math.sqrt(dot(changes, changes)))
-        gain, error = 0.5 * (gain + other), SURE * change
+        columns = add_shifted(p, columns.shape[1], frequencies, nodes)
+        value, gain, change = _compare(columns, merged, space)
+        error, drop, more = SURE * change, 0.0, False
+        fits_nodes, was_regular = not gain > error, status != SINGULAR
+        if abs(value) < math.inf and not fits_nodes and was_regular:
+            status, taken, found, used, newest = _descend(
+                p, columns, value, used, newest, within, -math.inf, most - sweeps, space
+            )
+            sweeps, drop = sweeps + taken, value - found
+            gain += drop
+        if not abs(value) < math.inf or status == OUT_OF_RANGE:
+            return OUT_OF_RANGE, sweeps, 0.0, math.inf, columns
+        if status == SINGULAR and was_regular:
+            _refer_to(rough, space)
+            columns = lay_out(p, frequencies, nodes)
+            continue
+        _mixture_at(space.point, space)
         excess = mark_unresolved(p, q, least, nodes)
-        resolved, more = max(change * change, excess) <= CHECKED * within, False
+        resolved = max(change * change, excess, drop) <= CHECKED * within
         settled = resolved and excess <= within and (abs(gain) > error or error <= within)
         if not settled and sweeps < most:
             level, more = refine_where(AT_FAULT * change / nodes.groups[0], level, components, nodes)
         if not more:
             status = status if resolved or status != CONVERGED else UNRESOLVED
-            return status, sweeps, gain, error, shifted
-        columns = lay_out(p, 0, frequencies, nodes)
+            return status, sweeps, gain, error, columns
+        columns = lay_out(p, frequencies, nodes)
         while more and excess > within:
             clear_vector(changes)
             excess = mark_unresolved(p, q, least, nodes)
             level, more = refine_where(0.0, level, components, nodes)
             if more:
-                columns = lay_out(p, 0, frequencies, nodes)
-        if not gain > error:  # q fitted the nodes
+                columns = lay_out(p, frequencies, nodes)
+        if fits_nodes:
             _refer_to(merged, space)
-        if status != SINGULAR:
-            value = _evaluate(columns, space.point, space.gradient, space)
-            status, taken, _, _, _ = _descend(
-                p, columns, value, 0, 0, within, -math.inf, most - sweeps, space
-            )
-            sweeps += taken
-            if status == OUT_OF_RANGE:
-                return OUT_OF_RANGE, sweeps, 0.0, math.inf, columns
-            if status == SINGULAR:
-                _refer_to((space.rough_weights, space.rough_means, space.rough_factors), space)
+            if was_regular:
+                value = _evaluate(columns, space.point, space.gradient, space)
+                status, taken, _, used, newest = _descend(
+                    p, columns, value, 0, 0, within, -math.inf, most - sweeps, space
+                )
+                sweeps += taken
+                if status == SINGULAR:
+                    _refer_to(rough, space)
 
 
 @kernel
@@ -643,7 +666,7 @@ def refine(p, q, tol, most, space):
     status, sweeps, used, newest = STEPS_EXHAUSTED, 0, 0, 0
     value, log_p, change, is_first = math.nan, 0.0, math.inf, True
     while True:
-        columns = lay_out(p, 0, frequencies, nodes)
+        columns = lay_out(p, frequencies, nodes)
         value = _evaluate(columns, space.point, space.gradient, space)
         _write_swept_parts(space)
         sweeps += 1
@@ -665,7 +688,7 @@ def refine(p, q, tol, most, space):
             wanted = max(within, change * change)
         more, fewer = choose_levels(excess, within, level, components, nodes)
         if fewer:
-            columns = lay_out(p, 0, frequencies, nodes)
+            columns = lay_out(p, frequencies, nodes)
             value = _evaluate(columns, space.point, space.gradient, space)
             sweeps += 1
         # Below the entropy of p the divergence on these nodes is negative: q fits the nodes, not p.
@@ -702,7 +725,7 @@ def refine(p, q, tol, most, space):
     gain, error = math.nan, NEXT_ERROR * change
     if dim <= LATTICE_DIM:
         status, sweeps, gain, error, columns = _check(
-            p, q, columns, status, sweeps, within, level, most, space
+            p, q, columns, status, sweeps, used, newest, within, level, most, space
         )
     elif status != SINGULAR:
         gain = _gain(columns, q, space)

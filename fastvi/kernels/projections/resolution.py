@@ -26,10 +26,10 @@ MOST_PERIODS = 3
 def mark_unresolved(p, q, least, nodes):
     """Write errors of inf for the groups whose nodes are too coarse for q; the excess of KL(p ‖ q) of all.
 
-    Under exp(-d² / 2), d the distance from a component of q in its deviations, lies the mass M of one of p.
-    A sum over nodes is off by M sqrt(v), v its variance as the nodes are shifted. For a component with the
-    weight w that costs M² v / w, or less where only a share of the mass is its own. Groups for which this
-    exceeds the least are marked.
+    The nodes are those of `add_shifted`. Under exp(-d² / 2), d the distance from a component of q in its
+    deviations, lies the mass M of one of p. A sum over nodes is off by M sqrt(v), v its variance as the nodes
+    are shifted. For a component with the weight w that costs M² v / w, or less where only a share of the mass
+    is its own. Groups for which this exceeds the least are marked.
     """
     weights, dim = q[0], q[1].shape[1]
     costs, overlaps, excess = nodes.values, nodes.overlaps, 0.0
@@ -45,9 +45,11 @@ def mark_unresolved(p, q, least, nodes):
             for k in nodes.members[nodes.bounds[g] : nodes.bounds[g + 1]]:
                 part = own * overlaps[k]
                 if part * part > NEGLIGIBLE * least * weights[j]:
+                    # Once more, for the square that it writes: most pairs need none.
                     _overlap(p, k, q, j, nodes.square)
                     if unit > 0.0:
                         _to_units(unit, p[2][k], nodes.square)
+                    _with_shifted(nodes.square)
                     costs[g] += part * part * _variance(step, nodes.square) / weights[j]
     for g in range(nodes.groups[0]):
         excess += costs[g]
@@ -88,6 +90,19 @@ def _to_units(unit, chol, covariance):
     covariance[0, 0] = a * a * s
     covariance[1, 0] = a * (b * s + c * t)
     covariance[1, 1] = b * b * s + 2.0 * b * c * t + c * c * u
+
+
+@kernel
+def _with_shifted(covariance):
+    """Turn and stretch a covariance as a lattice and the shifted one to a single lattice of the same step.
+
+    The node (x, y) goes to (x + y, y - x), which are whole numbers for those of both lattices.
+    """
+    if covariance.shape[0] == 1:
+        covariance[0, 0] *= 4.0
+        return
+    a, b, c = covariance[0, 0], covariance[1, 0], covariance[1, 1]
+    covariance[0, 0], covariance[1, 0], covariance[1, 1] = a + 2.0 * b + c, c - a, a - 2.0 * b + c
 
 
 @kernel

@@ -10,7 +10,7 @@ from helpers.forms import all_plain
 from helpers.mixtures import arrays, random_mixture
 
 # Plain: they take 19 s to compile. `refine` is the compiled kernel of all of them.
-first_level, lay_out = map(all_plain, (nodes.first_level, nodes.lay_out))
+first_level, lay_out, add_shifted = map(all_plain, (nodes.first_level, nodes.lay_out, nodes.add_shifted))
 refer_to, evaluate, turn = map(all_plain, (refinements._refer_to, refinements._evaluate, refinements._turn))
 
 
@@ -19,7 +19,7 @@ def laid_out(p, q):
     space = named(refinements.Workspace, refinements.workspace(p.weights.size, q.weights.size, p.dim))
     refer_to((q.weights, q.means, np.linalg.cholesky(q.covs)), space)
     first_level(arrays(p), space.nodes)
-    return space, lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    return space, lay_out(arrays(p), space.sweeps.frequencies, space.nodes)
 
 
 def gradient_at(point, columns, space):
@@ -52,14 +52,15 @@ def test_second_derivatives_are_those_of_the_gradient(dim, components):
 
 @pytest.mark.parametrize(("dim", "components"), [(1, 2), (1, 5), (2, 2), (2, 3)])
 def test_those_of_the_compiled_kernel_are_the_same(dim, components):
-    """`refine` leaves those of its last step, at the point from which coordinates are measured."""
+    """`refine` leaves those of its last step, on nodes and shifted ones, where coordinates start."""
     p, q = random_mixture(0, dim, 6), random_mixture(1, dim, components)
     words = refinements.workspace(p.weights.size, components, dim)
     parts = np.array(q.weights), np.array(q.means), np.linalg.cholesky(q.covs)
     assert refinements.refine(arrays(p), parts, 1e-12, 4, words)[:2] == (1, 4)
     space = named(refinements.Workspace, words)
     found = np.tril(space.curvature.matrix)
-    columns = lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    count = lay_out(arrays(p), space.sweeps.frequencies, space.nodes).shape[1]
+    columns = add_shifted(arrays(p), count, space.sweeps.frequencies, space.nodes)
     space.point[:] = 0.0
     gradient_at(space.point, columns, space)
     turn(columns, space)

@@ -13,7 +13,8 @@ from helpers.forms import all_plain
 from helpers.mixtures import arrays, random_mixture
 
 # Plain: one sweep, which takes 17 s to compile. `refine` is the compiled kernel of all of them.
-lay_out, mean_log_density = map(all_plain, (nodes.lay_out, nodes.mean_log_density))
+lay_out, add_shifted = map(all_plain, (nodes.lay_out, nodes.add_shifted))
+mean_log_density = all_plain(nodes.mean_log_density)
 evaluate, write_parts = map(all_plain, (refinements._evaluate, refinements._write_parts))
 
 
@@ -27,7 +28,7 @@ def swept(p, q):
     status, sweeps, *_ = refinements.refine(arrays(p), parts(q), 1e-8, 1, words)
     assert (status, sweeps) == (1, 1)
     space = named(refinements.Workspace, words)
-    columns = lay_out(arrays(p), 0, space.sweeps.frequencies, space.nodes)
+    columns = lay_out(arrays(p), space.sweeps.frequencies, space.nodes)
     evaluate(columns, space.point, space.gradient, space)
     write_parts(columns, space)
     return space, columns, space.sweeps.frequencies[: columns.shape[1]]
@@ -152,8 +153,13 @@ def test_shifted_nodes_lie_between_the_others(dim):
     space, columns, frequencies = swept(p, random_mixture(1, dim, 2))
     assert dim == 1 or space.nodes.groups[0] == 1
     plain, weights = columns.copy(), frequencies.copy()
-    shifted = lay_out(arrays(p), 1, space.sweeps.frequencies, space.nodes)
-    masses = space.sweeps.frequencies[: shifted.shape[1]]
+    count = weights.size
+    both = add_shifted(arrays(p), count, space.sweeps.frequencies, space.nodes)
+    halves = 2.0 * space.sweeps.frequencies[: both.shape[1]]
+    np.testing.assert_array_equal(both[:, :count], plain)
+    np.testing.assert_array_equal(halves[:count], weights)
+    assert list(space.nodes.shifted_ends[: space.nodes.groups[0]])[-1] == both.shape[1]
+    shifted, masses = both[:, count:], halves[count:]
     np.testing.assert_allclose(shifted @ masses, plain @ weights, atol=1e-12)
     np.testing.assert_allclose((shifted * masses) @ shifted.T, (plain * weights) @ plain.T, rtol=1e-12)
     distances = np.sqrt(((plain[:, :, None] - shifted[:, None]) ** 2).sum(axis=0))

@@ -1,5 +1,6 @@
 """Whether nodes are fine enough for narrow components of q: the estimate, against sums over shifted nodes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -34,6 +35,20 @@ def test_sums_over_the_plane_vary_as_estimated(angle, widths):
     true = terms.sum() - 1.0
     found = resolution._variance(1.0, resolution.ROUGHNESS * covariance)
     assert 0.5 * true - 1e-12 <= found <= 2.0 * true + 1e-12
+
+
+@pytest.mark.parametrize(
+    "covariance", [[[0.01]], [[0.04, 0.01], [0.01, 0.09]], [[0.09, -0.05], [-0.05, 0.04]]]
+)
+def test_sums_over_nodes_and_shifted_ones_vary_as_estimated(covariance):
+    """Together they are one lattice, of which the waves have even sums of their frequencies."""
+    covariance = np.array(covariance)
+    waves = np.array(list(itertools.product(range(-40, 41), repeat=len(covariance))))
+    waves = waves[waves.sum(axis=1) % 2 == 0]
+    terms = np.exp(-((2.0 * math.pi) ** 2) * ((waves @ covariance) * waves).sum(axis=1))
+    together = resolution.ROUGHNESS * covariance
+    resolution._with_shifted(together)
+    assert resolution._variance(1.0, together) == pytest.approx(terms.sum() - 1.0, rel=1e-2)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
