@@ -72,3 +72,43 @@ def test_the_fit_in_other_units(model_of, seed, family, unit):
     assert abs(apart) < 0.02
     grown = two.q.gaussian.mean[:-4] / one.q.gaussian.mean[:-4]
     assert np.median(grown) == pytest.approx(unit, rel=0.2)
+
+
+@numba.njit
+def evidence_of(model):
+    return fv.log_evidence(model)
+
+
+@numba.njit
+def line_with_t_noise(z, y, x):
+    """A slope with a flat prior, and the scale of t noise with 4 degrees of freedom, with 1 / scale."""
+    total = -(1.0 + y.size) * math.log(z[1])
+    for i in range(y.size):
+        total -= 2.5 * math.log1p(((y[i] - z[0] * x[i]) / z[1]) ** 2 / 4.0)
+    return total
+
+
+def line(unit, seed, of_x=1.0):
+    rng = np.random.default_rng((3, seed))
+    x = rng.standard_normal(int(rng.integers(8, 40)))
+    y = x * rng.standard_normal() + rng.standard_t(4, x.size)
+    data = unit * y, of_x * x
+    return fv.Model(line_with_t_noise, 2, data, support=["real", "positive"]), 1 - x.size
+
+
+@pytest.mark.parametrize("unit", [1e5, 1e7])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_plane_in_other_units(seed, unit):
+    """The joint falls off from the origin by powers: half of these were called improper."""
+    (model, power), (other, _) = line(1.0, seed), line(unit, seed)
+    shift = power * math.log(unit)
+    one, two = fv.log_evidence(model), fv.log_evidence(other)
+    assert abs(two.value - one.value - shift) <= one.error + two.error + 1e-9
+    compiled = evidence_of(other)
+    assert compiled.value == pytest.approx(two.value, rel=1e-12)
+    assert compiled.error == pytest.approx(two.error, rel=0.1)
+    for family in ("diag", "full"):
+        one, two = fv.fit(model, family), fv.fit(other, family)
+        assert one.converged
+        assert two.converged
+        assert abs(two.elbo.value - one.elbo.value - shift) <= one.elbo.error + two.elbo.error + 1e-6
