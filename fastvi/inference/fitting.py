@@ -157,10 +157,16 @@ def fit(
 
     A posterior is called improper where the log joint does not fall far out along a coordinate, or around q.
     In three to 64 dimensions also where Laplace's marginal density of a coordinate that is a logarithm, as of
-    the deviation of groups, is level from 8 to 14 units from q's mean and, as far as floats go, beyond: the
+    the deviation of groups, becomes level 8 to 18 units from q's mean and is so as far as floats go: the
     prior 1 / tau of groups. Where it rises as far as they go, as with 1 / tau² and effects that are not
-    standardised, the status says that another q may be better. At a sixth of the fit's evaluations, so that
-    some of many such coordinates are left out; not with functions of arrays in Python.
+    standardised, and may rise above that at q's mean before floats end, the status says that another q may be
+    better. At a sixth of the fit's evaluations, so that some of many such coordinates are left out; not with
+    functions of arrays in Python.
+
+    Without a start, another fit begins where such a density is higher than at q's mean, where q gains by
+    another value of one coordinate, and at other modes that ascents find; and, with a start too, farther
+    along directions in which the log joint bends a thousand times less than it does by q's deviations. The
+    best of these is returned.
 
     References
     ----------
