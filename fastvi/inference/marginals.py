@@ -1,8 +1,9 @@
-"""Laplace's log marginal density of one coordinate, far from q: is there mass without end along a curve?
+"""Laplace's log marginal density of one coordinate, far from q: mass without end along a curve, other peaks.
 
 With the prior 1 / tau of the deviation of groups a hierarchy is improper by a logarithm: the marginal density
 of log tau does not fall where tau goes to zero and the groups draw together. No straight line shows it: with
-the groups held at their places the joint falls off as it should.
+the groups held at their places the joint falls off as it should. And a prior whose scale is far from that of
+the data makes two peaks of it, of which a fit finds one.
 """
 
 from __future__ import annotations
