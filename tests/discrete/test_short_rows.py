@@ -49,3 +49,17 @@ def test_the_row_that_is_refused_is_named():
     q[FEW + 1, 2] = np.nan
     values = fv.kl(p, q, axis=1, nan_policy="propagate")
     assert np.isnan(values).tolist() == [i == FEW + 1 for i in range(FEW + 3)]
+
+
+@pytest.mark.parametrize("mass", ["normalize", "unit"])
+@pytest.mark.parametrize("n", [2, 5, SHORT])
+def test_a_zero_with_a_sign_is_a_zero(n, mass):
+    """Beside -0.0 the order inf of some rows was finite: the largest of ratios that are -inf."""
+    p, q = np.random.default_rng(n).uniform(0.1, 1.0, size=(2, LANES + 3, n))
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
+    q[:, 0], q[:, 1] = -0.0, q[:, 0] + q[:, 1]
+    for alpha in (np.inf, 2.0, 1.0):
+        assert (fv.renyi(p, q, alpha, axis=1, mass=mass) == np.inf).all()
+        assert fv.renyi(q, p, alpha, axis=1, mass=mass) == pytest.approx(
+            fv.renyi(np.abs(q), p, alpha, axis=1, mass=mass), rel=1e-15
+        )
