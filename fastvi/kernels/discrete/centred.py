@@ -34,6 +34,7 @@ from ..compiler import Lazily, adder, exported, formula, kernel, specialise
 from ..numerics.elementary import LN2, atanh_tail, exponent_step, log, log_ratio, times_expm1
 from ..numerics.error_free import add_compensated, two_product
 from .masses import ANY
+from .normalized import differing
 from .registry import NO_THETA
 from .terms import alpha_term, kl_term
 
@@ -496,20 +497,12 @@ def set_infinities(bits_p, bits_q, where, first, work, out):
             row[j] = math.inf if infinite else row[j]
 
 
-@adder
-def _differences(x, y):
-    count = 0
-    for k in range(x.size):
-        count += x[k] != y[k]
-    return count
-
-
 @exported
 def set_zeros(p, q, out):
     """Write 0 where out is NaN and two rows are equal."""
     for i in range(p.shape[0]):
         for j in range(q.shape[0]):
-            if out[i, j] != out[i, j] and _differences(p[i], q[j]) == 0:
+            if out[i, j] != out[i, j] and differing(p[i], q[j]) == 0:
                 out[i, j] = 0.0
 
 

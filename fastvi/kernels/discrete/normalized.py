@@ -320,6 +320,15 @@ def _off(p, q, scale_p, scale_q, u, v):
     return count
 
 
+@adder
+def differing(p, q):
+    """The number of entries in which p and q differ."""
+    count = 0
+    for i in range(p.size):
+        count += p[i] != q[i]
+    return count
+
+
 @kernel
 def proportional(p, q, normalization):
     """Whether p and q are exact multiples of each other."""

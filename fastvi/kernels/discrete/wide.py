@@ -25,6 +25,7 @@ from .normalized import (
     UNLIFT,
     Normalization,
     as_they_are,
+    differing,
     entry,
     exact_normalization,
     make_normalization,
@@ -191,18 +192,9 @@ def same(p, q, masses):
     return True
 
 
-@kernel
-def _differing(p, q):
-    """The number of entries in which p and q differ."""
-    count = 0
-    for i in range(p.size):
-        count += p[i] != q[i]
-    return count
-
-
 def _wide(p, q, masses, theta, mass):
     """Template (`sums`, `root`, `finish`): the divergence, of wide entries or of a root that is small."""
-    if _differing(p, q) == 0 if mass == ANY else same(p, q, masses):
+    if differing(p, q) == 0 if mass == ANY else same(p, q, masses):
         return 0.0
     a = max(sums(p, q, _wide_of(p, q, masses, mass, 1.0), theta), 0.0)  # noqa: F821
     if a < LEAST_SQUARE and root:  # noqa: F821
