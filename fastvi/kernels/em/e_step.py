@@ -272,11 +272,17 @@ def eight_rows(x, i, first, last):
 
 
 @formula
+def differences(x, n, mean):
+    """x - mean of four coordinates of a point."""
+    (a, b, c, d), (m0, m1, m2, m3) = x, mean
+    return a[n] - m0, b[n] - m1, c[n] - m2, d[n] - m3
+
+
+@formula
 def _square_of_triangle(x, n, mean, inverse, rest):
     """The square of four coordinates of inverse (x - mean); the rest is what others add to these."""
-    (x0, x1, x2, x3), (m0, m1, m2, m3) = x, mean
     a, b, c, d, e, f, g, h, i, j = inverse
-    d0, d1, d2, d3 = x0[n] - m0, x1[n] - m1, x2[n] - m2, x3[n] - m3
+    d0, d1, d2, d3 = differences(x, n, mean)
     r0, r1, r2, r3 = rest
     s, t = r0 + a * d0, r1 + b * d0 + c * d1
     u, v = r2 + d * d0 + e * d1 + f * d2, r3 + g * d0 + h * d1 + i * d2 + j * d3
@@ -300,8 +306,8 @@ def _squares_of_more(x, mean, inverse, rest, out):
 
 @formula
 def _product_of_four(x, n, mean, row):
-    (x0, x1, x2, x3), (m0, m1, m2, m3), (a, b, c, d) = x, mean, row
-    return (a * (x0[n] - m0) + b * (x1[n] - m1)) + (c * (x2[n] - m2) + d * (x3[n] - m3))
+    (a, b, c, d), (d0, d1, d2, d3) = row, differences(x, n, mean)
+    return (a * d0 + b * d1) + (c * d2 + d * d3)
 
 
 @formula

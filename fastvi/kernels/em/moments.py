@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.matrices import copy_vector, dot
-from .e_step import eight, eight_rows, four, four_rows, multiply_row, subtract
+from .e_step import differences, eight, eight_rows, four, four_rows, multiply_row, subtract
 
 #: Which of the sums of r d d' are added in four or more dimensions.
 ALL, DIAGONAL_ONLY, NONE = 0, 1, 2
@@ -237,8 +237,7 @@ def _add_squares_of_block(columns, first, mean, shares, inverse_total, out):
 
 @formula
 def _terms_of_triangle(x, n, mean, r):
-    (a, b, c, d), (m0, m1, m2, m3) = x, mean
-    d0, d1, d2, d3 = a[n] - m0, b[n] - m1, c[n] - m2, d[n] - m3
+    d0, d1, d2, d3 = differences(x, n, mean)
     r0, r1, r2, r3 = r * d0, r * d1, r * d2, r * d3
     products = (r0 * d0, r1 * d0, r1 * d1, r2 * d0, r2 * d1, r2 * d2, r3 * d0, r3 * d1, r3 * d2, r3 * d3)
     return (r0, r1, r2, r3), products
@@ -270,12 +269,6 @@ def _triangle_of_moments(x, mean, r):
 
 
 @formula
-def _differences(x, n, mean):
-    (a, b, c, d), (m0, m1, m2, m3) = x, mean
-    return a[n] - m0, b[n] - m1, c[n] - m2, d[n] - m3
-
-
-@formula
 def _four_products(a, d0, d1, d2, d3):
     return a * d0, a * d1, a * d2, a * d3
 
@@ -286,8 +279,8 @@ def _square_of_moments(x, mean, y, other, r):
     s00, s01, s02, s03, s10, s11, s12, s13 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     s20, s21, s22, s23, s30, s31, s32, s33 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for n in range(r.size):
-        a, b, c, d = _differences(x, n, mean)
-        d0, d1, d2, d3 = _differences(y, n, other)
+        a, b, c, d = differences(x, n, mean)
+        d0, d1, d2, d3 = differences(y, n, other)
         a, b, c, d = _four_products(r[n], a, b, c, d)
         t0, t1, t2, t3 = _four_products(a, d0, d1, d2, d3)
         s00 += t0
