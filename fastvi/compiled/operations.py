@@ -66,6 +66,7 @@ _laplace = external("kernels.inference.entry_points.laplace")
 _evidence_workspace = external("kernels.inference.entry_points.evidence_workspace")
 _log_evidence = external("kernels.inference.entry_points.log_evidence")
 _panel_workspace = external("kernels.inference.entry_points.panel_workspace")
+_densities_or_zero = external("kernels.inference.entry_points.densities_or_zero")
 _far_start = external("kernels.inference.entry_points.far_start")
 _find_modes = external("kernels.inference.entry_points.find_modes")
 _lost_by_evidence = external("kernels.inference.entry_points.lost_by_evidence")
@@ -607,13 +608,8 @@ def log_evidence(model, dim, rtol):
     factors, laplace_space = np.empty((starts + 1, latent, latent)), _laplace_workspace((latent, dim))
     heights, panel = np.empty(_count_of(latent)), _panel_workspace((latent, dim, BLOCK))
     mean, factor, space = np.empty(latent), np.empty((latent, latent)), _evidence_workspace((latent, dim))
-    value, error, nodes = math.nan, math.inf, 0
-    for round_ in range(2):
-        if round_ == 1:
-            # From far away where the density is much higher, if it is not known from the origin.
-            fill_vector(0.0, means[0])
-            if error < math.inf or not _far_start((target, means[0], laplace_space)):
-                break
+    here, origin, is_far = np.empty(1), np.zeros((1, latent)), False
+    while True:
         fault, nodes = _laplace((target, means[0], np.ones(latent), factors[0], laplace_space))
         if fault != statuses.FINE:
             return math.nan, math.inf, nodes
@@ -626,4 +622,12 @@ def log_evidence(model, dim, rtol):
         share = _lost_by_evidence((target, means[0], value, panel))
         share += _mass_of_gaps((target, means[0], factors[0], heights, value, panel))
         error += _error_of_share(share)
-    return value, error, nodes
+        if is_far or error < math.inf:
+            return value, error, nodes
+        # From far away where the density is much higher, if it is not known from the origin.
+        fill_vector(0.0, means[0])
+        _densities_or_zero((target, origin, laplace_space, here))
+        highest, _ = _far_start((target, means[0], origin, here[0], laplace_space))
+        is_far = highest > here[0]
+        if not is_far:
+            return value, error, nodes

@@ -55,7 +55,7 @@ from .model import Model, target_of
 from .optima import TRACE, LatentFit, fit_from_best_start, newton_fit, or_improper, outputs
 from .racing import Start, choose_start
 from .results import Fit, fit_of_report, q_of
-from .rivals import along_axes, along_ridges, rival_of
+from .rivals import Rival, along_axes, along_ridges, rival_of
 from .saturation import with_its_error
 from .starts import check_start, start_of
 
@@ -91,9 +91,6 @@ _ON_A_RISE = 0.5
 
 #: How a fit may end on a ridge or a plateau, short of the optimum.
 _SHORT = CONVERGED, STEPS_EXHAUSTED, STUCK, OVERFITTED
-
-#: Evaluations for moves of single coordinates, eight of each, as a share of those of the fit.
-_OF_AXES = 0.03
 
 #: Fits from rivals, each of which has a higher ELBO than the one before.
 _RIVALS = 3
@@ -442,22 +439,11 @@ def draws_fit(
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
     if not dense or model._calls_are_expensive:
         return found
-    is_local = start is not None
-    spent, used = _SPENT + _SPENT_EACH * model.latent_dim, int(found.report.evaluations)
+    is_local, used = start is not None, int(found.report.evaluations)
     for _ in range(_RIVALS):
-        report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
-        rival, ended = None if is_local else found.rival, report.status in _SHORT
-        if rival is None and ended and not found.whitened:
-            rival, more = along_ridges(model, q, family)
-            used += more
-        few = 8 * model.latent_dim <= _OF_AXES * report.evaluations
-        if rival is None and ended and few and not is_local:
-            rival, more = along_axes(model, q)
-            used += more
-        if rival is None and report.status == CONVERGED and not is_local:
-            most = max(report.evaluations, spent)
-            rival, more = rival_of(model, family, q, report.elbo, report.error, most)
-            used += more
+        report = found.report
+        rival, more = _rival_to(model, family, found, is_local)
+        used += more
         if rival is None:
             break
         start = rival if model._support.is_real else TransformedGaussian._of(rival, model._support)
@@ -472,6 +458,24 @@ def draws_fit(
         if found.report.status == OVERFITTED:  # another one would take as many draws again
             break
     return found._replace(report=found.report._replace(evaluations=used))
+
+
+def _rival_to(model: Model, family: str, found: LatentFit, is_local: bool) -> Rival:
+    """Where a fit may reach more than this one; with `is_local` only along ridges."""
+    report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
+    if found.rival is not None and not is_local:
+        return Rival(found.rival, 0)
+    rival, used = Rival(None, 0)
+    if report.status in _SHORT and not found.whitened:
+        rival, used = along_ridges(model, q, family)
+    if rival is None and report.status in _SHORT and not is_local:
+        rival, more = along_axes(model, q, report.evaluations)
+        used += more
+    if rival is None and report.status == CONVERGED and not is_local:
+        spent = max(report.evaluations, _SPENT + _SPENT_EACH * model.latent_dim)
+        rival, more = rival_of(model, family, q, report.elbo, report.error, spent)
+        used += more
+    return Rival(rival, used)
 
 
 def _draws_fit(
@@ -586,7 +590,7 @@ def _draws_fit(
         wrong = wrong_gradient(model, fits.mean, fits.factor)
         fits.evaluations += GRADIENT_EVALUATIONS
         if wrong is not None:
-            status, where = WRONG_GRADIENT, wrong
+            status, where, rival = WRONG_GRADIENT, wrong, None
     trace = np.concatenate(fits.traces)
     report = report._replace(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size

@@ -66,8 +66,8 @@ def _evidence(model: Model, start: Any, rtol: float) -> tuple[Estimate, Array, A
     Without a start, from far away where the density is much higher, if it is not known from the origin.
     """
     found = _evidence_from(model, start, rtol)
-    if start is None and not found[0].error < math.inf and not model._calls_are_expensive:
-        far = far_start(model)
+    if start is None and not found[0].error < math.inf:
+        far, _ = far_start(model)
         return found if far is None else _evidence_from(model, model._support.to_model(far[None])[0][0], rtol)
     return found
 

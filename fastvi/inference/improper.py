@@ -14,7 +14,7 @@ from .. import kernels
 from ..common.values import Array
 from ..kernels.statuses import FINE, UNBOUNDED
 from .expectations import fixed_draws, writable
-from .kernel_calls import densities_or_zero
+from .kernel_calls import densities_or_zero, deviations_of
 from .marginals import Tails, tails_along_curves
 from .model import Model
 
@@ -36,7 +36,7 @@ def tails_of(model: Model, mean: Array, factor: Array, most: float) -> Tails:
     """
     if model._calls_are_expensive:  # functions of arrays in Python, which may warn so far out
         return Tails(FINE, 0)
-    improper, used = _has_level_elbos(model, mean, _deviations(factor))
+    improper, used = _has_level_elbos(model, mean, deviations_of(factor))
     if improper:
         return Tails(UNBOUNDED, used)
     found = tails_along_curves(model, mean, factor, most - used)
@@ -83,18 +83,12 @@ def has_light_tails(model: Model, mean: Array, factor: Array) -> tuple[bool, int
     not known: in the plane, which may have a ridge in any direction, and with a support, near whose bounds z
     has no digits so far out.
     """
-    deviations, tails = _deviations(factor), kernels.inference.confirmation
+    deviations, tails = deviations_of(factor), kernels.inference.confirmation
     known = mean.size == 1 and model._support.is_real and not model._calls_are_expensive
     if not known or not np.isfinite([mean, deviations]).all():
         return False, 0
     falls, used = _falls(model, mean, deviations)
     return not any(tails.is_slow(fall, 1) for fall in falls), used
-
-
-def _deviations(factor: Array) -> Array:
-    """The deviations of the coordinates."""
-    found: Array = np.sqrt(np.einsum("ij,ij->i", factor, factor))
-    return found
 
 
 def _falls(model: Model, mean: Array, deviations: Array) -> tuple[list[float], int]:

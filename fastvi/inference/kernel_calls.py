@@ -239,6 +239,12 @@ def fit_on_draws(
     return kernels.inference.reports.Report(*row.tolist())
 
 
+def deviations_of(factor: Array) -> Array:
+    """Standard deviation of each coordinate, of a Cholesky factor."""
+    found: Array = np.sqrt(np.einsum("ij,ij->i", factor, factor))
+    return found
+
+
 def conditional_deviations(factor: Array) -> Array:
     """Standard deviation of each coordinate given the others, 1 / sqrt((Σ⁻¹)_ii), of a Cholesky factor."""
     scale = np.empty(len(factor))

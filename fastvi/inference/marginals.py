@@ -19,7 +19,7 @@ from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
-from .kernel_calls import densities_or_zero, slopes_at
+from .kernel_calls import densities_or_zero, deviations_of, slopes_at
 from .model import Model
 
 #: Distances from q's mean, in a unit of at least 1, as the coordinate is a logarithm: a density is asymptotic
@@ -95,7 +95,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         return Tails(FINE, 0)
     found: int = FINE
     rival, most_gained = None, _HIGHER
-    deviations = np.sqrt(np.einsum("ij,ij->i", factor, factor))
+    deviations = deviations_of(factor)
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
         level, logarithms, used = _logarithms(model, mean, units)
@@ -119,14 +119,14 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
                 seen.append((marginal, side * units[k]))
             found = status or found
         for marginal, unit in seen:
-            used -= marginal.evaluations
-            if used + marginal.evaluations < most:
+            before = marginal.evaluations
+            if used < most:
                 for place in mean[marginal.k] + unit * np.array(_BEYOND):
                     marginal.at(place)
             gained = marginal.gain(mean, factor, most_gained)
             if gained > most_gained:
                 rival, most_gained = marginal.highest[1], gained
-            used += marginal.evaluations
+            used += marginal.evaluations - before
     return Tails(found, used, rival)
 
 

@@ -45,6 +45,7 @@ from .starts import (
     gaussians_at,
     laplace_from,
     mean_curvature,
+    move,
     newtons_laplace,
     nudged,
     start_of,
@@ -406,18 +407,10 @@ class _Race:
         # Functions of arrays in Python may warn so far out.
         if best > _VERY_LOW * dim or dim > _MOVED_DIM or self.model._calls_are_expensive:
             return None
-        known, pair = kernels.inference.modes, _draws(5, 1, dim)[:, None]
-        moves = np.concatenate([side * x * np.eye(dim) for x in known.LENGTHS for side in (1.0, -1.0)])
-        highest, much = -math.inf, known.MUCH * dim
-        for _ in range(known.MOVES):
-            points = (x + pair + moves).reshape(-1, dim)
-            values = densities_or_zero(self.model, points).reshape(2, -1).mean(axis=0)
-            self.evaluations += len(points)
-            k = int(np.argmax(values))
-            if not values[k] > highest + much:
-                break
-            highest, x = float(values[k]), x + moves[k]
-        return x if highest > best + much else None
+        x = x.copy()
+        highest, used = move(self.model, x, _draws(5, 1, dim), -math.inf)
+        self.evaluations += used
+        return x if highest > best + kernels.inference.modes.MUCH * dim else None
 
     def of_path(self, x: Array) -> list[_Runner]:
         """A runner from the best Gaussian on L-BFGS's path from x to a mode (Zhang et al., JMLR 23, 2022)."""

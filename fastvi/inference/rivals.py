@@ -16,7 +16,7 @@ from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED
 from .expectations import fixed_draws, writable
-from .kernel_calls import densities_or_zero, restricted, slopes_at
+from .kernel_calls import densities_or_zero, deviations_of, restricted, slopes_at
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
@@ -45,10 +45,10 @@ _MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
 #: direction is a ridge, and how many are looked at, the flattest first.
 _STEP, _RIDGE, _RIDGES = 0.1, 1e-3, 4
 
-#: Lengths of the moves of single coordinates, nats by which the log joint must be higher there, and how much
-#: narrower q is tried.
+#: Lengths of the moves of single coordinates, nats by which the log joint must be higher there, how much
+#: narrower q is tried, and what the moves may take, as a share of the evaluations of the fit.
 _LENGTHS, _MORE_AT_A_POINT = (4.0, 8.0, 12.0, 16.0, -4.0, -8.0, -12.0, -16.0), 2.0
-_NARROWER = 10.0 ** -np.arange(5.0)
+_NARROWER, _SHARE_OF_AXES = 10.0 ** -np.arange(5.0), 0.03
 
 #: Distances along a ridge, in q's deviations, and nats by which the ELBO of a rival is higher.
 _DISTANCES, _HIGHER = np.outer([1.0, -1.0], 10.0 ** np.arange(9.0)).ravel(), 0.02
@@ -112,7 +112,7 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
     begins with the curvature, so with the ridges' lengths.
     """
     with np.errstate(all="ignore"):
-        mean, unit = q._mean, np.sqrt((q._factor**2).sum(axis=1))
+        mean, unit = q._mean, deviations_of(q._factor)
         if not np.isfinite([mean, unit]).all():
             return Rival(None, 0)
         aside = _STEP * np.diag(unit)
@@ -137,14 +137,16 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used)
 
 
-def along_axes(model: Model, q: Gaussian) -> Rival:
-    """A q, perhaps a narrower one, with another value of one coordinate.
+def along_axes(model: Model, q: Gaussian, spent: float) -> Rival:
+    """A q, perhaps a narrower one, with another value of one coordinate; the fit took so many evaluations.
 
     Where the deviation of groups is as small as its prior has it, their standard effects are all but 0, and q
     is on a plateau; with another deviation the same small effects reach the data.
     """
+    if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
+        return Rival(None, 0)
     with np.errstate(all="ignore"):
-        unit = np.maximum(np.sqrt((q._factor**2).sum(axis=1)) / 3.0, 1.0)
+        unit = np.maximum(deviations_of(q._factor) / 3.0, 1.0)
         moves = np.concatenate([length * np.diag(unit) for length in _LENGTHS])
         values = densities_or_zero(model, np.concatenate([q._mean[None], q._mean + moves]))
         best, used = int(np.argmax(values[1:])), len(values)

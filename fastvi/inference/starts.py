@@ -156,12 +156,24 @@ def is_near(point: Array, part: Gaussian) -> bool:
     return bool(np.abs(np.linalg.solve(part._factor, point - part._mean)).max() < 1.0)
 
 
-def far_start(model: Model) -> Array | None:
-    """A point where the density is much higher than at the origin, to which moves of coordinates lead."""
-    x, space = np.zeros(model.latent_dim), workspace("laplace", model.latent_dim, model.dim)
-    is_moved = kernels.inference.entry_points.far_start(target_of(model), x, space)
-    model._raise_pending()
-    return x if is_moved else None
+def far_start(model: Model) -> tuple[Array | None, int]:
+    """(A point where the density is much higher than at the origin, if moves lead to one, evaluations).
+
+    None of functions of arrays in Python, which may warn so far out.
+    """
+    if model._calls_are_expensive:
+        return None, 0
+    x, origin = np.zeros(model.latent_dim), np.zeros((1, model.latent_dim))
+    here = float(densities_or_zero(model, origin)[0])
+    highest, used = move(model, x, origin, here)
+    return x if highest > here else None, 1 + used
+
+
+def move(model: Model, x: Array, noise: Array, highest: float) -> tuple[float, int]:
+    """Move single coordinates of x to where the density is much higher; see `entry_points.far_start`."""
+    space, run = workspace("laplace", x.size, model.dim), kernels.inference.entry_points
+    found: tuple[float, int] = run.far_start(target_of(model), x, noise, highest, space)
+    return found
 
 
 def nudged(point: Array, guess: float = 1.0) -> Array:

@@ -1,4 +1,4 @@
-"""Densities as log joints. All but `gammas` are normalised: KL(q ‖ posterior) is minus the ELBO."""
+"""Densities as log joints. Normalised but for gammas and groups: KL(q ‖ posterior) is minus the ELBO."""
 
 import math
 
@@ -163,3 +163,23 @@ def normal_gamma(z, a, rate, k, mean):
     """z[0] is normal around a mean with the precision k z[1], which has a Gamma density."""
     total = a * math.log(rate) - math.lgamma(a) + (a - 1.0) * math.log(z[1]) - rate * z[1]
     return total + 0.5 * math.log(k * z[1] / (2.0 * math.pi)) - 0.5 * k * z[1] * (z[0] - mean) ** 2
+
+
+@numba.njit
+def groups(z, y, s, power, rate):
+    """Groups, their mean with a flat prior, their deviation with the prior tau^power exp(-rate / tau^2)."""
+    mean, tau = z[y.size], z[y.size + 1]
+    total = power * math.log(tau) - rate / tau**2
+    for j in range(y.size):
+        total -= 0.5 * ((z[j] - mean) / tau) ** 2 + math.log(tau) + 0.5 * ((y[j] - z[j]) / s[j]) ** 2
+    return total
+
+
+@numba.njit
+def standard_groups(z, y, s, power, rate):
+    """The same by standard normal effects."""
+    mean, tau = z[y.size], z[y.size + 1]
+    total = power * math.log(tau) - rate / tau**2
+    for j in range(y.size):
+        total -= 0.5 * z[j] ** 2 + 0.5 * ((y[j] - mean - tau * z[j]) / s[j]) ** 2
+    return total

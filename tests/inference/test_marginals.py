@@ -9,29 +9,10 @@ import pytest
 import fastvi as fv
 from fastvi.inference.improper import tails_of
 from fastvi.inference.marginals import _Marginal
+from helpers.posteriors import groups, standard_groups
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-
-
-@numba.njit
-def groups(z, y, s, power, rate):
-    """Groups, their mean with a flat prior, their deviation with the prior tau^power exp(-rate / tau^2)."""
-    mean, tau = z[y.size], z[y.size + 1]
-    total = power * math.log(tau) - rate / tau**2
-    for j in range(y.size):
-        total -= 0.5 * ((z[j] - mean) / tau) ** 2 + math.log(tau) + 0.5 * ((y[j] - z[j]) / s[j]) ** 2
-    return total
-
-
-@numba.njit
-def standard_groups(z, y, s, power, rate):
-    """The same by standard normal effects."""
-    mean, tau = z[y.size], z[y.size + 1]
-    total = power * math.log(tau) - rate / tau**2
-    for j in range(y.size):
-        total -= 0.5 * z[j] ** 2 + 0.5 * ((y[j] - mean - tau * z[j]) / s[j]) ** 2
-    return total
 
 
 @numba.njit

@@ -13,26 +13,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.inference.rivals import along_axes, along_ridges
-
-
-@numba.njit
-def centred(z, y, s, power, rate):
-    """Groups, their mean with a flat prior, their deviation with the prior tau^power exp(-rate / tau^2)."""
-    mean, tau = z[y.size], z[y.size + 1]
-    total = power * math.log(tau) - rate / tau**2
-    for j in range(y.size):
-        total -= 0.5 * ((z[j] - mean) / tau) ** 2 + math.log(tau) + 0.5 * ((y[j] - z[j]) / s[j]) ** 2
-    return total
-
-
-@numba.njit
-def standard(z, y, s, power, rate):
-    """The same by standard normal effects."""
-    mean, tau = z[y.size], z[y.size + 1]
-    total = power * math.log(tau) - rate / tau**2
-    for j in range(y.size):
-        total -= 0.5 * z[j] ** 2 + 0.5 * ((y[j] - mean - tau * z[j]) / s[j]) ** 2
-    return total
+from helpers.posteriors import groups, standard_groups
 
 
 @numba.njit
@@ -48,7 +29,7 @@ def one_way(z, y, group, scale):
     return total
 
 
-def groups(log_joint, scale, error, seed=0, count=8):
+def model_of_groups(log_joint, scale, error, seed=0, count=8):
     rng = np.random.default_rng(seed)
     s = scale * error * np.exp(0.3 * rng.standard_normal(count))
     y = scale * (1.0 + rng.standard_normal(count)) + s * rng.standard_normal(count)
@@ -71,7 +52,7 @@ def test_means_on_a_ridge(family, scale):
 
     As near as 0.02 nats: 0.2 deviations.
     """
-    model = groups(centred, scale, 3.0)
+    model = model_of_groups(groups, scale, 3.0)
     found = fv.fit(model, family)
     y, s, *_ = model.data
     weights = 1.0 / (s * s)
@@ -119,7 +100,7 @@ def test_noise_that_is_not_the_difference_of_groups(family, scale, error, prior)
 @pytest.mark.parametrize("scale", [1e4, 1e6])
 def test_standard_effects_on_a_plateau(family, scale):
     """The prior of the deviation has its peak at 1: there standard effects stay 0, 1,000s of nats too low."""
-    model = groups(standard, scale, 0.03, count=15)
+    model = model_of_groups(standard_groups, scale, 0.03, count=15)
     y = model.data[0]
     start = np.concatenate([(y - y.mean()) / y.std(), [y.mean(), y.std()]])
     found, best = fv.fit(model, family), fv.fit(model, family, start=start)
@@ -127,7 +108,7 @@ def test_standard_effects_on_a_plateau(family, scale):
 
 
 def test_no_move_of_a_coordinate_from_the_best_q():
-    model = fv.Model(standard, 10, groups(standard, 1.0, 1.0).data, support=["real"] * 9 + ["positive"])
+    model = model_of_groups(standard_groups, 1.0, 1.0)
     found = fv.fit(model)
     assert found.converged
-    assert along_axes(model, found.q.gaussian)[0] is None
+    assert along_axes(model, found.q.gaussian, found.evaluations)[0] is None

@@ -493,24 +493,35 @@ def mode_starts(mean, factor, out):
 
 
 @exported
-def far_start(target, x, space):
-    """Move single coordinates of a latent point to where the density is much higher; whether any was."""
-    target, space, x = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space)), borrow(x)
-    dim, problem, moved = x.size, _problem(target, 0), False
-    moves = np.zeros((2 * modes.LENGTHS.size * dim + 1, dim))
+def far_start(target, x, noise, highest, space):
+    """Move single coordinates of a latent point to where the density is much higher than `highest`.
+
+    Judged by the mean log density of points around it, x and a row of `noise` each. Returned are (that mean,
+    evaluations).
+    """
+    target, space = named(Target, borrow(target)), named(LaplaceWorkspace, borrow(space))
+    x, noise, dim, problem = borrow(x), borrow(noise), x.size, _problem(target, 0)
+    moves, unit, place = np.zeros((2 * modes.LENGTHS.size * dim, dim)), np.ones((1, dim)), np.empty(dim)
     for k in range(modes.LENGTHS.size):
         for i in range(dim):
-            moves[2 * (k * dim + i), i], moves[2 * (k * dim + i) + 1, i] = modes.LENGTHS[k], -modes.LENGTHS[k]
-    values, unit, here = np.empty(moves.shape[0]), np.ones((1, dim)), moves.shape[0] - 1
+            moves[2 * k * dim + i, i], moves[(2 * k + 1) * dim + i, i] = modes.LENGTHS[k], -modes.LENGTHS[k]
+    values, means, evaluations = np.empty(moves.shape[0]), np.empty(moves.shape[0]), 0
     for _ in range(modes.MOVES):
-        draws_fits.densities_or_zero(target.log_joint, problem, moves, x, unit, space.panel, values)
-        best = np.argmax(values)
-        if not values[best] > values[here] + modes.MUCH * dim:
+        means[:] = 0.0
+        for row in noise:
+            for i in range(dim):
+                place[i] = x[i] + row[i]
+            draws_fits.densities_or_zero(target.log_joint, problem, moves, place, unit, space.panel, values)
+            for n in range(values.size):
+                means[n] += values[n] / noise.shape[0]
+        evaluations += noise.shape[0] * values.size
+        best = np.argmax(means)
+        if not means[best] > highest + modes.MUCH * dim:
             break
+        highest = means[best]
         for i in range(dim):
             x[i] += moves[best, i]
-        moved = True
-    return moved
+    return highest, evaluations
 
 
 @exported
