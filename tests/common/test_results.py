@@ -146,6 +146,7 @@ INTERNAL = (
     "Shape",
     "Start",
     "Tables",
+    "Tails",
 )
 
 
