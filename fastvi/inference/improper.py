@@ -21,8 +21,9 @@ from .model import Model
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.
 _SCALES = (1e3, 1e6, 1e9, 1e12, 1e25, 1e50, 1e75, 1e100)
 
-#: Evaluations for marginal densities, as a share of those of a fit.
-SHARE_OF_FIT = 0.15
+#: Evaluations for marginal densities, as a share of those of a fit, and at least so many for each dimension,
+#: in up to ten: a fit of eight groups and their deviation that ended on the wrong peak took 840.
+_SHARE_OF_FIT, _LEAST_EACH, _LEAST_DIM = 0.15, 60.0, 10
 
 #: Deviation of these Gaussians, as a share of their distance, and their pairs of draws.
 _WIDTH, _PAIRS = 0.2, 48
@@ -41,6 +42,12 @@ def tails_of(model: Model, mean: Array, factor: Array, most: float) -> Tails:
         return Tails(UNBOUNDED, used)
     found = tails_along_curves(model, mean, factor, most - used)
     return found._replace(evaluations=used + found.evaluations)
+
+
+def tails_after(model: Model, mean: Array, factor: Array, spent: float) -> Tails:
+    """What `tails_of` finds after a fit of so many evaluations; marginal densities may take a share."""
+    most = max(_SHARE_OF_FIT * spent, _LEAST_EACH * min(mean.size, _LEAST_DIM))
+    return tails_of(model, mean, factor, most)
 
 
 def _has_level_elbos(model: Model, mean: Array, deviations: Array) -> tuple[bool, int]:

@@ -28,7 +28,10 @@ _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 1
 
 #: A distance before, and beyond those at which it falls, where other peaks are looked for; the nats by which
 #: the density there is higher; and the largest deviation of a Gaussian from which a fit then starts.
-_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 16.0), 2.0, 1.0
+_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 16.0, 20.0), 2.0, 1.0
+
+#: What all and other peaks may take, as a share of the evaluations allowed.
+_FOR_PEAKS = 2.0
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
 _ON_THE_WAY = (0.0, 1.0, 2.0, _BEFORE)
@@ -45,11 +48,17 @@ _LEVEL, _FLAT, _RISE, _FAR, _SLOWER, _STRAIGHT = 0.02, 1e-3, 0.3, 24.0, 0.5, 0.0
 #: Of coordinates on the real line only those are looked at on whose two sides the joint differs by a factor.
 _PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 100.0
 
-#: The logarithm of the least float: no coordinate is followed farther.
-_END = 744.0
+#: How far in q's deviations beside its mean.
+_BESIDE = 0.5
 
-#: Evaluations for sides on which the joint is level by itself, if there are more than those allowed.
-_LEAST_MOST = 300
+#: The logarithm of the least float: no coordinate is followed farther, and by values alone not so near to it.
+_END, _RESERVE = 744.0, 64.0
+
+#: Errors of rounding, in units of the level that they may hide.
+_ROUNDED = 1e-3
+
+#: Distances over which a joint that is level by itself stays level, and deviations to points around q.
+_LEVEL_AT, _AROUND = np.array([24.0, 48.0, 96.0, 192.0, 384.0]), 0.5
 
 #: Newton steps to the first mode of the others, and from one to the next, or to the first on the way.
 _STEPS, _MORE_STEPS = 10, 16
@@ -98,16 +107,21 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     deviations = deviations_of(factor)
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
-        level, logarithms, used = _logarithms(model, mean, units)
-        # Scales go to 0 rather than to infinity.
-        sides = level + [(k, side) for side, k in product((-1.0, 1.0), logarithms) if (k, side) not in level]
-        # Those of which the mode is not found far out, after all others: of some there is none.
-        first = [(_far_out if (k, side) in level else _on_one_side, k, side) for k, side in sides]
+        # Beside q's mean, where standard effects may be 0 and nothing depends on their deviation.
+        beside = mean + factor @ np.where(np.arange(mean.size) % 2, -_BESIDE, _BESIDE)
+        level, logarithms, used = _logarithms(model, beside, units)
+        for k, side in level:
+            used += (2 * mean.size + 1) * _LEVEL_AT.size
+            if _is_level_around(model, mean, deviations, k, side * units[k]):
+                return Tails(UNBOUNDED, used)
+        # Those of which the mode is not found far out, after all others: of some there is none. Scales go to
+        # 0 rather than to infinity.
+        first = [(_on_one_side, k, side) for side, k in product((-1.0, 1.0), logarithms)]
         second, third = list[Any](), list[Any]()
         seen: list[tuple[_Marginal, float]] = []
         for look, k, side in chain(first, second, third):
-            if used >= (max(most, _LEAST_MOST) if (k, side) in level else most):
-                continue
+            if used >= most:
+                break
             marginal = _Marginal(model, mean, deviations, k)
             status = look(marginal, mean[k], side * units[k])
             used += marginal.evaluations
@@ -120,9 +134,9 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
             found = status or found
         for marginal, unit in seen:
             before = marginal.evaluations
-            if used < most:
+            if used < _FOR_PEAKS * most:
                 for place in mean[marginal.k] + unit * np.array(_BEYOND):
-                    marginal.at(place)
+                    marginal.at(place, is_rough=True)
             gained = marginal.gain(mean, factor, most_gained)
             if gained > most_gained:
                 rival, most_gained = marginal.highest[1], gained
@@ -155,7 +169,7 @@ def _on_one_side(marginal: _Marginal, start: float, unit: float) -> int | None:
     return None if near is None else _far_out(marginal, start, unit, near)
 
 
-def _far_out(marginal: _Marginal, start: float, unit: float, near: float = math.inf) -> int | None:
+def _far_out(marginal: _Marginal, start: float, unit: float, near: float) -> int | None:
     """What follows from a log marginal density on one side of `start`, as far as it is known, or None.
 
     `near` is that at the distance `_BEFORE`.
@@ -208,13 +222,33 @@ def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int
     exponents = np.nan_to_num(np.log(np.maximum(far, 0.0) / near), nan=math.inf) / (_PROBES[1] - _PROBES[0])
     exponents = np.where(near > 0.0, np.clip(exponents, 0.0, _SCALE), 0.0)[::-1]
     is_twice = is_bounded & is_power.all(axis=0) & (near > 0.0)
+    # Standard effects times a scale with an inverse gamma prior: exponentials on both sides.
+    is_steep = np.isfinite(far).all(axis=0) & (exponents > _RATE).all(axis=0)
+    is_logarithm = is_level | is_twice | is_steep | (is_power & (exponents > _RATE))
     # Scales first: groups may be logarithms of rates, and there are many.
     found = [
         (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
-        for side, n in zip(*np.nonzero(is_level | is_twice | (is_power & (exponents > _RATE))), strict=True)
+        for side, n in zip(*np.nonzero(is_logarithm), strict=True)
     ]
     level = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(is_level), strict=True)]
     return level, list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
+
+
+def _is_level_around(model: Model, mean: Array, deviations: Array, k: int, unit: float) -> bool:
+    """Whether the joint is level along coordinate k, wherever the others are: then its mass is infinite.
+
+    Laplace's density may not be known there: a growth curve whose rate is infinite is a step, with as much
+    mass wherever the step is between two data.
+    """
+    distances = unit * np.minimum(_LEVEL_AT, (_END - _RESERVE - abs(mean[k])) / abs(unit))
+    others = _AROUND * np.diag(deviations)
+    others[k] = 0.0
+    around = mean + np.concatenate([np.zeros((1, mean.size)), others, -others])
+    points = np.tile(around, (_LEVEL_AT.size, 1, 1))
+    points[..., k] += distances[:, None]
+    values = densities_or_zero(model, points.reshape(-1, mean.size)).reshape(points.shape[:2])
+    is_exact = np.spacing(np.abs(values)).max() < _ROUNDED * _FLAT
+    return bool(is_exact and (np.abs(values - values[0]) <= _FLAT).all())
 
 
 class _Marginal:
@@ -230,15 +264,22 @@ class _Marginal:
 
     def gain(self, mean: Array, factor: Array, least: float) -> float:
         """By how much the highest density that was found is above that at q's mean, if it is by `least`."""
-        highest, _ = self.highest
-        if highest == -math.inf:
+        highest, there = self.highest
+        if there is None:
             return highest
         self.evaluations += 1
         # That of a q with this factor is not above the density.
         volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
         lowest = float(densities_or_zero(self.model, mean[None])[0]) + volume
-        density = self.at_first(mean[self.k]) if highest > lowest + least else None
-        return highest - (lowest if density is None else density)
+        if highest > lowest + least:
+            density = self.at_first(mean[self.k])
+            lowest = lowest if density is None else density
+        if highest > lowest + least:
+            # Where only roughly known, from the mode on.
+            self.mean, self.modes = np.delete(there._mean, self.k), []
+            exact = self.at(float(there._mean[self.k]))
+            highest = -math.inf if exact is None else exact
+        return highest - lowest
 
     def along(self, places: Array) -> Iterator[float]:
         """The density at each, from the mode of the others at the one before, as long as one is found."""
@@ -248,8 +289,11 @@ class _Marginal:
                 return
             yield value
 
-    def at(self, place: float) -> float | None:
-        """The density where the coordinate is held, by Newton's method for the others."""
+    def at(self, place: float, is_rough: bool = False) -> float | None:
+        """The density where the coordinate is held, by Newton's method for the others.
+
+        A rough one is by the last second derivatives, without more evaluations.
+        """
         mean, unit = self.start(place), self.unit
         for _ in range(self.steps):
             value, gradient, precision = self.bends(place, mean, unit)
@@ -270,7 +314,8 @@ class _Marginal:
                 self.mean, self.unit, self.modes = mean, unit, [*self.modes[-1:], (place, mean)]
                 self.steps = _MORE_STEPS
                 size = float(np.log(unit).sum() + np.log(lengths).sum())
-                density = self.laplace(place, axes, np.flatnonzero(is_ridge), size)
+                ridges = np.flatnonzero(is_ridge)
+                density = value + size if is_rough else self.laplace(place, axes, ridges, size)
                 if density is not None and density > self.highest[0]:
                     unit = np.insert(unit, self.k, min(self.deviation, _WIDEST))
                     there = Gaussian._from_factor(self.points(place, mean[None])[0], np.diag(unit))

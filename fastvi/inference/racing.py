@@ -382,7 +382,8 @@ class _Race:
         gaussians = [Gaussian._from_factor(*place) for place in places]
         points = np.concatenate([q._mean + q._spread(noise) for q in gaussians])
         self.evaluations += len(points)
-        values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
+        with np.errstate(over="ignore"):
+            values = densities_or_zero(self.model, points).reshape(len(places), -1).mean(axis=1)
         if self.fault is None and not np.isfinite(values).all():
             self.elbo(*places[int(np.isfinite(values).argmin())], noise)
         elbos: Array = values + np.array([q.entropy() for q in gaussians])

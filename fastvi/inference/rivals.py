@@ -7,7 +7,7 @@ anywhere on a ridge, where gradients are small.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from .kernel_calls import densities_or_zero, deviations_of, restricted, slopes_a
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
-from .starts import ascent_in_units, is_near, laplace_from, newtons_laplace, points_around
+from .starts import Laplace, ascent_in_units, is_near, laplace_from, newtons_laplace, points_around
 
 #: Evaluations of the search, as a share of those of the fit. An evaluation of a single point by Python takes
 #: as long as so many of a block.
@@ -67,8 +67,7 @@ def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, 
     own = None  # the mode that q is around
     left, single = _SHARE * spent, _SINGLE if model._calls_python else 1
     seen: list[Gaussian] = []  # modes to which ascents have led
-    # Without a gradient by values; with one that would cost much more where Newton's method finds no mode.
-    laplace = newtons_laplace if model._slopes_address else laplace_from
+    laplace = _laplace(model)
     for point in _points(q):
         steps = min(int(left / single), _STEPS)
         if steps < _FEWEST:
@@ -137,11 +136,12 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used)
 
 
-def along_axes(model: Model, q: Gaussian, spent: float) -> Rival:
+def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
     """A q, perhaps a narrower one, with another value of one coordinate; the fit took so many evaluations.
 
     Where the deviation of groups is as small as its prior has it, their standard effects are all but 0, and q
-    is on a plateau; with another deviation the same small effects reach the data.
+    is on a plateau; with another deviation the same small effects reach the data. Where no q with these
+    effects is better, as all of them would have to be narrow, the mode that lies uphill may have one.
     """
     if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
         return Rival(None, 0)
@@ -159,7 +159,16 @@ def along_axes(model: Model, q: Gaussian, spent: float) -> Rival:
             value, *_ = elbo_over(model, q._mean + moves[best], share * q._factor, draws)
             if value > highest:
                 found, highest = Gaussian._from_factor(q._mean + moves[best], share * q._factor), value
-    return Rival(found, used + (1 + len(_NARROWER)) * len(draws))
+        used += (1 + len(_NARROWER)) * len(draws)
+        if found is None:
+            uphill = _laplace(model)(model, q._mean + moves[best])
+            used += uphill.evaluations
+            if not uphill.status:
+                factor = restricted(uphill.factor, family) if family in CODES else uphill.factor
+                value, *_ = elbo_over(model, uphill.mean, factor, draws)
+                used += len(draws)
+                found = Gaussian._from_factor(uphill.mean, factor) if value > highest else None
+    return Rival(found, used)
 
 
 def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, float, int]:
@@ -184,6 +193,14 @@ def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, fl
         used += 3 * len(draws)
     best = int(np.nanargmax(values))
     return distances[best] * direction, float(values[best] - here), used
+
+
+def _laplace(model: Model) -> Callable[[Model, Array], Laplace]:
+    """Laplace's approximation near a point, without a gradient by values.
+
+    With one these would cost much more where Newton's method finds no mode.
+    """
+    return newtons_laplace if model._slopes_address else laplace_from
 
 
 def _points(q: Gaussian) -> Iterator[Array]:

@@ -70,6 +70,18 @@ def saturating(z, x, y, power):
 
 
 @numba.njit
+def logistic(z, x, y, power):
+    """A growth curve, whose constants and noise have the prior z^power exp(-(1 + power) z)."""
+    highest, rate, middle, noise = z
+    total = -y.size * math.log(noise)
+    for k in range(4):
+        total += power * math.log(z[k]) - (1.0 + power) * z[k]
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - highest / (1.0 + math.exp(-rate * (x[i] - middle)))) / noise) ** 2
+    return total
+
+
+@numba.njit
 def counts_in_groups(z, y, power):
     """Counts whose log rates are groups with a proper mean."""
     mean, tau = z[y.size], z[y.size + 1]
@@ -157,6 +169,13 @@ def curve(power, seed=1):
     return fv.Model(saturating, 3, (x, y, power), support="positive")
 
 
+def growth(power, seed=0):
+    rng = np.random.default_rng(seed)
+    x = np.sort(np.exp(rng.standard_normal(30)))
+    y = 2.0 / (1.0 + np.exp(-2.0 * (x - 1.0))) + 0.1 * rng.standard_normal(30)
+    return fv.Model(logistic, 4, (x, y, power), support="positive")
+
+
 def counts(power):
     y = np.array([823.0, 27.0, 0.0, 24.0])
     return fv.Model(counts_in_groups, 6, (y, power), support=["real"] * 5 + ["positive"])
@@ -189,6 +208,8 @@ def in_groups(count, each, power, y=None):
         lambda: counts(-1.0),
         lambda: robust(3, 4, 0.0),
         lambda: curve(-1.0),
+        # an infinite rate is a step, with no mode of where it is
+        lambda: growth(-1.0),
         decaying,
     ],
 )
@@ -220,6 +241,7 @@ def test_improper_by_a_logarithm(model, family):
         lambda: counts(-0.95),
         lambda: robust(3, 5, 0.0),
         lambda: curve(-0.9),
+        lambda: growth(-0.9),
     ],
 )
 def test_proper_neighbours(model, family):

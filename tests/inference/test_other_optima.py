@@ -97,18 +97,55 @@ def test_noise_that_is_not_the_difference_of_groups(family, scale, error, prior)
 
 
 @pytest.mark.parametrize("family", ["diag", "full"])
-@pytest.mark.parametrize("scale", [1e4, 1e6])
-def test_standard_effects_on_a_plateau(family, scale):
+@pytest.mark.parametrize("count", [8, 15])
+@pytest.mark.parametrize(("scale", "error"), [(1e4, 0.03), (1e4, 0.1), (1e6, 0.01), (1e6, 0.03), (1e7, 0.03)])
+def test_standard_effects_on_a_plateau(scale, error, count, family):
     """The prior of the deviation has its peak at 1: there standard effects stay 0, 1,000s of nats too low."""
-    model = model_of_groups(standard_groups, scale, 0.03, count=15)
+    model = model_of_groups(standard_groups, scale, error, count=count)
     y = model.data[0]
     start = np.concatenate([(y - y.mean()) / y.std(), [y.mean(), y.std()]])
     found, best = fv.fit(model, family), fv.fit(model, family, start=start)
     assert found.elbo.value > best.elbo.value - 0.1
 
 
+def test_the_mode_that_lies_uphill_of_a_plateau():
+    """Of errors that are small beside the deviation, which is 1e6: only narrow effects would be as good."""
+    model = model_of_groups(standard_groups, 1e6, 0.03, seed=1)
+    plateau = fv.fit(model, "diag", start=np.append(np.zeros(9), 0.5), max_steps=60).q.gaussian
+    y = model.data[0]
+    rival, used = along_axes(model, plateau, "diag", 1e4)
+    np.testing.assert_allclose(rival.mean[8], y.mean(), rtol=0.0, atol=y.std())
+    np.testing.assert_allclose(rival.mean[9], math.log(y.std()), atol=4.0)
+    assert used < 1500
+
+
+def test_a_mean_along_the_ridge_of_a_wide_q():
+    """The prior of the deviation is near 1 and the errors are 1e6: the common mean moves with its groups.
+
+    The gradient of their mean was small in the unit of the deviation, 3 of q's deviations from the optimum.
+    """
+
+    @numba.njit
+    def lognormal(z, y, s):
+        total = -0.5 * z[y.size + 1] ** 2
+        for j in range(y.size):
+            total -= 0.5 * ((z[j] - z[y.size]) / math.exp(z[y.size + 1])) ** 2 + z[y.size + 1]
+            total -= 0.5 * ((y[j] - z[j]) / s[j]) ** 2
+        return total
+
+    rng = np.random.default_rng(0)
+    for count in (10, 40):
+        y, s = 1e6 * (1.0 + rng.standard_normal(count)), 1e6 * np.exp(0.3 * rng.standard_normal(count))
+        found = fv.fit(fv.Model(lognormal, count + 2, (y, s)))
+        weights = 1.0 / (s * s)
+        mean, deviation = weights @ y / weights.sum(), 1.0 / math.sqrt(weights.sum())
+        assert found.converged
+        np.testing.assert_allclose(found.q.mean[:-1], mean, rtol=0.0, atol=0.1 * deviation)
+        np.testing.assert_allclose(math.sqrt(found.q.cov[-2, -2]), deviation, rtol=0.05)
+
+
 def test_no_move_of_a_coordinate_from_the_best_q():
     model = model_of_groups(standard_groups, 1.0, 1.0)
     found = fv.fit(model)
     assert found.converged
-    assert along_axes(model, found.q.gaussian, found.evaluations)[0] is None
+    assert along_axes(model, found.q.gaussian, "full", found.evaluations)[0] is None
