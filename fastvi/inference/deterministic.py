@@ -270,11 +270,7 @@ class _FixedDraws:
         else:
             scale = conditional_deviations(self.factor) if correlated else np.diag(self.factor).copy()
         ratio: Array = scale / unit
-        widths: Any = ratio
-        if correlated and np.isfinite(self.factor).all():
-            # A ridge widens while conditional deviations stay: of 40 groups whose common mean q did not know
-            # at first it was 3 deviations off with a gradient of 0.006 in the first unit.
-            widths = np.linalg.svd(np.linalg.solve(root, self.factor), compute_uv=False)
+        widths = _widths_in(root, self.factor) if correlated else ratio
         if ((widths > 1.0 / _FAR) & (widths < _FAR)).all() or not np.isfinite([ratio, widths]).all():
             return False
         stretched = ratio * root if len(root) == 1 else ratio[:, None] * root
@@ -360,6 +356,18 @@ class _FixedDraws:
         """The next fit begins with the pairs of L-BFGS that this one ends with."""
         draws_fits = kernels.inference.draws_fits
         self.curvature[draws_fits.BEGIN] = self.curvature[draws_fits.KNOWN]
+
+
+def _widths_in(root: Array, factor: Array) -> Array:
+    """The deviations of a Gaussian along its axes in the unit of another one; NaN where one is no float.
+
+    Along a ridge they grow while conditional deviations stay: the common mean of 40 groups was 3 of q's
+    deviations off where its gradient was 0.006 in the first unit.
+    """
+    try:
+        return np.linalg.svd(np.linalg.solve(root, factor), compute_uv=False).astype(np.float64)
+    except np.linalg.LinAlgError:
+        return np.full(len(factor), math.nan)
 
 
 def _first_pairs(family: str, dim: int, draws: int | None) -> int:

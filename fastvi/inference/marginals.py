@@ -34,7 +34,7 @@ _BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 16.0, 20.0), 2.0, 1.0
 _FOR_PEAKS = 2.0
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
-_ON_THE_WAY = (0.0, 1.0, 2.0, _BEFORE)
+_ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
 
 #: A density that falls by more nats from one distance to the next is that of a finite mass, unless its slope
 #: is less than `_SLOWER` times that before: it may become level. From `_FAR` on by more than `_FLAT`. One not

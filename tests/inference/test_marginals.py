@@ -250,12 +250,18 @@ def test_proper_neighbours(model, family):
     assert "improper" not in found.diagnose().verdict
 
 
+@pytest.mark.parametrize("family", ["diag", "full"])
 @pytest.mark.parametrize(
-    ("power", "family"), [(-1.3, "diag"), (-1.3, "full"), (-2.0, "diag"), (-2.0, "full")]
+    ("power", "offset", "scale"), [(-1.3, 0.0, 1.0), (-2.0, 0.0, 1.0), (-2.0, 1e5, 0.1), (-2.0, 1e6, 1.0)]
 )
-def test_marginal_densities_that_rise_where_rounding_ends_them(power, family):
-    """Whether they fall again beyond is not known: no status is "converged", and q is not called close."""
-    found = fv.fit(model_of_groups(groups, SCHOOLS, ERRORS, power), family)
+def test_marginal_densities_that_rise_where_rounding_ends_them(power, offset, scale, family):
+    """Whether they fall again beyond is not known: no status is "converged", and q is not called close.
+
+    Groups far from 0 are rounded from near on.
+    """
+    count = 4 if offset else 8
+    y, s = offset + scale * SCHOOLS[:count], scale * ERRORS[:count]
+    found = fv.fit(model_of_groups(groups, y, s, power), family)
     assert not found.converged
     diagnosis = found.diagnose()
     assert not diagnosis.close
