@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED
@@ -46,9 +47,10 @@ _MORE, _LOWER, _PAIRS = 0.05, 1.0, 16
 _STEP, _RIDGE, _RIDGES = 0.1, 1e-3, 4
 
 #: Lengths of the moves of single coordinates, nats by which the log joint must be higher there, how much
-#: narrower q is tried, and what the moves may take, as a share of the evaluations of the fit.
+#: narrower q is tried, and what the moves may take, as a share of the evaluations of the fit, but for so many
+#: coordinates that have bounds.
 _LENGTHS, _MORE_AT_A_POINT = (4.0, 8.0, 12.0, 16.0, -4.0, -8.0, -12.0, -16.0), 2.0
-_NARROWER, _SHARE_OF_AXES = 10.0 ** -np.arange(5.0), 0.03
+_NARROWER, _SHARE_OF_AXES, _FEW_AXES = 10.0 ** -np.arange(5.0), 0.03, 4
 
 #: Distances along a ridge, in q's deviations, and nats by which the ELBO of a rival is higher.
 _DISTANCES, _HIGHER = np.outer([1.0, -1.0], 10.0 ** np.arange(9.0)).ravel(), 0.02
@@ -143,11 +145,14 @@ def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
     is on a plateau; with another deviation the same small effects reach the data. Where no q with these
     effects is better, as all of them would have to be narrow, the mode that lies uphill may have one.
     """
+    axes = np.arange(q.dim)
     if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
-        return Rival(None, 0)
+        axes = np.flatnonzero(model._support.kinds != kernels.models.kinds.REAL)[:_FEW_AXES]
+        if not axes.size:
+            return Rival(None, 0)
     with np.errstate(all="ignore"):
         unit = np.maximum(deviations_of(q._factor) / 3.0, 1.0)
-        moves = np.concatenate([length * np.diag(unit) for length in _LENGTHS])
+        moves = np.concatenate([length * np.diag(unit)[axes] for length in _LENGTHS])
         values = densities_or_zero(model, np.concatenate([q._mean[None], q._mean + moves]))
         best, used = int(np.argmax(values[1:])), len(values)
         if not values[1 + best] > values[0] + _MORE_AT_A_POINT:
