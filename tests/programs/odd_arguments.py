@@ -150,7 +150,9 @@ def discrete():
     call(fv.mutual_information, P, mass="normalize", base=2.0)
     fv.mutual_information(P.astype(np.float32), mass="normalize")
     for name, row in METRICS.items():
-        call(fv.pairwise, P, Q, name, **({"alpha": 0.5} if row.orders else {}))
+        parameters = {"alpha": 0.5} if row.orders else {}
+        call(fv.pairwise, P, Q, name, **parameters)
+        fv.pairwise(P, None, name, **parameters)
     call(fv.pairwise, P, P, base=2.0, mass="normalize", progress=False)
     fv.pairwise(P[:0], Q)
 
