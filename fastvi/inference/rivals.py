@@ -132,7 +132,7 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
             mean, gain, used = mean + step, gain + more, used + count
         if ridges and family in CORRELATED and eigenvalues[0] > 0.0:
             root = np.linalg.qr((axes / np.sqrt(eigenvalues)).T)[1].T
-            factor = unit[:, None] * root * np.sign(root.diagonal())
+            factor = np.ascontiguousarray(unit[:, None] * root * np.sign(root.diagonal()))
             (before, *_), (after, *_) = (elbo_over(model, mean, f, draws) for f in (q._factor, factor))
             gain, used = gain + after - before, used + 2 * len(draws)
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used)

@@ -77,6 +77,12 @@ def test_a_step_along_a_ridge():
     np.testing.assert_allclose(rival.mean, centre, atol=1e-3 * 2e5)
     assert used < 1500
     assert along_ridges(model, fv.Gaussian(centre, np.eye(3)), "diag")[0] is None
+    # With correlations it has the ridge's length, in an array as kernels take it: for one in Fortran's order
+    # those of the next fit were compiled again, for 20 s.
+    model = model.with_data((precision + np.diag([0.0, 1e-8, 0.0]), centre))
+    rival, _ = along_ridges(model, fv.Gaussian(np.zeros(3), np.eye(3)), "full")
+    assert rival._factor[0, 0] > 1e3
+    assert rival._factor.flags.c_contiguous
     # no ridge: the gradient is all there is
     steep = fv.Model(oblique, 3, (np.eye(3), centre))
     assert along_ridges(steep, fv.Gaussian(np.zeros(3), np.eye(3)), "diag")[0] is None
