@@ -369,7 +369,7 @@ def test_points_that_the_modes_do_not_explain(seed):
         new[survey.IN_DISC :] &= peaks_of_rings(steps[survey.IN_DISC :], heights[survey.IN_DISC :])
     tried = []
     for _ in range(4):
-        one = kernels.inference.entry_points.unexplained(found, heights, np.array(tried, np.int64))
+        one = kernels.inference.entry_points.unexplained(tuple(found), heights, np.array(tried, np.int64))
         assert one == np.flatnonzero(new)[heights[new].argmax()]
         tried.append(one)
         near = np.arange(len(points)) == one
@@ -381,7 +381,7 @@ def test_points_that_the_modes_do_not_explain(seed):
 def test_nothing_is_left_to_explain():
     found = kernels.inference.modes.Modes(np.zeros((1, 1)), np.ones((1, 1, 1)), np.zeros(1))
     heights = -0.5 * kernels.inference.survey.LINE**2 - HALF_LOG_2PI
-    assert kernels.inference.entry_points.unexplained(found, heights, np.empty(0, np.int64)) == -1
+    assert kernels.inference.entry_points.unexplained(tuple(found), heights, np.empty(0, np.int64)) == -1
 
 
 @njit

@@ -97,7 +97,7 @@ def of_transformed(q):
 
 
 @cache
-def run_of(log_joint, dim, support, family="full", parallel=False):
+def run_of(log_joint, dim, support, family, parallel):
     """A user's loop: what fits without and from a start say of each row, and the ELBO of the start."""
     parts = of_gaussian if support == "real" else of_transformed
 
@@ -118,11 +118,11 @@ def run_of(log_joint, dim, support, family="full", parallel=False):
     return run
 
 
-def results(log_joint, dim, support, rows, *options):
+def results(log_joint, dim, support, rows, family="full", parallel=False):
     count, q = len(rows), of_start(dim, support)
     arrays = np.empty((count, 2, 5)), np.empty((count, 2, dim)), np.empty((count, 2, dim, dim))
     bounds = np.empty((count, 5))
-    run_of(log_joint, dim, support, *options)(rows, q, *arrays, bounds)
+    run_of(log_joint, dim, support, family, parallel)(rows, q, *arrays, bounds)
     return *arrays, bounds
 
 

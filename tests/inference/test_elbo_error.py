@@ -66,7 +66,7 @@ def test_the_error_holds_where_few_draws_are_enough():
         q = fv.fit(model, family).q
         truth = exact_elbo(model, q) - q.entropy()
         for seed in range(1, 13):
-            found = expectations.expectation_by_draws(model, q.mean, q.cholesky, rng=seed, enough=0.006)
+            found = expectations.expectation_by_draws(model, q._mean, q._factor, rng=seed, enough=0.006)
             z.append((found.value - truth) / found.error)
             few += found.evaluations <= 26 * dim + 11
     # 192 of them: 0.05 of chance.

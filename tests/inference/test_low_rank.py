@@ -480,7 +480,7 @@ def test_pairs_beside_a_quadratic_are_unbiased():
     factor, root = np.diag(q._deviations), 1.5 * np.eye(dim)
     errors = []
     for seed in range(60):
-        found = expectations.expectation_by_pairs(model, q.mean, factor, -math.inf, seed, 10.0, root)
+        found = expectations.expectation_by_pairs(model, q._mean, factor, -math.inf, seed, 10.0, root)
         errors.append((found.value - truth) / found.error)
     assert abs(np.mean(errors)) < 3.5 / math.sqrt(60)
     assert 0.75 < np.sqrt(np.mean(np.square(errors))) < 1.35
