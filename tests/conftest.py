@@ -58,6 +58,28 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def listed_types():
+    """No test compiles a kernel that a container has: a call with other types takes a user up to 20 s."""
+    from fastvi.kernels import compiler, container
+
+    if compiler.Kernel is None:
+        yield
+        return
+    from fastvi.kernels.caching import KernelCache
+
+    save = KernelCache.save_overload
+
+    def save_listed(self, sig, cres):
+        save(self, sig, cres)
+        again = self._name in compiler.EXPORTED and container.has(self._name)
+        assert not again, f"{self._name} is compiled again, for {sig}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelCache, "save_overload", save_listed)
+        yield
+
+
 @pytest.fixture
 def counted():
     """Turn numba's counters of allocations on."""
