@@ -116,14 +116,16 @@ def test_standard_effects_on_a_plateau(scale, error, count, family):
     assert found.elbo.value > best.elbo.value - 0.1
 
 
-def test_the_mode_that_lies_uphill_of_a_plateau():
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_the_mode_that_lies_uphill_of_a_plateau(family):
     """Of errors that are small beside the deviation, which is 1e6: only narrow effects would be as good."""
     model = model_of_groups(standard_groups, 1e6, 0.03, seed=1)
-    plateau = fv.fit(model, "diag", start=np.append(np.zeros(9), 0.5), max_steps=60).q.gaussian
+    plateau = fv.fit(model, family, start=np.append(np.zeros(9), 0.5), max_steps=60).q.gaussian
     y = model.data[0]
-    rival, used = along_axes(model, plateau, "diag", 1e4)
+    rival, used = along_axes(model, plateau, family, 1e4)
     np.testing.assert_allclose(rival.mean[8], y.mean(), rtol=0.0, atol=y.std())
     np.testing.assert_allclose(rival.mean[9], math.log(y.std()), atol=4.0)
+    assert rival._factor.flags.c_contiguous
     assert used < 1500
 
 
