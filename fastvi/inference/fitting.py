@@ -165,9 +165,9 @@ def fit(
     that some of many such coordinates are left out; not with functions of arrays in Python.
 
     Without a start, another fit begins where such a density is higher than at q's mean, where q gains by
-    another value of one coordinate or uphill of it, and at other modes that ascents find; and, with a start too, farther
-    along directions in which the log joint bends a thousand times less than it does by q's deviations. The
-    best of these is returned.
+    another value of one coordinate or uphill of it, and at other modes that ascents find; and, with a start
+    too, farther along directions in which the log joint bends a thousand times less than it does by q's
+    deviations. The best of these is returned.
 
     References
     ----------
