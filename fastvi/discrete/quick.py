@@ -14,6 +14,7 @@ from ..common.validation import singles_of
 _FLOAT64 = np.dtype(np.float64)
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT16 = np.dtype(np.float16)
+_INT64 = np.dtype(np.int64)
 
 #: Most entries of a list that is made an array here, and of an array that is copied to a new one.
 _SHORT = 4096
@@ -21,6 +22,9 @@ _SHORT = 4096
 #: Most entries of an array that is copied to scratch space: the pages of a new one take twice the time of the
 #: copy to be made.
 _LONG = 1 << 20
+
+#: Least entries of arrays that are read by pieces instead of copied.
+_BY_PIECES = 4096
 
 #: The types of the first entry of a list that is taken for a list of numbers.
 _NUMBERS = frozenset({float, int, np.float64})
@@ -197,13 +201,33 @@ def _plain(value: Any, slot: int) -> NDArray[Any] | None:
     return _copied(array, slot) if dtype.kind in "iub" else None
 
 
-def plain_pair(p: Any, q: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """p and q as plain arrays of one length and type; None where `pairing` has to sort them out.
+def words_of(p: Any, q: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[bool, bool]] | None:
+    """Two long 1-D arrays, as kernels read them by pieces, and whether each has integers; None for others."""
+    if not (type(p) is ndarray is type(q) and p.ndim == q.ndim == 1 and p.size == q.size >= _BY_PIECES):
+        return None
+    whole_p, whole_q = p.dtype is _INT64, q.dtype is _INT64
+    if not ((whole_p or p.dtype is _FLOAT64) and (whole_q or q.dtype is _FLOAT64)):
+        return None
+    a, b = p.flags, q.flags
+    # Kernels are compiled for two contiguous arrays, and for two others.
+    together = a.c_contiguous
+    if together != b.c_contiguous or not (a.behaved and b.behaved):
+        return None
+    if together and not (whole_p or whole_q):
+        return None
+    words = p.view(_INT64)
+    return words, words if q is p else q.view(_INT64), (whole_p, whole_q)
 
-    Two reversed arrays are turned round, which costs less than to copy them.
-    """
+
+def turned(p: Any, q: Any) -> tuple[Any, Any]:
+    """Two reversed arrays turned round, which costs less than to copy them; others as they are."""
     if type(p) is ndarray is type(q) and p.strides == q.strides == (-p.itemsize,):
-        p, q = p[::-1], q[::-1]
+        return p[::-1], q[::-1]
+    return p, q
+
+
+def plain_pair(p: Any, q: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """p and q as plain arrays of one length and type; None where `pairing` has to sort them out."""
     a = _plain(p, 0)
     if a is None:
         return None

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
-from ..common import threads
+from ..common import scratch, threads
 from ..common.validation import mass_code, unit_of
 from ..kernels.discrete.masses import NORMALIZE, UNIT
 from ..kernels.discrete.registry import NO_THETA, ROWS, kernel_of
 from .labelled import unlabelled
 from .missing import leave_out, nan_policy_of, near_one, raise_for_refused
 from .pairing import Pairing, pair_up, shaped
-from .quick import Tables, is_plain, of_lists, plain_pair, plain_tables
+from .quick import Tables, is_plain, of_lists, plain_pair, plain_tables, turned, words_of
 from .sparse import is_sparse, open_pair, sparse_values
 
 Result = Any  #: a float for 1-D input, an array otherwise
@@ -121,14 +121,25 @@ def values_of(
     return values
 
 
+def _buffers(size: int) -> NDArray[np.float64]:
+    return np.empty((2, size))
+
+
 def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int, log: bool) -> float:
     """The result for two 1-D arguments, or NaN where they are invalid or not of a common form."""
+    kernel = _kernels_of(name)
     if not is_plain(p, q):
+        p, q = turned(p, q)
+        words = None if log or kernel.by_pieces is None else words_of(p, q)
+        if words is not None and (p.size < threads.WORTHWHILE or not _in_chunks(kernel)):
+            buffers = scratch.space(_buffers, kernels.discrete.normalized.CHUNK)
+            value = kernel.by_pieces(*words, buffers, theta, code)
+            if value == value:
+                return value  # type: ignore[no-any-return]
         pair = plain_pair(p, q)
         if pair is None:
             return math.nan
         p, q = pair
-    kernel = _kernels_of(name)
     if log:
         return kernel.log(p, q, theta, code)  # type: ignore[no-any-return]
     if p.size < threads.WORTHWHILE or not _in_chunks(kernel):

@@ -2,9 +2,9 @@
 
 ``signatures.txt`` has a line for each: seconds to compile it, the kernel, the types of its arguments.
 <divergence> in a name stands for each divergence that has such a kernel. f8, f4, i8, u2 and b1 are scalars,
-f8[2] is a contiguous array in two dimensions, f8[2]r a read-only one, (f8 i8) is a tuple, 0 is None, and
-@name is what the kernel of that name returns. All C functions belong to a container as well. Kernels called
-in another way are compiled then.
+f8[2] is a contiguous array in two dimensions, f8[2]r a read-only one, f8[2]s one with strides, (f8 i8) is a
+tuple, 0 is None, and @name is what the kernel of that name returns. All C functions belong to a container as
+well. Kernels called in another way are compiled then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SCALARS = {
 }
 _CODES = {kind: code for code, kind in _SCALARS.items()}
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
-_ARRAY = re.compile(r"(\w+)\[(\d)\](r?)")
+_ARRAY = re.compile(r"(\w+)\[(\d)\](s?)(r?)")
 
 
 class Job(NamedTuple):
@@ -49,8 +49,9 @@ def encode(kind: Any) -> str:
     """The text of a type. ValueError for a type that no kernel takes."""
     if isinstance(kind, types.BaseTuple) and not isinstance(kind, types.BaseNamedTuple):
         return f"({' '.join(map(encode, kind.types))})"
-    if isinstance(kind, types.Array) and kind.layout == "C" and kind.aligned and kind.dtype in _CODES:
-        return f"{_CODES[kind.dtype]}[{kind.ndim}]{'' if kind.mutable else 'r'}"
+    if isinstance(kind, types.Array) and kind.layout in "CA" and kind.aligned and kind.dtype in _CODES:
+        strided, readonly = "" if kind.layout == "C" else "s", "" if kind.mutable else "r"
+        return f"{_CODES[kind.dtype]}[{kind.ndim}]{strided}{readonly}"
     if kind in _CODES:
         return _CODES[kind]
     raise ValueError(f"no kernel of a container takes {kind}")
@@ -67,8 +68,9 @@ def decode(text: str, returned: Callable[[str], Any] | None = None) -> tuple[Any
         elif token.startswith("@") and returned is not None:
             members[-1].append(returned(token[1:]))
         elif array := _ARRAY.fullmatch(token):
-            code, ndim, readonly = array.groups()
-            members[-1].append(types.Array(_SCALARS[code], int(ndim), "C", readonly=bool(readonly)))
+            code, ndim, strided, readonly = array.groups()
+            layout = "A" if strided else "C"
+            members[-1].append(types.Array(_SCALARS[code], int(ndim), layout, readonly=bool(readonly)))
         else:
             members[-1].append(_SCALARS[token])
     return tuple(members[0])

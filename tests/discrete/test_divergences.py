@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mpmath import mp, mpf
 
 import fastvi as fv
+from fastvi.discrete import quick, rows
+from fastvi.kernels.discrete.divergences import KERNELS
 from fastvi.kernels.discrete.registry import ROWS
 from helpers.divergence_rows import EVERY, OF_MEASURES, PAIRED, ROOTED, SYMMETRIC, WITH_BASE, evaluate
 
@@ -337,6 +339,98 @@ def test_layouts(name, shape, layout):
     p, q = random(17, *shape)
     assert np.array_equal(evaluate(name, layout(p), layout(q)), evaluate(name, p, q))
     assert np.array_equal(evaluate(name, layout(p), q), evaluate(name, p, q))
+
+
+def rounded(x):
+    return np.round(x * 1e5).astype(np.int64) + 1
+
+
+def strided_rounded(x):
+    wide = np.full((x.size, 3), -1)
+    wide[:, 1] = rounded(x)
+    return wide[:, 1]
+
+
+def every_fourth(x):
+    return np.repeat(x, 4)[::4]
+
+
+@pytest.fixture
+def by_pieces(monkeypatch):
+    """Arrays of two pieces are read by pieces, where they can be; the kernels' results in that way."""
+    results = []
+
+    def recorded(name):
+        kernel = KERNELS[name]
+        if kernel.by_pieces is None:
+            return kernel
+
+        def compute(*arguments):
+            results.append(kernel.by_pieces(*arguments))
+            return results[-1]
+
+        return kernel._replace(by_pieces=compute)
+
+    monkeypatch.setattr(quick, "_BY_PIECES", 1500)
+    monkeypatch.setattr(rows, "_kernels_of", recorded)
+    return results
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "renyi_entropy"])
+@pytest.mark.parametrize("mass", ["unit", "normalize", "any"])
+@pytest.mark.parametrize(
+    "layout", [every_fourth, strided, rounded, strided_rounded], ids=lambda layout: layout.__name__
+)
+def test_pieces_have_the_bits_of_copies(name, mass, layout, by_pieces):
+    if (mass == "unit" and "rounded" in layout.__name__) or (mass == "any" and name not in OF_MEASURES):
+        return
+    p, q = (layout(x) for x in random(21, 1500))
+    orders = [0.7, 2.5, math.inf] if name == "renyi" else [1.7] if ROWS[name].orders else [None]
+    for order in orders:
+        keywords = {"mass": mass} | ({} if order is None else {"alpha": order})
+        expected = evaluate(name, p.astype(np.float64), q.astype(np.float64), **keywords)
+        assert not by_pieces
+        assert evaluate(name, p, q, **keywords) == expected
+        # A cross-entropy of measures has no loop of its own.
+        assert by_pieces == [expected] or (mass == "any" and "entropy" in name)
+        by_pieces.clear()
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRED if name != "cross_entropy"])
+def test_pieces_of_alike_distributions_have_the_bits_of_copies(name, by_pieces):
+    q = random(22, 1500)[1]
+    p = q * (1.0 + 1e-9 * np.sin(np.arange(1500.0)))
+    for mass in ("unit", "normalize"):
+        for x, y in ((p, q), (3.0 * q, q), (q, q)):
+            if mass == "normalize" or abs(x.sum() - 1.0) < 1e-6:
+                expected = evaluate(name, x, y, mass=mass)
+                assert evaluate(name, every_fourth(x), every_fourth(y), mass=mass) == expected
+    assert by_pieces
+
+
+@every
+def test_pieces_of_two_types_have_the_bits_of_copies(name, by_pieces):
+    p, q = random(23, 1500)
+    expected = evaluate(name, p, rounded(q).astype(np.float64), mass="normalize")
+    assert evaluate(name, p, rounded(q), mass="normalize") == expected
+    assert evaluate(name, every_fourth(p), strided_rounded(q), mass="normalize") == expected
+
+
+@paired
+@pytest.mark.parametrize("place", [0, 1499])
+def test_what_is_wrong_in_a_piece_is_named(name, place, by_pieces):
+    p, q = random(24, 1500)
+    for wrong in (math.nan, math.inf, -0.5):
+        bad = every_fourth(p)
+        bad[place] = wrong
+        with pytest.raises(ValueError, match=rf"p.*\[{place}\]"):
+            evaluate(name, bad, every_fourth(q), mass="normalize")
+    bad = rounded(p)
+    bad[place] = -1
+    with pytest.raises(ValueError, match=rf"p.*\[{place}\]"):
+        evaluate(name, bad, rounded(q), mass="normalize")
+    with pytest.raises(ValueError, match="sum"):
+        evaluate(name, 2.0 * every_fourth(p), every_fourth(q))
 
 
 @every

@@ -19,6 +19,7 @@ from ..numerics.elementary import log_ratio
 from .chunks import SCALED32, SHORT32, Sums, add_sums, masses32, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
+from .reading import piece
 from .registry import NO_THETA
 from .terms import kl_term
 
@@ -171,10 +172,10 @@ def _always(p, sums, theta, mass):
 def quick(p, q, theta, mass):
     """Template (`chunk`, `promising`, `concluded`): the result of one pass; NaN if none."""
     if p.size <= CHUNK:
-        return concluded(p, chunk(p, q, theta), theta, mass)  # noqa: F821
+        return concluded(p, chunk(piece(p, 0, CHUNK), piece(q, 0, CHUNK), theta), theta, mass)  # noqa: F821
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
-        sums = chunk(p[low : low + CHUNK], q[low : low + CHUNK], theta)  # noqa: F821
+        sums = chunk(piece(p, low, CHUNK), piece(q, low, CHUNK), theta)  # noqa: F821
         if math.isnan(sums.terms):
             return math.nan
         if low == 0 and not promising(p, sums, theta, mass):  # noqa: F821
@@ -240,7 +241,7 @@ def only32(narrow):
 
     @overloaded(chosen)
     def _by_type(p, q, theta, mass):
-        if p.dtype == types.float32:
+        if getattr(p, "dtype", None) == types.float32:
             return lambda p, q, theta, mass: narrow(p, q, theta, mass)
         return lambda p, q, theta, mass: math.nan
 

@@ -51,9 +51,10 @@ from .normalized import (
     with_exact_masses,
     without_excess,
 )
+from .reading import pair_of_entries
 from .registry import NO_THETA, ROWS
 from .short_rows import SHORT
-from .wide import LEAST_SQUARE, is_wide
+from .wide import LEAST_SQUARE, is_wide, may_be_wide
 
 # The result from a sum, times a factor: with `Row.root` its square root.
 
@@ -144,6 +145,32 @@ def _divergence(p, q, theta, mass):
     return careful(p, q, masses if masses_first else masses_of(p, q), theta, mass)  # noqa: F821
 
 
+def _by_pieces(p, q, integers, buffers, theta, mass):
+    """Template (`any_masses`, `quick`, `infinite`, `orders`, `in_one_pass`, `finish`): of `Entries`.
+
+    The bits are those of `_divergence` for a copy; NaN where that needs more than these passes.
+    """
+    p, q = pair_of_entries(p, q, integers, buffers)
+    masses_first = not any_masses and mass == NORMALIZE  # noqa: F821
+    masses = masses_of(p, q) if masses_first else no_masses()
+    if not masses_first or masses_alike(p, masses):
+        value = quick(p, q, theta, mass)  # noqa: F821
+        if value == value:
+            return finish(value, 1.0)  # noqa: F821
+    if mass == ANY or (orders and sensitivity(theta) > SMALL_ORDER):  # noqa: F821
+        return math.nan
+    if not masses_first:
+        masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass):
+        return math.nan
+    if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
+        return math.inf
+    if mass == NORMALIZE and may_be_wide(p, masses):
+        return math.nan
+    a = in_one_pass(p, q, masses, theta)  # noqa: F821
+    return finish(a, UNLIFT) if 0.0 < a < math.inf else math.nan  # noqa: F821
+
+
 def _partial(p, q, theta, first, last, parts):
     """Template (`chunk`): the sums of chunks `first` to `last` - 1, each into its row of `parts`."""
     p, q = borrow_to_read(p), borrow_to_read(q)
@@ -217,6 +244,7 @@ class Divergence(NamedTuple):
     log: Any  #: the same for log-probabilities
     partial: Any = None  #: (p, q, theta, first, last, parts): the sums of some chunks of a long array
     finish: Any = None  #: (p, q, parts, theta, mass) -> float, from the sums of all chunks
+    by_pieces: Any = None  #: (p, q, integers, buffers, theta, mass) -> float or NaN, of `reading.Entries`
 
 
 def _assemble(row):
@@ -224,7 +252,8 @@ def _assemble(row):
     name = row.name
     if row.module:
         module = import_module(f".{row.module}", __package__)
-        return Divergence(getattr(module, name), getattr(module, f"log_{name}"))
+        by_pieces = getattr(module, f"{name}_by_pieces", None)
+        return Divergence(getattr(module, name), getattr(module, f"log_{name}"), by_pieces=by_pieces)
     chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
     infinite = getattr(terms, f"{row.term}_infinite", _never)
     normalise = getattr(closed_forms, f"normalise_{row.normalise}")
@@ -233,20 +262,23 @@ def _assemble(row):
     lowered = getattr(large_sums, f"low_{row.term}", large_sums.low_infinite)
     large = getattr(large_sums, f"large_{row.term}", large_sums.large_as_it_is)
     term, alike = scaled.summed(row.term)
+    begin = {
+        "infinite": infinite,
+        "orders": bool(row.orders),
+        "in_one_pass": scaled.assemble(name, row.term, narrow=row.normalise in ("quadratic", "linear")),
+        "finish": finish,
+    }
     careful = specialise(
         _careful,
         f"_{name}_careful",
-        infinite=infinite,
         wide=wide_.assemble(name, row, finish),
-        orders=bool(row.orders),
         root=row.root,
-        in_one_pass=scaled.assemble(name, row.term, narrow=row.normalise in ("quadratic", "linear")),
         all_sums=scaled.make_sums(name, term, entry),
         correct=scaled.make_correction(name, term),
         alike=alike,
         large=large,
         lowered=lowered,
-        finish=finish,
+        **begin,
     )
     closed = closed_forms.assemble(name, chunk, normalise, row.term)
     ends = {"careful": careful, "finish": finish, **closed._asdict()}
@@ -255,6 +287,14 @@ def _assemble(row):
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **ends),
+        by_pieces=specialise(
+            _by_pieces,
+            f"_{name}_by_pieces",
+            exported,
+            any_masses=closed.any_masses,
+            quick=closed.quick,
+            **begin,
+        ),
     )
 
 

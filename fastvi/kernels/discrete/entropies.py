@@ -34,6 +34,7 @@ from .normalized import (
     masses_of,
     moderate,
 )
+from .reading import pair_of_entries, piece
 from .short_rows import SHORT
 from .terms import cross_term
 from .wide import is_wide, log_of
@@ -116,7 +117,7 @@ def _pass(p, q, mass):
     """Template (`log_sums`, `least_mass`, `least`, `part`): the cross-entropy; NaN where digits lack."""
     a, al, s, sl, m, ml, n, nl = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        u, v = p[low : low + CHUNK], q[low : low + CHUNK]
+        u, v = piece(p, low, CHUNK), piece(q, low, CHUNK)
         # Where one entry has nearly all of the mass, most others may be 0: 0.3 ns an entry instead of 2.3.
         if p.size > CHUNK and _all_zero(u) and _all_zero(v):
             continue
@@ -276,6 +277,14 @@ def cross_entropy(p, q, theta, mass):
     total, below, at_top, mass_p = _cross_totals(p, q, top)
     rest = below + (at_top - top * LIFT)
     return (_over_mass(total, mass_p) + _lifted_log1p(rest, top * LIFT)) * UNLIFT
+
+
+@exported
+def cross_entropy_by_pieces(p, q, integers, buffers, theta, mass):
+    """`cross_entropy` of `Entries`; NaN where that needs more passes."""
+    if mass == ANY:
+        return math.nan
+    return _pass64(*pair_of_entries(p, q, integers, buffers), mass)
 
 
 @formula

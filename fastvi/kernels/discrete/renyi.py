@@ -42,10 +42,11 @@ from .normalized import (
     moderate,
     proportional,
 )
+from .reading import pair_of_entries, piece
 from .registry import NO_THETA
 from .short_rows import SHORT
 from .terms import alpha_term, hellinger_term
-from .wide import is_wide, make_wide, same, wide_entry
+from .wide import is_wide, make_wide, may_be_wide, same, wide_entry
 
 #: Orders above this are computed as the order inf, from which they differ by at most |log p_i| / alpha.
 #: (Above 1e305, the product of the order and log(p / q) overflows.)
@@ -288,7 +289,7 @@ def _masses_and_largest_ratio(p, q):
     """The two masses and the largest p / q; this is not finite where it overflows or an entry is negative."""
     mass_p, lost_p, mass_q, lost_q, top = 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
-        x, y = p[low : low + CHUNK], q[low : low + CHUNK]
+        x, y = piece(p, low, CHUNK), piece(q, low, CHUNK)
         a, b, beyond = _ratio_sums(x, y, top)
         mass_p, lost_p = add_compensated(mass_p, lost_p, a)
         mass_q, lost_q = add_compensated(mass_q, lost_q, b)
@@ -302,6 +303,16 @@ def _masses_and_largest_ratio(p, q):
         if not top < math.inf:
             break
     return mass_p + lost_p, mass_q + lost_q, top
+
+
+@kernel
+def _order_inf_in_one_pass(p, q, mass):
+    """The logarithm of the largest ratio; NaN where it lacks digits."""
+    mass_p, mass_q, ratio = _masses_and_largest_ratio(p, q)
+    if not (ratio < math.inf and allowed(p, mass_p, mass_q, mass)):
+        return math.nan
+    value = math.log(ratio * (mass_q / mass_p))
+    return value if (_LEAST_LOG32 if p.itemsize == 4 else _LEAST_LOG) <= value < math.inf else math.nan
 
 
 @kernel
@@ -429,11 +440,9 @@ def renyi(p, q, theta, mass):
         if value > 0.0:
             return value
     if alpha > _AS_INFINITE:
-        mass_p, mass_q, ratio = _masses_and_largest_ratio(p, q)
-        if ratio < math.inf and allowed(p, mass_p, mass_q, mass):
-            value = math.log(ratio * (mass_q / mass_p))
-            if (_LEAST_LOG32 if p.itemsize == 4 else _LEAST_LOG) <= value < math.inf:
-                return value
+        value = _order_inf_in_one_pass(p, q, mass)
+        if value == value:
+            return value
     masses = masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
@@ -459,6 +468,26 @@ def renyi(p, q, theta, mass):
         # All entries count, also those whose differences are no normal numbers.
         return _renyi_wide(p, q, alpha, make_wide(p, q, masses, 1.0))
     return _renyi_plain(p, q, alpha, exact_normalization(p, q, normalization))
+
+
+@exported
+def renyi_by_pieces(p, q, integers, buffers, theta, mass):
+    """`renyi` of `Entries`; NaN where that needs more passes."""
+    (p, q), alpha = pair_of_entries(p, q, integers, buffers), theta[0]
+    if alpha > _AS_INFINITE:
+        return _order_inf_in_one_pass(p, q, mass)
+    if alpha == 0.0 or alpha == 1.0:
+        return math.nan
+    value = _quick_renyi(p, q, theta, mass)
+    if value > 0.0:
+        return value
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass) or (mass == NORMALIZE and may_be_wide(p, masses)):
+        return math.nan
+    if masses.p_alone and alpha >= 1.0:
+        return math.inf
+    value = renyi_of_alpha(_scaled_alpha(p, q, masses, theta) * UNLIFT, alpha)
+    return value if 0.0 < value < math.inf else math.nan
 
 
 @exported
@@ -581,6 +610,20 @@ def bhattacharyya(p, q, theta, mass):
     if proportional(p, q, normalization):
         return 0.0
     return _bhattacharyya(*_overlaps(p, q, exact_normalization(p, q, normalization)))
+
+
+@exported
+def bhattacharyya_by_pieces(p, q, integers, buffers, theta, mass):
+    """`bhattacharyya` of `Entries`; NaN where that needs more passes."""
+    p, q = pair_of_entries(p, q, integers, buffers)
+    distance = _quick_overlap(p, q, NO_THETA, mass)
+    if distance < math.inf:
+        return distance
+    masses = masses_of(p, q)
+    if not allowed(p, masses.p, masses.q, mass) or (mass == NORMALIZE and may_be_wide(p, masses)):
+        return math.nan
+    value = bhattacharyya_of_hellinger(_scaled_hellinger(p, q, masses, NO_THETA) * UNLIFT)
+    return value if value > 0.0 else math.nan
 
 
 @adder

@@ -18,6 +18,7 @@ from .chunks import SCALED32
 from .closed_forms import LEAST32, MOST32, end32, none32, only32
 from .masses import NORMALIZE
 from .normalized import CHUNK, LIFT, PART, UNLIFT, moderate, sensitivity
+from .reading import piece
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
@@ -84,7 +85,7 @@ def corrected(p, q, scales):
     """The scales with the change that takes the sum of all differences out; NaN where digits are too few."""
     e, el, size = 0.0, 0.0, 0.0
     for low in range(0, p.size, PART):
-        excess, part = _difference_sums(p[low : low + PART], q[low : low + PART], scales)
+        excess, part = _difference_sums(piece(p, low, PART), piece(q, low, PART), scales)
         e, el = add_compensated(e, el, excess)
         size += part
     excess = e + el
@@ -130,7 +131,7 @@ def _all_sums(p, q, constants, theta, least, most):
     """
     a, al, e, el, signed, close = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, PART):
-        sums = part(p[low : low + PART], q[low : low + PART], constants, theta)  # noqa: F821
+        sums = part(piece(p, low, PART), piece(q, low, PART), constants, theta)  # noqa: F821
         if sums.terms > most:
             return CarefulSums(math.inf, 0.0, 0.0, 0.0)
         if low == 0 and sums.terms <= least:

@@ -72,10 +72,16 @@ def _below(p, least):
     return count
 
 
+@inlined
+def may_be_wide(p, masses):
+    """Whether arrays with these masses may be `is_wide`."""
+    return p.itemsize != 4 and (masses.tiny or max(masses.p, masses.q) > MOST_OF_TINY)
+
+
 @kernel
 def is_wide(p, q, masses):
     """Whether a positive entry underflows where its lifted array is normalised."""
-    if p.itemsize == 4 or not (masses.tiny or max(masses.p, masses.q) > MOST_OF_TINY):
+    if not may_be_wide(p, masses):
         return False
     least_p, least_q = masses.p * _LEAST * _OVER_MASS, masses.q * _LEAST * _OVER_MASS
     return (least_p > 0.0 and _below(p, least_p) > 0) or (least_q > 0.0 and _below(q, least_q) > 0)
