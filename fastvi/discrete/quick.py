@@ -23,8 +23,8 @@ _SHORT = 4096
 #: copy to be made.
 _LONG = 1 << 20
 
-#: Least entries of arrays that are read by pieces instead of copied.
-_BY_PIECES = 4096
+#: Least entries of arrays that kernels read as they are: a shorter copy costs as much.
+_UNCOPIED = 4096
 
 #: The types of the first entry of a list that is taken for a list of numbers.
 _NUMBERS = frozenset({float, int, np.float64})
@@ -202,18 +202,18 @@ def _plain(value: Any, slot: int) -> NDArray[Any] | None:
 
 
 def words_of(p: Any, q: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[bool, bool]] | None:
-    """Two long 1-D arrays, as kernels read them by pieces, and whether each has integers; None for others."""
-    if not (type(p) is ndarray is type(q) and p.ndim == q.ndim == 1 and p.size == q.size >= _BY_PIECES):
+    """Two long arrays of int64 or with strides, as words, and whether each has integers; None for others."""
+    if not (type(p) is ndarray is type(q) and p.ndim == q.ndim == 1 and p.size == q.size >= _UNCOPIED):
         return None
     whole_p, whole_q = p.dtype is _INT64, q.dtype is _INT64
     if not ((whole_p or p.dtype is _FLOAT64) and (whole_q or q.dtype is _FLOAT64)):
         return None
     a, b = p.flags, q.flags
-    # Kernels are compiled for two contiguous arrays, and for two others.
-    together = a.c_contiguous
-    if together != b.c_contiguous or not (a.behaved and b.behaved):
+    # Kernels take two contiguous arrays of integers, or two with strides.
+    contiguous = a.c_contiguous
+    if contiguous != b.c_contiguous or not (a.behaved and b.behaved):
         return None
-    if together and not (whole_p or whole_q):
+    if contiguous and not (whole_p and whole_q):
         return None
     words = p.view(_INT64)
     return words, words if q is p else q.view(_INT64), (whole_p, whole_q)

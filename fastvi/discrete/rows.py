@@ -130,10 +130,11 @@ def _quick(name: str, theta: tuple[float, float], p: Any, q: Any, code: int, log
     kernel = _kernels_of(name)
     if not is_plain(p, q):
         p, q = turned(p, q)
-        words = None if log or kernel.by_pieces is None else words_of(p, q)
-        if words is not None and (p.size < threads.WORTHWHILE or not _in_chunks(kernel)):
+        words = None if log or kernel.uncopied is None else words_of(p, q)
+        # Longer copies are spread over threads, and the bits are not to depend on their number.
+        if words is not None and (p.size < threads.WORTHWHILE or kernel.partial is None):
             buffers = scratch.space(_buffers, kernels.discrete.normalized.CHUNK)
-            value = kernel.by_pieces(*words, buffers, theta, code)
+            value = kernel.uncopied(*words, buffers, theta, code)
             if value == value:
                 return value  # type: ignore[no-any-return]
         pair = plain_pair(p, q)

@@ -180,7 +180,7 @@ def _by_dtype(wide, narrow):
 
     @overloaded(loop)
     def _chosen(p, q, theta):
-        if p.dtype == types.float64:
+        if p.dtype != types.float32:
             return lambda p, q, theta: wide(p, q, theta)
 
         def first_narrow(p, q, theta):

@@ -51,7 +51,7 @@ from .normalized import (
     with_exact_masses,
     without_excess,
 )
-from .reading import pair_of_entries
+from .reading import readable
 from .registry import NO_THETA, ROWS
 from .short_rows import SHORT
 from .wide import LEAST_SQUARE, is_wide, may_be_wide
@@ -145,12 +145,12 @@ def _divergence(p, q, theta, mass):
     return careful(p, q, masses if masses_first else masses_of(p, q), theta, mass)  # noqa: F821
 
 
-def _by_pieces(p, q, integers, buffers, theta, mass):
-    """Template (`any_masses`, `quick`, `infinite`, `orders`, `in_one_pass`, `finish`): of `Entries`.
+def _uncopied(p, q, integers, buffers, theta, mass):
+    """Template (`any_masses`, `quick`, `infinite`, `orders`, `in_one_pass`, `finish`): of what is `readable`.
 
-    The bits are those of `_divergence` for a copy; NaN where that needs more than these passes.
+    As `_divergence` does with copies; NaN where that takes more than these passes.
     """
-    p, q = pair_of_entries(p, q, integers, buffers)
+    p, q = readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1])
     masses_first = not any_masses and mass == NORMALIZE  # noqa: F821
     masses = masses_of(p, q) if masses_first else no_masses()
     if not masses_first or masses_alike(p, masses):
@@ -244,7 +244,9 @@ class Divergence(NamedTuple):
     log: Any  #: the same for log-probabilities
     partial: Any = None  #: (p, q, theta, first, last, parts): the sums of some chunks of a long array
     finish: Any = None  #: (p, q, parts, theta, mass) -> float, from the sums of all chunks
-    by_pieces: Any = None  #: (p, q, integers, buffers, theta, mass) -> float or NaN, of `reading.Entries`
+    uncopied: Any = (
+        None  #: (p, q, integers, buffers, theta, mass) -> float or NaN, of what is `reading.readable`
+    )
 
 
 def _assemble(row):
@@ -252,8 +254,8 @@ def _assemble(row):
     name = row.name
     if row.module:
         module = import_module(f".{row.module}", __package__)
-        by_pieces = getattr(module, f"{name}_by_pieces", None)
-        return Divergence(getattr(module, name), getattr(module, f"log_{name}"), by_pieces=by_pieces)
+        uncopied = getattr(module, f"{name}_uncopied", None)
+        return Divergence(getattr(module, name), getattr(module, f"log_{name}"), uncopied=uncopied)
     chunk = getattr(chunks, f"{row.term}_chunk", chunks.no_chunk)
     infinite = getattr(terms, f"{row.term}_infinite", _never)
     normalise = getattr(closed_forms, f"normalise_{row.normalise}")
@@ -287,9 +289,9 @@ def _assemble(row):
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
         partial=specialise(_partial, f"_{name}_partial", exported, chunk=chunk),
         finish=specialise(_finish, f"_{name}_finish", exported, **ends),
-        by_pieces=specialise(
-            _by_pieces,
-            f"_{name}_by_pieces",
+        uncopied=specialise(
+            _uncopied,
+            f"_{name}_uncopied",
             exported,
             any_masses=closed.any_masses,
             quick=closed.quick,

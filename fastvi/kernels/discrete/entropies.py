@@ -34,7 +34,7 @@ from .normalized import (
     masses_of,
     moderate,
 )
-from .reading import pair_of_entries, piece
+from .reading import piece, readable
 from .short_rows import SHORT
 from .terms import cross_term
 from .wide import is_wide, log_of
@@ -280,11 +280,11 @@ def cross_entropy(p, q, theta, mass):
 
 
 @exported
-def cross_entropy_by_pieces(p, q, integers, buffers, theta, mass):
-    """`cross_entropy` of `Entries`; NaN where that needs more passes."""
+def cross_entropy_uncopied(p, q, integers, buffers, theta, mass):
+    """`cross_entropy` of what is `readable`; NaN where that needs more passes."""
     if mass == ANY:
         return math.nan
-    return _pass64(*pair_of_entries(p, q, integers, buffers), mass)
+    return _pass64(readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1]), mass)
 
 
 @formula

@@ -42,7 +42,7 @@ from .normalized import (
     moderate,
     proportional,
 )
-from .reading import pair_of_entries, piece
+from .reading import piece, readable
 from .registry import NO_THETA
 from .short_rows import SHORT
 from .terms import alpha_term, hellinger_term
@@ -471,9 +471,9 @@ def renyi(p, q, theta, mass):
 
 
 @exported
-def renyi_by_pieces(p, q, integers, buffers, theta, mass):
-    """`renyi` of `Entries`; NaN where that needs more passes."""
-    (p, q), alpha = pair_of_entries(p, q, integers, buffers), theta[0]
+def renyi_uncopied(p, q, integers, buffers, theta, mass):
+    """`renyi` of what is `readable`; NaN where that needs more passes."""
+    p, q, alpha = readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1]), theta[0]
     if alpha > _AS_INFINITE:
         return _order_inf_in_one_pass(p, q, mass)
     if alpha == 0.0 or alpha == 1.0:
@@ -613,9 +613,9 @@ def bhattacharyya(p, q, theta, mass):
 
 
 @exported
-def bhattacharyya_by_pieces(p, q, integers, buffers, theta, mass):
-    """`bhattacharyya` of `Entries`; NaN where that needs more passes."""
-    p, q = pair_of_entries(p, q, integers, buffers)
+def bhattacharyya_uncopied(p, q, integers, buffers, theta, mass):
+    """`bhattacharyya` of what is `readable`; NaN where that needs more passes."""
+    p, q = readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1])
     distance = _quick_overlap(p, q, NO_THETA, mass)
     if distance < math.inf:
         return distance
