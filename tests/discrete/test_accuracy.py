@@ -925,3 +925,12 @@ def test_the_largest_of_many_equal_ratios():
     q = p.copy()
     q[-1] = 3.1e-257
     assert_right(("renyi", {"alpha": math.inf}), p, q, mass="normalize")
+
+
+@pytest.mark.parametrize("n", [64, 3000])
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 0.15, 0.25, 1.0])
+def test_total_variation_with_and_without_a_correction_of_the_masses(n, size):
+    rng = np.random.default_rng(71)
+    q = rng.random(n)
+    p = 3.0 * q * (1.0 + size * rng.uniform(-1.0, 1.0, n))
+    assert_right(("total_variation", {}), p, q, mass="normalize")

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import fastvi as fv
-from fastvi.discrete import all_pairs
+from fastvi.discrete import all_pairs, quick
 from fastvi.kernels.discrete.registry import ROWS
 from helpers.divergence_rows import EVERY, ROOTED, arrays
 from helpers.kinds import F32, KINDS
@@ -47,6 +47,14 @@ def through_rows(name, p, q, keywords):
     # Sixteen short rows and more have a loop of their own.
     p, q = (np.stack([a] * (17 if p.size <= 8 else 3), axis=-1) for a in (p, q))
     return getattr(fv, name)(*arrays(name, p, q), axis=0, **keywords)[1]
+
+
+def through_words(name, p, q, keywords):
+    """As long arrays that are not copied: counts as they are, others with strides."""
+    if not p.dtype == q.dtype == np.int64:
+        p, q = np.repeat(p, 2)[::2], np.repeat(q, 2)[::-2][::-1]
+    with mock.patch.object(quick, "_UNCOPIED", 9):
+        return getattr(fv, name)(*arrays(name, p, q), **keywords)
 
 
 def through_table(name, p, q, keywords):
@@ -91,6 +99,7 @@ def doors(name, case):
         p, q = np.repeat(p, case.repeats), np.repeat(q, case.repeats)
     yield "function", lambda keywords: getattr(fv, name)(*arrays(name, p, q), **keywords)
     yield "rows", lambda keywords: through_rows(name, p, q, keywords)
+    yield "words", lambda keywords: through_words(name, p, q, keywords)
     yield "table", lambda keywords: through_table(name, p, q, keywords)
     yield "axes", lambda keywords: through_axes(name, p, q, keywords)
     yield "holes", lambda keywords: through_holes(name, p, q, keywords)

@@ -42,7 +42,7 @@ class Row(NamedTuple):
     #: ``logarithmic.<term>_log_term`` for log-probabilities, ``terms.<term>_infinite`` where zeros make it
     #: infinite, and ``large_sums.<...>_<term>`` for sums that are large.
     term: str = ""
-    module: str = ""  #: the module with the kernels ``<name>`` and ``log_<name>``
+    module: str = ""  #: with the kernels ``<name>``, ``log_<name>`` and, if it exists, ``<name>_uncopied``
     kernel: str = ""  #: another row, whose kernels serve this one as well
 
     normalise: str = "quadratic"  #: how the sum changes with the masses: `closed_forms.normalise_<...>`

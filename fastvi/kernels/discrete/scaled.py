@@ -36,6 +36,13 @@ _KNOWN = 5e-14
 #: is to have.
 _LEAST_SHARE32, _LEAST_FIRST32 = 0.05, 0.25
 
+#: Lifted sums of |p - q| / 2 that need no correction: it is half of the sum of all p - q, or less, and that
+#: is at most the second part of them. Below the first it seldom is.
+_LEAST_SIMPLE, _MOST_SIMPLE = 0.05 * LIFT, 4e-15
+
+#: Part of a lifted sum below its last digit, times LIFT.
+_NOTHING = 1e-17 * LIFT
+
 #: Part of a sum that its rest may be of what is wrong with the masses.
 _MOST_BESIDE = 1.0 / 16.0
 
@@ -124,6 +131,13 @@ def _total_variation_sums(p, q, constants, theta):
     return CarefulSums(0.5 * a, excess, signed, close)
 
 
+@adder
+def _simple_total_variation_sums(p, q, constants, theta):
+    """The same without what a correction needs: 0.3 ns an entry instead of 0.45."""
+    excess, size = _difference_sums(p, q, constants)
+    return CarefulSums(0.5 * size, excess, 0.0, 0.0)
+
+
 def _all_sums(p, q, constants, theta, least, most):
     """Template (`part`): the sums of all chunks.
 
@@ -152,13 +166,34 @@ def make_sums(name, term, read):
     return specialise(_all_sums, f"_{name}_sums", part=part)
 
 
+_all_simple_sums = specialise(_all_sums, "_simple_total_variation_all", part=_simple_total_variation_sums)
+
+
+@kernel
+def _simple_total_variation(p, q, scales, theta):
+    """The lifted sum, or NaN where it needs a correction."""
+    least = _LEAST_SIMPLE * min(1.0, PART / p.size)
+    sums = _all_simple_sums(p, q, scales, theta, least, math.inf)
+    return sums.terms if abs(sums.excess) <= _MOST_SIMPLE * sums.terms else math.nan
+
+
+@kernel
+def _none_simple(p, q, scales, theta):
+    """For other terms."""
+    return math.nan
+
+
 # The divergence from the sums.
 
 
 def _correct(sums, theta):
     """Template (`term`): the sum without what is wrong with the masses, and whether that is known."""
-    # The same term of the two masses is contained in it, but for a part as small as the excess.
-    beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
+    # The same term of the two masses is contained in it, but for a part as small as the excess. It is at most
+    # the square of the excess over LIFT, often below the last digit of the sum.
+    if sums.excess * sums.excess <= _NOTHING * sums.terms:
+        beside = 0.0
+    else:
+        beside = term(LIFT, LIFT - sums.excess, sums.excess, theta)  # noqa: F821
     known = abs(sums.excess) * sensitivity(theta) <= _KNOWN * LIFT
     return sums.terms - beside, known & (beside <= _MOST_BESIDE * sums.terms)
 
@@ -191,7 +226,7 @@ def _narrow32(p, q, theta, masses):
 
 
 def _scaled(p, q, masses, theta):
-    """Template (`narrow`, `all_sums`, `correct`, `alike`, `most`): the lifted sum.
+    """Template (`narrow`, `simple`, `all_sums`, `correct`, `alike`, `most`): the lifted sum.
 
     NaN where another way is needed, inf where that is because the sum is above `most`.
     """
@@ -201,6 +236,9 @@ def _scaled(p, q, masses, theta):
     if a == a:
         return a
     scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
+    a = simple(p, q, scales, theta)  # noqa: F821
+    if a == a:
+        return a
     least = alike * min(1.0, PART / p.size)  # noqa: F821
     for i in range(2):
         if i == 1:
@@ -243,6 +281,7 @@ def assemble(name, row_term, most=math.inf, narrow=False):
         _scaled,
         f"_{name}_scaled",
         narrow=loop,
+        simple=_none_simple if term is not None else _simple_total_variation,
         all_sums=make_sums(f"{name}_scaled", quick, entry),
         correct=make_correction(name, term),
         alike=alike,
