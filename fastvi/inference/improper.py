@@ -23,7 +23,7 @@ _SCALES = (1e3, 1e6, 1e9, 1e12, 1e25, 1e50, 1e75, 1e100)
 
 #: Evaluations for marginal densities, as a share of those of a fit, and at least so many for each dimension,
 #: in up to ten: a fit of eight groups and their deviation that ended on the wrong peak took 840.
-_SHARE_OF_FIT, _LEAST_EACH, _LEAST_DIM = 0.15, 60.0, 10
+_SHARE_OF_FIT, _LEAST_EACH, _LEAST_DIM = 0.2, 60.0, 10
 
 #: Deviation of these Gaussians, as a share of their distance, and their pairs of draws.
 _WIDTH, _PAIRS = 0.2, 48

@@ -19,6 +19,7 @@ from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
+from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, deviations_of, slopes_at
 from .model import Model
 
@@ -28,7 +29,16 @@ _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 1
 
 #: A distance before, and beyond those at which it falls, where other peaks are looked for; the nats by which
 #: the density there is higher; and the largest deviation of a Gaussian from which a fit then starts.
-_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 16.0, 20.0), 2.0, 1.0
+_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 14.0, 16.0, 18.0, 20.0), 2.0, 1.0
+
+#: Nats by which the ELBO of a Gaussian at a peak that is not higher is, over so many pairs of draws.
+#: The coordinate's deviation is q's or narrower. Where none is, a fit may find one from a place at which the
+#: density is not so much lower: a peak of twenty groups is 11 nats lower one unit beyond its top.
+_BETTER, _PAIRS, _NARROWER, _AS_HIGH = 1.0, 16, (1.0, 0.1), 25.0
+
+#: Not beyond where it falls by more nats for each unit: a coordinate on which nothing depends, as the
+#: deviation of standard effects that are 0, has the slope of its prior.
+_STEEP = 10.0
 
 #: What all and other peaks may take, as a share of the evaluations allowed.
 _FOR_PEAKS = 2.0
@@ -38,15 +48,15 @@ _ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
 
 #: A density that falls by more nats from one distance to the next is that of a finite mass, unless its slope
 #: is less than `_SLOWER` times that before: it may become level. From `_FAR` on by more than `_FLAT`. One not
-#: known as far may fall beyond, unless it is as flat over the last step, or over all; one that rises there
-#: has another peak, or no end. On the way it rises with one slope, to a share.
+#: known as far may fall beyond, unless it is as flat over the last step, to which it settled, or over all;
+#: one that rises there has another peak, or no end. On the way it rises with one slope, to a share.
 _LEVEL, _FLAT, _RISE, _FAR, _SLOWER, _STRAIGHT = 0.02, 1e-3, 0.3, 24.0, 0.5, 0.02
 
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
 #: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
 #: falls over equal distances may differ, as a share and in nats. Of rates the exponent is 1, of scales 2.
 #: Of coordinates on the real line only those are looked at on whose two sides the joint differs by a factor.
-_PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 100.0
+_PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 10.0
 
 #: How far in q's deviations beside its mean.
 _BESIDE = 0.5
@@ -73,6 +83,10 @@ _LEAST_BEND, _MOST_BEND, _FLATTEST, _STEEPEST = 0.05, 25.0, 1e-4, 1e12
 
 #: Differences of gradients and of values, in conditional deviations: so wide that rounding is small in them.
 _STEP, _ASIDE = 0.1, 0.3
+
+#: Gradients are differenced to one side, and to both where a precision may not be definite for it: standard
+#: effects and their mean are on a ridge, with an eigenvalue of -6e-5 by one side and 1.7e-4 by both.
+_AHEAD, _BOTH, _SKEW = np.array([_STEP]), np.array([_STEP, -_STEP]), 1e-2
 
 #: Squares of the step that is left, in deviations: by gradients, in which ridges are rounded, and by values.
 _NEAR, _NEAR_ON_RIDGES, _AT = 1e-4, 1.0, 1e-6
@@ -136,12 +150,36 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
             before = marginal.evaluations
             if used < _FOR_PEAKS * most:
                 for place in mean[marginal.k] + unit * np.array(_BEYOND):
+                    if marginal.slope < -_STEEP:
+                        break
                     marginal.at(place, is_rough=True)
             gained = marginal.gain(mean, factor, most_gained)
             if gained > most_gained:
                 rival, most_gained = marginal.highest[1], gained
             used += marginal.evaluations - before
+        if rival is None:
+            q, peaks = Gaussian._from_factor(mean, factor), [m.peak for m, _ in seen if m.peak is not None]
+            rival, count = _best_of(model, q, [there for peak in peaks for there in peak.gaussians])
+            used += count
+            highest = max(peaks, key=lambda peak: peak.density, default=None)
+            if rival is None and highest is not None and highest.density > highest.lowest - _AS_HIGH:
+                rival = highest.gaussians[-1]
     return Tails(found, used, rival)
+
+
+def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussian | None, int]:
+    """(That with the highest ELBO over a few draws, if it is higher than q's; evaluations).
+
+    Laplace's density does not know what a q of the family leaves out.
+    """
+    if not others:
+        return None, 0
+    noise = writable(fixed_draws(2, _PAIRS, q.dim))
+    points = [g._mean + g._spread(noise) for g in (q, *others)]
+    values = densities_or_zero(model, np.concatenate(points)).reshape(len(points), -1).mean(axis=1)
+    elbos = values + np.array([g.entropy() for g in (q, *others)])
+    best = int(np.argmax(elbos[1:]))
+    return (others[best] if elbos[1 + best] > elbos[0] + _BETTER else None), len(points) * len(noise)
 
 
 def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
@@ -179,14 +217,18 @@ def _far_out(marginal: _Marginal, start: float, unit: float, near: float) -> int
     first = marginal.at(places[0])
     if first is None:
         return None
-    slope = (first - near) / (_DISTANCES[0] - _BEFORE)
-    last, fall, reached = first, near - first, 0
+    earlier, before, slope = math.nan, math.nan, (first - near) / (_DISTANCES[0] - _BEFORE)
+    last, fell, fall, reached = first, math.nan, near - first, 0
+    lowest = highest = first
     for k, value in enumerate(marginal.along(places[1:]), 1):
-        before, slope = slope, (value - last) / (_DISTANCES[k] - _DISTANCES[reached])
-        last, fall, reached = value, last - value, k
+        earlier, before, slope = before, slope, (value - last) / (_DISTANCES[k] - _DISTANCES[reached])
+        last, fell, fall, reached = value, fall, last - value, k
+        lowest, highest = min(lowest, value), max(highest, value)
         if fall > (_LEVEL if _DISTANCES[k] < _FAR else _FLAT) and not slope > _SLOWER * before:
             return status
-    is_level = min(abs(fall), abs(last - first)) <= _FLAT and reached > 0
+    # Not at the top of a peak: there one flat step follows others that are not, and do not become so.
+    is_settled = abs(fall) <= _FLAT and (abs(fell) <= _FLAT or abs(before) <= _SLOWER * abs(earlier))
+    is_level = reached > 0 and (is_settled or highest - lowest <= _FLAT)
     if is_level or (_DISTANCES[reached] >= _FAR and fall <= _FLAT):
         status = UNBOUNDED
     elif fall <= -_RISE:
@@ -251,6 +293,14 @@ def _is_level_around(model: Model, mean: Array, deviations: Array, k: int, unit:
     return bool(is_exact and (np.abs(values - values[0]) <= _FLAT).all())
 
 
+class _Peak(NamedTuple):
+    """Where a density rises again."""
+
+    density: float
+    gaussians: list[Gaussian]  #: around it, the last one narrow
+    lowest: float = math.nan  #: the density at q's mean is not below
+
+
 class _Marginal:
     """Laplace's log marginal density of coordinate k, and how many evaluations it took."""
 
@@ -261,6 +311,9 @@ class _Marginal:
         self.mean, self.unit = self.first = mean[self.others], deviations[self.others]
         self.modes: list[tuple[float, Array]] = []  # (place, mode of the others) of the last two
         self.highest: tuple[float, Gaussian | None] = -math.inf, None  # (density, a q there)
+        self.last = math.nan, math.inf  # (place, density) before
+        self.slope = math.nan  # of the density, away from q
+        self.peak: _Peak | None = None  # where it is higher than before
 
     def gain(self, mean: Array, factor: Array, least: float) -> float:
         """By how much the highest density that was found is above that at q's mean, if it is by `least`."""
@@ -271,15 +324,30 @@ class _Marginal:
         # That of a q with this factor is not above the density.
         volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
         lowest = float(densities_or_zero(self.model, mean[None])[0]) + volume
+        if self.peak is not None:
+            self.peak = self.peak._replace(lowest=lowest)
         if highest > lowest + least:
             density = self.at_first(mean[self.k])
             lowest = lowest if density is None else density
         if highest > lowest + least:
             # Where only roughly known, from the mode on.
-            self.mean, self.modes = np.delete(there._mean, self.k), []
+            self.mean, self.unit = (np.delete(x, self.k) for x in (there._mean, there._factor.diagonal()))
+            self.modes = []
             exact = self.at(float(there._mean[self.k]))
             highest = -math.inf if exact is None else exact
         return highest - lowest
+
+    def note(self, density: float, place: float, unit: Array) -> None:
+        """Note Gaussians around the mode of the others, where another fit may start."""
+        mean, widest = self.points(place, self.mean[None])[0], min(self.deviation, _WIDEST)
+        factors = (np.diag(np.insert(unit, self.k, share * widest)) for share in _NARROWER)
+        there = [Gaussian._from_factor(mean, factor) for factor in factors]
+        if density > self.highest[0]:
+            self.highest = density, there[0]
+        last, before = self.last
+        if density > before + _RISE:
+            self.peak = _Peak(density, there)
+        self.last, self.slope = (place, density), (density - before) / abs(place - last)
 
     def along(self, places: Array) -> Iterator[float]:
         """The density at each, from the mode of the others at the one before, as long as one is found."""
@@ -294,9 +362,9 @@ class _Marginal:
 
         A rough one is by the last second derivatives, without more evaluations.
         """
-        mean, unit = self.start(place), self.unit
+        mean, unit, sides = self.start(place), self.unit, _AHEAD
         for _ in range(self.steps):
-            value, gradient, precision = self.bends(place, mean, unit)
+            value, gradient, precision = self.bends(place, mean, unit, sides)
             if not np.isfinite(precision).all():
                 unit = 0.1 * unit  # the log joint fails so near
                 continue
@@ -308,6 +376,8 @@ class _Marginal:
             axes = unit[:, None] * axes * lengths
             along = (gradient * ratio / unit) @ axes
             is_definite, is_ridge = eigenvalues[0] > -_RIDGE, eigenvalues < _RIDGE
+            if -_SKEW < eigenvalues[0] <= -_RIDGE:
+                sides = _BOTH
             is_near = diagonal.min() > _LEAST_BEND and diagonal.max() < _MOST_BEND
             left = along * along
             if is_near and is_definite and left[~is_ridge].sum() < _NEAR and left.sum() < _NEAR_ON_RIDGES:
@@ -316,10 +386,8 @@ class _Marginal:
                 size = float(np.log(unit).sum() + np.log(lengths).sum())
                 ridges = np.flatnonzero(is_ridge)
                 density = value + size if is_rough else self.laplace(place, axes, ridges, size)
-                if density is not None and density > self.highest[0]:
-                    unit = np.insert(unit, self.k, min(self.deviation, _WIDEST))
-                    there = Gaussian._from_factor(self.points(place, mean[None])[0], np.diag(unit))
-                    self.highest = density, there
+                if density is not None:
+                    self.note(density, place, unit)
                 return density
             shares = _SHARES
             if not is_definite:
@@ -350,15 +418,17 @@ class _Marginal:
         here, there = densities_or_zero(self.model, self.points(place, np.stack([last, ahead])))
         return ahead if there > here else last
 
-    def bends(self, place: float, mean: Array, unit: Array) -> tuple[float, Array, Array]:
+    def bends(self, place: float, mean: Array, unit: Array, sides: Array) -> tuple[float, Array, Array]:
         """(value, gradient, minus the second derivatives) of the log joint, in a unit; NaN where it fails."""
-        points = self.points(place, mean + _STEP * np.concatenate([np.zeros((1, mean.size)), np.diag(unit)]))
+        aside = [side * np.diag(unit) for side in sides]
+        points = self.points(place, mean + np.concatenate([np.zeros((1, mean.size)), *aside]))
         units = np.ones(points.shape[1])
         units[self.others] = unit
         status, values, slopes = slopes_at(self.model, points, units)
         self.evaluations += len(points) * (1 if self.model._slopes_address else 2 * points.shape[1] + 1)
         slopes = slopes[:, self.others] * unit
-        precision = (slopes[0] - slopes[1:]) / _STEP
+        precision = (slopes[0] - slopes[1:]).reshape(len(aside), -1, mean.size) / sides[:, None, None]
+        precision = precision.mean(axis=0)
         if status:
             precision[:] = math.nan
         return float(values[0]), slopes[0], 0.5 * (precision + precision.T)

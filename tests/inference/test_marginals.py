@@ -12,6 +12,8 @@ from fastvi.inference.marginals import _Marginal
 from helpers.posteriors import groups, standard_groups
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+INCOMES = np.array([2138912.8, 1806775.4, 2031183.3, 2008142.5, 1475707.4])
+INCOME_ERRORS = np.array([234329.6, 193508.7, 344377.6, 292810.7, 244066.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
@@ -233,6 +235,9 @@ def test_improper_by_a_logarithm(model, family):
         # inverse gammas as vague as they come, whose log density is level over twelve units
         lambda: model_of_groups(groups, 100.0 * SCHOOLS, ERRORS, -1.002, 0.001),
         lambda: model_of_groups(standard_groups, 100.0 * SCHOOLS, ERRORS, -1.002, 0.001),
+        # the top of whose peak is flat where rounding ends it
+        lambda: model_of_groups(groups, INCOMES, INCOME_ERRORS, -1.002, 0.001),
+        lambda: model_of_groups(groups, INCOMES, INCOME_ERRORS, -1.02, 0.01),
         lambda: linear(3, 5, 0.0),
         lambda: linear(4, 5, -1.0),
         lambda: in_groups(5, 3, -0.95),

@@ -29,6 +29,19 @@ def one_way(z, y, group, scale):
     return total
 
 
+@numba.njit
+def standard_one_way(z, y, group):
+    """The same by standard effects and logarithms of the deviations, both half-Cauchy with the scale 1."""
+    count = z.size - 3
+    tau, sigma = math.exp(z[count + 1]), math.exp(z[count + 2])
+    total = z[count + 1] - math.log1p(tau * tau) + (1.0 - y.size) * z[count + 2] - math.log1p(sigma * sigma)
+    for j in range(count):
+        total -= 0.5 * z[j] ** 2
+    for i in range(y.size):
+        total -= 0.5 * ((y[i] - z[count] - tau * z[group[i]]) / sigma) ** 2
+    return total
+
+
 def model_of_groups(log_joint, scale, error, seed=0, count=8):
     rng = np.random.default_rng(seed)
     s = scale * error * np.exp(0.3 * rng.standard_normal(count))
@@ -113,6 +126,22 @@ def test_standard_effects_on_a_plateau(scale, error, count, family):
     y = model.data[0]
     start = np.concatenate([(y - y.mean()) / y.std(), [y.mean(), y.std()]])
     found, best = fv.fit(model, family), fv.fit(model, family, start=start)
+    assert found.elbo.value > best.elbo.value - 0.1
+
+
+@pytest.mark.parametrize("family", ["diag", "full"])
+@pytest.mark.parametrize(("scale", "error", "seed"), [(5e5, 0.3, 0), (5e5, 0.1, 2), (2e8, 0.02, 0)])
+def test_standard_effects_whose_deviation_goes_into_the_noise(scale, error, seed, family):
+    """No group differs and all is noise, or the groups do: peaks of the deviation 13 to 19 units apart."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(120) % 40
+    y = scale * (1.0 + rng.standard_normal(40)[group] + error * rng.standard_normal(120))
+    means = y.reshape(3, 40).mean(axis=0)
+    tau, sigma = means.std(), (y - means[group]).std()
+    start = np.concatenate([(means - means.mean()) / tau, [means.mean()], np.log([tau, sigma])])
+    model = fv.Model(standard_one_way, 43, (y, group))
+    found, best = fv.fit(model, family), fv.fit(model, family, start=start)
+    assert best.converged
     assert found.elbo.value > best.elbo.value - 0.1
 
 
