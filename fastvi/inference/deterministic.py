@@ -92,8 +92,9 @@ _ON_A_RISE = 0.5
 #: How a fit may end on a ridge or a plateau, short of the optimum.
 _SHORT = CONVERGED, STEPS_EXHAUSTED, STUCK, OVERFITTED
 
-#: Fits from rivals, each of which has a higher ELBO than the one before.
-_RIVALS = 3
+#: Fits from rivals, each of which has a higher ELBO than the one before; and the nats by which the last is
+#: higher where there may be as much more, if there is one more rival.
+_RIVALS, _STILL = 3, 0.05
 
 #: Nats by which steps after that may change the ELBO, for no other fresh draws to be taken; not beside
 #: exponentials, whose mean changes by more than draws show (2e-4, with an error of 4e-6).
@@ -453,7 +454,7 @@ def draws_fit(
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
     if not dense or model._calls_are_expensive:
         return found
-    is_local, used = start is not None, int(found.report.evaluations)
+    is_local, used, gained = start is not None, int(found.report.evaluations), 0.0
     for _ in range(_RIVALS):
         report = found.report
         rival, more = _rival_to(model, family, found, is_local)
@@ -468,9 +469,15 @@ def draws_fit(
         used += int(other.report.evaluations)
         if not other.report.elbo > report.elbo + (_ON_A_RISE if report.status == UNCONFIRMED else 0.0):
             break
-        found = other
+        found, gained = other, other.report.elbo - report.elbo
         if found.report.status == OVERFITTED:  # another one would take as many draws again
             break
+    else:
+        if gained > _STILL and found.report.status == CONVERGED:
+            rival, more = _rival_to(model, family, found, is_local)
+            used += more
+            if rival is not None:
+                found = found._replace(report=found.report._replace(status=UNCONFIRMED))
     return found._replace(report=found.report._replace(evaluations=used))
 
 

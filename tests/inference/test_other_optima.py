@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
+from fastvi.inference import deterministic
 from fastvi.inference.rivals import along_axes, along_ridges
 from helpers.posteriors import groups, standard_groups
 
@@ -188,3 +189,11 @@ def test_no_move_of_a_coordinate_from_the_best_q():
     found = fv.fit(model)
     assert found.converged
     assert along_axes(model, found.q.gaussian, "full", found.evaluations)[0] is None
+
+
+def test_a_ridge_whose_end_no_fit_reaches_is_told(monkeypatch):
+    """Each fit starts from farther along it, and gains; the last one is not known to be at its end."""
+    model = model_of_groups(groups, 1e7, 3.0)
+    assert fv.fit(model, "diag").converged  # the third gains 0.02 nats
+    monkeypatch.setattr(deterministic, "_RIVALS", 1)  # the first gains 0.08
+    assert "another q may be better" in fv.fit(model, "diag").status
