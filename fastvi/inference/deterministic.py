@@ -600,7 +600,7 @@ def _draws_fit(
     if status in (CONVERGED, OVERFITTED) and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
         tails = tails_after(model, fits.mean, fits.factor, fits.evaluations)
         fits.evaluations += tails.evaluations
-        rival = tails.rival
+        rival = tails.other if tails.rival is None else tails.rival
         if status == CONVERGED or tails.status == UNBOUNDED:
             status = tails.status or status
     where = fault_point("draws", fits.space)

@@ -105,7 +105,8 @@ class Tails(NamedTuple):
 
     status: int  #: FINE, or what the posterior is known to be, or may be
     evaluations: int
-    rival: Gaussian | None = None  #: where the density is so high that another fit should start there
+    rival: Gaussian | None = None  #: where the density, or the ELBO, is so high that a fit should start there
+    other: Gaussian | None = None  #: where the density rises again, to about as much
 
 
 def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) -> Tails:
@@ -117,7 +118,6 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     if mean.size < 2 or most <= 0:
         return Tails(FINE, 0)
     found: int = FINE
-    rival, most_gained = None, _HIGHER
     deviations = deviations_of(factor)
     units = np.maximum(_UNIT * deviations, 1.0)
     with np.errstate(all="ignore"):
@@ -146,25 +146,34 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
             elif marginal.modes:
                 seen.append((marginal, side * units[k]))
             found = status or found
-        for marginal, unit in seen:
-            before = marginal.evaluations
-            if used < _FOR_PEAKS * most:
-                for place in mean[marginal.k] + unit * np.array(_BEYOND):
-                    if marginal.slope < -_STEEP:
-                        break
-                    marginal.at(place, is_rough=True)
-            gained = marginal.gain(mean, factor, most_gained)
-            if gained > most_gained:
-                rival, most_gained = marginal.highest[1], gained
-            used += marginal.evaluations - before
-        if rival is None:
-            q, peaks = Gaussian._from_factor(mean, factor), [m.peak for m, _ in seen if m.peak is not None]
-            rival, count = _best_of(model, q, [there for peak in peaks for there in peak.gaussians])
-            used += count
-            highest = max(peaks, key=lambda peak: peak.density, default=None)
-            if rival is None and highest is not None and highest.density > highest.lowest - _AS_HIGH:
-                rival = highest.gaussians[-1]
-    return Tails(found, used, rival)
+        rival, other, count = _peaks_among(model, mean, factor, seen, _FOR_PEAKS * most - used)
+    return Tails(found, used + count, rival, other)
+
+
+def _peaks_among(
+    model: Model, mean: Array, factor: Array, seen: list[tuple[_Marginal, float]], most: float
+) -> tuple[Gaussian | None, Gaussian | None, int]:
+    """(A Gaussian at a higher peak, one at another that is not much lower, evaluations)."""
+    rival, most_gained, used = None, _HIGHER, 0
+    for marginal, unit in seen:
+        before = marginal.evaluations
+        if used < most:
+            for place in mean[marginal.k] + unit * np.array(_BEYOND):
+                if marginal.slope < -_STEEP:
+                    break
+                marginal.at(place, is_rough=True)
+        gained = marginal.gain(mean, factor, most_gained)
+        if gained > most_gained:
+            rival, most_gained = marginal.highest[1], gained
+        used += marginal.evaluations - before
+    peaks = [marginal.peak for marginal, _ in seen if marginal.peak is not None]
+    if rival is not None or not peaks:
+        return rival, None, used
+    q, others = Gaussian._from_factor(mean, factor), [there for peak in peaks for there in peak.gaussians]
+    rival, count = _best_of(model, q, others)
+    highest = max(peaks, key=lambda peak: peak.density)
+    is_as_high = highest.density > highest.lowest - _AS_HIGH
+    return rival, highest.gaussians[-1] if is_as_high else None, used + count
 
 
 def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussian | None, int]:
@@ -172,8 +181,6 @@ def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussia
 
     Laplace's density does not know what a q of the family leaves out.
     """
-    if not others:
-        return None, 0
     noise = writable(fixed_draws(2, _PAIRS, q.dim))
     points = [g._mean + g._spread(noise) for g in (q, *others)]
     values = densities_or_zero(model, np.concatenate(points)).reshape(len(points), -1).mean(axis=1)

@@ -175,7 +175,7 @@ def or_improper(model: Model, fit: LatentFit) -> LatentFit:
     """A fit that no kernel has confirmed, with the status UNBOUNDED where the posterior is improper."""
     status, used, improper = fit.report.status, 0, False
     if status == CONVERGED:
-        status, used, _ = tails_of(model, fit.mean, fit.factor, 0)
+        status, used, *_ = tails_of(model, fit.mean, fit.factor, 0)
     elif status in _INCOMPLETE:
         light, used = has_light_tails(model, fit.mean, fit.factor)
         if not light:

@@ -337,7 +337,7 @@ def diagnosis_of(model: Model, q: Variational, elbo: Estimate, evaluations: int,
     if is_known and r <= kernels.inference.laplace.DENSE and not improper:
         assert isinstance(latent, Latent)
         around = _parts_of(latent)[0][0]
-        tails, _, rival = tails_of(model, around._mean, around._factor, draws)
+        tails, _, rival, *_ = tails_of(model, around._mean, around._factor, draws)
         improper = tails == UNBOUNDED
         tails = UNCONFIRMED if rival is not None else tails
     if improper:
