@@ -160,6 +160,9 @@ def test_what_is_not_finite_is_said():
 def test_another_thread_ends_a_descent():
     p, q, nodes, shares, space, _ = problem(3, 40, 10, 4000)
     arguments = tuple(p), tuple(q), nodes, shares, PLAIN, 10**6, 0.0, math.inf, space
+    # Once before, so that the thread does not begin by loading the kernel, which sets the control to 0.
+    small = problem(3, 3, 2)
+    mixture_descents.descend(tuple(small[0]), tuple(small[1]), *small[2:4], PLAIN, 1, 0.0, math.inf, small[4])
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(mixture_descents.descend, *arguments)
         while not found.running():
