@@ -158,7 +158,8 @@ def test_what_is_not_finite_is_said():
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="Python holds the GIL")
 def test_another_thread_ends_a_descent():
-    p, q, nodes, shares, space, _ = problem(3, 40, 10, 4000)
+    # On so many nodes a descent takes 4 s: it is not to end by itself.
+    p, q, nodes, shares, space, _ = problem(3, 40, 10, 16_000)
     arguments = tuple(p), tuple(q), nodes, shares, PLAIN, 10**6, 0.0, math.inf, space
     # Once before, so that the thread does not begin by loading the kernel, which sets the control to 0.
     small = problem(3, 3, 2)
@@ -167,7 +168,7 @@ def test_another_thread_ends_a_descent():
         found = pool.submit(mixture_descents.descend, *arguments)
         while not found.running():
             time.sleep(0.01)
-        time.sleep(1.0)
+        time.sleep(0.5)
         borrowing.member(mixture_descents.Workspace, space, "control")[0] = 1
         value, lack, evaluations, stuck = found.result(10.0)
     assert stuck
