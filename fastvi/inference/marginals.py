@@ -67,7 +67,7 @@ _END, _RESERVE = 744.0, 64.0
 #: Errors of rounding, in units of the level that they may hide.
 _ROUNDED = 1e-3
 
-#: Distances over which a joint that is level by itself stays level, and deviations to points around q.
+#: Distances over which a joint that does not fall by itself goes on so, and deviations to points around q.
 _LEVEL_AT, _AROUND = np.array([24.0, 48.0, 96.0, 192.0, 384.0]), 0.5
 
 #: Newton steps to the first mode of the others, and from one to the next, or to the first on the way.
@@ -123,10 +123,10 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     with np.errstate(all="ignore"):
         # Beside q's mean, where standard effects may be 0 and nothing depends on their deviation.
         beside = mean + factor @ np.where(np.arange(mean.size) % 2, -_BESIDE, _BESIDE)
-        level, logarithms, used = _logarithms(model, beside, units)
-        for k, side in level:
+        endless, logarithms, used = _logarithms(model, beside, units)
+        for k, side in endless:
             used += (2 * mean.size + 1) * _LEVEL_AT.size
-            if _is_level_around(model, mean, deviations, k, side * units[k]):
+            if _never_falls_around(model, mean, deviations, k, side * units[k]):
                 return Tails(UNBOUNDED, used)
         # Those of which the mode is not found far out, after all others: of some there is none. Scales go to
         # 0 rather than to infinity.
@@ -251,7 +251,7 @@ def _to_the_end(place: float, unit: float) -> float:
 
 
 def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int, float]], list[int], int]:
-    """(Sides on which the joint is level, coordinates that seem to be logarithms, evaluations).
+    """(Sides on which the joint does not fall, coordinates that seem to be logarithms, evaluations).
 
     First those coordinates on which most depends.
     """
@@ -265,7 +265,8 @@ def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int
     moves[1] *= -1.0
     values = densities_or_zero(model, mean + moves.reshape(-1, mean.size)).reshape(moves.shape[:3])
     near, far = values[:, 0] - values[:, 1], values[:, 1] - values[:, 2]
-    is_level = is_bounded & (np.abs(near) <= _LEVEL) & (np.abs(far) <= _LEVEL)
+    never_falls = is_bounded & (near <= _LEVEL) & (far <= _LEVEL)
+    is_level = never_falls & (np.abs(near) <= _LEVEL) & (np.abs(far) <= _LEVEL)
     is_power = np.isfinite(far) & (np.abs(far - near) <= _SHARE * np.abs(near) + _NATS)
     # By the exponent on the other side: 2 of scales, 1 of rates, and 0 where both sides fall by powers.
     exponents = np.nan_to_num(np.log(np.maximum(far, 0.0) / near), nan=math.inf) / (_PROBES[1] - _PROBES[0])
@@ -279,15 +280,16 @@ def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int
         (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
         for side, n in zip(*np.nonzero(is_logarithm), strict=True)
     ]
-    level = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(is_level), strict=True)]
-    return level, list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
+    endless = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(never_falls), strict=True)]
+    return endless, list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
 
 
-def _is_level_around(model: Model, mean: Array, deviations: Array, k: int, unit: float) -> bool:
-    """Whether the joint is level along coordinate k, wherever the others are: then its mass is infinite.
+def _never_falls_around(model: Model, mean: Array, deviations: Array, k: int, unit: float) -> bool:
+    """Whether the joint is level along coordinate k, or rises, wherever the others are: its mass is infinite.
 
-    Laplace's density may not be known there: a growth curve whose rate is infinite is a step, with as much
-    mass wherever the step is between two data.
+    Laplace's density may not be known there, or fall. A growth curve whose rate is infinite is a step, with
+    as much mass wherever the step is between two data. A horseshoe keeps its coefficients while the common
+    scale goes to 0, as their own scales grow, and has more mass far out without coefficients.
     """
     distances = unit * np.minimum(_LEVEL_AT, (_END - _RESERVE - abs(mean[k])) / abs(unit))
     others = _AROUND * np.diag(deviations)
@@ -297,7 +299,7 @@ def _is_level_around(model: Model, mean: Array, deviations: Array, k: int, unit:
     points[..., k] += distances[:, None]
     values = densities_or_zero(model, points.reshape(-1, mean.size)).reshape(points.shape[:2])
     is_exact = np.spacing(np.abs(values)).max() < _ROUNDED * _FLAT
-    return bool(is_exact and (np.abs(values - values[0]) <= _FLAT).all())
+    return bool(is_exact and (values[1:] >= np.maximum.accumulate(values)[:-1] - _FLAT).all())
 
 
 class _Peak(NamedTuple):

@@ -93,6 +93,21 @@ def counts_in_groups(z, y, power):
     return total
 
 
+@numba.njit
+def horseshoe(z, x, y, power):
+    """Slopes z[:p] z[p : 2p] tau, noise and, last, tau, with the prior tau^power."""
+    p, sigma, tau = x.shape[1], z[z.size - 2], z[z.size - 1]
+    total = power * math.log(tau) - y.size * math.log(sigma) - 0.5 * (sigma / 10.0) ** 2
+    for i in range(y.size):
+        mean = 0.0
+        for k in range(p):
+            mean += x[i, k] * z[k] * z[p + k] * tau
+        total -= 0.5 * ((y[i] - mean) / sigma) ** 2
+    for k in range(p):
+        total -= 0.5 * z[k] ** 2 + math.log1p(z[p + k] ** 2)
+    return total
+
+
 def model_of_groups(log_joint, y, s, power, rate=0.0):
     support = ["real"] * (y.size + 1) + ["positive"]
     return fv.Model(log_joint, y.size + 2, (y, s, power, rate), support=support)
@@ -178,6 +193,13 @@ def growth(power, seed=0):
     return fv.Model(logistic, 4, (x, y, power), support="positive")
 
 
+def sparse(power, seed=2):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((25, 3))
+    y = x @ [2.0, 0.0, 0.0] + rng.standard_normal(25)
+    return fv.Model(horseshoe, 8, (x, y, power), support=["real"] * 3 + ["positive"] * 5)
+
+
 def counts(power):
     y = np.array([823.0, 27.0, 0.0, 24.0])
     return fv.Model(counts_in_groups, 6, (y, power), support=["real"] * 5 + ["positive"])
@@ -212,6 +234,8 @@ def in_groups(count, each, power, y=None):
         lambda: curve(-1.0),
         # an infinite rate is a step, with no mode of where it is
         lambda: growth(-1.0),
+        # the density falls where the slopes' own scales grow, and rises far out where there are no slopes
+        lambda: sparse(-1.5),
         decaying,
     ],
 )
@@ -247,6 +271,7 @@ def test_improper_by_a_logarithm(model, family):
         lambda: robust(3, 5, 0.0),
         lambda: curve(-0.9),
         lambda: growth(-0.9),
+        lambda: sparse(-0.9),
     ],
 )
 def test_proper_neighbours(model, family):
