@@ -454,10 +454,11 @@ def draws_fit(
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
     if not dense or model._calls_are_expensive:
         return found
-    is_local, used, gained = start is not None, int(found.report.evaluations), 0.0
-    for _ in range(_RIVALS):
+    is_local, is_lost = start is not None, False
+    used, better = int(found.report.evaluations), 0
+    while better < _RIVALS:
         report = found.report
-        rival, more = _rival_to(model, family, found, is_local)
+        rival, more, is_lost = _rival_to(model, family, found, is_local)
         used += more
         if rival is None:
             break
@@ -467,17 +468,23 @@ def draws_fit(
         except ValueError:  # the log joint fails near that mode
             break
         used += int(other.report.evaluations)
-        if not other.report.elbo > report.elbo + (_ON_A_RISE if report.status == UNCONFIRMED else 0.0):
+        gained, is_far = other.report.elbo - report.elbo, rival is found.rival
+        is_better = gained > (_ON_A_RISE if report.status == UNCONFIRMED else 0.0)
+        if not (is_better or is_far):
             break
-        found, gained = other, other.report.elbo - report.elbo
+        found = other if is_better else found
+        if is_far and gained <= _STILL:
+            found = found._replace(rival=None)  # another kind of rival may still be better
+            continue
+        better += 1
         if found.report.status == OVERFITTED:  # another one would take as many draws again
             break
     else:
         if gained > _STILL and found.report.status == CONVERGED:
-            rival, more = _rival_to(model, family, found, is_local)
-            used += more
-            if rival is not None:
-                found = found._replace(report=found.report._replace(status=UNCONFIRMED))
+            rival, more, is_lost = _rival_to(model, family, found, is_local)
+            used, is_lost = used + more, is_lost or rival is not None
+    if is_lost and found.report.status == CONVERGED:
+        found = found._replace(report=found.report._replace(status=UNCONFIRMED))
     return found._replace(report=found.report._replace(evaluations=used))
 
 
@@ -486,17 +493,17 @@ def _rival_to(model: Model, family: str, found: LatentFit, is_local: bool) -> Ri
     report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
     if found.rival is not None and not is_local:
         return Rival(found.rival, 0)
-    rival, used = Rival(None, 0)
+    rival, used, is_lost = Rival(None, 0)
     if report.status in _SHORT and not is_local:
-        rival, used = along_axes(model, q, family, report.evaluations)
+        rival, used, _ = along_axes(model, q, family, report.evaluations)
     if rival is None and report.status in _SHORT and not found.whitened:
-        rival, more = along_ridges(model, q, family)
+        rival, more, is_lost = along_ridges(model, q, family)
         used += more
     if rival is None and report.status == CONVERGED and not is_local:
         spent = max(report.evaluations, _SPENT + _SPENT_EACH * model.latent_dim)
-        rival, more = rival_of(model, family, q, report.elbo, report.error, spent)
+        rival, more, _ = rival_of(model, family, q, report.elbo, report.error, spent)
         used += more
-    return Rival(rival, used)
+    return Rival(rival, used, is_lost)
 
 
 def _draws_fit(

@@ -31,10 +31,11 @@ _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 1
 #: the density there is higher; and the largest deviation of a Gaussian from which a fit then starts.
 _BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 14.0, 16.0, 18.0, 20.0), 2.0, 1.0
 
-#: Nats by which the ELBO of a Gaussian at a peak that is not higher is, over so many pairs of draws.
+#: Nats by which the ELBO of a Gaussian at a peak that is not higher, or near by, is higher, and standard
+#: errors more, over so many pairs of draws.
 #: The coordinate's deviation is q's or narrower. Where none is, a fit may find one from a place at which the
 #: density is not so much lower: a peak of twenty groups is 11 nats lower one unit beyond its top.
-_BETTER, _PAIRS, _NARROWER, _AS_HIGH = 1.0, 16, (1.0, 0.1), 25.0
+_BETTER, _ERRORS, _PAIRS, _NARROWER, _AS_HIGH = 0.5, 2.0, 16, (1.0, 0.1), 25.0
 
 #: Not beyond where it falls by more nats for each unit: a coordinate on which nothing depends, as the
 #: deviation of standard effects that are 0, has the slope of its prior.
@@ -42,6 +43,10 @@ _STEEP = 10.0
 
 #: What all and other peaks may take, as a share of the evaluations allowed.
 _FOR_PEAKS = 2.0
+
+#: Distances near by at which another q may be better, along scales (two were, of forty groups), and what
+#: looking there may take, as a share of the evaluations allowed.
+_NEAR_BY, _FOR_NEAR_BY = np.array([1.25, 2.0, 2.75]), 0.5
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
 _ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
@@ -54,9 +59,11 @@ _LEVEL, _FLAT, _RISE, _FAR, _SLOWER, _STRAIGHT = 0.02, 1e-3, 0.3, 24.0, 0.5, 0.0
 
 #: Distances, with the other coordinates at q's mean, that tell which coordinates are logarithms: on one side
 #: the joint falls by a power of what they are the logarithm of, on the other by an exponential. How far the
-#: falls over equal distances may differ, as a share and in nats. Of rates the exponent is 1, of scales 2.
+#: falls over equal distances may differ, as a share and in nats; where the prior is lognormal they differ by
+#: more. Of rates the exponent is 1, of scales 2.
 #: Of coordinates on the real line only those are looked at on whose two sides the joint differs by a factor.
 _PROBES, _SHARE, _NATS, _RATE, _SCALE, _UNLIKE = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 0.5, 2.0, 10.0
+_LOGNORMAL, _NEARLY_SCALE = 1.5, 1.5
 
 #: How far in q's deviations beside its mean.
 _BESIDE = 0.5
@@ -87,6 +94,9 @@ _STEP, _ASIDE = 0.1, 0.3
 #: Gradients are differenced to one side, and to both where a precision may not be definite for it: standard
 #: effects and their mean are on a ridge, with an eigenvalue of -6e-5 by one side and 1.7e-4 by both.
 _AHEAD, _BOTH, _SKEW = np.array([_STEP]), np.array([_STEP, -_STEP]), 1e-2
+
+#: Nats by which a Newton step to a mode that is only roughly wanted may gain more or less than it promised.
+_ROUGHLY = 0.1
 
 #: Squares of the step that is left, in deviations: by gradients, in which ridges are rounded, and by values.
 _NEAR, _NEAR_ON_RIDGES, _AT = 1e-4, 1.0, 1e-6
@@ -123,7 +133,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     with np.errstate(all="ignore"):
         # Beside q's mean, where standard effects may be 0 and nothing depends on their deviation.
         beside = mean + factor @ np.where(np.arange(mean.size) % 2, -_BESIDE, _BESIDE)
-        endless, logarithms, used = _logarithms(model, beside, units)
+        endless, logarithms, scales, used = _logarithms(model, beside, units)
         for k, side in endless:
             used += (2 * mean.size + 1) * _LEVEL_AT.size
             if _never_falls_around(model, mean, deviations, k, side * units[k]):
@@ -132,6 +142,13 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         # 0 rather than to infinity.
         first = [(_on_one_side, k, side) for side, k in product((-1.0, 1.0), logarithms)]
         second, third = list[Any](), list[Any]()
+        near, used_near = list[_Marginal](), 0
+        for side, k in product((-1.0, 1.0), scales):
+            if used_near < _FOR_NEAR_BY * most:
+                near.append(_Marginal(model, mean, deviations, k))
+                for place in mean[k] + side * units[k] * _NEAR_BY:
+                    near[-1].at(place, is_rough=True)
+                used_near += near[-1].evaluations
         seen: list[tuple[_Marginal, float]] = []
         for look, k, side in chain(first, second, third):
             if used >= most:
@@ -140,18 +157,23 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
             status = look(marginal, mean[k], side * units[k])
             used += marginal.evaluations
             if status == UNBOUNDED:
-                return Tails(UNBOUNDED, used)
+                return Tails(UNBOUNDED, used + used_near)
             if status is None:
                 (second if marginal.modes else third).append((_step_by_step, k, side))
             elif marginal.modes:
                 seen.append((marginal, side * units[k]))
             found = status or found
-        rival, other, count = _peaks_among(model, mean, factor, seen, _FOR_PEAKS * most - used)
-    return Tails(found, used + count, rival, other)
+        rival, other, count = _peaks_among(model, mean, factor, near, seen, _FOR_PEAKS * most - used)
+    return Tails(found, used + used_near + count, rival, other)
 
 
 def _peaks_among(
-    model: Model, mean: Array, factor: Array, seen: list[tuple[_Marginal, float]], most: float
+    model: Model,
+    mean: Array,
+    factor: Array,
+    near: list[_Marginal],
+    seen: list[tuple[_Marginal, float]],
+    most: float,
 ) -> tuple[Gaussian | None, Gaussian | None, int]:
     """(A Gaussian at a higher peak, one at another that is not much lower, evaluations)."""
     rival, most_gained, used = None, _HIGHER, 0
@@ -164,16 +186,22 @@ def _peaks_among(
                 marginal.at(place, is_rough=True)
         gained = marginal.gain(mean, factor, most_gained)
         if gained > most_gained:
-            rival, most_gained = marginal.highest[1], gained
+            rival, most_gained = marginal.highest[1][0], gained
         used += marginal.evaluations - before
-    peaks = [marginal.peak for marginal, _ in seen if marginal.peak is not None]
-    if rival is not None or not peaks:
+    if rival is not None:
         return rival, None, used
-    q, others = Gaussian._from_factor(mean, factor), [there for peak in peaks for there in peak.gaussians]
-    rival, count = _best_of(model, q, others)
-    highest = max(peaks, key=lambda peak: peak.density)
-    is_as_high = highest.density > highest.lowest - _AS_HIGH
-    return rival, highest.gaussians[-1] if is_as_high else None, used + count
+    looked = [*near, *(marginal for marginal, _ in seen)]
+    peaks = [(*marginal.peak, marginal) for marginal in looked if marginal.peak is not None]
+    others = [there for _, gaussians, _ in peaks for there in gaussians]
+    others += [there for marginal in looked for there in marginal.highest[1]]
+    if not others:
+        return None, None, used
+    rival, count = _best_of(model, Gaussian._from_factor(mean, factor), others)
+    if not peaks:
+        return rival, None, used + count
+    density, gaussians, marginal = max(peaks, key=lambda peak: peak[0])
+    is_as_high = density > marginal.lowest(mean, factor) - _AS_HIGH
+    return rival, gaussians[-1] if is_as_high else None, used + count + 1
 
 
 def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussian | None, int]:
@@ -183,10 +211,13 @@ def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussia
     """
     noise = writable(fixed_draws(2, _PAIRS, q.dim))
     points = [g._mean + g._spread(noise) for g in (q, *others)]
-    values = densities_or_zero(model, np.concatenate(points)).reshape(len(points), -1).mean(axis=1)
-    elbos = values + np.array([g.entropy() for g in (q, *others)])
-    best = int(np.argmax(elbos[1:]))
-    return (others[best] if elbos[1 + best] > elbos[0] + _BETTER else None), len(points) * len(noise)
+    values = densities_or_zero(model, np.concatenate(points)).reshape(len(points), 2, _PAIRS).mean(axis=1)
+    values += np.array([g.entropy() for g in (q, *others)])[:, None]
+    gains = values[1:] - values[0]
+    # As much as the draws show.
+    shown = np.nan_to_num(gains.mean(axis=1) - _ERRORS * gains.std(axis=1) / math.sqrt(_PAIRS), nan=-math.inf)
+    best = int(np.argmax(shown))
+    return (others[best] if shown[best] > _BETTER else None), len(points) * len(noise)
 
 
 def _step_by_step(marginal: _Marginal, start: float, unit: float) -> int | None:
@@ -250,12 +281,14 @@ def _to_the_end(place: float, unit: float) -> float:
     return (_END - abs(place)) / abs(unit)
 
 
-def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int, float]], list[int], int]:
-    """(Sides on which the joint does not fall, coordinates that seem to be logarithms, evaluations).
+def _logarithms(
+    model: Model, mean: Array, units: Array
+) -> tuple[list[tuple[int, float]], list[int], list[int], int]:
+    """Sides on which the joint does not fall, and coordinates that seem to be logarithms.
 
-    First those coordinates on which most depends.
+    First those on which most depends. Also which of these are logarithms of scales, and the evaluations.
     """
-    first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[0]
+    first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[-1]
     sizes = np.abs(densities_or_zero(model, mean + first)).reshape(2, -1)
     is_bounded = model._support.kinds != kernels.models.kinds.REAL
     chosen = np.flatnonzero(is_bounded | (sizes.max(axis=0) > _UNLIKE * sizes.min(axis=0)))
@@ -274,14 +307,18 @@ def _logarithms(model: Model, mean: Array, units: Array) -> tuple[list[tuple[int
     is_twice = is_bounded & is_power.all(axis=0) & (near > 0.0)
     # Standard effects times a scale with an inverse gamma prior: exponentials on both sides.
     is_steep = np.isfinite(far).all(axis=0) & (exponents > _RATE).all(axis=0)
+    is_lognormal = np.isfinite(far) & (near > 0.0) & (far - near <= _LOGNORMAL * near)
     is_logarithm = is_level | is_twice | is_steep | (is_power & (exponents > _RATE))
+    is_logarithm |= is_lognormal & (exponents > _NEARLY_SCALE)
     # Scales first: groups may be logarithms of rates, and there are many.
     found = [
         (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
         for side, n in zip(*np.nonzero(is_logarithm), strict=True)
     ]
     endless = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(never_falls), strict=True)]
-    return endless, list(dict.fromkeys(k for _, _, k in sorted(found))), len(first) + values.size
+    logarithms = list(dict.fromkeys(k for *_, k in sorted(found)))
+    scales = list(dict.fromkeys(k for exponent, _, k in sorted(found) if exponent == -_SCALE))
+    return endless, logarithms, scales, len(first) + values.size
 
 
 def _never_falls_around(model: Model, mean: Array, deviations: Array, k: int, unit: float) -> bool:
@@ -302,39 +339,27 @@ def _never_falls_around(model: Model, mean: Array, deviations: Array, k: int, un
     return bool(is_exact and (values[1:] >= np.maximum.accumulate(values)[:-1] - _FLAT).all())
 
 
-class _Peak(NamedTuple):
-    """Where a density rises again."""
-
-    density: float
-    gaussians: list[Gaussian]  #: around it, the last one narrow
-    lowest: float = math.nan  #: the density at q's mean is not below
-
-
 class _Marginal:
     """Laplace's log marginal density of coordinate k, and how many evaluations it took."""
 
-    def __init__(self, model: Model, mean: Array, deviations: Array, k: int) -> None:
-        self.model, self.k, self.deviation = model, k, deviations[k]
+    def __init__(self, model: Model, mean: Array, deviations: Array, k: int, is_scale: bool = False) -> None:
+        self.is_scale = is_scale
+        self.model, self.k, self.place, self.deviation = model, k, float(mean[k]), deviations[k]
         self.steps, self.evaluations = _STEPS, 0
         self.others = np.delete(np.arange(mean.size), k)
         self.mean, self.unit = self.first = mean[self.others], deviations[self.others]
         self.modes: list[tuple[float, Array]] = []  # (place, mode of the others) of the last two
-        self.highest: tuple[float, Gaussian | None] = -math.inf, None  # (density, a q there)
+        self.highest: tuple[float, list[Gaussian]] = -math.inf, []  # (density, Gaussians there)
         self.last = math.nan, math.inf  # (place, density) before
         self.slope = math.nan  # of the density, away from q
-        self.peak: _Peak | None = None  # where it is higher than before
+        self.peak: tuple[float, list[Gaussian]] | None = None  # the same where it is higher than before
 
     def gain(self, mean: Array, factor: Array, least: float) -> float:
         """By how much the highest density that was found is above that at q's mean, if it is by `least`."""
-        highest, there = self.highest
-        if there is None:
+        highest, gaussians = self.highest
+        if not gaussians:
             return highest
-        self.evaluations += 1
-        # That of a q with this factor is not above the density.
-        volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
-        lowest = float(densities_or_zero(self.model, mean[None])[0]) + volume
-        if self.peak is not None:
-            self.peak = self.peak._replace(lowest=lowest)
+        there, lowest = gaussians[0], self.lowest(mean, factor)
         if highest > lowest + least:
             density = self.at_first(mean[self.k])
             lowest = lowest if density is None else density
@@ -346,16 +371,22 @@ class _Marginal:
             highest = -math.inf if exact is None else exact
         return highest - lowest
 
+    def lowest(self, mean: Array, factor: Array) -> float:
+        """That of a q with this factor at its mean, which the density is not below."""
+        self.evaluations += 1
+        volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
+        return float(densities_or_zero(self.model, mean[None])[0]) + volume
+
     def note(self, density: float, place: float, unit: Array) -> None:
         """Note Gaussians around the mode of the others, where another fit may start."""
         mean, widest = self.points(place, self.mean[None])[0], min(self.deviation, _WIDEST)
         factors = (np.diag(np.insert(unit, self.k, share * widest)) for share in _NARROWER)
         there = [Gaussian._from_factor(mean, factor) for factor in factors]
         if density > self.highest[0]:
-            self.highest = density, there[0]
+            self.highest = density, there
         last, before = self.last
         if density > before + _RISE:
-            self.peak = _Peak(density, there)
+            self.peak = density, there
         self.last, self.slope = (place, density), (density - before) / abs(place - last)
 
     def along(self, places: Array) -> Iterator[float]:
@@ -389,10 +420,9 @@ class _Marginal:
                 sides = _BOTH
             is_near = diagonal.min() > _LEAST_BEND and diagonal.max() < _MOST_BEND
             left = along * along
+            size = float(np.log(unit).sum() + np.log(lengths).sum())
             if is_near and is_definite and left[~is_ridge].sum() < _NEAR and left.sum() < _NEAR_ON_RIDGES:
-                self.mean, self.unit, self.modes = mean, unit, [*self.modes[-1:], (place, mean)]
-                self.steps = _MORE_STEPS
-                size = float(np.log(unit).sum() + np.log(lengths).sum())
+                self.arrive(place, mean, unit)
                 ridges = np.flatnonzero(is_ridge)
                 density = value + size if is_rough else self.laplace(place, axes, ridges, size)
                 if density is not None:
@@ -410,7 +440,17 @@ class _Marginal:
             if not values[best] > value - _AT * (1.0 + abs(value)):
                 return None
             mean = means[best]
+            is_straight = is_definite and shares[best] == 1.0
+            if is_rough and is_straight and abs(values[best] - value - 0.5 * left.sum()) < _ROUGHLY:
+                self.arrive(place, mean, unit)
+                self.note(values[best] + size, place, unit)
+                return float(values[best] + size)
         return None
+
+    def arrive(self, place: float, mean: Array, unit: Array) -> None:
+        """Begin the next search at the mode of the others that was found, in a unit near their deviations."""
+        self.mean, self.unit, self.modes = mean, unit, [*self.modes[-1:], (place, mean)]
+        self.steps = _MORE_STEPS
 
     def at_first(self, place: float) -> float | None:
         """The density at a place near q, of which the first mean and unit were."""

@@ -7,6 +7,7 @@ anywhere on a ridge, where gradients are small.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -55,12 +56,17 @@ _NARROWER, _SHARE_OF_AXES, _FEW_AXES = 10.0 ** -np.arange(5.0), 0.03, 4
 #: Distances along a ridge, in q's deviations, and nats by which the ELBO of a rival is higher.
 _DISTANCES, _HIGHER = np.outer([1.0, -1.0], 10.0 ** np.arange(9.0)).ravel(), 0.02
 
+#: A ridge whose eigenvalue is less, and along which the log joint falls by more nats within its deviation, is
+#: curved: a straight one falls by half a nat.
+_NARROW, _FALL = 1e-6, 5.0
+
 
 class Rival(NamedTuple):
     """Where another fit should start, if anywhere, and what the search cost."""
 
     start: Gaussian | None
     evaluations: int
+    is_lost: bool = False  #: whether q is on a ridge that could not be followed
 
 
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
@@ -110,7 +116,8 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
 
     There gradients are small in q's deviations far from the optimum: where groups with an error of 1e5 have
     a deviation of 1, their common mean lacks 0.5 nats with a gradient of 1e-5. A family with correlations
-    begins with the curvature, so with the ridges' lengths.
+    begins with the curvature, so with the ridges' lengths. A curved one that is narrow cannot be
+    followed: twenty standard effects of 1e-5 had the deviation of their prior, 200 nats below.
     """
     with np.errstate(all="ignore"):
         mean, unit = q._mean, deviations_of(q._factor)
@@ -126,16 +133,18 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
         sizes = np.abs(eigenvalues)
         ridges = [k for k in np.argsort(sizes, kind="stable")[:_RIDGES].tolist() if sizes[k] < _RIDGE]
         draws = writable(fixed_draws(2, max(_PAIRS, q.dim), q.dim))
-        noise, factor, gain = q._spread(draws), q._factor, 0.0
+        noise, factor, gain, is_lost = q._spread(draws), q._factor, 0.0, False
         for k in ridges:
-            step, more, count = _step_along(model, mean + noise, unit * axes[:, k])
+            within = 1.0 / math.sqrt(max(sizes[k], np.finfo(float).tiny))
+            step, more, fall, count = _step_along(model, mean + noise, unit * axes[:, k], within)
             mean, gain, used = mean + step, gain + more, used + count
+            is_lost |= sizes[k] < _NARROW and fall > _FALL
         if ridges and family in CORRELATED and eigenvalues[0] > 0.0:
             root = np.linalg.qr((axes / np.sqrt(eigenvalues)).T)[1].T
             factor = np.ascontiguousarray(unit[:, None] * root * np.sign(root.diagonal()))
             (before, *_), (after, *_) = (elbo_over(model, mean, f, draws) for f in (q._factor, factor))
             gain, used = gain + after - before, used + 2 * len(draws)
-    return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used)
+    return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used, is_lost)
 
 
 def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
@@ -176,8 +185,13 @@ def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
     return Rival(found, used)
 
 
-def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, float, int]:
-    """(The best step for all draws in a direction, what the mean log joint gains, evaluations)."""
+def _step_along(
+    model: Model, draws: Array, direction: Array, within: float
+) -> tuple[Array, float, float, int]:
+    """The best step for all draws in a direction, and what the mean log joint gains.
+
+    And by how much at least it falls on both sides within a distance, and the evaluations.
+    """
 
     def gains(distances: Array) -> Array:
         points = draws + (distances[:, None] * direction)[:, None]
@@ -189,6 +203,8 @@ def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, fl
     values = gains(distances)
     used = values.size * len(draws)
     near, here = distances[np.argmax(values)], values[0]
+    reached = np.abs(distances)
+    fall = here - values[reached == reached[reached <= within].max()].max()
     if near != 0.0:
         # And where a parabola through these two and one as far beyond is highest.
         far = gains(np.array([2.0 * near]))[0]
@@ -197,7 +213,7 @@ def _step_along(model: Model, draws: Array, direction: Array) -> tuple[Array, fl
         distances, values = np.append(distances, more), np.append(values, gains(more))
         used += 3 * len(draws)
     best = int(np.nanargmax(values))
-    return distances[best] * direction, float(values[best] - here), used
+    return distances[best] * direction, float(values[best] - here), float(fall), used
 
 
 def _laplace(model: Model) -> Callable[[Model, Array], Laplace]:
