@@ -27,9 +27,9 @@ from .model import Model
 #: at the first, and floats end beyond the last. The unit is a third of q's deviation if that is more.
 _DISTANCES, _UNIT = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0), 1 / 3
 
-#: A distance before, and beyond those at which it falls, where other peaks are looked for; the nats by which
-#: the density there is higher; and the largest deviation of a Gaussian from which a fit then starts.
-_BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 14.0, 16.0, 18.0, 20.0), 2.0, 1.0
+#: A distance before, those beyond where it falls at which other peaks are looked for, and the largest
+#: deviation of a Gaussian from which a fit then starts.
+_BEFORE, _BEYOND, _WIDEST = 4.0, (12.0, 14.0, 16.0, 18.0, 20.0), 1.0
 
 #: Nats by which the ELBO of a Gaussian at a peak that is not higher, or near by, is higher, and standard
 #: errors more, over so many pairs of draws.
@@ -37,16 +37,19 @@ _BEFORE, _BEYOND, _HIGHER, _WIDEST = 4.0, (12.0, 14.0, 16.0, 18.0, 20.0), 2.0, 1
 #: density is not so much lower: a peak of twenty groups is 11 nats lower one unit beyond its top.
 _BETTER, _ERRORS, _PAIRS, _NARROWER, _AS_HIGH = 0.5, 2.0, 16, (1.0, 0.1), 25.0
 
-#: Not beyond where it falls by more nats for each unit: a coordinate on which nothing depends, as the
+#: Not farther where it falls by more nats for each unit: a coordinate on which nothing depends, as the
 #: deviation of standard effects that are 0, has the slope of its prior.
 _STEEP = 10.0
+
+#: So many of the highest places that are on no peak.
+_FEW = 4
 
 #: What all and other peaks may take, as a share of the evaluations allowed.
 _FOR_PEAKS = 2.0
 
 #: Distances near by at which another q may be better, along scales (two were, of forty groups), and what
 #: looking there may take, as a share of the evaluations allowed.
-_NEAR_BY, _FOR_NEAR_BY = np.array([1.25, 2.0, 2.75]), 0.5
+_NEAR_BY, _FOR_NEAR_BY = (1.25, 2.0, 2.75, 3.5, 4.25, 5.0, 6.0, 7.0), 0.5
 
 #: Distances on the way to the first, where Newton's method does not find the mode of the others at once.
 _ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
@@ -129,11 +132,9 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         return Tails(FINE, 0)
     found: int = FINE
     deviations = deviations_of(factor)
-    units = np.maximum(_UNIT * deviations, 1.0)
+    units = _units(deviations)
     with np.errstate(all="ignore"):
-        # Beside q's mean, where standard effects may be 0 and nothing depends on their deviation.
-        beside = mean + factor @ np.where(np.arange(mean.size) % 2, -_BESIDE, _BESIDE)
-        endless, logarithms, scales, used = _logarithms(model, beside, units)
+        endless, logarithms, scales, used = logarithms_of(model, mean, factor)
         for k, side in endless:
             used += (2 * mean.size + 1) * _LEVEL_AT.size
             if _never_falls_around(model, mean, deviations, k, side * units[k]):
@@ -146,8 +147,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         for side, k in product((-1.0, 1.0), scales):
             if used_near < _FOR_NEAR_BY * most:
                 near.append(_Marginal(model, mean, deviations, k))
-                for place in mean[k] + side * units[k] * _NEAR_BY:
-                    near[-1].at(place, is_rough=True)
+                near[-1].along_while_flat(mean[k] + side * units[k] * np.array(_NEAR_BY))
                 used_near += near[-1].evaluations
         seen: list[tuple[_Marginal, float]] = []
         for look, k, side in chain(first, second, third):
@@ -175,33 +175,29 @@ def _peaks_among(
     seen: list[tuple[_Marginal, float]],
     most: float,
 ) -> tuple[Gaussian | None, Gaussian | None, int]:
-    """(A Gaussian at a higher peak, one at another that is not much lower, evaluations)."""
-    rival, most_gained, used = None, _HIGHER, 0
+    """(A Gaussian with a higher ELBO, one at another peak that is not much lower, evaluations)."""
+    used = 0
     for marginal, unit in seen:
         before = marginal.evaluations
         if used < most:
-            for place in mean[marginal.k] + unit * np.array(_BEYOND):
-                if marginal.slope < -_STEEP:
-                    break
-                marginal.at(place, is_rough=True)
-        gained = marginal.gain(mean, factor, most_gained)
-        if gained > most_gained:
-            rival, most_gained = marginal.highest[1][0], gained
+            marginal.along_while_flat(mean[marginal.k] + unit * np.array(_BEYOND))
         used += marginal.evaluations - before
-    if rival is not None:
-        return rival, None, used
     looked = [*near, *(marginal for marginal, _ in seen)]
-    peaks = [(*marginal.peak, marginal) for marginal in looked if marginal.peak is not None]
-    others = [there for _, gaussians, _ in peaks for there in gaussians]
-    others += [there for marginal in looked for there in marginal.highest[1]]
+    peaks = [marginal for marginal in looked if marginal.peak[1]]
+    highest = sorted((marginal.highest for marginal in looked if marginal.highest[1]), key=lambda x: -x[0])
+    others = [there for marginal in peaks for there in marginal.peak[1]]
+    others += [gaussians[0] for _, gaussians in highest[:_FEW]]
     if not others:
         return None, None, used
     rival, count = _best_of(model, Gaussian._from_factor(mean, factor), others)
     if not peaks:
         return rival, None, used + count
-    density, gaussians, marginal = max(peaks, key=lambda peak: peak[0])
-    is_as_high = density > marginal.lowest(mean, factor) - _AS_HIGH
-    return rival, gaussians[-1] if is_as_high else None, used + count + 1
+    marginal = max(peaks, key=lambda marginal: marginal.peak[0])
+    density, gaussians = marginal.peak
+    # That of a q with this factor at its mean, which the density there is not below.
+    volume = float(np.log(factor.diagonal()).sum()) - math.log(marginal.deviation)
+    lowest = float(densities_or_zero(model, mean[None])[0]) + volume
+    return rival, gaussians[-1] if density > lowest - _AS_HIGH else None, used + count + 1
 
 
 def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussian | None, int]:
@@ -281,13 +277,21 @@ def _to_the_end(place: float, unit: float) -> float:
     return (_END - abs(place)) / abs(unit)
 
 
-def _logarithms(
-    model: Model, mean: Array, units: Array
+def _units(deviations: Array) -> Array:
+    """In which distances from q's mean are counted."""
+    return np.maximum(_UNIT * deviations, 1.0)
+
+
+def logarithms_of(
+    model: Model, mean: Array, factor: Array
 ) -> tuple[list[tuple[int, float]], list[int], list[int], int]:
     """Sides on which the joint does not fall, and coordinates that seem to be logarithms.
 
     First those on which most depends. Also which of these are logarithms of scales, and the evaluations.
     """
+    units = _units(deviations_of(factor))
+    # Beside q's mean, where standard effects may be 0 and nothing depends on their deviation.
+    mean = mean + factor @ np.where(np.arange(mean.size) % 2, -_BESIDE, _BESIDE)
     first = np.concatenate([np.diag(units), -np.diag(units)]) * _PROBES[-1]
     sizes = np.abs(densities_or_zero(model, mean + first)).reshape(2, -1)
     is_bounded = model._support.kinds != kernels.models.kinds.REAL
@@ -339,6 +343,9 @@ def _never_falls_around(model: Model, mean: Array, deviations: Array, k: int, un
     return bool(is_exact and (values[1:] >= np.maximum.accumulate(values)[:-1] - _FLAT).all())
 
 
+_NOWHERE: tuple[float, list[Gaussian]] = -math.inf, []
+
+
 class _Marginal:
     """Laplace's log marginal density of coordinate k, and how many evaluations it took."""
 
@@ -349,33 +356,9 @@ class _Marginal:
         self.others = np.delete(np.arange(mean.size), k)
         self.mean, self.unit = self.first = mean[self.others], deviations[self.others]
         self.modes: list[tuple[float, Array]] = []  # (place, mode of the others) of the last two
-        self.highest: tuple[float, list[Gaussian]] = -math.inf, []  # (density, Gaussians there)
+        self.highest = self.peak = _NOWHERE  # (density, Gaussians there); the same where it rises again
         self.last = math.nan, math.inf  # (place, density) before
         self.slope = math.nan  # of the density, away from q
-        self.peak: tuple[float, list[Gaussian]] | None = None  # the same where it is higher than before
-
-    def gain(self, mean: Array, factor: Array, least: float) -> float:
-        """By how much the highest density that was found is above that at q's mean, if it is by `least`."""
-        highest, gaussians = self.highest
-        if not gaussians:
-            return highest
-        there, lowest = gaussians[0], self.lowest(mean, factor)
-        if highest > lowest + least:
-            density = self.at_first(mean[self.k])
-            lowest = lowest if density is None else density
-        if highest > lowest + least:
-            # Where only roughly known, from the mode on.
-            self.mean, self.unit = (np.delete(x, self.k) for x in (there._mean, there._factor.diagonal()))
-            self.modes = []
-            exact = self.at(float(there._mean[self.k]))
-            highest = -math.inf if exact is None else exact
-        return highest - lowest
-
-    def lowest(self, mean: Array, factor: Array) -> float:
-        """That of a q with this factor at its mean, which the density is not below."""
-        self.evaluations += 1
-        volume = float(np.log(factor.diagonal()).sum()) - math.log(self.deviation)
-        return float(densities_or_zero(self.model, mean[None])[0]) + volume
 
     def note(self, density: float, place: float, unit: Array) -> None:
         """Note Gaussians around the mode of the others, where another fit may start."""
@@ -396,6 +379,13 @@ class _Marginal:
             if value is None:
                 return
             yield value
+
+    def along_while_flat(self, places: Array) -> None:
+        """Note the density at each, roughly, until it falls steeply."""
+        for place in places.tolist():
+            if self.slope < -_STEEP:
+                return
+            self.at(place, is_rough=True)
 
     def at(self, place: float, is_rough: bool = False) -> float | None:
         """The density where the coordinate is held, by Newton's method for the others.

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, deviations_of, restricted, slopes_at
+from .marginals import logarithms_of
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
@@ -49,7 +49,7 @@ _STEP, _RIDGE, _RIDGES = 0.1, 1e-3, 4
 
 #: Lengths of the moves of single coordinates, nats by which the log joint must be higher there, how much
 #: narrower q is tried, and what the moves may take, as a share of the evaluations of the fit, but for so many
-#: coordinates that have bounds.
+#: coordinates that seem to be logarithms.
 _LENGTHS, _MORE_AT_A_POINT = (4.0, 8.0, 12.0, 16.0, -4.0, -8.0, -12.0, -16.0), 2.0
 _NARROWER, _SHARE_OF_AXES, _FEW_AXES = 10.0 ** -np.arange(5.0), 0.03, 4
 
@@ -154,16 +154,17 @@ def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
     is on a plateau; with another deviation the same small effects reach the data. Where no q with these
     effects is better, as all of them would have to be narrow, the mode that lies uphill may have one.
     """
-    axes = np.arange(q.dim)
-    if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
-        axes = np.flatnonzero(model._support.kinds != kernels.models.kinds.REAL)[:_FEW_AXES]
-        if not axes.size:
-            return Rival(None, 0)
+    axes, used = np.arange(q.dim), 0
     with np.errstate(all="ignore"):
+        if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
+            _, logarithms, _, used = logarithms_of(model, q._mean, q._factor)
+            axes = np.array(logarithms[:_FEW_AXES], dtype=np.int64)
+        if not axes.size:
+            return Rival(None, used)
         unit = np.maximum(deviations_of(q._factor) / 3.0, 1.0)
         moves = np.concatenate([length * np.diag(unit)[axes] for length in _LENGTHS])
         values = densities_or_zero(model, np.concatenate([q._mean[None], q._mean + moves]))
-        best, used = int(np.argmax(values[1:])), len(values)
+        best, used = int(np.argmax(values[1:])), used + len(values)
         if not values[1 + best] > values[0] + _MORE_AT_A_POINT:
             return Rival(None, used)
         draws = writable(fixed_draws(2, _PAIRS, q.dim))
