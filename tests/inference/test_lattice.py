@@ -144,9 +144,13 @@ def test_strips_between_the_rows_of_nodes():
 
 
 def test_kinks_and_jumps_between_bounds():
-    """Truncated q, and the evidence, on (0, 1): closed forms."""
+    """Truncated q, and the evidence, on (0, 1): closed forms.
+
+    The evidence of a jump takes three million nodes by default, and ends at an error of 1e-5: one case in
+    eight has these, the others fewer.
+    """
     rng, wrong = np.random.default_rng(5), []
-    for _ in range(40):
+    for n in range(40):
         slope, place, mu, sigma = (
             *rng.uniform([0.2, 0.05], [5, 0.95]),
             rng.uniform(-0.3, 1.3),
@@ -175,7 +179,10 @@ def test_kinks_and_jumps_between_bounds():
                 fv.log_evidence(model),
                 math.log((2 - math.exp(-slope * place) - math.exp(-slope * (1 - place))) / slope),
             ),
-            (fv.log_evidence(jump), math.log(place + (1 - place) * math.exp(slope))),
+            (
+                fv.log_evidence(jump, rtol=1e-10 if n % 8 == 0 else 1e-4),
+                math.log(place + (1 - place) * math.exp(slope)),
+            ),
         ):
             off = abs(found.value - truth)
             if off > found.error + 1e-14:
