@@ -699,7 +699,7 @@ def _quick_shares(columns, first, count, means, space):
     return _are_in_range(total)
 
 
-@inlined
+@kernel  # inlined, a refinement would have it four times
 def block_shares(columns, first, count, means, space):
     """Write `top`, at a block of points, the shares exp(log density - top), and their sums."""
     components, dim = means.shape
