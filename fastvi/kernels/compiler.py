@@ -54,8 +54,9 @@ def _kernel(function: Callable[..., Any], **options: Any) -> Any:
 
 
 #: For code whose roundings are part of its meaning (error-free sums and products), and for control flow. A
-#: function that says nothing of fast-math has that of the one from which it is compiled first.
-kernel = _jit(fastmath=False)
+#: function that says nothing of fast-math or of inlining has that of the one from which it is compiled first:
+#: each that an inlined one called was inlined at each call, and the kernel of a fit was twice as large.
+kernel = _jit(fastmath=False, forceinline=False)
 
 #: The same for the short steps between a row and its loop.
 inlined = _jit(fastmath=False, forceinline=True)

@@ -109,6 +109,30 @@ def test_a_kernel_does_not_take_the_flags_of_its_caller():
 
 
 @compiled_only
+def test_a_kernel_is_inlined_only_if_it_says_so():
+    """Not because an inlined function has it compiled first: it would be inlined in all others too."""
+    for function in DISPATCHERS:
+        assert "forceinline" in function.targetoptions, function  # else numba takes the caller's
+
+    @compiler.kernel
+    def half(x):
+        return 0.5 * x
+
+    @compiler.inlined
+    def quarter(x):
+        return half(half(x))
+
+    @compiler.kernel
+    def run(x):
+        return quarter(x)
+
+    assert run(4.0) == 1.0
+    for function, is_inlined in ((half, False), (quarter, True)):
+        (made,) = function.overloads.values()
+        assert ("alwaysinline" in made.library.get_llvm_str()) == is_inlined
+
+
+@compiled_only
 def test_every_kernel_releases_the_gil_and_divides_as_the_hardware():
     for function in DISPATCHERS:
         assert function.targetoptions["nogil"], function
