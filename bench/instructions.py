@@ -48,6 +48,7 @@ _NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
 _SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
 _SHIFTS = numba.typeof(far_logarithms.Shifts(*(0.0,) * 4))
+_ORDER = numba.typeof(far_logarithms.Order(*(0.0,) * 5))
 _PLANE = types.UniTuple(_X, 10)
 _TWO, _THREE, _FOUR = types.UniTuple(_X, 2), types.UniTuple(_X, 3), types.UniTuple(_X, 4)
 _EIGHT, _EIGHT_ROWS, _FOUR_ROWS = types.UniTuple(_X, 8), types.UniTuple(_ROW, 8), types.UniTuple(_ROW, 4)
@@ -119,9 +120,14 @@ HOT = {
         _inner(divergences.KERNELS["jeffreys"].log, "first", "sums_of"),
         (_ROW, _ROW, _SHIFTS),
     ),
-    "powers of logarithms": (far_logarithms._power_sums, (_ROW, _ROW, _X, _SHIFTS, _X)),
-    "cross_entropy of logarithms": (entropies._log_cross_sums, (_ROW, _ROW, _X, _X)),
-    "exponentials of logarithms": (far_logarithms._exponentials, (_ROW, _X, _X, _X, _ROW)),
+    "powers of logarithms": (far_logarithms._power_sums, (_ROW, _ROW, _ORDER, _SHIFTS)),
+    "cross_entropy of logarithms": (far_logarithms._cross_sums, (_ROW, _ROW, _SHIFTS, _X)),
+    "cross_entropy of log measures": (entropies._log_cross_sums, (_ROW, _ROW, _X, _X)),
+    "overlap of logarithms": (far_logarithms._overlap_sums, (_ROW, _ROW, _X, _X)),
+    "exponentials of logarithms": (
+        far_logarithms._exponentials,
+        (_ROW, _X, _X, _X, types.boolean, _ROW),
+    ),
     "kl of logarithms": (
         _inner(divergences.KERNELS["kl"].log, "log_sums", "log_sums"),
         (_ROW, _ROW, _LOG_NORMALIZATION, _THETA),

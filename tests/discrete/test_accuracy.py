@@ -934,3 +934,32 @@ def test_total_variation_with_and_without_a_correction_of_the_masses(n, size):
     q = rng.random(n)
     p = 3.0 * q * (1.0 + size * rng.uniform(-1.0, 1.0, n))
     assert_right(("total_variation", {}), p, q, mass="normalize")
+
+
+@over([("bhattacharyya", {}), ("hellinger", {}), ("cross_entropy", {}), ("chi2", {})])
+@pytest.mark.parametrize("scale", [3.0, 100.0, 220.0])
+@pytest.mark.parametrize("n", [30, 270])
+def test_logits_of_any_spread(n, scale, function):
+    """From overlaps near one to what underflows, also beside the root of the largest entry."""
+    p, q = scale * np.random.default_rng(8).normal(size=(2, n)) + np.array([[40.0], [-800.0]])
+    assert_right(function, p, q, mass="normalize", log=True)
+    p, q = (a - logsumexp(a) for a in (p, q))
+    assert_right(function, p, q, log=True)
+
+
+@pytest.mark.parametrize("middle", [-500.0, -600.0, -705.0])
+@pytest.mark.parametrize("last", [-1e19, -1e30, -1e150, -1e250])
+def test_cross_entropy_of_logarithms_made_of_entries_that_underflow(last, middle):
+    p, q = np.array([0.0, middle, -740.0] * 3), np.array([0.0, -800.0, last] * 3)
+    p[3:], q[3:] = -math.inf, -math.inf
+    with mp.workdps(400):
+        first, second = mp.exp(middle), mp.exp(-740)
+        expected = (800 * first - last * second) / (1 + first + second) + mp.log1p(mp.exp(-800))
+    value = fv.cross_entropy(p, q, mass="normalize", log=True)
+    assert reference.relative_error(value, expected) <= 1e-13
+
+
+@pytest.mark.parametrize("entropy", [1e-300, 1e-200, 1e-12, 1e-3, 0.3])
+def test_entropies_of_logarithms_from_none_on(entropy):
+    p = np.array([5.0] + [5.0 + math.log(entropy / 99.0)] * 99)
+    assert_right(("entropy", {}), p, p, mass="normalize", log=True)

@@ -17,7 +17,7 @@ from ..borrowing import borrow_to_read
 from ..compiler import adder, exported, formula, kernel, overloaded, specialise
 from ..numerics.elementary import log, scaled_exp
 from ..numerics.error_free import add_compensated
-from . import short_rows
+from . import far_logarithms, short_rows
 from .chunks import BLOCK32, NOTHING32, NOTHING64, TINY32, TINY64, log_ratio32
 from .far_logarithms import top_of
 from .masses import ANY, NORMALIZE, UNIT
@@ -310,6 +310,9 @@ def _log_cross_sums(p, q, shift, top):
 @exported
 def log_cross_entropy(p, q, theta, mass):
     """`cross_entropy` for log-probabilities: -sum exp(p) q."""
+    value = far_logarithms.cross_entropy(p, q, mass)
+    if value == value:
+        return value
     top_p, top_q = top_of(p), top_of(q)
     if not (top_p < math.inf and top_q < math.inf):
         return math.nan

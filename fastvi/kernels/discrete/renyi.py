@@ -18,7 +18,7 @@ from ..numerics.error_free import add_compensated
 from . import closed_forms, far_logarithms, scaled, short_rows
 from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, quarters, sum_of_four
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
-from .far_logarithms import larger, renyi_powers, top_of
+from .far_logarithms import bhattacharyya_overlap, larger, renyi_powers, top_of
 from .logarithmic import (
     alpha_log_term,
     corrected_log_normalization,
@@ -61,9 +61,6 @@ _LEAST_DISTANCE = 0.1
 
 #: Above this, the roots of products of entries that underflow, 1e-152 each, are nothing beside their sum.
 _LEAST_OVERLAP = 1e-120
-
-#: Above this, the overlap of logarithms is so small that roots of entries that are made zero would count.
-_MOST_DISTANCE = 100.0
 
 #: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm; for float32,
 #: that of the masses less than 7.
@@ -571,14 +568,6 @@ _hellinger = closed_forms.assemble(
 )
 _quick_hellinger, _quick_hellinger32 = _hellinger.quick, _hellinger.quick32
 _quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap).quick
-_quick_log_overlap = specialise(
-    far_logarithms.quick,
-    "_log_overlap_quick",
-    chunk=overlap_chunk,
-    normalise=_normalise_overlap,
-    any_masses=True,
-    tiny_count=False,
-)
 
 
 @exported
@@ -639,8 +628,8 @@ def _far_overlaps(p, q, normalization, peak):
 @exported
 def log_bhattacharyya(p, q, theta, mass):
     """`bhattacharyya` for log-probabilities."""
-    value = _quick_log_overlap(p, q, theta, mass)
-    if 0.0 < value < _MOST_DISTANCE:
+    value = bhattacharyya_overlap(p, q, mass)
+    if value > 0.0:
         return value
     value = 0.5 * renyi_powers(p, q, (0.5, 0.0), mass)
     if value > 0.0:

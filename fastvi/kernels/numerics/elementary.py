@@ -300,6 +300,18 @@ def decay(x):
 
 
 @formula
+def exponential_over(x, shift, least):
+    """(e**x over 2**shift, its power of two), for |x| < 7e5 and an integral shift; 0 up to the power `least`.
+
+    NaN for NaN; the first is meaningless where the second is above 1000. `least` is at least -1022.
+    """
+    k, r = _exp_reduced(x)
+    n = k - shift
+    value = _exp_polynomial(r) * power_of_two(n)
+    return (0.0 if n <= least else value), n
+
+
+@formula
 def power_reduced(beta, k, low):
     """(n, r) with beta (k 2**-52 ln 2 + low) = n ln 2 + r, |r| <= 0.35: of a product that is not rounded.
 

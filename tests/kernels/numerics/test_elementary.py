@@ -260,3 +260,26 @@ def test_decay():
     assert np.max(np.abs(uncompiled / np.array([math.exp(v) for v in few]) - 1.0)) < 1e-15
     many(x[:4] * 0.0 - [708.0, 709.0, 1e300, math.inf], out[:4])
     np.testing.assert_allclose(out[:4], math.exp(-708.0), rtol=1e-14)
+
+
+def test_exponential_over():
+    """The shift is exact, so that logarithms far from 0 lose nothing."""
+
+    @njit
+    def many(x, shift, out):
+        for i in range(x.size):
+            out[i] = elementary.exponential_over(x[i], shift, -1010.0)[0]
+
+    rng = np.random.default_rng(5)
+    for top in (0.0, -0.3, 710.0, -745.0, 12345.6, 6.9e5, -6.9e5):
+        shift = float(round(top / math.log(2.0)))
+        x = top - np.concatenate([rng.uniform(0.0, 699.0, 200), 10.0 ** rng.uniform(-9, 2, 200), [0.0]])
+        out = np.empty_like(x)
+        many(x, shift, out)
+        with mp.workdps(40):
+            exact = [mp.exp(mpf(v)) / mpf(2) ** shift for v in x.tolist()]
+            assert max(abs(mpf(v) / e - 1) for v, e in zip(out.tolist(), exact, strict=True)) < 7e-16
+        assert plain(elementary.exponential_over)(float(x[-1]), shift, -1010.0)[0] == out[-1]
+    x = np.array([-701.0, -1e9, -math.inf, -1e300, math.nan])
+    many(x, 0.0, out[: x.size])
+    np.testing.assert_array_equal(out[: x.size], [0.0, 0.0, 0.0, 0.0, math.nan])
