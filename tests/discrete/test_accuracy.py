@@ -936,7 +936,7 @@ def test_total_variation_with_and_without_a_correction_of_the_masses(n, size):
     assert_right(("total_variation", {}), p, q, mass="normalize")
 
 
-@over([("bhattacharyya", {}), ("hellinger", {}), ("cross_entropy", {}), ("chi2", {})])
+@over([("bhattacharyya", {}), ("hellinger", {}), ("cross_entropy", {}), ("renyi", {"alpha": 2.5})])
 @pytest.mark.parametrize("scale", [3.0, 100.0, 220.0])
 @pytest.mark.parametrize("n", [30, 270])
 def test_logits_of_any_spread(n, scale, function):
@@ -963,3 +963,21 @@ def test_cross_entropy_of_logarithms_made_of_entries_that_underflow(last, middle
 def test_entropies_of_logarithms_from_none_on(entropy):
     p = np.array([5.0] + [5.0 + math.log(entropy / 99.0)] * 99)
     assert_right(("entropy", {}), p, p, mass="normalize", log=True)
+
+
+@over(
+    [(name, {}) for name in ("hellinger", "bhattacharyya", "total_variation")]
+    + [("renyi", {"alpha": math.inf})]
+)
+@pytest.mark.parametrize("size", [2.3, 1.26, 1.25, 1.0, 0.13, 0.06, 1e-3, 1e-9, 1e-15])
+@pytest.mark.parametrize("mass", [1.0, 3.0, 1.05])
+def test_few_values_from_far_to_near(mass, size, function):
+    """Of many equal entries all roundings are the same."""
+    repeats = np.array([7001, 2999, 12])
+    for seed in range(3):
+        p = np.random.default_rng(seed).uniform(1.0, 2.0, 3)
+        q = mass * p * (1.0 + size * np.array([0.3, -0.4, 0.11]))
+        expected = truth(function, p, q, mass="normalize", repeats=repeats)
+        order = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), repeats))
+        value = call(function, p[order], q[order], mass="normalize")
+        assert reference.relative_error(value, expected) <= 1e-13

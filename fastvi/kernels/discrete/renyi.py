@@ -570,6 +570,16 @@ _quick_hellinger, _quick_hellinger32 = _hellinger.quick, _hellinger.quick32
 _quick_overlap = closed_forms.assemble("bhattacharyya_overlap", overlap_chunk, _normalise_overlap).quick
 
 
+@kernel
+def _quick_distance(p, q, mass):
+    """The distance from the overlap, or where that is near one from what is left; NaN if neither holds."""
+    distance = _quick_overlap(p, q, NO_THETA, mass)
+    if distance < math.inf or p.itemsize == 4:
+        return distance
+    value = bhattacharyya_of_hellinger(_quick_hellinger(p, q, NO_THETA, mass))
+    return value if value > 0.0 else math.nan
+
+
 @exported
 def bhattacharyya(p, q, theta, mass):
     """-log sum sqrt(p q)."""
@@ -584,7 +594,7 @@ def bhattacharyya(p, q, theta, mass):
             value = bhattacharyya_of_hellinger(_quick_hellinger32(p, q, NO_THETA, mass))
         if value > 0.0:
             return value
-    distance = _quick_overlap(p, q, NO_THETA, mass)
+    distance = _quick_distance(p, q, mass)
     if distance < math.inf:
         return distance
     masses = masses_of(p, q)
@@ -605,7 +615,7 @@ def bhattacharyya(p, q, theta, mass):
 def bhattacharyya_uncopied(p, q, integers, buffers, theta, mass):
     """`bhattacharyya` of what is `readable`; NaN where that needs more passes."""
     p, q = readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1])
-    distance = _quick_overlap(p, q, NO_THETA, mass)
+    distance = _quick_distance(p, q, mass)
     if distance < math.inf:
         return distance
     masses = masses_of(p, q)
