@@ -43,7 +43,7 @@ _ROW = types.Array(_X, 1, "C")
 _ROW32 = types.Array(types.float32, 1, "C")
 _TABLE = types.Array(_X, 2, "C")
 _THETA = types.UniTuple(_X, 2)
-_MASSES = normalized.Masses(1.0, 1.0, False, False, False)
+_MASSES = normalized.Masses(1.0, 1.0, False, False, False, 0.0)
 _NORMALIZATION = numba.typeof(normalized.make_normalization.py_func(_MASSES))
 _SCALES = numba.typeof(scaled.Scales(1.0, 1.0, 0.0))
 _LOG_NORMALIZATION = numba.typeof(logarithmic.LogNormalization(*(0.0,) * 7))
@@ -109,6 +109,7 @@ HOT = {
     "masses": (normalized._sums_and_small, (_ROW, _ROW)),
     "proportional": (normalized._off, (_ROW, _ROW, *(_X,) * 4)),
     "near distributions": (scaled._difference_sums, (_ROW, _ROW, _SCALES)),
+    "excess of near distributions": (normalized._sums_and_rests, (_ROW, _ROW, _X, _X)),
     "masses of short rows": (short_rows._add_masses, (_ROW, _ROW, _ROW, _ROW)),
     "ratios of short rows": (short_rows._raise_tops, (_ROW, _ROW, _ROW)),
     "logarithms' mass": (far_logarithms._exp_sum, (_ROW, _X)),

@@ -45,6 +45,7 @@ from .normalized import (
     make_normalization,
     make_scaling,
     masses_of,
+    masses_with_excess,
     no_masses,
     proportional,
     sensitivity,
@@ -127,10 +128,10 @@ def _careful(p, q, masses, theta, mass):
 
 
 def _divergence(p, q, theta, mass):
-    """Template (`short`, `any_masses`, `quick`, `quick32`, `careful`, `finish`): all on one thread."""
+    """Template (`short`, `any_masses`, `measure`, `quick`, `quick32`, `careful`, `finish`): on one thread."""
     p, q = borrow_to_read(p), borrow_to_read(q)
     masses_first = not any_masses and mass == NORMALIZE and p.size > SHORT  # noqa: F821
-    masses = masses_of(p, q) if masses_first else no_masses()
+    masses = measure(p, q) if masses_first else no_masses()  # noqa: F821
     if p.size <= SHORT:
         value = short(p, q, theta, mass)  # noqa: F821
         if value == value:
@@ -142,17 +143,17 @@ def _divergence(p, q, theta, mass):
         value = quick32(p, q, theta, mass)  # noqa: F821
         if value == value:
             return finish(value, 1.0)  # noqa: F821
-    return careful(p, q, masses if masses_first else masses_of(p, q), theta, mass)  # noqa: F821
+    return careful(p, q, masses if masses_first else measure(p, q), theta, mass)  # noqa: F821
 
 
 def _uncopied(p, q, integers, buffers, theta, mass):
-    """Template (`any_masses`, `quick`, `infinite`, `orders`, `in_one_pass`, `finish`): of what is `readable`.
+    """Template (`any_masses`, `measure`, `quick` and those of `begin`): of what is `readable`.
 
     As `_divergence` does with copies; NaN where that takes more than these passes.
     """
     p, q = readable(p, integers[0], buffers[0]), readable(q, integers[1], buffers[1])
     masses_first = not any_masses and mass == NORMALIZE  # noqa: F821
-    masses = masses_of(p, q) if masses_first else no_masses()
+    masses = measure(p, q) if masses_first else no_masses()  # noqa: F821
     if not masses_first or masses_alike(p, masses):
         value = quick(p, q, theta, mass)  # noqa: F821
         if value == value:
@@ -160,7 +161,7 @@ def _uncopied(p, q, integers, buffers, theta, mass):
     if mass == ANY or (orders and sensitivity(theta) > SMALL_ORDER):  # noqa: F821
         return math.nan
     if not masses_first:
-        masses = masses_of(p, q)
+        masses = measure(p, q)  # noqa: F821
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if infinite(masses.p_alone, masses.q_alone, theta):  # noqa: F821
@@ -180,7 +181,7 @@ def _partial(p, q, theta, first, last, parts):
 
 
 def _finish(p, q, parts, theta, mass):
-    """Template (`promising`, `concluded`, `quick32`, `careful`, `finish`): from the sums of all chunks."""
+    """Template (`promising`, `concluded`, `quick32`, `measure`, `careful`, `finish`): from all chunks."""
     p, q = borrow_to_read(p), borrow_to_read(q)
     # As on one thread, so that the result has the same bits.
     if promising(p, sum_of_parts(parts[:1]), theta, mass):  # noqa: F821
@@ -190,7 +191,7 @@ def _finish(p, q, parts, theta, mass):
     value = quick32(p, q, theta, mass)  # noqa: F821
     if value == value:
         return finish(value, 1.0)  # noqa: F821
-    return careful(p, q, masses_of(p, q), theta, mass)  # noqa: F821
+    return careful(p, q, measure(p, q), theta, mass)  # noqa: F821
 
 
 # What a result in nats is divided by, for a base that compiled code gives.
@@ -283,7 +284,9 @@ def _assemble(row):
         **begin,
     )
     closed = closed_forms.assemble(name, chunk, normalise, row.term)
-    ends = {"careful": careful, "finish": finish, **closed._asdict()}
+    # Sums that are linear in all differences need what is wrong with the masses.
+    measure = masses_with_excess if row.normalise == "linear" else masses_of
+    ends = {"careful": careful, "finish": finish, "measure": measure, **closed._asdict()}
     return Divergence(
         whole=specialise(_divergence, name, exported, short=short_rows.assemble_one(name), **ends),
         log=logarithmic.assemble(name, row, normalise, chunk, smooth=smooth, root=row.root, finish=finish),
@@ -294,6 +297,7 @@ def _assemble(row):
             f"_{name}_uncopied",
             exported,
             any_masses=closed.any_masses,
+            measure=measure,
             quick=closed.quick,
             **begin,
         ),

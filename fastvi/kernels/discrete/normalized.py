@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiler import adder, formula, inlined, kernel
 from ..numerics.elementary import LN2, exponent_step, log, log_ratio
-from ..numerics.error_free import add_compensated, cross_difference, fma, two_sum
+from ..numerics.error_free import add_compensated, cross_difference, difference, fma, two_sum
 from .masses import ANY, LARGEST_MASS, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
 from .reading import piece
 
@@ -36,8 +36,12 @@ UNLIFT = 2.0**-54
 #: Masses in between leave the fast loops far from overflow and underflow.
 _LEAST_MASS, _MOST_MASS = 2.0**-300, 2.0**300
 
-#: Relative difference from the ratio of the masses below which the ratio of two entries takes its place.
+#: Relative difference from the ratio of the masses below which the ratio of two entries takes its place, and
+#: up to which arrays are near.
 _NEAR = 1e-3
+
+#: The part of the sizes of all differences that their sum may be: it is to have its digits.
+MOST_EXCESS = 0.9
 
 #: Entries from here on do not underflow where they are divided by masses up to the second.
 TINY, MOST_OF_TINY = 2.0**-900, 2.0**170
@@ -54,6 +58,7 @@ class Masses(NamedTuple):
     p_alone: bool  #: p > 0 = q somewhere
     q_alone: bool  #: q > 0 = p somewhere
     tiny: bool  #: a positive entry is below `TINY`
+    excess: float  #: the sum of all p / mass - q / mass, with the inverses rounded; NaN where it is not known
 
 
 class Normalization(NamedTuple):
@@ -121,32 +126,41 @@ def _flags(p, q):
 
 
 @inlined
-def _mass_sums(p, q):
-    a, b, small = _sums_and_small(p, q)
+def _masses(p, q, a, b, small):
     negative, p_alone, q_alone, tiny = _flags(p, q) if small > 0 else (0, 0, 0, 0)
-    return Masses(math.nan if negative > 0 else a, b, p_alone > 0, q_alone > 0, tiny > 0)
+    return Masses(math.nan if negative > 0 else a, b, p_alone > 0, q_alone > 0, tiny > 0, math.nan)
+
+
+@inlined
+def _mass_sums(p, q):
+    return _masses(p, q, *_sums_and_small(p, q))
 
 
 @kernel
 def no_masses():
     """The masses of no entries."""
-    return Masses(0.0, 0.0, False, False, False)
+    return Masses(0.0, 0.0, False, False, False, math.nan)
+
+
+@inlined
+def _add(part, total, lost):
+    a, al = add_compensated(total.p, lost.p, part.p)
+    b, bl = add_compensated(total.q, lost.q, part.q)
+    alone = total.p_alone | part.p_alone, total.q_alone | part.q_alone
+    total = Masses(a, b, *alone, total.tiny | part.tiny, math.nan)
+    return total, Masses(al, bl, False, False, False, math.nan)
 
 
 @inlined
 def add_chunk(p, q, total, lost):
     """The masses with those of one more chunk, and what the roundings of their sums have lost."""
-    part = _mass_sums(p, q)
-    a, al = add_compensated(total.p, lost.p, part.p)
-    b, bl = add_compensated(total.q, lost.q, part.q)
-    total = Masses(a, b, total.p_alone | part.p_alone, total.q_alone | part.q_alone, total.tiny | part.tiny)
-    return total, Masses(al, bl, False, False, False)
+    return _add(_mass_sums(p, q), total, lost)
 
 
 @inlined
 def with_rest(total, lost):
     """The masses with what their roundings have lost."""
-    return Masses(total.p + lost.p, total.q + lost.q, total.p_alone, total.q_alone, total.tiny)
+    return Masses(total.p + lost.p, total.q + lost.q, total.p_alone, total.q_alone, total.tiny, total.excess)
 
 
 @kernel
@@ -158,6 +172,52 @@ def masses_of(p, q):
     for low in range(0, p.size, CHUNK):
         total, lost = add_chunk(piece(p, low, CHUNK), piece(q, low, CHUNK), total, lost)
     return with_rest(total, lost)
+
+
+@adder
+def _sums_and_rests(p, q, ratio, ratio_low):
+    """`_sums_and_small`, the sum of all p - q ratio, and that of their sizes, for a ratio in two floats."""
+    a, b, small, rest, size = 0.0, 0.0, 0, 0.0, 0.0
+    for i in range(p.size):
+        x, y = np.float64(p[i]), np.float64(q[i])
+        d = difference(fma(-ratio, y, x), ratio_low * y)
+        a += x
+        b += y
+        small += min(x, y) < TINY
+        rest += d
+        size += abs(d)
+    return a, b, small, rest, size
+
+
+@kernel
+def masses_with_excess(p, q):
+    """The same, with the excess where the arrays are long and near."""
+    if p.size <= CHUNK:
+        return masses_of(p, q)
+    x, y = piece(p, 0, CHUNK), piece(q, 0, CHUNK)
+    part = _mass_sums(x, y)
+    ratio = part.p / part.q
+    ratio_low = _sums_and_rests(x, y, ratio, 0.0)[3] / part.q
+    total, lost = no_masses(), no_masses()
+    near, rest, rest_lost, size = True, 0.0, 0.0, 0.0
+    for low in range(0, p.size, CHUNK):
+        x, y = piece(p, low, CHUNK), piece(q, low, CHUNK)
+        # The differences take less time here than in a pass of their own, which reads the arrays again.
+        if near:
+            a, b, small, d, sizes = _sums_and_rests(x, y, ratio, ratio_low)
+            total, lost = _add(_masses(x, y, a, b, small), total, lost)
+            rest, rest_lost = add_compensated(rest, rest_lost, d)
+            size += sizes
+            near = size <= _NEAR * total.p
+        else:
+            total, lost = add_chunk(x, y, total, lost)
+    total = with_rest(total, lost)
+    rest += rest_lost
+    if not (near and abs(rest) <= MOST_EXCESS * size):
+        return total
+    inverse_p, inverse_q = 1.0 / total.p, 1.0 / total.q
+    excess = inverse_p * rest + total.q * (fma(inverse_p, ratio, -inverse_q) + inverse_p * ratio_low)
+    return Masses(total.p, total.q, total.p_alone, total.q_alone, total.tiny, excess)
 
 
 @kernel

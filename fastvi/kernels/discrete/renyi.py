@@ -39,6 +39,7 @@ from .normalized import (
     exact_normalization,
     make_normalization,
     masses_of,
+    masses_with_excess,
     moderate,
     proportional,
 )
@@ -63,7 +64,7 @@ _LEAST_DISTANCE = 0.1
 _LEAST_OVERLAP = 1e-120
 
 #: Below this, the rounding of the largest ratio leaves less than 14 digits of its logarithm; for float32,
-#: that of the masses less than 7.
+#: that of the masses less than 7. Where that of the first chunk is below half of this, it is taken for all.
 _LEAST_LOG = 0.05
 _LEAST_LOG32 = 0.7
 
@@ -283,7 +284,10 @@ def _largest_ratio(p, q, top):
 
 @kernel
 def _masses_and_largest_ratio(p, q):
-    """The two masses and the largest p / q; this is not finite where it overflows or an entry is negative."""
+    """The two masses and the largest p / q.
+
+    This is not finite where it overflows, an entry is negative, or the first chunk is near equality.
+    """
     mass_p, lost_p, mass_q, lost_q, top = 0.0, 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, CHUNK):
         x, y = piece(p, low, CHUNK), piece(q, low, CHUNK)
@@ -299,6 +303,8 @@ def _masses_and_largest_ratio(p, q):
                     top = _largest_ratio(u, v, top)
         if not top < math.inf:
             break
+        if low == 0 and p.size > CHUNK and top * mass_q < math.exp(0.5 * _LEAST_LOG) * mass_p:
+            return mass_p, mass_q, math.nan
     return mass_p + lost_p, mass_q + lost_q, top
 
 
@@ -327,7 +333,9 @@ def _largest_difference(p, q, masses):
     """The largest (p - q) / q of normalised entries; NaN where these are too near each other."""
     if not moderate(p, masses.p, masses.q, NORMALIZE):
         return math.nan
-    s = scaled.corrected(p, q, scaled.Scales(LIFT / masses.p, LIFT / masses.q, 0.0))
+    s = scaled.first_scales(masses)
+    if math.isnan(masses.excess):
+        s = scaled.corrected(p, q, s)
     if math.isnan(s.change):
         return math.nan
     # Differences of entries near 1e-300 are to be normal numbers.
@@ -440,7 +448,7 @@ def renyi(p, q, theta, mass):
         value = _order_inf_in_one_pass(p, q, mass)
         if value == value:
             return value
-    masses = masses_of(p, q)
+    masses = masses_with_excess(p, q) if alpha > _AS_INFINITE else masses_of(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:

@@ -11,21 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..compiler import adder, formula, kernel, specialise
+from ..compiler import adder, formula, inlined, kernel, specialise
 from ..numerics.error_free import add_compensated, fma
 from . import terms
 from .chunks import SCALED32
 from .closed_forms import LEAST32, MOST32, end32, none32, only32
 from .masses import NORMALIZE
-from .normalized import CHUNK, LIFT, PART, UNLIFT, moderate, sensitivity
+from .normalized import CHUNK, LIFT, MOST_EXCESS, PART, UNLIFT, moderate, sensitivity
 from .reading import piece
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
 
-#: Lifted sums of |p - q| below this are made of roundings of `entry`, 1e-32 each, and their sum p - q is to
-#: be no larger than this part: the correction is rounded as well.
-_LEAST_SIZE, _MOST_EXCESS = 1e-18 * LIFT, 0.9
+#: Lifted sums of |p - q| below this are made of roundings of `entry`, 1e-32 each.
+_LEAST_SIZE = 1e-18 * LIFT
 
 #: How far off the masses may be, times the order: two sums with 128 additions in each lane are 2.8e-14 off.
 #: It is the relative error of a sum of distributions that are not near each other; a `change` of their
@@ -36,9 +35,8 @@ _KNOWN = 5e-14
 #: is to have.
 _LEAST_SHARE32, _LEAST_FIRST32 = 0.05, 0.25
 
-#: Lifted sums of |p - q| / 2 that need no correction: it is half of the sum of all p - q, or less, and that
-#: is at most the second part of them. Below the first it seldom is.
-_LEAST_SIMPLE, _MOST_SIMPLE = 0.05 * LIFT, 4e-15
+#: Sums of |p - q| are off by the sum of all p - q, or less: they need no correction for one up to this part.
+_MOST_SIMPLE = 1e-14
 
 #: Largest square of (p - q) / (p + q) for a term by a power series.
 _NEAR_SQUARE = 1.0 / 256.0
@@ -90,17 +88,29 @@ def _difference_sums(p, q, scales):
     return excess, size
 
 
+@inlined
+def _changed(scales, excess, size):
+    """The scales with the change that takes this sum of all p - q out; NaN where it is not known well."""
+    known = (size > _LEAST_SIZE) & (abs(excess) <= MOST_EXCESS * size)
+    return Scales(scales.p, scales.q, scales.change + excess * UNLIFT * scales.q if known else math.nan)
+
+
 @kernel
-def corrected(p, q, scales):
-    """The scales with the change that takes the sum of all differences out; NaN where digits are too few."""
-    e, el, size = 0.0, 0.0, 0.0
+def _all_differences(p, q, scales):
+    """(Sum of all p - q, sum of their sizes), both lifted."""
+    e, el, size, lost = 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, PART):
         excess, part = _difference_sums(piece(p, low, PART), piece(q, low, PART), scales)
         e, el = add_compensated(e, el, excess)
-        size += part
-    excess = e + el
-    known = (size > _LEAST_SIZE) & (abs(excess) <= _MOST_EXCESS * size)
-    return Scales(scales.p, scales.q, excess * UNLIFT * scales.q if known else math.nan)
+        size, lost = add_compensated(size, lost, part)
+    return e + el, size + lost
+
+
+@kernel
+def corrected(p, q, scales):
+    """The scales with the change that takes the sum of all differences out; NaN where digits are too few."""
+    excess, size = _all_differences(p, q, scales)
+    return _changed(scales, excess, size)
 
 
 @formula
@@ -123,6 +133,13 @@ def _near_hellinger_term(p, q, d, theta):
     series = series * w + 1.0 / 8.0
     series = series * w + 0.5
     return 0.5 * (d * s) * series if w <= _NEAR_SQUARE else math.nan
+
+
+@inlined
+def first_scales(masses):
+    """The scales for two masses, with what is known of the change."""
+    scale = LIFT / masses.q
+    return Scales(LIFT / masses.p, scale, masses.excess * scale if masses.excess == masses.excess else 0.0)
 
 
 # Sums over normalised entries, as `entry` and `normalized.entry` read them.
@@ -148,13 +165,6 @@ def _total_variation_sums(p, q, constants, theta):
         signed += math.copysign(y, d)
         close += y if abs(d) < 1e-13 * y else 0.0
     return CarefulSums(0.5 * a, excess, signed, close)
-
-
-@kernel
-def _simple_total_variation_sums(p, q, constants, theta):
-    """The same without what a correction needs: 0.3 ns an entry instead of 0.45."""
-    excess, size = _difference_sums(p, q, constants)
-    return CarefulSums(0.5 * size, excess, 0.0, 0.0)
 
 
 def _all_sums(p, q, constants, theta, least, most):
@@ -185,15 +195,18 @@ def make_sums(name, term, read):
     return specialise(_all_sums, f"_{name}_sums", part=part)
 
 
-_all_simple_sums = specialise(_all_sums, "_simple_total_variation_all", part=_simple_total_variation_sums)
-
-
 @kernel
 def _simple_total_variation(p, q, scales, theta):
-    """The lifted sum, or NaN where it needs a correction."""
-    least = _LEAST_SIMPLE * min(1.0, PART / p.size)
-    sums = _all_simple_sums(p, q, scales, theta, least, math.inf)
-    return sums.terms if abs(sums.excess) <= _MOST_SIMPLE * sums.terms else math.nan
+    """The lifted sum, or NaN where it needs more care."""
+    # What is wrong with the masses is seen in a first pass, and taken out of a second, if there is need.
+    for _ in range(2):
+        excess, size = _all_differences(p, q, scales)
+        if size > _LEAST_SIZE and abs(excess) <= _MOST_SIMPLE * size:
+            return 0.5 * size
+        scales = _changed(scales, excess, size)
+        if math.isnan(scales.change):
+            break
+    return math.nan
 
 
 @kernel
@@ -260,7 +273,7 @@ def _scaled(p, q, masses, theta):
     a = narrow(p, q, theta, masses)  # noqa: F821
     if a == a:
         return a
-    scales = Scales(LIFT / masses.p, LIFT / masses.q, 0.0)
+    scales = first_scales(masses)
     a = simple(p, q, scales, theta)  # noqa: F821
     if a == a:
         return a
