@@ -495,7 +495,7 @@ def _rival_to(model: Model, family: str, found: LatentFit, is_local: bool) -> Ri
         return Rival(found.rival, 0)
     rival, used, is_lost = Rival(None, 0)
     if report.status in _SHORT and not is_local:
-        rival, used, _ = along_axes(model, q, family, report.evaluations)
+        rival, used, _ = along_axes(model, q, family, report.evaluations, found.logarithms)
     if rival is None and report.status in _SHORT and not found.whitened:
         rival, more, is_lost = along_ridges(model, q, family)
         used += more
@@ -603,11 +603,11 @@ def _draws_fit(
         fits.evaluations += used
         if unseen > _UNSEEN:
             status, report = STUCK, report._replace(gradient_norm=max(report.gradient_norm, unseen))
-    rival = None
+    rival = logarithms = None
     if status in (CONVERGED, OVERFITTED) and len(fits.factor) == r <= kernels.inference.laplace.DENSE:
         tails = tails_after(model, fits.mean, fits.factor, fits.evaluations)
         fits.evaluations += tails.evaluations
-        rival = tails.other if tails.rival is None else tails.rival
+        rival, logarithms = tails.other if tails.rival is None else tails.rival, tails.logarithms
         if status == CONVERGED or tails.status == UNBOUNDED:
             status = tails.status or status
     where = fault_point("draws", fits.space)
@@ -624,4 +624,4 @@ def _draws_fit(
         elbo=value, error=error, evaluations=fits.evaluations, status=status, steps=trace.size
     )
     report = with_its_error(model, fits.mean, fits.factor, report, rtol)
-    return LatentFit(fits.mean, fits.factor, report, trace, where, rival, begin.whitened)
+    return LatentFit(fits.mean, fits.factor, report, trace, where, rival, begin.whitened, logarithms)

@@ -13,9 +13,9 @@ import numpy as np
 from .. import kernels
 from ..common.values import Array
 from ..kernels.statuses import FINE, UNBOUNDED
+from .curves import Tails, tails_along_curves
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, deviations_of
-from .marginals import Tails, tails_along_curves
 from .model import Model
 
 #: Distances of the Gaussians that confirm it, in q's deviations: no prior is wider, and squares are floats.

@@ -93,9 +93,8 @@ class LatentFit(NamedTuple):
     trace: Array
     where: Array  #: the point of a fault of the log joint
     rival: Gaussian | None = None  #: where the density is so high that another fit should start there
-    whitened: bool = (
-        False  #: whether its coordinates had the curvature of a mode that is confirmed: no ridges
-    )
+    whitened: bool = False  #: whether coordinates had the curvature of a confirmed mode: no ridges
+    logarithms: tuple[int, ...] | None = None  #: coordinates that seem to be some, if it is known
 
     @property
     def leads_on(self) -> bool:

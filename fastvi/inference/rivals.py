@@ -8,7 +8,7 @@ anywhere on a ridge, where gradients are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, deviations_of, restricted, slopes_at
-from .marginals import logarithms_of
+from .logarithms import logarithms_of, units_of
 from .model import Model
 from .modes import mode_at
 from .racing import elbo_over
@@ -147,21 +147,25 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used, is_lost)
 
 
-def along_axes(model: Model, q: Gaussian, family: str, spent: float) -> Rival:
+def along_axes(
+    model: Model, q: Gaussian, family: str, spent: float, logarithms: Sequence[int] | None = None
+) -> Rival:
     """A q, perhaps a narrower one, with another value of one coordinate; the fit took so many evaluations.
 
     Where the deviation of groups is as small as its prior has it, their standard effects are all but 0, and q
     is on a plateau; with another deviation the same small effects reach the data. Where no q with these
-    effects is better, as all of them would have to be narrow, the mode that lies uphill may have one.
+    effects is better, as all of them would have to be narrow, the mode that lies uphill may have one. Where
+    all coordinates would take too many evaluations, some of the logarithms are moved.
     """
     axes, used = np.arange(q.dim), 0
     with np.errstate(all="ignore"):
         if len(_LENGTHS) * q.dim > _SHARE_OF_AXES * spent:
-            _, logarithms, _, used = logarithms_of(model, q._mean, q._factor)
+            if logarithms is None:
+                logarithms, *_, used = logarithms_of(model, q._mean, q._factor)
             axes = np.array(logarithms[:_FEW_AXES], dtype=np.int64)
         if not axes.size:
             return Rival(None, used)
-        unit = np.maximum(deviations_of(q._factor) / 3.0, 1.0)
+        unit = units_of(deviations_of(q._factor))
         moves = np.concatenate([length * np.diag(unit)[axes] for length in _LENGTHS])
         values = densities_or_zero(model, np.concatenate([q._mean[None], q._mean + moves]))
         best, used = int(np.argmax(values[1:])), used + len(values)

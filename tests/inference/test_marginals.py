@@ -8,7 +8,7 @@ import pytest
 
 import fastvi as fv
 from fastvi.inference.improper import tails_of
-from fastvi.inference.marginals import _Marginal
+from fastvi.inference.marginals import Marginal
 from helpers.posteriors import groups, standard_groups
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -132,7 +132,7 @@ def test_marginal_densities_are_exact_or_none(log_joint, seed):
     unit = np.full(count + 2, 1.0 if log_joint is standard_groups else scale)
     known = 0
     for side in (1.0, -1.0):
-        marginal = _Marginal(model, np.append(np.zeros(count + 1), middle), unit, count + 1)
+        marginal = Marginal(model, np.append(np.zeros(count + 1), middle), unit, count + 1)
         for distance in (1.0, 4.0, 8.0, 11.0, 14.0, 18.0, 24.0, 36.0):
             t = middle + side * distance
             value = marginal.at(t)
@@ -153,9 +153,9 @@ def test_no_marginal_density_where_the_others_have_no_mode():
 
     for case in (0, 1):
         model = fv.Model(without_mode, 2, (case,))
-        marginal = _Marginal(model, np.zeros(2), np.ones(2), 0)
+        marginal = Marginal(model, np.zeros(2), np.ones(2), 0)
         assert marginal.at(8.0) is None
-    marginal = _Marginal(model_of_groups(groups, SCHOOLS, ERRORS, 0.0), np.zeros(10), np.full(10, 5.0), 9)
+    marginal = Marginal(model_of_groups(groups, SCHOOLS, ERRORS, 0.0), np.zeros(10), np.full(10, 5.0), 9)
     assert marginal.at(-40.0) is None
 
 
