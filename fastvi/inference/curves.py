@@ -24,16 +24,13 @@ from .model import Model
 #: Distances from q's mean: a density is asymptotic at the first, and floats end beyond the last.
 _DISTANCES = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0)
 
-#: A distance before these, others on the way to it, where Newton's method does not find the mode of the
-#: others at once, and those at which other peaks are looked for beyond where a density falls.
+#: A distance before these, and others on the way to it, where Newton's method does not find the mode of the
+#: others at once.
 _BEFORE = 4.0
-_ON_THE_WAY, _BEYOND = (0.0, 0.5, 1.0, 2.0, _BEFORE), (12.0, 14.0, 16.0, 18.0, 20.0)
+_ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
 
-#: Distances near by at which another q may be better, along scales (two were, of forty groups).
-_NEAR_BY = (1.25, 2.0, 2.75, 3.5, 4.25, 5.0, 6.0, 7.0)
-
-#: What looking near by, and what all and other peaks may take, as a share of the evaluations allowed.
-_FOR_NEAR_BY, _FOR_PEAKS = 0.5, 2.0
+#: Distances at which other peaks are looked for: two were 1.5 units apart, of forty groups, and others 14.
+_PEAKS_AT = (1.25, 2.0, 2.75, 3.5, 4.25, 5.0, 6.0, 7.0, 8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 20.0)
 
 #: Nats by which the ELBO of a Gaussian at a peak, or at one of a few high places, is higher, and standard
 #: errors more, over so many pairs of draws. Where none is, a fit may find one from a peak that is not so much
@@ -69,7 +66,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
     deviations = deviations_of(factor)
     units = units_of(deviations)
     with np.errstate(all="ignore"):
-        logarithms, scales, endless, used = logarithms_of(model, mean, factor)
+        logarithms, endless, used = logarithms_of(model, mean, factor)
         for k, side in endless:
             is_improper, count = never_falls_around(model, mean, deviations, k, side * units[k])
             used += count
@@ -79,13 +76,6 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         # 0 rather than to infinity.
         first = [(_on_one_side, k, side) for side, k in product((-1.0, 1.0), logarithms)]
         second, third = list[Any](), list[Any]()
-        near, used_near = list[Marginal](), 0
-        for side, k in product((-1.0, 1.0), scales):
-            if used_near < _FOR_NEAR_BY * most:
-                near.append(Marginal(model, mean, deviations, k))
-                near[-1].along_while_flat(mean[k] + side * units[k] * np.array(_NEAR_BY))
-                used_near += near[-1].evaluations
-        seen: list[tuple[Marginal, float]] = []
         for look, k, side in chain(first, second, third):
             if used >= most:
                 break
@@ -93,32 +83,27 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
             status = look(marginal, mean[k], side * units[k])
             used += marginal.evaluations
             if status == UNBOUNDED:
-                return Tails(UNBOUNDED, used + used_near)
+                return Tails(UNBOUNDED, used)
             if status is None:
                 (second if marginal.modes else third).append((_step_by_step, k, side))
-            elif marginal.modes:
-                seen.append((marginal, side * units[k]))
             found = status or found
-        rival, other, count = _peaks_among(model, mean, factor, near, seen, _FOR_PEAKS * most - used)
-    return Tails(found, used + used_near + count, rival, other, tuple(logarithms))
+        rival, other, count = _peaks_along(model, mean, factor, logarithms, most)
+    return Tails(found, used + count, rival, other, tuple(logarithms))
 
 
-def _peaks_among(
-    model: Model,
-    mean: Array,
-    factor: Array,
-    near: list[Marginal],
-    seen: list[tuple[Marginal, float]],
-    most: float,
+def _peaks_along(
+    model: Model, mean: Array, factor: Array, logarithms: list[int], most: float
 ) -> tuple[Gaussian | None, Gaussian | None, int]:
     """(A Gaussian with a higher ELBO, one at another peak that is not much lower, evaluations)."""
-    used = 0
-    for marginal, unit in seen:
-        before = marginal.evaluations
+    deviations = deviations_of(factor)
+    units, used = units_of(deviations), 0
+    looked = list[Marginal]()
+    for k, side in product(logarithms, (-1.0, 1.0)):
         if used < most:
-            marginal.along_while_flat(mean[marginal.k] + unit * np.array(_BEYOND))
-        used += marginal.evaluations - before
-    looked = [*near, *(marginal for marginal, _ in seen)]
+            marginal = Marginal(model, mean, deviations, k)
+            marginal.look_for_peaks(mean[k] + side * units[k] * np.array(_PEAKS_AT))
+            used += marginal.evaluations
+            looked.append(marginal)
     peaks = [marginal for marginal in looked if marginal.peak[1]]
     highest = sorted((marginal.highest for marginal in looked if marginal.highest[1]), key=lambda x: -x[0])
     others = [there for marginal in peaks for there in marginal.peak[1]]

@@ -40,7 +40,7 @@ def tails_of(model: Model, mean: Array, factor: Array, most: float) -> Tails:
     improper, used = _has_level_elbos(model, mean, deviations_of(factor))
     if improper:
         return Tails(UNBOUNDED, used)
-    found = tails_along_curves(model, mean, factor, most - used)
+    found = tails_along_curves(model, mean, factor, most)
     return found._replace(evaluations=used + found.evaluations)
 
 

@@ -26,11 +26,11 @@ END, _RESERVE = 744.0, 64.0
 _UNIT = 1 / 3
 
 #: Distances, with the other coordinates at q's mean, at which the joint is compared. How far its falls over
-#: equal distances may differ, as a share and in nats; where the prior is lognormal they differ by more. Of
-#: rates the exponent is 1, of scales 2. Of coordinates on the real line only those are looked at on whose two
-#: sides the joint differs by a factor.
+#: equal distances may differ, as a share and in nats; where the prior is lognormal they differ by more. The
+#: exponent is 1 of rates, 2 of scales, and of coefficients of a Poisson regression any. Of coordinates on the
+#: real line only those are looked at on whose two sides the joint differs by a factor.
 _PROBES, _SHARE, _NATS, _LOGNORMAL = np.array([24.0, 36.0, 48.0]), 0.2, 0.5, 1.5
-_RATE, _NEARLY_SCALE, _SCALE, _UNLIKE = 0.5, 1.5, 2.0, 10.0
+_RATE, _SCALE, _NEARLY, _UNLIKE = 0.5, 2.0, 0.05, 10.0
 
 #: How far in q's deviations beside its mean.
 _BESIDE = 0.5
@@ -41,10 +41,9 @@ _LEVEL_AT, _AROUND, _ROUNDED = np.array([24.0, 48.0, 96.0, 192.0, 384.0]), 0.5, 
 
 
 class Logarithms(NamedTuple):
-    """Coordinates that seem to be logarithms, those first on which most depends."""
+    """Coordinates that seem to be logarithms; of those of scales first the ones on which most depends."""
 
     coordinates: list[int]
-    scales: list[int]  #: those that are logarithms of scales
     endless: list[tuple[int, float]]  #: (coordinate, side) along which the joint does not fall
     evaluations: int
 
@@ -74,13 +73,14 @@ def logarithms_of(model: Model, mean: Array, factor: Array) -> Logarithms:
     is_power = np.isfinite(far) & (np.abs(far - near) <= _SHARE * np.abs(near) + _NATS)
     # By the exponent on the other side: 2 of scales, 1 of rates, and 0 where both sides fall by powers.
     exponents = np.nan_to_num(np.log(np.maximum(far, 0.0) / near), nan=math.inf) / (_PROBES[1] - _PROBES[0])
+    is_scale = ((near > 0.0) & (np.abs(exponents - _SCALE) <= _NEARLY))[::-1]
     exponents = np.where(near > 0.0, np.clip(exponents, 0.0, _SCALE), 0.0)[::-1]
     is_twice = is_bounded & is_power.all(axis=0) & (near > 0.0)
     # Standard effects times a scale with an inverse gamma prior: exponentials on both sides.
-    is_steep = np.isfinite(far).all(axis=0) & (exponents > _RATE).all(axis=0)
+    is_steep = np.isfinite(far).all(axis=0) & (exponents > _RATE).all(axis=0) & is_scale.any(axis=0)
     is_lognormal = np.isfinite(far) & (near > 0.0) & (far - near <= _LOGNORMAL * near)
     is_logarithm = is_level | is_twice | is_steep | (is_power & (exponents > _RATE))
-    is_logarithm |= is_lognormal & (exponents > _NEARLY_SCALE)
+    is_logarithm |= is_lognormal & is_scale
     # Scales first: groups may be logarithms of rates, and there are many.
     found = [
         (-round(exponents[side, n]), -abs(far[side, n]), int(chosen[n]))
@@ -88,8 +88,7 @@ def logarithms_of(model: Model, mean: Array, factor: Array) -> Logarithms:
     ]
     endless = [(int(chosen[n]), 1.0 - 2.0 * side) for side, n in zip(*np.nonzero(never_falls), strict=True)]
     coordinates = list(dict.fromkeys(k for *_, k in sorted(found)))
-    scales = list(dict.fromkeys(k for exponent, _, k in sorted(found) if exponent == -_SCALE))
-    return Logarithms(coordinates, scales, endless, len(first) + values.size)
+    return Logarithms(coordinates, endless, len(first) + values.size)
 
 
 def never_falls_around(model: Model, mean: Array, deviations: Array, k: int, unit: float) -> tuple[bool, int]:

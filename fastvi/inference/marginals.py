@@ -95,12 +95,11 @@ class Marginal:
                 return
             yield value
 
-    def along_while_flat(self, places: Array) -> None:
-        """Note the density at each, roughly, until it falls steeply."""
+    def look_for_peaks(self, places: Array) -> None:
+        """Note the density at each, roughly, as long as it is found and does not fall steeply."""
         for place in places.tolist():
-            if self.slope < -_STEEP:
+            if self.at(place, is_rough=True) is None or self.slope < -_STEEP:
                 return
-            self.at(place, is_rough=True)
 
     def at(self, place: float, is_rough: bool = False) -> float | None:
         """The density where the coordinate is held, by Newton's method for the others.
