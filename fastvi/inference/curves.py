@@ -76,6 +76,7 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
         # 0 rather than to infinity.
         first = [(_on_one_side, k, side) for side, k in product((-1.0, 1.0), logarithms)]
         second, third = list[Any](), list[Any]()
+        seen = list[Marginal]()
         for look, k, side in chain(first, second, third):
             if used >= most:
                 break
@@ -86,18 +87,20 @@ def tails_along_curves(model: Model, mean: Array, factor: Array, most: float) ->
                 return Tails(UNBOUNDED, used)
             if status is None:
                 (second if marginal.modes else third).append((_step_by_step, k, side))
+            else:
+                seen.append(marginal)
             found = status or found
-        rival, other, count = _peaks_along(model, mean, factor, logarithms, most)
+        rival, other, count = _peaks_along(model, mean, factor, logarithms, seen, most)
     return Tails(found, used + count, rival, other, tuple(logarithms))
 
 
 def _peaks_along(
-    model: Model, mean: Array, factor: Array, logarithms: list[int], most: float
+    model: Model, mean: Array, factor: Array, logarithms: list[int], seen: list[Marginal], most: float
 ) -> tuple[Gaussian | None, Gaussian | None, int]:
     """(A Gaussian with a higher ELBO, one at another peak that is not much lower, evaluations)."""
     deviations = deviations_of(factor)
     units, used = units_of(deviations), 0
-    looked = list[Marginal]()
+    looked = list(seen)
     for k, side in product(logarithms, (-1.0, 1.0)):
         if used < most:
             marginal = Marginal(model, mean, deviations, k)
