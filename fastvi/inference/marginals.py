@@ -26,8 +26,8 @@ RISE, _WIDEST, _NARROWER = 0.3, 1.0, (1.0, 0.1)
 #: deviation of standard effects that are 0, has the slope of its prior.
 _STEEP = 10.0
 
-#: Newton steps to the first mode of the others, and from one to the next, or to the first on the way.
-_STEPS, MORE_STEPS = 10, 16
+#: Newton steps to the first mode of the others, near by, far out, and from one to the next.
+_FEW_STEPS, _STEPS, MORE_STEPS = 5, 10, 16
 
 #: Shares of a Newton step that are tried. Where the precision is not definite one has this length, which far
 #: from the mode may be short.
@@ -97,6 +97,7 @@ class Marginal:
 
     def look_for_peaks(self, places: Array) -> None:
         """Note the density at each, roughly, as long as it is found and does not fall steeply."""
+        self.steps = _FEW_STEPS  # of 43 coordinates a search in vain takes 50 evaluations a step
         for place in places.tolist():
             if self.at(place, is_rough=True) is None or self.slope < -_STEEP:
                 return
