@@ -596,6 +596,13 @@ def test_the_oracle_knows_textbook_values():
         assert abs(reference.exact("js", array(1, 0), array(0, 1)) - mp.log(2)) < mpf(10) ** -35
 
 
+def test_the_oracle_keeps_numbers_for_one_precision():
+    for digits in (20, 300):
+        with mp.workdps(digits):
+            assert abs(reference._log(mpf(3)) - mp.log(3)) < mpf(10) ** (1 - digits)
+            assert abs(reference._sqrt(mpf(3)) ** 2 - 3) < mpf(10) ** (1 - digits)
+
+
 @over(
     [("hellinger", {}), ("bhattacharyya", {})]
     + [("alpha_divergence", {"alpha": a}) for a in (-1, 0.3, 1 + 1e-9, 2.5, 10)]
