@@ -78,6 +78,10 @@ _MOST_PAIRS = 8192
 _FEW_PAIRS = 12
 _NEAR = 0.15
 
+#: How much narrower a start is made, and how often, where the log joint fails at one of more draws than the
+#: start was chosen by: along the logarithm of a deviation a density may be level for hundreds of units.
+_NARROWER, _NARROWED = 0.1, 4
+
 #: Gradient tolerance of the first fit on fixed draws, in up to so many dimensions, and with the root of their
 #: number beyond; a tighter one is pointless while Monte Carlo error dominates.
 _ROUGH, _ROUGH_DIM = 3e-3, 10
@@ -210,6 +214,7 @@ class _FixedDraws:
         self.curvature = workspace_member("draws", self.space, "curvature")
         self.curvature[:] = 0
         self.start = self.first = mean.copy(), root, scale
+        self.narrower = 0  # how often the start may be made narrower where the log joint fails under it
         #: Whether the last fit ended at `point` in these coordinates and on these draws: then the next one
         #: goes on from value and gradient there. (A gradient by differences to one side is taken anew.)
         self.known = False
@@ -251,6 +256,11 @@ class _FixedDraws:
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
+            if self.narrower > 0:
+                self.narrower -= 1
+                mean, root, scale = self.start
+                self.start = self.first = mean, _NARROWER * root, _NARROWER * scale
+                return self._climb(pairs, tolerance, most_steps)
             fault = int(report.status), fault_point("draws", self.space)
             raise start_error(self.model, self.code, self.start, fault)
         return report
@@ -528,6 +538,8 @@ def _draws_fit(
     else:
         begin = choose_start(model, start, family)
     fits = _FixedDraws(model, family, begin, max_steps, thin)
+    if start is None and thin is None:
+        fits.narrower = _NARROWED
     pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
     # Where calls are expensive, more draws in each save some; differences of as many take several calls.
     expensive = model._calls_are_expensive and bool(model._slopes_address)

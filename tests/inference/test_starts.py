@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastvi as fv
-from fastvi.inference import racing, starts
+from fastvi.inference import deterministic, racing, starts
 from helpers.messages import says
 
 SCHOOLS = (
@@ -413,3 +413,24 @@ def test_a_race_leaves_its_scratch_space_behind():
         assert not made
     finally:
         gc.enable()
+
+
+def test_a_start_that_is_too_wide_is_made_narrower(monkeypatch):
+    """The draws of a fit are more than those by which its start was chosen, and the log joint failed at one.
+
+    In a hierarchy whose deviation has the prior of half a t its logarithm had a deviation of 80.
+    """
+
+    def bounded(z):
+        return -0.5 * (z[0] ** 2 + z[1] ** 2 + z[2] ** 2) if abs(z[0]) < 20.0 else -math.inf
+
+    def wide(model, start, family):
+        return racing.Start(np.zeros(3), 50.0 * np.eye(3), np.full(3, 50.0), 0)
+
+    model = fv.Model(bounded, 3)
+    monkeypatch.setattr(deterministic, "choose_start", wide)
+    found = fv.fit(model, "diag")
+    assert found.converged
+    np.testing.assert_allclose(np.diag(found.q.cov), 1.0, rtol=1e-2)
+    with pytest.raises(ValueError, match="cannot start"):
+        fv.fit(model, "diag", start=np.zeros(3))
