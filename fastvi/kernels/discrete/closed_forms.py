@@ -19,7 +19,7 @@ from ..numerics.elementary import log_ratio
 from .chunks import SCALED32, SHORT32, Sums, add_sums, masses32, rounded_sums
 from .masses import ANY, NORMALIZE
 from .normalized import CHUNK, LOSS32, LOSS64, moderate
-from .reading import piece
+from .reading import all_of, piece
 from .registry import NO_THETA
 from .terms import kl_term
 
@@ -177,7 +177,7 @@ def _always(p, sums, theta, mass):
 def quick(p, q, theta, mass):
     """Template (`chunk`, `promising`, `concluded`): the result of one pass; NaN if none."""
     if p.size <= CHUNK:
-        return concluded(p, chunk(piece(p, 0, CHUNK), piece(q, 0, CHUNK), theta), theta, mass)  # noqa: F821
+        return concluded(p, chunk(all_of(p, CHUNK), all_of(q, CHUNK), theta), theta, mass)  # noqa: F821
     total, lost = Sums(0.0, 0.0, 0.0, 0.0), Sums(0.0, 0.0, 0.0, 0.0)
     for low in range(0, p.size, CHUNK):
         sums = chunk(piece(p, low, CHUNK), piece(q, low, CHUNK), theta)  # noqa: F821

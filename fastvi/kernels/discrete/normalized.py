@@ -15,7 +15,7 @@ from ..compiler import adder, formula, inlined, kernel
 from ..numerics.elementary import LN2, exponent_step, log, log_ratio
 from ..numerics.error_free import add_compensated, cross_difference, difference, fma, two_sum
 from .masses import ANY, LARGEST_MASS, UNIT, UNIT_TOLERANCE32, UNIT_TOLERANCE64
-from .reading import piece
+from .reading import all_of, piece
 
 #: Entries per chunk. The chunks are added up with compensation. Within one, equal addends beside a large one
 #: all round the same way: 64 additions per vector lane leave at most 7e-15 of it (16384 entries: 1e-13).
@@ -167,7 +167,7 @@ def with_rest(total, lost):
 def masses_of(p, q):
     """The masses of two arrays."""
     if p.size <= CHUNK:
-        return _mass_sums(piece(p, 0, CHUNK), piece(q, 0, CHUNK))
+        return _mass_sums(all_of(p, CHUNK), all_of(q, CHUNK))
     total, lost = no_masses(), no_masses()
     for low in range(0, p.size, CHUNK):
         total, lost = add_chunk(piece(p, low, CHUNK), piece(q, low, CHUNK), total, lost)

@@ -18,7 +18,7 @@ from .chunks import SCALED32
 from .closed_forms import LEAST32, MOST32, end32, none32, only32
 from .masses import NORMALIZE
 from .normalized import CHUNK, LIFT, MOST_EXCESS, PART, UNLIFT, moderate, sensitivity
-from .reading import piece
+from .reading import all_of, piece
 
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
@@ -95,9 +95,11 @@ def _changed(scales, excess, size):
     return Scales(scales.p, scales.q, scales.change + excess * UNLIFT * scales.q if known else math.nan)
 
 
-@kernel
+@inlined
 def _all_differences(p, q, scales):
     """(Sum of all p - q, sum of their sizes), both lifted."""
+    if p.size <= PART:
+        return _difference_sums(all_of(p, PART), all_of(q, PART), scales)
     e, el, size, lost = 0.0, 0.0, 0.0, 0.0
     for low in range(0, p.size, PART):
         excess, part = _difference_sums(piece(p, low, PART), piece(q, low, PART), scales)
@@ -179,6 +181,8 @@ def _all_sums(p, q, constants, theta, least, most):
             return CarefulSums(math.inf, 0.0, 0.0, 0.0)
         if math.isnan(sums.terms) or (low == 0 and sums.terms <= least):
             return CarefulSums(math.nan, 0.0, 0.0, 0.0)
+        if p.size <= PART:
+            return sums
         a, al = add_compensated(a, al, sums.terms)
         e, el = add_compensated(e, el, sums.excess)
         signed += sums.signed
