@@ -102,6 +102,7 @@ HOT = {
     "renyi of order inf": (renyi._ratio_sums64, (_ROW, _ROW, _X)),
     "renyi of order inf, float32": (renyi._ratio_sums32, (_ROW32, _ROW32, _X)),
     "largest ratio": (renyi._largest_ratio, (_ROW, _ROW, _X)),
+    "largest ratio of a row": (renyi._row_and_largest_ratio, (_ROW, _ROW)),
     "bhattacharyya": (chunks.overlap_chunk, (_ROW, _ROW, _THETA)),
     "cross_entropy in one pass": (entropies._log_sums64, (_ROW, _ROW)),
     "cross_entropy in one pass, float32": (entropies._log_sums32, (_ROW32, _ROW32)),

@@ -902,6 +902,27 @@ def test_large_orders_of_near_measures(order):
         assert_right(("renyi", {"alpha": order}), p, q, mass="normalize")
 
 
+@pytest.mark.parametrize("n", [9, 11, 63, 64, 128, 129])
+def test_the_largest_ratio_wherever_it_is(n):
+    """Rows of up to 128 entries have a loop of their own, and each four of their entries one division."""
+    rng = np.random.default_rng(n)
+    order_inf = ("renyi", {"alpha": math.inf})
+    for k in range(n):
+        p, q = rng.uniform(0.5, 1.0, (2, n))
+        p[k] *= 4.0
+        assert_right(order_inf, p, q, mass="normalize")
+        assert_right(order_inf, p * 1e-160, q * 1e160, mass="normalize")
+        p[(k + 1) % n] = 0.0
+        assert_right(order_inf, p, q, mass="normalize")
+        q[(k + 1) % n] = 0.0
+        assert_right(order_inf, p, q, mass="normalize")
+        q[k] = 0.0
+        assert fv.renyi(p, q, math.inf, mass="normalize") == math.inf
+        q[k] = -0.5
+        with pytest.raises(ValueError, match="must be finite and >= 0"):
+            fv.renyi(p, q, math.inf, mass="normalize")
+
+
 @over([(name, {}) for name in ROOTED])
 def test_roots_of_logarithms_that_differ_far_below(function):
     """The square is below the floats: what is factored out has an exponent of its own."""
