@@ -902,6 +902,19 @@ def test_large_orders_of_near_measures(order):
         assert_right(("renyi", {"alpha": order}), p, q, mass="normalize")
 
 
+def test_large_orders_of_entries_far_below():
+    """All that differs is a power of entries near 1e-310: the error of its exponent is that of the result."""
+    rng = np.random.default_rng(20261130)
+    for exponent in rng.uniform(20.0, 600.0, 100):
+        change, small = 10.0 ** rng.uniform(-5.0, -2.0), 10.0 ** rng.uniform(-312.0, -300.0)
+        p, q = (
+            np.array([0.03, small * (1.0 + change), small]),
+            np.array([0.03, small, small * (1.0 + change)]),
+        )
+        assert_right(("renyi", {"alpha": exponent / change}), p, q, mass="normalize")
+        assert_right(("renyi", {"alpha": exponent / change}), p, 8.0 * q, mass="normalize")
+
+
 @pytest.mark.parametrize("n", [9, 11, 63, 64, 128, 129])
 def test_the_largest_ratio_wherever_it_is(n):
     """Rows of up to 128 entries have a loop of their own, and each four of their entries one division."""

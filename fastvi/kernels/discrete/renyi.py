@@ -75,6 +75,9 @@ _LEAST_LOG32 = 0.7
 #: Least logarithm of a sum of powers in which roundings of exponents do no harm: their parts are up to 750.
 _LEAST_FAR = 5.0
 
+#: Exponents up to this have an error of 2e-14 from a logarithm in one float.
+_LARGE_EXPONENT = 64.0
+
 #: Factor of lifted entries whose differences are compared with each other.
 _RAISED = 2.0**400
 
@@ -215,6 +218,7 @@ def _orders(name, read, term):
     )
 
 
+_plain_extremes = specialise(_extremes, "_renyi_plain_extremes", read=entry_with_logs)
 _renyi_plain = _orders("renyi_plain", entry_with_logs, _alpha_term)
 _renyi_log = _orders("renyi_log", log_entry, alpha_log_term)
 _renyi_wide = _orders("renyi_wide", wide_entry, alpha_log_term)
@@ -476,6 +480,14 @@ _quick_log_renyi = specialise(
 )
 
 
+@kernel
+def _has_large_exponents(p, q, normalization, alpha):
+    """Whether a power has an exponent whose rounding counts."""
+    # That of an entry of 1e-309 beside equal ones is wrong by 1.9e-13.
+    beta = alpha - 1.0
+    return beta > _LARGE_EXPONENT and beta * _plain_extremes(p, q, normalization, 0.0)[0] > _LARGE_EXPONENT
+
+
 @exported
 def renyi(p, q, theta, mass):
     """log(sum p**a q**(1-a)) / (a - 1) for a = theta[0] from 0 to inf; KL for a = 1."""
@@ -513,8 +525,8 @@ def renyi(p, q, theta, mass):
             value = _far_renyi(p, q, masses, alpha)
     if 0.0 < value < math.inf:
         return value
-    if alpha > _AS_INFINITE:
-        # All entries count, also those whose differences are no normal numbers.
+    # With the order inf all entries count, also those whose differences are no normal numbers.
+    if alpha > _AS_INFINITE or _has_large_exponents(p, q, normalization, alpha):
         return _renyi_wide(p, q, alpha, make_wide(p, q, masses, 1.0))
     return _renyi_plain(p, q, alpha, exact_normalization(p, q, normalization))
 

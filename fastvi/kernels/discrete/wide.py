@@ -40,8 +40,8 @@ _NORMAL = 2.0**-1021
 _LEAST, _OVER_MASS = 2.0**-538, 2.0**-537
 
 #: Below this, the logarithm of a ratio has more digits from the difference of the entries; above, in two
-#: floats: large orders multiply its error.
-_CLOSE = 1e-3
+#: floats: large orders multiply its error, 1e-13 where the product of both is 500.
+_CLOSE = 1e-5
 
 #: Entries below this may be subnormal: they are multiplied by 2**54 before a logarithm is taken.
 _TINY = 2.0**-960
