@@ -29,7 +29,9 @@ _DISTANCES = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 3
 _BEFORE = 4.0
 _ON_THE_WAY = (0.0, 0.5, 1.0, 2.0, _BEFORE)
 
-#: Distances at which other peaks are looked for: two were 1.5 units apart, of forty groups, and others 14.
+#: What looking for other peaks may take, beyond the first coordinate, as a share of the evaluations allowed,
+#: and the distances at which they are looked for: two were 1.5 units apart, of forty groups, and others 14.
+_FOR_PEAKS = 0.6
 _PEAKS_AT = (1.25, 2.0, 2.75, 3.5, 4.25, 5.0, 6.0, 7.0, 8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 20.0)
 
 #: Nats by which the ELBO of a Gaussian at a peak, or at one of a few high places, is higher, and standard
@@ -101,8 +103,10 @@ def _peaks_along(
     deviations = deviations_of(factor)
     units, used = units_of(deviations), 0
     looked = list(seen)
-    for k, side in product(logarithms, (-1.0, 1.0)):
-        if used < most:
+    for k in logarithms:
+        if used >= _FOR_PEAKS * most:
+            break
+        for side in (-1.0, 1.0):
             marginal = Marginal(model, mean, deviations, k)
             marginal.look_for_peaks(mean[k] + side * units[k] * np.array(_PEAKS_AT))
             used += marginal.evaluations

@@ -23,6 +23,7 @@ from ..kernels.statuses import (
     UNBOUNDED,
     UNCONFIRMED,
     WRONG_GRADIENT,
+    ZERO,
 )
 from .diagnostics import GRADIENT_EVALUATIONS, wrong_gradient
 from .expectations import (
@@ -78,8 +79,8 @@ _MOST_PAIRS = 8192
 _FEW_PAIRS = 12
 _NEAR = 0.15
 
-#: How much narrower a start is made, and how often, where the log joint fails at one of more draws than the
-#: start was chosen by: along the logarithm of a deviation a density may be level for hundreds of units.
+#: How much narrower a start is made, and how often, where the log joint is -inf at one of more draws than
+#: the start was chosen by: along the logarithm of a deviation a density may be level for hundreds of units.
 _NARROWER, _NARROWED = 0.1, 4
 
 #: Gradient tolerance of the first fit on fixed draws, in up to so many dimensions, and with the root of their
@@ -256,7 +257,7 @@ class _FixedDraws:
         self.evaluations += int(report.evaluations)
         self.traces.append(trace[: int(report.steps)])
         if statuses.is_fault(report.status) and report.steps == 0:
-            if self.narrower > 0:
+            if report.status == ZERO and self.narrower > 0:
                 self.narrower -= 1
                 mean, root, scale = self.start
                 self.start = self.first = mean, _NARROWER * root, _NARROWER * scale

@@ -128,6 +128,7 @@ INTERNAL = (
     "Laplace",
     "LatentFit",
     "Layout",
+    "Logarithms",
     "LowRank",
     "Mode",
     "Names",
