@@ -74,12 +74,6 @@ _LEAST_PART = 0.1
 
 
 @inlined
-def larger(a, b):
-    """The larger of two numbers that are not NaN."""
-    return b if b > a else a
-
-
-@inlined
 def _key(x):
     """An integer in the order of numbers that are not NaN: LLVM finds the largest integer in vectors."""
     bits = np.float64(x).view(np.int64)
@@ -115,13 +109,25 @@ def _exp_sum(p, shift):
     return total
 
 
-@kernel
-def _mass_over(p, top):
-    """The sum of exp(p - top)."""
+@adder
+def _sum_over(p, shift):
+    total = 0.0
+    for i in range(p.size):
+        total += exponential_over(np.float64(p[i]), shift, _LEAST_STEP)[0]
+    return total
+
+
+def _all(p, shift):
+    """Template (`sum_of`, `size`): the sum of all entries."""
     total, lost = 0.0, 0.0
-    for low in range(0, p.size, PART):
-        total, lost = add_compensated(total, lost, _exp_sum(p[low : low + PART], top))
+    for low in range(0, p.size, size):  # noqa: F821
+        total, lost = add_compensated(total, lost, sum_of(p[low : low + size], shift))  # noqa: F821
     return total + lost
+
+
+#: The sum of exp(p - shift), and that of exp(p) over 2**shift.
+_mass_less = specialise(_all, "_mass_less", sum_of=_exp_sum, size=PART)
+_mass_over = specialise(_all, "_mass_over", sum_of=_sum_over, size=CHUNK)
 
 
 @kernel
@@ -130,7 +136,7 @@ def log_mass(p, mass):
     top = 0.0 if mass == UNIT else top_of(p)
     if not top > -math.inf:
         return top, 0.0 if top == -math.inf else math.nan
-    return top, _mass_over(p, top)
+    return top, _mass_less(p, top)
 
 
 @kernel
@@ -143,23 +149,6 @@ def _step(top):
 def _shift(p, mass):
     """The same; 0 where the mass is to be one."""
     return 0.0 if mass == UNIT else _step(top_of(p))
-
-
-@adder
-def _sum_over(p, shift):
-    total = 0.0
-    for i in range(p.size):
-        total += exponential_over(np.float64(p[i]), shift, _LEAST_STEP)[0]
-    return total
-
-
-@kernel
-def _mass(p, shift):
-    """The sum of exp(p) over 2**shift."""
-    total, lost = 0.0, 0.0
-    for low in range(0, p.size, CHUNK):
-        total, lost = add_compensated(total, lost, _sum_over(p[low : low + CHUNK], shift))
-    return total + lost
 
 
 class Shifts(NamedTuple):
@@ -487,7 +476,7 @@ def quick(p, q, theta, mass):
         return math.nan
     factor_p, factor_q = 1.0, 1.0
     if not (mass == UNIT or any_masses):  # noqa: F821
-        factor_p, factor_q = 1.0 / _mass(p, shift_p), 1.0 / _mass(q, shift_q)
+        factor_p, factor_q = 1.0 / _mass_over(p, shift_p), 1.0 / _mass_over(q, shift_q)
     least = _LEAST_STEP if tiny_count else _LEAST_ROOT_STEP  # noqa: F821
     size = min(CHUNK, p.size)
     x, y = np.empty(size), np.empty(size)

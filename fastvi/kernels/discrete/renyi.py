@@ -18,7 +18,7 @@ from ..numerics.error_free import add_compensated
 from . import closed_forms, far_logarithms, scaled, short_rows
 from .chunks import alpha_chunk, hellinger_chunk, overlap_chunk, quarters, sum_of_four
 from .closed_forms import bhattacharyya_of_hellinger, renyi_of_alpha
-from .far_logarithms import bhattacharyya_overlap, larger, renyi_powers, top_of
+from .far_logarithms import bhattacharyya_overlap, renyi_powers, top_of
 from .logarithmic import (
     alpha_log_term,
     corrected_log_normalization,
@@ -203,7 +203,7 @@ def _largest_log_ratio(p, q, normalization):
             # Rounding keeps the order of differences: those that are equal are looked at closely.
             if r >= top and r > -math.inf:
                 exact = log_entry(u[i], v[i], normalization)[3]
-                top, best = r, exact if r > top else larger(best, exact)
+                top, best = r, exact if r > top else max(best, exact)
     return best
 
 
