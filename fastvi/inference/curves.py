@@ -20,6 +20,7 @@ from .kernel_calls import densities_or_zero, deviations_of
 from .logarithms import END, FLAT, LEVEL, logarithms_of, never_falls_around, units_of
 from .marginals import MORE_STEPS, RISE, Marginal
 from .model import Model
+from .racing import elbo_over, error_over
 
 #: Distances from q's mean: a density is asymptotic at the first, and floats end beyond the last.
 _DISTANCES = (8.0, 9.5, 11.0, 12.5, 14.0, 16.0, 18.0, 24.0, 48.0, 96.0, 192.0, 384.0)
@@ -134,14 +135,15 @@ def _best_of(model: Model, q: Gaussian, others: list[Gaussian]) -> tuple[Gaussia
     Laplace's density does not know what a q of the family leaves out.
     """
     noise = writable(fixed_draws(2, _PAIRS, q.dim))
-    points = [g._mean + g._spread(noise) for g in (q, *others)]
-    values = densities_or_zero(model, np.concatenate(points)).reshape(len(points), 2, _PAIRS).mean(axis=1)
-    values += np.array([g.entropy() for g in (q, *others)])[:, None]
-    gains = values[1:] - values[0]
-    # As much as the draws show.
-    shown = np.nan_to_num(gains.mean(axis=1) - _ERRORS * gains.std(axis=1) / math.sqrt(_PAIRS), nan=-math.inf)
-    best = int(np.argmax(shown))
-    return (others[best] if shown[best] > _BETTER else None), len(points) * len(noise)
+    elbo, values, _ = elbo_over(model, q._mean, q._factor, noise)
+    best, most = None, _BETTER
+    for other in others:
+        its_elbo, its_values, _ = elbo_over(model, other._mean, other._factor, noise)
+        # As much as the draws show, which are the same.
+        more = its_elbo - elbo - _ERRORS * error_over(its_values - values)
+        if more > most:
+            best, most = other, more
+    return best, (1 + len(others)) * len(noise)
 
 
 def _step_by_step(marginal: Marginal, start: float, unit: float) -> int | None:

@@ -199,9 +199,18 @@ class _FixedDraws:
     """Fits by L-BFGS on fixed draws, one after another, each from the q of the last."""
 
     def __init__(
-        self, model: Model, family: str, start: Start, max_steps: int, thin: Array | None = None
+        self,
+        model: Model,
+        family: str,
+        start: Start,
+        max_steps: int,
+        thin: Array | None = None,
+        narrower: int = 0,
     ) -> None:
-        """`thin` is the factor (1 + R, D) to begin with, for a q of low rank."""
+        """`thin` is the factor (1 + R, D) to begin with, for a q of low rank.
+
+        Where the log joint is -inf under it, the start is made narrower up to `narrower` times.
+        """
         r = model.latent_dim
         mean, root, scale, self.evaluations, self.best, *_ = start
         self.model, self.family, self.max_steps, self.thin = model, family, max_steps, thin
@@ -215,7 +224,7 @@ class _FixedDraws:
         self.curvature = workspace_member("draws", self.space, "curvature")
         self.curvature[:] = 0
         self.start = self.first = mean.copy(), root, scale
-        self.narrower = 0  # how often the start may be made narrower where the log joint fails under it
+        self.narrower = narrower
         #: Whether the last fit ended at `point` in these coordinates and on these draws: then the next one
         #: goes on from value and gradient there. (A gradient by differences to one side is taken anew.)
         self.known = False
@@ -538,9 +547,8 @@ def _draws_fit(
         thin = begin.scale[None]
     else:
         begin = choose_start(model, start, family)
-    fits = _FixedDraws(model, family, begin, max_steps, thin)
-    if start is None and thin is None:
-        fits.narrower = _NARROWED
+    narrower = _NARROWED if start is None and thin is None else 0
+    fits = _FixedDraws(model, family, begin, max_steps, thin, narrower)
     pairs, few = _first_pairs(family, r, draws), max(_FEW_PAIRS, r)
     # Where calls are expensive, more draws in each save some; differences of as many take several calls.
     expensive = model._calls_are_expensive and bool(model._slopes_address)

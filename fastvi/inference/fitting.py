@@ -161,9 +161,8 @@ def fit(
     prior 1 / tau of groups. Where it rises as far as they go, as with 1 / tau² and effects that are not
     standardised, and may rise above that at q's mean before floats end, the status says that another q may be
     better. And where the log joint is level or rises along a coordinate with a bound wherever the others are.
-    At a fifth of the fit's evaluations, or 60 for each of up to ten dimensions, and one and a half times as
-    many for other peaks, so that some of many such coordinates are left out; not with functions of arrays in
-    Python.
+    At a fifth of the fit's evaluations, or 60 for each of up to ten dimensions, and about as many for other
+    peaks, so that some of many such coordinates are left out; not with functions of arrays in Python.
 
     Without a start, another fit begins where such a density rises again to about as much as at q's mean, or
     where the ELBO is higher, one to 20 units from there; where q gains by another value of one coordinate or

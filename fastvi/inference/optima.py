@@ -92,7 +92,7 @@ class LatentFit(NamedTuple):
     report: Any
     trace: Array
     where: Array  #: the point of a fault of the log joint
-    rival: Gaussian | None = None  #: where the density is so high that another fit should start there
+    rival: Gaussian | None = None  #: where another fit should start
     whitened: bool = False  #: whether coordinates had the curvature of a confirmed mode: no ridges
     logarithms: tuple[int, ...] | None = None  #: coordinates that seem to be some, if it is known
 

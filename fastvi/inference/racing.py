@@ -251,7 +251,7 @@ def elbo_over(model: Model, mean: Array, factor: Array, noise: Array) -> tuple[f
     return value, values, None
 
 
-def _error_over(values: Array) -> float:
+def error_over(values: Array) -> float:
     """Standard error of the mean of the log joint over pairs of draws +e, -e."""
     half = len(values) // 2
     pairs = (0.5 * (values[:half] + values[half:])).tolist()
@@ -497,7 +497,7 @@ class _Race:
         tasks = [partial(self.tabulate, mean, factor, noise) for mean, factor, _ in gaussians]
         found = list(zip(together(self.model, tasks), gaussians, strict=True))
         (value, values), (_, factor, place) = max(found, key=lambda f: f[0][0])
-        best = value - 3.0 * _error_over(values) if value > -math.inf else value
+        best = value - 3.0 * error_over(values) if value > -math.inf else value
         known = self.family in HELD or (self.by_newton and self.correlated)
         if self.model._slopes_address and not known:
             place = self.in_units_of_curvature(place, factor)
