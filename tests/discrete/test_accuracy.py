@@ -894,6 +894,23 @@ def test_equal_logarithms_beside_others(function):
             assert reference.relative_error(value, expected) <= 1e-13
 
 
+@over(
+    [("hellinger", {}), ("bhattacharyya", {}), ("chi2", {})]
+    + [("alpha_divergence", {"alpha": a}) for a in (-1.7, -1e-9, 0.3, 0.5, 1 + 1e-9, 2.5, 3.0)]
+    + [("renyi", {"alpha": a}) for a in (0.3, 2.5, 8.0)]
+)
+@pytest.mark.parametrize("far", [False, True])
+def test_near_arrays_of_other_masses(function, far):
+    """All entries are near each other, or one behind the first chunk is not."""
+    rng = np.random.default_rng(62)
+    for epsilon in (0.0, 1e-15, 1e-9, 1e-3, 0.03, 0.1):
+        q = np.tile(rng.random(40), 60)
+        p = 3.0 * q * np.tile(1.0 + epsilon * rng.uniform(-1.0, 1.0, 40), 60)
+        if far:
+            p[2_000] *= 1.7
+        assert_right(function, p, q, mass="normalize")
+
+
 @pytest.mark.parametrize("order", [1e3, 1e6, 1e12])
 def test_large_orders_of_near_measures(order):
     """The sum of powers is large, and the divergence small."""

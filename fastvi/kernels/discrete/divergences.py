@@ -284,8 +284,8 @@ def _assemble(row):
         **begin,
     )
     closed = closed_forms.assemble(name, chunk, normalise, row.term)
-    # Sums that are linear in all differences need what is wrong with the masses.
-    measure = masses_with_excess if row.normalise == "linear" else masses_of
+    # Where the masses are not in a closed form, near arrays need what is wrong with them.
+    measure = masses_with_excess if row.normalise in ("linear", "hellinger", "chi2", "alpha") else masses_of
     ends = {"careful": careful, "finish": finish, "measure": measure, **closed._asdict()}
     return Divergence(
         whole=specialise(_divergence, name, exported, short=short_rows.assemble_one(name), **ends),

@@ -38,7 +38,6 @@ from .normalized import (
     entry_with_logs,
     exact_normalization,
     make_normalization,
-    masses_of,
     masses_with_excess,
     moderate,
     proportional,
@@ -504,7 +503,7 @@ def renyi(p, q, theta, mass):
         value = _order_inf_in_one_pass(p, q, mass)
         if value == value:
             return value
-    masses = masses_with_excess(p, q) if alpha > _AS_INFINITE else masses_of(p, q)
+    masses = masses_with_excess(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
@@ -542,7 +541,7 @@ def renyi_uncopied(p, q, integers, buffers, theta, mass):
     value = _quick_renyi(p, q, theta, mass)
     if value > 0.0:
         return value
-    masses = masses_of(p, q)
+    masses = masses_with_excess(p, q)
     if not allowed(p, masses.p, masses.q, mass) or (mass == NORMALIZE and may_be_wide(p, masses)):
         return math.nan
     if masses.p_alone and alpha >= 1.0:
@@ -668,7 +667,7 @@ def bhattacharyya(p, q, theta, mass):
     distance = _quick_distance(p, q, mass)
     if distance < math.inf:
         return distance
-    masses = masses_of(p, q)
+    masses = masses_with_excess(p, q)
     if not allowed(p, masses.p, masses.q, mass):
         return math.nan
     if mass == NORMALIZE and is_wide(p, q, masses):
@@ -689,7 +688,7 @@ def bhattacharyya_uncopied(p, q, integers, buffers, theta, mass):
     distance = _quick_distance(p, q, mass)
     if distance < math.inf:
         return distance
-    masses = masses_of(p, q)
+    masses = masses_with_excess(p, q)
     if not allowed(p, masses.p, masses.q, mass) or (mass == NORMALIZE and may_be_wide(p, masses)):
         return math.nan
     value = bhattacharyya_of_hellinger(_scaled_hellinger(p, q, masses, NO_THETA) * UNLIFT)

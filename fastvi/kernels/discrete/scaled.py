@@ -41,6 +41,10 @@ _MOST_SIMPLE = 1e-14
 #: Largest square of (p - q) / (p + q) for a term by a power series.
 _NEAR_SQUARE = 1.0 / 256.0
 
+#: Largest (p - q) / (p + q) for `_near_alpha_term`, and of the same times twice the order: what the series
+#: leaves out is below 1e-16 of it.
+_NEAR_ALPHA, _NEAR_EXPONENT = 1.0 / 20.0, 0.25
+
 #: Part of a lifted sum below its last digit, times LIFT.
 _NOTHING = 1e-17 * LIFT
 
@@ -135,6 +139,53 @@ def _near_hellinger_term(p, q, d, theta):
     series = series * w + 1.0 / 8.0
     series = series * w + 0.5
     return 0.5 * (d * s) * series if w <= _NEAR_SQUARE else math.nan
+
+
+@formula
+def _near_alpha_term(p, q, d, series):
+    """`alpha_term` where p is near q, by the coefficients of `_alpha_series`; NaN elsewhere."""
+    # m ((1 + s)**a (1 - s)**(1-a) - 1 - (2 a - 1) s) / (a (a - 1)), m = (p + q) / 2, as a power series in s:
+    # proportional arrays take 1.3 ns an entry instead of 4.4.
+    s = 0.0 if d == 0.0 else d / (p + q)
+    c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, reach = series
+    value = c11 + c12 * s
+    value = c10 + value * s
+    value = c9 + value * s
+    value = c8 + value * s
+    value = c7 + value * s
+    value = c6 + value * s
+    value = c5 + value * s
+    value = c4 + value * s
+    value = c3 + value * s
+    value = c2 + value * s
+    value = c1 + value * s
+    return (d * s) * (1.0 + value * s) if abs(s) <= reach else math.nan
+
+
+@kernel
+def _alpha_series(alpha):
+    """The coefficients of s, s**2, ... in `_near_alpha_term` beside one, and the largest s for them."""
+    # (1 + s)**a (1 - s)**(1-a) has the logarithmic derivative ((2 a - 1) - s) / (1 - s**2).
+    rate = 2.0 * alpha - 1.0
+    c1 = rate / 3.0
+    c2 = (rate * c1 + 1.0) / 4.0
+    c3 = (rate * c2 + 2.0 * c1) / 5.0
+    c4 = (rate * c3 + 3.0 * c2) / 6.0
+    c5 = (rate * c4 + 4.0 * c3) / 7.0
+    c6 = (rate * c5 + 5.0 * c4) / 8.0
+    c7 = (rate * c6 + 6.0 * c5) / 9.0
+    c8 = (rate * c7 + 7.0 * c6) / 10.0
+    c9 = (rate * c8 + 8.0 * c7) / 11.0
+    c10 = (rate * c9 + 9.0 * c8) / 12.0
+    c11 = (rate * c10 + 10.0 * c9) / 13.0
+    c12 = (rate * c11 + 11.0 * c10) / 14.0
+    reach = min(_NEAR_ALPHA, _NEAR_EXPONENT / max(abs(rate), 1.0))
+    return c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, reach
+
+
+def _near_alpha(p, q, scales, theta, least, most):
+    """Template (`sums`): `CarefulSums` of the alpha-divergence where all entries are near each other."""
+    return sums(p, q, scales, _alpha_series(theta[0]), least, most)  # noqa: F821
 
 
 @inlined
@@ -281,7 +332,8 @@ def _scaled(p, q, masses, theta):
     a = simple(p, q, scales, theta)  # noqa: F821
     if a == a:
         return a
-    least = alike * min(1.0, PART / p.size)  # noqa: F821
+    # With what is wrong with the masses, one pass has the digits of distributions however near.
+    least = 0.0 if masses.excess == masses.excess else alike * min(1.0, PART / p.size)  # noqa: F821
     for i in range(2):
         if i == 1:
             scales, least = corrected(p, q, scales), 0.0
@@ -323,6 +375,9 @@ def assemble(name, row_term, most=math.inf, narrow=False):
     quick, near = term, _none_near
     if row_term == "hellinger":
         quick, near = _hellinger_term, make_sums(f"{name}_near", _near_hellinger_term, entry)
+    elif row_term == "alpha":
+        loop_near = make_sums(f"{name}_near", _near_alpha_term, entry)
+        near = specialise(_near_alpha, f"_{name}_near_alpha", sums=loop_near)
     return specialise(
         _scaled,
         f"_{name}_scaled",

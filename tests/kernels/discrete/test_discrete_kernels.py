@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastvi.kernels.discrete import all_pairs, divergences, terms
+from fastvi.kernels.discrete import all_pairs, divergences, scaled, terms
 from fastvi.kernels.discrete.masses import ANY, NORMALIZE, UNIT
 from fastvi.kernels.discrete.normalized import CHUNK
 from fastvi.kernels.discrete.registry import METRICS
@@ -64,6 +64,23 @@ def test_logarithms_against_the_reference(name):
     p, q = np.log(pair(1, 40))
     value = divergences.KERNELS[name].log(p, q, theta(name), UNIT)
     assert reference.relative_error(value, truth(name, p, q, log=True)) <= 1e-13
+
+
+@pytest.mark.parametrize("alpha", [-40.0, -2.0, 0.0, 1e-300, 0.5, 1.0, 1.0 - 1e-9, 2.5, 3.0, 1e3])
+def test_one_term_of_an_order_by_its_series(alpha):
+    series = scaled._alpha_series(alpha)
+    reach = series[-1]
+    assert reach == min(0.05, 0.25 / max(abs(2.0 * alpha - 1.0), 1.0))
+    q = 0.7
+    for s in (size * sign for size in (1e-12, 1e-4, 0.3, 0.999, 1.001) for sign in (reach, -reach)):
+        p = q * (1.0 + s) / (1.0 - s)
+        value = scaled._near_alpha_term(p, q, p - q, series)
+        if abs(s) > reach:
+            assert math.isnan(value)
+            continue
+        expected = reference.exact("alpha_divergence", np.array([p]), np.array([q]), alpha=alpha, mass="any")
+        assert reference.relative_error(value, expected) <= 1e-15
+    assert scaled._near_alpha_term(q, q, 0.0, series) == scaled._near_alpha_term(0.0, 0.0, 0.0, series) == 0.0
 
 
 @every
