@@ -102,8 +102,8 @@ def _careful(p, q, masses, theta, mass):
     for i in range(0 if a == math.inf else 4):
         sums = all_sums(p[:size], q[:size], normalization, theta, -1.0, math.inf)  # noqa: F821
         a, good = correct(sums, theta)  # noqa: F821
-        if mass == ANY or (precise and (i > 0 or sums.terms > alike)):  # noqa: F821
-            a, good = sums.terms, True
+        if mass == ANY or precise:
+            a, good = sums.terms, mass == ANY or i > 0 or sums.terms > alike  # noqa: F821
         if good and size == p.size:
             break
         if not good:

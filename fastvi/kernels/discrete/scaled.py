@@ -23,6 +23,9 @@ from .reading import all_of, piece
 #: Lifted sums up to which distributions are alike: as near as rounding errors of the masses.
 _ALIKE, _ALIKE_LINEAR = 1e-26 * LIFT, 1e-13 * LIFT
 
+#: The same where what is wrong with the masses is known: as near as roundings of `entry`, 1e-32 each.
+_ALIKE_KNOWN = 1e-34 * LIFT
+
 #: Lifted sums of |p - q| below this are made of roundings of `entry`, 1e-32 each.
 _LEAST_SIZE = 1e-18 * LIFT
 
@@ -319,7 +322,7 @@ def _narrow32(p, q, theta, masses):
 
 
 def _scaled(p, q, masses, theta):
-    """Template (`narrow`, `simple`, `near`, `all_sums`, `correct`, `alike`, `most`): the lifted sum.
+    """Template (`narrow`, `simple`, `near`, `all_sums`, `correct`, `alike`, `alike_known`, `most`): the sum.
 
     NaN where another way is needed, inf where that is because the sum is above `most`.
     """
@@ -332,8 +335,8 @@ def _scaled(p, q, masses, theta):
     a = simple(p, q, scales, theta)  # noqa: F821
     if a == a:
         return a
-    # With what is wrong with the masses, one pass has the digits of distributions however near.
-    least = 0.0 if masses.excess == masses.excess else alike * min(1.0, PART / p.size)  # noqa: F821
+    known = masses.excess == masses.excess
+    least = (alike_known if known else alike) * min(1.0, PART / p.size)  # noqa: F821
     for i in range(2):
         if i == 1:
             scales, least = corrected(p, q, scales), 0.0
@@ -387,5 +390,6 @@ def assemble(name, row_term, most=math.inf, narrow=False):
         all_sums=make_sums(f"{name}_scaled", quick, entry),
         correct=make_correction(name, term),
         alike=alike,
+        alike_known=_ALIKE_KNOWN if term is not None else alike,
         most=most,
     )
