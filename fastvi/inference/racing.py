@@ -488,15 +488,17 @@ class _Race:
             assert fault is not None
             raise error_of(self.model, *fault, "the fit cannot start: ")
         noise = _draws(4, _LAST_PAIRS, runners[0].mean.size)
-        gaussians = list[tuple[Array, Array, Start]]()
+        places = list[tuple[Array, Start]]()
         for runner in runners:
             place = runner.reached()
-            gaussians.append((runner.mean, runner.factor, place))
             if self.correlated:
-                gaussians.append((place.mean, place.root, place))
-        tasks = [partial(self.tabulate, mean, factor, noise) for mean, factor, _ in gaussians]
-        found = list(zip(together(self.model, tasks), gaussians, strict=True))
-        (value, values), (_, factor, place) = max(found, key=lambda f: f[0][0])
+                own = place._replace(root=runner.factor, scale=runner.factor.diagonal().copy())
+                places += [(own.root, own), (place.root, place)]
+            else:
+                places.append((runner.factor, place))
+        tasks = [partial(self.tabulate, place.mean, factor, noise) for factor, place in places]
+        found = list(zip(together(self.model, tasks), places, strict=True))
+        (value, values), (factor, place) = max(found, key=lambda f: f[0][0])
         best = value - 3.0 * error_over(values) if value > -math.inf else value
         known = self.family in HELD or (self.by_newton and self.correlated)
         if self.model._slopes_address and not known:
