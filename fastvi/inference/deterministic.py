@@ -45,6 +45,7 @@ from .kernel_calls import (
     QUADRATURE_DIM,
     conditional_deviations,
     densities_or_zero,
+    deviations_of,
     fault_point,
     fit_on_draws,
     start_scale,
@@ -311,9 +312,12 @@ class _FixedDraws:
         if self.thin is not None:
             return self._widens_without_end()
         axes, widths, _ = np.linalg.svd(self.factor)
-        axes = axes[:, widths > _WIDE]
-        if axes.size == 0:
-            return False
+        # Of a level without any zeros only one coefficient has no end: an axis has some of the others as well.
+        coordinates = np.eye(self.mean.size)[:, deviations_of(self.factor) > _WIDE]
+        return any(self._grows_along(wide) for wide in (axes[:, widths > _WIDE], coordinates) if wide.size)
+
+    def _grows_along(self, axes: Array) -> bool:
+        """The same along some axes."""
         noise = writable(fixed_draws(1, self.mean.size + _LEAST_PAIRS, self.mean.size))
 
         def grown(far: float, stretch: float) -> float:

@@ -353,6 +353,18 @@ def test_a_separated_regression_without_prior_is_improper(family):
     assert proper.converged
 
 
+@pytest.mark.parametrize("family", ["diag", "full"])
+def test_a_level_without_any_zeros_is_improper_without_prior(family):
+    """Only one coefficient has no end: with correlations it took 56 million evaluations to be no fit."""
+    rng = np.random.default_rng((0, 749))
+    rows = np.column_stack([np.ones(40), np.arange(40) % 4 == 0, rng.normal(size=(40, 2))])
+    y = (rng.random(40) < 0.5).astype(float)
+    y[::4] = 1.0
+    found = fv.fit(fv.Model(regression, 4, (rows, y, math.inf)), family)
+    assert "improper" in found.status
+    assert found.evaluations < 50_000
+
+
 @numba.njit
 def crooked(z):
     """A quadratic, beside a quartic and a coordinate that it does not depend on where z[3] is large."""
