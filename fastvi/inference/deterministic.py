@@ -17,6 +17,7 @@ from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
 from ..kernels.statuses import (
     CONTRADICTED,
     CONVERGED,
+    FINE,
     OVERFITTED,
     STEPS_EXHAUSTED,
     STUCK,
@@ -312,7 +313,7 @@ class _FixedDraws:
         if self.thin is not None:
             return self._widens_without_end()
         axes, widths, _ = np.linalg.svd(self.factor)
-        # Of a level without any zeros only one coefficient has no end: an axis has some of the others as well.
+        # Of a level without any zeros one coefficient has no end: an axis has some of the others as well.
         coordinates = np.eye(self.mean.size)[:, deviations_of(self.factor) > _WIDE]
         return any(self._grows_along(wide) for wide in (axes[:, widths > _WIDE], coordinates) if wide.size)
 
@@ -478,11 +479,11 @@ def draws_fit(
     dense = model.latent_dim <= kernels.inference.laplace.DENSE
     if not dense or model._calls_are_expensive:
         return found
-    is_local, is_lost = start is not None, False
+    is_local, outcome = start is not None, FINE
     used, better = int(found.report.evaluations), 0
     while better < _RIVALS:
         report = found.report
-        rival, more, is_lost = _rival_to(model, family, found, is_local)
+        rival, more, outcome = _rival_to(model, family, found, is_local)
         used += more
         if rival is None:
             break
@@ -505,10 +506,10 @@ def draws_fit(
             break
     else:
         if gained > _STILL and found.report.status == CONVERGED:
-            rival, more, is_lost = _rival_to(model, family, found, is_local)
-            used, is_lost = used + more, is_lost or rival is not None
-    if is_lost and found.report.status == CONVERGED:
-        found = found._replace(report=found.report._replace(status=UNCONFIRMED))
+            rival, more, outcome = _rival_to(model, family, found, is_local)
+            used, outcome = used + more, outcome if rival is None else UNCONFIRMED
+    if outcome == UNBOUNDED or (outcome and found.report.status == CONVERGED):
+        found = found._replace(report=found.report._replace(status=outcome))
     return found._replace(report=found.report._replace(evaluations=used))
 
 
@@ -517,17 +518,17 @@ def _rival_to(model: Model, family: str, found: LatentFit, is_local: bool) -> Ri
     report, q = found.report, Gaussian._from_factor(found.mean, found.factor)
     if found.rival is not None and not is_local:
         return Rival(found.rival, 0)
-    rival, used, is_lost = Rival(None, 0)
+    rival, used, outcome = Rival(None, 0)
     if report.status in _SHORT and not is_local:
         rival, used, _ = along_axes(model, q, family, report.evaluations, found.logarithms)
     if rival is None and report.status in _SHORT and not found.whitened:
-        rival, more, is_lost = along_ridges(model, q, family)
+        rival, more, outcome = along_ridges(model, q, family)
         used += more
-    if rival is None and report.status == CONVERGED and not is_local:
+    if rival is None and outcome != UNBOUNDED and report.status == CONVERGED and not is_local:
         spent = max(report.evaluations, _SPENT + _SPENT_EACH * model.latent_dim)
         rival, more, _ = rival_of(model, family, q, report.elbo, report.error, spent)
         used += more
-    return Rival(rival, used, is_lost)
+    return Rival(rival, used, outcome)
 
 
 def _draws_fit(

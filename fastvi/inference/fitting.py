@@ -155,7 +155,8 @@ def fit(
     while fresh draws find less. It starts from the Gaussian that is the best, and is kept where it adds two
     standard errors by fresh draws. For "diag" its coordinates are uncorrelated, but not independent.
 
-    A posterior is called improper where the log joint does not fall far out along a coordinate, or around q.
+    A posterior is called improper where the log joint does not fall far out along a coordinate, around q, or
+    along a direction that the gradients around q are orthogonal to: a sum that the data do not tell.
     In three to 64 dimensions also where Laplace's marginal density of a coordinate that is a logarithm, as of
     the deviation of groups, becomes level 8 to 18 units from q's mean and is so as far as floats go: the
     prior 1 / tau of groups. Where it rises as far as they go, as with 1 / tau² and effects that are not

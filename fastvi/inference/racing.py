@@ -29,6 +29,7 @@ from .faults import error_of
 from .kernel_calls import (
     conditional_deviations,
     densities_or_zero,
+    deviations_of,
     fit_on_draws,
     log_densities,
     log_densities_at_draws,
@@ -102,6 +103,9 @@ _LAST_PAIRS = 64
 #: where it is off by so many times that, no other search is asked for its mode.
 _LAPLACE_NATS, _LAPLACE_SHARE, _SHORT_ROUNDS, _HOPELESS = 2.0, 0.25, 2, 10.0
 
+#: Deviations, as multiples of the conditional ones, of which rounding makes what has no end.
+_LEVEL = 1e3
+
 #: A Gaussian that is given is too wide where this share of its deviations gains more nats per dimension.
 _NARROWER, _GAIN = 0.1, 10.0
 
@@ -146,7 +150,8 @@ def choose_start(model: Model, start: Any, family: str) -> Start:
     if not laplace.status:
         if agreed and off < _most_off(laplace):
             place = laplace.mean, laplace.factor, laplace.scale, race.evaluations
-            return Start(*place, off=off, whitened=True)
+            is_level = (deviations_of(laplace.factor) > _LEVEL * laplace.scale).any()
+            return Start(*place, off=off, whitened=not is_level)
         own = partial(race.runners_at, [(laplace.mean, laplace.factor)])
         if agreed:
             race.enter(own, partial(race.of_widths, points[:1], _WIDTHS, 1))

@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..common.values import Array
 from ..distributions.gaussian import Gaussian
 from ..kernels.families.table import CODES, CORRELATED
+from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
 from .expectations import fixed_draws, writable
 from .kernel_calls import densities_or_zero, deviations_of, restricted, slopes_at
 from .logarithms import logarithms_of, units_of
@@ -60,13 +62,18 @@ _DISTANCES, _HIGHER = np.outer([1.0, -1.0], 10.0 ** np.arange(9.0)).ravel(), 0.0
 #: curved: a straight one falls by half a nat.
 _NARROW, _FALL = 1e-6, 5.0
 
+#: Distances along a ridge, in q's deviations, at which the log joint of a proper posterior has fallen: as far
+#: as a direction is known.
+_ENDS = 1e3, 1e6, 1e9, 1e12
+
 
 class Rival(NamedTuple):
     """Where another fit should start, if anywhere, and what the search cost."""
 
     start: Gaussian | None
     evaluations: int
-    is_lost: bool = False  #: whether q is on a ridge that could not be followed
+    #: UNCONFIRMED where q is on a ridge that could not be followed, UNBOUNDED where the ridge has no end.
+    status: int = FINE
 
 
 def rival_of(model: Model, family: str, q: Gaussian, elbo: float, error: float, spent: float) -> Rival:
@@ -133,18 +140,41 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
         sizes = np.abs(eigenvalues)
         ridges = [k for k in np.argsort(sizes, kind="stable")[:_RIDGES].tolist() if sizes[k] < _RIDGE]
         draws = writable(fixed_draws(2, max(_PAIRS, q.dim), q.dim))
-        noise, factor, gain, is_lost = q._spread(draws), q._factor, 0.0, False
+        noise, factor, gain, outcome = q._spread(draws), q._factor, 0.0, FINE
+        # If the log joint is the same along v, the gradient everywhere is orthogonal to v; by the symmetric
+        # part of the differences, which are at several points, v is known to 1e-3 only.
+        _, level, level_axes = np.linalg.svd(precision)
+        for axis in level_axes[level < _NARROW]:
+            endless, count = _is_endless(model, mean + noise, unit * axis)
+            used += count
+            if endless:
+                return Rival(None, used, UNBOUNDED)
         for k in ridges:
             within = 1.0 / math.sqrt(max(sizes[k], np.finfo(float).tiny))
             step, more, fall, count = _step_along(model, mean + noise, unit * axes[:, k], within)
             mean, gain, used = mean + step, gain + more, used + count
-            is_lost |= sizes[k] < _NARROW and fall > _FALL
+            if sizes[k] < _NARROW and fall > _FALL:
+                outcome = UNCONFIRMED
         if ridges and family in CORRELATED and eigenvalues[0] > 0.0:
             root = np.linalg.qr((axes / np.sqrt(eigenvalues)).T)[1].T
             factor = np.ascontiguousarray(unit[:, None] * root * np.sign(root.diagonal()))
             (before, *_), (after, *_) = (elbo_over(model, mean, f, draws) for f in (q._factor, factor))
             gain, used = gain + after - before, used + 2 * len(draws)
-    return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used, is_lost)
+    return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used, outcome)
+
+
+def _is_endless(model: Model, draws: Array, direction: Array) -> tuple[bool, int]:
+    """Whether the mean log joint falls nowhere along a direction, on one side; and the evaluations.
+
+    Then the posterior is improper, as where the sum of two coefficients is all that the data tell of them.
+    """
+    distances = np.outer([1.0, -1.0], _ENDS)
+    points = draws + np.multiply.outer(np.append(0.0, distances), direction)[:, None]
+    values = (
+        densities_or_zero(model, points.reshape(-1, direction.size)).reshape(len(points), -1).mean(axis=1)
+    )
+    level = (values[1:] > values[0] - kernels.inference.confirmation.MARGIN).reshape(distances.shape)
+    return bool(level.all(axis=1).any()), values.size * len(draws)
 
 
 def along_axes(

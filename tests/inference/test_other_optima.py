@@ -14,6 +14,7 @@ import pytest
 import fastvi as fv
 from fastvi.inference import deterministic
 from fastvi.inference.rivals import along_axes, along_ridges
+from fastvi.kernels.statuses import UNCONFIRMED
 from helpers.posteriors import groups, standard_groups
 
 
@@ -223,6 +224,29 @@ def test_standard_effects_on_a_curved_ridge():
     assert not found.converged or found.elbo.value > 281.9
 
 
+@numba.njit
+def matches(z, winners, losers, width):
+    """Bradley and Terry: only differences of strengths are seen."""
+    total = 0.0
+    for k in range(winners.size):
+        total -= math.log1p(math.exp(z[losers[k]] - z[winners[k]]))
+    for j in range(z.size):
+        total -= 0.5 * (z[j] / width) ** 2
+    return total
+
+
+@pytest.mark.parametrize("count", [3, 6, 11])
+def test_an_oblique_ridge_without_end_is_improper(count):
+    """Without correlations q does not spread along it, and was "converged"."""
+    rng = np.random.default_rng(count)
+    winners = rng.integers(0, count, 12 * count)
+    losers = (winners + rng.integers(1, count, winners.size)) % count
+    found = fv.fit(fv.Model(matches, count, (winners, losers, math.inf)), "diag")
+    assert "improper" in found.status
+    for width in (1e2, 1e6):
+        assert fv.fit(fv.Model(matches, count, (winners, losers, width)), "diag").converged
+
+
 def test_a_curved_ridge_is_lost():
     """Where the product of two coordinates is known to 1e-6 a straight line soon leaves their ridge."""
 
@@ -235,8 +259,8 @@ def test_a_curved_ridge_is_lost():
         return -0.5e12 * (z[0] - z[1]) ** 2 - 0.5 * z[2] ** 2 - 0.5 * z[0] ** 2
 
     q = fv.Gaussian([1.0, 1.0, 0.0], np.diag([1e-12, 1e-12, 1.0]))
-    assert along_ridges(fv.Model(product, 3), q, "diag").is_lost
-    assert not along_ridges(fv.Model(difference, 3), q, "diag").is_lost
+    assert along_ridges(fv.Model(product, 3), q, "diag").status == UNCONFIRMED
+    assert along_ridges(fv.Model(difference, 3), q, "diag").status != UNCONFIRMED
 
 
 @pytest.mark.parametrize("family", ["diag", "full"])
