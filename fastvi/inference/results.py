@@ -415,16 +415,17 @@ def fit_of_report(
 def beside_gaps(fit: Fit) -> Fit:
     """A fit by a kernel that is returned: not converged beside a gap of zero density.
 
-    Nor where the log joint outgrows q beyond the nodes. In one or two latent coordinates. The ELBOs of
-    `fit_sgd`, which has no code, and of several Gaussians are those of `elbo`, which has its own points.
+    Nor where the log joint outgrows q beyond the nodes, or has a bump that they missed. In one or two latent
+    coordinates. The ELBOs of `fit_sgd`, which has no code, and of several Gaussians are those of `elbo`,
+    which has its own points.
     """
     model, code = fit.model, fit._code
     if model.latent_dim > QUADRATURE_DIM or code is None or code == UNBOUNDED or is_fault(code) or fit.gains:
         return fit
-    status, where, used = look_under(model, fit.q, points_of_fit(model))
-    evaluations, elbo = fit.evaluations + used, fit.elbo
-    error = math.inf if status else elbo.error
-    elbo = Estimate(elbo.value, error, evaluations, elbo.method, note=elbo.note)
+    elbo = fit.elbo
+    status, where, used, more = look_under(model, fit.q, elbo.value, elbo.error, points_of_fit(model))
+    evaluations = fit.evaluations + used
+    elbo = Estimate(elbo.value, elbo.error + more, evaluations, elbo.method, note=elbo.note)
     fit = fit._replace(elbo=elbo, evaluations=evaluations)
     if not status:
         return fit

@@ -127,6 +127,7 @@ INTERNAL = (
     "Immutable",
     "Laplace",
     "LatentFit",
+    "Look",
     "Layout",
     "Logarithms",
     "LowRank",

@@ -341,8 +341,11 @@ def add_level(log_joint, problem, level, mean, factor, own, space, moments):
 
 
 @kernel
-def shifted(log_joint, problem, level, mean, factor, own, space):
-    """(status, the value on the lattice of all levels up to this one, shifted and rotated; nodes)."""
+def shifted(log_joint, problem, level, shift, mean, factor, own, space):
+    """(status, the value on the lattice of all levels up to this one, shifted and rotated; nodes).
+
+    At level 1 on a line the shift is always SHIFT.
+    """
     panel, ball, dim = space.panel, space.ball[0], mean.size
     step, radius = _step(level, dim), RADIUS + WIDER * ball
     side = step * BELL
@@ -370,8 +373,8 @@ def shifted(log_joint, problem, level, mean, factor, own, space):
     while t < columns * rows:
         n = 0
         while t < columns * rows and n < panel.latent.shape[0]:
-            x = (t % columns - half + SHIFT) * step
-            y = (t // columns - half + SHIFT) * step if dim > 1 else 0.0
+            x = (t % columns - half + shift) * step
+            y = (t // columns - half + shift) * step if dim > 1 else 0.0
             t += 1
             square = x * x + y * y
             if square > radius * radius:
@@ -469,7 +472,7 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
         quick = dim == 1 and in_use[0] == 0 and level < 1
         if not quick and not lay(level + 1, dim, space):
             fits = False
-            status, other, n = shifted(log_joint, problem, level, mean, factor, own, space)
+            status, other, n = shifted(log_joint, problem, level, SHIFT, mean, factor, own, space)
             nodes += n
             if status != FINE:
                 return status, math.inf, math.inf, nodes, level, False
@@ -511,7 +514,7 @@ def expect(log_joint, problem, mean, factor, known, least_level, rtol, space, mo
             and halving_error(change, last) <= tolerance
             and halving_error(gradient_change, last_gradient_change) <= rtol
         ):
-            status, other, n = shifted(log_joint, problem, level, mean, factor, own, space)
+            status, other, n = shifted(log_joint, problem, level, SHIFT, mean, factor, own, space)
             nodes += n
             if status != FINE:
                 return status, math.inf, math.inf, nodes, level, False

@@ -1,6 +1,7 @@
 """What nodes do not see under a fitted q: gaps of zero density between them, and a tail beyond them.
 
-A gap makes the ELBO of a q with mass there -inf, and so does a log joint like -exp(exp(z)).
+A gap makes the ELBO of a q with mass there -inf, and so does a log joint like -exp(exp(z)). On a line a bump
+or a dip between the nodes shows by another ELBO, that of the points; where they differ, a fine lattice tells.
 
 The lattice of an expectation has 45 nodes on a line, and 400 within three deviations in the plane. More
 points tell, and those of a fit are taken once, under the q that is returned. Every door calls this: the API,
@@ -15,10 +16,13 @@ import numpy as np
 
 from ..borrowing import borrow, named
 from ..compiler import adder, inlined, kernel
+from ..densities.gaussians import LOG_2PI
 from ..models.calling import tabulate
 from ..models.evaluation import BLOCK, Problem, evaluate, evaluate_or_zero, fault, status_of
+from ..numerics.matrices import half_log_det
 from ..statuses import FINE, RAISED, UNRESOLVED
 from . import quadrature_fits, reports, truncated_fits
+from .expectations import BELL, LEVELS, MOST_RATIO, OF_SHIFT, SHIFT, shifted
 from .survey import (
     IN_DISC,
     LINE,
@@ -42,7 +46,17 @@ _BESIDE = 0.5
 MANY = 10_000
 
 #: The points on a line for each purpose; in the plane the few are the first of the many.
-_LINES = tuple(steps_between(1, count)[:, 0].copy() for count in COUNTS[0].tolist())
+LINES = tuple(steps_between(1, count)[:, 0].copy() for count in COUNTS[0].tolist())
+
+#: Their weights for a mean under a standard normal density.
+WEIGHTS = tuple((x[1] - x[0]) * BELL * np.exp(-0.5 * x * x) for x in LINES)
+
+#: Rounding of the sums with these, as a share of 1 and the sum of sizes.
+_ROUNDING = 1e-13
+
+#: Where these sums are others than those of the nodes, a finer lattice than any tells which are right: one of
+#: this level, shifted to where no other node is. (With the usual shift it says of jumps what others said.)
+FINEST, ELSEWHERE = LEVELS - 1, 1.0 - SHIFT
 
 #: The area of the disc for each of the points in it, under a standard Gaussian.
 _AREA = math.pi * REACH_IN_PLANE**2 / IN_DISC
@@ -69,8 +83,15 @@ LIMITS_LINE, LIMITS_PLANE = (np.repeat(np.exp(0.5 * _DISTANCES**2), rays) for ra
 @kernel
 def _line(purpose):
     if purpose == OF_ELBO:
-        return _LINES[0]
-    return _LINES[1] if purpose == OF_FIT else _LINES[2]
+        return LINES[0]
+    return LINES[1] if purpose == OF_FIT else LINES[2]
+
+
+@kernel
+def _weights(purpose):
+    if purpose == OF_ELBO:
+        return WEIGHTS[0]
+    return WEIGHTS[1] if purpose == OF_FIT else WEIGHTS[2]
 
 
 @adder
@@ -93,10 +114,44 @@ def outgrows(value, limit):
 _outgrows = kernel(outgrows)
 
 
+@adder
+def _sums_on_line(x, weights, own, log_joint, log_jacobian):
+    """The sum of terms log q - log p, and of their sizes: of all, and in the two outer shells."""
+    total, size, one, two = 0.0, 0.0, 0.0, 0.0
+    inner, middle = (REACH - 2.0) ** 2, (REACH - 1.0) ** 2
+    for n in range(x.size):
+        square = x[n] * x[n]
+        term = weights[n] * ((own - 0.5 * square) - (log_joint[n] + log_jacobian[n]))
+        total += term
+        size += abs(term)
+        outer = square > middle
+        two += abs(term) if outer else 0.0
+        one += abs(term) if square > inner and not outer else 0.0
+    return total, size, one, two
+
+
+def slack(size, one, two, error, far):
+    """How far an ELBO with this error may be from the sum over the points on a line, by sums of sizes.
+
+    Plain, for Python calls it as well. What is outside of the points goes on as the last two shells do. Where
+    0 is `far` away, in q's deviations, z is rounded by so much more.
+    """
+    beyond = two * two / (one - two) if two < MOST_RATIO * one else math.inf
+    return error + beyond + _ROUNDING * (1.0 + size) * (1.0 + far)
+
+
+_slack = kernel(slack)
+
+
 @inlined
-def _look_between(log_joint, problem, mean, factor, purpose, panel):
-    """The status of the first point under N(mean, factor factor') whose log joint is not finite, or FINE."""
-    count, line = COUNTS[mean.size - 1, purpose], _line(purpose)
+def _look_between(log_joint, problem, mean, factor, purpose, found, panel):
+    """(The status of the first point whose log joint is not finite, or FINE; the slack of the ELBO).
+
+    The slack is infinite where the points agree with the ELBO, and in the plane.
+    """
+    count, line, weights = COUNTS[mean.size - 1, purpose], _line(purpose), _weights(purpose)
+    own = -half_log_det(factor) - 0.5 * LOG_2PI
+    total, size, one, two = 0.0, 0.0, 0.0, 0.0
     for low in range(0, count, BLOCK):
         end = min(low + BLOCK, count)
         if mean.size == 1:
@@ -104,10 +159,37 @@ def _look_between(log_joint, problem, mean, factor, purpose, panel):
         else:
             place_in_plane(PLANE, low, end, mean, factor, panel.latent)
         if evaluate(log_joint, problem, end - low, panel) != FINE:
-            return RAISED
+            return RAISED, math.inf
         if not _are_finite(panel.log_joint[: end - low]):
-            return fault(problem, end - low, panel)
-    return FINE
+            return fault(problem, end - low, panel), math.inf
+        if mean.size == 1:
+            a, b, c, d = _sums_on_line(
+                line[low:end],
+                weights[low:end],
+                own,
+                panel.log_joint[: end - low],
+                panel.log_jacobian[: end - low],
+            )
+            total, size, one, two = total + a, size + b, one + c, two + d
+    if mean.size > 1:
+        return FINE, math.inf
+    known = _slack(size, one, two, found.error, abs(mean[0]) / factor[0, 0])
+    return FINE, known if abs(total + found.elbo) > known else math.inf
+
+
+@inlined
+def _look_closer(log_joint, problem, mean, factor, found, known, lattice):
+    """(A fault of the log joint, UNRESOLVED, or FINE; points; the error beyond the ELBO's own).
+
+    UNRESOLVED where on the finest lattice the ELBO is another, by more than `known`.
+    """
+    lattice.ball[0] = 0
+    own = -half_log_det(factor) - 0.5 * LOG_2PI
+    status, value, nodes = shifted(log_joint, problem, FINEST, ELSEWHERE, mean, factor, own, lattice)
+    if status != FINE:
+        return status, nodes, math.inf
+    off = abs(value + found.elbo)
+    return (UNRESOLVED, nodes, OF_SHIFT * off) if off > known else (FINE, nodes, 0.0)
 
 
 @inlined
@@ -127,15 +209,21 @@ def _look_beyond(log_joint, problem, mean, factor, panel):
 
 
 @inlined
-def _look(log_joint, problem, mean, factor, purpose, panel):
-    """(A fault at points between nodes, UNRESOLVED where the log joint outgrows q, or FINE; points).
+def _look(log_joint, problem, mean, factor, purpose, found, lattice):
+    """(A fault at points between nodes, or UNRESOLVED, or FINE; points; the error beyond that of `found`).
 
-    The place of a fault is in `panel.where`.
+    UNRESOLVED where the log joint outgrows q, and where on a line the nodes missed something. The place of a
+    fault is in `lattice.panel.where`.
     """
-    more, status = 0, _look_between(log_joint, problem, mean, factor, purpose, panel)
+    count, more = COUNTS[mean.size - 1, purpose], 0
+    status, known = _look_between(log_joint, problem, mean, factor, purpose, found, lattice.panel)
     if status == FINE:
-        status, more = _look_beyond(log_joint, problem, mean, factor, panel)
-    return status, COUNTS[mean.size - 1, purpose] + more
+        status, more = _look_beyond(log_joint, problem, mean, factor, lattice.panel)
+    error = 0.0 if status == FINE else math.inf
+    if status == FINE and known < math.inf:
+        count += more
+        status, more, error = _look_closer(log_joint, problem, mean, factor, found, known, lattice)
+    return status, count + more, error
 
 
 @inlined
@@ -158,7 +246,8 @@ def doubt(log_joint, problem, mean, chol, purpose, space, report):
     int
         The status of the fit, or 12, 13, 14: the log joint is NaN, +inf, -inf at a point between nodes, which
         is in space.lattice.panel.where; 2: it outgrows q far out, as -exp(exp(z)) does, and no mean is known.
-        Then the error in the report is infinite.
+        Then the error in the report is infinite. Or 2: on a line the nodes missed a narrow bump; the error
+        has twice the difference more.
 
     Examples
     --------
@@ -173,6 +262,7 @@ def doubt(log_joint, problem, mean, chol, purpose, space, report):
     >>> @njit
     ... def status(low):
     ...     mean, chol, report = np.zeros(1), np.eye(1), np.zeros(8)         # of a fit that has converged
+    ...     report[0] = 0.5 * math.log(2.0 * math.pi)
     ...     problem = (low,), np.zeros(1, np.int64), np.zeros((1, 2))
     ...     return gaps.doubt(log_joint, problem, mean, chol, gaps.OF_FIT, fits.workspace(1, 1), report)
     >>> status(0.3), status(50.0)
@@ -183,8 +273,8 @@ def doubt(log_joint, problem, mean, chol, purpose, space, report):
     found = reports.read_report(report)
     if not reports.has_elbo(found):
         return int(found.status)
-    status, used = _look(log_joint, problem, mean, chol, purpose, space.lattice.panel)
-    return int(reports.write_report(reports.doubted(found, used, status), report))
+    status, used, error = _look(log_joint, problem, mean, chol, purpose, found, space.lattice)
+    return int(reports.write_report(reports.doubted(found, used, status, error), report))
 
 
 @inlined
@@ -257,7 +347,8 @@ def doubt_truncated(log_joint, data, low, high, start, purpose, space, report):
     if not reports.has_elbo(found):
         return int(found.status)
     status, used = _look_truncated(log_joint, data, start[0], start[1], low, high, purpose, space)
-    return int(reports.write_report(reports.doubted(found, used, status), report))
+    error = math.inf if status != FINE else 0.0
+    return int(reports.write_report(reports.doubted(found, used, status, error), report))
 
 
 @kernel

@@ -87,11 +87,11 @@ def has_elbo(report):
 
 
 @inlined
-def doubted(report, more, status):
-    """The same report with more evaluations; unless the status is FINE with that, and an infinite error."""
+def doubted(report, more, status, unseen):
+    """The same report with more evaluations and so much more error; unless the status is FINE with that."""
     return Report(
         elbo=report.elbo,
-        error=report.error if status == FINE else math.inf,
+        error=report.error + unseen,
         gradient_norm=report.gradient_norm,
         evaluations=report.evaluations + more,
         status=report.status if status == FINE else status,
