@@ -366,7 +366,8 @@ def test_points_that_the_modes_do_not_explain(seed):
         new[1:-1] &= (heights[:-2] < heights[1:-1]) & (heights[1:-1] >= heights[2:])
     else:
         new[: survey.IN_DISC] &= heights[: survey.IN_DISC] > max(tops) - known.NEGLIGIBLE
-        new[survey.IN_DISC :] &= peaks_of_rings(steps[survey.IN_DISC :], heights[survey.IN_DISC :])
+        left = np.where(new, heights, -np.inf)[survey.IN_DISC :]
+        new[survey.IN_DISC :] &= peaks_of_rings(steps[survey.IN_DISC :], left)
     tried = []
     for _ in range(4):
         one = kernels.inference.entry_points.unexplained(tuple(found), heights, np.array(tried, np.int64))

@@ -47,6 +47,23 @@ def test_random_modes():
     assert exact >= 54
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        ((189.7, -82.7), (216.8, -69.5)),
+        ((16.1, 237.4), (-12.3, 261.5)),
+        ((86.5, 262.9), (38.4, 302.0)),
+        ((-264.9, 104.6), (-309.7, 47.1)),
+    ],
+)
+def test_a_mode_beside_another_far_out(others):
+    """Only one was seen of two in neighbouring cells: -0.51 or -0.80 with an error of 1e-13."""
+    means = np.array([(0.0, 0.0), *others])
+    e = fv.log_evidence(fv.Model(mixture, 2, (np.array([0.05, 0.4, 0.55]), means, np.ones(3))))
+    bounds_the_truth(e, 0.0)
+    assert e.error <= 1e-8
+
+
 def test_a_contradiction_widens_all_errors():
     from fastvi.distributions.integrals import Estimate
     from fastvi.inference.evidence import Decomposition, _consistent
