@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 from ..kernels.compiler import inlined
 from ..kernels.inference.gaps import MANY
+from ..kernels.models.calling import number
 from .types import SUPPORT, ModelType
 
 _NUMBERS = types.CPointer(types.float64)
@@ -44,7 +45,7 @@ def _tabulate(log_joint: Any, dim: int) -> Any:
     def tabulate(nodes, count, data, out):
         z = carray(nodes, (count, dim))
         for i in range(count):
-            out[i] = log_joint(z[i], *data)
+            out[i] = number(log_joint(z[i], *data))
 
     return tabulate
 

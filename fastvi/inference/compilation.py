@@ -149,6 +149,9 @@ def _compile(dispatcher: Any, kinds: Any, has_theta: bool, with_gradient: bool) 
         text = str(error)
         if "readonly" in text and "setitem" in text:
             raise TypeError(f"{name} writes to z (or to data), which it must only read") from error
+        returned = re.search(r"must return a real number, not [^\n]*", text)
+        if returned:
+            raise TypeError(f"{name} {returned[0]}") from error
         arguments = ", ".join(["z: float64[:]", *(["grad: float64[:]"] if with_gradient else [])])
         arguments += ", theta: float64[:]" if has_theta else ""
         arguments += "".join(f", {kind}" for kind in kinds)

@@ -31,6 +31,8 @@ def _typed(name: str, value: Any) -> tuple[Any, Any]:
     if isinstance(value, bool | np.bool_):
         return types.boolean, bool(value)
     if isinstance(value, int | np.integer):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} does not fit into an integer of 64 bits: give a float")
         return types.int64, int(value)
     if isinstance(value, float | np.floating):
         return types.float64, float(value)
@@ -59,7 +61,10 @@ def _array_type(dtype: np.dtype[Any], ndim: int) -> Any:
 def _as_array(name: str, value: Any) -> Any:
     """Lists, tuples and arrays of other libraries as an array; other values as they are."""
     if isinstance(value, list | tuple):
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is a {type(value).__name__} and no array: {error}") from error
     if isinstance(value, np.ndarray) or not (hasattr(value, "__array__") or hasattr(value, "__dlpack__")):
         return value
     try:

@@ -215,6 +215,35 @@ def test_bad_models():
         fv.Model(wrong_type, 1, (1.0,))
 
 
+def test_a_log_joint_must_return_a_number():
+    """Of an array, one for each observation, the first entry was taken, and fits were "converged"."""
+    summed = "log_joint must return a real number, not array(float64, 1d, C): sum it, as with np.sum"
+    with says(TypeError, summed):
+        fv.Model(lambda z, x: -0.5 * (z[0] - x) ** 2, 1, (np.array([1.0, 2.0]),))
+    with says(TypeError, summed):
+        fv.Model(lambda z: -0.5 * z**2, 1)
+    for returned, kind in (
+        (None, "none"),
+        ("a", "unicode_type"),
+        (1j, "complex128"),
+        ((1.0, 2.0), "UniTuple"),
+    ):
+        with says(TypeError, f"log_joint must return a real number, not {kind}"):
+            fv.Model(lambda z, returned=returned: returned, 1)
+    with says(TypeError, "log_joint_grad must return a real number, not none"):
+        fv.Model(lambda z: -0.5 * z[0] ** 2, 1, log_joint_grad=lambda z, grad: None)
+    assert fv.Model(lambda z: z[0] > 1.0, 1).log_density(np.full((1, 1), 2.0)) == 1.0
+
+    each = numba.njit(lambda z, x: -0.5 * (z[0] - x) ** 2)
+
+    @numba.njit
+    def inside(x):
+        return fv.log_evidence(fv.Model(each, 1, (x,)))
+
+    with says(numba.TypingError, "a log joint must return a real number", "sum it"):
+        inside(np.array([1.0, 2.0]))
+
+
 @pytest.mark.parametrize(
     ("item", "error", "parts"),
     [
@@ -230,6 +259,8 @@ def test_bad_models():
         (np.array(["a"]), TypeError, ("data[0] must be", "of dtype <U1")),
         (np.array([{}]), TypeError, ("data[0] must be", "of dtype object")),
         ({"x": 1}, TypeError, ("data[0] must be", "not dict")),
+        ([[1.0], [2.0, 3.0]], ValueError, ("data[0] is a list and no array", "inhomogeneous shape")),
+        (10**400, ValueError, ("data[0] does not fit into an integer of 64 bits",)),
     ],
 )
 def test_bad_data(item, error, parts):

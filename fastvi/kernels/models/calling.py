@@ -17,10 +17,29 @@ from numba.extending import intrinsic
 from ..compiler import kernel, overloaded
 
 
+def number(value):
+    """What a log joint returns: a type error where that is no number.
+
+    Numba itself stores the first entry of an array in place of a number: the log joint that returns one for
+    each observation, and does not sum them, would be that of the first.
+    """
+    return value
+
+
+@overloaded(number)
+def _overload_number(value):
+    kind = value.type if isinstance(value, types.Optional) else value
+    is_real = isinstance(kind, types.Float | types.Integer | types.Boolean)
+    if not is_real and not (isinstance(kind, types.Array) and kind.ndim == 0):
+        help_ = ": sum it, as with np.sum" if isinstance(kind, types.Array) else ""
+        raise TypingError(f"a log joint must return a real number, not {kind}{help_}")
+    return lambda value: value
+
+
 def tabulate(log_joint, data, nodes, count, out):
     """Write the log joint at the first `count` rows of nodes (N, D); 0, or where it raised, from 1."""
     for i in range(count):
-        out[i] = log_joint(nodes[i], *data)
+        out[i] = number(log_joint(nodes[i], *data))
     return 0
 
 
@@ -113,7 +132,7 @@ def _overload_tabulate(log_joint, data, nodes, count, out):
 
     def each(log_joint, data, nodes, count, out):
         for i in range(count):
-            out[i] = log_joint(nodes[i], *data)
+            out[i] = number(log_joint(nodes[i], *data))
         return 0
 
     return each
@@ -129,7 +148,7 @@ def _overload_tabulate_gradients(log_joint_grad, data, nodes, count, out, gradie
 
     def each(log_joint_grad, data, nodes, count, out, gradients):
         for i in range(count):
-            out[i] = log_joint_grad(nodes[i], gradients[i], *data)
+            out[i] = number(log_joint_grad(nodes[i], gradients[i], *data))
         return 0
 
     return each

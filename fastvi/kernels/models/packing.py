@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from ..compiler import jitted, to_c
+from .calling import number
 
 _NUMBERS = types.CPointer(types.float64)
 _WORDS = types.CPointer(types.int64)
@@ -94,7 +95,7 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
         z, parameters = carray(nodes, (count, dim)), carray(theta, (size,))
         for i in range(count):
             try:
-                out[i] = one(seen(z[i]), seen(parameters), data)
+                out[i] = number(one(seen(z[i]), seen(parameters), data))
             except Exception:
                 return i + 1
         return 0
@@ -105,7 +106,7 @@ def make(function: Any, kinds: tuple[Any, ...], has_theta: bool, with_gradient: 
         gradient = carray(gradients, (count, dim))
         for i in range(count):
             try:
-                out[i] = one(seen(z[i]), gradient[i], seen(parameters), data)
+                out[i] = number(one(seen(z[i]), gradient[i], seen(parameters), data))
             except Exception:
                 return i + 1
         return 0
