@@ -165,7 +165,7 @@ def _parts_of(q: Latent) -> list[tuple[Gaussian, float]]:
 def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list[Mode], list[Mode]]:
     """Modes that are no part of q, nor where ascents from the parts' means lead, those with the most mass.
 
-    And wide Gaussians around q where there is mass that leads up to q: its own mode stands on it.
+    And Gaussians that are wider than q where there is mass that leads up to q: its own mode stands on it.
     """
     r, rng, parts = q.dim, np.random.default_rng(_SEED), _parts_of(q)
     gaussians = [part for part, _ in parts]
@@ -182,11 +182,11 @@ def _others_than(model: Model, q: Latent, elbo: float, draws: int) -> tuple[list
     for mode in modes:
         add_mode(mode, found)
     around = Gaussian(q.mean, q.cov) if isinstance(q, GaussianMixture) else gaussians[0]
-    _search_on_rays(model, around, found, rng.standard_normal((draws // _RADII.size, r)))
+    wide = _search_on_rays(model, around, found, rng.standard_normal((draws // _RADII.size, r)))
     if len(found) > known:
         _search_around(model, gaussians[0], found, rng)
-    shells = _shells(model, around, rng.standard_normal((_SHELL_RAYS, r)), elbo)
-    return sorted(found[known:], key=lambda mode: -mode.log_mass)[:_MOST_MODES], shells
+    wide += _shells(model, around, rng.standard_normal((_SHELL_RAYS, r)), elbo)
+    return sorted(found[known:], key=lambda mode: -mode.log_mass)[:_MOST_MODES], wide[:_MOST_MODES]
 
 
 def _modes_from(model: Model, q: Gaussian, starts: Sequence[Array]) -> Iterator[Mode | None]:
@@ -216,19 +216,36 @@ def _search_around(model: Model, q: Gaussian, found: list[Mode], rng: np.random.
             return
 
 
-def _search_on_rays(model: Model, q: Gaussian, found: list[Mode], directions: Array) -> None:
-    """Add the modes that are found from points on rays around a Gaussian that stand out."""
+def _search_on_rays(model: Model, q: Gaussian, found: list[Mode], directions: Array) -> list[Mode]:
+    """Add the modes that are found from points on rays around a Gaussian that stand out.
+
+    Returned is for each point that leads to no new mode a Gaussian that reaches from q out to there: along a
+    heavy tail of one coordinate there is mass, but no mode.
+    """
     points, values = _outstanding(model, q, directions)
-    expected, in_vain = np.max([_log_density_of(mode, points) for mode in found], axis=0), 0
+    expected = np.max([_log_density_of(mode, points) for mode in found], axis=0)
+    wide: list[Mode] = []
+    in_vain = 0
     for k, point in enumerate(points):
         if values[k] <= expected[k] + _STANDS_OUT:
             continue  # a mode that is known has it so high
         if add_mode(mode_from(model, point), found):
-            expected, in_vain = np.maximum(expected, _log_density_of(found[-1], points)), 0
+            seen, in_vain = found[-1], 0
         else:
+            seen = _reaching(q, point, float(values[k]))
+            wide.append(seen)
             in_vain += 1
+        expected = np.maximum(expected, _log_density_of(seen, points))
         if in_vain == _IN_VAIN:
             break
+    return wide
+
+
+def _reaching(q: Gaussian, point: Array, height: float) -> Mode:
+    """A Gaussian that is wider than q, so that the point is one deviation away; it has this density there."""
+    away = point - q.mean
+    wide = Gaussian(q.mean, q.cov + np.outer(away, away))
+    return Mode(wide._mean, wide._factor, height - float(wide.logpdf(point)))
 
 
 def is_alone(model: Model, q: Gaussian) -> tuple[bool, int]:

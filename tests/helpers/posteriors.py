@@ -115,6 +115,19 @@ def gumbel(z, inverse):
 
 
 @numba.njit
+def two_scales(z, inverse, share, width):
+    """A linear map of normals, of which a share is so wide; `inverse` has the determinant 1."""
+    s = 0.0
+    for i in range(z.size):
+        x = 0.0
+        for j in range(z.size):
+            x += inverse[i, j] * z[j]
+        wide = share / width * math.exp(-0.5 * (x / width) ** 2)
+        s += math.log((1.0 - share) * math.exp(-0.5 * x * x) + wide) - HALF_LOG_2PI
+    return s
+
+
+@numba.njit
 def elliptical(z, nu):
     """Student's t in many dimensions, with one radius for all coordinates."""
     s, d = 0.0, z.size
