@@ -695,12 +695,12 @@ def elbo(model: Model, q: Variational, *, rtol: float = 1e-10, rng: Any = 0) -> 
     Notes
     -----
     On a line a bump between the nodes shows by 1601 points, down to a width of 0.002 of q's deviations; the
-    error has it then. In the plane a disc where the log joint jumps may lie between all nodes if its radius
-    is below a quarter of q's deviations; no error shows it then. Where the log joint is -inf in it, or in a
-    slab, more points are looked at, on a line as well, and smaller ones are found: slabs down to a hundredth
-    of the deviations, and most discs down to a radius of a tenth. The error is inf where up to two latent
-    dimensions the log joint outgrows q from 10 to 36 of its deviations out, as -exp(exp(z)) does: its mean
-    may be -inf. Averages over draws do not tell.
+    error has it then, but not under a TruncatedGaussian. In the plane a disc where the log joint jumps may
+    lie between all nodes if its radius is below a quarter of q's deviations; no error shows it then. Where
+    the log joint is -inf in it, or in a slab, more points are looked at, on a line as well, and smaller ones
+    are found: slabs down to a hundredth of the deviations, and most discs down to a radius of a tenth. The
+    error is inf where up to two latent dimensions the log joint outgrows q from 10 to 36 of its deviations
+    out, as -exp(exp(z)) does: its mean may be -inf. Averages over draws do not tell.
 
     References
     ----------
