@@ -212,7 +212,7 @@ def unexplained(found, count, heights, tried, tries, gap):
         elif n < survey.IN_DISC:
             is_new = heights[n] + log_unit > highest - NEGLIGIBLE
         else:
-            # Beside a point of one mode there may be higher ones of another, which is known. (Of 1,040 modes
+            # Beside a point of one mode there may be higher ones of another, which is known. (Of 1,042 modes
             # with one to four others ten were missed where these counted, and two are.)
             is_new = survey.is_peak(n, left)
         for t in range(tries):
