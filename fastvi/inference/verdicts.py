@@ -243,8 +243,9 @@ def _search_on_rays(model: Model, q: Gaussian, found: list[Mode], directions: Ar
 
 def _reaching(q: Gaussian, point: Array, height: float) -> Mode:
     """A Gaussian that is wider than q, so that the point is one deviation away; it has this density there."""
-    away = point - q.mean
-    wide = Gaussian(q.mean, q.cov + np.outer(away, away))
+    # Of a long way the square rounds all of q's covariance off.
+    root = np.linalg.qr(np.column_stack([q._factor, point - q.mean]).T)[1].T
+    wide = Gaussian._from_factor(q._mean, np.ascontiguousarray(root * np.sign(root.diagonal())))
     return Mode(wide._mean, wide._factor, height - float(wide.logpdf(point)))
 
 

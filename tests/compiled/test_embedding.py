@@ -603,6 +603,7 @@ def test_a_users_cached_function_is_loaded_by_the_next_process(tmp_path):
 INLINED = {
     "fastvi.kernels.borrowing._overload_borrow.<locals>.<lambda>",
     "fastvi.kernels.discrete.divergences.unit_one",
+    "fastvi.kernels.models.calling._overload_number.<locals>.<lambda>",
     "fastvi.kernels.numerics.matrices.copy_matrix",
     "fastvi.kernels.numerics.matrices.copy_vector",
     "fastvi.kernels.numerics.matrices.fill_matrix",
