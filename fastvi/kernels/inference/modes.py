@@ -178,6 +178,17 @@ def _is_near(latent, one, other):
 
 
 @kernel
+def _is_explained(found, count, height, point, gap):
+    """Whether one of the modes has the log density so high at a point."""
+    latent = gap.size
+    rise, log_unit = RISE if latent == 1 else RISE_IN_PLANE, 0.5 * latent * LOG_2PI
+    for k in range(count):
+        if height + log_unit <= log_density(found, k, point, gap) + rise:
+            return True
+    return False
+
+
+@kernel
 def unexplained(found, count, heights, tried, tries, gap):
     """The highest point whose log density is above that of the modes found, to start a search from; -1: none.
 
@@ -196,25 +207,27 @@ def unexplained(found, count, heights, tried, tries, gap):
     latent, best, top, highest = gap.size, -1, -math.inf, -math.inf
     for k in range(count):
         highest = max(highest, found.log_masses[k] - half_log_det(found.factors[k]))
-    point, rise, log_unit = np.empty(latent), RISE if latent == 1 else RISE_IN_PLANE, 0.5 * latent * LOG_2PI
-    left = heights.copy()  # of points that are not explained
-    for n in range(heights.size):
-        if heights[n] > -math.inf:
+    point, left = np.empty(latent), heights
+    if latent > 1:
+        # Beside a point of one mode there may be higher ones of another, which is known. (Of 1,042 modes with
+        # one to four others ten were missed where these counted, and two are.)
+        left = heights.copy()
+        for n in range(survey.IN_DISC, heights.size):
             survey.place(n, n + 1, found.means[0], found.factors[0], point.reshape((1, latent)))
-            for k in range(count):
-                if heights[n] + log_unit <= log_density(found, k, point, gap) + rise:
-                    left[n] = -math.inf
+            if heights[n] > -math.inf and _is_explained(found, count, heights[n], point, gap):
+                left[n] = -math.inf
     for n in range(1, heights.size - 1):
         if not left[n] > top:
             continue
         if latent == 1:
             is_new = heights[n - 1] < heights[n] >= heights[n + 1]
         elif n < survey.IN_DISC:
-            is_new = heights[n] + log_unit > highest - NEGLIGIBLE
+            is_new = heights[n] + 0.5 * latent * LOG_2PI > highest - NEGLIGIBLE
         else:
-            # Beside a point of one mode there may be higher ones of another, which is known. (Of 1,042 modes
-            # with one to four others ten were missed where these counted, and two are.)
             is_new = survey.is_peak(n, left)
+        if is_new and (latent == 1 or n < survey.IN_DISC):
+            survey.place(n, n + 1, found.means[0], found.factors[0], point.reshape((1, latent)))
+            is_new = not _is_explained(found, count, heights[n], point, gap)
         for t in range(tries):
             is_new = is_new and not _is_near(latent, n, tried[t])
         if is_new:
