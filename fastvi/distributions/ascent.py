@@ -16,6 +16,7 @@ import numpy as np
 from ..common.values import Array
 from ..kernels.densities.gaussians import LOG_2PI
 from ..kernels.statuses import FINE
+from .gaussian import lower_factor
 from .mixture import GaussianMixture
 
 #: L-BFGS: pairs that are kept, largest change of a coordinate in a step, increase that a step must have as a
@@ -345,13 +346,5 @@ def halved(parts: Parts, j: int, axis: Array) -> Parts:
     else:
         shift = _APART * (factor @ axis)
         inner = np.eye(axis.size) - (1.0 - math.sqrt(1.0 - _APART**2)) * np.outer(axis, axis)
-        less = _lower(factor @ inner)
+        less = lower_factor(factor @ inner)
     return parts.replaced(j, [0.5, 0.5], [mean + shift, mean - shift], [less, less])
-
-
-def _lower(root: Array) -> Array:
-    """The Cholesky factor of root root'."""
-    lower = np.linalg.qr(root.T)[1].T
-    signs = np.where(np.diag(lower) < 0.0, -1.0, 1.0)
-    found: Array = np.tril(lower * signs)
-    return found

@@ -16,6 +16,12 @@ from ..kernels.densities.gaussians import LOG_2PI
 from . import algebra
 
 
+def lower_factor(root: Array) -> Array:
+    """The Cholesky factor of root root', whose digits are those of the root, not of its square."""
+    upper: Any = np.linalg.qr(root.T, "r")
+    return np.ascontiguousarray((upper * np.where(np.diag(upper) < 0.0, -1.0, 1.0)[:, None]).T)
+
+
 def amplification(factors: Array) -> float:
     """Factor by which covariances with these Cholesky factors amplify rounding errors: D max_k ‖C_k⁻¹‖².
 

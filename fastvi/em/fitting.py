@@ -15,6 +15,7 @@ from ..common.immutable import restore
 from ..common.progress import bar
 from ..common.validation import choice, finite_array, generator, integer, real_number
 from ..common.values import Array
+from ..distributions.gaussian import lower_factor
 from ..distributions.mixture import GaussianMixture
 from ..kernels import statuses
 from . import blocks, priors
@@ -166,8 +167,7 @@ class _Run:
         self.means[-1] = rows @ shares[apart] / share
         spread = (rows - self.means[-1][:, None]) * np.sqrt(shares[apart] / share)
         if problem.kind == COVARIANCES["full"]:
-            triangle: Any = np.linalg.qr(np.hstack([factor, spread]).T, "r")
-            self.factors[-1] = (triangle * np.where(np.diag(triangle) < 0.0, -1.0, 1.0)[:, None]).T
+            self.factors[-1] = lower_factor(np.hstack([factor, spread]))
             return
         added = (spread**2).sum(axis=1)
         if problem.kind == COVARIANCES["spherical"]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..common.validation import finite_array, float_array
 from ..common.values import Array
+from ..distributions.gaussian import lower_factor
 from ..distributions.mixture import GaussianMixture
 from ..kernels.densities.gaussians import LOG_2PI
 
@@ -71,8 +72,7 @@ def _reordered(p: GaussianMixture, seen: NDArray[np.int64], gone: NDArray[np.int
     """
     order = np.concatenate([seen, gone])
     for factor in p._factors:
-        upper: Any = np.linalg.qr(factor[order].T, "r")
-        yield (upper * np.where(np.diag(upper) < 0.0, -1.0, 1.0)[:, None]).T
+        yield lower_factor(factor[order])
 
 
 def log_joint(x: Array, p: GaussianMixture) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from .. import kernels
 from ..common import statuses
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian, LowRank
+from ..distributions.gaussian import Gaussian, LowRank, lower_factor
 from ..distributions.variational import TransformedGaussian, TruncatedGaussian
 from ..kernels.families.table import CODES, CORRELATED, HELD, LOW_RANK
 from ..kernels.statuses import (
@@ -325,8 +325,7 @@ class _FixedDraws:
             """The ELBO of q, `stretch` times as wide on these axes and `far` times as many widths away."""
             mean = self.mean + axes @ (axes.T @ self.mean) * (far * stretch - 1.0)
             factor = self.factor + axes @ (axes.T @ self.factor) * (stretch - 1.0)
-            lower = np.linalg.qr(factor.T)[1].T
-            return self.elbo_within_floats(mean, lower * np.sign(np.diag(lower)), noise)
+            return self.elbo_within_floats(mean, lower_factor(factor), noise)
 
         least = _STEADY * axes.shape[1]
         for far in _FARTHER:

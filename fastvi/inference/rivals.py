@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import kernels
 from ..common.values import Array
-from ..distributions.gaussian import Gaussian
+from ..distributions.gaussian import Gaussian, lower_factor
 from ..kernels.families.table import CODES, CORRELATED
 from ..kernels.statuses import FINE, UNBOUNDED, UNCONFIRMED
 from .expectations import fixed_draws, writable
@@ -156,8 +156,7 @@ def along_ridges(model: Model, q: Gaussian, family: str) -> Rival:
             if sizes[k] < _NARROW and fall > _FALL:
                 outcome = UNCONFIRMED
         if ridges and family in CORRELATED and eigenvalues[0] > 0.0:
-            root = np.linalg.qr((axes / np.sqrt(eigenvalues)).T)[1].T
-            factor = np.ascontiguousarray(unit[:, None] * root * np.sign(root.diagonal()))
+            factor = unit[:, None] * lower_factor(axes / np.sqrt(eigenvalues))
             (before, *_), (after, *_) = (elbo_over(model, mean, f, draws) for f in (q._factor, factor))
             gain, used = gain + after - before, used + 2 * len(draws)
     return Rival(Gaussian._from_factor(mean, factor) if gain > _HIGHER else None, used, outcome)

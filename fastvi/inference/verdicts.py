@@ -17,7 +17,7 @@ from .. import kernels
 from ..common.immutable import Record
 from ..common.threads import interruptible
 from ..common.values import Array, tidy
-from ..distributions.gaussian import Gaussian
+from ..distributions.gaussian import Gaussian, lower_factor
 from ..distributions.integrals import Estimate
 from ..distributions.mixture import GaussianMixture
 from ..distributions.student import StudentT
@@ -244,8 +244,8 @@ def _search_on_rays(model: Model, q: Gaussian, found: list[Mode], directions: Ar
 def _reaching(q: Gaussian, point: Array, height: float) -> Mode:
     """A Gaussian that is wider than q, so that the point is one deviation away; it has this density there."""
     # Of a long way the square rounds all of q's covariance off.
-    root = np.linalg.qr(np.column_stack([q._factor, point - q.mean]).T)[1].T
-    wide = Gaussian._from_factor(q._mean, np.ascontiguousarray(root * np.sign(root.diagonal())))
+    factor = lower_factor(np.column_stack([q._factor, point - q.mean]))
+    wide = Gaussian._from_factor(q._mean, factor)
     return Mode(wide._mean, wide._factor, height - float(wide.logpdf(point)))
 
 
