@@ -911,14 +911,18 @@ def test_near_arrays_of_other_masses(function, far):
         assert_right(function, p, q, mass="normalize")
 
 
-@over([(name, {"alpha": a}) for name in ("alpha_divergence", "renyi") for a in (2.5, 3.5, 400.0)])
+@over(
+    [(name, {}) for name in ("hellinger", "bhattacharyya", "chi2")]
+    + [(name, {"alpha": a}) for name in ("alpha_divergence", "renyi") for a in (2.5, 3.5, 400.0)]
+)
 def test_ratios_that_agree_to_more_digits_than_floats_have(function):
-    """By chance to 20 digits, and to 30: the masses are to be known to more."""
-    for p, q, count in (
-        ((293.519819, 2.43079933e-04), (628.466935, 5.20468093e-04), 16),
-        ((7731247577365885.0, 43894974723509.0), (3.824925219286923, 0.02171641693527491), 124),
+    """By chance to 20 digits, and to 30: the masses are to be known to more, in one chunk and in several."""
+    for p, q, counts in (
+        ((293.519819, 2.43079933e-04), (628.466935, 5.20468093e-04), (1, 16)),
+        ((7731247577365885.0, 43894974723509.0), (3.824925219286923, 0.02171641693527491), (1, 124)),
+        ((67343140280122.0, 425790094651.0), (3.211152917415442, 0.020303138507616367), (4170, 30)),
     ):
-        assert_right(function, np.repeat(p, (1, count)), np.repeat(q, (1, count)), mass="normalize")
+        assert_right(function, np.repeat(p, counts), np.repeat(q, counts), mass="normalize")
 
 
 @pytest.mark.parametrize("order", [1e3, 1e6, 1e12])
